@@ -1,0 +1,46 @@
+# Everything here sets up what it needs; re-running is quick, because the environment is reused.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test test-slow check format bench clean
+
+help:
+	@echo "make demo       train, measure and predict on real data (about 10 minutes, the first time)"
+	@echo "make test       the tests"
+	@echo "make test-slow  the slow tests too"
+	@echo "make check      linters and type checker"
+	@echo "make format     format the code"
+	@echo "make bench      time a training step against a peer"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "atrous needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,bench]"
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/atrous demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/train.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,0 +1,54 @@
+"""The DeepLab family as one system for semantic segmentation.
+
+Names are imported on first use, so `import atrous` costs nothing and does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from atrous.commands.doctor import doctor as doctor
+    from atrous.commands.evaluate import evaluate as evaluate
+    from atrous.commands.predict import predict as predict
+    from atrous.commands.train import train as train
+    from atrous.create import create_model as create_model
+    from atrous.data.dataset import open_dataset as open_dataset
+    from atrous.inference.pipeline import Pipeline as Pipeline
+    from atrous.inference.segmenter import Prediction as Prediction
+    from atrous.inference.segmenter import Segmenter as Segmenter
+    from atrous.learning.step import TrainingStep as TrainingStep
+    from atrous.model_file import load as load
+    from atrous.model_file import save as save
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "create_model": "atrous.create",
+    "doctor": "atrous.commands.doctor",
+    "evaluate": "atrous.commands.evaluate",
+    "load": "atrous.model_file",
+    "open_dataset": "atrous.data.dataset",
+    "Pipeline": "atrous.inference.pipeline",
+    "predict": "atrous.commands.predict",
+    "Prediction": "atrous.inference.segmenter",
+    "save": "atrous.model_file",
+    "Segmenter": "atrous.inference.segmenter",
+    "train": "atrous.commands.train",
+    "TrainingStep": "atrous.learning.step",
+}
+
+__all__ = ["AtrousError", "__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'atrous' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,260 @@
+"""What a page draws: curves as inline SVG, pictures as data URIs.
+
+The SVG names no colours of its own: its classes are styled by the page, so light, dark and print agree.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+WIDTH, HEIGHT = 360, 232  # about the size the page shows a chart at, so text keeps its size
+LEFT, RIGHT, TOP, BOTTOM = 46, 350, 26, 206  # the edges of the plotted area
+PICTURE_SIDE = 640  # pixels of an embedded picture's longer side: sharp when enlarged, small in the file
+WRONG = np.array([224, 45, 45], np.uint8)  # wrong pixels in an error map: the only colour on grey
+
+Points = Sequence[tuple[float, float]]
+Write = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart.
+
+    Args:
+        name: what it shows.
+        points: (x, y), ascending in x, finite.
+        low: the lower end of what each point stands for, or nothing.
+        high: the upper end, likewise.
+    """
+
+    name: str
+    points: Points
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
+    """A curve of at most `bins` means with the range each stands for, so that no spike of a long run is lost.
+
+    Args:
+        name: what the curve shows.
+        points: (x, y), ascending in x, finite.
+        bins: the largest number of points in the result.
+    """
+    groups = np.array_split(np.array(points, float), min(bins, len(points))) if points else []
+    return Curve(
+        name,
+        [(float(group[-1, 0]), float(group[:, 1].mean())) for group in groups],
+        [float(group[:, 1].min()) for group in groups],
+        [float(group[:, 1].max()) for group in groups],
+    )
+
+
+def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose `low` and `high`."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / about))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, max(last, first + 1) + 1)]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The plotted area: from values to the SVG's units, one of which is about a pixel."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        return round(LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (RIGHT - LEFT), 1)
+
+    def y(self, value: float) -> float:
+        inside = min(max(value, self.y_low), self.y_high)  # the range about a curve may leave the frame
+        return round(BOTTOM - (inside - self.y_low) / (self.y_high - self.y_low) * (BOTTOM - TOP), 1)
+
+
+def line_chart(
+    title: str, curves: Sequence[Curve], write: Write, *, mark: tuple[float, float, str] | None = None
+) -> str:
+    """Curves over training steps; the values under the pointer are shown without a script.
+
+    Args:
+        title: what a screen reader says of the chart.
+        curves: one or two, with at least one point in all.
+        write: how a value is written.
+        mark: (x, y, words) of a point to ring and name.
+
+    Returns:
+        An `<svg>` element, its text escaped.
+    """
+    xs = sorted({x for curve in curves for x, _ in curve.points})
+    ys = [y for curve in curves for _, y in curve.points]
+    x_ticks = nice_ticks(0.0, max(xs[-1], 1.0))
+    y_ticks = nice_ticks(min(0.0, *ys), max(ys))
+    frame = _Frame(0.0, max(xs[-1], 1.0), y_ticks[0], y_ticks[-1])
+    return "".join(
+        [
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+            *_axes(frame, x_ticks, y_ticks, write),
+            *(_line(frame, number, curve) for number, curve in enumerate(curves)),
+            *(_key(number, curve.name) for number, curve in enumerate(curves) if len(curves) > 1),
+            *_read_outs(frame, xs, curves, write),
+            _ring(frame.x(mark[0]), frame.y(mark[1]), mark[2]) if mark else "",
+            "</svg>",
+        ]
+    )
+
+
+def _axes(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], write: Write) -> Iterator[str]:
+    below = BOTTOM + 17
+    for value in y_ticks:
+        y = frame.y(value)
+        yield f'<path class="grid" d="M{LEFT} {y}H{RIGHT}"/>'
+        yield f'<text x="{LEFT - 7}" y="{y + 4}" text-anchor="end">{escape(write(value))}</text>'
+    for value in x_ticks:
+        if value <= frame.x_high:
+            yield f'<text x="{frame.x(value)}" y="{below}" text-anchor="middle">{short_count(value)}</text>'
+    yield f'<text x="{LEFT - 7}" y="{below}" text-anchor="end">step</text>'
+
+
+def _line(frame: _Frame, number: int, curve: Curve) -> str:
+    steps = [frame.x(x) for x, _ in curve.points]
+    line = zip(steps, (frame.y(y) for _, y in curve.points), strict=True)
+    drawn = f'<path class="line c{number}" d="M{_path(line)}"/>'
+    if curve.low == curve.high:
+        return drawn
+    upper = list(zip(steps, map(frame.y, curve.high), strict=True))
+    lower = list(zip(steps, map(frame.y, curve.low), strict=True))
+    return f'<path class="band c{number}" d="M{_path(upper + lower[::-1])}Z"/>' + drawn
+
+
+def _key(number: int, name: str) -> str:
+    x = LEFT + 92 * number
+    words = f'<text x="{x + 19}" y="14">{escape(name)}</text>'
+    return f'<g class="key"><path class="line c{number}" d="M{x} 10h14"/>{words}</g>'
+
+
+def _read_outs(frame: _Frame, xs: Sequence[float], curves: Sequence[Curve], write: Write) -> Iterator[str]:
+    """For each x a strip that shows, under the pointer, a dot on each curve and the values in words."""
+    values = [dict(curve.points) for curve in curves]
+    middles = [round((frame.x(a) + frame.x(b)) / 2, 1) for a, b in pairwise(xs)]
+    for (left, right), x in zip(pairwise([LEFT, *middles, RIGHT]), xs, strict=True):
+        here = [known[x] for known in values if x in known]
+        dots = "".join(f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="3"/>' for y in here)
+        words = escape(" · ".join([f"step {x:,.0f}", *map(write, here)]))
+        yield (
+            f'<g class="hover">'
+            f'<rect x="{left}" y="{TOP}" width="{right - left:.1f}" height="{BOTTOM - TOP}"/>{dots}'
+            f'<text x="{RIGHT}" y="{TOP - 12}" text-anchor="end">{words}</text></g>'
+        )
+
+
+def _ring(x: float, y: float, words: str) -> str:
+    """A ringed point, its words towards the middle of the chart and under it where there is room."""
+    anchor, text_x = ("end", min(x + 6, RIGHT)) if x > (LEFT + RIGHT) / 2 else ("start", x - 4)
+    text_y = y + 19 if y < BOTTOM - 30 else y - 11
+    return (
+        f'<circle class="ring" cx="{x}" cy="{y}" r="4"/>'
+        f'<text class="mark" x="{text_x}" y="{text_y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    )
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """A word-sized curve of scores from 0 to 1, with a dot at its end; "" when fewer than two are known."""
+    at = [
+        (round(2 + i / (len(values) - 1) * 72, 1), round(20 - value * 18, 1))
+        for i, value in enumerate(values)
+        if len(values) > 1 and value is not None and math.isfinite(value)
+    ]
+    if len(at) < 2:
+        return ""
+    return (
+        f'<svg class="spark" viewBox="0 0 78 22" aria-hidden="true"><path class="line" d="M{_path(at)}"/>'
+        f'<circle cx="{at[-1][0]}" cy="{at[-1][1]}" r="2"/></svg>'
+    )
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    """Points as the inside of an SVG path."""
+    return "L".join(f"{x:g} {y:g}" for x, y in points)
+
+
+def short_count(number: float) -> str:
+    """A count in at most four characters and a letter: 950, 12k, 1.5M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"
+
+
+def error_map(
+    picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The picture in pale grey with every wrong pixel red and every ignored pixel dark.
+
+    Args:
+        picture: H×W×3.
+        truth: H×W class indices, 255 = ignore.
+        prediction: H×W class indices.
+
+    Returns:
+        H×W×3 uint8.
+    """
+    grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    drawn = np.repeat((118 + grey * 0.5).astype(np.uint8)[..., None], 3, axis=-1)
+    ignored = truth == 255
+    drawn[ignored] = drawn[ignored] // 3
+    drawn[(truth != prediction) & ~ignored] = WRONG
+    return drawn
+
+
+def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
+    """A picture (H×W×3, smoothly) or a mask (H×W, by nearest pixel) whose longer side is at most `side`."""
+    height, width = array.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    if scale == 1.0:
+        return array
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = Image.Resampling.LANCZOS if array.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(array).resize(size, how))
+
+
+def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
+    """H×W×3 as a JPEG data URI; with `sharp_colors` thin lines of a colour keep it, in a larger file."""
+    return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
+
+
+def mask_uri(mask: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> str:
+    """H×W class indices as a palette PNG data URI; 255 (ignore) is transparent, for the page's hatching.
+
+    Args:
+        mask: H×W class indices.
+        colors: (red, green, blue), 0–255, of each class.
+    """
+    palette = np.zeros(
+        (256, 3), np.uint8
+    )  # whole, or Pillow would cut indices to the bits that K colours need
+    palette[: len(colors)] = colors
+    drawn = Image.fromarray(mask)
+    drawn.putpalette(palette.tobytes())
+    return data_uri(drawn, "png", transparency=255, optimize=True)
+
+
+def data_uri(image: Image.Image, kind: str, **options: object) -> str:
+    """An image file inside an address, so that the page needs no file beside it."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

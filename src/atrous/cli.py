@@ -1,0 +1,134 @@
+"""The command line: a verb runs the function of its name in `atrous.commands`; flags are its arguments."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import atrous
+from atrous.errors import AtrousError, unknown_name
+
+COMMANDS = Path(__file__).parent / "commands"
+
+USAGE = """usage: atrous VERB [arguments]
+
+DeepLab, from a folder of pictures and masks to a trained, measured segmenter.
+
+{verbs}
+
+`atrous VERB --help` explains one.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: the words after `atrous`; those of this process when not given.
+
+    Returns:
+        0 done, 1 some inputs failed, 2 wrong usage or unusable input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE.format(verbs=_describe_verbs()), end="")
+        return 0
+    if words[0] == "--version":
+        print(f"atrous {atrous.__version__}")
+        return 0
+    try:
+        return _run(words[0], words[1:])
+    except AtrousError as error:
+        print(f"atrous: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt as interrupt:
+        print(f"atrous: interrupted. {interrupt}".rstrip(), file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `atrous … | head`
+        sys.stderr.close()
+        return 0
+
+
+def verbs() -> dict[str, str]:
+    """Each verb and its one sentence, read from the files so that listing them imports nothing."""
+    found = {}
+    for path in sorted(COMMANDS.glob("[a-z]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        found[path.stem] = docstring.splitlines()[0].partition(": ")[2]
+    return found
+
+
+def _describe_verbs() -> str:
+    return "\n".join(f"  {verb:<10} {sentence}" for verb, sentence in verbs().items())
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb not in verbs():
+        raise unknown_name("verb", verb, verbs())
+    function = getattr(importlib.import_module(f"atrous.commands.{verb}"), verb)
+    result = function(**_parse(verb, function, words))
+    return result if isinstance(result, int) else 0
+
+
+def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    """The function's arguments from the words; the parser is made from its signature and docstring."""
+    import docstring_parser
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+            raise AtrousError(f"{message.strip()} (`atrous {verb} --help` explains)") from ex
+
+    documented = docstring_parser.parse(inspect.getdoc(function) or "")
+    help_of = {parameter.arg_name: parameter.description for parameter in documented.params}
+    parser = Parser(prog=f"atrous {verb}", description=documented.short_description)
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name != "recipe":
+            _add_argument(parser, parameter, hints[name], help_of.get(name))
+    if "recipe" not in hints:
+        return vars(parser.instantiate(parser.parse_args(words)))
+    return _parse_recipe(parser, words, hints["recipe"])
+
+
+def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_text: str | None) -> None:
+    """One flag or positional word for one parameter."""
+    if parameter.kind is not parameter.KEYWORD_ONLY:
+        several = typing.get_origin(hint) is list
+        kind = typing.get_args(hint)[0] if several else hint
+        parser.add_argument(parameter.name, type=kind, help=help_text, nargs="+" if several else None)
+        return
+    flag = "--" + parameter.name.replace("_", "-")
+    if hint is bool:
+        parser.add_argument(flag, action="store_true", help=help_text)
+    else:
+        parser.add_argument(flag, type=hint, default=parameter.default, help=help_text)
+
+
+def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
+    """A recipe's file comes first, or is that of the run to resume; every field of it is a flag too."""
+    from atrous.learning.recipe import nearest_field, read_recipe
+
+    parser.usage = f"{parser.prog} RECIPE.yaml [--any.field VALUE]"
+    parser.add_class_arguments(recipe)
+    parser.add_argument("--config", action="config", help="the recipe's file, also as the first word")
+    if "--resume" in words[:-1] and words[0].startswith("-"):
+        words = [str(Path(words[words.index("--resume") + 1]) / "config.yaml"), *words]
+    if words and not words[0].startswith("-"):
+        read_recipe(words[0])  # its messages are better than the parser's
+        words = ["--config", *words]
+    flags = {option for action in parser._actions for option in action.option_strings}
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in flags:
+            raise AtrousError(f"unknown flag '{flag}'.{nearest_field(flag[2:])}")
+    values = vars(parser.instantiate(parser.parse_args(words)))
+    values.pop("config")
+    fields = {name: values.pop(name) for name in recipe.__dataclass_fields__}
+    return {"recipe": recipe(**fields), **values}

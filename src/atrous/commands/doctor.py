@@ -1,0 +1,130 @@
+"""``atrous doctor``: read a dataset before training does, and say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from json import dumps
+from pathlib import Path
+
+import cv2
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from atrous.data.dataset import CLASSES_FILE
+from atrous.data.examine import Diagnosis, examine
+from atrous.data.findings import Finding
+from atrous.errors import AtrousError
+
+
+def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False, json: Path | None = None) -> int:
+    """Read every picture and mask of a dataset and say, in plain words, what would spoil a training.
+
+    Args:
+        data: the dataset's folder.
+        layout: folder, camvid or voc; guessed when left out.
+        write_classes: write the proposed classes.yaml into the dataset, then examine it again.
+        json: a file for the findings, machine-readable.
+
+    Returns:
+        The exit code: 0 for a clean dataset or warnings only, 2 for errors.
+
+    Raises:
+        AtrousError: the folder is no dataset, or there is a classes.yaml already where one should be written.
+    """
+    console = Console()
+    diagnosis = examine_with_progress(data, layout, console)
+    if write_classes:
+        path = _write_proposal(diagnosis)
+        console.print(f"Wrote {escape(str(path))}; examining again.")
+        diagnosis = examine_with_progress(data, layout, console)
+    show(diagnosis, console)
+    if json is not None:
+        json.write_text(dumps(diagnosis.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 2 if diagnosis.errors else 0
+
+
+def examine_with_progress(data: Path, layout: str | None, console: Console) -> Diagnosis:
+    """Examine a dataset behind a progress bar with the time left; see ``examine``."""
+    # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    with _progress_bar(console) as progress:
+        return examine(data, layout, progress)
+
+
+def show(diagnosis: Diagnosis, console: Console) -> None:
+    """Print a diagnosis: the dataset, its classes, its problems and the proposed cure."""
+    splits = ", ".join(f"{name} {count}" for name, count in diagnosis.images.items())
+    console.print(f"[bold]{escape(str(diagnosis.root))}[/]: layout {diagnosis.layout}, pictures: {splits}")
+    for note in diagnosis.notes:
+        console.print(f"  {escape(note)}", highlight=False)
+    if diagnosis.classes is not None:
+        console.print(_class_table(diagnosis))
+    for finding in diagnosis.errors:
+        _show_finding(finding, "[bold red]error[/]", console)
+    for finding in diagnosis.warnings:
+        _show_finding(finding, "[yellow]warning[/]", console)
+    if diagnosis.proposed_classes is not None:
+        console.print(f"\nProposed {CLASSES_FILE} (`--write-classes` writes it):")
+        # a long line wrapped by the terminal must stay one line when copied
+        console.print(diagnosis.proposed_classes.yaml_text(), markup=False, highlight=False, soft_wrap=True)
+    errors, warnings = len(diagnosis.errors), len(diagnosis.warnings)
+    if errors:
+        console.print(f"[bold red]{_counted(errors, 'error')}[/], {_counted(warnings, 'warning')}.")
+    else:
+        console.print(f"[bold green]Ready to train[/]: no errors, {_counted(warnings, 'warning')}.")
+
+
+@contextmanager
+def _progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("read", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _class_table(diagnosis: Diagnosis) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("class")
+    table.add_column("raw")
+    for split in diagnosis.pixels:
+        table.add_column(split, justify="right")
+    if diagnosis.classes is None:
+        return table
+    totals = {split: max(1, sum(counts)) for split, counts in diagnosis.pixels.items()}
+    for index, (name, raw) in enumerate(zip(diagnosis.classes.names, diagnosis.classes.raw, strict=True)):
+        values = ", ".join(map(str, raw[:3])) + ("…" if len(raw) > 3 else "")
+        counts = {split: part[index] for split, part in diagnosis.pixels.items()}
+        shares = [f"{count / totals[split]:.2%}" if count else "–" for split, count in counts.items()]
+        table.add_row(escape(name), values, *shares)
+    return table
+
+
+def _show_finding(finding: Finding, level: str, console: Console) -> None:
+    count = f" × {finding.count}" if finding.count > 1 else ""
+    console.print(f"\n{level} {finding.kind}{count}: {escape(finding.message)}", highlight=False)
+    for example in finding.examples:
+        console.print(f"  {escape(example)}", highlight=False, soft_wrap=True)
+    if finding.count > len(finding.examples) > 0:
+        console.print(f"  … and {finding.count - len(finding.examples)} more")
+
+
+def _write_proposal(diagnosis: Diagnosis) -> Path:
+    path = diagnosis.root / CLASSES_FILE
+    if path.exists():
+        raise AtrousError(
+            f"{path} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
+            f"`atrous doctor {diagnosis.root}` without --write-classes to see it."
+        )
+    proposed = diagnosis.proposed_classes or diagnosis.classes
+    if proposed is None:
+        reasons = " ".join(finding.message for finding in diagnosis.errors)
+        raise AtrousError(f"{diagnosis.root}: no class table fits these masks, so none was written. {reasons}")
+    proposed.to_yaml(path)
+    return path
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,354 @@
+"""`atrous report`: one page that tells how a run went, to read, to print or to send."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import atrous
+from atrous import charts
+from atrous.errors import AtrousError
+from atrous.run_folder import Record, Run, known, points, read_run
+
+if TYPE_CHECKING:
+    from atrous.data.dataset import Dataset
+    from atrous.inference.segmenter import Prediction
+
+MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are drawn as one
+SHOWN = 3  # best and worst pictures, each
+PER_CENT = "\u00a0%"  # kept on the line of its number
+
+
+def report(run: Path, *, out: Path | None = None) -> Path:
+    """Write one self-contained page about a run: curves, scores, confusions, best and worst pictures.
+
+    The page needs nothing beside it: no network, no files, no script. What the run does not hold is named on
+    the page, with the command that makes it.
+
+    Args:
+        run: the folder of a run, as `atrous train` wrote it.
+        out: where to write the page; RUN/report.html unless given.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        AtrousError: the folder is missing, has neither metrics.jsonl nor evaluation.json, or a damaged one;
+            or the page cannot be written.
+    """
+    files = read_run(Path(run))
+    page = Path(out) if out else files.folder / "report.html"
+    html = render(files)
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise AtrousError(
+            f"cannot write the report to '{page}': {error.strerror}. Choose another --out."
+        ) from error
+    return page
+
+
+def render(run: Run) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "pixels": pixels}
+    groups, picture_notes = pictures(run)
+    return environment.get_template("report.html.j2").render(
+        name=run.folder.resolve().name,
+        headline=headline(run),
+        remarks=remarks(run),
+        warnings=run.evaluation.get("warnings", []),
+        missing=missing(run),
+        curves=[(title, note, Markup(svg)) for title, note, svg in curves(run)],
+        classes=[row | {"trend": Markup(row["trend"])} for row in class_rows(run)],
+        confusion=confusion_rows(run.evaluation),
+        confused=most_confused(run.evaluation),
+        groups=groups,
+        picture_notes=picture_notes,
+        config=run.config,
+        commands=commands(run),
+        provenance=provenance(run),
+        version=atrous.__version__,
+    )
+
+
+def headline(run: Run) -> Record:
+    """The largest number of the page and the facts under it."""
+    scores = run.evaluation or run.best_val or {}
+    info = run.model_info
+    model = {**run.settings("model"), **info, **info.get("arguments", {})}
+    stride = model.get("output_stride") and f"stride\u00a0{model['output_stride']}"
+    made = info.get("provenance", {})
+    facts = {
+        "Model": " · ".join(filter(None, [model.get("architecture"), model.get("backbone"), stride])),
+        "Data": Path(run.data).name,
+        "Images": run.evaluation.get("images"),
+        "Pixel accuracy": percent(scores.get("pixel_accuracy"), PER_CENT),
+        "Mean accuracy": percent(scores.get("mean_accuracy"), PER_CENT),
+        "Frequency-weighted IoU": percent(scores.get("frequency_weighted_iou"), PER_CENT),
+        "Dice": percent(scores.get("dice"), PER_CENT),
+        "Training time": duration(run.seconds),
+        "Training time to best": "" if run.seconds else duration(60 * made.get("training_minutes", 0)),
+        "Date": f"{run.written.day} {run.written:%b %Y}",
+    }
+    return {
+        "miou": scores.get("miou"),
+        "split": run.evaluation.get("split") or "the best validation while training",
+        "facts": {name: fact for name, fact in facts.items() if fact not in (None, "", "–")},
+    }
+
+
+def remarks(run: Run) -> list[str]:
+    """What the numbers say, in sentences."""
+    said = []
+    ranked = [row for row in class_rows(run) if known(row["iou"])]
+    if len(ranked) > 1:
+        best, worst = ((row["name"], percent(row["iou"], PER_CENT)) for row in (ranked[0], ranked[-1]))
+        said.append(f"The best class is {best[0]} (IoU {best[1]}), the worst {worst[0]} ({worst[1]}).")
+    peak = run.best_val
+    if peak and len(run.val) > 1:
+        last, height = run.val[-1].get("epoch"), percent(peak["miou"], PER_CENT)
+        said.append(
+            f"In training the mean IoU was highest in the last epoch ({height}): more epochs may help."
+            if peak is run.val[-1]
+            else f"In training the mean IoU peaked at {height} in epoch {peak.get('epoch')} of {last}."
+        )
+    if any(not known(line.get("loss")) for line in run.train):
+        said.append("At some steps the loss was not a finite number; the curve leaves them out.")
+    return said
+
+
+def curves(run: Run) -> list[tuple[str, str, str]]:
+    """(title, note, SVG) of loss, validation scores and learning rate, as far as they were recorded."""
+    loss = charts.binned_curve("loss", points(run.train, "loss"))
+    rate = charts.binned_curve("learning rate", points(run.train, "lr"), bins=150)
+    scores = [
+        charts.Curve(name, points(run.val, key))
+        for name, key in (("mean IoU", "miou"), ("pixel accuracy", "pixel_accuracy"))
+        if points(run.val, key)
+    ]
+    mark = None
+    if best := run.best_val:
+        words = f"best {percent(best['miou'], PER_CENT)}, epoch {best.get('epoch')}"
+        mark = (best["step"], best["miou"], words)
+    drawn = []
+    if loss.points:
+        note = "mean, and range in the tint" if loss.low != loss.high else ""
+        drawn.append(("Loss", note, charts.line_chart("Training loss", [loss], "{:.3g}".format)))
+    if scores:
+        svg = charts.line_chart("Validation scores", scores, lambda y: f"{100 * y:.3g}{PER_CENT}", mark=mark)
+        drawn.append(("Validation", "", svg))
+    if rate.points:
+        drawn.append(("Learning rate", "", charts.line_chart("Learning rate", [rate], "{:.3g}".format)))
+    return drawn
+
+
+def class_rows(run: Run) -> list[Record]:
+    """The classes by falling IoU, absent ones last, each with its history over training."""
+    classes = run.evaluation.get("classes", [])
+    labelled = sum(c["pixels_true"] for c in classes) or 1
+    rows = [
+        c
+        | {
+            "color": css_color(c["color"]),
+            "share": c["pixels_true"] / labelled,
+            "trend": charts.sparkline([(v.get("per_class") or {}).get(c["name"]) for v in run.val]),
+        }
+        for c in classes
+    ]
+    return sorted(rows, key=lambda row: -row["iou"] if known(row["iou"]) else 1.0)
+
+
+def confusion_rows(evaluation: Record) -> list[Record]:
+    """The confusion matrix, a row per true class: its share in each predicted class, and pixels.
+
+    Of more than `MOST_CLASSES` classes the rarest are merged into one.
+    """
+    if not evaluation:
+        return []
+    classes = [(c["name"], css_color(c["color"])) for c in evaluation["classes"]]
+    matrix = np.asarray(evaluation["confusion"], np.int64)
+    if len(classes) > MOST_CLASSES:
+        order = np.argsort(-matrix.sum(1), kind="stable")  # frequent first
+        kept, rare = np.sort(order[: MOST_CLASSES - 1]), order[MOST_CLASSES - 1 :]
+        starts = np.arange(MOST_CLASSES)  # every kept class for itself, the rare ones summed from the last on
+        order = np.concatenate([kept, rare])
+        matrix = np.add.reduceat(np.add.reduceat(matrix[order][:, order], starts, 0), starts, 1)
+        classes = [*(classes[i] for i in kept), (f"the {len(rare)} rarest", css_color((136, 136, 136)))]
+    return [
+        {
+            "name": name,
+            "color": color,
+            "cells": [
+                {"name": other, "pixels": int(n), "share": n / row.sum() if row.any() else None}
+                for (other, _), n in zip(classes, row, strict=True)
+            ],
+        }
+        for (name, color), row in zip(classes, matrix, strict=True)
+    ]
+
+
+def most_confused(evaluation: Record, most: int = 6) -> list[Record]:
+    """The pairs of classes with the largest share of the true class in the predicted one, from 1 % on."""
+    rows = confusion_rows(evaluation)
+    pairs = [
+        {"truth": row, "taken": cell, "back": rows[j]["cells"][i]["share"]}
+        for i, row in enumerate(rows)
+        for j, cell in enumerate(row["cells"])
+        if i != j and known(cell["share"]) and cell["share"] >= 0.01
+    ]
+    return sorted(pairs, key=lambda pair: -pair["taken"]["share"])[:most]
+
+
+def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
+    """The best and the worst pictures with fresh predictions, and why some cannot be shown."""
+    best, worst = best_and_worst(run.evaluation.get("per_image", []))
+    if not best:
+        return [], []
+    from atrous.data.dataset import open_dataset
+    from atrous.inference.segmenter import Segmenter
+
+    settings = run.settings("data")
+    trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
+    try:
+        dataset = open_dataset(run.data, settings.get("layout") if trained_on_it else None)
+        segmenter = Segmenter(run.model_file)
+    except (AtrousError, OSError) as error:
+        return [], [f"The pictures cannot be drawn again: {error}"]
+    groups, notes = [], []
+    for title, records in (("Best", best), ("Worst", worst)):
+        rows, failures = picture_rows(records, segmenter, dataset)
+        groups.append((title, rows))
+        notes += failures
+    return [group for group in groups if group[1]], notes
+
+
+def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """At most `SHOWN` pictures from either end, best first and worst last; none in both."""
+    ranked = sorted((r for r in per_image if known(r.get("miou"))), key=lambda r: -r["miou"])
+    half = (len(ranked) + 1) // 2
+    return ranked[: min(SHOWN, half)], ranked[max(half, len(ranked) - SHOWN) :]
+
+
+def picture_rows(
+    records: Sequence[Record], segment: Callable[[np.ndarray], Prediction], dataset: Dataset
+) -> tuple[list[Record], list[str]]:
+    """Image, truth, prediction and error map of each record as data URIs.
+
+    Args:
+        records: entries of `per_image` of an evaluation.
+        segment: from a picture, H×W×C, to what the model says of it.
+        dataset: reads the pictures and masks.
+
+    Returns:
+        The rows, and a sentence for each picture that could not be read.
+    """
+    from atrous.commands.evaluate import matching_classes
+    from atrous.data.dataset import Item
+
+    rows, notes = [], []
+    for record in records:
+        try:
+            item = Item(record["name"], Path(record["image"]), Path(record["mask"]))
+            sample = dataset.read(item)
+            prediction = segment(sample.image)
+            truth = matching_classes(dataset.classes, prediction.info.classes)[sample.label]
+        except (AtrousError, OSError) as error:
+            notes.append(f"{record['name']} cannot be shown: {error}")
+            continue
+        visible = np.asarray(prediction.overlay(opacity=0))
+        picture, truth, answer = (charts.shrink(array) for array in (visible, truth, prediction.mask))
+        errors = charts.error_map(picture, truth, answer)
+        rows.append(
+            {
+                "name": record["name"],
+                "miou": record["miou"],
+                "pixel_accuracy": record.get("pixel_accuracy"),
+                "image": charts.photo_uri(picture),
+                "truth": charts.mask_uri(truth, prediction.info.colors),
+                "prediction": charts.mask_uri(answer, prediction.info.colors),
+                "errors": charts.photo_uri(errors, sharp_colors=True),
+            }
+        )
+    return rows, notes
+
+
+def missing(run: Run) -> dict[str, list[str]]:
+    """By the command that makes it, what is missing and what the page lacks for it."""
+    train, evaluate, _ = commands(run)
+    found: dict[str, list[str]] = {}
+    for is_there, command, words in (
+        (run.evaluation, evaluate, "There is no evaluation.json, so no scores per class and no pictures."),
+        (run.train or run.val, train, "There is no line in metrics.jsonl, so no curves."),
+        (run.config, train, "There is no config.yaml, so the settings are not known."),
+        (run.model_file.is_file(), train, "There is no best.safetensors, so nothing can be predicted again."),
+    ):
+        if not is_there:
+            found.setdefault(command, []).append(words)
+    return found
+
+
+def commands(run: Run) -> list[str]:
+    """What to type to train, measure and report again."""
+    config, model, evaluation, folder = (
+        shlex.quote(str(path))
+        for path in (run.folder / "config.yaml", run.model_file, run.folder / "evaluation.json", run.folder)
+    )
+    data, split = shlex.quote(run.data or "DATA"), shlex.quote(run.evaluation.get("split") or "val")
+    return [
+        f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
+        f"atrous evaluate {model} {data} --split {split} --json {evaluation}",
+        f"atrous report {folder}",
+    ]
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Where the numbers come from."""
+    measured = run.evaluation
+    how = [measured.get("engine"), measured.get("precision")]
+    lines = {
+        "Measured model": str(measured.get("model", "")),
+        "Data": run.data,
+        "Measured with": ", ".join(filter(None, how)),
+        "Measured on": run.written.strftime("%Y-%m-%d %H:%M") if measured else "",
+    }
+    for name, value in run.model_info.get("provenance", {}).items():
+        lines[name.replace("_", " ").capitalize()] = value if isinstance(value, str) else json.dumps(value)
+    return {name: line for name, line in lines.items() if line}
+
+
+def percent(value: float | None, unit: str = "") -> str:
+    """A score from 0 to 1 as a percentage with one decimal; – when not known."""
+    return f"{100 * value:.1f}{unit}" if value is not None and known(value) else "–"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit a person would say it in; "" for none."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds else ""
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def pixels(number: int) -> str:
+    """A number of pixels in words."""
+    return f"{number / 1e6:.1f} million pixels" if number >= 1e6 else f"{number:,} pixels"
+
+
+def css_color(color: Sequence[int]) -> str:
+    """(red, green, blue) as CSS; numbers only, whatever the file held."""
+    return "rgb({:d} {:d} {:d})".format(*(int(part) for part in color))

@@ -1,0 +1,488 @@
+"""`atrous train`: from a recipe to the best weights on validation, in an explicit loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.markup import escape
+from torch import nn
+
+import atrous
+from atrous import model_file
+from atrous.commands.doctor import examine_with_progress, show
+from atrous.commands.evaluate import Measurement, evaluate, measure
+from atrous.console import console, progress_bar
+from atrous.create import create_model
+from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.pictures import read_picture, to_channels
+from atrous.device import pick_device, pick_precision, precision_name
+from atrous.errors import AtrousError
+from atrous.inference.segmenter import Segmenter
+from atrous.learning.average import WeightAverage
+from atrous.learning.checkpoint import load_checkpoint, save_checkpoint
+from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, make_loader
+from atrous.learning.losses import CrossEntropy, class_weights
+from atrous.learning.metrics import number
+from atrous.learning.optim import make_optimizer, parameter_groups, poly, set_learning_rate
+from atrous.learning.recipe import Recipe, write_recipe
+from atrous.learning.run_log import RunLog
+from atrous.learning.step import TrainingStep
+from atrous.models import SegmentationModel
+
+#: Optimiser steps between two lines of metrics.jsonl.
+LOG_EVERY = 10
+#: Validation pictures shown in TensorBoard.
+SHOWN = 3
+#: Pictures that channel statistics are measured on.
+STATISTICS_PICTURES = 200
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped by a signal and its state is saved."""
+
+
+@dataclass
+class Progress:
+    """Where a run is; everything else follows from the recipe and the weights."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best_miou: float = -1.0
+    best_epoch: int = -1
+    stale: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    recipe: Recipe, *, out: Path | None = None, resume: Path | None = None, init: Path | None = None
+) -> Path:
+    """Train a segmenter from a folder of pictures and masks.
+
+    Args:
+        recipe: what to train, on what and how; every field can be given on the command line.
+        out: the run's folder; by default runs/ and the recipe's name, numbered where that exists.
+        resume: folder of a run to go on with.
+        init: model file whose weights to start from, where they fit.
+
+    Returns:
+        The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
+
+    Raises:
+        AtrousError: unusable data (every problem named), an impossible recipe, or a loss that is not finite.
+    """
+    dataset = _open_data(recipe)
+    run = resume or _new_run(out, recipe.name)
+    torch.manual_seed(recipe.seed)
+    device = pick_device(recipe.train.device)
+    precision = pick_precision(recipe.train.precision, device)
+    model = _build_model(recipe, dataset, init)
+    if recipe.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model.to(device)
+    loss = CrossEntropy(_weights(recipe, dataset), recipe.loss.label_smoothing)
+    step = TrainingStep(model, loss, precision).to(device)
+    optimizer = make_optimizer(
+        recipe.optim.name,
+        parameter_groups(
+            model,
+            lr=recipe.optim.lr,
+            weight_decay=recipe.optim.weight_decay,
+            backbone_lr=recipe.optim.backbone_lr,
+        ),
+        momentum=recipe.optim.momentum,
+    )
+    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
+    progress = Progress()
+    if resume is not None:
+        saved = load_checkpoint(
+            run / "checkpoints" / "last.safetensors",
+            model=model,
+            average=average.module if average else None,
+            optimizer=optimizer,
+        )
+        progress = Progress(**saved)
+    write_recipe(recipe, run / "config.yaml")
+    _say_start(run, recipe, dataset, model, device, precision, progress)
+    trainer = _Trainer(recipe, run, dataset, step, optimizer, average, progress)
+    trainer.run_all()
+    return _finish(recipe, run, dataset)
+
+
+class _Trainer:
+    """The loop: its state is `progress`, the weights and the optimiser, and nothing else."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        dataset: Dataset,
+        step: TrainingStep,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.run, self.dataset, self.step = recipe, run, dataset, step
+        self.optimizer, self.average, self.progress = optimizer, average, progress
+        self.model: SegmentationModel = step.model
+        self.device = next(self.model.parameters()).device
+        preprocessing = self.model.info.preprocessing
+        samples = AugmentedSamples(
+            dataset,
+            dataset.split(recipe.data.train),
+            recipe.augment,
+            channels=len(preprocessing.mean),
+            seed=recipe.seed,
+            fill=preprocessing.mean,
+        )
+        self.order = EpochOrder(len(samples), recipe.train.batch_size, recipe.seed)
+        self.loader = make_loader(samples, self.order, recipe.data.workers)
+        self.steps_per_epoch = -(-len(self.order) // recipe.optim.accumulate)
+        self.total = recipe.train.epochs * self.steps_per_epoch
+        self.val_items: tuple[Item, ...] = dataset.split(recipe.data.val)
+
+    def run_all(self) -> None:
+        """All epochs from where `progress` stands; saves and raises `Interrupted` on a signal."""
+        log = RunLog(self.run, self.progress.step)
+        try:
+            with _stop_on_signal() as stopped, progress_bar() as bar:
+                task = bar.add_task("training", total=self.total, completed=self.progress.step, note="")
+                while self.progress.epoch < self.recipe.train.epochs and not self._is_done():
+                    self._run_epoch(
+                        log, stopped, lambda note: bar.update(task, completed=self.progress.step, note=note)
+                    )
+                    self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+                    if self.progress.epoch % self.recipe.train.validate_every == 0 or self._is_last():
+                        self._validate(log)
+                    self._save()
+        finally:
+            log.close()
+
+    def _run_epoch(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[str], None]) -> None:
+        self.model.train()
+        self.order.start(self.progress.epoch, self.progress.batch)
+        accumulate, batches = self.recipe.optim.accumulate, len(self.order)
+        started, pictures, losses = time.perf_counter(), 0, []
+        for batch in self.loader:
+            factor = poly(
+                self.progress.step,
+                self.total,
+                power=self.recipe.schedule.power,
+                warmup=int(self.recipe.schedule.warmup * self.total),
+                floor=self.recipe.schedule.floor,
+            )
+            set_learning_rate(self.optimizer, factor)
+            losses.append(self._backward(batch, accumulate))
+            pictures += len(batch.names)
+            self.progress.batch += 1
+            if self.progress.batch % accumulate and self.progress.batch < batches:
+                continue
+            norm = self._update()
+            elapsed = time.perf_counter() - started
+            rate, loss = pictures / elapsed, sum(losses) / len(losses)
+            show(f"epoch {self.progress.epoch + 1}  loss {loss:.3f}  {rate:.1f} images/s")
+            if self.progress.step % LOG_EVERY == 0:
+                log.train(
+                    step=self.progress.step,
+                    epoch=self.progress.epoch,
+                    loss=loss,
+                    lr=self.recipe.optim.lr * factor,
+                    images_per_second=rate,
+                    grad_norm=norm,
+                )
+                self.progress.seconds += elapsed
+                started, pictures, losses = time.perf_counter(), 0, []
+            if stopped():
+                self._save()
+                raise Interrupted
+        self.progress.seconds += time.perf_counter() - started
+
+    def _backward(self, batch: Batch, accumulate: int) -> float:
+        images = batch.images.to(self.device, non_blocking=True)
+        if self.recipe.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        loss = self.step(images, batch.labels.to(self.device, non_blocking=True))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise AtrousError(
+                f"the loss became {value} at epoch {self.progress.epoch + 1}, step {self.progress.step}, on the batch "
+                f"{', '.join(batch.names)}. Look at these files, lower optim.lr, or set train.precision to float32; "
+                f"go on from the last checkpoint with: atrous train --resume {self.run}"
+            )
+        (loss / accumulate).backward()
+        return value
+
+    def _update(self) -> float:
+        """One optimiser step; returns the gradient's norm before clipping."""
+        clip = self.recipe.optim.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model, self.progress.step)
+        self.progress.step += 1
+        return norm.item()
+
+    def _validate(self, log: RunLog) -> None:
+        judged = self.average.module if self.average else self.model
+        segmenter = Segmenter(judged, device=str(self.device), precision=precision_name(self.step.precision))
+        measured = measure(segmenter, self.dataset, self.val_items)
+        scores = measured.confusion.summary()
+        per_class = {
+            name: number(iou) for name, iou in zip(judged.info.classes, measured.confusion.iou, strict=True)
+        }
+        log.validation(
+            step=self.progress.step,
+            epoch=self.progress.epoch,
+            seconds=self.progress.seconds,
+            per_class=per_class,
+            **scores,
+        )
+        for item in self.val_items[:SHOWN]:
+            overlay = segmenter(item.image).overlay()
+            log.picture(f"val/{item.name}", np.asarray(overlay), self.progress.step)
+        self._keep_best(judged, measured, log)
+
+    def _keep_best(self, judged: SegmentationModel, measured: Measurement, log: RunLog) -> None:
+        miou = measured.confusion.miou
+        better = miou > self.progress.best_miou
+        minutes = self.progress.seconds / 60
+        log.say(
+            f"epoch {self.progress.epoch}/{self.recipe.train.epochs}: val mIoU {miou:.4f}"
+            f"{' (best)' if better else ''}, {minutes:.1f} min of training"
+        )
+        self.progress.stale = 0 if better else self.progress.stale + 1
+        if better:
+            self.progress.best_miou, self.progress.best_epoch = miou, self.progress.epoch
+            info = replace(
+                judged.info,
+                scores={self.recipe.data.val: measured.confusion.summary()},
+                provenance=self._provenance(),
+            )
+            judged.info, before = info, judged.info
+            model_file.save(judged, self.run / "best.safetensors")
+            judged.info = before
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "made_by": f"atrous {atrous.__version__}, torch {torch.__version__}",
+            "made_on": time.strftime("%Y-%m-%d"),
+            "recipe": self.recipe.name,
+            "data": Path(self.recipe.data.root).name,
+            "epoch": self.progress.epoch,
+            "training_minutes": round(self.progress.seconds / 60, 1),
+        }
+
+    def _is_done(self) -> bool:
+        patience, minutes = self.recipe.train.patience, self.recipe.train.minutes
+        if patience and self.progress.stale >= patience:
+            console.print(f"stopping early: no better mIoU in {patience} validations.")
+            return True
+        return bool(minutes) and self.progress.seconds >= 60 * minutes
+
+    def _is_last(self) -> bool:
+        minutes = self.recipe.train.minutes
+        return self.progress.epoch == self.recipe.train.epochs or (
+            bool(minutes) and self.progress.seconds >= 60 * minutes
+        )
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.run / "checkpoints" / "last.safetensors",
+            weights=self.model.state_dict(),
+            average=self.average.module.state_dict() if self.average else None,
+            optimizer=self.optimizer,
+            progress=vars(self.progress),
+        )
+
+
+def _open_data(recipe: Recipe) -> Dataset:
+    """The dataset, examined first unless the recipe says otherwise."""
+    if not recipe.data.root:
+        raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
+    if recipe.data.check:
+        diagnosis = examine_with_progress(Path(recipe.data.root), recipe.data.layout, console)
+        if diagnosis.errors:
+            show(diagnosis, console)
+        diagnosis.raise_for_errors()
+    dataset = open_dataset(recipe.data.root, recipe.data.layout)
+    for note in dataset.notes:
+        console.print(escape(note))
+    for split in (recipe.data.train, recipe.data.val):
+        if not dataset.split(split):
+            raise AtrousError(f"the split '{split}' of {recipe.data.root} has no pictures.")
+    return dataset
+
+
+def _build_model(recipe: Recipe, dataset: Dataset, init: Path | None) -> SegmentationModel:
+    first = read_picture(dataset.split(recipe.data.train)[0].image)
+    table = dataset.classes
+    arguments = {
+        "backbone": recipe.model.backbone,
+        "output_stride": recipe.model.output_stride,
+        "in_channels": recipe.model.in_channels or {2: 1, 4: 3}.get(first.shape[2], first.shape[2]),
+        "num_classes": len(table.names),
+        **recipe.model.arguments,
+    }
+    pretrained = recipe.model.pretrained and init is None
+    model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
+    preprocessing = replace(model.info.preprocessing, enlarge=recipe.train.enlarge, dtype=first.dtype.name)
+    fit = recipe.data.statistics == "fit" or (recipe.data.statistics == "auto" and first.dtype != np.uint8)
+    if fit:
+        mean, std = channel_statistics(dataset, recipe.data.train, arguments["in_channels"])
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+    model.info = replace(
+        model.info,
+        preprocessing=preprocessing,
+        classes=table.names,
+        colors=table.colors,
+        raw=table.raw,
+        ignore=table.ignore,
+    )
+    if init is not None:
+        console.print(escape(start_from(model, model_file.load(init))))
+    return model
+
+
+def channel_statistics(
+    dataset: Dataset, split: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, in raw units, over evenly chosen pictures of a split.
+
+    Args:
+        dataset: where to read.
+        split: its training split.
+        channels: C that the model takes.
+    """
+    items = dataset.split(split)
+    chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for item in chosen:
+        pixels = to_channels(read_picture(item.image), channels).reshape(-1, channels).astype(np.float64)
+        pixels = pixels[np.isfinite(pixels).all(1)]
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
+    mean = total / max(count, 1)
+    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def start_from(model: SegmentationModel, source: SegmentationModel) -> str:
+    """Copies every weight that fits, by name and shape, and says what did not.
+
+    Args:
+        model: changed in place.
+        source: a trained model, of the same architecture or a like one.
+
+    Raises:
+        AtrousError: nothing fits.
+    """
+    state, given = model.state_dict(), source.state_dict()
+    fitting = {
+        name: tensor for name, tensor in given.items() if name in state and state[name].shape == tensor.shape
+    }
+    weights = [name for name in fitting if not name.endswith("num_batches_tracked")]
+    if not weights:
+        raise AtrousError(
+            f"nothing of the given model fits: it is {source.info.architecture} over "
+            f"{source.info.arguments.get('backbone')}, the recipe asks for {model.info.architecture} over "
+            f"{model.info.arguments.get('backbone')}."
+        )
+    model.load_state_dict(fitting, strict=False)
+    fresh = sorted({name.rpartition(".")[0] for name in state if name not in fitting})
+    kept = f"{len(fitting)} of {len(state)} weights start from the given model"
+    return f"{kept}; fresh: {', '.join(fresh[:6])}{' …' if len(fresh) > 6 else ''}." if fresh else f"{kept}."
+
+
+def _weights(recipe: Recipe, dataset: Dataset) -> list[float] | None:
+    if recipe.loss.class_weights == "none":
+        return None
+    counts = np.zeros(256, dtype=np.int64)
+    for item in dataset.split(recipe.data.train):
+        counts += np.bincount(dataset.read(item).label.ravel(), minlength=256)
+    return class_weights(counts[: len(dataset.classes.names)].tolist(), recipe.loss.class_weights)
+
+
+def _new_run(out: Path | None, name: str) -> Path:
+    """A folder for a new run; never one that holds another run."""
+    if out is not None and (out / "config.yaml").exists():
+        raise AtrousError(
+            f"{out} already holds a run. Go on with it by --resume {out}, or give another --out."
+        )
+    run, number = out or Path("runs") / name, 2
+    while out is None and run.exists():
+        run, number = Path("runs") / f"{name}-{number}", number + 1
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AtrousError(f"cannot make the run's folder {run}: {error.strerror}.") from error
+    return run
+
+
+def _say_start(
+    run: Path,
+    recipe: Recipe,
+    dataset: Dataset,
+    model: SegmentationModel,
+    device: torch.device,
+    precision: torch.dtype,
+    progress: Progress,
+) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
+    console.print(
+        f"{model.info.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
+        f"{len(dataset.classes.names)} classes; {train_count} pictures to learn from, {val_count} to choose on; "
+        f"{device} {precision_name(precision)}, {torch.get_num_threads()} threads"
+    )
+    going_on = f" (going on from epoch {progress.epoch + 1})" if progress.step else ""
+    console.print(f"run: {escape(str(run))}{going_on}   watch: tensorboard --logdir {escape(str(run))}")
+
+
+def _finish(recipe: Recipe, run: Path, dataset: Dataset) -> Path:
+    """Measures the best weights in full precision and writes the report."""
+    from atrous.commands.report import report
+
+    evaluate(
+        run / "best.safetensors",
+        dataset.root,
+        split=recipe.data.val,
+        layout=dataset.layout,
+        json=run / "evaluation.json",
+        device=recipe.train.device,
+    )
+    page = report(run)
+    console.print(f"report: {escape(str(page))}")
+    return run
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask the loop to stop after the running step; a second one stops at once."""
+    asked = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are someone else's
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""From files to samples: pictures, masks, class tables and one file per dataset layout."""

@@ -1,0 +1,251 @@
+"""A dataset: which pictures belong to which masks and splits, whatever layout its folder has."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from atrous.data.labels import ClassTable
+from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_picture, read_raw_mask
+from atrous.data.sample import Sample
+from atrous.errors import AtrousError, unknown_name
+
+CLASSES_FILE = "classes.yaml"
+SPLIT_SEED = 0
+
+
+class NoClassesError(AtrousError):
+    """The dataset does not say what the values in its masks mean."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a dataset and its mask.
+
+    Attributes:
+        name: the file name without suffix.
+        image: the picture; a path that does not exist where a split list names a picture that is not there.
+        mask: the mask, or None where there is none.
+    """
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures and masks by split, and the table that gives the masks their meaning.
+
+    Attributes:
+        root: the folder.
+        layout: "folder", "camvid" or "voc".
+        classes: what the raw values in the masks mean.
+        splits: the items of each split, by name ("train", "val", "test", …).
+        notes: sentences to tell the user, such as the guessed layout and a made-up split.
+        masks_without_image: masks whose picture is missing.
+    """
+
+    root: Path
+    layout: str
+    classes: ClassTable
+    splits: Mapping[str, tuple[Item, ...]]
+    notes: tuple[str, ...] = ()
+    masks_without_image: tuple[Path, ...] = field(default=(), repr=False)
+
+    def split(self, name: str) -> tuple[Item, ...]:
+        """The items of one split.
+
+        Raises:
+            AtrousError: there is no such split; the message lists those there are.
+        """
+        if name not in self.splits:
+            raise unknown_name(f"split of {self.root}", name, self.splits)
+        return self.splits[name]
+
+    def read(self, item: Item) -> Sample:
+        """Read a picture and its mask.
+
+        Returns:
+            A sample with image H×W×C as ``read_picture`` gives it and label H×W of class indices.
+
+        Raises:
+            AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
+        """
+        if item.mask is None:
+            raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
+        image = read_picture(item.image)
+        raw_mask = read_raw_mask(item.mask)
+        check_sizes(item, image.shape[:2], raw_mask.shape[:2])
+        try:
+            label = self.classes.encode(raw_mask)
+        except AtrousError as error:
+            raise AtrousError(f"{item.mask}: {error}") from error
+        return Sample(image, label, item.name)
+
+
+def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTable | None = None) -> Dataset:
+    """Find the pictures, masks, splits and classes in a folder; no picture is read yet.
+
+    Args:
+        root: the dataset's folder.
+        layout: "folder", "camvid" or "voc"; None to guess it, which the dataset's notes then say.
+        classes: the class table to use instead of the dataset's own.
+
+    Raises:
+        AtrousError: there is no such folder or layout, the folder has no known layout, or it says nothing
+            about its classes (``NoClassesError``).
+    """
+    # The layouts are written in terms of this file, so they can only be imported once it is complete.
+    from atrous.data import camvid, folder, voc
+
+    layouts: dict[str, tuple[Callable[[Path], bool], Callable[..., Dataset]]] = {
+        "folder": (folder.looks_like_folder, folder.read_folder),
+        "camvid": (camvid.looks_like_camvid, camvid.read_camvid),
+        "voc": (voc.looks_like_voc, voc.read_voc),
+    }
+    root = Path(root)
+    if not root.is_dir():
+        raise AtrousError(f"{root}: no such folder. Give the folder that holds the dataset.")
+    if layout is not None:
+        if layout not in layouts:
+            raise unknown_name("layout", layout, layouts)
+        return layouts[layout][1](root, classes)
+    for name, (looks_like, read) in layouts.items():
+        if looks_like(root):
+            dataset = read(root, classes)
+            note = f"The folder looks like the layout '{name}'; --layout forces another."
+            return replace(dataset, notes=(note, *dataset.notes))
+    found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
+    raise AtrousError(
+        f"{root}: no known dataset layout; it holds {found}. 'folder' has images/ and masks/, "
+        "'camvid' has train/ and trainannot/, 'voc' has JPEGImages/ and SegmentationClass/. "
+        "Rename the folders, or give the folder one level up or down."
+    )
+
+
+def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
+    """The class table of a dataset: the given one, else its ``classes.yaml``, else its layout's.
+
+    Raises:
+        NoClassesError: there is none of the three.
+        AtrousError: the ``classes.yaml`` is wrong.
+    """
+    if given is not None:
+        return given
+    path = root / CLASSES_FILE
+    if path.exists():
+        return ClassTable.from_yaml(path)
+    if default is not None:
+        return default
+    raise NoClassesError(
+        f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
+        f"`atrous doctor {root} --write-classes` writes one from the values it finds."
+    )
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """The picture files of a folder by stem, sorted.
+
+    Raises:
+        AtrousError: the folder is missing or holds no pictures, or two files share a stem.
+    """
+    if not folder.is_dir():
+        raise AtrousError(f"{folder}: no such folder.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise AtrousError(
+                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', by "
+                "which pictures and masks are matched; rename or remove one."
+            )
+        found[path.stem] = path
+    if not found:
+        raise AtrousError(f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.")
+    return found
+
+
+def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
+    """One item per image, with its mask or None."""
+    return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
+
+
+def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
+    """The items a split list names, in its order, matched by stem whatever suffix or folder it writes.
+
+    Args:
+        path: the list, one stem, file name or "image mask" pair a line.
+        folder: where a picture that the list names and nobody has would be.
+        images: the pictures by stem.
+        masks: the masks by stem.
+
+    Raises:
+        AtrousError: the list is not text or names nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise AtrousError(f"{path}: cannot be read as a list of names: {error}") from error
+    stems = [_stem(line, images) for line in lines if line]
+    if not stems:
+        raise AtrousError(f"{path}: the list is empty; write one picture name a line, or remove the file.")
+    return tuple(Item(stem, images.get(stem, folder / stem), masks.get(stem)) for stem in dict.fromkeys(stems))
+
+
+def seeded_split(items: Iterable[Item], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Item, ...]], str]:
+    """Split items 80/10/10 into train, val and test: shuffled by the seed from their sorted names.
+
+    Args:
+        items: the items; two or more give at least one each to train and val, ten or more one to test.
+        seed: any integer; the same seed and names give the same split.
+
+    Returns:
+        The splits that are not empty, each in the order of names, and a sentence that states the split.
+    """
+    shuffled = sorted(items, key=lambda item: item.name)
+    random.Random(seed).shuffle(shuffled)
+    tenth = len(shuffled) // 10
+    val = max(1, tenth) if len(shuffled) > 1 else 0
+    parts = {"val": shuffled[:val], "test": shuffled[val : val + tenth], "train": shuffled[val + tenth :]}
+    splits = {
+        name: tuple(sorted(parts[name], key=lambda item: item.name)) for name in ("train", "val", "test") if parts[name]
+    }
+    counts = ", ".join(f"{name} {len(part)}" for name, part in splits.items())
+    note = (
+        f"There are no split lists, so the pictures were split 80/10/10 with seed {seed}: {counts}. "
+        "Write splits/train.txt, val.txt and test.txt to choose."
+    )
+    return splits, note
+
+
+def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
+    """Check that a mask has the size of its picture, both (H, W) in pixels.
+
+    Raises:
+        AtrousError: the sizes differ; a picture turned by its EXIF tag is named as the cause.
+    """
+    if image_size == mask_size:
+        return
+    turned = image_size[::-1] == mask_size and exif_orientation(item.image) >= 5
+    cause = (
+        "The picture's EXIF tag turns it by a quarter and the mask was drawn on the unturned one: "
+        "turn the mask, or save the picture without the tag if it stands right without."
+        if turned
+        else "Both must show the same pixels: export one of them again."
+    )
+    raise AtrousError(
+        f"{item.mask}: the mask is {mask_size[1]}×{mask_size[0]} (width×height) and its picture "
+        f"{item.image.name} is {image_size[1]}×{image_size[0]}. {cause}"
+    )
+
+
+def _stem(line: str, known: Mapping[str, Path]) -> str:
+    """The stem a list line means: as written, else as a file name, else the first of several words."""
+    line = line.replace("\\", "/")
+    first = line.split()[0]
+    guesses = (line, Path(line).stem, Path(line).name, first, Path(first).stem, Path(first).name)
+    return next((guess for guess in guesses if guess in known), Path(first).stem)

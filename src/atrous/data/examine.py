@@ -1,0 +1,158 @@
+"""Reading every picture and mask of a dataset to find what would spoil a training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.data.dataset import Dataset, NoClassesError, open_dataset
+from atrous.data.findings import Finding, find_errors, find_warnings
+from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
+from atrous.data.propose import Proposal, propose_classes
+from atrous.data.survey import Pair, masks_of, survey
+from atrous.errors import AtrousError
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the examination of a dataset found.
+
+    Attributes:
+        root: the dataset's folder.
+        layout: its layout.
+        notes: sentences about the layout and the split.
+        classes: the class table in use, or None where the dataset has none.
+        images: the number of pictures per split.
+        errors: problems that would spoil a training, or stop it.
+        warnings: problems that may be meant.
+        pixels: per split the pixels of each class, in the order of the table.
+        ignored: per split the pixels that belong to no class.
+        proposed_classes: the table that would fit the values found, or None where the present one does or
+            none would.
+    """
+
+    root: Path
+    layout: str
+    notes: tuple[str, ...]
+    classes: ClassTable | None
+    images: Mapping[str, int]
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+    pixels: Mapping[str, tuple[int, ...]]
+    ignored: Mapping[str, int]
+    proposed_classes: ClassTable | None
+
+    def raise_for_errors(self) -> None:
+        """Refuse a dataset with errors.
+
+        Raises:
+            AtrousError: there are errors; the message names each kind and its first place.
+        """
+        if not self.errors:
+            return
+        lines = [
+            f"- {finding.message}" + "".join(f"\n    {example}" for example in finding.examples[:1])
+            for finding in self.errors
+        ]
+        raise AtrousError(
+            f"{self.root}: the dataset has errors, so nothing was started.\n"
+            + "\n".join(lines)
+            + f"\nRun `atrous doctor {self.root}` for all of them and a proposed cure."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The diagnosis as plain lists, numbers and texts; the proposed table as the text of its file."""
+        names = self.classes.names if self.classes else ()
+        return {
+            "root": str(self.root),
+            "layout": self.layout,
+            "notes": list(self.notes),
+            "images": dict(self.images),
+            "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(finding) for finding in self.warnings],
+            "classes": [
+                {"name": name, "pixels": {split: counts[index] for split, counts in self.pixels.items()}}
+                for index, name in enumerate(names)
+            ],
+            "ignored": dict(self.ignored),
+            "proposed_classes": self.proposed_classes.yaml_text() if self.proposed_classes else None,
+        }
+
+
+def examine(
+    root: Path | str, layout: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> Diagnosis:
+    """Read every picture and mask of a dataset and say what is wrong with it.
+
+    Args:
+        root: the dataset's folder.
+        layout: "folder", "camvid" or "voc"; None to guess it.
+        progress: called with the pairs read and their total, after each.
+
+    Returns:
+        The diagnosis; a dataset without a class table is examined too, and one is proposed.
+
+    Raises:
+        AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
+    """
+    dataset, classes = _open(root, layout)
+    items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
+    pairs = survey(items, classes, progress)
+    of_image = {pair.item.image: pair for pair in pairs}
+    by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
+    proposals = list(_proposals(pairs, classes))
+    pixels, ignored = _count_pixels(by_split, classes)
+    return Diagnosis(
+        root=dataset.root,
+        layout=dataset.layout,
+        notes=dataset.notes,
+        classes=classes,
+        images={name: len(part) for name, part in by_split.items()},
+        errors=find_errors(dataset, pairs, classes, proposals),
+        warnings=find_warnings(dataset, by_split, classes, pixels),
+        pixels=pixels,
+        ignored=ignored,
+        # of two proposals, one for numbers and one for colours, neither alone fits all masks
+        proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
+    )
+
+
+def _open(root: Path | str, layout: str | None) -> tuple[Dataset, ClassTable | None]:
+    try:
+        dataset = open_dataset(root, layout)
+        return dataset, dataset.classes
+    except NoClassesError:
+        stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
+        return open_dataset(root, layout, classes=stand_in), None
+
+
+def _proposals(pairs: list[Pair], classes: ClassTable | None) -> Iterator[Proposal]:
+    for in_color in (False, True):
+        masks = [mask for _, mask in masks_of(pairs) if mask.in_color == in_color]
+        lossless = [mask for mask in masks if not mask.lossy]
+        pixels: Counter[Raw] = Counter()
+        for mask in lossless or masks:
+            pixels.update(dict(zip(mask.values, mask.counts.tolist(), strict=True)))
+        proposal = propose_classes(pixels, classes)
+        # from masks that are all lossy only a threshold can be read, never a list of values
+        if proposal and (lossless or proposal.kind == "smeared_mask"):
+            yield proposal
+
+
+def _count_pixels(
+    by_split: Mapping[str, list[Pair]], classes: ClassTable | None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    pixels, ignored = {}, {}
+    for split, pairs in by_split.items() if classes is not None else ():
+        counts = np.zeros(UNKNOWN + 1, dtype=np.int64)
+        for _, mask in masks_of(pairs):
+            if mask.labels is not None:
+                np.add.at(counts, mask.labels, mask.counts)
+        pixels[split] = tuple(counts[: len(classes)].tolist()) if classes else ()
+        ignored[split] = int(counts[IGNORE_INDEX])
+    return pixels, ignored

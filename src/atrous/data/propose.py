@@ -1,0 +1,198 @@
+"""The class table that would fit the values found in a dataset's masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atrous.data.labels import MAX_CLASSES, ClassTable, Color, Raw, default_colors
+
+_USUAL_IGNORE = (255, -1)  # VOC, Cityscapes and most tools; several remote sensing sets
+_MANY = 32  # values beyond which compression or numbered objects are likelier than classes
+_NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A class table for the values found, and why.
+
+    Attributes:
+        kind: "foreground_is_255", "smeared_mask", "off_by_one", "unknown_value", "wrong_mode" or "none" where
+            there was no table to compare with; "too_many_values" where no table can help.
+        reason: sentences for the user.
+        classes: the proposed table, or None.
+    """
+
+    kind: str
+    reason: str
+    classes: ClassTable | None
+
+
+def propose_classes(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
+    """Propose a table for the values found in all masks.
+
+    Args:
+        pixels: how many pixels hold each raw value; all numbers, or all (red, green, blue).
+        classes: the table in use, whose names and colours are kept where they fit, or None.
+
+    Returns:
+        The proposal, or None where ``classes`` fits the values as it is.
+    """
+    if not pixels:
+        return None
+    if isinstance(next(iter(pixels)), tuple):
+        return _for_colors(pixels, classes)
+    return _for_numbers(pixels, classes)
+
+
+def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
+    found = sorted(value for value in pixels if isinstance(value, int))
+    if classes is not None and classes.color_coded:
+        indices = tuple((index,) for index in range(len(classes)))
+        by_index = ClassTable(classes.names, classes.colors, indices, (255,))
+        inner = _for_numbers(pixels, by_index)
+        reason = "The masks hold one number a pixel, and the class table lists [r, g, b] colours."
+        return Proposal("wrong_mode", reason, inner.classes if inner else by_index)
+    unknown = [value for value in found if classes is None or value not in _meanings(classes)]
+    if found == [0, 255] and not _has_foreground_255(classes):
+        reason = (
+            "The masks hold only 0 and 255. 255 usually means 'ignore', but here it must be the foreground: "
+            "taken as ignore, nothing but background would be left to learn."
+        )
+        return Proposal("foreground_is_255", reason, _two_classes(classes, (0,), (255,)))
+    if unknown and _is_smeared(found, pixels):
+        middle = (found[0] + found[-1] + 1) // 2
+        reason = (
+            f"The masks hold {len(found)} values between {found[0]} and {found[-1]}, which nearly all pixels "
+            "have: in-between values as smoothing or lossy compression leaves them. Export the masks again "
+            f"without either, or take {middle} as the threshold, as the proposed table does."
+        )
+        low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
+        return Proposal("smeared_mask", reason, _two_classes(classes, low, high))
+    if classes is None:
+        return _from_scratch(found)
+    if not unknown:
+        return None
+    if _starts_at_one(found, classes):
+        shifted = tuple((index + 1,) for index in range(len(classes)))
+        ignore = tuple(value for value in classes.ignore if value != len(classes))
+        reason = (
+            f"The masks hold 1 to {len(classes)} and never 0, and the class table lists 0 to "
+            f"{len(classes) - 1}: every label is off by one."
+        )
+        table = ClassTable(classes.names, classes.colors, shifted, ignore)
+        return Proposal("off_by_one", reason, table)
+    reason = f"The masks hold values that the class table does not list: {_few(unknown)}."
+    if unknown == [len(classes)] and 0 in found:
+        reason += " If 0 means 'unlabelled' and the classes start at 1, shift raw: by one and list 0 under ignore:."
+    return _extended(classes, unknown, reason)
+
+
+def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
+    found = sorted(value for value in pixels if isinstance(value, tuple))
+    if classes is not None and classes.color_coded:
+        unknown = [color for color in found if color not in _meanings(classes)]
+        if not unknown:
+            return None
+        reason = f"The masks hold colours that the class table does not list: {_few(unknown)}."
+        return _extended(classes, unknown, reason)
+    reason = f"The masks hold colours ({_few(found)}), not one number a pixel; the table must list them."
+    if len(found) > MAX_CLASSES:
+        return _too_many(len(found))
+    names = dict(zip(classes.colors, classes.names, strict=True)) if classes else {}
+    # where every other colour has a name, an unnamed black is what colour coding tools leave for "void"
+    black_is_void = (0, 0, 0) in found and (0, 0, 0) not in names and len(names) > 0
+    kept = [color for color in found if not (black_is_void and color == (0, 0, 0))]
+    if classes:
+        order = {color: index for index, color in enumerate(classes.colors)}
+        kept.sort(key=lambda color: (order.get(color, len(order)), color))
+    if not kept or any(part > 255 for color in kept for part in color):
+        return Proposal("wrong_mode", reason, None)
+    table = ClassTable(
+        names=tuple(names.get(color, _color_name(color)) for color in kept),
+        colors=tuple(kept),
+        raw=tuple((color,) for color in kept),
+        ignore=((0, 0, 0),) if black_is_void else (),
+    )
+    return Proposal("wrong_mode" if classes else "none", reason, table)
+
+
+def _from_scratch(found: list[int]) -> Proposal:
+    ignore = tuple(value for value in _USUAL_IGNORE if value in found and len(found) > 1)
+    values = [value for value in found if value not in ignore]
+    if len(values) > MAX_CLASSES:
+        return _too_many(len(found))
+    binary = len(values) == 2 and values[0] == 0
+    names = ("background", "foreground") if binary else tuple(f"class_{value}" for value in values)
+    raw = tuple((value,) for value in values)
+    reason = f"The masks hold {_few(found)}. Give the classes their names in the proposed table."
+    if len(values) > _MANY:
+        reason += " If they number objects rather than classes, export one value per class instead."
+    if ignore:
+        reason += f" It takes {' and '.join(map(str, ignore))} for ignored pixels."
+    return Proposal("none", reason, ClassTable(names, default_colors(len(values)), raw, ignore))
+
+
+def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
+    """The table with a new class for each unknown value, or ignore for those that usually mean it."""
+    ignore = tuple(value for value in unknown if value in _USUAL_IGNORE)
+    new = [value for value in unknown if value not in ignore]
+    total = len(classes) + len(new)
+    if total > MAX_CLASSES:
+        return _too_many(total)
+    fresh = default_colors(total)[len(classes) :]
+    names, colors = [], []
+    for value, color in zip(new, fresh, strict=True):
+        name = _color_name(value) if isinstance(value, tuple) else f"class_{value}"
+        names.append(name if name not in classes.names else f"{name}_new")
+        colors.append(value if isinstance(value, tuple) and max(value) <= 255 else color)
+    table = ClassTable(
+        names=(*classes.names, *names),
+        colors=(*classes.colors, *colors),
+        raw=(*classes.raw, *((value,) for value in new)),
+        ignore=(*classes.ignore, *ignore),
+    )
+    return Proposal("unknown_value", reason, table)
+
+
+def _two_classes(classes: ClassTable | None, low: tuple[int, ...], high: tuple[int, ...]) -> ClassTable:
+    if classes is not None and len(classes) == 2:
+        return ClassTable(classes.names, classes.colors, (low, high))
+    return ClassTable(("background", "foreground"), default_colors(2), (low, high))
+
+
+def _too_many(count: int) -> Proposal:
+    reason = (
+        f"The masks hold {count} different values, more than {MAX_CLASSES} classes. They may number objects "
+        "(instances) rather than classes, or be photographs rather than masks; export one value per class."
+    )
+    return Proposal("too_many_values", reason, None)
+
+
+def _meanings(classes: ClassTable) -> set[Raw]:
+    return {value for values in (*classes.raw, classes.ignore) for value in values}
+
+
+def _has_foreground_255(classes: ClassTable | None) -> bool:
+    return classes is not None and any(255 in values for values in classes.raw)
+
+
+def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
+    ends = pixels[found[0]] + pixels[found[-1]]
+    return _MANY < len(found) <= 256 and ends >= _NEARLY_ALL * sum(pixels.values())
+
+
+def _starts_at_one(found: list[int], classes: ClassTable) -> bool:
+    count = len(classes)
+    labels = [value for value in found if value not in classes.ignore or value == count]
+    in_order = classes.raw == tuple((index,) for index in range(count))
+    return in_order and count in labels and all(1 <= value <= count for value in labels)
+
+
+def _color_name(color: Color) -> str:
+    return "color_{}_{}_{}".format(*color)
+
+
+def _few(values: list) -> str:
+    shown = ", ".join(str(value) for value in values[:10])
+    return shown if len(values) <= 10 else f"{shown} and {len(values) - 10} more"

@@ -1,0 +1,22 @@
+"""One picture with its label, the unit every later part works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and its dense label.
+
+    Attributes:
+        image: H×W×C ``uint8``, ``uint16`` or ``float32``, raw values as the file holds them.
+        label: H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
+        name: the picture's name in its dataset, its file name without suffix.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    name: str

@@ -1,0 +1,184 @@
+"""Reading every picture and mask of a dataset once, keeping only what can be judged afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from atrous.data.dataset import Item
+from atrous.data.labels import UNKNOWN, ClassTable, Raw, packed_colors, unpacked_color
+from atrous.data.pictures import read_picture, read_raw_mask, stored_lossily
+from atrous.errors import AtrousError
+
+_THUMBNAIL = 16  # pixels a side
+_PLACES = 5  # unknown values a mask remembers the place of
+_VALUES = 1024  # a JPEG in colours has 10⁵ values; more classes than 255 are refused anyway
+_READERS = 16  # so that 128 cores do not decode 128 large scans at once
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is kept of a picture.
+
+    Attributes:
+        size: (H, W) in pixels.
+        channels: C.
+        dtype: the name of its dtype.
+        finite: whether no value is NaN or infinite.
+        digest: a hash of its pixels.
+        thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    dtype: str
+    finite: bool
+    digest: bytes
+    thumbnail: np.ndarray
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What is kept of a mask.
+
+    Attributes:
+        size: (H, W) in pixels.
+        in_color: whether its pixels are (red, green, blue); a grey mask stored as RGB is not.
+        lossy: whether the file was compressed lossily.
+        values: the raw values found, sorted; the 1024 most frequent if there are more.
+        counts: the pixels of each value.
+        distinct: the number of different values in the file.
+        labels: the label of each value; None without a class table, or where that expects another mode.
+        unknown: the pixels whose value no class lists.
+        places: first (x, y) of the most frequent values that no class lists.
+    """
+
+    size: tuple[int, ...]
+    in_color: bool
+    lossy: bool
+    values: tuple[Raw, ...]
+    counts: np.ndarray
+    distinct: int
+    labels: np.ndarray | None
+    unknown: int
+    places: Mapping[Raw, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An item with what is known of its files; None where one is missing or unreadable.
+
+    Attributes:
+        item: the item.
+        picture: the facts of its picture.
+        mask: the facts of its mask.
+        problems: why files could not be read, each naming its file.
+    """
+
+    item: Item
+    picture: PictureFacts | None
+    mask: MaskFacts | None
+    problems: tuple[str, ...]
+
+
+def survey(
+    items: list[Item], classes: ClassTable | None, progress: Callable[[int, int], None] | None = None
+) -> list[Pair]:
+    """Read all items on all cores.
+
+    Args:
+        items: what to read.
+        classes: the table to look values up in, or None.
+        progress: called with the items read and their total, after each.
+
+    Returns:
+        One pair per item, in their order; damaged files become problems, not errors.
+    """
+    pairs: list[Pair] = []
+    # Threads are enough: decoding releases the interpreter lock.
+    readers = ThreadPoolExecutor(max_workers=min(_READERS, os.cpu_count() or 1))
+    try:
+        for pair in readers.map(lambda item: _read_pair(item, classes), items):
+            pairs.append(pair)
+            if progress:
+                progress(len(pairs), len(items))
+    finally:
+        readers.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    return pairs
+
+
+def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
+    picture, mask, problems = None, None, []
+    if item.image.exists():
+        try:
+            picture = _describe_picture(read_picture(item.image))
+        except AtrousError as error:
+            problems.append(str(error))
+    if item.mask is not None:
+        try:
+            mask = _describe_mask(read_raw_mask(item.mask), stored_lossily(item.mask), classes)
+        except AtrousError as error:
+            problems.append(str(error))
+    return Pair(item, picture, mask, tuple(problems))
+
+
+def _describe_picture(image: np.ndarray) -> PictureFacts:
+    height, width, channels = image.shape
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+    thumbnail = cv2.resize(image[:, :, :3], (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
+    # Without its slow changes a vignette or a sky no longer makes different pictures look alike.
+    thumbnail -= cv2.GaussianBlur(thumbnail, (0, 0), _THUMBNAIL / 8)
+    thumbnail -= thumbnail.mean()
+    length = float(np.linalg.norm(thumbnail))
+    flat = not np.isfinite(length) or length < 1e-6
+    thumbnail = np.zeros_like(thumbnail) if flat else thumbnail / length
+    finite = image.dtype.kind != "f" or bool(np.isfinite(image).all())
+    return PictureFacts((height, width), channels, image.dtype.name, finite, digest, thumbnail.ravel())
+
+
+def _describe_mask(raw_mask: np.ndarray, lossy: bool, classes: ClassTable | None) -> MaskFacts:
+    size = raw_mask.shape[:2]
+    color_coded = classes is not None and classes.color_coded
+    grey_as_rgb = raw_mask.ndim == 3 and (raw_mask == raw_mask[:, :, :1]).all()
+    if grey_as_rgb and not color_coded:
+        raw_mask = raw_mask[:, :, 0]
+    in_color = raw_mask.ndim == 3
+    codes = packed_colors(raw_mask) if in_color else raw_mask
+    found, counts = _histogram(codes)
+    distinct, unknown, labels = len(found), 0, None
+    if classes is not None and in_color == color_coded:
+        shape = (1, -1, 3) if in_color else (1, -1)
+        raw = np.array([unpacked_color(int(code)) for code in found]) if in_color else found
+        labels = classes.look_up(raw.reshape(shape))[0]
+        unknown = int(counts[labels == UNKNOWN].sum())
+    if distinct > _VALUES:
+        kept = np.sort(np.argsort(-counts, kind="stable")[:_VALUES])
+        found, counts, labels = found[kept], counts[kept], None if labels is None else labels[kept]
+    values = tuple(unpacked_color(int(code)) if in_color else int(code) for code in found)
+    strays = np.flatnonzero(labels == UNKNOWN) if labels is not None else np.array([], dtype=int)
+    places = {}
+    for index in strays[np.argsort(-counts[strays], kind="stable")][:_PLACES]:
+        y, x = divmod(int(np.argmax(codes == found[index])), size[1])
+        places[values[index]] = (x, y)
+    return MaskFacts(size, in_color, lossy, values, counts, distinct, labels, unknown, places)
+
+
+def _histogram(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of an H×W array, sorted, and the pixels of each."""
+    if codes.dtype != np.uint8:
+        return np.unique(codes, return_counts=True)
+    pixels = np.bincount(codes.ravel(), minlength=256)  # ten times faster than sorting
+    found = np.flatnonzero(pixels)
+    return found, pixels[found]
+
+
+def masks_of(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, MaskFacts]]:
+    """The pairs whose mask could be read, each with the mask's facts."""
+    return ((pair, pair.mask) for pair in pairs if pair.mask is not None)

@@ -1,0 +1,341 @@
+"""Augmentation: picture and mask move together, as a pure function of (seed, epoch, index).
+
+All geometry is one affine matrix, and each array is interpolated once. Coordinates are continuous: pixel i
+covers [i, i + 1) and its centre is i + 0.5, so scaling, turning and mirroring need no half-pixel corrections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from atrous.data.labels import IGNORE_INDEX
+from atrous.errors import AtrousError
+
+# ITU-R BT.601: luma from red, green, blue, and the two chroma axes (I, Q) whose plane the hue turns in.
+_LUMA = np.array([0.299, 0.587, 0.114])
+_RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+# Bilinear sampling skips pixels when the picture shrinks much; beyond this factor they are averaged first.
+_ALIASING = 1.5
+
+# OpenCV's border value has four numbers, so more channels are warped four at a time.
+_CHANNELS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training pictures are varied; 0 turns a variation off.
+
+    Args:
+        crop: height and width in pixels of what comes out; None keeps each picture's own size.
+        scale: smallest and largest zoom, drawn uniformly; 1 keeps the size.
+        flip: probability of mirroring left and right, 0–1.
+        vertical_flip: probability of mirroring top and bottom, 0–1.
+        rotation: largest turn in degrees, either way, 0–180.
+        translation: largest shift in fractions of the crop, each way and direction, 0–1.
+        focus: probability that the crop is centred on a random pixel of a random class, 0–1. All classes
+            present in the picture are equally likely, so rare ones are seen more often.
+        brightness: b multiplies all values by a factor of 1−b to 1+b, b ≥ 0.
+        contrast: c multiplies the distance from the mean by a factor of 1−c to 1+c, c ≥ 0.
+        saturation: s multiplies the distance from grey by a factor of 1−s to 1+s, s ≥ 0; 3 channels only.
+        hue: largest turn of the hue, either way, in turns of the colour circle, 0–0.5; 3 channels only.
+        blur: probability of a Gaussian blur, 0–1.
+        blur_sigma: smallest and largest standard deviation of the blur, in pixels of the original picture.
+    """
+
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotation: float = 0.0
+    translation: float = 0.0
+    focus: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and (len(self.crop) != 2 or min(self.crop) < 1):
+            raise AtrousError(
+                f"augment.crop is {self.crop}; give height and width, each at least 1, or leave it out."
+            )
+        for name in ("scale", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < math.inf:
+                raise AtrousError(
+                    f"augment.{name} is ({low}, {high}); give the smallest, then the largest, both above 0."
+                )
+        limits = {
+            "flip": 1.0,
+            "vertical_flip": 1.0,
+            "rotation": 180.0,
+            "translation": 1.0,
+            "focus": 1.0,
+            "brightness": math.inf,
+            "contrast": math.inf,
+            "saturation": math.inf,
+            "hue": 0.5,
+            "blur": 1.0,
+        }
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            if not 0 <= value <= limit:
+                allowed = "at least 0" if math.isinf(limit) else f"between 0 and {limit:g}"
+                raise AtrousError(f"augment.{name} is {value}; it must be {allowed}.")
+
+
+def augment(
+    image: np.ndarray,
+    label: np.ndarray,
+    config: Augment,
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+    fill: float | Sequence[float] = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vary a picture and its mask, moving both by exactly the same map.
+
+    The result depends on the arguments alone: the same seed, epoch and index give the same variation in any
+    process and in any order, and no global random state is read or changed.
+
+    Args:
+        image: H×W×C, ``uint8``, ``uint16`` or ``float32``, any C ≥ 1. Not changed.
+        label: H×W ``uint8`` of class indices, 255 = ignore. Not changed.
+        config: what is varied, and by how much.
+        seed: the run's seed, ≥ 0.
+        epoch: the epoch, ≥ 0.
+        index: the picture's number in its dataset, ≥ 0.
+        fill: raw value outside the picture, one or one per channel; the mask is 255 there.
+
+    Returns:
+        Image h×w×C of the dtype given and label h×w, where (h, w) is ``config.crop`` or (H, W); the given
+        arrays themselves where nothing was varied.
+
+    Raises:
+        AtrousError: picture and mask differ in size, the dtype is not supported, or saturation or hue is
+            asked of a picture that has not 3 channels.
+    """
+    _check(image, label, config)
+    rng = np.random.default_rng([seed, epoch, index])
+    size = config.crop or label.shape
+    matrix = window(label, size, config, rng)
+    # Colour comes first, so that the fill stays as given.
+    return resample(recolour(image, config, rng), label, matrix, size, fill)
+
+
+def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Draw a place to cut from a picture, as the map from the cut-out to the picture.
+
+    The picture is scaled, a window is laid on it, turned and mirrored about its own centre, and shifted.
+    A window smaller than the scaled picture lies anywhere within it, a larger one anywhere around it, each
+    place equally likely.
+
+    Args:
+        label: the picture's mask, H×W; its classes matter to ``config.focus`` only.
+        size: height and width of the window in pixels.
+        config: what is varied, and by how much.
+        rng: where the random numbers come from.
+
+    Returns:
+        3×3 matrix from a point (x, y, 1) of the window to the point of the picture shown there.
+    """
+    picture, extent = np.array(label.shape[::-1]), np.array(size[::-1])  # (x, y) from here on
+    # The scaled picture and every offset are whole pixels: a fraction would move the image, but not its mask.
+    scaled = np.maximum(1, np.rint(picture * rng.uniform(*config.scale))).astype(int)
+    slack = scaled - extent
+    low, high = np.minimum(slack, 0), np.maximum(slack, 0)
+    corner = rng.integers(low, high, endpoint=True)
+    focused, which_class, which_pixel = rng.random(3)
+    if focused < config.focus and (pixel := _pixel_of_a_class(label, which_class, which_pixel)) is not None:
+        corner = np.clip(np.floor((pixel + 0.5) * scaled / picture - extent / 2).astype(int), low, high)
+    shift = np.rint(rng.uniform(-1, 1, 2) * config.translation * extent)
+    mirror = np.where(rng.random(2) < (config.flip, config.vertical_flip), -1.0, 1.0)
+    angle = math.radians(config.rotation * rng.uniform(-1, 1))
+
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * mirror
+    linear = turn * (picture / scaled)[:, None]
+    matrix = np.eye(3)
+    matrix[:2, :2] = linear
+    matrix[:2, 2] = (corner + extent / 2) * picture / scaled - linear @ (extent / 2 + shift)
+    return matrix
+
+
+def resample(
+    image: np.ndarray,
+    label: np.ndarray,
+    matrix: np.ndarray,
+    size: tuple[int, ...],
+    fill: float | Sequence[float] = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Show a picture and its mask through one affine map: image bilinear, mask nearest.
+
+    Where the map shrinks by more than 1.5, the image is first averaged down to the shown size, against
+    aliasing.
+
+    Args:
+        image: H×W×C, ``uint8``, ``uint16`` or ``float32``.
+        label: H×W ``uint8``.
+        matrix: 3×3, from a point (x, y, 1) of the result to a point of the picture.
+        size: height and width of the result, (h, w).
+        fill: raw value outside the picture, one or one per channel; the mask is 255 there.
+
+    Returns:
+        Image h×w×C of the dtype given, and label h×w.
+    """
+    if label.shape == size and np.array_equal(matrix, np.eye(3)):
+        return image, label
+    channels = image.shape[2]
+    shown, inside = _nearest(label, matrix, size)
+    result = np.concatenate(
+        [
+            _bilinear(image[:, :, start : start + _CHANNELS_AT_ONCE], matrix, size)
+            for start in range(0, channels, _CHANNELS_AT_ONCE)
+        ],
+        axis=2,
+    )
+    if not inside.all():
+        outside = np.broadcast_to(fill, channels)
+        if image.dtype != np.float32:
+            outside = np.clip(np.rint(outside), 0, np.iinfo(image.dtype).max)
+        result = cv2.copyTo(result, inside, np.tile(outside.astype(image.dtype), (*size, 1)))
+    return result, shown
+
+
+def recolour(image: np.ndarray, config: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Vary brightness, contrast, saturation, hue and sharpness.
+
+    The four colour variations are linear and applied together as one matrix, so values are rounded and, for
+    integers, clipped to the range of the dtype only once. The hue turns about the grey axis, which keeps the
+    luma.
+
+    Args:
+        image: H×W×C, ``uint8``, ``uint16`` or ``float32``; not changed.
+        config: what is varied, and by how much.
+        rng: where the random numbers come from.
+
+    Returns:
+        H×W×C of the dtype given; the given array itself where nothing was varied.
+    """
+    brightness, contrast, saturation = np.maximum(
+        0, 1 + rng.uniform(-1, 1, 3) * (config.brightness, config.contrast, config.saturation)
+    )
+    hue = rng.uniform(-1, 1) * config.hue
+    blurred, sigma = rng.random() < config.blur, rng.uniform(*config.blur_sigma)
+
+    gain, grey = brightness * contrast, 0.0
+    if contrast != 1:
+        weights = _LUMA if image.shape[2] == 3 else np.full(image.shape[2], 1 / image.shape[2])
+        grey = (1 - contrast) * brightness * float(weights @ _channel_means(image))
+    if saturation != 1 or hue != 0:
+        colour = gain * _hue_and_saturation(2 * math.pi * hue, saturation)
+        image = cv2.transform(image, np.column_stack([colour, np.full(3, grey)]))
+    elif gain != 1 or grey != 0:
+        flat = np.ascontiguousarray(image).reshape(len(image), -1)  # one gain for all channels, however many
+        image = cv2.transform(flat, np.array([[gain, grey]])).reshape(image.shape)
+    if blurred:
+        image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape)
+    return image
+
+
+def _check(image: np.ndarray, label: np.ndarray, config: Augment) -> None:
+    if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16, np.float32):
+        raise AtrousError(
+            f"the image is {image.dtype} of shape {image.shape}; "
+            "augmentation takes H×W×C uint8, uint16 or float32."
+        )
+    if label.dtype != np.uint8 or label.shape != image.shape[:2]:
+        raise AtrousError(
+            f"the mask is {label.dtype} of shape {label.shape}; "
+            f"this image needs a uint8 mask of shape {image.shape[:2]}."
+        )
+    if image.shape[2] != 3 and (config.saturation or config.hue):
+        raise AtrousError(
+            f"saturation and hue exist for 3 channels, and this picture has {image.shape[2]}; "
+            "set augment.saturation and augment.hue to 0."
+        )
+
+
+def _pixel_of_a_class(label: np.ndarray, which_class: float, which_pixel: float) -> np.ndarray | None:
+    """The (x, y) of a pixel, given where in [0, 1) its class and it lie; None if all pixels are ignored."""
+    present = np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[:IGNORE_INDEX])
+    if not len(present):
+        return None
+    pixels = np.flatnonzero(label == present[int(which_class * len(present))])
+    y, x = np.divmod(pixels[int(which_pixel * len(pixels))], label.shape[1])
+    return np.array([x, y])
+
+
+def _to_indices(matrix: np.ndarray) -> np.ndarray:
+    """The same map, 2×3, between array indices, which count from the centre of the first pixel."""
+    indices = matrix[:2].copy()
+    indices[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
+    return indices
+
+
+def _bilinear(image: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """At most four channels through the map; beyond its border the picture goes on as its edge."""
+    reduction = np.hypot(matrix[:2, 0], matrix[:2, 1])
+    if reduction.max() > _ALIASING:
+        width, height = np.maximum(1, np.rint(image.shape[1::-1] / reduction)).astype(int).tolist()
+        matrix = np.diag([width / image.shape[1], height / image.shape[0], 1]) @ matrix
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    result = cv2.warpAffine(
+        image,
+        _to_indices(matrix),
+        (size[1], size[0]),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return result.reshape(*size, -1)
+
+
+def _nearest(label: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The mask through the map, and 1 for each of its pixels that lies inside the picture, else 0."""
+    indices = _to_indices(matrix)
+    if indices[0, 1] == 0 and indices[1, 0] == 0:
+        columns = _nearest_index(indices[0, 0] * np.arange(size[1]) + indices[0, 2])
+        rows = _nearest_index(indices[1, 1] * np.arange(size[0]) + indices[1, 2])
+        columns_inside = (columns >= 0) & (columns < label.shape[1])
+        rows_inside = (rows >= 0) & (rows < label.shape[0])
+        shown = label.take(rows, axis=0, mode="clip").take(columns, axis=1, mode="clip")
+        shown[~rows_inside] = IGNORE_INDEX
+        shown[:, ~columns_inside] = IGNORE_INDEX
+        return shown, np.multiply.outer(rows_inside, columns_inside).view(np.uint8)
+    flags, extent = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, (size[1], size[0])
+    shown = cv2.warpAffine(label, indices, extent, flags=flags, borderValue=(IGNORE_INDEX,))
+    inside = cv2.warpAffine(np.ones_like(label), indices, extent, flags=flags, borderValue=(0,))
+    return shown, inside
+
+
+def _nearest_index(position: np.ndarray) -> np.ndarray:
+    """The nearest pixel of each position along one axis; ties go left and right in turn.
+
+    At a scale of 1/2 every position is a tie, and always going the same way would shift the mask by a quarter
+    of a pixel.
+    """
+    border = np.rint(position + 0.5)
+    tie = np.abs(position + 0.5 - border) < 1e-6
+    left_in_turn = border - (np.arange(len(position)) % 2 == 0)
+    return np.where(tie, left_in_turn, np.floor(position + 0.5)).astype(int)
+
+
+def _channel_means(image: np.ndarray) -> np.ndarray:
+    if image.shape[2] <= _CHANNELS_AT_ONCE:
+        return np.array(cv2.mean(image)[: image.shape[2]])
+    return image.mean(axis=(0, 1), dtype=np.float64)
+
+
+def _hue_and_saturation(angle: float, saturation: float) -> np.ndarray:
+    """3×3 from RGB to RGB: the chroma plane turned by an angle in radians and stretched, the luma kept."""
+    cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
+    turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return np.linalg.solve(_RGB_TO_YIQ, turn @ _RGB_TO_YIQ)

@@ -1,0 +1,61 @@
+"""Which device and which precision serve best here."""
+
+from __future__ import annotations
+
+import torch
+
+from atrous.errors import unknown_name
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device by name; "auto" takes the GPU where there is one.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        AtrousError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = ["auto", "cpu"]
+    present += (
+        ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        if torch.cuda.is_available()
+        else []
+    )
+    present += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in present:
+        raise unknown_name("device on this machine", name, present)
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype by name; "auto" takes bfloat16 where the processor computes in it, else float32.
+
+    Args:
+        name: "auto", "float32" or "bfloat16".
+        device: where it will be used.
+
+    Raises:
+        AtrousError: unknown name.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, ["auto", *PRECISIONS])
+    return PRECISIONS[name]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself, so that it is faster there and not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """The inverse of `pick_precision`'s names."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,47 @@
+"""The one error a user is meant to read, and the nearest match to a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AtrousError(ValueError):
+    """A mistake in what was given: the message says what was given, what is allowed and what to do.
+
+    The command line prints the message without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class SomeInputsFailed(AtrousError):
+    """Some inputs could not be used, and were named; the others are done."""
+
+    exit_code = 1
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
+    """An error for an unknown name that offers the nearest match and lists what is allowed.
+
+    Args:
+        kind: what the name names, in words ("backbone", "layout").
+        given: the name as the user wrote it.
+        allowed: every name that would have been accepted; of more than 20 the nearest are listed.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(allowed)
+    nearest = difflib.get_close_matches(given, names, n=8, cutoff=0.5)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    shown = ", ".join(names) if len(names) <= 20 else ", ".join([*nearest, f"… ({len(names)} in all)"])
+    return AtrousError(f"unknown {kind} '{given}'.{hint} Allowed: {shown}.")
+
+
+def missing_extra(package: str, extra: str) -> AtrousError:
+    """An error for an optional package that is not installed, with the command that installs it."""
+    return AtrousError(
+        f"this needs the package '{package}', which is not installed. "
+        f"Install it with: pip install 'atrous[{extra}]'"
+    )

@@ -1,0 +1,1 @@
+"""What prediction is made of."""

@@ -1,0 +1,27 @@
+"""The one module that engines see: raw pictures in, low-resolution scores out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from atrous.models import SegmentationModel
+from atrous.models.layers import Normalize
+
+
+class Pipeline(nn.Module):
+    """Normalise and score; exporters wrap it with a tail that makes masks.
+
+    Args:
+        model: a paper's module with `.scores` and `.info`; put into evaluation mode.
+    """
+
+    def __init__(self, model: SegmentationModel) -> None:
+        super().__init__()
+        preprocessing = model.info.preprocessing
+        self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.enlarge)
+        self.model = model
+        self.eval()
+
+    def forward(self, raw_images: Tensor) -> Tensor:
+        """N×C×H×W unnormalised → N×K×h×w logits, at the model's own low resolution."""
+        return self.model.scores(self.normalize(raw_images))["main"]

@@ -1,0 +1,215 @@
+"""From a picture to a mask: the way a trained model is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from atrous.data.labels import ClassTable
+from atrous.data.pictures import read_picture, to_channels
+from atrous.errors import AtrousError, unknown_name
+
+if TYPE_CHECKING:
+    from atrous.models import SegmentationModel
+    from atrous.models.info import Info
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the network.
+
+    Args:
+        name: of the runtime.
+        device: cpu, cuda:0 …
+        precision: float32 or bfloat16.
+        reason: why this one.
+    """
+
+    name: str
+    device: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One picture's mask, and what it takes to show or store it.
+
+    Args:
+        mask: H×W uint8 class indices.
+        image: H×W×C, as it was read.
+        info: of the model.
+    """
+
+    mask: np.ndarray
+    image: np.ndarray
+    info: Info
+
+    def __repr__(self) -> str:
+        indices, counts = np.unique(self.mask, return_counts=True)
+        largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
+        shares = ", ".join(
+            f"{self.info.classes[index]} {count / self.mask.size:.0%}" for count, index in largest
+        )
+        height, width = self.mask.shape
+        return f"Prediction({height}×{width}: {shares})"
+
+    def palette_image(self) -> Image.Image:
+        """The mask as an indexed picture with the model's colours."""
+        picture = Image.fromarray(self.mask)
+        picture.putpalette([channel for color in self.info.colors for channel in color])
+        return picture
+
+    def raw_mask(self) -> np.ndarray:
+        """The mask with the values that the training masks had, the first of each class."""
+        return table_of(self.info).decode(self.mask)
+
+    def overlay(self, opacity: float = 0.55) -> Image.Image:
+        """The picture with the mask's colours over it.
+
+        Args:
+            opacity: of the colours, 0–1.
+        """
+        picture = _visible(self.image).astype(np.float32)
+        colors = np.asarray(self.info.colors, dtype=np.float32)[self.mask]
+        return Image.fromarray((picture * (1 - opacity) + colors * opacity).round().astype(np.uint8))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the mask as a palette PNG."""
+        self.palette_image().save(path)
+
+
+class Segmenter:
+    """Runs a model on pictures of any size.
+
+    Args:
+        model: a model file's path, or a module with `.info`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
+
+    Attributes:
+        info: of the model.
+        engine: what runs it, and why.
+
+    Raises:
+        AtrousError: no model file, or no such device here.
+
+    Example:
+        >>> import atrous, numpy
+        >>> model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_100", num_classes=3)
+        >>> atrous.Segmenter(model)(numpy.zeros((40, 60, 3), "uint8")).mask.shape
+        (40, 60)
+    """
+
+    def __init__(
+        self, model: str | Path | SegmentationModel, *, device: str = "auto", precision: str = "auto"
+    ) -> None:
+        import torch
+
+        from atrous import model_file
+        from atrous.device import pick_device, pick_precision, precision_name
+        from atrous.inference.pipeline import Pipeline
+
+        if isinstance(model, str | Path):
+            model = model_file.load(model)
+        self.info: Info = model.info
+        self._device = pick_device(device)
+        self._dtype = pick_precision(precision, self._device)
+        self._align_corners = model.align_corners
+        self._pipeline = Pipeline(model.to(memory_format=torch.channels_last)).to(self._device)
+        reason = "the only engine installed" if precision == "auto" and device == "auto" else "as asked"
+        self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
+
+    def __call__(self, picture: Picture) -> Prediction:
+        """Segments one picture.
+
+        Args:
+            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32.
+
+        Returns:
+            The mask, in the picture's own size.
+
+        Raises:
+            AtrousError: unreadable, or with channels this model does not take.
+        """
+        image = as_array(picture)
+        return Prediction(self.segment(self.prepare(image)), image, self.info)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""
+        preprocessing = self.info.preprocessing
+        return to_depth(to_channels(image, len(preprocessing.mean)), preprocessing.dtype)
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C with the model's channels and range → H×W uint8 class indices."""
+        import torch
+
+        from atrous.inference.resize_argmax import resize_argmax
+
+        if image.dtype == np.uint16:
+            image = image.astype(np.float32)
+        batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self._device)
+        mixed = self._dtype != torch.float32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, dtype=self._dtype if mixed else None, enabled=mixed),
+        ):
+            scores = self._pipeline(batch.to(memory_format=torch.channels_last))
+        with torch.inference_mode():
+            return resize_argmax(scores, image.shape[:2], self._align_corners)[0].cpu().numpy()
+
+
+def as_array(picture: Any) -> np.ndarray:
+    """A path, PIL image or array as H×W×C uint8, uint16 or float32.
+
+    Raises:
+        AtrousError: another type, or an array of another shape or dtype.
+    """
+    if isinstance(picture, str | Path):
+        return read_picture(picture)
+    if isinstance(picture, Image.Image):
+        picture = np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
+    if not isinstance(picture, np.ndarray):
+        raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}.")
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.dtype == np.float64:
+        picture = picture.astype(np.float32)
+    if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
+        raise AtrousError(
+            f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
+        )
+    return picture
+
+
+def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
+    """Rescales between 8 and 16 bits where a picture's type is not the model's; float passes as it is."""
+    given = image.dtype.name
+    if given == dtype or dtype == "float32":
+        return image
+    factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
+    if (given, dtype) not in factors:
+        raise unknown_name(f"pixel type for a model trained on {dtype} pictures", given, ["uint8", "uint16"])
+    return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
+
+
+def table_of(info: Info) -> ClassTable:
+    """The model's classes as the table that reads and writes masks."""
+    return ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)
+
+
+def _visible(image: np.ndarray) -> np.ndarray:
+    """Any picture as H×W×3 uint8 for a person to look at; deeper ones are stretched from 1st to 99th percentile."""
+    channels = image.shape[2]
+    image = image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if image.dtype == np.uint8:
+        return image
+    low, high = np.nanpercentile(image, (1, 99))
+    stretched = (image.astype(np.float32) - low) / max(float(high - low), 1e-6)
+    return (np.nan_to_num(stretched).clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,47 @@
+"""A running average of a model's weights, smoother than the weights themselves."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from atrous.models import SegmentationModel
+
+
+class WeightAverage:
+    """Exponential moving average of all weights and batch-norm statistics.
+
+    Early on the decay is smaller, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten.
+
+    Args:
+        model: whose weights are averaged; copied.
+        decay: share of the old average that each update keeps, 0–1.
+
+    Attributes:
+        module: a model with the averaged weights.
+    """
+
+    def __init__(self, model: SegmentationModel, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: SegmentationModel, step: int) -> None:
+        """Moves the average towards the model's present weights.
+
+        Args:
+            model: of the same architecture.
+            step: updates made before this one, ≥ 0.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, currents = [], []
+        for average, current in zip(
+            self.module.state_dict().values(), model.state_dict().values(), strict=True
+        ):
+            if average.is_floating_point():
+                averages.append(average)
+                currents.append(current)
+            else:
+                average.copy_(current)
+        torch._foreach_lerp_(averages, currents, 1 - decay)

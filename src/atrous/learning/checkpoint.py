@@ -1,0 +1,86 @@
+"""A training checkpoint: one safetensors file with everything needed to go on, written atomically."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from atrous.errors import AtrousError
+from atrous.model_file import write_safetensors
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    weights: dict[str, Tensor],
+    average: dict[str, Tensor] | None,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+) -> None:
+    """Writes the state of a training run.
+
+    Args:
+        path: the file; at every moment it holds the old state or the new one, whole.
+        weights: the model's state dict.
+        average: of the averaged weights, or None.
+        optimizer: whose state is kept.
+        progress: JSON-serialisable: epoch, step, best score, elapsed time.
+
+    Raises:
+        AtrousError: the file cannot be written.
+    """
+    state = optimizer.state_dict()
+    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in (average or {}).items()}
+    for index, slots in state["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items() if value is not None}
+    tensors["random.torch"] = torch.get_rng_state()
+    record = {"groups": state["param_groups"], "progress": progress}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_safetensors(tensors, {"atrous-checkpoint": json.dumps(record)}, path)
+
+
+def load_checkpoint(
+    path: Path, *, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Puts a checkpoint's state back, in place.
+
+    Args:
+        path: written by `save_checkpoint`.
+        model: gets the weights.
+        average: gets the averaged weights, or None.
+        optimizer: gets its state.
+
+    Returns:
+        The progress that was saved.
+
+    Raises:
+        AtrousError: missing, damaged, or of another model.
+    """
+    if not path.is_file():
+        raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})["atrous-checkpoint"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model.load_state_dict(_under("weights.", tensors))
+        if average is not None:
+            average.load_state_dict(_under("average.", tensors))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, _, slot = name.partition(".")
+            slots.setdefault(int(index), {})[slot] = tensor
+        optimizer.load_state_dict({"state": slots, "param_groups": record["groups"]})
+        torch.set_rng_state(tensors["random.torch"])
+        return record["progress"]
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        raise AtrousError(f"{path} is no checkpoint of this run, or is damaged: {error}") from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

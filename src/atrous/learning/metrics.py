@@ -1,0 +1,90 @@
+"""Scores from one integer confusion matrix, so they depend neither on batch size nor on order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) pairs over every labelled pixel, in int64.
+
+    Args:
+        num_classes: K ≥ 2.
+
+    Attributes:
+        counts: K×K int64; row = truth, column = prediction.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+
+    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        """Adds one picture or a batch.
+
+        Args:
+            truth: class indices of any shape, 255 = ignore.
+            prediction: class indices of the same shape, all < K.
+        """
+        classes = len(self.counts)
+        # K+1 rows: every ignored pixel lands in the last and is cut off, cheaper than selecting the others.
+        rows = np.minimum(truth, classes).astype(np.int32)
+        rows *= classes
+        rows += prediction
+        counts = np.bincount(rows.ravel(), minlength=classes * (classes + 1))
+        self.counts += counts[: classes * classes].reshape(classes, classes)
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union per class, K; NaN for a class absent from truth and prediction."""
+        hits = np.diag(self.counts)
+        return _ratio(hits, self.counts.sum(0) + self.counts.sum(1) - hits)
+
+    @property
+    def dice(self) -> NDArray[np.float64]:
+        """2·intersection / (truth + prediction) per class, K; NaN for an absent class."""
+        return _ratio(2 * np.diag(self.counts), self.counts.sum(0) + self.counts.sum(1))
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """Share of a class's true pixels that were found, K; NaN for a class absent from truth."""
+        return _ratio(np.diag(self.counts), self.counts.sum(1))
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes present in truth or prediction."""
+        return _mean(self.iou)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right; NaN where none is labelled."""
+        return float(_ratio(np.trace(self.counts), self.counts.sum()))
+
+    def summary(self) -> dict[str, Any]:
+        """The headline scores, 0–1; NaN becomes None."""
+        frequency = self.counts.sum(1) / max(self.counts.sum(), 1)
+        scores = {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": _mean(self.accuracy),
+            "frequency_weighted_iou": float(np.nansum(frequency * self.iou)),
+            "dice": _mean(self.dice),
+        }
+        return {name: number(value) for name, value in scores.items()}
+
+
+def number(value: float) -> float | None:
+    """A float for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.true_divide(part, whole)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else float("nan")

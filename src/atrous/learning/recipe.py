@@ -1,0 +1,277 @@
+"""A recipe: everything a training run is, as frozen dataclasses that read from YAML and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from atrous.data.transforms import Augment
+from atrous.errors import AtrousError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which pictures.
+
+    Args:
+        root: folder of the data set.
+        layout: folder, camvid or voc; guessed when not given.
+        train: split to learn from.
+        val: split to choose the best weights on.
+        workers: processes that decode and augment beside the training, ≥ 0.
+        check: examine every file before training, and refuse to start on errors.
+        statistics: pretrained uses the mean and standard deviation the backbone was trained with, fit measures them
+            on the training pictures, auto fits only where pictures are not 8-bit RGB.
+    """
+
+    root: str = ""
+    layout: str | None = None
+    train: str = "train"
+    val: str = "val"
+    workers: int = 1
+    check: bool = True
+    statistics: Literal["auto", "pretrained", "fit"] = "auto"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network.
+
+    Args:
+        architecture: a paper's name.
+        backbone: any timm network that supports an output stride.
+        pretrained: start from ImageNet weights of the backbone.
+        output_stride: 8, 16 or 32.
+        in_channels: of the pictures; taken from the data when not given.
+        arguments: further arguments of the architecture, by name.
+    """
+
+    architecture: str = "deeplabv3plus"
+    backbone: str = "tf_efficientnet_lite0"
+    pretrained: bool = True
+    output_stride: int = 16
+    in_channels: int | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised.
+
+    Args:
+        class_weights: none, inverse_sqrt, median_frequency or log of how often a class occurs.
+        label_smoothing: 0–1.
+    """
+
+    class_weights: Literal["none", "inverse_sqrt", "median_frequency", "log"] = "none"
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How it is minimised.
+
+    Args:
+        name: sgd, adam or adamw.
+        lr: learning rate of the head, > 0.
+        backbone_lr: factor on lr for the backbone, ≥ 0.
+        weight_decay: on convolution weights; norms and biases are never decayed.
+        momentum: of SGD, and Adam's first beta, 0–1.
+        clip: largest norm of the gradient; 0 does not clip.
+        accumulate: batches per optimiser step, ≥ 1.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = 1e-3
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    clip: float = 1.0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over time: linear warm-up, then (1 − step/total)^power.
+
+    Args:
+        power: of the poly schedule, 0.9 in the papers.
+        warmup: share of all steps spent warming up, 0–1.
+        floor: the factor on lr never falls below it after the warm-up, 0–1.
+    """
+
+    power: float = 0.9
+    warmup: float = 0.03
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long and on what.
+
+    Args:
+        epochs: passes over the training pictures, ≥ 1.
+        batch_size: pictures per batch, ≥ 1.
+        enlarge: factor by which the network sees pictures enlarged, in training and ever after.
+        ema: decay, 0–1, of the running average of the weights that is validated and kept; 0 keeps the weights.
+        validate_every: epochs between validations, ≥ 1.
+        patience: validations without a better mIoU before stopping early; 0 never stops.
+        minutes: stop after this many minutes of training; 0 is no limit.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto takes bfloat16 where the processor computes in it, else float32.
+        channels_last: memory order that is faster for convolutions.
+    """
+
+    epochs: int = 30
+    batch_size: int = 8
+    enlarge: float = 1.0
+    ema: float = 0.0
+    validate_every: int = 1
+    patience: int = 0
+    minutes: float = 0.0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run.
+
+    Args:
+        name: of the run's folder, where no other is given.
+        seed: of weights, order and augmentation, ≥ 0.
+        data: which pictures.
+        model: which network.
+        augment: how pictures are varied.
+        loss: what is minimised.
+        optim: how it is minimised.
+        schedule: the learning rate over time.
+        train: how long and on what.
+    """
+
+    name: str = "run"
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    train: Train = field(default_factory=Train)
+
+    def __post_init__(self) -> None:
+        _at_least("train.epochs", self.train.epochs, 1)
+        _at_least("train.batch_size", self.train.batch_size, 1)
+        _at_least("train.validate_every", self.train.validate_every, 1)
+        _at_least("optim.accumulate", self.optim.accumulate, 1)
+        _at_least("data.workers", self.data.workers, 0)
+        _at_least("seed", self.seed, 0)
+        for name, value, end in (
+            ("train.ema", self.train.ema, 1.0),
+            ("schedule.warmup", self.schedule.warmup, 1.0),
+            ("loss.label_smoothing", self.loss.label_smoothing, 1.0),
+        ):
+            if not 0 <= value < end:
+                raise AtrousError(f"{name} must be at least 0 and less than {end:g}, got {value}.")
+        for name, value in (("optim.lr", self.optim.lr), ("train.enlarge", self.train.enlarge)):
+            if not value > 0:
+                raise AtrousError(f"{name} must be greater than 0, got {value}.")
+
+
+def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Reads a recipe's YAML file.
+
+    Args:
+        path: the file.
+        overrides: values by dotted name that win over the file, such as {"optim.lr": 0.007}.
+
+    Raises:
+        AtrousError: no such file, no YAML, an unknown field (with the nearest match) or a value of the wrong type.
+    """
+    try:
+        record = yaml.safe_load(Path(path).read_text()) or {}
+    except FileNotFoundError as error:
+        raise AtrousError(f"no recipe at {path}.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AtrousError(f"{path} cannot be read as YAML: {error}") from error
+    for name, value in (overrides or {}).items():
+        _put(record, name.split("."), value)
+    return to_recipe(record)
+
+
+def to_recipe(record: Any) -> Recipe:
+    """A recipe from nested dicts, checked field by field.
+
+    Raises:
+        AtrousError: an unknown field (with the nearest match) or a value of the wrong type.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    _check_fields(record, Recipe, "")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    try:
+        return Recipe(**vars(parser.instantiate(parser.parse_object(record))))
+    except ArgumentError as error:
+        raise AtrousError(f"the recipe does not fit: {error}") from error
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the resolved recipe, every field with its value."""
+    path.write_text(yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True))
+
+
+def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:
+    """Every field of a recipe by its dotted name."""
+    names = []
+    for item in dataclasses.fields(kind):
+        nested = item.default_factory
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            names += field_names(nested, f"{prefix}{item.name}.")
+        else:
+            names.append(prefix + item.name)
+    return names
+
+
+def nearest_field(name: str) -> str:
+    """A hint for a misspelt field, or nothing."""
+    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _check_fields(record: Any, kind: type, prefix: str) -> None:
+    if not isinstance(record, dict):
+        raise AtrousError(
+            f"{prefix.rstrip('.') or 'a recipe'} must be a mapping of fields to values, got {record!r}."
+        )
+    known = {item.name: item.default_factory for item in dataclasses.fields(kind)}
+    for name, value in record.items():
+        if name not in known:
+            raise AtrousError(f"unknown recipe field '{prefix}{name}'.{nearest_field(prefix + str(name))}")
+        nested = known[name]
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            _check_fields(value, nested, f"{prefix}{name}.")
+
+
+def _put(record: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        record = record.setdefault(name, {})
+    record[path[-1]] = value
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise AtrousError(f"{name} must be {least:g} or more, got {value}.")
+
+
+def _plain(value: Any) -> Any:
+    """Tuples to lists, which YAML writes without tags."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,44 @@
+"""The one module that training wraps: raw pictures and labels in, loss out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from atrous.models import SegmentationModel
+from atrous.models.layers import Normalize
+
+
+class TrainingStep(nn.Module):
+    """Normalise, score, compare: what DDP and `torch.compile` wrap, and nothing else.
+
+    Args:
+        model: a paper's module with `.scores` and `.info`.
+        loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
+        precision: bfloat16 runs the network under autocast; the loss is always computed in float32.
+    """
+
+    def __init__(self, model: SegmentationModel, loss: nn.Module, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.precision = precision
+        preprocessing = model.info.preprocessing
+        self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.enlarge)
+
+    def forward(self, raw_images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, summed over the model's outputs.
+
+        Args:
+            raw_images: N×C×H×W, unnormalised, any dtype.
+            labels: N×H×W uint8 class indices, 255 = ignore.
+
+        Returns:
+            A float32 scalar.
+        """
+        images = self.normalize(raw_images)
+        mixed = self.precision != torch.float32
+        with torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed):
+            scores = self.model.scores(images)
+        losses = [self.loss(output, labels, self.model.align_corners) for output in scores.values()]
+        return torch.stack(losses).sum()

@@ -1,0 +1,157 @@
+"""A model as one safetensors file that knows how it was built, its classes, colours, preprocessing and scores.
+
+The file is a plain safetensors file; its metadata has two entries: "atrous", the `Info` as JSON, and "sha256", over
+that JSON and all weights, so that a file that was altered or damaged is recognised. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from atrous.models import SegmentationModel
+    from atrous.models.info import Info
+
+#: A header longer than this is no model's (safetensors' own limit is 100 MB).
+MAX_HEADER_BYTES = 16 * 2**20
+
+
+def save(model: SegmentationModel, path: str | Path) -> None:
+    """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
+
+    Args:
+        model: a module with `.info`.
+        path: where; its folder is made.
+
+    Raises:
+        AtrousError: the file cannot be written.
+    """
+    info = json.dumps(model.info.to_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, Path(path))
+
+
+def load(path: str | Path) -> SegmentationModel:
+    """Reads a model file and rebuilds its model, in evaluation mode.
+
+    Args:
+        path: a file written by `save`.
+
+    Returns:
+        The module, with `.info`.
+
+    Raises:
+        AtrousError: not a model file, truncated, or altered since it was saved.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from atrous import models
+
+    path = Path(path)
+    metadata = _read_metadata(path)
+    info = _parse_info(metadata, path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
+    if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
+        raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
+    model = models.build(info.architecture, info.arguments)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise AtrousError(f"{path} holds weights that do not fit its own architecture: {error}") from error
+    model.info = info
+    return model.eval()
+
+
+def read_info(path: str | Path) -> Info:
+    """What a model file says about itself, without reading its weights.
+
+    Raises:
+        AtrousError: not a model file.
+    """
+    path = Path(path)
+    return _parse_info(_read_metadata(path), path)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Writes a safetensors file atomically: into a temporary file beside it, synced, then renamed.
+
+    Raises:
+        AtrousError: the disk is full or the folder not writable; what was there before is untouched.
+    """
+    from safetensors.torch import save as to_bytes
+
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=path.name, suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(to_bytes(dict(tensors), metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # tempfile makes private files; this one is to be shared
+        temporary.replace(path)
+    except OSError as error:
+        raise AtrousError(
+            f"cannot write {path}: {error.strerror or error}. The file before it is untouched."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, read without torch."""
+    if not path.is_file():
+        raise AtrousError(f"no model file at {path}.")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
+                raise ValueError("no safetensors header")
+            metadata = json.loads(file.read(length)).get("__metadata__", {})
+    except (ValueError, AttributeError, RecursionError) as error:  # json and unicode errors are ValueErrors
+        raise AtrousError(
+            f"{path} is no model file (atrous model files are .safetensors files written by atrous). "
+            "Checkpoints of other libraries are converted, never read directly."
+        ) from error
+    if not isinstance(metadata, dict) or "atrous" not in metadata:
+        raise AtrousError(
+            f"{path} is a safetensors file, but not one written by atrous: it has no model record."
+        )
+    return metadata
+
+
+def _parse_info(metadata: dict[str, str], path: Path) -> Info:
+    from atrous.models.info import Info
+
+    try:
+        return Info.from_dict(json.loads(metadata["atrous"]))
+    except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
+        raise AtrousError(f"{path}: {error}") from error
+
+
+def _digest(info: str, tensors: Mapping[str, Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256(info.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

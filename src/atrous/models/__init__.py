@@ -1,0 +1,40 @@
+"""The papers, one file each, over shared bricks."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, TypeAlias
+
+from atrous.errors import AtrousError, unknown_name
+from atrous.models.deeplab_v3plus import DeepLabV3Plus
+from atrous.models.info import Info, Preprocessing
+
+ARCHITECTURES = {"deeplabv3plus": DeepLabV3Plus}
+
+#: Any paper's module: `.scores(images)`, `.forward(images)`, `.info`, `.backbone`, `.align_corners`.
+SegmentationModel: TypeAlias = DeepLabV3Plus
+
+__all__ = ["ARCHITECTURES", "DeepLabV3Plus", "Info", "Preprocessing", "SegmentationModel", "build"]
+
+
+def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
+    """A paper's model with fresh weights.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        arguments: of the paper's class.
+
+    Raises:
+        AtrousError: unknown architecture or argument.
+    """
+    paper = ARCHITECTURES.get(architecture)
+    if paper is None:
+        raise unknown_name("architecture", architecture, ARCHITECTURES)
+    allowed = inspect.signature(paper).parameters
+    for name in arguments:
+        if name not in allowed:
+            raise unknown_name(f"argument of {architecture}", name, allowed)
+    try:
+        return paper(**arguments)
+    except TypeError as error:
+        raise AtrousError(f"{architecture} cannot be built from {arguments}: {error}.") from error

@@ -1,0 +1,73 @@
+"""Atrous spatial pyramid pooling with image-level features (arXiv:1706.05587 §3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from atrous.models.layers import PooledBatchNorm2d, conv3x3, conv_norm_relu, set_rate
+
+
+class ImagePooling(nn.Module):
+    """The mean over the picture, through a 1×1 convolution, spread back over the map (arXiv:1706.05587 §3.3)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.unit = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, bias=False),
+            PooledBatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×channels×h×w, constant over h×w."""
+        # A mean, not AdaptiveAvgPool2d: it exports everywhere at dynamic sizes.
+        pooled = self.unit(features.mean((2, 3), keepdim=True))
+        return pooled.expand(-1, -1, *features.shape[-2:])
+
+
+class ASPP(nn.Module):
+    """A 1×1 branch, one 3×3 branch per atrous rate and image pooling; concatenated, projected, dropped out.
+
+    Args:
+        in_channels: C of the backbone's last features.
+        channels: C of each branch and of the output; 256 in the paper.
+        rates: atrous rate per 3×3 branch, in feature pixels: (6, 12, 18) at output stride 16.
+        separable: depthwise-separable 3×3 branches (arXiv:1802.02611 §3.1).
+        depthwise_norm: see `layers.separable_conv`.
+        dropout: probability, 0–1, on the projected features.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 256,
+        *,
+        rates: Sequence[int] = (6, 12, 18),
+        separable: bool = False,
+        depthwise_norm: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.point = conv_norm_relu(in_channels, channels, 1)
+        self.atrous = nn.ModuleList(
+            conv3x3(in_channels, channels, rate=rate, separable=separable, depthwise_norm=depthwise_norm)
+            for rate in rates
+        )
+        self.image_pooling = ImagePooling(in_channels, channels)
+        self.project = conv_norm_relu((2 + len(rates)) * channels, channels, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def set_rates(self, rates: Sequence[int]) -> None:
+        """Changes the atrous rates in place; the weights stay."""
+        for branch, rate in zip(self.atrous, rates, strict=True):
+            assert isinstance(branch, nn.Sequential)
+            set_rate(branch, rate)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×channels×h×w."""
+        branches = [self.point(features), *(branch(features) for branch in self.atrous)]
+        branches.append(self.image_pooling(features))
+        return self.dropout(self.project(torch.cat(branches, dim=1)))

@@ -1,0 +1,136 @@
+"""What a model says about itself: enough to rebuild it, feed it and read its answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from atrous.errors import AtrousError
+
+FORMAT_VERSION = 1
+
+Color = tuple[int, int, int]
+#: A raw value in a mask file: an index, or a colour in colour-coded masks.
+Raw = int | Color
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to a picture before the network.
+
+    Args:
+        mean: one per channel, in raw units (0–255 for 8-bit pictures).
+        std: one per channel, > 0, in raw units.
+        enlarge: factor by which pictures are enlarged before the network sees them.
+        dtype: the pixel type the network was trained on; pictures of the other integer type are rescaled to it.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    enlarge: float = 1.0
+    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise AtrousError(
+                f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}."
+            )
+        if min(self.std) <= 0:
+            raise AtrousError(f"std must be positive in every channel, got {self.std}.")
+        if self.enlarge <= 0:
+            raise AtrousError(f"enlarge must be positive, got {self.enlarge}.")
+
+
+@dataclass(frozen=True)
+class Info:
+    """Everything about a model but its weights; JSON-serialisable. `dataclasses.replace` changes it.
+
+    Args:
+        architecture: a paper's name, a key of `atrous.models.ARCHITECTURES`.
+        arguments: all arguments of its constructor, so that a file rebuilds the model.
+        preprocessing: what happens to a picture before the network.
+        classes: names, one per class (two for a one-logit model).
+        colors: RGB, 0–255, one per class.
+        raw: per class the raw values it has in mask files; the first is written back.
+        ignore: raw values that mean "not labelled".
+        temperature: logits are divided by it before softmax.
+        crf: parameters of the CRF that refines this model's masks, or None.
+        scores: measured results, such as {"val": {"miou": 0.71}}.
+        provenance: how it was made: data, command, versions.
+        format_version: of this record.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    colors: tuple[Color, ...]
+    raw: tuple[tuple[Raw, ...], ...]
+    ignore: tuple[Raw, ...] = (255,)
+    temperature: float = 1.0
+    crf: dict[str, Any] | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not len(self.classes) == len(self.colors) == len(self.raw):
+            raise AtrousError(
+                f"classes, colours and raw values must be equally many, got {len(self.classes)}, "
+                f"{len(self.colors)} and {len(self.raw)}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Info:
+        """The inverse of `to_dict`, after a trip through JSON.
+
+        Raises:
+            AtrousError: fields missing or unknown, or a newer format.
+        """
+        version = record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise AtrousError(
+                f"the model's record has format version {version!r}, this atrous reads {FORMAT_VERSION}: "
+                "upgrade atrous, or convert the model again."
+            )
+        try:
+            preprocessing = record["preprocessing"]
+            return cls(
+                **{
+                    **record,
+                    "preprocessing": Preprocessing(
+                        **{
+                            **preprocessing,
+                            "mean": tuple(preprocessing["mean"]),
+                            "std": tuple(preprocessing["std"]),
+                        }
+                    ),
+                    "arguments": {key: _tuples(value) for key, value in record["arguments"].items()},
+                    "classes": tuple(record["classes"]),
+                    "colors": _tuples(record["colors"]),
+                    "raw": _tuples(record["raw"]),
+                    "ignore": _tuples(record["ignore"]),
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AtrousError(f"the model's record is incomplete or altered: {error}.") from error
+
+
+def placeholder_classes(num_classes: int) -> dict[str, Any]:
+    """Names, colours and raw values of a model that was never told its classes."""
+    count = max(num_classes, 2)  # one logit separates two classes
+    return {
+        "classes": tuple(f"class {index}" for index in range(count)),
+        "colors": tuple(
+            (shade, shade, shade) for shade in (round(255 * i / (count - 1)) for i in range(count))
+        ),
+        "raw": tuple((index,) for index in range(count)),
+    }
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,199 @@
+"""The bricks every paper is built from: convolutions with norm, separable convolutions, named-size resizing.
+
+Legend of shapes, here and everywhere: N batch, C channels, K classes, H×W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.errors import AtrousError
+
+#: The smallest side on which one picture alone can be trained: at output stride 16 it still leaves 3×3 features,
+#: enough values per channel for batch statistics.
+MINIMUM_SIDE_OF_ONE = 33
+
+
+def resize(features: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Bilinear resizing to a named size; a no-op when the size is already right.
+
+    Args:
+        features: N×C×h×w.
+        size: target (H, W) in pixels, each ≥ 1.
+        align_corners: whether the corner pixels' centres coincide (TensorFlow's DeepLab, smp) or their edges do.
+
+    Returns:
+        N×C×H×W.
+    """
+    if features.shape[-2:] == torch.Size(size):
+        return features
+    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corners: bool = False) -> Tensor:
+    """A band of rows of `resize(features, size)`, without making the rest.
+
+    Args:
+        features: N×C×h×w.
+        size: (H, W) of the whole resized map.
+        rows: which of its rows, within 0…H.
+        align_corners: as in `resize`.
+
+    Returns:
+        N×C×len(rows)×W.
+    """
+    height, full = features.shape[-2], size[0]
+    targets = torch.arange(rows.start, rows.stop, device=features.device, dtype=torch.float32)
+    if align_corners:
+        sources = targets * ((height - 1) / max(full - 1, 1))
+    else:
+        sources = ((targets + 0.5) * (height / full) - 0.5).clamp(min=0)
+    above = sources.long().clamp(max=height - 1)
+    below = (above + 1).clamp(max=height - 1)
+    share = (sources - above).clamp(0, 1).to(features.dtype)[:, None]
+    band = torch.lerp(features[..., above, :], features[..., below, :], share)
+    return resize(band, (len(rows), size[1]), align_corners)
+
+
+class Normalize(nn.Module):
+    """Raw pixel values to what the network was trained on: enlarge, then (x − mean) / std.
+
+    The one brick that normalises, used by `TrainingStep` and `Pipeline` and nowhere else.
+
+    Args:
+        mean: one per channel, in raw units (0–255 for 8-bit pictures).
+        std: one per channel, > 0, in raw units.
+        enlarge: factor by which pictures are enlarged before the network sees them; 1 leaves them alone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], enlarge: float = 1.0) -> None:
+        super().__init__()
+        self.enlarge = enlarge
+        self.register_buffer(
+            "mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
+        )
+
+    def forward(self, raw_images: Tensor) -> Tensor:
+        """N×C×H×W of any dtype → N×C×H'×W' float32, with H' = round(enlarge·H)."""
+        height, width = raw_images.shape[-2:]
+        images = raw_images.float()
+        if self.enlarge != 1.0:
+            images = resize(images, (round(height * self.enlarge), round(width * self.enlarge)))
+        return (images - self.mean) / self.std
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm for globally pooled features, which works for a batch of one in training.
+
+    One picture leaves one value per channel, whose variance is zero: then the running statistics normalise, and
+    are not updated.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """N×C×1×1 → N×C×1×1."""
+        if self.training and input.shape[0] > 1:
+            return super().forward(input)
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, kernel_size: int = 1, *, rate: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Atrous convolution without bias, batch norm, ReLU: the papers' unit.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        kernel_size: odd, in feature pixels; the size of the map is kept.
+        rate: atrous rate r ≥ 1, the distance between two taps (arXiv:1706.05587 §3.1).
+        groups: as in `torch.nn.Conv2d`.
+    """
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=rate * (kernel_size // 2),
+            dilation=rate,
+            groups=groups,
+            bias=False,
+        ),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def separable_conv(
+    in_channels: int, out_channels: int, *, rate: int = 1, depthwise_norm: bool = True
+) -> nn.Sequential:
+    """Depthwise 3×3 atrous convolution, then pointwise 1×1, norm, ReLU (arXiv:1802.02611 §3.1).
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        rate: atrous rate of the depthwise convolution, ≥ 1.
+        depthwise_norm: norm and ReLU between the two, as the paper has it; segmentation-models-pytorch has none.
+    """
+    depthwise = conv_norm_relu(in_channels, in_channels, 3, rate=rate, groups=in_channels)
+    if not depthwise_norm:
+        depthwise = depthwise[:1]
+    return nn.Sequential(*depthwise, *conv_norm_relu(in_channels, out_channels, 1))
+
+
+def conv3x3(
+    in_channels: int,
+    out_channels: int,
+    *,
+    rate: int = 1,
+    separable: bool = False,
+    depthwise_norm: bool = True,
+) -> nn.Sequential:
+    """A 3×3 atrous unit, plain or depthwise separable; see `conv_norm_relu` and `separable_conv`."""
+    if separable:
+        return separable_conv(in_channels, out_channels, rate=rate, depthwise_norm=depthwise_norm)
+    return conv_norm_relu(in_channels, out_channels, 3, rate=rate)
+
+
+def set_rate(unit: nn.Sequential, rate: int) -> None:
+    """Changes the atrous rate of a `conv3x3` unit in place; its weights stay."""
+    for conv in unit:
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
+            conv.dilation = (rate, rate)
+            conv.padding = tuple(rate * (side // 2) for side in conv.kernel_size)
+
+
+def initialise(head: nn.Module) -> None:
+    """He initialisation of a head's convolutions; the last, the classifier (the one with a bias), N(0, 0.01)."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            if module.bias is None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            else:
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+
+def check_trainable(model: nn.Module, images: Tensor) -> None:
+    """Refuses a training batch whose features would leave batch norm a single value per channel.
+
+    Raises:
+        AtrousError: one picture with a side under 33 px in training mode, with batch norm not frozen.
+    """
+    height, width = images.shape[-2:]
+    if model.training and images.shape[0] == 1 and min(height, width) < MINIMUM_SIDE_OF_ONE:
+        raise AtrousError(
+            f"a training batch of one picture of {height}×{width} px leaves batch norm too few values: "
+            f"use at least {MINIMUM_SIDE_OF_ONE}×{MINIMUM_SIDE_OF_ONE} px, or two pictures a batch."
+        )

@@ -1,0 +1,159 @@
+"""Reading a run's folder: what was set, what was logged, what was measured, as far as it is there."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+import yaml
+
+from atrous.errors import AtrousError
+
+Record = dict[str, Any]
+
+# What is read of each class in evaluation.json.
+_CLASS_FIELDS = {"name", "color", "iou", "dice", "accuracy", "pixels_true"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder holds.
+
+    Args:
+        folder: the run's folder.
+        config: the text of config.yaml, or "".
+        train: the training lines of metrics.jsonl, ascending in step.
+        val: its validation lines, likewise.
+        evaluation: evaluation.json, or {}.
+    """
+
+    folder: Path
+    config: str
+    train: list[Record]
+    val: list[Record]
+    evaluation: Record
+
+    @property
+    def model_file(self) -> Path:
+        """The run's best model, there or not."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def best_val(self) -> Record | None:
+        """The validation with the highest mean IoU, the first of equals."""
+        return max((v for v in self.val if known(v.get("miou"))), key=lambda v: v["miou"], default=None)
+
+    @property
+    def data(self) -> str:
+        """The dataset's folder, as the evaluation or else the recipe names it, or ""."""
+        return str(self.evaluation.get("data") or self.settings("data").get("root") or "")
+
+    @property
+    def written(self) -> datetime:
+        """When the run was measured, or else last logged."""
+        name = "evaluation.json" if self.evaluation else "metrics.jsonl"
+        return datetime.fromtimestamp((self.folder / name).stat().st_mtime).astimezone()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, as far as metrics.jsonl tells; 0 when it does not."""
+        return max((seconds for _, seconds in points(self.val + self.train, "seconds")), default=0.0)
+
+    def settings(self, part: str) -> Record:
+        """One part of the recipe, such as "data"; {} when there is none or config.yaml is no YAML."""
+        try:
+            recipe = yaml.safe_load(self.config)
+        except yaml.YAMLError:
+            return {}
+        found = recipe.get(part) if isinstance(recipe, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def model_info(self) -> Record:
+        """What the model file says about itself; {} when there is none to read."""
+        from atrous.model_file import read_info
+
+        try:
+            return read_info(self.model_file).to_dict()
+        except AtrousError:
+            return {}
+
+
+def read_run(folder: Path) -> Run:
+    """Read the text files of a run.
+
+    Args:
+        folder: the run's folder; of its files only one of metrics.jsonl and evaluation.json must be there.
+
+    Raises:
+        AtrousError: no folder, neither of the two files, or a damaged evaluation.json.
+    """
+    if not folder.is_dir():
+        raise AtrousError(f"there is no run folder '{folder}'. Give the folder that `atrous train` wrote.")
+    config, metrics, evaluation = (folder / n for n in ("config.yaml", "metrics.jsonl", "evaluation.json"))
+    if not metrics.is_file() and not evaluation.is_file():
+        raise AtrousError(
+            f"'{folder}' is no run: it has neither metrics.jsonl (written by `atrous train RECIPE.yaml`) nor "
+            f"evaluation.json (`atrous evaluate MODEL DATA --json {shlex.quote(str(evaluation))}`)."
+        )
+    lines = read_metrics(metrics) if metrics.is_file() else []
+    return Run(
+        folder,
+        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        [line for line in lines if line["kind"] == "train"],
+        [line for line in lines if line["kind"] == "val"],
+        read_evaluation(evaluation) if evaluation.is_file() else {},
+    )
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The lines of metrics.jsonl, ascending in step; of a step done twice (a resumed run) the later one.
+
+    A line that is no JSON object is passed over: a killed process leaves its last line unfinished.
+    """
+    found: dict[tuple[str, float], Record] = {}
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            found[line["kind"], float(line["step"])] = line
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [found[key] for key in sorted(found)]
+
+
+def read_evaluation(path: Path) -> Record:
+    """evaluation.json, checked to have its classes and a confusion matrix that fits them.
+
+    Raises:
+        AtrousError: no JSON, or not what `atrous evaluate --json` writes.
+    """
+    cure = f"Make it anew: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))}`, or remove it."
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        classes, shape = evaluation["classes"], np.asarray(evaluation["confusion"]).shape
+        lacking = {field for c in classes for field in _CLASS_FIELDS - c.keys()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AtrousError(f"'{path}' is not what `atrous evaluate` writes ({error!r}). {cure}") from error
+    if not classes or lacking:
+        raise AtrousError(f"'{path}' has classes without {', '.join(sorted(lacking)) or 'entries'}. {cure}")
+    if shape != (len(classes), len(classes)):
+        raise AtrousError(f"'{path}' has {len(classes)} classes and a confusion matrix of {shape}. {cure}")
+    return evaluation
+
+
+def points(lines: Sequence[Record], key: str) -> list[tuple[float, float]]:
+    """(step, value) of the lines whose value is a finite number."""
+    return [(float(line["step"]), float(line[key])) for line in lines if known(line.get(key))]
+
+
+def known(value: object) -> TypeGuard[float]:
+    """Whether a score is a finite number: absent classes have null, diverged runs NaN."""
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""Foreign checkpoints, one adapter each; foreign key names never leave this room."""

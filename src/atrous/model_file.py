@@ -97,9 +97,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], p
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=path.name, suffix=".part", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
             file.write(to_bytes(dict(tensors), metadata))
             file.flush()
@@ -131,9 +129,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
             "Checkpoints of other libraries are converted, never read directly."
         ) from error
     if not isinstance(metadata, dict) or "atrous" not in metadata:
-        raise AtrousError(
-            f"{path} is a safetensors file, but not one written by atrous: it has no model record."
-        )
+        raise AtrousError(f"{path} is a safetensors file, but not one written by atrous: it has no model record.")
     return metadata
 
 

@@ -26,9 +26,7 @@ EVERYTHING = Augment(
 
 def picture(height=60, width=80, channels=3, dtype=np.uint8, seed=0):
     rng = np.random.default_rng(seed)
-    noise = cv2.GaussianBlur(rng.random((height, width, channels)), (0, 0), 1.5).reshape(
-        height, width, channels
-    )
+    noise = cv2.GaussianBlur(rng.random((height, width, channels)), (0, 0), 1.5).reshape(height, width, channels)
     label = rng.integers(0, 5, (height, width), dtype=np.uint8)
     top = 1.0 if dtype == np.float32 else np.iinfo(dtype).max
     return (noise * top).astype(dtype), label
@@ -141,9 +139,7 @@ class TestPlaces:
         config = dataclasses.replace(STILL, crop=(9, 9))
 
         def share(focus):
-            seen = (
-                run(image, label, dataclasses.replace(config, focus=focus), index=i)[1] for i in range(400)
-            )
+            seen = (run(image, label, dataclasses.replace(config, focus=focus), index=i)[1] for i in range(400))
             return np.mean([(shown == 3).any() for shown in seen])
 
         assert share(0.0) < 0.05
@@ -237,9 +233,7 @@ class TestGeometry:
     def test_scaled_masks_are_not_shifted(self, scale):
         """A half-pixel error, or ties that all go one way, would move every object the same way."""
         config = Augment(crop=(240, 240), scale=(scale, scale), flip=0.0)
-        labels = [
-            blob(120, 120, centre, 40)[1] for centre in np.random.default_rng(0).uniform(55, 65, (50, 2))
-        ]
+        labels = [blob(120, 120, centre, 40)[1] for centre in np.random.default_rng(0).uniform(55, 65, (50, 2))]
         differences = [difference(*run(image_of(label), label, config)) for label in labels]
         assert np.abs(np.mean(differences, axis=0)).max() < 0.05
 

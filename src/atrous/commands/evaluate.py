@@ -204,9 +204,7 @@ def _print(results: dict[str, Any]) -> None:
     table = Table("class", "IoU", "Dice", "accuracy", "share of truth", box=None, header_style="bold")
     total = max(sum(entry["pixels_true"] for entry in results["classes"]), 1)
     for entry in results["classes"]:
-        scores = [
-            "absent" if entry[key] is None else f"{entry[key]:.3f}" for key in ("iou", "dice", "accuracy")
-        ]
+        scores = ["absent" if entry[key] is None else f"{entry[key]:.3f}" for key in ("iou", "dice", "accuracy")]
         table.add_row(escape(entry["name"]), *scores, f"{entry['pixels_true'] / total:.1%}")
     console.print(table)
     console.print(

@@ -76,9 +76,7 @@ def predict(
         json.write_text(json_format.dumps({"model": str(model), "pictures": records}, indent=1))
     console.print(f"{len(written)} masks in {escape(str(out))}")
     if failures:
-        raise SomeInputsFailed(
-            f"{failures} of {len(pictures)} pictures could not be used; the others are done."
-        )
+        raise SomeInputsFailed(f"{failures} of {len(pictures)} pictures could not be used; the others are done.")
     return written
 
 
@@ -158,6 +156,5 @@ def _write_raw(mask: np.ndarray, target: Path) -> None:
 def _shares(prediction: Prediction) -> dict[str, float]:
     counts = np.bincount(prediction.mask.ravel(), minlength=len(prediction.info.classes))
     return {
-        name: count / prediction.mask.size
-        for name, count in zip(prediction.info.classes, counts.tolist(), strict=True)
+        name: count / prediction.mask.size for name, count in zip(prediction.info.classes, counts.tolist(), strict=True)
     }

@@ -48,9 +48,7 @@ def report(run: Path, *, out: Path | None = None) -> Path:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise AtrousError(
-            f"cannot write the report to '{page}': {error.strerror}. Choose another --out."
-        ) from error
+        raise AtrousError(f"cannot write the report to '{page}': {error.strerror}. Choose another --out.") from error
     return page
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -24,12 +21,14 @@ from atrous.commands.evaluate import Measurement, evaluate, measure
 from atrous.console import console, progress_bar
 from atrous.create import create_model
 from atrous.data.dataset import Dataset, Item, open_dataset
-from atrous.data.pictures import read_picture, to_channels
-from atrous.device import pick_device, pick_precision, precision_name
+from atrous.data.pictures import read_picture
+from atrous.data.statistics import channel_statistics, class_pixels
+from atrous.device import keep_freed_memory, pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import load_checkpoint, save_checkpoint
+from atrous.learning.interrupt import Interrupted, stop_on_signal
 from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, make_loader
 from atrous.learning.losses import CrossEntropy, class_weights
 from atrous.learning.metrics import number
@@ -37,18 +36,13 @@ from atrous.learning.optim import make_optimizer, parameter_groups, poly, set_le
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.learning.run_log import RunLog
 from atrous.learning.step import TrainingStep
+from atrous.learning.transfer import start_from
 from atrous.models import SegmentationModel
 
 #: Optimiser steps between two lines of metrics.jsonl.
 LOG_EVERY = 10
 #: Validation pictures shown in TensorBoard.
 SHOWN = 3
-#: Pictures that channel statistics are measured on.
-STATISTICS_PICTURES = 200
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped by a signal and its state is saved."""
 
 
 @dataclass
@@ -64,9 +58,7 @@ class Progress:
     seconds: float = 0.0
 
 
-def train(
-    recipe: Recipe, *, out: Path | None = None, resume: Path | None = None, init: Path | None = None
-) -> Path:
+def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None, init: Path | None = None) -> Path:
     """Train a segmenter from a folder of pictures and masks.
 
     Args:
@@ -84,6 +76,7 @@ def train(
     dataset = _open_data(recipe)
     run = resume or _new_run(out, recipe.name)
     torch.manual_seed(recipe.seed)
+    keep_freed_memory()
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
     model = _build_model(recipe, dataset, init)
@@ -155,7 +148,7 @@ class _Trainer:
         """All epochs from where `progress` stands; saves and raises `Interrupted` on a signal."""
         log = RunLog(self.run, self.progress.step)
         try:
-            with _stop_on_signal() as stopped, progress_bar() as bar:
+            with stop_on_signal() as stopped, progress_bar() as bar:
                 task = bar.add_task("training", total=self.total, completed=self.progress.step, note="")
                 while self.progress.epoch < self.recipe.train.epochs and not self._is_done():
                     self._run_epoch(
@@ -187,7 +180,7 @@ class _Trainer:
             self.progress.batch += 1
             if self.progress.batch % accumulate and self.progress.batch < batches:
                 continue
-            norm = self._update()
+            norm = self._update(batch.names)
             elapsed = time.perf_counter() - started
             rate, loss = pictures / elapsed, sum(losses) / len(losses)
             show(f"epoch {self.progress.epoch + 1}  loss {loss:.3f}  {rate:.1f} images/s")
@@ -204,7 +197,7 @@ class _Trainer:
                 started, pictures, losses = time.perf_counter(), 0, []
             if stopped():
                 self._save()
-                raise Interrupted
+                raise Interrupted(f"The run is saved; go on with: atrous train --resume {self.run}")
         self.progress.seconds += time.perf_counter() - started
 
     def _backward(self, batch: Batch, accumulate: int) -> float:
@@ -214,18 +207,24 @@ class _Trainer:
         loss = self.step(images, batch.labels.to(self.device, non_blocking=True))
         value = loss.item()
         if not math.isfinite(value):
-            raise AtrousError(
-                f"the loss became {value} at epoch {self.progress.epoch + 1}, step {self.progress.step}, on the batch "
-                f"{', '.join(batch.names)}. Look at these files, lower optim.lr, or set train.precision to float32; "
-                f"go on from the last checkpoint with: atrous train --resume {self.run}"
-            )
+            self._stop_on_nonfinite("loss", value, batch.names)
         (loss / accumulate).backward()
         return value
 
-    def _update(self) -> float:
+    def _stop_on_nonfinite(self, what: str, value: float, names: Sequence[str]) -> NoReturn:
+        """Before the weights are touched, so that the last checkpoint and the best model stay good."""
+        raise AtrousError(
+            f"the {what} became {value} at epoch {self.progress.epoch + 1}, step {self.progress.step}, on the batch "
+            f"{', '.join(names)}. Look at these files, lower optim.lr, or set train.precision to float32; "
+            f"go on from the last checkpoint with: atrous train --resume {self.run}"
+        )
+
+    def _update(self, names: Sequence[str]) -> float:
         """One optimiser step; returns the gradient's norm before clipping."""
         clip = self.recipe.optim.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if not torch.isfinite(norm):
+            self._stop_on_nonfinite("gradient", norm.item(), names)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
@@ -238,9 +237,7 @@ class _Trainer:
         segmenter = Segmenter(judged, device=str(self.device), precision=precision_name(self.step.precision))
         measured = measure(segmenter, self.dataset, self.val_items)
         scores = measured.confusion.summary()
-        per_class = {
-            name: number(iou) for name, iou in zip(judged.info.classes, measured.confusion.iou, strict=True)
-        }
+        per_class = {name: number(iou) for name, iou in zip(judged.info.classes, measured.confusion.iou, strict=True)}
         log.validation(
             step=self.progress.step,
             epoch=self.progress.epoch,
@@ -354,70 +351,16 @@ def _build_model(recipe: Recipe, dataset: Dataset, init: Path | None) -> Segment
     return model
 
 
-def channel_statistics(
-    dataset: Dataset, split: str, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, in raw units, over evenly chosen pictures of a split.
-
-    Args:
-        dataset: where to read.
-        split: its training split.
-        channels: C that the model takes.
-    """
-    items = dataset.split(split)
-    chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
-    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for item in chosen:
-        pixels = to_channels(read_picture(item.image), channels).reshape(-1, channels).astype(np.float64)
-        pixels = pixels[np.isfinite(pixels).all(1)]
-        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
-    mean = total / max(count, 1)
-    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
-    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
-
-
-def start_from(model: SegmentationModel, source: SegmentationModel) -> str:
-    """Copies every weight that fits, by name and shape, and says what did not.
-
-    Args:
-        model: changed in place.
-        source: a trained model, of the same architecture or a like one.
-
-    Raises:
-        AtrousError: nothing fits.
-    """
-    state, given = model.state_dict(), source.state_dict()
-    fitting = {
-        name: tensor for name, tensor in given.items() if name in state and state[name].shape == tensor.shape
-    }
-    weights = [name for name in fitting if not name.endswith("num_batches_tracked")]
-    if not weights:
-        raise AtrousError(
-            f"nothing of the given model fits: it is {source.info.architecture} over "
-            f"{source.info.arguments.get('backbone')}, the recipe asks for {model.info.architecture} over "
-            f"{model.info.arguments.get('backbone')}."
-        )
-    model.load_state_dict(fitting, strict=False)
-    fresh = sorted({name.rpartition(".")[0] for name in state if name not in fitting})
-    kept = f"{len(fitting)} of {len(state)} weights start from the given model"
-    return f"{kept}; fresh: {', '.join(fresh[:6])}{' …' if len(fresh) > 6 else ''}." if fresh else f"{kept}."
-
-
 def _weights(recipe: Recipe, dataset: Dataset) -> list[float] | None:
     if recipe.loss.class_weights == "none":
         return None
-    counts = np.zeros(256, dtype=np.int64)
-    for item in dataset.split(recipe.data.train):
-        counts += np.bincount(dataset.read(item).label.ravel(), minlength=256)
-    return class_weights(counts[: len(dataset.classes.names)].tolist(), recipe.loss.class_weights)
+    return class_weights(class_pixels(dataset, recipe.data.train), recipe.loss.class_weights)
 
 
 def _new_run(out: Path | None, name: str) -> Path:
     """A folder for a new run; never one that holds another run."""
     if out is not None and (out / "config.yaml").exists():
-        raise AtrousError(
-            f"{out} already holds a run. Go on with it by --resume {out}, or give another --out."
-        )
+        raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or give another --out.")
     run, number = out or Path("runs") / name, 2
     while out is None and run.exists():
         run, number = Path("runs") / f"{name}-{number}", number + 1
@@ -463,26 +406,3 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset) -> Path:
     page = report(run)
     console.print(f"report: {escape(str(page))}")
     return run
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the running step; a second one stops at once."""
-    asked = []
-
-    def ask(number: int, _: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

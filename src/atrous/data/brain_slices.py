@@ -25,7 +25,7 @@ CLASSES = ClassTable(
 
 # Slices are 1 mm apart and numbered from the bottom of the volume. Neighbours look alike, so
 # gaps keep them out of different splits.
-SLABS = {"train": range(40, 106), "test": range(111, 127), "val": range(132, 144)}
+SLABS = {"train": range(36, 102), "test": range(111, 127), "val": range(132, 144)}
 
 # Intensities are relative to the brightest voxel of the volume, 1.
 BIAS = 0.8  # the receiver field varies between exp(−0.8) and exp(0.8) at most

@@ -64,9 +64,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.crop is not None and (len(self.crop) != 2 or min(self.crop) < 1):
-            raise AtrousError(
-                f"augment.crop is {self.crop}; give height and width, each at least 1, or leave it out."
-            )
+            raise AtrousError(f"augment.crop is {self.crop}; give height and width, each at least 1, or leave it out.")
         for name in ("scale", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf:
@@ -249,8 +247,7 @@ def recolour(image: np.ndarray, config: Augment, rng: np.random.Generator) -> np
 def _check(image: np.ndarray, label: np.ndarray, config: Augment) -> None:
     if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16, np.float32):
         raise AtrousError(
-            f"the image is {image.dtype} of shape {image.shape}; "
-            "augmentation takes H×W×C uint8, uint16 or float32."
+            f"the image is {image.dtype} of shape {image.shape}; augmentation takes H×W×C uint8, uint16 or float32."
         )
     if label.dtype != np.uint8 or label.shape != image.shape[:2]:
         raise AtrousError(

@@ -54,9 +54,7 @@ class Prediction:
     def __repr__(self) -> str:
         indices, counts = np.unique(self.mask, return_counts=True)
         largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
-        shares = ", ".join(
-            f"{self.info.classes[index]} {count / self.mask.size:.0%}" for count, index in largest
-        )
+        shares = ", ".join(f"{self.info.classes[index]} {count / self.mask.size:.0%}" for count, index in largest)
         height, width = self.mask.shape
         return f"Prediction({height}×{width}: {shares})"
 
@@ -107,9 +105,7 @@ class Segmenter:
         (40, 60)
     """
 
-    def __init__(
-        self, model: str | Path | SegmentationModel, *, device: str = "auto", precision: str = "auto"
-    ) -> None:
+    def __init__(self, model: str | Path | SegmentationModel, *, device: str = "auto", precision: str = "auto") -> None:
         import torch
 
         from atrous import model_file
@@ -154,13 +150,13 @@ class Segmenter:
 
         if image.dtype == np.uint16:
             image = image.astype(np.float32)
-        batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self._device)
+        batch = torch.tensor(image, device=self._device).permute(2, 0, 1)[None]
         mixed = self._dtype != torch.float32
         with (
             torch.inference_mode(),
             torch.autocast(self._device.type, dtype=self._dtype if mixed else None, enabled=mixed),
         ):
-            scores = self._pipeline(batch.to(memory_format=torch.channels_last))
+            scores = self._pipeline(batch)  # H×W×C seen as N×C×H×W is channels_last already
         with torch.inference_mode():
             return resize_argmax(scores, image.shape[:2], self._align_corners)[0].cpu().numpy()
 
@@ -174,7 +170,7 @@ def as_array(picture: Any) -> np.ndarray:
     if isinstance(picture, str | Path):
         return read_picture(picture)
     if isinstance(picture, Image.Image):
-        picture = np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
+        picture = _pixels(picture)
     if not isinstance(picture, np.ndarray):
         raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}.")
     if picture.ndim == 2:
@@ -186,6 +182,14 @@ def as_array(picture: Any) -> np.ndarray:
             f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
         )
     return picture
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    if picture.mode[0] in "IF":  # 16 and 32 bits, which converting would cut to 8
+        values = np.asarray(picture)
+        fits = values.dtype.kind != "f" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
+        return values.astype(np.uint16 if fits else np.float32)
+    return np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
 
 
 def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:

@@ -36,9 +36,7 @@ class WeightAverage:
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, currents = [], []
-        for average, current in zip(
-            self.module.state_dict().values(), model.state_dict().values(), strict=True
-        ):
+        for average, current in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
             if average.is_floating_point():
                 averages.append(average)
                 currents.append(current)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pictures import to_channels
 from atrous.data.transforms import Augment, augment
+from atrous.errors import AtrousError
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def make_loader(samples: AugmentedSamples, order: EpochOrder, workers: int) -> D
         order: which, when.
         workers: processes, ≥ 0; 0 reads in this process.
     """
-    return DataLoader(
+    return _Loader(
         samples,
         batch_sampler=order,
         num_workers=workers,
@@ -115,7 +116,16 @@ def make_loader(samples: AugmentedSamples, order: EpochOrder, workers: int) -> D
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
     )
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            yield from super().__iter__()
+        except AtrousError as error:  # a worker's comes with its traceback written into the message
+            raise AtrousError(str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()) from error
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -127,6 +137,13 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
     images, labels, names = zip(*samples, strict=True)
+    sizes = {image.shape[1:]: name for image, name in zip(images, names, strict=True)}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{name} {height}×{width}" for (height, width), name in sizes.items())
+        raise AtrousError(
+            f"pictures of one batch differ in size ({listed}): set augment.crop to [height, width], or "
+            "train.batch_size to 1."
+        )
     return Batch(torch.stack(images), torch.stack(labels), names)
 
 

@@ -247,16 +247,17 @@ def nearest_field(name: str) -> str:
 
 def _check_fields(record: Any, kind: type, prefix: str) -> None:
     if not isinstance(record, dict):
-        raise AtrousError(
-            f"{prefix.rstrip('.') or 'a recipe'} must be a mapping of fields to values, got {record!r}."
-        )
+        raise AtrousError(f"{prefix.rstrip('.') or 'a recipe'} must be a mapping of fields to values, got {record!r}.")
     known = {item.name: item.default_factory for item in dataclasses.fields(kind)}
+    optional = {item.name for item in dataclasses.fields(kind) if item.default is None}
     for name, value in record.items():
         if name not in known:
             raise AtrousError(f"unknown recipe field '{prefix}{name}'.{nearest_field(prefix + str(name))}")
         nested = known[name]
         if isinstance(nested, type) and dataclasses.is_dataclass(nested):
             _check_fields(value, nested, f"{prefix}{name}.")
+        elif value is None and name not in optional:
+            raise AtrousError(f"{prefix}{name} has no value: give one, or leave the line out for the default.")
 
 
 def _put(record: dict[str, Any], path: list[str], value: Any) -> None:

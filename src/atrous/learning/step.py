@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from atrous.learning.depthwise import FastDepthwise
 from atrous.models import SegmentationModel
 from atrous.models.layers import Normalize
 
@@ -38,7 +39,8 @@ class TrainingStep(nn.Module):
         """
         images = self.normalize(raw_images)
         mixed = self.precision != torch.float32
-        with torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed):
+        autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
+        with autocast, FastDepthwise():
             scores = self.model.scores(images)
         losses = [self.loss(output, labels, self.model.align_corners) for output in scores.values()]
         return torch.stack(losses).sum()

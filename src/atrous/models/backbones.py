@@ -120,7 +120,8 @@ class Backbone(nn.Module):
             if isinstance(template, nn.Conv2d) and isinstance(module, nn.Conv2d):
                 module.stride, module.dilation = template.stride, template.dilation
                 if not isinstance(module, SameConv2d):
-                    module.padding = template.padding
+                    # Where ConvNeXt's even kernels lose their stride, timm swaps in SAME padding.
+                    module.padding = "same" if isinstance(template, Conv2dSame) else template.padding
             elif _has_no_state(template) and repr(template) != repr(module):
                 _replace(self.net, path, template)  # pools of a shortcut become identities, and back
         self.output_stride = output_stride

@@ -32,9 +32,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
-            raise AtrousError(
-                f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}."
-            )
+            raise AtrousError(f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}.")
         if min(self.std) <= 0:
             raise AtrousError(f"std must be positive in every channel, got {self.std}.")
         if self.enlarge <= 0:
@@ -125,9 +123,7 @@ def placeholder_classes(num_classes: int) -> dict[str, Any]:
     count = max(num_classes, 2)  # one logit separates two classes
     return {
         "classes": tuple(f"class {index}" for index in range(count)),
-        "colors": tuple(
-            (shade, shade, shade) for shade in (round(255 * i / (count - 1)) for i in range(count))
-        ),
+        "colors": tuple((shade, shade, shade) for shade in (round(255 * i / (count - 1)) for i in range(count))),
         "raw": tuple((index,) for index in range(count)),
     }
 

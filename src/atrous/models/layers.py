@@ -76,12 +76,8 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float], enlarge: float = 1.0) -> None:
         super().__init__()
         self.enlarge = enlarge
-        self.register_buffer(
-            "mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False
-        )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, raw_images: Tensor) -> Tensor:
         """N×C×H×W of any dtype → N×C×H'×W' float32, with H' = round(enlarge·H)."""
@@ -135,9 +131,7 @@ def conv_norm_relu(
     )
 
 
-def separable_conv(
-    in_channels: int, out_channels: int, *, rate: int = 1, depthwise_norm: bool = True
-) -> nn.Sequential:
+def separable_conv(in_channels: int, out_channels: int, *, rate: int = 1, depthwise_norm: bool = True) -> nn.Sequential:
     """Depthwise 3×3 atrous convolution, then pointwise 1×1, norm, ReLU (arXiv:1802.02611 §3.1).
 
     Args:

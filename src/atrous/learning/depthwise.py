@@ -1,0 +1,139 @@
+"""A fast backward pass for depthwise convolutions on CPUs, where the library's own is up to twenty times too slow.
+
+oneDNN has a fast forward kernel for every depthwise convolution, but falls back to slow code in the backward pass of
+5×5 and dilated ones. Both gradients of a depthwise convolution are themselves depthwise convolutions, so the fast
+kernel serves for them too: the input's gradient convolves the output's with the mirrored weight; the weight's gradient
+convolves the input with the output's gradient as one large kernel, stride and rate changing places.
+Measured in benchmarks/train.py; equal to the library's gradients up to rounding (tests/learning/test_depthwise.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class FastDepthwise(TorchFunctionMode):
+    """While active, depthwise 2-D convolutions on the CPU get the fast backward pass; models need not know."""
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d and not kwargs and len(args) == 7 and _is_depthwise(*args):
+            image, weight, _, stride, padding, dilation, _ = args
+            return _convolve(image, weight, _pair(stride), _pair(padding), _pair(dilation))
+        return func(*args, **kwargs)
+
+
+def _is_depthwise(
+    image: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> bool:
+    return (
+        image.device.type == "cpu"
+        and bias is None
+        and not isinstance(padding, str)
+        and groups == image.shape[1] == weight.shape[0] > 1
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _convolve(
+    image: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):  # autocast acts below this level, so its rule is applied here
+        dtype = torch.get_autocast_dtype("cpu")
+        image, weight = image.to(dtype), weight.to(dtype)
+    result: Any = _Depthwise.apply(image, weight, stride, padding, dilation)
+    return result
+
+
+class _Depthwise(torch.autograd.Function):
+    """N×C×H×W and C×1×k×l → N×C×H'×W'."""
+
+    @staticmethod
+    def forward(ctx, image, weight, stride, padding, dilation):
+        ctx.save_for_backward(image, weight)
+        ctx.geometry = stride, padding, dilation
+        return F.conv2d(image, weight, None, stride, padding, dilation, image.shape[1])
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        image, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        stride, padding, dilation = ctx.geometry
+        for_image = for_weight = None
+        if ctx.needs_input_grad[0]:
+            if stride == (1, 1):
+                for_image = _image_gradient(gradient, weight, padding, dilation)
+            else:  # only the bfloat16 kernel is slow here
+                for_image = _library(gradient, image, weight, ctx.geometry, torch.float32, (True, False)).to(
+                    image.dtype
+                )
+        if ctx.needs_input_grad[1]:
+            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # the one case whose own kernel is fast
+                for_weight = _library(gradient, image, weight, ctx.geometry, image.dtype, (False, True))
+            else:
+                for_weight = _weight_gradient(gradient, image, weight.shape[-2:], *ctx.geometry).to(weight.dtype)
+        return for_image, for_weight, None, None, None
+
+
+def _image_gradient(gradient: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """Of a convolution with stride 1: the output's gradient, convolved with the mirrored weight."""
+    margins = [(weight.shape[2 + side] - 1) * dilation[side] - padding[side] for side in (0, 1)]
+    crops = [min(margin, 0) for margin in margins]  # padded by more than the kernel reaches: cut instead
+    gradient = F.pad(gradient, (crops[1], crops[1], crops[0], crops[0])) if min(crops) < 0 else gradient
+    margins = [max(margin, 0) for margin in margins]
+    return F.conv2d(gradient, weight.flip(2, 3), None, 1, margins, dilation, gradient.shape[1])
+
+
+def _weight_gradient(
+    gradient: Tensor,
+    image: Tensor,
+    kernel: Sequence[int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """The image convolved with the output's gradient, every channel of every picture with its own."""
+    count, channels, height, width = gradient.shape
+    needed = [
+        stride[side] * (gradient.shape[2 + side] - 1) + (kernel[side] - 1) * dilation[side] + 1 for side in (0, 1)
+    ]
+    after = [needed[side] - padding[side] - image.shape[2 + side] for side in (0, 1)]
+    padded = F.pad(image, (padding[1], after[1], padding[0], after[0]))
+    # One picture of N·C channels, channels innermost, is what the fast kernel wants.
+    rows = padded.permute(2, 3, 0, 1).reshape(1, *needed, count * channels).permute(0, 3, 1, 2)
+    kernels = gradient.reshape(count * channels, 1, height, width)
+    each = F.conv2d(rows, kernels, None, dilation, 0, stride, count * channels)
+    return each.reshape(count, channels, 1, *kernel).float().sum(0)
+
+
+def _library(
+    gradient: Tensor, image: Tensor, weight: Tensor, geometry: Any, dtype: torch.dtype, wanted: tuple[bool, bool]
+) -> Tensor:
+    stride, padding, dilation = geometry
+    gradients = torch.ops.aten.convolution_backward(
+        gradient.to(dtype),
+        image.to(dtype),
+        weight.to(dtype),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        image.shape[1],
+        [*wanted, False],
+    )
+    return gradients[0] if wanted[0] else gradients[1]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))

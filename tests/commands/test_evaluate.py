@@ -1,0 +1,220 @@
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import atrous
+from atrous import model_file
+from atrous.cli import main
+from atrous.commands.evaluate import evaluate, matching_classes, warnings
+from atrous.data.dataset import open_dataset
+from atrous.data.labels import ClassTable, default_colors
+from atrous.errors import AtrousError
+from atrous.inference.segmenter import Segmenter
+from atrous.learning.metrics import ConfusionMatrix
+
+RAW = {0: 0, 7: 1, 8: 1, 300: 2}  # raw value → class index, as classes.yaml says; 65535 is ignored
+
+
+def slow_matrix(model: Path, folder: Path, names: list[str]) -> list[list[int]]:
+    """Counted pixel by pixel from the Segmenter's own masks and the mask files."""
+    segmenter = Segmenter(model, device="cpu", precision="float32")
+    counts = [[0] * 3 for _ in range(3)]
+    for name in names:
+        predicted = segmenter(folder / "images" / f"{name}.png").mask.ravel().tolist()
+        truth = np.asarray(Image.open(folder / "masks" / f"{name}.png")).ravel().tolist()
+        for t, p in zip(truth, predicted, strict=True):
+            if t != 65535:
+                counts[RAW[t]][p] += 1
+    return counts
+
+
+@pytest.fixture(scope="module")
+def results(model, shapes) -> dict:
+    return evaluate(model, shapes, split="test", device="cpu")
+
+
+def test_the_matrix_is_that_of_a_slow_loop(results, model, shapes):
+    expected = slow_matrix(model, shapes, ["test_0", "test_1", "test_2"])
+    assert results["confusion"] == expected
+    assert sum(map(sum, expected)) == 3 * 47 * 64  # the first row of each mask is ignored
+    assert all(expected[index][index] for index in range(3))  # not vacuous
+
+
+def test_scores_follow_from_the_matrix(results):
+    counts = np.array(results["confusion"])
+    hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    iou = hits / (true + predicted - hits)
+    assert results["miou"] == pytest.approx(iou.mean())
+    assert results["pixel_accuracy"] == pytest.approx(hits.sum() / counts.sum())
+    assert results["mean_accuracy"] == pytest.approx((hits / true).mean())
+    assert results["frequency_weighted_iou"] == pytest.approx((true / counts.sum() * iou).sum())
+    assert results["dice"] == pytest.approx((2 * hits / (true + predicted)).mean())
+    assert [entry["iou"] for entry in results["classes"]] == pytest.approx(iou.tolist())
+    assert [entry["pixels_true"] for entry in results["classes"]] == true.tolist()
+    assert [entry["pixels_predicted"] for entry in results["classes"]] == predicted.tolist()
+    assert [entry["name"] for entry in results["classes"]] == ["ground", "box", "disc"]
+    assert results["classes"][1]["color"] == [220, 40, 40]
+    assert results["absent"] == []
+
+
+def test_the_record_says_what_was_measured(results, model, shapes):
+    assert results["model"] == str(model)
+    assert results["data"] == str(shapes.resolve())
+    assert (results["split"], results["images"]) == ("test", 3)
+    assert (results["engine"], results["precision"]) == ("torch", "float32")
+    assert [entry["name"] for entry in results["per_image"]] == ["test_0", "test_1", "test_2"]
+    for entry in results["per_image"]:
+        assert Path(entry["image"]).is_file()
+        assert Path(entry["mask"]).is_file()
+
+
+def test_each_picture_alone_adds_up(results, model, shapes, tmp_path):
+    for name, entry in zip(["test_0", "test_1", "test_2"], results["per_image"], strict=True):
+        matrix = ConfusionMatrix(3)
+        matrix.counts += np.array(slow_matrix(model, shapes, [name]))
+        assert entry["miou"] == pytest.approx(matrix.miou)
+        assert entry["pixel_accuracy"] == pytest.approx(matrix.pixel_accuracy)
+
+
+def test_json_is_what_is_returned(results, model, shapes, tmp_path, capsys):
+    path = tmp_path / "new" / "scores.json"
+    words = ["evaluate", model, shapes, "--split", "test", "--json", path, "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == results
+    assert f"mIoU {results['miou']:.4f}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_order_of_pictures_does_not_matter(results, model, fresh_shapes):
+    (fresh_shapes / "splits" / "test.txt").write_text("test_2\ntest_0\ntest_1")
+    assert evaluate(model, fresh_shapes, split="test", device="cpu")["confusion"] == results["confusion"]
+
+
+def test_classes_are_matched_by_name_whatever_their_order(results, model, fresh_shapes):
+    other = ClassTable(("disc", "ground", "box"), default_colors(3), ((300,), (0,), (7, 8)), (65535,))
+    other.to_yaml(fresh_shapes / "classes.yaml")
+    again = evaluate(model, fresh_shapes, split="test", device="cpu")
+    assert again["confusion"] == results["confusion"]
+    assert again["miou"] == results["miou"]
+
+
+def test_raw_values_may_differ_from_those_of_the_training(results, model, fresh_shapes):
+    for path in (fresh_shapes / "masks").iterdir():
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.select([mask == 0, mask == 7, mask == 300], [10, 20, 30], 99).astype(np.uint8)).save(path)
+    ClassTable(("ground", "box", "disc"), default_colors(3), ((10,), (20,), (30,)), (99,)).to_yaml(
+        fresh_shapes / "classes.yaml"
+    )
+    assert evaluate(model, fresh_shapes, split="test", device="cpu")["confusion"] == results["confusion"]
+
+
+def test_data_with_fewer_classes_is_measured_and_the_absent_are_named(model, fresh_shapes):
+    ClassTable(("ground", "box"), default_colors(2), ((0, 300), (7, 8)), (65535,)).to_yaml(
+        fresh_shapes / "classes.yaml"
+    )
+    results = evaluate(model, fresh_shapes, split="test", device="cpu")
+    assert results["classes"][2]["pixels_true"] == 0
+    assert results["classes"][2]["iou"] == 0  # it is predicted, so it counts
+    assert results["classes"][2]["accuracy"] is None
+
+
+def test_a_class_that_is_nowhere_is_left_out(model, fresh_shapes, tmp_path):
+    loaded = model_file.load(model)
+    with torch.no_grad():
+        loaded.classifier.bias[2] = -1e6
+    atrous.save(loaded, tmp_path / "m.safetensors")
+    ClassTable(("ground", "box"), default_colors(2), ((0, 300), (7, 8)), (65535,)).to_yaml(
+        fresh_shapes / "classes.yaml"
+    )
+    results = evaluate(tmp_path / "m.safetensors", fresh_shapes, split="test", device="cpu")
+    assert results["absent"] == ["disc"]
+    assert results["classes"][2]["iou"] is results["classes"][2]["dice"] is None
+    assert results["miou"] == pytest.approx(np.mean([entry["iou"] for entry in results["classes"][:2]]))
+
+
+def test_classes_unknown_to_the_model_are_refused(model, fresh_shapes, capsys):
+    ClassTable(("ground", "box", "dog"), default_colors(3), ((0,), (7, 8), (300,)), (65535,)).to_yaml(
+        fresh_shapes / "classes.yaml"
+    )
+    assert main(["evaluate", str(model), str(fresh_shapes)]) == 2
+    error = capsys.readouterr().err
+    assert "classes this model does not know: dog. The model's are: ground, box, disc." in error
+
+
+def test_matching_classes():
+    table = ClassTable(("b", "c"), default_colors(2), ((0,), (1,)), (255,))
+    remap = matching_classes(table, ["a", "b", "c"])
+    assert remap[:2].tolist() == [1, 2]
+    assert (remap[2:] == 255).all()
+    assert remap.dtype == np.uint8
+    with pytest.raises(AtrousError, match="does not know: c"):
+        matching_classes(table, ["a", "b"])
+
+
+def test_a_collapsed_model_is_told_apart_from_a_good_pixel_accuracy(model, shapes, tmp_path, capsys):
+    loaded = model_file.load(model)
+    with torch.no_grad():
+        loaded.classifier.bias[0] = 1e6
+    atrous.save(loaded, tmp_path / "m.safetensors")
+    results = evaluate(tmp_path / "m.safetensors", shapes, device="cpu")
+    assert results["pixel_accuracy"] > 0.7
+    (warning,) = results["warnings"]
+    assert "collapsed to 1 of 3 classes" in warning
+    assert "never predicted, though present in the truth: box, disc" in warning
+    assert "warning: the model has collapsed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_rare_class_that_is_never_predicted_is_no_collapse():
+    matrix = ConfusionMatrix(3)
+    matrix.counts += [[500, 0, 0], [0, 490, 0], [5, 5, 0]]
+    assert warnings(matrix, ["a", "b", "c"]) == ["never predicted, though present in the truth: c."]
+    matrix.counts[2] = 0
+    assert warnings(matrix, ["a", "b", "c"]) == []
+
+
+def test_a_one_logit_model_is_measured_as_two_classes(fresh_shapes, tmp_path):
+    torch.manual_seed(0)
+    small = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "low_channels": 8}
+    model = atrous.create_model("deeplabv3plus", num_classes=1, **small)
+    model.info = dataclasses.replace(model.info, classes=("ground", "thing"))
+    atrous.save(model, tmp_path / "m.safetensors")
+    ClassTable(("ground", "thing"), default_colors(2), ((0,), (7, 8, 300)), (65535,)).to_yaml(
+        fresh_shapes / "classes.yaml"
+    )
+    results = evaluate(tmp_path / "m.safetensors", fresh_shapes, device="cpu")
+    assert np.array(results["confusion"]).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "tets"], "unknown split .*'tets'. Did you mean 'test'"),
+        (["--layout", "vok"], "Did you mean 'voc'"),
+        (["--device", "cuda:77"], "device"),
+        (["--precision", "float8"], "unknown precision 'float8'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage(model, shapes, capsys, words, message):
+    assert main(["evaluate", str(model), str(shapes), *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_damaged_data_is_named(model, fresh_shapes):
+    (fresh_shapes / "images" / "test_1.png").write_bytes(b"")
+    with pytest.raises(AtrousError, match=r"test_1\.png: the file is empty"):
+        evaluate(model, fresh_shapes, split="test", device="cpu")
+    (fresh_shapes / "masks" / "test_0.png").unlink()
+    with pytest.raises(AtrousError, match=r"test_0\.png: the picture has no mask"):
+        evaluate(model, fresh_shapes, split="test", device="cpu")
+
+
+def test_every_layout_of_the_same_split_is_open_to_it(model, shapes):
+    dataset = open_dataset(shapes)
+    counts = {split: evaluate(model, shapes, split=split, device="cpu")["images"] for split in dataset.splits}
+    assert counts == {"train": 8, "val": 3, "test": 3}

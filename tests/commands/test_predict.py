@@ -1,0 +1,209 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import atrous
+from atrous import model_file
+from atrous.cli import main
+from atrous.commands.predict import find_pictures, predict
+from atrous.data.pictures import read_raw_mask
+from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.inference.segmenter import Segmenter
+
+COLORS = np.array([(90, 60, 30), (220, 40, 40), (40, 60, 220)], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def segmenter(model) -> Segmenter:
+    return Segmenter(model, device="cpu", precision="float32")
+
+
+@pytest.fixture
+def photos(shapes, tmp_path) -> Path:
+    """Five pictures: three of the test split, one grey, one of an odd size."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.png").write_bytes((shapes / "images" / f"test_{index}.png").read_bytes())
+    picture = Image.open(folder / "0.png")
+    picture.convert("L").save(folder / "grey.tif")
+    picture.resize((37, 21)).save(folder / "odd.JPG")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def run(model, *words: object) -> int:
+    fixed = ["--device", "cpu", "--precision", "float32"]
+    return main(["predict", str(model), *map(str, words), *fixed])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder(model, segmenter, photos, tmp_path, capsys):
+    out = tmp_path / "deep" / "out"
+    assert run(model, photos, "--out", out) == 0
+    assert names(out) == ["0.png", "1.png", "2.png", "grey.png", "odd.png"]
+    assert "5 masks in" in capsys.readouterr().out
+    seen = set()
+    for picture in photos.iterdir():
+        if picture.suffix == ".txt":
+            continue
+        mask = Image.open(out / f"{picture.stem}.png")
+        assert mask.mode == "P"
+        assert mask.size == Image.open(picture).size
+        assert np.array_equal(np.asarray(mask), segmenter(picture).mask)
+        assert np.array_equal(np.asarray(mask.convert("RGB")), COLORS[np.asarray(mask)])
+        seen |= set(np.unique(mask).tolist())
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["1.png"], ["1.png"]),
+        (["[01].png"], ["0.png", "1.png"]),
+        (["*.png", "1.png", "."], ["0.png", "1.png", "2.png", "grey.png", "odd.png"]),
+        (["../**/*.tif"], ["grey.png"]),
+    ],
+)
+def test_files_and_patterns(model, photos, tmp_path, patterns, expected):
+    written = predict(model, [photos / pattern for pattern in patterns], out=tmp_path / "out", device="cpu")
+    assert names(tmp_path / "out") == expected
+    assert sorted(path.name for path in written) == expected
+    assert all(path.is_file() for path in written)
+
+
+def test_a_file_named_like_a_pattern_is_that_file(model, photos, tmp_path):
+    (photos / "0.png").rename(photos / "[12].png")
+    predict(model, [photos / "[12].png"], out=tmp_path / "out", device="cpu")
+    assert names(tmp_path / "out") == ["[12].png"]
+
+
+def test_overlays_lie_beside_the_masks(model, segmenter, photos, tmp_path):
+    out = tmp_path / "out"
+    assert run(model, photos / "1.png", photos / "grey.tif", "--overlay", "--out", out) == 0
+    assert names(out) == ["1.overlay.png", "1.png", "grey.overlay.png", "grey.png"]
+    expected = np.asarray(segmenter(photos / "1.png").overlay())
+    assert np.array_equal(np.asarray(Image.open(out / "1.overlay.png")), expected)
+
+
+def test_raw_values_are_those_of_the_training_masks(model, segmenter, photos, tmp_path):
+    assert run(model, photos / "1.png", "--raw", "--out", tmp_path / "out") == 0
+    values = np.asarray(Image.open(tmp_path / "out" / "1.png"))
+    mask = segmenter(photos / "1.png").mask
+    assert np.array_equal(values, np.array([0, 7, 300])[mask])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [((0, 0, 0), (255, 0, 0), (0, 0, 255)), (0, 1, 2), (0, 40_000, 65_535), (-1024, 0, 7), (0, 1, 70_000)],
+    ids=["colours", "small", "large", "negative", "very large"],
+)
+def test_any_raw_values_read_back(model, segmenter, photos, tmp_path, raw):
+    loaded = model_file.load(model)
+    loaded.info = dataclasses.replace(loaded.info, raw=tuple((value,) for value in raw), ignore=())
+    atrous.save(loaded, tmp_path / "m.safetensors")
+    out, fixed = tmp_path / "out", {"raw": True, "device": "cpu", "precision": "float32"}
+    predict(tmp_path / "m.safetensors", [photos / "1.png"], out=out, **fixed)
+    (written,) = out.iterdir()
+    assert np.array_equal(read_raw_mask(written), np.array(raw)[segmenter(photos / "1.png").mask])
+
+
+def test_one_bad_picture_is_skipped_and_named(model, photos, tmp_path, capsys):
+    (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:200])
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("I am no picture")
+    out = tmp_path / "out"
+    assert run(model, photos, "--out", out, "--json", tmp_path / "done.json") == 1
+    assert names(out) == ["0.png", "2.png", "grey.png", "odd.png"]
+    said = capsys.readouterr()
+    assert "3 of 7 pictures could not be used; the others are done" in said.err
+    for name in ("1.png", "empty.png", "text.jpg"):
+        assert f"skipped {photos / name}" in said.out
+    records = json.loads((tmp_path / "done.json").read_text())["pictures"]
+    assert [Path(record["image"]).name for record in records if "error" in record] == ["1.png", "empty.png", "text.jpg"]
+    with pytest.raises(SomeInputsFailed):
+        predict(model, [photos], out=out, device="cpu")
+
+
+def test_a_picture_of_a_kind_the_model_cannot_take_is_skipped(model, photos, tmp_path, capsys):
+    Image.fromarray(np.zeros((20, 30, 4), np.uint8)).save(photos / "rgba.png")  # is taken: alpha is dropped
+    Image.fromarray(np.zeros((20, 30), np.float32)).save(photos / "heights.tif")
+    assert run(model, photos, "--out", tmp_path / "out") == 1
+    assert names(tmp_path / "out") == ["0.png", "1.png", "2.png", "grey.png", "odd.png", "rgba.png"]
+    assert "float32" in capsys.readouterr().out
+
+
+def test_json_tells_what_was_done(model, segmenter, photos, tmp_path):
+    out = tmp_path / "out"
+    assert run(model, photos / "0.png", photos / "odd.JPG", "--out", out, "--json", tmp_path / "done.json") == 0
+    record = json.loads((tmp_path / "done.json").read_text())
+    assert record["model"] == str(model)
+    first, second = record["pictures"]
+    assert first["image"] == str(photos / "0.png")
+    assert second["mask"] == str(out / "odd.png")
+    mask = segmenter(photos / "0.png").mask
+    assert first["share"] == {
+        name: pytest.approx((mask == index).mean()) for index, name in enumerate(("ground", "box", "disc"))
+    }
+
+
+def test_pictures_of_the_same_name_do_not_overwrite_each_other(model, segmenter, photos, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.png").write_bytes((photos / "2.png").read_bytes())
+    Image.open(photos / "1.png").save(photos / "0.bmp")
+    given = [photos / "0.png", other / "0.png", photos / "0.bmp", photos / "1.png"]
+    written = predict(model, given, out=tmp_path / "out", device="cpu", precision="float32")
+    assert len(set(written)) == 4
+    assert written[3].name == "1.png"
+    for picture, mask in zip(given, written, strict=True):
+        assert np.array_equal(np.asarray(Image.open(mask)), segmenter(picture).mask)
+
+
+def test_folders_of_the_same_name_do_not_collide_either(model, photos, tmp_path):
+    given = []
+    for parent in "ab":
+        folder = tmp_path / parent / "day"
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes((photos / "0.png").read_bytes())
+        given.append(folder)
+    assert len({*predict(model, given, out=tmp_path / "out", device="cpu")}) == 2
+    assert len(names(tmp_path / "out")) == 2
+
+
+def test_the_same_picture_twice_is_one(photos):
+    assert find_pictures([photos / "0.png", photos / "0.png"]) == [photos / "0.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent.png"], "absent.png: no such file or folder, and no file matches"),
+        (["*.jpeg2000"], "no file matches"),
+        (["empty"], "no pictures in .*empty; known are .*.png"),
+    ],
+)
+def test_nothing_to_do(model, photos, tmp_path, capsys, words, message):
+    (photos / "empty").mkdir()
+    assert run(model, *(photos / word for word in words), "--out", tmp_path / "out") == 2
+    with pytest.raises(AtrousError, match=message):
+        find_pictures([photos / word for word in words])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_none(photos, tmp_path, capsys):
+    for path in (photos / "0.png", tmp_path / "absent.safetensors"):
+        assert run(path, photos, "--out", tmp_path / "out") == 2
+        assert "no model file" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made(model, photos, capsys):
+    assert run(model, photos / "0.png", "--out", photos / "notes.txt" / "out") == 2
+    assert "cannot make the folder" in capsys.readouterr().err

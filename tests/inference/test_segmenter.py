@@ -1,0 +1,255 @@
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import atrous
+from atrous.errors import AtrousError
+from atrous.inference.segmenter import Prediction, Segmenter, as_array, to_depth
+
+CLASSES = {
+    "classes": ("sky", "road", "tree"),
+    "colors": ((10, 20, 230), (120, 120, 120), (0, 200, 0)),
+    "raw": ((-5, 1), (300,), (7, 8, 9)),
+    "ignore": (65535,),
+}
+
+
+def make(**arguments):
+    """A small model whose answers vary over a picture."""
+    torch.manual_seed(1)
+    arguments = {"backbone": "mobilenetv2_035", "num_classes": 3, "aspp_channels": 16, "low_channels": 8, **arguments}
+    model = atrous.create_model("deeplabv3plus", **arguments).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    channels = model.info.arguments["in_channels"]
+    with torch.no_grad():  # the classes' scores take turns, by centring them on noise
+        noise = 60 * torch.randn(4, channels, 60, 70)
+        model.classifier.bias.sub_(model.scores(noise / 58)["main"].mean((0, 2, 3)))
+    classes = CLASSES if model.info.arguments["num_classes"] == 3 else {}
+    model.info = dataclasses.replace(model.info, **classes)
+    return model
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(make(), device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(blocks, (83, 61), interpolation=cv2.INTER_CUBIC)
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_the_mask_is_the_models_argmax(segmenter, picture):
+    prediction = segmenter(picture)
+    assert prediction.mask.shape == picture.shape[:2]
+    assert prediction.mask.dtype == np.uint8
+    assert len(np.unique(prediction.mask)) > 1  # not vacuous
+    model = make()
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (model.info.preprocessing.mean, model.info.preprocessing.std)
+    )
+    images = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - mean) / std
+    with torch.no_grad():
+        expected = model(images).argmax(1)[0].numpy()
+    assert (prediction.mask == expected).mean() > 0.999
+
+
+def test_path_pil_and_array_are_one_picture(segmenter, picture, tmp_path):
+    path = save(tmp_path / "picture.png", picture)
+    masks = [segmenter(given).mask for given in (picture, path, str(path), Image.fromarray(picture), Image.open(path))]
+    assert all(np.array_equal(masks[0], mask) for mask in masks)
+
+
+@pytest.mark.parametrize("kind", ["grey", "RGBA", "palette", "one bit", "16-bit", "grey with alpha"])
+def test_every_kind_of_file_is_the_same_as_pil(segmenter, picture, tmp_path, kind):
+    grey = picture[..., 0]
+    image = {
+        "grey": lambda: Image.fromarray(grey),
+        "RGBA": lambda: Image.fromarray(np.dstack([picture, grey])),
+        "palette": lambda: Image.fromarray(picture).quantize(16),
+        "one bit": lambda: Image.fromarray(grey > 127),
+        "16-bit": lambda: Image.fromarray(grey.astype(np.uint16) * 255 + 99),
+        "grey with alpha": lambda: Image.merge("LA", [Image.fromarray(grey), Image.fromarray(picture[..., 1])]),
+    }[kind]()
+    path = tmp_path / "picture.png"
+    image.save(path)
+    from_path, from_pil = segmenter(path), segmenter(image)
+    assert np.array_equal(from_path.mask, from_pil.mask)
+    assert len(np.unique(from_path.mask)) > 1
+    for prediction in (from_path, from_pil):
+        overlay = prediction.overlay()
+        assert overlay.size == image.size
+        assert overlay.mode == "RGB"
+
+
+def test_grey_and_alpha_are_what_they_look_like(segmenter, picture):
+    grey = picture[..., 0]
+    assert np.array_equal(segmenter(grey).mask, segmenter(np.dstack([grey] * 3)).mask)
+    assert np.array_equal(segmenter(grey[..., None]).mask, segmenter(grey).mask)
+    with_alpha = np.dstack([picture, grey])
+    assert np.array_equal(segmenter(with_alpha).mask, segmenter(picture).mask)
+
+
+def test_sixteen_bits_are_rescaled_to_what_the_model_was_trained_on(segmenter, picture):
+    assert np.array_equal(segmenter(picture.astype(np.uint16) * 257).mask, segmenter(picture).mask)
+    deep = make()
+    deep.info = dataclasses.replace(
+        deep.info,
+        preprocessing=dataclasses.replace(
+            deep.info.preprocessing,
+            mean=tuple(257 * value for value in deep.info.preprocessing.mean),
+            std=tuple(257 * value for value in deep.info.preprocessing.std),
+            dtype="uint16",
+        ),
+    )
+    sixteen = Segmenter(deep, device="cpu", precision="float32")
+    expected = segmenter(picture).mask
+    for given in (picture, picture.astype(np.uint16) * 257):
+        assert (sixteen(given).mask == expected).mean() > 0.999
+
+
+def test_sixteen_bit_colour_files_keep_their_bits(picture, tmp_path):
+    deep = picture.astype(np.uint16) * 257 + 3
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    assert np.array_equal(as_array(tmp_path / "deep.png"), deep)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (2, 3), (65, 64)])
+def test_any_size(segmenter, size):
+    assert segmenter(np.zeros((*size, 3), np.uint8)).mask.shape == size
+
+
+def test_one_logit_gives_two_classes(picture):
+    mask = Segmenter(make(num_classes=1), device="cpu", precision="float32")(picture).mask
+    assert set(np.unique(mask)) == {0, 1}
+
+
+def test_many_channels():
+    model = make(in_channels=12)
+    image = np.random.default_rng(0).random((40, 50, 12)).astype(np.float32) * 255
+    model.info = dataclasses.replace(
+        model.info, preprocessing=dataclasses.replace(model.info.preprocessing, dtype="float32")
+    )
+    prediction = Segmenter(model, device="cpu")(image)
+    assert prediction.mask.shape == (40, 50)
+    assert prediction.overlay().size == (50, 40)
+    with pytest.raises(AtrousError, match="3 channels and 12 are wanted"):
+        Segmenter(model, device="cpu")(image[..., :3])
+
+
+def test_enlarged_pictures_give_masks_of_their_own_size(picture):
+    model = make()
+    model.info = dataclasses.replace(
+        model.info, preprocessing=dataclasses.replace(model.info.preprocessing, enlarge=2.0)
+    )
+    assert Segmenter(model, device="cpu")(picture).mask.shape == picture.shape[:2]
+
+
+def test_a_saved_mask_reads_back_as_indices_with_the_models_colours(segmenter, picture, tmp_path):
+    prediction = segmenter(picture)
+    prediction.save(tmp_path / "mask.png")
+    back = Image.open(tmp_path / "mask.png")
+    assert back.mode == "P"
+    assert np.array_equal(np.asarray(back), prediction.mask)
+    colours = np.asarray(CLASSES["colors"], np.uint8)[prediction.mask]
+    assert np.array_equal(np.asarray(back.convert("RGB")), colours)
+
+
+def test_the_raw_mask_holds_the_first_raw_value_of_each_class(segmenter, picture):
+    prediction = segmenter(picture)
+    raw = prediction.raw_mask()
+    for index, value in enumerate((-5, 300, 7)):
+        assert np.array_equal(raw == value, prediction.mask == index)
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.55, 1.0])
+def test_an_overlay_mixes_picture_and_colours(segmenter, picture, opacity):
+    prediction = segmenter(picture)
+    colours = np.asarray(CLASSES["colors"], np.float32)[prediction.mask]
+    expected = picture * (1 - opacity) + colours * opacity
+    assert np.abs(np.asarray(prediction.overlay(opacity)) - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_deep_picture_is_stretched_to_be_seen(segmenter, dtype):
+    ramp = np.linspace(1000, 5000, 40 * 60).reshape(40, 60, 1).astype(dtype)
+    shown = np.asarray(Prediction(np.zeros((40, 60), np.uint8), ramp, segmenter.info).overlay(0.0))
+    assert shown.shape == (40, 60, 3)
+    assert shown.min() == 0
+    assert shown.max() == 255
+    assert (np.diff(shown[..., 0].ravel().astype(int)) >= 0).all()
+
+
+def test_a_prediction_tells_its_largest_classes(segmenter):
+    mask = np.array([[1, 1, 1, 0]], np.uint8)
+    text = repr(Prediction(mask, np.zeros((1, 4, 3), np.uint8), segmenter.info))
+    assert text == "Prediction(1×4: road 75%, sky 25%)"
+
+
+def test_a_model_file_is_enough(segmenter, picture, tmp_path):
+    atrous.save(make(), tmp_path / "model.safetensors")
+    for path in (tmp_path / "model.safetensors", str(tmp_path / "model.safetensors")):
+        loaded = Segmenter(path, device="cpu", precision="float32")
+        assert loaded.info == segmenter.info
+        assert np.array_equal(loaded(picture).mask, segmenter(picture).mask)
+
+
+def test_bfloat16_answers_almost_the_same(segmenter, picture):
+    half = Segmenter(make(), device="cpu", precision="bfloat16")
+    assert (half(picture).mask == segmenter(picture).mask).mean() > 0.9
+    assert half.engine.precision == "bfloat16"
+    assert segmenter.engine.precision == "float32"
+    assert segmenter.engine.device == "cpu"
+
+
+def test_the_picture_is_left_alone(segmenter, picture):
+    before = picture.copy()
+    segmenter(picture).overlay()
+    assert np.array_equal(picture, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "a path, a PIL image or an array, got int"),
+        (np.zeros((4, 5, 3), np.int64), "int64"),
+        (np.zeros((4, 5, 3), bool), "bool"),
+        (np.zeros(7, np.uint8), r"\(7,\)"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"\(2, 4, 5, 3\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\)"),
+        (np.zeros((4, 5, 2), np.uint8), "2 channels and 3 are wanted"),
+        (np.zeros((4, 5, 3), np.float32), "float32"),
+        ("absent.png", "absent.png: no such file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_picture_for_this_model_is_refused(segmenter, given, message):
+    with pytest.raises(AtrousError, match=message):
+        segmenter(given)
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda:99"}, {"device": "gpu"}, {"precision": "float16"}])
+def test_unknown_devices_and_precisions_are_refused(options):
+    with pytest.raises(AtrousError, match="unknown"):
+        Segmenter(make(), **options)
+
+
+def test_depth_is_kept_where_it_fits_and_rounds_where_not():
+    values = np.array([[[0, 256, 257, 65535]]], np.uint16)
+    assert to_depth(values, "uint16") is values
+    assert to_depth(values, "float32") is values
+    assert to_depth(values, "uint8").tolist() == [[[0, 1, 1, 255]]]
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    assert np.array_equal(to_depth(to_depth(every, "uint16"), "uint8"), every)

@@ -1,0 +1,125 @@
+"""Which way imports point, and what importing costs; see docs/architecture.md."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import atrous
+
+SOURCE = Path(atrous.__file__).parent
+
+#: What each room may import from this package, besides itself. "atrous" is the package's own root.
+LOW = {"errors"}
+ALLOWED = {
+    "errors": set(),
+    "console": set(),
+    "charts": LOW,
+    "device": LOW,
+    "models": LOW,
+    "data": LOW,
+    "model_file": LOW | {"models"},
+    "run_folder": LOW | {"model_file"},
+    "weights": LOW | {"models", "data", "model_file", "console", "device"},
+    "learning": LOW | {"models", "data", "model_file", "console", "device"},
+    "inference": LOW | {"models", "data", "model_file", "console", "device"},
+    "create": LOW | {"models", "data", "model_file", "weights"},
+    "__main__": {"cli"},
+}
+ROOMS = {path.stem for path in SOURCE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__pycache__"}
+ALLOWED["commands"] = ROOMS - {"cli", "__main__"} | {"atrous"}
+ALLOWED["cli"] = ROOMS - {"__main__"} | {"atrous"}
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Full names of all that a file imports, also inside its functions and for type checkers."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides its room"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    parts = [name.split(".") for name in imported_modules(path) if name.split(".")[0] == "atrous"]
+    return {part[1] if len(part) > 1 and part[1] in ROOMS else "atrous" for part in parts}
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert ALLOWED.keys() == ROOMS
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_one_way(path):
+    room = room_of(path)
+    assert imported_rooms(path) - {room} <= ALLOWED[room]
+
+
+def test_the_device_room_needs_torch_only():
+    outside = {name.split(".")[0] for name in imported_modules(SOURCE / "device.py")}
+    assert outside - {"atrous"} - sys.stdlib_module_names == {"torch"}
+
+
+def test_only_the_model_file_and_checkpoint_write_and_read_weights():
+    """Nothing unpickles, but the adapters of foreign checkpoints."""
+    for path in FILES:
+        names = set(imported_modules(path))
+        assert not any(name.split(".")[0] in ("pickle", "joblib", "dill", "shelve") for name in names), path
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            if ast.unparse(call.func) in ("torch.load", "np.load"):
+                assert room_of(path) == "weights", path
+                assert "weights_only=True" in ast.unparse(call), path
+
+
+def test_no_function_hides_a_module_beside_it():
+    """`from atrous.data import survey` must never mean two things, depending on what was imported before."""
+    for path in [*FILES, SOURCE / "__init__.py"]:
+        modules = {other.stem for other in path.parent.iterdir() if other.is_dir() or other.suffix == ".py"}
+        own = {path.stem}  # `train` in commands/train.py is the verb
+        tree = ast.parse(path.read_text()).body
+        names = {node.name for node in tree if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert not names & (modules - own), path
+        if path.stem == "__init__":  # what a package exports sits right beside its modules
+            exported = {alias.asname or alias.name for n in tree if isinstance(n, ast.ImportFrom) for alias in n.names}
+            assert not exported & (modules - own), path
+    assert not set(atrous.__all__) & ROOMS
+
+
+def test_every_command_is_a_function_of_its_files_name():
+    for path in sorted((SOURCE / "commands").glob("[a-z]*.py")):
+        functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        assert path.stem in functions
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level packages loaded once `code` has run in a fresh process."""
+    code += "\nimport sys; print('MODULES', *{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+def test_import_atrous_is_light():
+    assert not modules_after("import atrous") & {"torch", "numpy", "PIL", "cv2", "timm"}
+
+
+def test_help_is_light():
+    loaded = modules_after("from atrous.cli import main; assert main(['--help']) == 0")
+    assert not loaded & {"torch", "jsonargparse", "numpy", "PIL", "cv2", "rich"}
+
+
+def test_public_names_all_exist():
+    for name in atrous.__all__:
+        assert getattr(atrous, name) is not None
+    with pytest.raises(AttributeError, match="'atrous' has no attribute 'Segmentor'"):
+        _ = atrous.Segmentor

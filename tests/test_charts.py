@@ -55,16 +55,12 @@ def test_a_short_run_is_drawn_as_it_is() -> None:
 
 @pytest.mark.parametrize("points", [[(0.0, 0.0)], [(5.0, 0.3)], [(1.0, -2.0), (2.0, 4.0)]])
 def test_a_chart_is_well_formed_and_inside_its_frame(points: list[tuple[float, float]]) -> None:
-    svg = line_chart(
-        "a <title>", [Curve("<a>", points), Curve("b", points)], "{:g}".format, mark=(*points[-1], "<m>")
-    )
+    svg = line_chart("a <title>", [Curve("<a>", points), Curve("b", points)], "{:g}".format, mark=(*points[-1], "<m>"))
     root = ElementTree.fromstring(svg)
     assert {"<a>", "<m>"} <= {text.text for text in root.iter("text")}
     circles = list(root.iter("circle"))
     assert len(circles) == 2 * len(points) + 1
-    assert all(
-        0 <= float(c.get("cx", "nan")) <= 360 and 0 <= float(c.get("cy", "nan")) <= 232 for c in circles
-    )
+    assert all(0 <= float(c.get("cx", "nan")) <= 360 and 0 <= float(c.get("cy", "nan")) <= 232 for c in circles)
 
 
 def test_sparkline_skips_what_is_not_known() -> None:

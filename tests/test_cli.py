@@ -61,7 +61,7 @@ def test_train_explains_every_field_of_a_recipe(capsys):
         (["frobnicate"], "unknown verb 'frobnicate'."),
         (["--trian"], "unknown verb '--trian'"),
         (["train", "--optim.learningrate", "3"], "unknown flag '--optim.learningrate'."),
-        (["train", "--train.epoch=3"], "unknown flag '--train.epoch'. Did you mean 'train.epochs'?"),
+        (["train", "--train.epoch=3"], "unknown flag '--train.epoch'. Did you mean '--train.epochs'?"),
         (["train"], "no data given"),
         (["predict"], "required: model, paths"),
         (["evaluate", "model", "data", "--splot", "val"], "--splot"),

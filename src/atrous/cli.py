@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import inspect
 import os
@@ -51,12 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AtrousError as error:
         print(f"atrous: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `atrous … | head`
+        sys.stderr.close()
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"atrous: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"atrous: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `atrous … | head`
-        sys.stderr.close()
-        return 0
 
 
 def verbs() -> dict[str, str]:
@@ -97,6 +101,7 @@ def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[st
         if name != "recipe":
             _add_argument(parser, parameter, hints[name], help_of.get(name))
     if "recipe" not in hints:
+        _check_flags(parser, words)
         return vars(parser.instantiate(parser.parse_args(words)))
     return _parse_recipe(parser, words, hints["recipe"])
 
@@ -117,22 +122,40 @@ def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_tex
 
 def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
     """A recipe's file comes first, or is that of the run to resume; every field of it is a flag too."""
-    from atrous.learning.recipe import nearest_field, read_recipe
+    from atrous.learning.recipe import read_recipe
 
     parser.usage = f"{parser.prog} RECIPE.yaml [--any.field VALUE]"
     parser.add_class_arguments(recipe)
     parser.add_argument("--config", action="config", help="the recipe's file, also as the first word")
-    if "--resume" in words[:-1] and words[0].startswith("-"):
-        words = [str(Path(words[words.index("--resume") + 1]) / "config.yaml"), *words]
+    resumed = _value_of("--resume", words)
+    if resumed and words[0].startswith("-"):
+        words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
         read_recipe(words[0])  # its messages are better than the parser's
         words = ["--config", *words]
-    flags = {option for action in parser._actions for option in action.option_strings}
-    for word in words:
-        flag = word.partition("=")[0]
-        if flag.startswith("--") and flag not in flags:
-            raise AtrousError(f"unknown flag '{flag}'.{nearest_field(flag[2:])}")
+    _check_flags(parser, words)
     values = vars(parser.instantiate(parser.parse_args(words)))
     values.pop("config")
     fields = {name: values.pop(name) for name in recipe.__dataclass_fields__}
     return {"recipe": recipe(**fields), **values}
+
+
+def _check_flags(parser: Any, words: list[str]) -> None:
+    """Refuses an unknown flag before the parser does, with the nearest match."""
+    flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in flags and not flag.startswith("--model.arguments."):
+            near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise AtrousError(f"unknown flag '{flag}'.{hint} (`{parser.prog} --help` lists all)")
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    """The value given to a flag, as `--flag value` or `--flag=value`."""
+    for index, word in enumerate(words):
+        if word == flag:
+            return words[index + 1] if index + 1 < len(words) else None
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None

@@ -1,8 +1,13 @@
-"""How commands talk to people: plain sentences and one progress bar, both on standard error's side of things."""
+"""How commands talk to people: plain sentences and one progress bar, on standard output."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,4 +33,17 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
+
+
+def write_json(results: Any, path: Path) -> None:
+    """Writes results for machines to read, and says where.
+
+    Args:
+        results: plain dicts, lists, strings and numbers.
+        path: the file; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"written: {escape(str(path))}")

@@ -12,15 +12,17 @@ from atrous.errors import unknown_name
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device by name; "auto" takes the GPU where there is one.
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device by name; "auto" takes the CUDA GPU where there is one.
 
     Args:
-        name: "auto", "cpu", "cuda", "cuda:1", "mps".
+        name: "auto", "cpu", "cuda", "cuda:1", "mps"; a device is given back as it is.
 
     Raises:
         AtrousError: no such device here.
     """
+    if isinstance(name, torch.device):
+        return name
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     present = ["auto", "cpu"]

@@ -88,8 +88,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"data: {{root: '{data}', layout: folder}}\nname: <i>tiny</i>\n")
     lines = [
-        {"kind": "train", "step": step, "epoch": step // 10, "loss": 3 / step, "lr": 0.01}
-        for step in range(1, 41)
+        {"kind": "train", "step": step, "epoch": step // 10, "loss": 3 / step, "lr": 0.01} for step in range(1, 41)
     ]
     lines[7]["loss"] = float("nan")
     lines += [
@@ -106,7 +105,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     killed = '\n{"kind": "train", "step": 41, "lo'
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + killed)
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of(data, segmenter)))
-    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path: segmenter)
+    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, precision: segmenter)
     monkeypatch.setattr("atrous.model_file.read_info", lambda path: INFO)
     return folder
 
@@ -175,9 +174,7 @@ def test_names_from_data_are_escaped(run: Path) -> None:
 
 def test_every_class_is_named_and_the_absent_one_as_absent(run: Path) -> None:
     page = page_of(run)
-    rows = re.findall(
-        r"<tr( class=\"absent\")?>\s*<td><span class=\"name\">.*?</i>(.*?)</span>(.*?)</tr>", page, re.S
-    )
+    rows = re.findall(r"<tr( class=\"absent\")?>\s*<td><span class=\"name\">.*?</i>(.*?)</span>(.*?)</tr>", page, re.S)
     assert {unescape(name) for _, name, _ in rows} == set(NAMES)
     absent, name, cells = rows[-1]
     assert (bool(absent), name) == (True, NAMES[ABSENT])
@@ -307,9 +304,7 @@ def test_best_and_worst_never_share_a_picture(count: int) -> None:
     best, worst = best_and_worst([{"name": "unmeasured", "miou": None}, *scored])
     names = [record["name"] for record in best + worst]
     assert len(set(names)) == len(names) == min(count, 6)
-    assert [record["miou"] for record in best + worst] == sorted(
-        (i["miou"] for i in best + worst), reverse=True
-    )
+    assert [record["miou"] for record in best + worst] == sorted((i["miou"] for i in best + worst), reverse=True)
     assert not count or best[0]["name"] == str(count - 1)
 
 
@@ -317,9 +312,7 @@ def test_metrics_alone_make_a_page_that_says_how_to_go_on(run: Path, data: Path)
     (run / "evaluation.json").unlink()
     page = unescape(page_of(run))
     assert "There is no evaluation.json" in page
-    assert (
-        f"atrous evaluate '{run}/best.safetensors' {data} --split val --json '{run}/evaluation.json'" in page
-    )
+    assert f"atrous evaluate '{run}/best.safetensors' {data} --split val --json '{run}/evaluation.json'" in page
     assert '<p class="figure">60.0' in page
 
 

@@ -17,9 +17,10 @@ import atrous
 from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate
-from atrous.commands.train import channel_statistics, train
+from atrous.commands.train import train
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
+from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
 
@@ -264,7 +265,7 @@ def test_init_with_the_same_classes_keeps_everything(model, tiny, tmp_path):
 
 
 def test_init_with_nothing_that_fits_is_refused(model, tiny, tmp_path):
-    other = {"aspp_channels": 30, "low_channels": 12, "num_classes": 5, "separable": False}
+    other = {"aspp_channels": 30, "low_channels": 12, "separable": False}
     recipe = tiny(model__backbone="resnet18", model__arguments=other)
     with pytest.raises(AtrousError, match=r"nothing of the given model fits: .* mobilenetv2_035, .* resnet18"):
         train(recipe, out=tmp_path / "run", init=model)
@@ -334,7 +335,7 @@ def test_data_with_errors_is_refused_before_training(fresh_shapes, recipe_file, 
         (["--augment.crop", "[20, 20]", "--train.batch_size", "1"], "one picture of 20×20 px"),
         (["--optim.lr", "fast"], "optim.lr"),
         (["--optim.learning_rate", "1"], "unknown flag '--optim.learning_rate'"),
-        (["--train.epoch", "1"], "unknown flag '--train.epoch'. Did you mean 'train.epochs'"),
+        (["--train.epoch", "1"], "unknown flag '--train.epoch'. Did you mean '--train.epochs'"),
         (["--train.epochs", "0"], "train.epochs must be 1 or more"),
         (["--train.device", "cuda:77"], "device"),
         (["--init", "/absent/model.safetensors"], "no model file at"),

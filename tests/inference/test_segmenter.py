@@ -57,9 +57,8 @@ def test_the_mask_is_the_models_argmax(segmenter, picture):
     assert prediction.mask.dtype == np.uint8
     assert len(np.unique(prediction.mask)) > 1  # not vacuous
     model = make()
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in (model.info.preprocessing.mean, model.info.preprocessing.std)
-    )
+    preprocessing = model.info.preprocessing
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     images = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - mean) / std
     with torch.no_grad():
         expected = model(images).argmax(1)[0].numpy()

@@ -48,16 +48,15 @@ class Training:
     def save(self, path):
         save_checkpoint(
             path,
-            weights=self.model.state_dict(),
-            average=self.average.module.state_dict() if self.average else None,
+            model=self.model,
+            average=self.average,
             optimizer=self.optimizer,
             progress=PROGRESS,
         )
         return path
 
     def load(self, path):
-        average = self.average.module if self.average else None
-        return load_checkpoint(path, model=self.model, average=average, optimizer=self.optimizer)
+        return load_checkpoint(path, model=self.model, average=self.average, optimizer=self.optimizer)
 
     def state(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -115,7 +114,7 @@ def test_a_model_file_is_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"num_classes": 4}, {"backbone": "mobilenetv2_050"}, {"aspp_conv": True}], ids=lambda other: [*other][0]
+    "other", [{"num_classes": 4}, {"backbone": "mobilenetv2_050"}, {"aspp_conv": True}], ids=" ".join
 )
 def test_a_checkpoint_of_another_model_is_refused(saved, other):
     with pytest.raises(AtrousError, match="no checkpoint of this run"):

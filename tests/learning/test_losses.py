@@ -152,5 +152,5 @@ def test_class_weights_for_nothing():
     assert class_weights([1, 2], "none") is None
     with pytest.raises(AtrousError, match="no labelled pixel"):
         class_weights([0, 0], "log")
-    with pytest.raises(AtrousError, match="unknown class weighting 'inverse_sqr'. Did you mean 'inverse_sqrt'"):
+    with pytest.raises(AtrousError, match=r"unknown class weighting 'inverse_sqr'\. Did you mean 'inverse_sqrt'"):
         class_weights([1, 2], "inverse_sqr")

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -58,7 +60,7 @@ def test_momentum_is_of_sgd_and_adams_first_beta():
 
 
 def test_unknown_optimiser():
-    with pytest.raises(AtrousError, match="unknown optimiser 'adamww'. Did you mean 'adamw'"):
+    with pytest.raises(AtrousError, match=r"unknown optimiser 'adamww'\. Did you mean 'adamw'"):
         make_optimizer("adamww", [])
 
 
@@ -66,7 +68,7 @@ def test_poly_is_the_papers_formula():
     factors = [poly(step, 100) for step in range(100)]
     assert factors[0] == 1
     assert factors[50] == pytest.approx(0.5**0.9)
-    assert all(a > b for a, b in zip(factors, factors[1:], strict=False))
+    assert all(a > b for a, b in pairwise(factors))
     assert factors[-1] > 0
     assert poly(75, 100, power=2) == pytest.approx(0.0625)
 
@@ -74,7 +76,7 @@ def test_poly_is_the_papers_formula():
 def test_poly_warms_up_linearly_to_one():
     factors = [poly(step, 20, warmup=4) for step in range(20)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[4:]))
     assert all(0 < factor <= 1 for factor in factors)
 
 

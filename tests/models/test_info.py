@@ -37,9 +37,7 @@ def test_a_trip_through_json_changes_nothing(info):
     assert Info.from_dict(through_json(info)) == info
 
 
-@pytest.mark.parametrize(
-    "field", [field.name for field in dataclasses.fields(Info) if field.default is dataclasses.MISSING][:6]
-)
+@pytest.mark.parametrize("field", ["architecture", "arguments", "preprocessing", "classes", "colors", "raw"])
 def test_a_missing_field_is_an_error(field):
     record = through_json(FULL)
     del record[field]

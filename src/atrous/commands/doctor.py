@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from json import dumps
 from pathlib import Path
 
 import cv2
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from atrous.console import write_json
 from atrous.data.dataset import CLASSES_FILE
 from atrous.data.examine import Diagnosis, examine
 from atrous.data.findings import Finding
@@ -42,7 +42,7 @@ def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False
         diagnosis = examine_with_progress(data, layout, console)
     show(diagnosis, console)
     if json is not None:
-        json.write_text(dumps(diagnosis.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(diagnosis.as_json(), json)
     return 2 if diagnosis.errors else 0
 
 

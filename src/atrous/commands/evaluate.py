@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_format
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from atrous.console import console, progress_bar
+from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
-from atrous.data.sample import Sample
+from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.metrics import ConfusionMatrix, number
@@ -83,9 +81,7 @@ def evaluate(
     }
     _print(results)
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(json_format.dumps(results, indent=1))
-        console.print(f"written: {escape(str(json))}")
+        write_json(results, json)
     return results
 
 
@@ -106,7 +102,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     measured = Measurement(ConfusionMatrix(len(segmenter.info.classes)))
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(items), note="")
-        for item, sample in zip(items, _read_ahead(dataset, items), strict=True):
+        for item, sample in zip(items, in_background(dataset.read, items), strict=True):
             truth = remap[sample.label]
             one = ConfusionMatrix(len(segmenter.info.classes))
             one.update(truth, segmenter.segment(segmenter.prepare(sample.image)))
@@ -188,16 +184,6 @@ def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
     remap = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     remap[: len(table.names)] = [list(names).index(name) for name in table.names]
     return remap
-
-
-def _read_ahead(dataset: Dataset, items: Sequence[Item]) -> Iterator[Sample]:
-    """Samples in order, each decoded while the one before is segmented."""
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(dataset.read, items[0])
-        for item in items[1:]:
-            current, upcoming = upcoming, reader.submit(dataset.read, item)
-            yield current.result()
-        yield upcoming.result()
 
 
 def _print(results: dict[str, Any]) -> None:

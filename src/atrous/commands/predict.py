@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import glob
-import json as json_format
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from rich.markup import escape
 
-from atrous.console import console, progress_bar
+from atrous.console import console, progress_bar, write_json
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
-from atrous.inference.segmenter import Prediction, Segmenter, as_array
+from atrous.inference.segmenter import Prediction, Segmenter, as_array, table_of
+
+if TYPE_CHECKING:
+    from atrous.models.info import Info
+
+#: Masks that may wait for the disk before the network waits for it.
+WRITES_WAITING = 8
 
 
 def predict(
@@ -49,35 +57,36 @@ def predict(
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
     pictures = find_pictures(paths)
-    targets = _targets(pictures, out)
     segmenter = Segmenter(model, device=device, precision=precision)
-    records, failures, written = [], 0, []
+    targets = _targets(pictures, out, ".tif" if raw and not _fits_png(segmenter.info) else ".png")
+    records, pending = [], deque[Future[str | None]]()
     with progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(pictures), note="")
-        writes: list[Future] = []
-        for path, image in zip(pictures, _read_ahead(pictures), strict=True):
+        for path, image in zip(pictures, in_background(_read, pictures), strict=True):
             record: dict = {"image": str(path)}
+            records.append(record)
             try:
                 if isinstance(image, AtrousError):
                     raise image
                 prediction = Prediction(segmenter.segment(segmenter.prepare(image)), image, segmenter.info)
-                writes.append(writer.submit(_write, prediction, targets[path], overlay, raw))
                 record |= {"mask": str(targets[path]), "share": _shares(prediction)}
-                written.append(targets[path])
-            except AtrousError as error:
-                failures += 1
-                record["error"] = str(error)
-                console.print(f"[red]skipped[/] {escape(str(error))}")
-            records.append(record)
+                pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
+            except (AtrousError, MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
+                record["error"] = f"{path}: {error}" if not isinstance(error, AtrousError) else str(error)
+            while len(pending) > WRITES_WAITING:  # a disk slower than the network must not fill the memory
+                pending.popleft().result()
             progress.update(task, advance=1)
-        for write in writes:
-            write.result()
+        while pending:
+            pending.popleft().result()
+    failures = [record for record in records if "error" in record]
+    for record in failures:
+        console.print(f"[red]skipped[/] {escape(record['error'])}")
     if json is not None:
-        json.write_text(json_format.dumps({"model": str(model), "pictures": records}, indent=1))
-    console.print(f"{len(written)} masks in {escape(str(out))}")
+        write_json({"model": str(model), "pictures": records}, json)
+    console.print(f"{len(records) - len(failures)} masks in {escape(str(out))}")
     if failures:
-        raise SomeInputsFailed(f"{failures} of {len(pictures)} pictures could not be used; the others are done.")
-    return written
+        raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be used; the others are done.")
+    return [targets[path] for path in pictures]
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
@@ -89,11 +98,11 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            matches = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+            matches = sorted(file for file in path.iterdir() if _is_picture(file))
         elif path.exists():
             matches = [path]
         else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (absolute patterns)
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
             if not matches:
                 raise AtrousError(f"{path}: no such file or folder, and no file matches it as a pattern.")
         found |= dict.fromkeys(matches)
@@ -104,31 +113,35 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _targets(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each mask goes; pictures of the same name from different folders keep their folder's name."""
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _targets(pictures: Sequence[Path], out: Path, suffix: str) -> dict[Path, Path]:
+    """Where each mask goes; pictures of the same name from different folders keep their folder's name.
+
+    Raises:
+        AtrousError: the folder cannot be made, or a mask would overwrite a picture.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AtrousError(f"cannot make the folder {out}: {error.strerror}.") from error
-    stems = [path.stem for path in pictures]
-    targets, taken = {}, set()
+    stems = Counter(path.stem for path in pictures)
+    targets, taken = {}, {path.resolve() for path in pictures}
     for path in pictures:
-        name = path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}_{path.name}"
-        while name in taken:
+        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}_{path.name}"
+        if (out / f"{name}{suffix}").resolve() == path.resolve():
+            raise AtrousError(f"the mask of {path} would overwrite it: give another folder with --out.")
+        while (out / f"{name}{suffix}").resolve() in taken or _overlay(out / f"{name}{suffix}").resolve() in taken:
             name += "_"
-        taken.add(name)
-        targets[path] = out / f"{name}.png"
+        targets[path] = out / f"{name}{suffix}"
+        taken |= {targets[path].resolve(), _overlay(targets[path]).resolve()}
     return targets
 
 
-def _read_ahead(pictures: Sequence[Path]) -> Iterator[np.ndarray | AtrousError]:
-    """Pictures in order, each decoded while the one before is segmented; an unreadable one is its error."""
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(_read, pictures[0])
-        for path in pictures[1:]:
-            current, upcoming = upcoming, reader.submit(_read, path)
-            yield current.result()
-        yield upcoming.result()
+def _overlay(target: Path) -> Path:
+    return target.with_suffix(".overlay.png")
 
 
 def _read(path: Path) -> np.ndarray | AtrousError:
@@ -138,19 +151,22 @@ def _read(path: Path) -> np.ndarray | AtrousError:
         return error
 
 
-def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool) -> None:
-    if raw:
-        _write_raw(prediction.raw_mask(), target)
-    else:
-        prediction.save(target)
-    if overlay:
-        prediction.overlay().save(target.with_suffix(".overlay.png"))
+def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, record: dict) -> None:
+    """Writes one picture's files; what fails is noted in its record."""
+    try:
+        if raw:
+            Image.fromarray(prediction.raw_mask()).save(target)
+        else:
+            prediction.save(target)
+        if overlay:
+            prediction.overlay().save(_overlay(target))
+    except (OSError, TypeError) as error:
+        record["error"] = f"{target} cannot be written: {error}"
 
 
-def _write_raw(mask: np.ndarray, target: Path) -> None:
-    """PNG where it holds the values; TIFF for negative or large ones."""
-    fits_png = mask.dtype in (np.uint8, np.uint16)
-    Image.fromarray(mask).save(target if fits_png else target.with_suffix(".tif"))
+def _fits_png(info: Info) -> bool:
+    """Whether every raw value of the model's classes fits a PNG; negative and large ones need a TIFF."""
+    return table_of(info).decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
 
 
 def _shares(prediction: Prediction) -> dict[str, float]:

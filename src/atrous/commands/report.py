@@ -225,7 +225,8 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     try:
         dataset = open_dataset(run.data, settings.get("layout") if trained_on_it else None)
-        segmenter = Segmenter(run.model_file)
+        # as it was measured, so that pictures and scores agree
+        segmenter = Segmenter(run.model_file, precision=run.evaluation.get("precision") or "auto")
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
     groups, notes = [], []

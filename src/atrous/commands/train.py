@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +16,7 @@ from torch import nn
 
 import atrous
 from atrous import model_file
-from atrous.commands.doctor import examine_with_progress, show
+from atrous.commands.doctor import examine_with_progress
 from atrous.commands.evaluate import Measurement, evaluate, measure
 from atrous.console import console, progress_bar
 from atrous.create import create_model
@@ -53,7 +53,6 @@ class Progress:
     batch: int = 0
     step: int = 0
     best_miou: float = -1.0
-    best_epoch: int = -1
     stale: int = 0
     seconds: float = 0.0
 
@@ -73,47 +72,36 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
     Raises:
         AtrousError: unusable data (every problem named), an impossible recipe, or a loss that is not finite.
     """
-    dataset = _open_data(recipe)
-    run = resume or _new_run(out, recipe.name)
+    if init is not None:
+        recipe = replace(recipe, model=replace(recipe.model, init=str(Path(init).resolve())))
+    dataset, pixels = _open_data(recipe)
     torch.manual_seed(recipe.seed)
     keep_freed_memory()
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
-    model = _build_model(recipe, dataset, init)
+    model = _build_model(recipe, dataset, fresh=resume is None)
+    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
+    progress = Progress()
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.to(device)
-    loss = CrossEntropy(_weights(recipe, dataset), recipe.loss.label_smoothing)
-    step = TrainingStep(model, loss, precision).to(device)
-    optimizer = make_optimizer(
-        recipe.optim.name,
-        parameter_groups(
-            model,
-            lr=recipe.optim.lr,
-            weight_decay=recipe.optim.weight_decay,
-            backbone_lr=recipe.optim.backbone_lr,
-        ),
-        momentum=recipe.optim.momentum,
-    )
-    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
-    progress = Progress()
+    optimizer = _make_optimizer(recipe, model)
     if resume is not None:
-        saved = load_checkpoint(
-            run / "checkpoints" / "last.safetensors",
-            model=model,
-            average=average.module if average else None,
-            optimizer=optimizer,
-        )
+        saved = load_checkpoint(_checkpoint(resume), model=model, average=average, optimizer=optimizer)
         progress = Progress(**saved)
-    write_recipe(recipe, run / "config.yaml")
-    _say_start(run, recipe, dataset, model, device, precision, progress)
+    loss = CrossEntropy(class_weights(pixels, recipe.loss.class_weights), recipe.loss.label_smoothing)
+    step = TrainingStep(model, loss, precision).to(device)
+    run = resume or _new_run(out, recipe.name)
     trainer = _Trainer(recipe, run, dataset, step, optimizer, average, progress)
+    write_recipe(recipe, run / "config.yaml")
+    trainer.save()  # so that there is something to resume from the first moment on
+    _say_start(run, recipe, dataset, step, device)
     trainer.run_all()
     return _finish(recipe, run, dataset)
 
 
 class _Trainer:
-    """The loop: its state is `progress`, the weights and the optimiser, and nothing else."""
+    """The loop: its state is `progress`, the weights, the optimiser and torch's random state, all checkpointed."""
 
     def __init__(
         self,
@@ -139,7 +127,7 @@ class _Trainer:
             fill=preprocessing.mean,
         )
         self.order = EpochOrder(len(samples), recipe.train.batch_size, recipe.seed)
-        self.loader = make_loader(samples, self.order, recipe.data.workers)
+        self.loader = make_loader(samples, self.order, recipe.data.workers, pin_memory=self.device.type == "cuda")
         self.steps_per_epoch = -(-len(self.order) // recipe.optim.accumulate)
         self.total = recipe.train.epochs * self.steps_per_epoch
         self.val_items: tuple[Item, ...] = dataset.split(recipe.data.val)
@@ -150,57 +138,68 @@ class _Trainer:
         try:
             with stop_on_signal() as stopped, progress_bar() as bar:
                 task = bar.add_task("training", total=self.total, completed=self.progress.step, note="")
-                while self.progress.epoch < self.recipe.train.epochs and not self._is_done():
+                while not self._is_done():
                     self._run_epoch(
                         log, stopped, lambda note: bar.update(task, completed=self.progress.step, note=note)
                     )
-                    self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+                    self.save()  # before the validation, which may fail or be stopped
+                    if self.progress.batch >= len(self.order):
+                        self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
                     if self.progress.epoch % self.recipe.train.validate_every == 0 or self._is_last():
                         self._validate(log)
-                    self._save()
+                    self.save()
+                    self._stop_if(stopped)
+                if self.progress.best_miou < 0:  # stopped after its time was up, before it was measured
+                    self._validate(log)
+                    self.save()
         finally:
             log.close()
 
     def _run_epoch(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[str], None]) -> None:
+        """The rest of an epoch, or as much as there is time for."""
         self.model.train()
         self.order.start(self.progress.epoch, self.progress.batch)
-        accumulate, batches = self.recipe.optim.accumulate, len(self.order)
-        started, pictures, losses = time.perf_counter(), 0, []
+        started, before, pictures, losses = time.perf_counter(), self.progress.seconds, 0, []
+        names: list[str] = []
         for batch in self.loader:
-            factor = poly(
-                self.progress.step,
-                self.total,
-                power=self.recipe.schedule.power,
-                warmup=int(self.recipe.schedule.warmup * self.total),
-                floor=self.recipe.schedule.floor,
-            )
-            set_learning_rate(self.optimizer, factor)
-            losses.append(self._backward(batch, accumulate))
+            self._set_learning_rate()
+            losses.append(self._backward(batch))
             pictures += len(batch.names)
+            names += batch.names
             self.progress.batch += 1
-            if self.progress.batch % accumulate and self.progress.batch < batches:
+            self.progress.seconds = before + time.perf_counter() - started
+            if self.progress.batch % self.recipe.optim.accumulate and self.progress.batch < len(self.order):
                 continue
-            norm = self._update(batch.names)
-            elapsed = time.perf_counter() - started
-            rate, loss = pictures / elapsed, sum(losses) / len(losses)
+            norm = self._update(names)
+            names = []
+            rate, loss = pictures / (self.progress.seconds - before), sum(losses) / len(losses)
             show(f"epoch {self.progress.epoch + 1}  loss {loss:.3f}  {rate:.1f} images/s")
-            if self.progress.step % LOG_EVERY == 0:
+            if self.progress.step % LOG_EVERY == 0 or self.progress.step == self.total:
                 log.train(
                     step=self.progress.step,
-                    epoch=self.progress.epoch,
+                    epoch=self.progress.epoch + 1,
                     loss=loss,
-                    lr=self.recipe.optim.lr * factor,
+                    lr=self.optimizer.param_groups[-1]["lr"],
                     images_per_second=rate,
                     grad_norm=norm,
                 )
-                self.progress.seconds += elapsed
-                started, pictures, losses = time.perf_counter(), 0, []
-            if stopped():
-                self._save()
-                raise Interrupted(f"The run is saved; go on with: atrous train --resume {self.run}")
-        self.progress.seconds += time.perf_counter() - started
+                started, before, pictures, losses = time.perf_counter(), self.progress.seconds, 0, []
+            self._stop_if(stopped)
+            if self._time_is_up():
+                return
 
-    def _backward(self, batch: Batch, accumulate: int) -> float:
+    def _set_learning_rate(self) -> None:
+        schedule = self.recipe.schedule
+        factor = poly(
+            self.progress.step,
+            self.total,
+            power=schedule.power,
+            warmup=int(schedule.warmup * self.total),
+            floor=schedule.floor,
+        )
+        set_learning_rate(self.optimizer, factor)
+
+    def _backward(self, batch: Batch) -> float:
         images = batch.images.to(self.device, non_blocking=True)
         if self.recipe.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -208,7 +207,10 @@ class _Trainer:
         value = loss.item()
         if not math.isfinite(value):
             self._stop_on_nonfinite("loss", value, batch.names)
-        (loss / accumulate).backward()
+        # The last group of an epoch may hold fewer batches than the others.
+        accumulate = self.recipe.optim.accumulate
+        first_of_group = self.progress.batch - self.progress.batch % accumulate
+        (loss / min(accumulate, len(self.order) - first_of_group)).backward()
         return value
 
     def _stop_on_nonfinite(self, what: str, value: float, names: Sequence[str]) -> NoReturn:
@@ -234,13 +236,13 @@ class _Trainer:
 
     def _validate(self, log: RunLog) -> None:
         judged = self.average.module if self.average else self.model
-        segmenter = Segmenter(judged, device=str(self.device), precision=precision_name(self.step.precision))
+        segmenter = Segmenter(judged, device=self.device, precision=precision_name(self.step.precision))
         measured = measure(segmenter, self.dataset, self.val_items)
         scores = measured.confusion.summary()
         per_class = {name: number(iou) for name, iou in zip(judged.info.classes, measured.confusion.iou, strict=True)}
         log.validation(
             step=self.progress.step,
-            epoch=self.progress.epoch,
+            epoch=self._epochs_begun(),
             seconds=self.progress.seconds,
             per_class=per_class,
             **scores,
@@ -255,12 +257,12 @@ class _Trainer:
         better = miou > self.progress.best_miou
         minutes = self.progress.seconds / 60
         log.say(
-            f"epoch {self.progress.epoch}/{self.recipe.train.epochs}: val mIoU {miou:.4f}"
+            f"epoch {self._epochs_begun()}/{self.recipe.train.epochs}: val mIoU {miou:.4f}"
             f"{' (best)' if better else ''}, {minutes:.1f} min of training"
         )
         self.progress.stale = 0 if better else self.progress.stale + 1
         if better:
-            self.progress.best_miou, self.progress.best_epoch = miou, self.progress.epoch
+            self.progress.best_miou = miou
             info = replace(
                 judged.info,
                 scores={self.recipe.data.val: measured.confusion.summary()},
@@ -276,85 +278,109 @@ class _Trainer:
             "made_on": time.strftime("%Y-%m-%d"),
             "recipe": self.recipe.name,
             "data": Path(self.recipe.data.root).name,
-            "epoch": self.progress.epoch,
+            "epoch": self._epochs_begun(),
             "training_minutes": round(self.progress.seconds / 60, 1),
         }
 
+    def _epochs_begun(self) -> int:
+        return self.progress.epoch + (self.progress.batch > 0)
+
     def _is_done(self) -> bool:
-        patience, minutes = self.recipe.train.patience, self.recipe.train.minutes
+        patience = self.recipe.train.patience
         if patience and self.progress.stale >= patience:
             console.print(f"stopping early: no better mIoU in {patience} validations.")
             return True
-        return bool(minutes) and self.progress.seconds >= 60 * minutes
+        return self._is_last()
 
     def _is_last(self) -> bool:
-        minutes = self.recipe.train.minutes
-        return self.progress.epoch == self.recipe.train.epochs or (
-            bool(minutes) and self.progress.seconds >= 60 * minutes
-        )
+        return self.progress.epoch >= self.recipe.train.epochs or self._time_is_up()
 
-    def _save(self) -> None:
+    def _time_is_up(self) -> bool:
+        minutes = self.recipe.train.minutes
+        return bool(minutes) and self.progress.seconds >= 60 * minutes
+
+    def _stop_if(self, stopped: Callable[[], bool]) -> None:
+        if stopped():
+            self.save()
+            raise Interrupted(f"The run is saved; go on with: atrous train --resume {self.run}")
+
+    def save(self) -> None:
+        """Writes everything that is needed to go on."""
         save_checkpoint(
-            self.run / "checkpoints" / "last.safetensors",
-            weights=self.model.state_dict(),
-            average=self.average.module.state_dict() if self.average else None,
+            _checkpoint(self.run),
+            model=self.model,
+            average=self.average,
             optimizer=self.optimizer,
             progress=vars(self.progress),
         )
 
 
-def _open_data(recipe: Recipe) -> Dataset:
-    """The dataset, examined first unless the recipe says otherwise."""
-    if not recipe.data.root:
+def _checkpoint(run: Path) -> Path:
+    return run / "checkpoints" / "last.safetensors"
+
+
+def _open_data(recipe: Recipe) -> tuple[Dataset, Sequence[int]]:
+    """The dataset, examined first unless the recipe says otherwise, and the training pixels of each class."""
+    data = recipe.data
+    if not data.root:
         raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
-    if recipe.data.check:
-        diagnosis = examine_with_progress(Path(recipe.data.root), recipe.data.layout, console)
-        if diagnosis.errors:
-            show(diagnosis, console)
+    counted: Mapping[str, Sequence[int]] = {}
+    if data.check:
+        diagnosis = examine_with_progress(Path(data.root), data.layout, console)
         diagnosis.raise_for_errors()
-    dataset = open_dataset(recipe.data.root, recipe.data.layout)
+        counted = diagnosis.pixels
+    dataset = open_dataset(data.root, data.layout)
     for note in dataset.notes:
         console.print(escape(note))
-    for split in (recipe.data.train, recipe.data.val):
+    for split in (data.train, data.val):
         if not dataset.split(split):
-            raise AtrousError(f"the split '{split}' of {recipe.data.root} has no pictures.")
-    return dataset
+            raise AtrousError(f"the split '{split}' of {data.root} has no pictures.")
+        if split not in counted:
+            counted = {**counted, split: class_pixels(dataset, split)}
+        if not sum(counted[split]):
+            raise AtrousError(f"the split '{split}' of {data.root} has no labelled pixel: nothing to learn or measure.")
+    return dataset, counted[data.train]
 
 
-def _build_model(recipe: Recipe, dataset: Dataset, init: Path | None) -> SegmentationModel:
+def _build_model(recipe: Recipe, dataset: Dataset, *, fresh: bool) -> SegmentationModel:
+    """The recipe's model over the dataset's classes; a resumed one gets weights and preprocessing later."""
     first = read_picture(dataset.split(recipe.data.train)[0].image)
-    table = dataset.classes
-    arguments = {
+    table, init = dataset.classes, recipe.model.init
+    found = int(first.shape[2])
+    channels = recipe.model.in_channels or {2: 1, 4: 3}.get(found, found)  # alpha is no input
+    owned: dict[str, Any] = {
         "backbone": recipe.model.backbone,
         "output_stride": recipe.model.output_stride,
-        "in_channels": recipe.model.in_channels or {2: 1, 4: 3}.get(first.shape[2], first.shape[2]),
-        "num_classes": len(table.names),
-        **recipe.model.arguments,
+        "in_channels": channels,
+        "num_classes": 1 if recipe.model.arguments.get("num_classes") == 1 and len(table) == 2 else len(table),
     }
-    pretrained = recipe.model.pretrained and init is None
+    arguments = {**recipe.model.arguments, **owned}
+    for name, value in recipe.model.arguments.items():
+        if name in owned and owned[name] != value:
+            raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
+    pretrained = recipe.model.pretrained and fresh and init is None
     model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
-    preprocessing = replace(model.info.preprocessing, enlarge=recipe.train.enlarge, dtype=first.dtype.name)
-    fit = recipe.data.statistics == "fit" or (recipe.data.statistics == "auto" and first.dtype != np.uint8)
-    if fit:
-        mean, std = channel_statistics(dataset, recipe.data.train, arguments["in_channels"])
-        preprocessing = replace(preprocessing, mean=mean, std=std)
     model.info = replace(
         model.info,
-        preprocessing=preprocessing,
+        preprocessing=replace(model.info.preprocessing, enlarge=recipe.train.enlarge, dtype=first.dtype.name),
         classes=table.names,
         colors=table.colors,
         raw=table.raw,
         ignore=table.ignore,
     )
-    if init is not None:
+    if fresh and init is not None:
         console.print(escape(start_from(model, model_file.load(init))))
+    statistics = recipe.data.statistics
+    if fresh and (statistics == "fit" or (statistics == "auto" and first.dtype != np.uint8)):
+        mean, std = channel_statistics(dataset, recipe.data.train, channels)
+        model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))
     return model
 
 
-def _weights(recipe: Recipe, dataset: Dataset) -> list[float] | None:
-    if recipe.loss.class_weights == "none":
-        return None
-    return class_weights(class_pixels(dataset, recipe.data.train), recipe.loss.class_weights)
+def _make_optimizer(recipe: Recipe, model: SegmentationModel) -> torch.optim.Optimizer:
+    optim = recipe.optim
+    groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
+    return make_optimizer(optim.name, groups, momentum=optim.momentum)
 
 
 def _new_run(out: Path | None, name: str) -> Path:
@@ -371,24 +397,15 @@ def _new_run(out: Path | None, name: str) -> Path:
     return run
 
 
-def _say_start(
-    run: Path,
-    recipe: Recipe,
-    dataset: Dataset,
-    model: SegmentationModel,
-    device: torch.device,
-    precision: torch.dtype,
-    progress: Progress,
-) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+def _say_start(run: Path, recipe: Recipe, dataset: Dataset, step: TrainingStep, device: torch.device) -> None:
+    parameters = sum(parameter.numel() for parameter in step.model.parameters())
     train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
     console.print(
-        f"{model.info.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
-        f"{len(dataset.classes.names)} classes; {train_count} pictures to learn from, {val_count} to choose on; "
-        f"{device} {precision_name(precision)}, {torch.get_num_threads()} threads"
+        f"{recipe.model.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
+        f"{len(dataset.classes)} classes; {train_count} pictures to learn from, {val_count} to choose on; "
+        f"{device} {precision_name(step.precision)}, {torch.get_num_threads()} threads"
     )
-    going_on = f" (going on from epoch {progress.epoch + 1})" if progress.step else ""
-    console.print(f"run: {escape(str(run))}{going_on}   watch: tensorboard --logdir {escape(str(run))}")
+    console.print(f"run: {escape(str(run))}   watch: tensorboard --logdir {escape(str(run))}")
 
 
 def _finish(recipe: Recipe, run: Path, dataset: Dataset) -> Path:

@@ -14,6 +14,8 @@ from atrous.data.pictures import read_picture, to_channels
 from atrous.errors import AtrousError, unknown_name
 
 if TYPE_CHECKING:
+    import torch
+
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
@@ -87,7 +89,7 @@ class Segmenter:
     """Runs a model on pictures of any size.
 
     Args:
-        model: a model file's path, or a module with `.info`.
+        model: a model file's path, or a module with `.info`, which is put into evaluation mode and on the device.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
 
@@ -105,7 +107,9 @@ class Segmenter:
         (40, 60)
     """
 
-    def __init__(self, model: str | Path | SegmentationModel, *, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, model: str | Path | SegmentationModel, *, device: str | torch.device = "auto", precision: str = "auto"
+    ) -> None:
         import torch
 
         from atrous import model_file
@@ -113,12 +117,12 @@ class Segmenter:
         from atrous.inference.pipeline import Pipeline
 
         if isinstance(model, str | Path):
-            model = model_file.load(model)
+            model = model_file.load(model).to(memory_format=torch.channels_last)
         self.info: Info = model.info
         self._device = pick_device(device)
         self._dtype = pick_precision(precision, self._device)
         self._align_corners = model.align_corners
-        self._pipeline = Pipeline(model.to(memory_format=torch.channels_last)).to(self._device)
+        self._pipeline = Pipeline(model).to(self._device)
         reason = "the only engine installed" if precision == "auto" and device == "auto" else "as asked"
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from atrous.errors import AtrousError
+from atrous.learning.average import WeightAverage
 from atrous.model_file import write_safetensors
+from atrous.models import Info, SegmentationModel
 
 
 def save_checkpoint(
     path: Path,
     *,
-    weights: dict[str, Tensor],
-    average: dict[str, Tensor] | None,
+    model: SegmentationModel,
+    average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
 ) -> None:
@@ -26,8 +28,8 @@ def save_checkpoint(
 
     Args:
         path: the file; at every moment it holds the old state or the new one, whole.
-        weights: the model's state dict.
-        average: of the averaged weights, or None.
+        model: whose weights and info are kept.
+        average: of its weights, or None.
         optimizer: whose state is kept.
         progress: JSON-serialisable: epoch, step, best score, elapsed time.
 
@@ -35,24 +37,27 @@ def save_checkpoint(
         AtrousError: the file cannot be written.
     """
     state = optimizer.state_dict()
-    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in (average or {}).items()}
+    tensors = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.module.state_dict().items()}
     for index, slots in state["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items() if value is not None}
     tensors["random.torch"] = torch.get_rng_state()
-    record = {"groups": state["param_groups"], "progress": progress}
+    record = {"info": model.info.to_dict(), "progress": progress}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous-checkpoint": json.dumps(record)}, path)
 
 
 def load_checkpoint(
-    path: Path, *, model: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer
+    path: Path, *, model: SegmentationModel, average: WeightAverage | None, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Puts a checkpoint's state back, in place.
 
+    Learning rates and weight decays stay as the optimiser has them, so that a recipe changed on resuming counts.
+
     Args:
         path: written by `save_checkpoint`.
-        model: gets the weights.
+        model: gets the weights and the info.
         average: gets the averaged weights, or None.
         optimizer: gets its state.
 
@@ -70,12 +75,15 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         model.load_state_dict(_under("weights.", tensors))
         if average is not None:
-            average.load_state_dict(_under("average.", tensors))
+            average.module.load_state_dict(_under("average.", tensors))
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", tensors).items():
             index, _, slot = name.partition(".")
             slots.setdefault(int(index), {})[slot] = tensor
-        optimizer.load_state_dict({"state": slots, "param_groups": record["groups"]})
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        model.info = Info.from_dict(record["info"])
+        if average is not None:
+            average.module.info = model.info
         torch.set_rng_state(tensors["random.torch"])
         return record["progress"]
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,13 +33,18 @@ class Batch:
     labels: Tensor
     names: tuple[str, ...]
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies in the background; the loader calls it."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
+
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):
     """Yields batches of (epoch, index), in an order that is a pure function of (seed, epoch).
 
     Args:
         size: number of samples.
-        batch_size: ≥ 1; the last batch of an epoch may be shorter.
+        batch_size: ≥ 1; the last batch of an epoch may be shorter, but a last single picture joins the batch before
+            it, because batch norm learns nothing from one.
         seed: of the order.
     """
 
@@ -53,12 +59,15 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for start in range(self.first_batch * self.batch_size, self.size, self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+        for batch in range(self.first_batch, len(self)):
+            start = batch * self.batch_size
+            end = self.size if batch == len(self) - 1 else start + self.batch_size
+            yield [(self.epoch, int(index)) for index in order[start:end]]
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        return -(-self.size // self.batch_size)
+        whole, rest = divmod(self.size, self.batch_size)
+        return max(1, whole + (rest > 1))
 
 
 class AugmentedSamples(TorchDataset):
@@ -99,13 +108,14 @@ class AugmentedSamples(TorchDataset):
         return to_tensor(image), torch.from_numpy(np.ascontiguousarray(label)), sample.name
 
 
-def make_loader(samples: AugmentedSamples, order: EpochOrder, workers: int) -> DataLoader:
+def make_loader(samples: AugmentedSamples, order: EpochOrder, workers: int, pin_memory: bool = False) -> DataLoader:
     """A loader of `Batch`es.
 
     Args:
         samples: what is read.
         order: which, when.
         workers: processes, ≥ 0; 0 reads in this process.
+        pin_memory: for training on a GPU.
     """
     return _Loader(
         samples,
@@ -115,7 +125,7 @@ def make_loader(samples: AugmentedSamples, order: EpochOrder, workers: int) -> D
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
     )
 
@@ -148,6 +158,7 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the training decides
     # The training's own threads need the cores, and OpenCV's pool does not survive a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -110,8 +110,8 @@ def class_weights(pixels: Sequence[int], how: str) -> list[float] | None:
 
     Args:
         pixels: labelled pixels per class; a class that never occurs gets the largest weight of those that do.
-        how: "none"; "inverse_sqrt", 1/√frequency; "median_frequency" (arXiv:1411.4734 §6.3.2); "log",
-            1/ln(1.02 + frequency) (ENet, arXiv:1606.02147 §4).
+        how: "none"; "inverse_sqrt", 1/√frequency, or the milder "inverse_fourth_root"; "median_frequency"
+            (arXiv:1411.4734 §6.3.2); "log", 1/ln(1.02 + frequency) (ENet, arXiv:1606.02147 §4).
 
     Raises:
         AtrousError: unknown name, or no labelled pixel at all.
@@ -119,6 +119,7 @@ def class_weights(pixels: Sequence[int], how: str) -> list[float] | None:
     formulas = {
         "none": None,
         "inverse_sqrt": lambda f: 1 / np.sqrt(f),
+        "inverse_fourth_root": lambda f: f**-0.25,
         "median_frequency": lambda f: np.median(f) / f,
         "log": lambda f: 1 / np.log(1.02 + f),
     }

@@ -59,7 +59,7 @@ def poly(step: int, total: int, *, power: float = 0.9, warmup: int = 0, floor: f
     """Factor on the learning rate: linear warm-up, then (1 − step/total)^power (arXiv:1606.00915 §4.1).
 
     Args:
-        step: 0 … total − 1.
+        step: 0 … total − 1; beyond it the factor is the floor.
         total: number of optimiser steps, ≥ 1.
         power: 0.9 in the papers.
         warmup: steps of linear increase, < total.
@@ -72,7 +72,7 @@ def poly(step: int, total: int, *, power: float = 0.9, warmup: int = 0, floor: f
         raise AtrousError(f"warm-up of {warmup} steps is not shorter than the training of {total} steps.")
     if step < warmup:
         return (step + 1) / warmup
-    return max(floor, (1 - (step - warmup) / (total - warmup)) ** power)
+    return max(floor, max(0.0, 1 - (step - warmup) / (total - warmup)) ** power)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

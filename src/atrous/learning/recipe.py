@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,30 @@ import yaml
 
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
+
+#: Smallest and largest value of each number; SMALL is the least above 0, and ALMOST 1 the most below it.
+SMALL, ALMOST = 1e-12, 1 - 1e-9
+LIMITS = {
+    "seed": (0, math.inf),
+    "data.workers": (0, math.inf),
+    "loss.label_smoothing": (0, ALMOST),
+    "optim.lr": (SMALL, math.inf),
+    "optim.backbone_lr": (0, math.inf),
+    "optim.weight_decay": (0, math.inf),
+    "optim.momentum": (0, ALMOST),
+    "optim.clip": (0, math.inf),
+    "optim.accumulate": (1, math.inf),
+    "schedule.power": (0, math.inf),
+    "schedule.warmup": (0, ALMOST),
+    "schedule.floor": (0, 1),
+    "train.epochs": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.enlarge": (SMALL, math.inf),
+    "train.ema": (0, ALMOST),
+    "train.validate_every": (1, math.inf),
+    "train.patience": (0, math.inf),
+    "train.minutes": (0, math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +51,7 @@ class Data:
         workers: processes that decode and augment beside the training, ≥ 0.
         check: examine every file before training, and refuse to start on errors.
         statistics: pretrained uses the mean and standard deviation the backbone was trained with, fit measures them
-            on the training pictures, auto fits only where pictures are not 8-bit RGB.
+            on the training pictures, auto measures only where pictures are not 8-bit.
     """
 
     root: str = ""
@@ -48,6 +73,7 @@ class Model:
         pretrained: start from ImageNet weights of the backbone.
         output_stride: 8, 16 or 32.
         in_channels: of the pictures; taken from the data when not given.
+        init: model file whose weights to start from, where they fit, instead of ImageNet's.
         arguments: further arguments of the architecture, by name.
     """
 
@@ -56,6 +82,7 @@ class Model:
     pretrained: bool = True
     output_stride: int = 16
     in_channels: int | None = None
+    init: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,11 +91,12 @@ class Loss:
     """What is minimised.
 
     Args:
-        class_weights: none, inverse_sqrt, median_frequency or log of how often a class occurs.
+        class_weights: none, or by how often a class occurs: inverse_fourth_root (mild), inverse_sqrt,
+            median_frequency, log.
         label_smoothing: 0–1.
     """
 
-    class_weights: Literal["none", "inverse_sqrt", "median_frequency", "log"] = "none"
+    class_weights: Literal["none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log"] = "none"
     label_smoothing: float = 0.0
 
 
@@ -166,22 +194,12 @@ class Recipe:
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
-        _at_least("train.epochs", self.train.epochs, 1)
-        _at_least("train.batch_size", self.train.batch_size, 1)
-        _at_least("train.validate_every", self.train.validate_every, 1)
-        _at_least("optim.accumulate", self.optim.accumulate, 1)
-        _at_least("data.workers", self.data.workers, 0)
-        _at_least("seed", self.seed, 0)
-        for name, value, end in (
-            ("train.ema", self.train.ema, 1.0),
-            ("schedule.warmup", self.schedule.warmup, 1.0),
-            ("loss.label_smoothing", self.loss.label_smoothing, 1.0),
-        ):
-            if not 0 <= value < end:
-                raise AtrousError(f"{name} must be at least 0 and less than {end:g}, got {value}.")
-        for name, value in (("optim.lr", self.optim.lr), ("train.enlarge", self.train.enlarge)):
-            if not value > 0:
-                raise AtrousError(f"{name} must be greater than 0, got {value}.")
+        for name, (low, high) in LIMITS.items():
+            part, _, field_name = name.rpartition(".")
+            value = getattr(getattr(self, part) if part else self, field_name)
+            if not low <= value <= high:
+                allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+                raise AtrousError(f"{name} must be {allowed}, got {value}.")
 
 
 def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -224,7 +242,10 @@ def to_recipe(record: Any) -> Recipe:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the resolved recipe, every field with its value."""
-    path.write_text(yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
+    temporary = path.with_suffix(".part")  # a kill while writing must not cost the run its recipe
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:
@@ -264,11 +285,6 @@ def _put(record: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         record = record.setdefault(name, {})
     record[path[-1]] = value
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
-        raise AtrousError(f"{name} must be {least:g} or more, got {value}.")
 
 
 def _plain(value: Any) -> Any:

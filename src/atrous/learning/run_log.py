@@ -30,7 +30,9 @@ class RunLog:
     def _drop_after(self, step: int) -> None:
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            temporary = self.path.with_suffix(".part")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(self.path)
 
     def train(self, *, step: int, epoch: int, **values: float) -> None:
         """Records one training step's numbers."""
@@ -39,7 +41,7 @@ class RunLog:
             self._board.add_scalar(f"train/{name}", value, step)
 
     def validation(self, *, step: int, epoch: int, per_class: dict[str, float | None], **values: Any) -> None:
-        """Records a validation, and says its score."""
+        """Records a validation's scores."""
         self._write({"kind": "val", "step": step, "epoch": epoch, **values, "per_class": per_class})
         for name, value in values.items():
             if value is not None:

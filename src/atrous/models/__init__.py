@@ -36,5 +36,5 @@ def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
             raise unknown_name(f"argument of {architecture}", name, allowed)
     try:
         return paper(**arguments)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise AtrousError(f"{architecture} cannot be built from {arguments}: {error}.") from error

@@ -77,6 +77,11 @@ class Info:
                 f"classes, colours and raw values must be equally many, got {len(self.classes)}, "
                 f"{len(self.colors)} and {len(self.raw)}."
             )
+        outputs = self.arguments.get("num_classes")
+        if outputs is not None and len(self.classes) != max(outputs, 2):
+            raise AtrousError(
+                f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.classes)}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""

@@ -80,12 +80,17 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, raw_images: Tensor) -> Tensor:
-        """N×C×H×W of any dtype → N×C×H'×W' float32, with H' = round(enlarge·H)."""
+        """N×C×H×W of any dtype → N×C×H'×W' float32, with H' the number 16k + 1 nearest to enlarge·H."""
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
         if self.enlarge != 1.0:
-            images = resize(images, (round(height * self.enlarge), round(width * self.enlarge)))
+            images = resize(images, (self._enlarged(height), self._enlarged(width)))
         return (images - self.mean) / self.std
+
+    def _enlarged(self, side: int) -> int:
+        # At 16k + 1 every map down to stride 16 has an odd side, so TensorFlow's SAME padding is even and training
+        # crops and whole pictures are sampled at the same places: elsewhere a map may shift by half its stride.
+        return 16 * round((side * self.enlarge - 1) / 16) + 1
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
@@ -183,7 +188,7 @@ def check_trainable(model: nn.Module, images: Tensor) -> None:
     """Refuses a training batch whose features would leave batch norm a single value per channel.
 
     Raises:
-        AtrousError: one picture with a side under 33 px in training mode, with batch norm not frozen.
+        AtrousError: one picture with a side under 33 px in training mode.
     """
     height, width = images.shape[-2:]
     if model.training and images.shape[0] == 1 and min(height, width) < MINIMUM_SIDE_OF_ONE:

@@ -9,8 +9,8 @@ import re
 
 from torch import Tensor
 
-#: Its layout, as arguments of ours: rates 12, 24, 36 at either stride, a separable 3×3 after the ASPP, one in the
-#: decoder, nothing between depthwise and pointwise, corners aligned.
+#: Its layout at output stride 16, as arguments of ours: rates 12, 24, 36, a separable 3×3 after the ASPP, one in the
+#: decoder, nothing between depthwise and pointwise, corners aligned. (At stride 8 it keeps these rates, ours double.)
 LAYOUT = {
     "atrous_rates": (12, 24, 36),
     "aspp_conv": True,

@@ -1,6 +1,8 @@
 # Everything here sets up what it needs; re-running is quick, because the environment is reused.
 PYTHON ?= python3
 VENV   := .venv
+# One thread for each of two test processes: threads that wait for each other by spinning slow everything down.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -25,10 +27,10 @@ demo: $(READY)
 	$(BIN)/atrous demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	$(PYTEST) -m "not slow and not gpu and not network"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow" || test $$? -eq 5   # 5: there is none yet
+	$(PYTEST) -m "slow" || test $$? -eq 5   # 5: there is none yet
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -156,13 +156,17 @@ def run_side(side: str, pipe: Any, batch: int, size: int) -> None:
     labels = torch.randint(0, CLASSES, (batch, size // 32, size // 32), dtype=torch.uint8)
     labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
     step(raw, labels)
+    if side == "atrous":
+        from atrous.device import keep_freed_memory
+
+        keep_freed_memory()  # after the first step, as `atrous train` does
     pipe.send("ready")
     while steps := pipe.recv():
         started = time.perf_counter()
         for _ in range(steps):
             step(raw, labels)
         pipe.send(time.perf_counter() - started)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024))
 
 
 def make_step(side: str) -> Any:
@@ -170,12 +174,11 @@ def make_step(side: str) -> Any:
     import torch
 
     if side == "atrous":
-        from atrous.device import keep_freed_memory, pick_precision
+        from atrous.device import pick_precision
         from atrous.learning.losses import CrossEntropy
         from atrous.learning.optim import make_optimizer, parameter_groups
         from atrous.learning.step import TrainingStep
 
-        keep_freed_memory()
         ours = build_ours().train().to(memory_format=torch.channels_last)
         step = TrainingStep(ours, CrossEntropy(), pick_precision("auto", torch.device("cpu")))
         optimizer = make_optimizer("adamw", parameter_groups(ours, lr=1e-3, weight_decay=0.01, backbone_lr=1.0))

@@ -65,12 +65,14 @@ def precision_name(dtype: torch.dtype) -> str:
 def keep_freed_memory() -> None:
     """Lets this process keep what it frees, for its next step; does nothing outside Linux with glibc.
 
-    By default glibc hands large blocks back to the system at once, so every training step faults all its memory in
-    again: a quarter of its time (benchmarks/train.py).
+    To be called after the first step, when all that lasts has been allocated. By default glibc hands large blocks back
+    to the system at once, so every training step faults all its memory in again: a quarter of its time
+    (docs/results.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_max = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
     libc = ctypes.CDLL(None)
+    libc.mallopt(arena_max, 1)  # what the forward pass frees is there for the backward pass, which is another thread
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)

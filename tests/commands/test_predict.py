@@ -207,3 +207,36 @@ def test_a_model_that_is_none(photos, tmp_path, capsys):
 def test_a_folder_that_cannot_be_made(model, photos, capsys):
     assert run(model, photos / "0.png", "--out", photos / "notes.txt" / "out") == 2
     assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_a_mask_never_overwrites_its_picture(model, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(photos / "a.png")
+    before = (photos / "a.png").read_bytes()
+    with pytest.raises(AtrousError, match=r"would overwrite it: give another folder with --out"):
+        predict(model, [photos], out=photos, device="cpu")
+    assert (photos / "a.png").read_bytes() == before
+
+
+def test_negative_raw_values_go_into_a_tiff_that_is_named(model, tmp_path):
+    negative = atrous.load(model)
+    negative.info = dataclasses.replace(negative.info, raw=((-1024,), (0,), (7,)), ignore=())
+    atrous.save(negative, tmp_path / "negative.safetensors")
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    (written,) = predict(tmp_path / "negative.safetensors", [tmp_path / "a.png"], out=tmp_path / "masks", raw=True)
+    assert written.suffix == ".tif"
+    assert set(np.unique(read_raw_mask(written))) <= {-1024, 0, 7}
+
+
+def test_a_mask_that_cannot_be_written_is_named_and_the_others_are_done(model, tmp_path):
+    for name in "ab":
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "masks/a.png").mkdir(parents=True)
+    with pytest.raises(SomeInputsFailed, match="1 of 2 pictures"):
+        predict(
+            model, [tmp_path / "a.png", tmp_path / "b.png"], out=tmp_path / "masks", json=tmp_path / "new/done.json"
+        )
+    assert (tmp_path / "masks/b.png").is_file()
+    done = json.loads((tmp_path / "new/done.json").read_text())
+    assert ["error" in record for record in done["pictures"]] == [True, False]

@@ -362,3 +362,58 @@ def test_absent_and_broken_recipes(tmp_path, capsys):
     assert "no recipe at" in refused(capsys, "train", tmp_path / "absent.yaml")
     (tmp_path / "broken.yaml").write_text("train: {epoch: 3}")
     assert "Did you mean 'train.epochs'?" in refused(capsys, "train", tmp_path / "broken.yaml")
+
+
+def test_a_run_that_failed_goes_on_with_another_learning_rate(tiny, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(AtrousError, match="became"):
+        train(tiny(optim__lr=1e30, optim__name="sgd", optim__clip=0.0, schedule__warmup=0.0, train__epochs=5), out=out)
+    calmer = read_recipe(out / "config.yaml", {"optim.lr": 0.001, "optim.clip": 1.0})
+    train(calmer, resume=out)
+    assert lines(out, "val")[-1]["step"] == 10
+    assert all(line["lr"] <= 0.001 for line in lines(out, "train"))
+
+
+def test_an_epoch_is_not_lost_when_its_validation_fails(fresh_shapes, tiny, tmp_path):
+    out, recipe = tmp_path / "run", tiny(data__root=str(fresh_shapes))
+    picture = fresh_shapes / "images" / "val_1.png"
+    kept = picture.read_bytes()
+    picture.write_bytes(kept[:50])
+    with pytest.raises(AtrousError, match=r"val_1\.png"):
+        train(recipe, out=out)
+    trained = (out / "metrics.jsonl").read_text()
+    picture.write_bytes(kept)
+    train(recipe, resume=out)
+    assert (out / "metrics.jsonl").read_text().startswith(trained)
+    assert [line["step"] for line in lines(out, "train")] == [2]
+    assert [(line["step"], line["epoch"]) for line in lines(out, "val")] == [(2, 1)]
+
+
+def test_a_failed_start_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(AtrousError, match="unknown device"):
+        train(tiny(train__device="cdua"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_init_is_part_of_the_run(model, tiny, tmp_path):
+    """The configuration repeats the run; resuming needs neither the file nor pretrained weights."""
+    gone = tmp_path / "gone.safetensors"
+    gone.write_bytes(model.read_bytes())
+    out = train(tiny(model__arguments={"aspp_channels": 16, "low_channels": 8}), out=tmp_path / "run", init=gone)
+    assert yaml.safe_load((out / "config.yaml").read_text())["model"]["init"] == str(gone)
+    gone.unlink()
+    train(read_recipe(out / "config.yaml", {"train.epochs": 2}), resume=out)
+    assert lines(out, "val")[-1]["epoch"] == 2
+
+
+def test_val_without_a_labelled_pixel_is_refused_before_training(fresh_shapes, tiny, tmp_path):
+    for path in (fresh_shapes / "masks").glob("val_*"):
+        Image.fromarray(np.full((48, 64), 65535, np.uint16)).save(path)
+    with pytest.raises(AtrousError, match=r"'val' .* has no labelled pixel"):
+        train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_data_decide_the_number_of_classes(tiny, tmp_path):
+    with pytest.raises(AtrousError, match=r"model\.arguments\.num_classes is 5, but .* make it 3"):
+        train(tiny(model__arguments={"num_classes": 5}), out=tmp_path / "run")

@@ -76,7 +76,6 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         recipe = replace(recipe, model=replace(recipe.model, init=str(Path(init).resolve())))
     dataset, pixels = _open_data(recipe)
     torch.manual_seed(recipe.seed)
-    keep_freed_memory()
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
     model = _build_model(recipe, dataset, fresh=resume is None)
@@ -131,6 +130,7 @@ class _Trainer:
         self.steps_per_epoch = -(-len(self.order) // recipe.optim.accumulate)
         self.total = recipe.train.epochs * self.steps_per_epoch
         self.val_items: tuple[Item, ...] = dataset.split(recipe.data.val)
+        self._settled = False
 
     def run_all(self) -> None:
         """All epochs from where `progress` stands; saves and raises `Interrupted` on a signal."""
@@ -232,6 +232,9 @@ class _Trainer:
         if self.average:
             self.average.update(self.model, self.progress.step)
         self.progress.step += 1
+        if not self._settled:  # once all that lasts has its place in memory, which makes for a smaller peak
+            keep_freed_memory()
+            self._settled = True
         return norm.item()
 
     def _validate(self, log: RunLog) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Where a change is judged, the same examples every time; at home, new ones every time.
+hypothesis.settings.register_profile("judged", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("home", deadline=None)
+hypothesis.settings.load_profile("judged" if os.environ.get("CI") else "home")
 
 SHARED = Path(os.environ.get("ATROUS_SHARED", Path(__file__).parents[2] / "shared"))
 WITHOUT = f"no shared data at {SHARED} (set ATROUS_SHARED)"

@@ -63,6 +63,8 @@ def test_train_explains_every_field_of_a_recipe(capsys):
         (["train", "--optim.learningrate", "3"], "unknown flag '--optim.learningrate'."),
         (["train", "--train.epoch=3"], "unknown flag '--train.epoch'. Did you mean '--train.epochs'?"),
         (["train"], "no data given"),
+        (["train", "recipe.yaml", "--resume", "run"], "goes on with that run's own recipe: leave recipe.yaml out"),
+        (["train", "--resume=/absent"], "no run to resume at /absent"),
         (["predict"], "required: model, paths"),
         (["evaluate", "model", "data", "--splot", "val"], "--splot"),
         (["evaluate", "/absent", "/absent"], "no model file at /absent"),

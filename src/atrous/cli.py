@@ -128,7 +128,14 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
     parser.add_class_arguments(recipe)
     parser.add_argument("--config", action="config", help="the recipe's file, also as the first word")
     resumed = _value_of("--resume", words)
-    if resumed and words[0].startswith("-"):
+    if resumed and not words[0].startswith("-"):
+        raise AtrousError(
+            f"--resume {resumed} goes on with that run's own recipe: leave {words[0]} out. Single fields may be "
+            "changed by their flags."
+        )
+    if resumed and not (Path(resumed) / "config.yaml").is_file():
+        raise AtrousError(f"no run to resume at {resumed}: it has no config.yaml.")
+    if resumed:
         words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
         read_recipe(words[0])  # its messages are better than the parser's

@@ -93,11 +93,11 @@ def test_commands_leave_what_the_readme_says(trained: Path) -> None:
     for name in ("config.yaml", "metrics.jsonl", "best.safetensors", "evaluation.json", "report.html"):
         assert (run_folder / name).stat().st_size > 0, name
     for name in ("one", "two"):
-        mask = Image.open(trained / "masks" / f"{name}.png")
+        mask = Image.open(trained / "predicted" / f"{name}.png")
         assert mask.mode == "P"
         assert mask.size == (80, 64)
         assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
-        assert Image.open(trained / "masks" / f"{name}.overlay.png").size == (80, 64)
+        assert Image.open(trained / "predicted" / f"{name}.overlay.png").size == (80, 64)
 
 
 def test_python_runs_in_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

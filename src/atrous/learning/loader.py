@@ -158,7 +158,8 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the training decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the training decides
+        signal.signal(number, signal.SIG_IGN)
     # The training's own threads need the cores, and OpenCV's pool does not survive a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

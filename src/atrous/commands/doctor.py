@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from atrous.console import write_json
+from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import CLASSES_FILE
 from atrous.data.examine import Diagnosis, examine
 from atrous.data.findings import Finding
@@ -34,27 +30,27 @@ def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False
     Raises:
         AtrousError: the folder is no dataset, or there is a classes.yaml already where one should be written.
     """
-    console = Console()
-    diagnosis = examine_with_progress(data, layout, console)
+    diagnosis = examine_with_progress(data, layout)
     if write_classes:
         path = _write_proposal(diagnosis)
         console.print(f"Wrote {escape(str(path))}; examining again.")
-        diagnosis = examine_with_progress(data, layout, console)
-    show(diagnosis, console)
+        diagnosis = examine_with_progress(data, layout)
+    show(diagnosis)
     if json is not None:
         write_json(diagnosis.as_json(), json)
     return 2 if diagnosis.errors else 0
 
 
-def examine_with_progress(data: Path, layout: str | None, console: Console) -> Diagnosis:
+def examine_with_progress(data: Path, layout: str | None) -> Diagnosis:
     """Examine a dataset behind a progress bar with the time left; see ``examine``."""
     # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    with _progress_bar(console) as progress:
-        return examine(data, layout, progress)
+    with progress_bar() as bar:
+        task = bar.add_task("reading", total=None, note="")
+        return examine(data, layout, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def show(diagnosis: Diagnosis, console: Console) -> None:
+def show(diagnosis: Diagnosis) -> None:
     """Print a diagnosis: the dataset, its classes, its problems and the proposed cure."""
     splits = ", ".join(f"{name} {count}" for name, count in diagnosis.images.items())
     console.print(f"[bold]{escape(str(diagnosis.root))}[/]: layout {diagnosis.layout}, pictures: {splits}")
@@ -63,9 +59,9 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     if diagnosis.classes is not None:
         console.print(_class_table(diagnosis))
     for finding in diagnosis.errors:
-        _show_finding(finding, "[bold red]error[/]", console)
+        _show_finding(finding, "[bold red]error[/]")
     for finding in diagnosis.warnings:
-        _show_finding(finding, "[yellow]warning[/]", console)
+        _show_finding(finding, "[yellow]warning[/]")
     if diagnosis.proposed_classes is not None:
         console.print(f"\nProposed {CLASSES_FILE} (`--write-classes` writes it):")
         # a long line wrapped by the terminal must stay one line when copied
@@ -75,14 +71,6 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         console.print(f"[bold red]{_counted(errors, 'error')}[/], {_counted(warnings, 'warning')}.")
     else:
         console.print(f"[bold green]Ready to train[/]: no errors, {_counted(warnings, 'warning')}.")
-
-
-@contextmanager
-def _progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("read", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _class_table(diagnosis: Diagnosis) -> Table:
@@ -102,7 +90,7 @@ def _class_table(diagnosis: Diagnosis) -> Table:
     return table
 
 
-def _show_finding(finding: Finding, level: str, console: Console) -> None:
+def _show_finding(finding: Finding, level: str) -> None:
     count = f" × {finding.count}" if finding.count > 1 else ""
     console.print(f"\n{level} {finding.kind}{count}: {escape(finding.message)}", highlight=False)
     for example in finding.examples:

@@ -329,7 +329,7 @@ def _open_data(recipe: Recipe) -> tuple[Dataset, Sequence[int]]:
         raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
     counted: Mapping[str, Sequence[int]] = {}
     if data.check:
-        diagnosis = examine_with_progress(Path(data.root), data.layout, console)
+        diagnosis = examine_with_progress(Path(data.root), data.layout)
         diagnosis.raise_for_errors()
         counted = diagnosis.pixels
     dataset = open_dataset(data.root, data.layout)

@@ -20,7 +20,7 @@ def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False
 
     Args:
         data: the dataset's folder.
-        layout: folder, camvid or voc; guessed when left out.
+        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when left out.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: a file for the findings, machine-readable.
 

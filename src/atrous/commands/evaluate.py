@@ -54,7 +54,7 @@ def evaluate(
         model: a model file.
         data: the dataset's folder, in any layout.
         split: which of its splits.
-        layout: folder, camvid or voc; guessed when not given.
+        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
         json: file to write the results to.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.

@@ -41,7 +41,7 @@ class Dataset:
 
     Attributes:
         root: the folder.
-        layout: "folder", "camvid" or "voc".
+        layout: its name: folder, camvid, voc, cityscapes, ade20k or coco_stuff.
         classes: what the raw values in the masks mean.
         splits: the items of each split, by name ("train", "val", "test", …).
         notes: sentences to tell the user, such as the guessed layout and a made-up split.
@@ -91,7 +91,8 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
 
     Args:
         root: the dataset's folder.
-        layout: "folder", "camvid" or "voc"; None to guess it, which the dataset's notes then say.
+        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; None to guess it, which the dataset's notes
+            then say.
         classes: the class table to use instead of the dataset's own.
 
     Raises:
@@ -99,12 +100,19 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
             about its classes (``NoClassesError``).
     """
     # The layouts are written in terms of this file, so they can only be imported once it is complete.
-    from atrous.data import camvid, folder, voc
+    from atrous.data import ade20k, camvid, cityscapes, coco_stuff, folder, voc
 
-    layouts: dict[str, tuple[Callable[[Path], bool], Callable[..., Dataset]]] = {
-        "folder": (folder.looks_like_folder, folder.read_folder),
-        "camvid": (camvid.looks_like_camvid, camvid.read_camvid),
-        "voc": (voc.looks_like_voc, voc.read_voc),
+    layouts: dict[str, tuple[Callable[[Path], bool], Callable[..., Dataset], str]] = {
+        "folder": (folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
+        "camvid": (camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),
+        "voc": (voc.looks_like_voc, voc.read_voc, "JPEGImages/ and SegmentationClass/"),
+        "cityscapes": (cityscapes.looks_like_cityscapes, cityscapes.read_cityscapes, "leftImg8bit/ and gtFine/"),
+        "ade20k": (ade20k.looks_like_ade20k, ade20k.read_ade20k, "ADE_… pictures in images/training/ and annotations/"),
+        "coco_stuff": (
+            coco_stuff.looks_like_coco_stuff,
+            coco_stuff.read_coco_stuff,
+            "images/ and annotations/train2017/",
+        ),
     }
     root = Path(root)
     if not root.is_dir():
@@ -113,15 +121,15 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
         if layout not in layouts:
             raise unknown_name("layout", layout, layouts)
         return layouts[layout][1](root, classes)
-    for name, (looks_like, read) in layouts.items():
+    for name, (looks_like, read, _) in layouts.items():
         if looks_like(root):
             dataset = read(root, classes)
             note = f"The folder looks like the layout '{name}'; --layout forces another."
             return replace(dataset, notes=(note, *dataset.notes))
     found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
+    marks = ", ".join(f"'{name}' has {mark}" for name, (_, _, mark) in layouts.items())
     raise AtrousError(
-        f"{root}: no known dataset layout; it holds {found}. 'folder' has images/ and masks/, "
-        "'camvid' has train/ and trainannot/, 'voc' has JPEGImages/ and SegmentationClass/. "
+        f"{root}: no known dataset layout; it holds {found}. {marks}. "
         "Rename the folders, or give the folder one level up or down."
     )
 
@@ -174,6 +182,60 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item,
     return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
 
 
+def paired_splits(
+    images: Mapping[str, Mapping[str, Path]], masks: Mapping[str, Mapping[str, Path]]
+) -> tuple[dict[str, tuple[Item, ...]], tuple[Path, ...]]:
+    """The items of each split of ``images``, and the masks of those splits that have no picture.
+
+    Args:
+        images: the pictures of each split by stem.
+        masks: the masks of each of these splits by the stem of their picture.
+    """
+    splits = {name: paired(images[name], masks[name]) for name in images}
+    orphans = (path for name in images for stem, path in masks[name].items() if stem not in images[name])
+    return splits, tuple(orphans)
+
+
+def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
+    """The files whose stem ends in ``ending``, by the part of the stem before it."""
+    return {stem.removesuffix(ending): path for stem, path in files.items() if stem.endswith(ending)}
+
+
+def fullest(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
+    """Of several kinds of masks, told apart by the ending of their names, the one with most files; else the first.
+
+    Args:
+        kinds: by ending the masks of each split by the stem of their picture.
+        folder: where they are.
+
+    Returns:
+        The ending, and a sentence that tells which masks are read.
+
+    Raises:
+        AtrousError: there is no mask of any kind.
+    """
+    counts = {ending: sum(map(len, splits.values())) for ending, splits in kinds.items()}
+    chosen = max(counts, key=lambda ending: counts[ending])  # the first of equals
+    if not counts[chosen]:
+        raise AtrousError(f"{folder}: there are no masks; their names end in {' or '.join(f'{e}.png' for e in kinds)}.")
+    note = f"The masks read are *{chosen}.png, whose values `atrous predict --raw` will write."
+    others = [ending for ending in kinds if ending != chosen and counts[ending]]
+    return chosen, note + "".join(f" To read *{ending}.png, move these away." for ending in others)
+
+
+def withheld(split: str, pictures: Path) -> str:
+    """The sentence that says why a split is not offered: its masks are not public.
+
+    Args:
+        split: its name.
+        pictures: the folder, list or pattern that its pictures are found by.
+    """
+    return (
+        f"There is no split '{split}': the masks that belong to {pictures} are not public. "
+        "`atrous predict` labels its pictures; --raw writes the values that the masks have."
+    )
+
+
 def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
     """The items a split list names, in its order, matched by stem whatever suffix or folder it writes.
 
@@ -186,14 +248,23 @@ def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[
     Raises:
         AtrousError: the list is not text or names nothing.
     """
+    stems = [_stem(line, images) for line in listed_lines(path)]
+    return tuple(Item(stem, images.get(stem, folder / stem), masks.get(stem)) for stem in dict.fromkeys(stems))
+
+
+def listed_lines(path: Path) -> list[str]:
+    """The lines of a split list that are not blank, one or more, without the space around them.
+
+    Raises:
+        AtrousError: the list is not text or names nothing.
+    """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"{path}: cannot be read as a list of names: {error}") from error
-    stems = [_stem(line, images) for line in lines if line]
-    if not stems:
+    if not any(lines):
         raise AtrousError(f"{path}: the list is empty; write one picture name a line, or remove the file.")
-    return tuple(Item(stem, images.get(stem, folder / stem), masks.get(stem)) for stem in dict.fromkeys(stems))
+    return [line for line in lines if line]
 
 
 def seeded_split(items: Iterable[Item], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Item, ...]], str]:

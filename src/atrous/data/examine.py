@@ -91,7 +91,7 @@ def examine(
 
     Args:
         root: the dataset's folder.
-        layout: "folder", "camvid" or "voc"; None to guess it.
+        layout: as in `open_dataset`; None to guess it.
         progress: called with the pairs read and their total, after each.
 
     Returns:

@@ -1,10 +1,26 @@
-"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists somewhere in ``ImageSets/``."""
+"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists somewhere in ``ImageSets/``.
+
+The augmented set is read too: grey masks of SBD's pictures in ``SegmentationClassAug/``, and lists such as
+``trainaug.txt`` or, in ``ImageSets/SegmentationAug/``, ``train_aug.txt``, their lines names or pairs of the form
+"/JPEGImages/x.jpg /SegmentationClassAug/x.png". Forms: github.com/kazuto1011/deeplab-pytorch, ``libs/datasets/voc.py``
+(pairs); VainF/DeepLabV3Plus-Pytorch, ``datasets/voc.py`` (names); open-mmlab/mmsegmentation, ``voc_aug.py`` (names).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from atrous.data.dataset import Dataset, classes_of, listed, paired, pictures_in, seeded_split
+from atrous.data.dataset import (
+    Dataset,
+    Item,
+    classes_of,
+    listed,
+    listed_lines,
+    paired,
+    pictures_in,
+    seeded_split,
+    withheld,
+)
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 
@@ -19,6 +35,8 @@ VOC_CLASSES = ClassTable(
     ignore=(255,),
 )
 
+_MASKS, _ADDED_MASKS = "SegmentationClass", "SegmentationClassAug"
+
 
 def looks_like_voc(root: Path) -> bool:
     """Whether ``root``, or a folder in it such as ``VOC2012`` or ``VOCdevkit``, has this layout."""
@@ -27,6 +45,9 @@ def looks_like_voc(root: Path) -> bool:
 
 def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Open a dataset of this layout; ``root`` may be the VOCdevkit, a year in it, or the folder above.
+
+    Every list is a split. One with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
+    that folder first, any other from ``SegmentationClass/`` first; where one lacks a mask, the other may have it.
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, or one above it.
@@ -38,19 +59,41 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     year = _year_folder(root)
     if year is None:
         raise AtrousError(f"{root}: the layout 'voc' needs JPEGImages/ and SegmentationClass/; they are missing.")
-    images, masks = pictures_in(year / "JPEGImages"), pictures_in(year / "SegmentationClass")
-    sets = year / "ImageSets"
-    lists = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
-    notes = () if year == root else (f"The dataset was found in {year}.",)
-    if lists:
-        splits = {path.stem: listed(path, year / "JPEGImages", images, masks) for path in lists}
-    else:
+    images = pictures_in(year / "JPEGImages")
+    added = pictures_in(year / _ADDED_MASKS) if (year / _ADDED_MASKS).is_dir() else {}
+    masks = {**added, **pictures_in(year / _MASKS)}
+    notes = [] if year == root else [f"The dataset was found in {year}."]
+    splits: dict[str, tuple[Item, ...]] = {}
+    for path in _lists(year / "ImageSets"):
+        augmented = bool(added) and _is_augmented(path)
+        items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
+        if path.stem == "test" and not any(item.mask for item in items):
+            notes.append(withheld("test", path))
+            continue
+        splits[path.stem] = items
+        if augmented:
+            notes.append(
+                f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/; those missing, from {_MASKS}/."
+            )
+    if not splits:
         # most VOC pictures have boxes only, so a picture without a mask is no mistake here
         labelled = {stem: path for stem, path in images.items() if stem in masks}
         splits, note = seeded_split(paired(labelled, masks))
-        notes = (*notes, note)
+        notes.append(note)
     orphans = tuple(path for stem, path in masks.items() if stem not in images)
-    return Dataset(year, "voc", classes_of(year, classes, VOC_CLASSES), splits, notes, orphans)
+    return Dataset(year, "voc", classes_of(year, classes, VOC_CLASSES), splits, tuple(notes), orphans)
+
+
+def _lists(sets: Path) -> list[Path]:
+    """The lists by name; of two of one name in ``Segmentation/`` and ``SegmentationAug/`` the first's."""
+    published = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
+    by_name = {path.stem: path for path in (*(sets / "SegmentationAug").glob("*.txt"), *published)}
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _is_augmented(path: Path) -> bool:
+    """Whether a list means the augmented set, by its name or by the masks it names."""
+    return "aug" in path.stem.lower() or any(_ADDED_MASKS in line for line in listed_lines(path))
 
 
 def _year_folder(root: Path) -> Path | None:

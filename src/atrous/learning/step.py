@@ -17,10 +17,18 @@ class TrainingStep(nn.Module):
         model: a paper's module with `.scores` and `.info`.
         loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
         precision: bfloat16 runs the network under autocast; the loss is always computed in float32.
+        auxiliary: weight of an auxiliary head's loss, ≥ 0; the others, such as each scale's of DeepLabV2, have 1.
     """
 
-    def __init__(self, model: SegmentationModel, loss: nn.Module, precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: SegmentationModel,
+        loss: nn.Module,
+        precision: torch.dtype = torch.float32,
+        auxiliary: float = 0.4,
+    ) -> None:
         super().__init__()
+        self.auxiliary = auxiliary
         self.model = model
         self.loss = loss
         self.precision = precision
@@ -42,5 +50,8 @@ class TrainingStep(nn.Module):
         autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
         with autocast, FastDepthwise():
             scores = self.model.scores(images)
-        losses = [self.loss(output, labels, self.model.align_corners) for output in scores.values()]
+        losses = [
+            self.loss(output, labels, self.model.align_corners) * (self.auxiliary if name == "aux" else 1.0)
+            for name, output in scores.items()
+        ]
         return torch.stack(losses).sum()

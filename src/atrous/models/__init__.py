@@ -6,15 +6,33 @@ import inspect
 from typing import Any, TypeAlias
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.models.deeplab_v1 import DeepLabV1
+from atrous.models.deeplab_v2 import DeepLabV2
+from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.info import Info, Preprocessing
 
-ARCHITECTURES = {"deeplabv3plus": DeepLabV3Plus}
-
 #: Any paper's module: `.scores(images)`, `.forward(images)`, `.info`, `.backbone`, `.align_corners`.
-SegmentationModel: TypeAlias = DeepLabV3Plus
+SegmentationModel: TypeAlias = DeepLabV1 | DeepLabV2 | DeepLabV3 | DeepLabV3Plus
 
-__all__ = ["ARCHITECTURES", "DeepLabV3Plus", "Info", "Preprocessing", "SegmentationModel", "build"]
+ARCHITECTURES: dict[str, type[SegmentationModel]] = {
+    "deeplabv1": DeepLabV1,
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
+    "deeplabv3plus": DeepLabV3Plus,
+}
+
+__all__ = [
+    "ARCHITECTURES",
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "Info",
+    "Preprocessing",
+    "SegmentationModel",
+    "build",
+]
 
 
 def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:

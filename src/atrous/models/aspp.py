@@ -34,9 +34,11 @@ class ASPP(nn.Module):
     Args:
         in_channels: C of the backbone's last features.
         channels: C of each branch and of the output; 256 in the paper.
-        rates: atrous rate per 3×3 branch, in feature pixels: (6, 12, 18) at output stride 16.
+        rates: atrous rate per 3×3 branch, in feature pixels: (6, 12, 18) at output stride 16; none leaves the 1×1
+            branch and image pooling, as Google's mobile models have it.
         separable: depthwise-separable 3×3 branches (arXiv:1802.02611 §3.1).
         depthwise_norm: see `layers.separable_conv`.
+        projection_kernel: odd; 1 in the paper, 3 in mmsegmentation.
         dropout: probability, 0–1, on the projected features.
     """
 
@@ -48,6 +50,7 @@ class ASPP(nn.Module):
         rates: Sequence[int] = (6, 12, 18),
         separable: bool = False,
         depthwise_norm: bool = True,
+        projection_kernel: int = 1,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -57,13 +60,12 @@ class ASPP(nn.Module):
             for rate in rates
         )
         self.image_pooling = ImagePooling(in_channels, channels)
-        self.project = conv_norm_relu((2 + len(rates)) * channels, channels, 1)
+        self.project = conv_norm_relu((2 + len(rates)) * channels, channels, projection_kernel)
         self.dropout = nn.Dropout(dropout)
 
     def set_rates(self, rates: Sequence[int]) -> None:
         """Changes the atrous rates in place; the weights stay."""
         for branch, rate in zip(self.atrous, rates, strict=True):
-            assert isinstance(branch, nn.Sequential)
             set_rate(branch, rate)
 
     def forward(self, features: Tensor) -> Tensor:

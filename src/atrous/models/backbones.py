@@ -1,146 +1,195 @@
-"""Any timm backbone at output stride 8, 16 or 32, on one set of weights.
+"""Any backbone at output stride 8, 16 or 32, on one set of weights: timm's networks, VGG-16, Google's MobileNetV2.
 
-timm dilates by the *previous* rule: the first block of a stage whose stride was removed keeps the rate of the stage
-before. Then features at output stride 8 or 16, subsampled, equal those at 32.
+Taking a stride away makes the features denser; what follows is dilated, so that its weights see what they saw before.
+Two rules are in use for the block that lost its stride. *previous* (timm, torchvision, mmseg, TensorFlow): it keeps the
+rate of the stage before; then features at output stride 8 or 16, subsampled, equal those at 32. *full* (Caffe,
+detectron2, smp's own encoders): the whole stage has the new rate.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import timm
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.models import mobilenet_v2
+from atrous.models.features import DILATION_RULES, Features, check_channels, check_output_stride
+from atrous.models.layers import Norm, multiply_rate, set_norm, set_rate
+from atrous.models.peculiarities import Peculiarities
+from atrous.models.same_padding import SameConv2d
+from atrous.models.vgg import VGG16, vgg16
 
-OUTPUT_STRIDES = (8, 16, 32)
 
+def create_backbone(name: str, arguments: Mapping[str, Any] | None = None, **common: Any) -> Backbone | VGG16:
+    """A backbone by name.
 
-class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding that exports at dynamic sizes and survives losing its stride.
+    Args:
+        name: a timm network that supports an output stride, "vgg16", or "google_mobilenetv2_100" (any width).
+        arguments: further arguments of `Backbone`.
+        common: in_channels, output_stride, dilation_rule, multi_grid.
 
-    SAME pads what the stride leaves over, unevenly at even sizes. When `Backbone.set_output_stride` takes the stride
-    away, the padding stays that of the strided convolution (`base_stride`), so the dense features, subsampled, equal
-    the strided ones at every size. Differs: timm and TensorFlow switch to symmetric padding there, which shifts the
-    features of pretrained weights by one pixel at even sizes.
+    Raises:
+        AtrousError: an unknown name or argument, or a network that cannot be made atrous so.
     """
+    if common["dilation_rule"] not in DILATION_RULES:
+        raise unknown_name("dilation rule", common["dilation_rule"], DILATION_RULES)
+    make = vgg16 if name == "vgg16" else Backbone
+    given = {} if make is vgg16 else {"name": name}
+    try:
+        return make(**given, **common, **dict(arguments or {}))
+    except TypeError as error:
+        raise AtrousError(f"backbone '{name}' cannot be built from backbone_arguments {arguments}: {error}.") from error
 
-    base_stride: int  # the stride at output stride 32
 
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> SameConv2d:
-        """The same convolution, weights shared, with this padding."""
-        same = cls(
-            conv.in_channels,
-            conv.out_channels,
-            (conv.kernel_size[0], conv.kernel_size[1]),
-            stride=(conv.stride[0], conv.stride[1]),
-            dilation=(conv.dilation[0], conv.dilation[1]),
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            device="meta",
-        )
-        same.weight, same.bias = conv.weight, conv.bias
-        same.base_stride = conv.stride[0]
-        return same
+#: Networks made of separable convolutions, over which the papers make ASPP and decoder separable too
+#: (arXiv:1802.02611 §4.3).
+SEPARABLE_FAMILIES = ("mobilenet", "efficientnet", "xception", "mnasnet", "mixnet", "fbnet", "ghostnet")
 
-    def _padding(self, size: int, dim: int) -> tuple[int, int]:
-        """Pixels before and after one side, from the grid that the strided convolution would have seen."""
-        kernel, rate, stride = self.kernel_size[dim], self.dilation[dim], self.base_stride
-        if kernel < stride:
-            return 0, 0
-        grid = -(-size // rate)
-        total = kernel - (grid - (-(-grid // stride) - 1) * stride)
-        before = (total // 2) * rate
-        after = total * rate - before if self.stride[dim] == stride else (kernel - 1) * rate - before
-        return before, after
 
-    def forward(self, input: Tensor) -> Tensor:
-        """N×C×H×W → N×C'×ceil(H/stride)×ceil(W/stride)."""
-        vertical, horizontal = self._padding(input.shape[-2], 0), self._padding(input.shape[-1], 1)
-        padded = F.pad(input, (*horizontal, *vertical))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+def is_separable_family(name: str) -> bool:
+    """Whether a backbone is made of separable convolutions, by its name."""
+    return any(family in name for family in SEPARABLE_FAMILIES)
 
 
 class Backbone(nn.Module):
-    """A timm network giving the two feature maps a DeepLab reads.
+    """A timm network giving the feature maps a DeepLab reads.
 
     Attributes:
-        name: timm's name, without weights tag.
-        low_channels: C of the low-level features, at stride 4 ("Conv2", arXiv:1802.02611 §3.1).
+        low_channels: C of the low-level features, at stride 4.
+        middle_channels: C of the features before the last stage.
         high_channels: C of the last features, at the output stride.
         mean: what the pretrained weights expect, per channel, for pictures in 0–1.
         std: likewise.
 
     Args:
-        name: any timm model that gives features and supports an output stride.
+        name: any timm model that gives features and supports an output stride, or Google's MobileNetV2.
         in_channels: ≥ 1.
         output_stride: 8, 16 or 32: input side over the last features' side.
+        dilation_rule: "previous" or "full", see above.
+        multi_grid: for ResNets, factors on the last stage's rate, one for each of its blocks (arXiv:1706.05587
+            §3.2.1); ones or None leave the rates to the dilation rule.
+        norm: (eps, momentum) of every batch norm; None leaves the network's own.
+        others: of `models.peculiarities.Peculiarities`; what it does not know goes to `timm.create_model`.
 
     Raises:
         AtrousError: unknown name, or a network without strided feature maps.
     """
 
-    def __init__(self, name: str, *, in_channels: int = 3, output_stride: int = 16) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        output_stride: int = 16,
+        dilation_rule: str = "previous",
+        multi_grid: Sequence[float] | None = None,
+        norm: Norm | None = None,
+        **others: Any,
+    ) -> None:
         super().__init__()
-        if in_channels < 1:
-            raise AtrousError(f"in_channels must be 1 or more, got {in_channels}.")
+        check_channels(in_channels)
         self.name = name
         self.in_channels = in_channels
-        self.out_indices = _low_and_high(name)
-        self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices}
+        self.dilation_rule = dilation_rule
+        self.multi_grid = _or_none(multi_grid)
+        known = {field.name for field in fields(Peculiarities)} & others.keys()
+        self.peculiarities = Peculiarities(**{name: others.pop(name) for name in known})
+        self.out_indices = _indices(name)
+        self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices, **others}
         # Always built at stride 32, its true geometry; set_output_stride then takes strides away.
         self.net = _features(name, 32, **self._arguments)
         for path, module in list(self.net.named_modules()):
             if isinstance(module, Conv2dSame) and isinstance(module, nn.Conv2d):
                 _replace(self.net, path, SameConv2d.of(module))
-        self.low_channels, self.high_channels = self.net.feature_info.channels()
-        config = timm.get_pretrained_cfg(name)
+        if norm is not None:
+            set_norm(self.net, norm)
+        self.low_channels, self.middle_channels, self.high_channels = self.net.feature_info.channels()
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         self.mean, self.std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
         """Changes strides and dilations in place; the weights stay.
 
-        The geometry is read from a twin that timm builds on the meta device, so no rule of timm's is repeated here.
-
         Raises:
             AtrousError: a stride other than 8, 16, 32, or one this backbone cannot have.
         """
-        if output_stride not in OUTPUT_STRIDES:
-            raise AtrousError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
-        with torch.device("meta"):
-            twin = _features(self.name, output_stride, **self._arguments)
-        ours = dict(self.net.named_modules())
-        for path, template in twin.named_modules():
-            module = ours.get(path)
-            if isinstance(template, nn.Conv2d) and isinstance(module, nn.Conv2d):
-                module.stride, module.dilation = template.stride, template.dilation
-                if not isinstance(module, SameConv2d):
-                    # Where ConvNeXt's even kernels lose their stride, timm swaps in SAME padding.
-                    module.padding = "same" if isinstance(template, Conv2dSame) else template.padding
-            elif _has_no_state(template) and repr(template) != repr(module):
-                _replace(self.net, path, template)  # pools of a shortcut become identities, and back
+        check_output_stride(output_stride)
+        self._take_geometry(output_stride)
+        if self.multi_grid is not None:
+            self._apply_multi_grid(self.multi_grid, 32 // output_stride)
+        self.peculiarities.apply(self.net, output_stride)
         self.output_stride = output_stride
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """N×C×H×W normalised → low-level features at stride 4, last features at the output stride.
+    def _take_geometry(self, output_stride: int) -> None:
+        """Strides, rates and paddings by the dilation rule.
+
+        They are read from twins that timm builds on the meta device, so no rule of timm's is repeated here: timm's
+        own is *previous*; for *full*, a convolution that lost its stride is dilated by as much.
+        """
+        with torch.device("meta"):
+            strided = dict(_features(self.name, 32, **self._arguments).named_modules())
+            twin = dict(_features(self.name, output_stride, **self._arguments).named_modules())
+        for path, module in list(self.net.named_modules()):
+            template = twin.get(path)
+            if template is None or (_has_no_state(template) and not _has_no_state(module)):
+                _take_stride_away(self.net, path, module)
+            elif isinstance(template, nn.Conv2d) and isinstance(module, nn.Conv2d):
+                before: int = strided[path].stride[0]
+                module.stride, module.dilation = template.stride, template.dilation
+                if isinstance(module, SameConv2d):
+                    module.base_stride = before
+                else:
+                    # Where ConvNeXt's even kernels lose their stride, timm swaps in SAME padding.
+                    module.padding = "same" if isinstance(template, Conv2dSame) else template.padding
+                if self.dilation_rule == "full":
+                    multiply_rate(module, before // module.stride[0])
+            elif _has_no_state(template) and repr(template) != repr(module):
+                _replace(self.net, path, template)  # pools of a shortcut become identities, and back
+
+    def set_multi_grid(self, multi_grid: Sequence[float] | None) -> None:
+        """Changes the multi-grid in place; the weights stay."""
+        self.multi_grid = _or_none(multi_grid)
+        self.set_output_stride(self.output_stride)
+
+    def _apply_multi_grid(self, multi_grid: Sequence[float], rate: int) -> None:
+        """Gives each block of a ResNet's last stage its factor times the stage's rate, under either rule.
+
+        Rates 2·(1, 2, 4) at output stride 16, 4·(1, 2, 4) at 8, as the paper states them; the features at 8,
+        subsampled, equal those at 16.
+        """
+        blocks: list[nn.Module] = list(getattr(self.net, "layer4", ()))
+        if not blocks or not all(hasattr(block, "conv2") for block in blocks):
+            raise AtrousError(f"multi_grid is for ResNets, whose last stage has blocks; '{self.name}' is none.")
+        if len(blocks) != len(multi_grid):
+            raise AtrousError(
+                f"multi_grid needs one factor for each of the {len(blocks)} blocks of {self.name}'s last stage, "
+                f"got {tuple(multi_grid)}."
+            )
+        for block, factor in zip(blocks, multi_grid, strict=True):
+            set_rate(block, max(1, round(rate * factor)))
+
+    def forward(self, images: Tensor) -> Features:
+        """N×C×H×W normalised → features at stride 4, of the stage before the last, and at the output stride.
 
         Raises:
             AtrousError: pictures smaller than this backbone can take; says its minimum.
         """
         if not torch.compiler.is_compiling() and min(images.shape[-2:]) < 32:
             return self._small(images)
-        low, high = self.net(images)
-        return low, high
+        return Features(*self.net(images))
 
-    def _small(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _small(self, images: Tensor) -> Features:
         """As forward, but where the network fails for the size, says which size it needs."""
         try:
-            low, high = self.net(images)
+            return Features(*self.net(images))
         except RuntimeError as error:
             minimum = self._minimum_side()
             if min(images.shape[-2:]) >= minimum:
@@ -150,34 +199,34 @@ class Backbone(nn.Module):
                 f"backbone '{self.name}' takes pictures of at least {minimum}×{minimum} px, got {height}×{width}. "
                 "Enlarge them, or choose a ResNet, MobileNet or EfficientNet, which take any size."
             ) from error
-        return low, high
 
     def _minimum_side(self) -> int:
-        with torch.device("meta"):
-            twin = _features(self.name, self.output_stride, **self._arguments).eval()
-            for side in range(1, 65):
-                try:
-                    twin(torch.empty(1, self.in_channels, side, side))
-                except RuntimeError:
-                    continue
-                return side
+        twin = copy.deepcopy(self.net).to("meta").eval()
+        for side in range(1, 65):
+            try:
+                twin(torch.empty(1, self.in_channels, side, side, device="meta"))
+            except RuntimeError:
+                continue
+            return side
         return 64
 
 
-def _low_and_high(name: str) -> tuple[int, int]:
-    """Indices of the last feature map at stride 4 and of the last one."""
-    if not timm.is_model(name):
-        raise unknown_name("backbone", name, timm.list_models())
+def _indices(name: str) -> tuple[int, int, int]:
+    """Indices of the last feature map at stride 4, of the last but one, and of the last."""
+    if not timm.is_model(name) and not name.startswith(mobilenet_v2.PREFIX):
+        raise unknown_name("backbone", name, [*timm.list_models(), "vgg16", f"{mobilenet_v2.PREFIX}100"])
     with torch.device("meta"):
         probe = _features(name, output_stride=16)
     reductions = probe.feature_info.reduction()
     if 4 not in reductions or getattr(probe, "output_fmt", "NCHW") != "NCHW":
         raise AtrousError(f"backbone '{name}' gives no features at stride 4, which the decoder needs.")
-    return len(reductions) - 1 - reductions[::-1].index(4), len(reductions) - 1
+    return len(reductions) - 1 - reductions[::-1].index(4), len(reductions) - 2, len(reductions) - 1
 
 
 def _features(name: str, output_stride: int, **arguments: Any) -> Any:
-    """A timm network giving feature maps; what timm refuses in many ways is refused here in one."""
+    """A network giving feature maps; what timm refuses in many ways is refused here in one."""
+    if name.startswith(mobilenet_v2.PREFIX):
+        return mobilenet_v2.google_mobilenetv2(name, output_stride=output_stride, **arguments)
     try:
         return timm.create_model(name, features_only=True, output_stride=output_stride, **arguments)
     except (
@@ -193,6 +242,19 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
             "ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50, mobilenetv2_100, "
             "tf_efficientnet_lite0 or xception65."
         ) from error
+
+
+def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:
+    """A multi-grid of ones is none, whatever its length."""
+    return None if multi_grid is None or set(multi_grid) == {1} else multi_grid
+
+
+def _take_stride_away(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Of a layer that timm builds only where there is a stride, such as Xception-71's third shortcut: it stays."""
+    if isinstance(module, nn.Conv2d):
+        module.stride = (1, 1)
+    elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):
+        _replace(root, path, nn.Identity())
 
 
 def _has_no_state(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -10,14 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atrous.errors import AtrousError
 from atrous.models.aspp import ASPP
-from atrous.models.backbones import Backbone
-from atrous.models.info import Info, Preprocessing, placeholder_classes
-from atrous.models.layers import check_trainable, conv3x3, conv_norm_relu, initialise, resize
-
-#: Backbones made of separable convolutions, over which the paper makes ASPP and decoder separable too (§4.3).
-SEPARABLE_FAMILIES = ("mobilenet", "efficientnet", "xception", "mnasnet", "mixnet", "fbnet", "ghostnet")
+from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.backbones import create_backbone, is_separable_family
+from atrous.models.info import first_info
+from atrous.models.layers import (
+    Norm,
+    check_trainable,
+    conv3x3,
+    conv_norm_relu,
+    freeze_norm,
+    initialise,
+    resize,
+    set_norm,
+)
 
 
 class Decoder(nn.Module):
@@ -65,22 +71,32 @@ class DeepLabV3Plus(nn.Module):
     """Encoder (atrous backbone and ASPP) and decoder, as in Figure 2 of arXiv:1802.02611.
 
     Args:
-        backbone: any timm network that supports an output stride (`models.backbones`).
+        backbone: "xception65", "xception71" or "resnet101" in the paper; any network of `models.backbones`.
         num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
         output_stride: 8, 16 or 32; 16 trains well, 8 is finer and costs several times more.
         in_channels: C ≥ 1 of the pictures.
         atrous_rates: of the ASPP at output stride 16; doubled at 8, halved at 32 (arXiv:1706.05587 §3.3).
         aspp_channels: C of the ASPP, 256 in the paper.
         aspp_conv: one more 3×3 unit after the ASPP's projection, as segmentation-models-pytorch has it.
+        projection_kernel: of the ASPP's projection; 1 in the paper, 3 in mmsegmentation.
         low_channels: C of the reduced low-level features, 48 in the paper.
         decoder_convs: number of 3×3 convolutions in the decoder, 2 in the paper.
+        multi_grid: for ResNets, factors on the last stage's rate, one for each block; none for Xception.
         separable: depthwise-separable ASPP and decoder; by default over mobile and Xception backbones.
         depthwise_norm: norm and ReLU between depthwise and pointwise, as in the paper.
+        dilation_rule: "previous" or "full", see `models.backbones`.
+        auxiliary: a second classifier for training, on the stage before the last.
         dropout: probability, 0–1, after the ASPP.
+        frozen_norm: batch norms keep their statistics in training.
+        norm: (eps, momentum) of the heads' batch norms; the paper's momentum is 0.0003 (decay 0.9997).
         align_corners: convention of every resize; TensorFlow's DeepLab and smp use True.
+        backbone_arguments: further arguments of `models.backbones.Backbone`.
 
     Attributes:
         info: what the model says about itself, see `models.info.Info`.
+
+    Raises:
+        AtrousError: values out of range, an unknown backbone, or a multi-grid over another than a ResNet.
     """
 
     def __init__(
@@ -93,28 +109,40 @@ class DeepLabV3Plus(nn.Module):
         atrous_rates: Sequence[int] = (6, 12, 18),
         aspp_channels: int = 256,
         aspp_conv: bool = False,
+        projection_kernel: int = 1,
         low_channels: int = 48,
         decoder_convs: int = 2,
+        multi_grid: Sequence[float] = (1, 1, 1),
         separable: bool | None = None,
         depthwise_norm: bool = True,
+        dilation_rule: str = "previous",
+        auxiliary: bool = False,
         dropout: float = 0.1,
+        frozen_norm: bool = False,
+        norm: Norm = (1e-5, 0.1),
         align_corners: bool = False,
+        backbone_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise AtrousError(f"num_classes must be 1 (binary, one logit) or more, got {num_classes}.")
         if separable is None:
-            separable = any(family in backbone for family in SEPARABLE_FAMILIES)
-        arguments = {**locals(), "atrous_rates": tuple(atrous_rates)}
-        self.align_corners = align_corners
-        self.atrous_rates = tuple(atrous_rates)
+            separable = is_separable_family(backbone)
+        arguments = dict(locals())
+        self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
+        self.backbone = create_backbone(
+            backbone,
+            backbone_arguments,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            dilation_rule=dilation_rule,
+            multi_grid=multi_grid,
+        )
+        self.info = first_info("deeplabv3plus", arguments, self.backbone)
         units: dict[str, Any] = {"separable": separable, "depthwise_norm": depthwise_norm}
-
-        self.backbone = Backbone(backbone, in_channels=in_channels, output_stride=output_stride)
         self.aspp = ASPP(
             self.backbone.high_channels,
             aspp_channels,
             rates=self._rates(output_stride),
+            projection_kernel=projection_kernel,
             dropout=dropout,
             **units,
         )
@@ -130,12 +158,9 @@ class DeepLabV3Plus(nn.Module):
         self.classifier = nn.Conv2d(aspp_channels, num_classes, 1)
         for part in (self.aspp, self.aspp_conv, self.decoder, self.classifier):
             initialise(part)
-        self.info = Info(
-            architecture="deeplabv3plus",
-            arguments={key: value for key, value in arguments.items() if key not in ("self", "__class__")},
-            preprocessing=_preprocessing(self.backbone),
-            **placeholder_classes(num_classes),
-        )
+            set_norm(part, norm)
+        middle = self.backbone.middle_channels
+        self.auxiliary = AuxiliaryHead(middle, num_classes, norm=norm) if auxiliary else None
 
     def _rates(self, output_stride: int) -> tuple[int, ...]:
         return tuple(max(1, rate * 16 // output_stride) for rate in self.atrous_rates)
@@ -157,24 +182,25 @@ class DeepLabV3Plus(nn.Module):
             images: N×C×H×W, normalised, any H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/4⌉×⌈W/4⌉} logits.
+            {"main": N×K×⌈H/4⌉×⌈W/4⌉} logits; in training with an auxiliary head also "aux".
 
         Raises:
             AtrousError: in training, one picture smaller than 33×33 px.
         """
         check_trainable(self, images)
-        low, high = self.backbone(images)
-        return {"main": self.classifier(self.decoder(self.aspp_conv(self.aspp(high)), low))}
+        low, middle, high = self.backbone(images)
+        scores = {"main": self.classifier(self.decoder(self.aspp_conv(self.aspp(high)), low))}
+        if self.auxiliary is not None and self.training:
+            scores["aux"] = self.auxiliary(middle)
+        return scores
 
     def forward(self, images: Tensor) -> Tensor:
         """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
         return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
 
-
-def _preprocessing(backbone: Backbone) -> Preprocessing:
-    """What the backbone's pretrained weights expect, in 0–255; grey and many-band pictures get the channels' mean."""
-    mean, std = [255 * value for value in backbone.mean], [255 * value for value in backbone.std]
-    if backbone.in_channels != len(mean):
-        mean = [sum(mean) / len(mean)] * backbone.in_channels
-        std = [sum(std) / len(std)] * backbone.in_channels
-    return Preprocessing(tuple(mean), tuple(std))
+    def train(self, mode: bool = True) -> DeepLabV3Plus:
+        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        super().train(mode)
+        if self.frozen_norm:
+            freeze_norm(self)
+        return self

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from atrous.models.backbones import Backbone
+    from atrous.models.vgg import VGG16
 
 FORMAT_VERSION = 1
 
@@ -123,8 +128,34 @@ class Info:
             raise AtrousError(f"the model's record is incomplete or altered: {error}.") from error
 
 
+def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone | VGG16) -> Info:
+    """What a freshly built model says about itself.
+
+    Args:
+        architecture: a paper's name.
+        arguments: of its constructor, as `locals()` at its top gives them; lists become tuples.
+        backbone: whose pretrained weights' preprocessing is recorded, in 0–255; grey and many-band pictures get the
+            channels' mean.
+
+    Raises:
+        AtrousError: num_classes below 1.
+    """
+    mean, std = [255 * value for value in backbone.mean], [255 * value for value in backbone.std]
+    if backbone.in_channels != len(mean):
+        mean = [sum(mean) / len(mean)] * backbone.in_channels
+        std = [sum(std) / len(std)] * backbone.in_channels
+    return Info(
+        architecture=architecture,
+        arguments={name: _tuples(value) for name, value in arguments.items() if name not in ("self", "__class__")},
+        preprocessing=Preprocessing(tuple(mean), tuple(std)),
+        **placeholder_classes(arguments["num_classes"]),
+    )
+
+
 def placeholder_classes(num_classes: int) -> dict[str, Any]:
     """Names, colours and raw values of a model that was never told its classes."""
+    if num_classes < 1:
+        raise AtrousError(f"num_classes must be 1 (binary, one logit) or more, got {num_classes}.")
     count = max(num_classes, 2)  # one logit separates two classes
     return {
         "classes": tuple(f"class {index}" for index in range(count)),
@@ -134,4 +165,7 @@ def placeholder_classes(num_classes: int) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    """Lists, which is what JSON makes of tuples, as tuples, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -5,6 +5,7 @@ Legend of shapes, here and everywhere: N batch, C channels, K classes, H×W pixe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,9 @@ from atrous.errors import AtrousError
 #: The smallest side on which one picture alone can be trained: at output stride 16 it still leaves 3×3 features,
 #: enough values per channel for batch statistics.
 MINIMUM_SIDE_OF_ONE = 33
+
+#: (eps, momentum) of a batch norm, in PyTorch's sense of momentum.
+Norm = tuple[float, float]
 
 
 def resize(features: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
@@ -165,12 +169,23 @@ def conv3x3(
     return conv_norm_relu(in_channels, out_channels, 3, rate=rate)
 
 
-def set_rate(unit: nn.Sequential, rate: int) -> None:
-    """Changes the atrous rate of a `conv3x3` unit in place; its weights stay."""
-    for conv in unit:
+def set_rate(unit: nn.Module, rate: int) -> None:
+    """Changes the atrous rate of every convolution larger than 1×1 in place; the weights stay."""
+    for conv in unit.modules():
         if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
             conv.dilation = (rate, rate)
             conv.padding = tuple(rate * (side // 2) for side in conv.kernel_size)
+
+
+def multiply_rate(conv: nn.Conv2d, factor: int) -> None:
+    """Multiplies a convolution's atrous rate in place, and pads it so that the map keeps its size."""
+    if conv.kernel_size == (1, 1) or factor == 1:
+        return
+    before = conv.dilation[0]
+    conv.dilation = (before * factor, before * factor)
+    if not isinstance(conv.padding, str):
+        wider = before * (factor - 1)
+        conv.padding = tuple(p + wider * (k // 2) for p, k in zip(conv.padding, conv.kernel_size, strict=True))
 
 
 def initialise(head: nn.Module) -> None:
@@ -184,15 +199,46 @@ def initialise(head: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def check_trainable(model: nn.Module, images: Tensor) -> None:
+def set_norm(module: nn.Module, norm: Norm) -> None:
+    """Gives every batch norm its eps and momentum; momentum is the share of the new value (1 − TensorFlow's decay).
+
+    Args:
+        module: changed in place.
+        norm: (eps > 0, momentum 0–1).
+    """
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps, part.momentum = norm
+
+
+def freeze_norm(model: nn.Module) -> None:
+    """Batch norms normalise with their running statistics, and no longer update them; scale and shift still learn.
+
+    What the papers do in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
+    undoes it.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def check_trainable(model: nn.Module, images: Tensor, scale: float = 1.0) -> None:
     """Refuses a training batch whose features would leave batch norm a single value per channel.
+
+    Args:
+        model: asked whether one of its batch norms is in training.
+        images: N×C×H×W.
+        scale: the smallest factor by which the model shrinks pictures before its backbone sees them.
 
     Raises:
         AtrousError: one picture with a side under 33 px in training mode.
     """
     height, width = images.shape[-2:]
-    if model.training and images.shape[0] == 1 and min(height, width) < MINIMUM_SIDE_OF_ONE:
+    minimum = math.ceil(MINIMUM_SIDE_OF_ONE / scale)
+    if not model.training or images.shape[0] > 1 or min(height, width) >= minimum:
+        return
+    if any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
         raise AtrousError(
             f"a training batch of one picture of {height}×{width} px leaves batch norm too few values: "
-            f"use at least {MINIMUM_SIDE_OF_ONE}×{MINIMUM_SIDE_OF_ONE} px, or two pictures a batch."
+            f"use at least {minimum}×{minimum} px, two pictures a batch, or frozen_norm."
         )

@@ -1,0 +1,220 @@
+"""DeepLabV2: DeepLab with atrous spatial pyramid pooling and multi-scale inputs (arXiv:1606.00915)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.errors import AtrousError
+from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.backbones import create_backbone
+from atrous.models.info import first_info
+from atrous.models.layers import Norm, check_trainable, freeze_norm, resize, set_rate
+
+#: The paper's two pyramids (§4.1, Figure 7), at output stride 8.
+ASPP_S, ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)
+
+
+class Branch(nn.Module):
+    """One rate's fc6, fc7 and fc8, as over VGG-16 (§3.2, Figure 7b).
+
+    Args:
+        in_channels: C of the backbone's last features.
+        channels: C of fc6 and fc7, 1024 in the paper.
+        num_classes: K.
+        rate: atrous rate of fc6, in feature pixels.
+        dropout: probability, 0–1, after fc6 and fc7.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int, *, rate: int, dropout: float) -> None:
+        super().__init__()
+        self.fc6 = nn.Conv2d(in_channels, channels, 3, padding=rate, dilation=rate)
+        self.fc7 = nn.Conv2d(channels, channels, 1)
+        self.fc8 = nn.Conv2d(channels, num_classes, 1)
+        self.dropout = nn.Dropout(dropout)
+        for conv in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×K×h×w."""
+        hidden = self.dropout(self.fc6(features).relu())
+        return self.fc8(self.dropout(self.fc7(hidden).relu()))
+
+
+class SummedASPP(nn.Module):
+    """Class scores from several fields of view, summed (§3.2); no batch norm, no image pooling, unlike V3's.
+
+    Args:
+        in_channels: C of the backbone's last features.
+        num_classes: K.
+        rates: atrous rate per branch, in feature pixels.
+        channels: C of each branch's fc6 and fc7; 0 for one 3×3 convolution straight to the classes, as over
+            ResNet-101 (kazuto1011/deeplab-pytorch, libs/models/deeplabv2.py).
+        dropout: probability, 0–1, in branches with fc6 and fc7, else on the features.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, *, rates: Sequence[int], channels: int = 0, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.0 if channels else dropout)
+        if channels:
+            make = [Branch(in_channels, channels, num_classes, rate=rate, dropout=dropout) for rate in rates]
+        else:
+            make = [nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate) for rate in rates]
+        self.branches = nn.ModuleList(make)
+        for name, last in self.named_modules():
+            if isinstance(last, nn.Conv2d) and (not channels or name.endswith("fc8")):
+                nn.init.normal_(last.weight, std=0.01)
+                nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
+
+    def set_rates(self, rates: Sequence[int]) -> None:
+        """Changes the atrous rates in place; the weights stay."""
+        for branch, rate in zip(self.branches, rates, strict=True):
+            set_rate(branch, rate)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×K×h×w."""
+        features = self.dropout(features)
+        return torch.stack([branch(features) for branch in self.branches]).sum(0)
+
+
+class DeepLabV2(nn.Module):
+    """An atrous backbone and ASPP, run on several sizes of the picture whose scores are fused by their maximum.
+
+    Differs: the maximum is taken at the output stride and then upsampled (kazuto1011/deeplab-pytorch,
+    libs/models/msc.py); the text of §3.2 upsamples first.
+
+    Args:
+        backbone: "resnet101" or "vgg16" in the paper; any network of `models.backbones`.
+        num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
+        output_stride: 8 in the paper, 16 or 32.
+        in_channels: C ≥ 1 of the pictures.
+        atrous_rates: of the ASPP at output stride 8; halved at 16. `ASPP_L` by default, or `ASPP_S`.
+        fov_channels: C of each branch's fc6 and fc7; 0 for branches of one convolution. By default the paper's:
+            1024 over VGG-16, 0 elsewhere.
+        scales: of the multi-scale inputs, 0–1, 1 among them; (1.0,) for the picture alone (§4.1).
+        dilation_rule: "previous" or "full", see `models.backbones`; the authors' Caffe networks have "full".
+        auxiliary: a second classifier for training, on the stage before the last.
+        dropout: probability, 0–1, after fc6 and fc7, else before the branches.
+        frozen_norm: batch norms keep their statistics in training.
+        norm: (eps, momentum) of the auxiliary head's batch norm; the paper's head has none.
+        align_corners: convention of every resize.
+        backbone_arguments: further arguments of `models.backbones.Backbone`.
+
+    Attributes:
+        info: what the model says about itself, see `models.info.Info`.
+
+    Raises:
+        AtrousError: values out of range, or an unknown backbone.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet101",
+        num_classes: int = 21,
+        output_stride: int = 8,
+        in_channels: int = 3,
+        atrous_rates: Sequence[int] = ASPP_L,
+        fov_channels: int | None = None,
+        scales: Sequence[float] = (0.5, 0.75, 1.0),
+        dilation_rule: str = "previous",
+        auxiliary: bool = False,
+        dropout: float | None = None,
+        frozen_norm: bool = False,
+        norm: Norm = (1e-5, 0.1),
+        align_corners: bool = False,
+        backbone_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if fov_channels is None:
+            fov_channels = 1024 if backbone == "vgg16" else 0
+        if dropout is None:
+            dropout = 0.5 if fov_channels else 0.0
+        arguments = dict(locals())
+        if 1 not in scales or not all(0 < scale <= 1 for scale in scales):
+            raise AtrousError(f"scales must lie in 0–1 and hold 1, such as (0.5, 0.75, 1), got {tuple(scales)}.")
+        self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
+        self.smaller_scales = {f"scale_{scale:g}": scale for scale in sorted(scales) if scale != 1}
+        self.backbone = create_backbone(
+            backbone,
+            backbone_arguments,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            dilation_rule=dilation_rule,
+            multi_grid=None,
+        )
+        self.info = first_info("deeplabv2", arguments, self.backbone)
+        self.aspp = SummedASPP(
+            self.backbone.high_channels,
+            num_classes,
+            rates=self._rates(output_stride),
+            channels=fov_channels,
+            dropout=dropout,
+        )
+        middle = self.backbone.middle_channels
+        self.auxiliary = AuxiliaryHead(middle, num_classes, norm=norm) if auxiliary else None
+
+    def _rates(self, output_stride: int) -> tuple[int, ...]:
+        return tuple(max(1, rate * 8 // output_stride) for rate in self.atrous_rates)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Changes the density of the features in place, on the same weights.
+
+        Args:
+            output_stride: 8, 16 or 32.
+        """
+        self.backbone.set_output_stride(output_stride)
+        self.aspp.set_rates(self._rates(output_stride))
+        self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """Class scores at low resolution, where losses and masks are made from them.
+
+        Args:
+            images: N×C×H×W, normalised, any H, W ≥ 1.
+
+        Returns:
+            {"main": N×K×⌈H/8⌉×⌈W/8⌉} logits, the maximum over the scales. In training also each scale's own under
+            "scale_0.5" …, each of which has its loss (§4.1), and "aux" with an auxiliary head.
+
+        Raises:
+            AtrousError: in training with batch norms, one picture too small for its smallest scale.
+        """
+        check_trainable(self, images, min([1.0, *self.smaller_scales.values()]))
+        _, middle, high = self.backbone(images)
+        largest = self.aspp(high)
+        by_scale = {"scale_1": largest}
+        for name, scale in self.smaller_scales.items():
+            by_scale[name] = self.aspp(self.backbone(_shrink(images, scale, self.align_corners)).high)
+        resized = [resize(scores, largest.shape[-2:], self.align_corners) for scores in by_scale.values()]
+        scores = {"main": torch.stack(resized).amax(0)}
+        if self.training and self.smaller_scales:
+            scores |= by_scale
+        if self.training and self.auxiliary is not None:
+            scores["aux"] = self.auxiliary(middle)
+        return scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
+        return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
+
+    def train(self, mode: bool = True) -> DeepLabV2:
+        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        super().train(mode)
+        if self.frozen_norm:
+            freeze_norm(self)
+        return self
+
+
+def _shrink(images: Tensor, scale: float, align_corners: bool) -> Tensor:
+    """The picture at a scale below 1, sampled every 1/scale pixels whatever its size, as the peers' pyramids are."""
+    if min(images.shape[-2:]) * scale < 1:
+        return resize(images, [max(1, int(side * scale)) for side in images.shape[-2:]], align_corners)
+    return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=align_corners)

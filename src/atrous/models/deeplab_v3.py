@@ -1,0 +1,214 @@
+"""DeepLabV3: Rethinking Atrous Convolution for Semantic Image Segmentation (arXiv:1706.05587)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from atrous.errors import AtrousError
+from atrous.models.aspp import ASPP
+from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.backbones import Backbone, create_backbone, is_separable_family
+from atrous.models.info import first_info
+from atrous.models.layers import Norm, check_trainable, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
+from atrous.models.vgg import VGG16
+
+#: Unit rates of the last stage's three blocks in the paper's best networks, with ASPP and cascaded (§4.2, §4.3).
+MULTI_GRID, CASCADE_MULTI_GRID = (1, 2, 4), (1, 2, 1)
+
+
+class Cascade(nn.Module):
+    """Going deeper with atrous convolution: copies of ResNet's last block, each at twice the rate before (§3.2).
+
+    Where the paper's block 4 has rate 2, blocks 5, 6 and 7 have 4, 8 and 16, times the multi-grid.
+
+    Args:
+        backbone: a ResNet, whose last stage is copied; its first unit, which changes the width, is left out in favour
+            of one more that does not.
+        num_blocks: 3 in the paper: blocks 5–7.
+        multi_grid: factors on the rates of each block's units.
+        dropout: probability, 0–1, after the last block.
+
+    Raises:
+        AtrousError: another backbone than a ResNet.
+    """
+
+    def __init__(
+        self, backbone: Backbone | VGG16, num_blocks: int, *, multi_grid: Sequence[float], dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        units = last_blocks(backbone)
+        if len(units) < 2 or not hasattr(units[1], "conv2"):
+            raise AtrousError(f"cascade copies a ResNet's last stage; backbone '{backbone.name}' is none.")
+        self.multi_grid = tuple(multi_grid)
+        blocks = [nn.Sequential(*(copy.deepcopy(units[1]) for _ in units)) for _ in range(num_blocks)]
+        self.blocks = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(dropout)
+        initialise(self.blocks)
+        self.set_rate(backbone.output_stride)
+
+    def set_rate(self, output_stride: int) -> None:
+        """Rates that follow block 4's at an output stride; the weights stay."""
+        for number, block in enumerate(self.blocks, start=1):
+            for unit, factor in zip(block.children(), self.multi_grid, strict=True):
+                set_rate(unit, max(1, round(32 // output_stride * 2**number * factor)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×C×h×w."""
+        return self.dropout(self.blocks(features))
+
+
+class DeepLabV3(nn.Module):
+    """An atrous backbone and ASPP with image-level features; or, cascaded, an atrous backbone that goes on.
+
+    Args:
+        backbone: "resnet50" or "resnet101" in the paper; any network of `models.backbones`.
+        num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
+        output_stride: 8, 16 or 32; the paper trains at 16 and evaluates at 8.
+        in_channels: C ≥ 1 of the pictures.
+        atrous_rates: of the ASPP at output stride 16; doubled at 8, halved at 32 (§3.3).
+        aspp_channels: C of the ASPP, 256 in the paper.
+        aspp_conv: one more 3×3 unit after the ASPP's projection, as torchvision and segmentation-models-pytorch have.
+        projection_kernel: of the ASPP's projection; 1 in the paper, 3 in mmsegmentation.
+        multi_grid: for ResNets, factors on the last stage's rate, one for each block. By default the paper's best,
+            (1, 2, 4) with ASPP and (1, 2, 1) cascaded, where the backbone is a ResNet with three blocks there; else
+            ones.
+        cascade: number of further copies of the last stage *instead* of the ASPP; 3 in the paper.
+        separable: depthwise-separable ASPP; by default over mobile and Xception backbones.
+        depthwise_norm: norm and ReLU between depthwise and pointwise.
+        dilation_rule: "previous" or "full", see `models.backbones`.
+        auxiliary: a second classifier for training, on the stage before the last.
+        dropout: probability, 0–1, before the last layers.
+        frozen_norm: batch norms keep their statistics in training, as in the paper's second phase (§4.1).
+        norm: (eps, momentum) of the heads' batch norms; the paper's momentum is 0.0003 (decay 0.9997).
+        align_corners: convention of every resize; TensorFlow's DeepLab and smp use True.
+        backbone_arguments: further arguments of `models.backbones.Backbone`.
+
+    Attributes:
+        info: what the model says about itself, see `models.info.Info`.
+
+    Raises:
+        AtrousError: values out of range, an unknown backbone, a multi-grid or cascade over another than a ResNet.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet101",
+        num_classes: int = 21,
+        output_stride: int = 16,
+        in_channels: int = 3,
+        atrous_rates: Sequence[int] = (6, 12, 18),
+        aspp_channels: int = 256,
+        aspp_conv: bool = False,
+        projection_kernel: int = 1,
+        multi_grid: Sequence[float] | None = None,
+        cascade: int = 0,
+        separable: bool | None = None,
+        depthwise_norm: bool = True,
+        dilation_rule: str = "previous",
+        auxiliary: bool = False,
+        dropout: float = 0.1,
+        frozen_norm: bool = False,
+        norm: Norm = (1e-5, 0.1),
+        align_corners: bool = False,
+        backbone_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if separable is None:
+            separable = is_separable_family(backbone)
+        arguments = dict(locals())
+        self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
+        self.backbone = create_backbone(
+            backbone,
+            backbone_arguments,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            dilation_rule=dilation_rule,
+            multi_grid=multi_grid,
+        )
+        if multi_grid is None and len(last_blocks(self.backbone)) == 3:
+            assert isinstance(self.backbone, Backbone)
+            multi_grid = CASCADE_MULTI_GRID if cascade else MULTI_GRID
+            self.backbone.set_multi_grid(multi_grid)
+        self.info = first_info("deeplabv3", {**arguments, "multi_grid": multi_grid or (1, 1, 1)}, self.backbone)
+        high, middle = self.backbone.high_channels, self.backbone.middle_channels
+        units: dict[str, Any] = {"separable": separable, "depthwise_norm": depthwise_norm}
+        self.cascade = self.aspp = None
+        self.aspp_conv = nn.Identity()
+        if cascade:
+            grid = self.backbone.multi_grid or (1,) * len(last_blocks(self.backbone))
+            self.cascade = Cascade(self.backbone, cascade, multi_grid=grid, dropout=dropout)
+        else:
+            self.aspp = ASPP(
+                high,
+                aspp_channels,
+                rates=self._rates(output_stride),
+                projection_kernel=projection_kernel,
+                dropout=dropout,
+                **units,
+            )
+            self.aspp_conv = conv3x3(aspp_channels, aspp_channels, **units) if aspp_conv else nn.Identity()
+        self.classifier = nn.Conv2d(high if cascade else aspp_channels, num_classes, 1)
+        for part in (self.cascade, self.aspp, self.aspp_conv, self.classifier):
+            if part is not None:
+                initialise(part)
+                set_norm(part, norm)
+        self.auxiliary = AuxiliaryHead(middle, num_classes, norm=norm) if auxiliary else None
+
+    def _rates(self, output_stride: int) -> tuple[int, ...]:
+        return tuple(max(1, rate * 16 // output_stride) for rate in self.atrous_rates)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Changes the density of the features in place, on the same weights (§3.3, §4.2).
+
+        Args:
+            output_stride: 8, 16 or 32.
+        """
+        self.backbone.set_output_stride(output_stride)
+        if self.aspp is not None:
+            self.aspp.set_rates(self._rates(output_stride))
+        if self.cascade is not None:
+            self.cascade.set_rate(output_stride)
+        self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
+
+    def scores(self, images: Tensor) -> dict[str, Tensor]:
+        """Class scores at low resolution, where losses and masks are made from them.
+
+        Args:
+            images: N×C×H×W, normalised, any H, W ≥ 1.
+
+        Returns:
+            {"main": N×K×⌈H/s⌉×⌈W/s⌉} logits at output stride s; in training with an auxiliary head also "aux".
+
+        Raises:
+            AtrousError: in training, one picture smaller than 33×33 px.
+        """
+        check_trainable(self, images)
+        _, middle, features = self.backbone(images)
+        for part in (self.cascade, self.aspp):
+            features = features if part is None else part(features)
+        scores = {"main": self.classifier(self.aspp_conv(features))}
+        if self.auxiliary is not None and self.training:
+            scores["aux"] = self.auxiliary(middle)
+        return scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
+        return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
+
+    def train(self, mode: bool = True) -> DeepLabV3:
+        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        super().train(mode)
+        if self.frozen_norm:
+            freeze_norm(self)
+        return self
+
+
+def last_blocks(backbone: Backbone | VGG16) -> list[nn.Module]:
+    """The blocks of a ResNet's last stage; none for other networks."""
+    return list(getattr(backbone.net, "layer4", ()))

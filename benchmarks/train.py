@@ -67,10 +67,11 @@ def build_ours(dropout: float = 0.5) -> Any:
 
 def build_pair() -> tuple[Any, Any]:
     """Both networks with the same weights, ready to train, without dropout."""
-    from atrous.weights.smp import translate
+    from atrous.weights.adapted import translate
+    from atrous.weights.smp import KEYS
 
     peer, ours = build_peer(dropout=0.0).train(), build_ours(dropout=0.0).train()
-    ours.load_state_dict(translate(peer.state_dict()))
+    ours.load_state_dict(translate(peer.state_dict(), KEYS)[0])
     return peer, ours
 
 
@@ -81,7 +82,8 @@ def check_equal() -> dict[str, Any]:
 
     from atrous.learning.losses import CrossEntropy
     from atrous.learning.step import TrainingStep
-    from atrous.weights.smp import translate
+    from atrous.weights.adapted import translate
+    from atrous.weights.smp import KEYS
 
     peer, ours = build_pair()
     parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (peer, ours)]
@@ -106,7 +108,7 @@ def check_equal() -> dict[str, Any]:
     theirs.backward()
     loss.backward()
     torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-5)
-    renamed = translate({name: p.grad for name, p in peer.named_parameters() if p.grad is not None})
+    renamed, _ = translate({name: p.grad for name, p in peer.named_parameters() if p.grad is not None}, KEYS)
     pairs = [(renamed[name].flatten(), p.grad.flatten()) for name, p in ours.named_parameters() if p.grad is not None]
     expected, found = (torch.cat(side) for side in zip(*pairs, strict=True))
     difference = (expected - found).norm() / expected.norm()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
+    from atrous.commands.convert import convert as convert
     from atrous.commands.doctor import doctor as doctor
     from atrous.commands.evaluate import evaluate as evaluate
     from atrous.commands.predict import predict as predict
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from atrous.inference.segmenter import Prediction as Prediction
     from atrous.inference.segmenter import Segmenter as Segmenter
     from atrous.learning.step import TrainingStep as TrainingStep
+    from atrous.learning.transfer import start_from as start_from
     from atrous.model_file import load as load
     from atrous.model_file import save as save
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "convert": "atrous.commands.convert",
     "create_model": "atrous.create",
     "doctor": "atrous.commands.doctor",
     "evaluate": "atrous.commands.evaluate",
@@ -37,6 +40,7 @@ _HOME = {
     "Prediction": "atrous.inference.segmenter",
     "save": "atrous.model_file",
     "Segmenter": "atrous.inference.segmenter",
+    "start_from": "atrous.learning.transfer",
     "train": "atrous.commands.train",
     "TrainingStep": "atrous.learning.step",
 }

@@ -98,7 +98,7 @@ def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[st
     parser = Parser(prog=f"atrous {verb}", description=documented.short_description)
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        if name != "recipe":
+        if name != "recipe" and parameter.kind is not parameter.VAR_KEYWORD:
             _add_argument(parser, parameter, hints[name], help_of.get(name))
     if "recipe" not in hints:
         _check_flags(parser, words)

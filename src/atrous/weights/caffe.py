@@ -1,0 +1,125 @@
+"""The weights in a .caffemodel, read from protobuf's wire format without protobuf.
+
+Source: BVLC/caffe, src/caffe/proto/caffe.proto (NetParameter, LayerParameter, V1LayerParameter, BlobProto).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atrous.errors import AtrousError
+
+#: Fields of a message: in NetParameter the layers, with where these have their name and blobs (new and V1 layout).
+LAYERS = {100: (1, 7), 2: (4, 6)}
+#: Fields of a BlobProto; before `shape` there were four sizes.
+SIZES, DATA, SHAPE = (1, 2, 3, 4), 5, 7
+
+#: Wire types: a varint, eight bytes, bytes with their length, four bytes.
+VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
+
+LEAVES = ("weight", "bias")
+
+
+def read_caffemodel(path: Path) -> dict[str, Tensor]:
+    """Blobs by layer: `conv1_1.weight`, `conv1_1.bias`; a third is `bn1.2`.
+
+    Args:
+        path: a .caffemodel, of the new or the V1 layout.
+
+    Returns:
+        float32 tensors: convolutions O×I×h×w, fully connected layers O×I, biases of one dimension.
+
+    Raises:
+        AtrousError: truncated, or of another format.
+    """
+    state = {}
+    for number, wire, layer in _fields(memoryview(path.read_bytes()), path):
+        if number not in LAYERS or wire != BYTES:
+            continue
+        assert isinstance(layer, memoryview)
+        name_field, blobs_field = LAYERS[number]
+        name, blobs = "", []
+        for inner, kind, value in _fields(layer, path):
+            if isinstance(value, memoryview) and inner == name_field:
+                name = str(value, "utf-8", "replace")
+            elif isinstance(value, memoryview) and inner == blobs_field and kind == BYTES:
+                blobs.append(_blob(value, path))
+        for index, blob in enumerate(blobs):
+            state[f"{name}.{LEAVES[index] if index < len(LEAVES) else index}"] = blob
+    return state
+
+
+def _blob(message: memoryview, path: Path) -> Tensor:
+    sizes, shape, data = {}, None, []
+    for number, wire, value in _fields(message, path):
+        if number in SIZES and isinstance(value, int):
+            sizes[number] = value
+        elif number == SHAPE and isinstance(value, memoryview):
+            shape = [dim for inner, _, part in _fields(value, path) if inner == 1 for dim in _dims(part, path)]
+        elif number == DATA and isinstance(value, memoryview) and wire in (BYTES, FOUR):
+            data.append(np.frombuffer(value, "<f4"))
+    values = np.concatenate(data).astype(np.float32) if data else np.zeros(0, np.float32)
+    if shape is None:
+        shape = [sizes.get(number, 1) for number in SIZES]
+        if shape[:2] == [1, 1]:  # fully connected layers and biases were padded with ones
+            shape = shape[2:] if shape[2] > 1 else shape[3:]
+    if math.prod(shape) != len(values):
+        raise AtrousError(f"{path} is damaged, or no .caffemodel: a blob of shape {shape} has {len(values)} values.")
+    return torch.from_numpy(values).reshape(shape)
+
+
+def _dims(part: int | memoryview, path: Path) -> list[int]:
+    """Repeated integers, packed or one by one."""
+    if isinstance(part, int):
+        return [part]
+    dims, position = [], 0
+    while position < len(part):
+        dim, position = _varint(part, position, path)
+        dims.append(dim)
+    return dims
+
+
+def _fields(message: memoryview, path: Path) -> Iterator[tuple[int, int, int | memoryview]]:
+    """A message's fields: number, wire type and value."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position, path)
+        number, wire = tag >> 3, tag & 7
+        if wire == VARINT:
+            value, position = _varint(message, position, path)
+            yield number, wire, value
+            continue
+        if wire == BYTES:
+            length, position = _varint(message, position, path)
+        elif wire in (EIGHT, FOUR):
+            length = 8 if wire == EIGHT else 4
+        else:
+            raise _damaged(path)
+        if position + length > len(message):
+            raise _damaged(path)
+        yield number, wire, message[position : position + length]
+        position += length
+
+
+def _varint(message: memoryview, position: int, path: Path) -> tuple[int, int]:
+    """Seven bits a byte, the lowest first, while the highest bit is set; and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            break
+        byte = message[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> AtrousError:
+    return AtrousError(f"{path} is truncated or damaged, or no .caffemodel.")

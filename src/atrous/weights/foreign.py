@@ -1,0 +1,312 @@
+"""Reads the files of other libraries into plain tensors; whatever else they hold is neither run nor kept.
+
+The kind of a file is told by its first bytes, not by its name. A pickle is read by torch's restricted reader, which
+makes tensors, dicts, lists and strings and refuses every name of code. Training checkpoints also carry harmless
+records (a NumPy score, a log's history): for those names alone, listed in `HARMLESS`, an inert class of this file
+stands in, which takes anything and does nothing, so that no foreign code is imported or called even then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from atrous.errors import AtrousError
+from atrous.weights.caffe import read_caffemodel
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What a file of another library holds.
+
+    Args:
+        state: tensors by the other library's names, out of whatever wrapped them.
+        config: of a Hugging Face folder, its config.json, with preprocessor_config.json under "preprocessor"; of a
+            .tflite file, what its graph says; of an OpenMMLab checkpoint its record, under "meta"; else empty.
+        name: the file's, for messages and provenance; empty for a state dict in memory.
+    """
+
+    state: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+#: Names of records that training checkpoints carry beside their weights, here read as nothing at all.
+HARMLESS = (
+    "argparse.Namespace",
+    "builtins.getattr",  # HistoryBuffer keeps its statistics as bound methods, pickled as a getattr
+    "collections.defaultdict",
+    "mmcv.utils.config.ConfigDict",
+    "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.numeric._frombuffer",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{kind}" for kind in ("bool_", "int32", "int64", "float32", "float64")),
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Bool", "Int32", "Int64", "Float32", "Float64", "Str")),
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.PurePosixPath",
+    "pathlib.WindowsPath",
+    "torch.torch_version.TorchVersion",
+)
+
+#: Under these keys training scripts keep the model's state dict, the first that is there counts.
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "params",
+    "weights",
+    "module",
+)
+
+#: DataParallel, Lightning and torch.compile put one of these before every key.
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+
+#: Bytes 4 to 8 of a TensorFlow Lite file.
+TFLITE = b"TFL3"
+
+#: First bytes of what people save by mistake, and what to say.
+MISTAKEN = (
+    (rb"\s*<(!doctype|html|\?xml)", "a web page, not a checkpoint: the download was redirected; fetch it again"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
+    (rb"\x89HDF", "an HDF5 file (Keras), which is not read; save its weights as .npz or .safetensors"),
+    (rb"\x1f\x8b", "gzip-compressed: unpack it first"),
+    (rb"Rar!|7z\xbc\xaf", "a compressed archive: unpack it first"),
+)
+
+
+def read(path: str | Path) -> Foreign:
+    """Reads a checkpoint of another library without running anything in it.
+
+    Args:
+        path: a PyTorch file (.pth, .pt, .bin, .tar), .safetensors, .npz, .tflite, .caffemodel, or a Hugging Face
+            folder with config.json.
+
+    Returns:
+        Its tensors, unwrapped and without prefixes such as `module.`.
+
+    Raises:
+        AtrousError: missing, empty, truncated, of no known kind, with code in it, one of atrous's own files, or
+            without weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise AtrousError(f"no file at {path}.")
+    with path.open("rb") as file:
+        if file.read(8)[4:] == TFLITE:
+            from atrous.weights import tensorflow
+
+            return tensorflow.read_tflite(path)
+    state, record = _read_file(path)
+    beside = path.name in FOLDER_FILES and (path.parent / "config.json").is_file()
+    return Foreign(state, _read_config(path.parent) if beside else record, path.name)
+
+
+def from_state_dict(given: Mapping[str, Any]) -> Foreign:
+    """The same for a state dict, or a checkpoint's dict, that is already in memory.
+
+    Raises:
+        AtrousError: there are no weights in it.
+    """
+    return Foreign(_unwrap(given, "the given dict"), _record(given))
+
+
+#: The files of a Hugging Face folder that hold weights, in the order of choice.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def _read_folder(folder: Path) -> Foreign:
+    if not (folder / "config.json").is_file():
+        raise AtrousError(f"{folder} is a folder without config.json. Give a file, or a Hugging Face model's folder.")
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return Foreign(_read_file(folder / name)[0], _read_config(folder), folder.resolve().name)
+    raise AtrousError(f"{folder} has a config.json but no weights; one of {', '.join(FOLDER_FILES)} is needed.")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    processor = folder / "preprocessor_config.json"
+    config = _read_json(folder / "config.json")
+    return {**config, "preprocessor": _read_json(processor)} if processor.is_file() else config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AtrousError(f"{path} is no JSON: {error}.") from error
+    if not isinstance(record, dict):
+        raise AtrousError(f"{path} is no configuration of a model.")
+    return record
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict, and the record beside it."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise AtrousError(f"{path} is empty: 0 bytes.")
+    for pattern, sentence in MISTAKEN:
+        if re.match(pattern, head, re.IGNORECASE):
+            raise AtrousError(f"{path} is {sentence}.")
+    reader = _reader(path, head)
+    try:
+        found = reader(path)
+    except AtrousError:
+        raise
+    except Exception as error:  # a damaged file makes zip, pickle, torch, NumPy and flatbuffers raise anything
+        raise AtrousError(f"{path} is truncated or damaged, or no checkpoint: {_first_line(error)}") from error
+    return _unwrap(found, str(path)), _record(found)
+
+
+def _record(found: Any) -> dict[str, Any]:
+    """What a training script wrote beside the weights: OpenMMLab's "meta", with classes and configuration."""
+    meta = found.get("meta") if isinstance(found, Mapping) else None
+    return {"meta": meta} if isinstance(meta, Mapping) else {}
+
+
+def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
+    """Which reader, by the first bytes."""
+    if head[5:9] == b"\0\0\0{" or path.suffix == ".safetensors":  # a length of eight bytes, then JSON
+        return _read_safetensors
+    if head.startswith(b"PK"):
+        return _read_zip
+    if path.suffix == ".caffemodel":
+        return read_caffemodel
+    if path.suffix == ".npz":
+        raise AtrousError(f"{path} is no .npz file, or is damaged: it does not begin as one.")
+    return _read_torch
+
+
+def _read_zip(path: Path) -> Any:
+    """PyTorch's files and NumPy's .npz are both zip files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            damaged = archive.testzip()  # torch itself does not compare checksums
+    except zipfile.BadZipFile as error:
+        raise AtrousError(f"{path} is truncated or damaged: {error}. Fetch it again.") from error
+    if damaged:
+        raise AtrousError(f"{path} is damaged: '{damaged}' in it does not match its checksum. Fetch it again.")
+    if any(name.endswith("constants.pkl") for name in names):
+        raise AtrousError(
+            f"{path} is a TorchScript program, not weights. Save those where it was made: "
+            "torch.save(model.state_dict(), file)."
+        )
+    if any(name.endswith("data.pkl") for name in names):
+        return _read_torch(path)
+    if names and all(name.endswith(".npy") for name in names):
+        return _read_npz(path)
+    raise AtrousError(f"{path} is a zip file, but neither PyTorch's nor NumPy's: unpack it and give the file in it.")
+
+
+def _read_torch(path: Path) -> Any:
+    stand_ins: list[Any] = [(_Nothing, name) for name in HARMLESS]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # _pickle.UnpicklingError, RuntimeError, EOFError, KeyError, UnicodeDecodeError …
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
+            raise AtrousError(
+                f"{path} holds more than weights: it names '{code[1]}', which is code. Nothing was run. If you trust "
+                "it, save the weights alone where it was made: torch.save(model.state_dict(), file)."
+            ) from error
+        raise
+
+
+class _Nothing:
+    """Stands in for a harmless record: takes anything, keeps nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Nothing:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "atrous" in metadata:
+                raise AtrousError(
+                    f"{path} is a model file of atrous already; nothing to convert. Use it as it is: "
+                    f"atrous predict {path} PICTURES."
+                )
+            if "atrous-checkpoint" in metadata:
+                raise AtrousError(
+                    f"{path} is a training checkpoint of atrous. The model is the run's best.safetensors; training "
+                    "goes on with: atrous train --resume RUN."
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise AtrousError(f"{path} is truncated or damaged: {_first_line(error)}") from error
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:  # object arrays, which are pickles, are refused
+        return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
+
+
+def _unwrap(found: Any, name: str) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, without the prefixes that wrappers put before its keys."""
+    if isinstance(found, Mapping) and "param_groups" in found:
+        raise AtrousError(f"{name} is an optimiser's state, not a model's weights.")
+    if isinstance(found, torch.nn.Module):
+        raise AtrousError(f"{name} is a module; give its state_dict().")
+    for state in _candidates(found):
+        tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts here
+        if tensors:
+            return _without_prefix(tensors)
+    raise AtrousError(f"{name} holds no weights: no dict of tensors, nor one under {', '.join(WRAPPERS)}.")
+
+
+def _candidates(found: Any, depth: int = 3) -> Iterator[Mapping[Any, Any]]:
+    """Dicts that may be the state dict, the likeliest first: inside wrappers, then as it stands."""
+    if not isinstance(found, Mapping) or not depth:
+        return
+    for wrapper in WRAPPERS:
+        yield from _candidates(found.get(wrapper), depth - 1)
+    yield found
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            return _without_prefix({key.removeprefix(prefix): tensor for key, tensor in state.items()})
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else f"{type(error).__name__}."

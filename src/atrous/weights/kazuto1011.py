@@ -1,0 +1,122 @@
+"""DeepLabV2 over Caffe's ResNet-101, of kazuto1011/deeplab-pytorch.
+
+Source: libs/models/{deeplabv2,msc,resnet}.py, configs/*.yaml, demo.py; commit 4219467. Its pictures are BGR, of which a
+mean is taken; here the first convolution's channels are turned, so that pictures are RGB.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from atrous.data.coco_stuff import COCO_STUFF_CLASSES
+from atrous.data.labels import ClassTable, default_colors
+from atrous.data.voc import VOC_CLASSES
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.foreign import Foreign
+
+#: Blocks in the third stage (its fourth layer) → timm's name.
+RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+
+#: Its unit of a bottleneck, convolution and norm → ours.
+_UNITS = {
+    "reduce.conv": "conv1",
+    "reduce.bn": "bn1",
+    "conv3x3.conv": "conv2",
+    "conv3x3.bn": "bn2",
+    "increase.conv": "conv3",
+    "increase.bn": "bn3",
+    "shortcut.conv": "downsample.0",
+    "shortcut.bn": "downsample.1",
+}
+
+
+def _unit(match: re.Match[str]) -> str:
+    return f"backbone.net.layer{int(match[1]) - 1}.{int(match[2]) - 1}.{_UNITS[match[3]]}."
+
+
+#: Its key → ours. `base` is there where the network is run at several scales.
+KEYS: Keys = (
+    (r"(?:base\.)?layer1\.conv1\.conv\.", "backbone.net.conv1."),
+    (r"(?:base\.)?layer1\.conv1\.bn\.", "backbone.net.bn1."),
+    (rf"(?:base\.)?layer([2-5])\.block(\d+)\.({'|'.join(map(re.escape, _UNITS))})\.", _unit),
+    (r"(?:base\.)?aspp\.c(\d)\.", r"aspp.branches.\1."),
+)
+
+_CAFFE = re.compile(r"(base\.)?layer5\.block1\.reduce\.conv\.weight")
+
+
+def recognises(foreign: Foreign) -> bool:
+    """Whether the keys are this project's."""
+    return any(map(_CAFFE.fullmatch, foreign.state))
+
+
+def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
+    """Its checkpoint in our words.
+
+    Args:
+        foreign: of `DeepLabV2_ResNet101_MSC` or of `DeepLabV2` alone.
+        given: arguments of ours that the user named; atrous_rates=(3, 6, 9, 12) for `DeepLabV2S_ResNet101_MSC`, whose
+            keys are the same.
+
+    Returns:
+        A model of 21 classes is taken for one of Pascal VOC, one of 182 for one of COCO-Stuff.
+
+    Raises:
+        AtrousError: its DeepLabV1, V3 or V3+, or another layout.
+    """
+    state, left_over = translate(foreign.state, KEYS)
+    branches = sum(bool(re.fullmatch(r"aspp\.branches\.\d\.weight", key)) for key in state)
+    if branches != 4:
+        raise AtrousError(
+            "of kazuto1011's networks atrous converts DeepLabV2, whose ASPP has the keys aspp.c0 to aspp.c3. His "
+            "DeepLabV1 only holds initial weights, his V3 and V3+ he never tested or published weights for."
+        )
+    stem = "backbone.net.conv1.weight"
+    state[stem] = state[stem].flip(1)
+    several = any(key.startswith("base.") for key in foreign.state)
+    num_classes = len(state["aspp.branches.0.weight"])
+    arguments = {
+        "backbone": _resnet(foreign),
+        "backbone_arguments": {"norm": (1e-5, 0.001), "stride_first": True, "ceil_pool": True},
+        "num_classes": num_classes,
+        "output_stride": 8,
+        "atrous_rates": (6, 12, 18, 24),
+        "fov_channels": 0,
+        "scales": (0.5, 0.75, 1.0) if several else (1.0,),
+        "dilation_rule": "full",
+        "dropout": 0.0,
+    }
+    return Adapted(
+        architecture="deeplabv2",
+        arguments=arguments | dict(given),
+        state=state,
+        left_over=left_over,
+        preprocessing=Preprocessing((122.675, 116.669, 104.008), (1.0, 1.0, 1.0)),
+        classes=_classes(num_classes),
+    )
+
+
+def _resnet(foreign: Foreign) -> str:
+    blocks = sum(bool(re.fullmatch(r"(base\.)?layer4\.block\d+\.reduce\.conv\.weight", key)) for key in foreign.state)
+    if blocks not in RESNETS:
+        raise AtrousError(f"the backbone has {blocks} blocks in layer4; a ResNet-50, 101 or 152 has 6, 23 or 36.")
+    return RESNETS[blocks]
+
+
+def _classes(num_classes: int) -> ClassTable | None:
+    """Pascal VOC's, or COCO-Stuff's with the eleven numbers that no picture shows."""
+    if num_classes == 21:
+        return VOC_CLASSES
+    if num_classes != 182:
+        return None
+    shown = {raw[0]: name for name, raw in zip(COCO_STUFF_CLASSES.names, COCO_STUFF_CLASSES.raw, strict=True)}
+    return ClassTable(
+        names=tuple(shown.get(value, f"unused {value}") for value in range(182)),
+        colors=default_colors(183)[1:],
+        raw=tuple((value,) for value in range(182)),
+        ignore=(255,),
+    )

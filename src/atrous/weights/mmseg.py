@@ -1,0 +1,186 @@
+"""DeepLabV3 and V3+ of mmsegmentation, over its ResNets (R-18 to R-152, v1c or plain).
+
+Source: mmseg/models/decode_heads/{aspp_head,sep_aspp_head,fcn_head}.py, mmseg/models/backbones/resnet.py,
+mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; version 1.2.2.
+
+Its weights do not tell the output stride, whether corners are aligned (its 769×769 configurations) and the multi-grid
+("d16-mg124"). Where the checkpoint carries its configuration they are read from it; else the output stride is 8, and
+the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
+multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from atrous.data.ade20k import ADE20K_CLASSES
+from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
+from atrous.data.coco_stuff import COCO_STUFF_TRAIN_IDS
+from atrous.data.labels import ClassTable, default_colors
+from atrous.data.voc import VOC_CLASSES
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+from atrous.weights.adapted import Adapted, Keys, move_channels, translate
+from atrous.weights.foreign import Foreign
+
+#: (blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
+RESNETS = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (36, True): "resnet152",
+}
+
+#: The data sets of its published checkpoints by their number of classes, where the file does not name its classes.
+CLASSES = {19: CITYSCAPES_TRAIN_IDS, 21: VOC_CLASSES, 150: ADE20K_CLASSES, 171: COCO_STUFF_TRAIN_IDS}
+
+#: Its name of a layer in a unit → its place in ours.
+_PLACES = {
+    "conv": 0,
+    "bn": 1,
+    "depthwise_conv.conv": 0,
+    "depthwise_conv.bn": 1,
+    "pointwise_conv.conv": 3,
+    "pointwise_conv.bn": 4,
+}
+_LAYER = rf"({'|'.join(map(re.escape, _PLACES))})\."
+
+#: Its key → ours. The deep stem's last norm is timm's `bn1`.
+KEYS: Keys = (
+    (r"backbone\.stem\.7\.", "backbone.net.bn1."),
+    (r"backbone\.stem\.([0-6])\.", r"backbone.net.conv1.\1."),
+    (r"backbone\.(conv1|bn1|layer[1-4])\.", r"backbone.net.\1."),
+    (rf"decode_head\.image_pool\.1\.{_LAYER}", lambda m: f"aspp.image_pooling.unit.{_PLACES[m[1]]}."),
+    (rf"decode_head\.aspp_modules\.0\.{_LAYER}", lambda m: f"aspp.point.{_PLACES[m[1]]}."),
+    (rf"decode_head\.aspp_modules\.(\d)\.{_LAYER}", lambda m: f"aspp.atrous.{int(m[1]) - 1}.{_PLACES[m[2]]}."),
+    (rf"decode_head\.bottleneck\.{_LAYER}", lambda m: f"aspp.project.{_PLACES[m[1]]}."),
+    (rf"decode_head\.c1_bottleneck\.{_LAYER}", lambda m: f"decoder.reduce.{_PLACES[m[1]]}."),
+    (rf"decode_head\.sep_bottleneck\.(\d)\.{_LAYER}", lambda m: f"decoder.fuse.{m[1]}.{_PLACES[m[2]]}."),
+    (r"decode_head\.conv_seg\.", "classifier."),
+    (rf"auxiliary_head\.convs\.0\.{_LAYER}", lambda m: f"auxiliary.unit.{_PLACES[m[1]]}."),
+    (r"auxiliary_head\.conv_seg\.", "auxiliary.classifier."),
+)
+
+
+def recognises(foreign: Foreign) -> bool:
+    """Whether the keys are of its ASPP heads."""
+    return any(key.startswith("decode_head.aspp_modules.") for key in foreign.state)
+
+
+def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
+    """Its checkpoint in our words.
+
+    Args:
+        foreign: of an `EncoderDecoder` with an `ASPPHead` or a `DepthwiseSeparableASPPHead` over a `ResNet` or
+            `ResNetV1c`; `config["meta"]` is the checkpoint's record, where there is one.
+        given: arguments of ours that the user named, such as output_stride=16 or align_corners=True.
+
+    Returns:
+        With the classes that its record names, else those of the data set that has as many.
+
+    Raises:
+        AtrousError: another backbone, another layout, or a multi-grid in mmsegmentation's terms.
+    """
+    if tuple(given.get("multi_grid", ())) == (1, 2, 4):
+        raise AtrousError(
+            "multi_grid=(1, 2, 4) multiplies rates here, and gives 2, 4, 8; mmsegmentation's mg124 means the rates "
+            "1, 2, 4 themselves. Use multi_grid=(0.5, 1, 2) with output_stride=16."
+        )
+    meta = _mapping(foreign.config.get("meta"))
+    state, left_over = translate(foreign.state, KEYS)
+    if "classifier.weight" not in state or "aspp.project.0.weight" not in state:
+        raise AtrousError("decode_head has no conv_seg or no bottleneck: not a whole network of mmsegmentation's.")
+    # its image pooling comes first in the concatenation
+    state["aspp.project.0.weight"] = move_channels(state["aspp.project.0.weight"], (1, 2, 3, 4, 0))
+    plus = "decoder.reduce.0.weight" in state
+    num_classes, channels = state["classifier.weight"].shape[:2]
+    arguments = {
+        **_backbone(foreign.state),
+        "num_classes": num_classes,
+        "output_stride": 8,
+        "aspp_channels": channels,
+        "projection_kernel": state["aspp.project.0.weight"].shape[-1],
+        "multi_grid": (1, 1, 1),
+        "separable": any("depthwise_conv" in key for key in foreign.state),
+        "auxiliary": "auxiliary.classifier.weight" in state,
+        "dropout": 0.1,
+        **({"low_channels": len(state["decoder.reduce.0.weight"]), "decoder_convs": 2} if plus else {}),
+        **_told(meta),
+    }
+    return Adapted(
+        architecture="deeplabv3plus" if plus else "deeplabv3",
+        arguments=arguments | dict(given),
+        state=state,
+        left_over=left_over,
+        preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        classes=_classes(meta, num_classes),
+    )
+
+
+def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    blocks = {key.split(".")[2] for key in state if key.startswith("backbone.layer3.")}
+    bottlenecks = "backbone.layer3.0.conv3.weight" in state
+    name = RESNETS.get((len(blocks), bottlenecks))
+    if name is None or "backbone.layer4.0.conv2.weight" not in state:
+        raise AtrousError(
+            "of mmsegmentation's backbones atrous converts ResNet-18, 34, 50, 101 and 152, v1c or plain. Its "
+            "MobileNetV2 dilates the first block of a stage alone, as no other library does."
+        )
+    arguments: dict[str, Any] = {} if bottlenecks else {"dilate_second": False}
+    if "backbone.stem.0.weight" in state:
+        width = len(state["backbone.stem.0.weight"])
+        arguments |= {"stem_type": "deep", "stem_width": width}
+    return {"backbone": name, "backbone_arguments": arguments or None}
+
+
+def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration, a Python text in the checkpoint's record, tells beyond the weights."""
+    text = next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
+    told: dict[str, Any] = {}
+    strides = re.search(r"\bstrides=[(\[]([\d,\s]+)[)\]]", text)
+    if strides:
+        told["output_stride"] = 4 * math.prod(int(stride) for stride in re.findall(r"\d+", strides[1]))
+    if re.search(r"\balign_corners=True", text):
+        told["align_corners"] = True
+    if re.search(r"\bmulti_grid=[(\[]\s*1,\s*2,\s*4,?\s*[)\]]", text):
+        told["multi_grid"] = (0.5, 1, 2)
+    return told
+
+
+def _classes(meta: Mapping[str, Any], num_classes: int) -> ClassTable | None:
+    """The classes and colours in the checkpoint's record, with the values that its masks have for them."""
+    record = {key.lower(): value for key, value in {**meta, **_mapping(meta.get("dataset_meta"))}.items()}
+    names = record.get("classes")
+    if not isinstance(names, list | tuple) or len(names) != num_classes or len(set(map(str, names))) != num_classes:
+        return CLASSES.get(num_classes)
+    named = tuple(str(name) for name in names)
+    for table in CLASSES.values():
+        if table.names == named:
+            return table
+    text = f"{meta.get('config')} {meta.get('cfg')}"
+    first = 1 if record.get("reduce_zero_label") is True or "reduce_zero_label=True" in text else 0
+    return ClassTable(
+        names=named,
+        colors=_colors(record.get("palette"), num_classes),
+        raw=tuple((index + first,) for index in range(num_classes)),
+        ignore=(0, 255) if first else (255,),
+    )
+
+
+def _colors(palette: Any, num_classes: int) -> tuple[tuple[int, int, int], ...]:
+    """The record's palette where it is one."""
+    try:
+        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
+    except (TypeError, ValueError):
+        return default_colors(num_classes)
+    return colors if len(colors) == num_classes else default_colors(num_classes)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if isinstance(key, str)} if isinstance(value, Mapping) else {}

@@ -1,0 +1,278 @@
+"""Google's mobile DeepLabV3: MobileNetV2, image pooling and a 1×1 branch; as .tflite, or arrays under TF-slim's names.
+
+Source: tensorflow/models, research/deeplab (model.py, core/feature_extractor.py) and research/slim/nets/mobilenet.
+The published .tflite files have batch norm folded into weights and biases, where it is put back as an identity. A
+quantised file becomes float32; its 8-bit activations are not imitated.
+
+Differs: image pooling here is over the whole picture, there over a window of the training crop's features, which is
+the same at the size of the training crop.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atrous.data.voc import VOC_CLASSES
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+from atrous.weights import tflite_file
+from atrous.weights.adapted import Adapted, move_channels, translate
+from atrous.weights.foreign import Foreign
+
+#: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
+BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)
+#: x / 127.5 − 1 on 0–255; a quantised file says its own.
+MEAN = STD = 127.5
+#: Where the file does not tell: the stride at which Google trained and evaluated its mobile models.
+OUTPUT_STRIDE = 16
+
+#: Blocks per stage, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
+REPEATS = (1, 2, 3, 4, 3, 3, 1)
+STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
+LAST_CHANNELS = 320
+
+_WEIGHTS = r"(?:depthwise_)?weights$"
+_NORM = r"(?:BatchNorm/)?(gamma|beta|moving_mean|moving_variance|bias|biases)$"
+_LEAVES = {"gamma": "weight", "beta": "bias", "bias": "bias", "biases": "bias"}
+_LEAVES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+#: Its layer → ours; a block without expansion numbers its norms one lower.
+_FIRST = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
+_BLOCK = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
+
+
+def _place(number: int) -> str:
+    """Where expanded_conv_<number> stands among timm's stages."""
+    ends = list(accumulate(REPEATS))
+    stage = next((stage for stage, end in enumerate(ends) if number < end), len(ends))
+    return f"backbone.net.blocks.{stage}.{number - ([0, *ends])[stage]}"
+
+
+def _weights(match: re.Match[str]) -> str:
+    return f"{_place(int(match[1]))}.{_BLOCK[match[2]][0]}.weight"
+
+
+def _norm(match: re.Match[str]) -> str:
+    return f"{_place(int(match[1]))}.{_BLOCK[match[2]][1]}.{_LEAVES[match[3]]}"
+
+
+#: Its key → ours, for both ways in which norms are kept: as they are, or folded into a bias.
+KEYS = (
+    (rf"MobilenetV2/Conv/{_WEIGHTS}", "backbone.net.conv_stem.weight"),
+    (rf"MobilenetV2/Conv/{_NORM}", lambda m: f"backbone.net.bn1.{_LEAVES[m[1]]}"),
+    (
+        rf"MobilenetV2/expanded_conv/(depthwise|project)/{_WEIGHTS}",
+        lambda m: f"{_place(0)}.{_FIRST[m[1]][0]}.weight",
+    ),
+    (
+        rf"MobilenetV2/expanded_conv/(depthwise|project)/{_NORM}",
+        lambda m: f"{_place(0)}.{_FIRST[m[1]][1]}.{_LEAVES[m[2]]}",
+    ),
+    (rf"MobilenetV2/expanded_conv_(\d{{1,2}})/(expand|depthwise|project)/{_WEIGHTS}", _weights),
+    (rf"MobilenetV2/expanded_conv_(\d{{1,2}})/(expand|depthwise|project)/{_NORM}", _norm),
+    (rf"aspp0/{_WEIGHTS}", "aspp.point.0.weight"),
+    (rf"aspp0/{_NORM}", lambda m: f"aspp.point.1.{_LEAVES[m[1]]}"),
+    (rf"image_pooling/{_WEIGHTS}", "aspp.image_pooling.unit.0.weight"),
+    (rf"image_pooling/{_NORM}", lambda m: f"aspp.image_pooling.unit.1.{_LEAVES[m[1]]}"),
+    (rf"concat_projection/{_WEIGHTS}", "aspp.project.0.weight"),
+    (rf"concat_projection/{_NORM}", lambda m: f"aspp.project.1.{_LEAVES[m[1]]}"),
+    (rf"logits/semantic/{_WEIGHTS}", "classifier.weight"),
+    (r"logits/semantic/bias(?:es)?$", "classifier.bias"),
+)
+
+#: What other DeepLabs of that repository have and this one has not.
+OTHERS = re.compile(r"(aspp[1-9]|decoder/|xception_|resnet_v1)")
+
+
+def read_tflite(path: str | Path) -> Foreign:
+    """A .tflite file's convolutions under TF-slim's names, and what its graph says.
+
+    Args:
+        path: float32 or quantised to 8 bits; nothing is run.
+
+    Returns:
+        `state`: `<layer>/weights` (O×kh×kw×I) or `<layer>/depthwise_weights` (1×kh×kw×C), and `<layer>/bias`, float32.
+        `config`: "output_stride" (the product of the backbone's strides), "align_corners" of the last resize, "mean"
+        and "std" of the input, and by layer "strides", "dilations" and "activations".
+
+    Raises:
+        AtrousError: see `tflite_file.read_graph`; or two convolutions of one name.
+    """
+    path = Path(path)
+    graph = tflite_file.read_graph(path)
+    state: dict[str, Tensor] = {}
+    layers = {}
+    for convolution in graph.convolutions:
+        layer = layer_name(convolution.name)
+        if layer in layers:
+            raise AtrousError(f"{path.name} has two convolutions named '{layer}'.")
+        layers[layer] = convolution
+        leaf = "depthwise_weights" if convolution.depthwise else "weights"
+        state[f"{layer}/{leaf}"] = torch.from_numpy(convolution.weights)
+        state[f"{layer}/bias"] = torch.from_numpy(convolution.bias)
+    strides = {layer: convolution.stride for layer, convolution in layers.items()}
+    mean, std = MEAN, STD
+    if graph.input_scale is not None:
+        scale, zero = graph.input_scale
+        mean, std = zero, 1 / scale if scale > 0 else STD
+    config = {
+        "output_stride": math.prod(stride for layer, stride in strides.items() if layer.startswith("MobilenetV2/")),
+        "align_corners": graph.align_corners,
+        "mean": mean,
+        "std": std,
+        "strides": strides,
+        "dilations": {layer: convolution.dilation for layer, convolution in layers.items()},
+        "activations": {layer: convolution.activation for layer, convolution in layers.items()},
+    }
+    return Foreign(state, config, path.name)
+
+
+def layer_name(tensor: str) -> str:
+    """The layer in the name of a weights tensor; MLIR's converter joins several names, and adds its operations.
+
+    Example:
+        >>> layer_name("aspp0/Conv2D_Fold;aspp0/weights_quant/FakeQuantWithMinMaxVars")
+        'aspp0'
+        >>> layer_name("MobilenetV2/expanded_conv/depthwise/depthwise_weights")
+        'MobilenetV2/expanded_conv/depthwise'
+    """
+    for part in tensor.split(";"):
+        match = re.match(r"(.+?)/(?:depthwise_)?weights(?:_quant)?(?:/|$)", part)
+        if match:
+            return match[1]
+    return tensor
+
+
+def recognises(foreign: Foreign) -> bool:
+    """Whether the names are TF-slim's for a mobile DeepLab."""
+    return "MobilenetV2/Conv/weights" in foreign.state and "logits/semantic/weights" in foreign.state
+
+
+def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
+    """A mobile DeepLabV3 as ours.
+
+    Args:
+        foreign: from `read_tflite`, or arrays under TF-slim's names: in the layout of .tflite files with folded norms,
+            or as in a TensorFlow checkpoint (kh×kw×I×O, norms as they are).
+        given: overrides. Arrays alone do not tell output_stride; 16 is assumed.
+
+    Returns:
+        DeepLabV3 over `google_mobilenetv2_<width>`. The 21 classes of Pascal VOC where there are 21.
+
+    Raises:
+        AtrousError: another network, or one changed in its geometry.
+    """
+    _refuse_others(foreign)
+    config = foreign.config
+    if "strides" in config:
+        _check_geometry(config)
+    renamed, left_over = translate(foreign.state, KEYS)
+    state = _with_norms(_torch_layout(renamed))
+    last, projection, classifier, stem = (
+        _convolution(state, name, foreign.name)
+        for name in (
+            "backbone.net.blocks.6.0.conv_pwl.weight",
+            "aspp.project.0.weight",
+            "classifier.weight",
+            "backbone.net.conv_stem.weight",
+        )
+    )
+    state["aspp.project.0.weight"] = move_channels(projection, (1, 0))  # theirs has image pooling first
+    channels = stem.shape[1]
+    arguments = {
+        "backbone": f"google_mobilenetv2_{round(100 * last.shape[0] / LAST_CHANNELS):03d}",
+        "backbone_arguments": {"norm": BACKBONE_NORM, "padding": "tensorflow"},
+        "num_classes": classifier.shape[0],
+        "in_channels": channels,
+        "output_stride": config.get("output_stride", OUTPUT_STRIDE),
+        "atrous_rates": (),
+        "multi_grid": (1, 1, 1),
+        "norm": HEAD_NORM,
+        "dropout": 0.1,
+        "align_corners": config.get("align_corners", True) is not False,
+    }
+    return Adapted(
+        architecture="deeplabv3",
+        arguments=arguments | {name: value for name, value in given.items() if name != "architecture"},
+        state=state,
+        left_over=left_over,
+        preprocessing=Preprocessing((config.get("mean", MEAN),) * channels, (config.get("std", STD),) * channels),
+        classes=VOC_CLASSES if classifier.shape[0] == len(VOC_CLASSES) else None,
+    )
+
+
+def _refuse_others(foreign: Foreign) -> None:
+    others = sorted(key for key in foreign.state if OTHERS.match(key))
+    if others:
+        raise AtrousError(
+            f"'{others[0]}': of TensorFlow's DeepLabs those over MobileNetV2 without atrous branches and decoder are "
+            "read (mobilenetv2_coco_voc_trainaug and its kin); this is another one."
+        )
+
+
+def _convolution(state: Mapping[str, Tensor], name: str, file: str) -> Tensor:
+    """One that the arguments are read from."""
+    tensor = state.get(name)
+    if tensor is None or tensor.ndim != 4:
+        what = "is missing" if tensor is None else f"has {tensor.ndim} dimensions instead of 4"
+        raise AtrousError(f"{file or 'the state dict'}: what becomes '{name}' {what}; the file is not whole.")
+    return tensor
+
+
+def _check_geometry(config: Mapping[str, Any]) -> None:
+    """Refuses a graph that strides, dilates or activates otherwise than the network it will become."""
+    strides, dilations, activations = config["strides"], config["dilations"], config["activations"]
+    rate = 1
+    for number, nominal in enumerate(STRIDES):
+        block = f"MobilenetV2/expanded_conv_{number}" if number else "MobilenetV2/expanded_conv"
+        layer = f"{block}/depthwise"
+        found = strides.get(layer), dilations.get(layer)
+        allowed = {(1, rate), (nominal if rate == 1 else 1, rate)}
+        if found not in allowed:
+            raise AtrousError(
+                f"'{layer}' has stride and dilation {found}, not {' or '.join(map(str, sorted(allowed)))} as in this "
+                "network. Dilation spelt as SpaceToBatch and BatchToSpace is not read: export it as native dilation."
+            )
+        rate *= nominal // strides[layer]
+    for layer, activation in activations.items():
+        if layer.startswith("MobilenetV2/"):
+            expected = "none" if layer.endswith("/project") else "relu6"
+        else:
+            expected = "none" if layer.startswith("logits/") else "relu"
+        if activation != expected:
+            raise AtrousError(f"'{layer}' ends in activation '{activation}'; of this network it is '{expected}'.")
+
+
+def _torch_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every convolution as O×I×kh×kw, or C×1×kh×kw where depthwise."""
+    depthwise = next((tensor for name, tensor in state.items() if name.endswith("conv_dw.weight")), None)
+    # A .tflite has O×kh×kw×I and 1×kh×kw×C, a checkpoint kh×kw×I×O and kh×kw×C×1: the depthwise ones tell which.
+    lite = depthwise is not None and depthwise.shape[0] == 1
+    plain, grouped = ((0, 3, 1, 2), (3, 0, 1, 2)) if lite else ((3, 2, 0, 1), (2, 3, 0, 1))
+    return {
+        name: tensor.permute(grouped if name.endswith("conv_dw.weight") else plain).contiguous()
+        if tensor.ndim == 4
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _with_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Completes each norm of which only a folded bias is left, so that it adds that bias and nothing else."""
+    complete = dict(state)
+    for name, bias in state.items():
+        norm = name.removesuffix(".bias")
+        if not name.endswith(".bias") or norm == "classifier" or f"{norm}.running_var" in state:
+            continue
+        eps = (BACKBONE_NORM if norm.startswith("backbone.") else HEAD_NORM)[0]
+        complete[f"{norm}.weight"] = torch.ones_like(bias)
+        complete[f"{norm}.running_mean"] = torch.zeros_like(bias)
+        complete[f"{norm}.running_var"] = torch.full_like(bias, 1 - eps)
+    return complete

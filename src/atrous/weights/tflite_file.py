@@ -1,0 +1,264 @@
+"""The convolutions of a TensorFlow Lite file: its weights as float32 and its geometry, read without running anything.
+
+The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs), a web of offsets that nothing vouches for. So
+every index is checked against its table, and no more bytes are taken from the file than it has.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.errors import AtrousError, missing_extra
+
+#: Bytes 4 to 8 of every file.
+IDENTIFIER = b"TFL3"
+#: The format's own limit, since its offsets are signed 32-bit numbers.
+LARGEST_FILE = 2**31
+#: Far above any segmenter's graph (70 operators), low enough that none takes long to walk.
+MOST_OPERATORS = 5_000
+
+#: TensorType → NumPy's type, of what convolutions are made of.
+DTYPES = {0: "<f4", 2: "<i4", 3: "u1", 9: "i1"}
+FLOAT32, UINT8 = 0, 3
+#: BuiltinOperator and BuiltinOptions.
+CONV_2D, DEPTHWISE_CONV_2D, RESIZE_BILINEAR = 3, 4, 23
+#: ActivationFunctionType and Padding.
+ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
+SAME = 0
+
+#: What reading offsets that point anywhere can raise.
+DAMAGE = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of a graph.
+
+    Attributes:
+        name: of its weights, as the file has it.
+        weights: O×kh×kw×I, or 1×kh×kw×C where depthwise; float32, dequantised.
+        bias: one per output channel, float32; zeros where the file has none.
+        depthwise: whether each channel has its own filter.
+        stride: in pixels of the input, the same both ways.
+        dilation: its atrous rate, the same both ways.
+        activation: what is fused into it: "none", "relu" or "relu6".
+    """
+
+    name: str
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    depthwise: bool
+    stride: int
+    dilation: int
+    activation: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a file says of its network.
+
+    Attributes:
+        convolutions: in order of execution.
+        input_shape: N, H, W, C of the input.
+        input_scale: (scale, zero point) of a quantised input, whose real values are scale · (x − zero point);
+            None where the input is float.
+        align_corners: of the last bilinear resize; None where there is none.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    input_shape: tuple[int, ...]
+    input_scale: tuple[float, float] | None
+    align_corners: bool | None
+
+
+def read_graph(path: Path) -> Graph:
+    """The convolutions of a file's first graph.
+
+    Args:
+        path: a .tflite file; float32, or quantised to 8 bits.
+
+    Raises:
+        AtrousError: not a TensorFlow Lite file, a damaged one, or one with what cannot be read here (it says what);
+            or the package `tflite` is not installed.
+    """
+    data = _bytes(path)
+    try:
+        return _File(path.name, data).graph()
+    except AtrousError:
+        raise
+    except DAMAGE as error:
+        raise AtrousError(
+            f"{path.name} is damaged: its tables point outside the file ({error}). Fetch it again, or export it anew."
+        ) from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise AtrousError(f"{path.name} has {size} bytes; a TensorFlow Lite file has at most {LARGEST_FILE}.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise AtrousError(f"{path} cannot be read: {error.strerror}.") from error
+    if data[4:8] != IDENTIFIER:
+        raise AtrousError(
+            f"{path.name} is no TensorFlow Lite file: such a file has 'TFL3' at byte 4, this one has {data[4:8]!r}."
+        )
+    return data
+
+
+class _File:
+    """One file's tables, every index checked."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        try:
+            from tflite.Model import Model
+        except ImportError as error:
+            raise missing_extra("tflite", "tflite") from error
+        self.name = name
+        self.model = Model.GetRootAs(data, 0)
+        self.subgraph = self._one("graph", self.model.Subgraphs, self.model.SubgraphsLength(), 0)
+        self.bytes_left = len(data)
+
+    def graph(self) -> Graph:
+        shape, scale = self._input()
+        operators = list(self._operators())
+        convolutions = tuple(
+            self._convolution(code, operator) for code, operator in operators if code in (CONV_2D, DEPTHWISE_CONV_2D)
+        )
+        resizes = [operator for code, operator in operators if code == RESIZE_BILINEAR]
+        return Graph(convolutions, shape, scale, _aligns(resizes[-1]) if resizes else None)
+
+    def _operators(self) -> Iterator[tuple[int, Any]]:
+        count = self.subgraph.OperatorsLength()
+        if count > MOST_OPERATORS:
+            raise AtrousError(f"{self.name} has {count} operators; at most {MOST_OPERATORS} are read. Is it damaged?")
+        for index in range(count):
+            operator = self._one("operator", self.subgraph.Operators, count, index)
+            opcode = self._one(
+                "operator code", self.model.OperatorCodes, self.model.OperatorCodesLength(), operator.OpcodeIndex()
+            )
+            # Files from before 2020 hold the code in the first of these fields alone, later ones in both.
+            yield max(opcode.DeprecatedBuiltinCode(), opcode.BuiltinCode()), operator
+
+    def _input(self) -> tuple[tuple[int, ...], tuple[float, float] | None]:
+        if not self.subgraph.InputsLength():
+            raise AtrousError(f"{self.name} has a graph without input.")
+        tensor = self._tensor(self.subgraph.Inputs(0))
+        scale, zero = self._quantisation(tensor)
+        if tensor.Type() == FLOAT32 or scale is None:
+            return self._shape(tensor), None
+        return self._shape(tensor), (float(scale[0]), float(zero[0]))
+
+    def _convolution(self, code: int, operator: Any) -> Convolution:
+        options = _options(operator, code)
+        name = self._name(self._tensor(operator.Inputs(1)))
+        if options.StrideH() != options.StrideW() or options.DilationHFactor() != options.DilationWFactor():
+            raise AtrousError(f"{self.name}: '{name}' has another stride or dilation in height than in width.")
+        if options.Padding() != SAME:
+            raise AtrousError(f"{self.name}: '{name}' is padded as VALID; only SAME is read.")
+        activation = options.FusedActivationFunction()
+        if activation not in ACTIVATIONS:
+            raise AtrousError(f"{self.name}: '{name}' has activation {activation}; only ReLU and ReLU6 are read.")
+        weights = self._values(operator.Inputs(1), rank=4)
+        outputs = weights.shape[3 if code == DEPTHWISE_CONV_2D else 0]
+        has_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
+        bias = self._values(operator.Inputs(2), rank=1) if has_bias else np.zeros(outputs, np.float32)
+        if len(bias) != outputs:
+            raise AtrousError(f"{self.name}: '{name}' has {outputs} output channels and {len(bias)} biases.")
+        return Convolution(
+            name,
+            weights,
+            bias,
+            code == DEPTHWISE_CONV_2D,
+            options.StrideH(),
+            options.DilationHFactor(),
+            ACTIVATIONS[activation],
+        )
+
+    def _values(self, index: int, rank: int) -> NDArray[np.float32]:
+        """A constant tensor as float32 of its own memory, dequantised."""
+        tensor = self._tensor(index)
+        name, shape = self._name(tensor), self._shape(tensor)
+        if tensor.Type() not in DTYPES or len(shape) != rank:
+            raise AtrousError(
+                f"{self.name}: '{name}' has type number {tensor.Type()} and shape {shape}; read are {rank} dimensions "
+                "of float32, int32 or 8-bit integers. Export the model as float32 or with 8-bit quantisation."
+            )
+        buffer = self._one("buffer", self.model.Buffers, self.model.BuffersLength(), tensor.Buffer())
+        if not buffer.DataLength():
+            raise AtrousError(f"{self.name}: '{name}' is computed by the graph; only stored weights are read.")
+        self._spend(buffer.DataLength())
+        raw = buffer.DataAsNumpy().view(DTYPES[tensor.Type()]).reshape(shape)
+        values = raw.astype(np.float32) if tensor.Type() == FLOAT32 else self._dequantised(name, tensor, raw)
+        if not np.isfinite(values).all():
+            raise AtrousError(f"{self.name}: '{name}' holds values that are not finite; the file is damaged.")
+        return values
+
+    def _spend(self, size: int) -> None:
+        # Without this a small file could give one buffer, or one name, to thousands of convolutions.
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise AtrousError(f"{self.name} is damaged: its tensors overlap, with more bytes in all than the file has.")
+
+    def _dequantised(self, name: str, tensor: Any, raw: NDArray[Any]) -> NDArray[np.float32]:
+        scale, zero = self._quantisation(tensor)
+        if scale is None:
+            raise AtrousError(f"{self.name}: '{name}' is of whole numbers and has no scale.")
+        along = [1] * raw.ndim
+        if len(scale) > 1:
+            along[tensor.Quantization().QuantizedDimension()] = -1
+        with np.errstate(invalid="ignore", over="ignore"):  # _values refuses what is not finite
+            return (raw.astype(np.float32) - zero.astype(np.float32).reshape(along)) * scale.reshape(along)
+
+    def _quantisation(self, tensor: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
+        """Scales and zero points, one each or one per channel; None where the tensor is not quantised."""
+        record = tensor.Quantization()
+        if record is None or not record.ScaleLength():
+            return None, np.zeros(1, np.int64)
+        scale = record.ScaleAsNumpy()
+        return scale, record.ZeroPointAsNumpy() if record.ZeroPointLength() else np.zeros(len(scale), np.int64)
+
+    def _shape(self, tensor: Any) -> tuple[int, ...]:
+        count = tensor.ShapeLength()
+        return tuple(int(size) for size in tensor.ShapeAsNumpy()) if 0 < count <= 8 else ()
+
+    def _name(self, tensor: Any) -> str:
+        name = tensor.Name()
+        self._spend(len(name))
+        return name.decode(errors="replace")
+
+    def _tensor(self, index: int) -> Any:
+        return self._one("tensor", self.subgraph.Tensors, self.subgraph.TensorsLength(), index)
+
+    def _one(self, kind: str, table: Any, count: int, index: int) -> Any:
+        if not 0 <= index < count:
+            raise AtrousError(f"{self.name} is damaged: it names {kind} {index} of {count}.")
+        return table(index)
+
+
+def _options(operator: Any, code: int) -> Any:
+    """The options of a convolution or a resize, from the operator's union."""
+    from tflite.Conv2DOptions import Conv2DOptions
+    from tflite.DepthwiseConv2DOptions import DepthwiseConv2DOptions
+    from tflite.ResizeBilinearOptions import ResizeBilinearOptions
+
+    table = operator.BuiltinOptions()
+    options = {
+        CONV_2D: Conv2DOptions,
+        DEPTHWISE_CONV_2D: DepthwiseConv2DOptions,
+        RESIZE_BILINEAR: ResizeBilinearOptions,
+    }[code]()
+    options.Init(table.Bytes, table.Pos)
+    return options
+
+
+def _aligns(resize: Any) -> bool:
+    return _options(resize, RESIZE_BILINEAR).AlignCorners()

@@ -1,0 +1,179 @@
+"""torchvision's DeepLabV3 over ResNets and MobileNetV3.
+
+Source: torchvision/models/segmentation/deeplabv3.py, torchvision/models/mobilenetv3.py, version 0.29.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from atrous.data.voc import VOC_CLASSES
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.foreign import Foreign
+
+#: Mean and standard deviation of ImageNet's RGB, in 0–1 (torchvision/transforms/_presets.py).
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+#: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` has stages of so many.
+STAGES = (1, 2, 3, 4, 2, 3)
+_BLOCKS = [f"{stage}.{index}" for stage, length in enumerate(STAGES) for index in range(length)]
+
+_BLOCK = r"backbone\.(\d+)\.block\."
+#: In the first block, which does not expand: depthwise, projection.
+_DEPTHWISE = {"0.0.": "conv_dw.", "0.1.": "bn1.", "1.0.": "conv_pw.", "1.1.": "bn2."}
+#: In all others: expansion, depthwise, squeeze and excite where there is one, projection.
+_INVERTED = {
+    "0.0.": "conv_pw.",
+    "0.1.": "bn1.",
+    "1.0.": "conv_dw.",
+    "1.1.": "bn2.",
+    "2.fc1.": "se.conv_reduce.",
+    "2.fc2.": "se.conv_expand.",
+    "2.0.": "conv_pwl.",
+    "2.1.": "bn3.",
+    "3.0.": "conv_pwl.",
+    "3.1.": "bn3.",
+}
+
+HEAD: Keys = (
+    (r"classifier\.0\.convs\.0\.([01])\.", r"aspp.point.\1."),
+    (r"classifier\.0\.convs\.([123])\.([01])\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.{m[2]}."),
+    (r"classifier\.0\.convs\.4\.([12])\.", lambda m: f"aspp.image_pooling.unit.{int(m[1]) - 1}."),
+    (r"classifier\.0\.project\.([01])\.", r"aspp.project.\1."),
+    (r"classifier\.1\.", "aspp_conv.0."),
+    (r"classifier\.2\.", "aspp_conv.1."),
+    (r"classifier\.4\.", "classifier."),
+    (r"aux_classifier\.([01])\.", r"auxiliary.unit.\1."),
+    (r"aux_classifier\.4\.", "auxiliary.classifier."),
+)
+
+#: ResNets have timm's names; MobileNetV3 has numbers.
+KEYS: Keys = (
+    *HEAD,
+    (r"backbone\.(conv1|bn1|layer\d)\.", r"backbone.net.\1."),
+    (r"backbone\.0\.0\.", "backbone.net.conv_stem."),
+    (r"backbone\.0\.1\.", "backbone.net.bn1."),
+    (r"backbone\.16\.0\.", "backbone.net.blocks.6.0.conv."),
+    (r"backbone\.16\.1\.", "backbone.net.blocks.6.0.bn1."),
+    *(
+        (r"backbone\.1\.block\." + re.escape(theirs), f"backbone.net.blocks.0.0.{ours}")
+        for theirs, ours in _DEPTHWISE.items()
+    ),
+    *(
+        (_BLOCK + re.escape(theirs), lambda m, ours=ours: f"backbone.net.blocks.{_BLOCKS[int(m[1]) - 1]}.{ours}")
+        for theirs, ours in _INVERTED.items()
+    ),
+)
+
+#: ResNets by their number of blocks and the shape of the first 3×3 convolution.
+RESNETS = {
+    (16, (64, 64)): "resnet50",
+    (33, (64, 64)): "resnet101",
+    (50, (64, 64)): "resnet152",
+    (16, (128, 128)): "wide_resnet50_2",
+    (33, (128, 128)): "wide_resnet101_2",
+    (16, (128, 4)): "resnext50_32x4d",
+    (33, (256, 8)): "resnext101_32x8d",
+}
+
+_COMMON: dict[str, Any] = {
+    "aspp_conv": True,
+    "separable": False,
+    "multi_grid": (1, 1, 1),
+    "dropout": 0.5,
+    "align_corners": False,
+}
+#: At output stride 8 it has rates 12, 24 and 36; ours are named at 16 and double there.
+RESNET: dict[str, Any] = {**_COMMON, "output_stride": 8, "atrous_rates": (6, 12, 18), "dilation_rule": "previous"}
+#: At output stride 16 the rates are the same 12, 24, 36 (`DeepLabHead`'s defaults).
+MOBILENET: dict[str, Any] = {
+    **_COMMON,
+    "output_stride": 16,
+    "atrous_rates": (12, 24, 36),
+    "dilation_rule": "full",
+    "backbone": "mobilenetv3_large_100",
+    "backbone_arguments": {"norm": (1e-3, 0.01)},
+}
+
+
+def recognises(foreign: Foreign) -> bool:
+    """Whether the ASPP lies in `classifier.0`."""
+    return {"classifier.0.convs.0.0.weight", "classifier.0.project.0.weight", "classifier.4.weight"} <= set(
+        foreign.state
+    ) and any(key.startswith("backbone.") for key in foreign.state)
+
+
+def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
+    """The state dict of a `deeplabv3_*` as a DeepLabV3 of ours.
+
+    Args:
+        foreign: the state dict of one of its segmentation models.
+        given: what the user named.
+
+    Raises:
+        AtrousError: a backbone that its shapes do not tell.
+    """
+    state, left_over = translate(foreign.state, KEYS)
+    mobile = "backbone.0.0.weight" in foreign.state
+    stem = foreign.state["backbone.0.0.weight" if mobile else "backbone.conv1.weight"]
+    arguments = dict(MOBILENET if mobile else RESNET)
+    if mobile:
+        # Its auxiliary head reads stride 8 in the middle of the network, where ours reads the stage before the last.
+        left_over += tuple(key for key in foreign.state if key.startswith("aux_classifier.") and _says_something(key))
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary.")}
+    elif "backbone" not in given:
+        arguments["backbone"] = resnet(foreign.state)
+    arguments |= {
+        "num_classes": foreign.state["classifier.4.weight"].shape[0],
+        "aspp_channels": foreign.state["classifier.4.weight"].shape[1],
+        "in_channels": stem.shape[1],
+        "auxiliary": "auxiliary.classifier.weight" in state,
+    }
+    return Adapted(
+        architecture="deeplabv3",
+        arguments={**arguments, **{name: value for name, value in given.items() if name != "architecture"}},
+        state=state,
+        left_over=left_over,
+        preprocessing=preprocessing(stem.shape[1]),
+        # Every published weight is of COCO with VOC's labels (the metadata of DeepLabV3_*_Weights).
+        classes=VOC_CLASSES if arguments["num_classes"] == len(VOC_CLASSES) else None,
+    )
+
+
+def resnet(state: Mapping[str, Tensor], prefix: str = "backbone.") -> str:
+    """The name in timm of a ResNet, from its number of blocks and its widths.
+
+    Args:
+        state: with torchvision's names.
+        prefix: before its keys.
+
+    Raises:
+        AtrousError: a ResNet that is not in `RESNETS`.
+    """
+    blocks = sum(bool(re.fullmatch(rf"{re.escape(prefix)}layer\d\.\d+\.conv2\.weight", key)) for key in state)
+    out, per_group = state[f"{prefix}layer1.0.conv2.weight"].shape[:2]
+    width = (out, per_group)
+    if (blocks, width) not in RESNETS:
+        raise AtrousError(
+            f"a ResNet with {blocks} blocks and first filters {width} is none of {', '.join(RESNETS.values())}; "
+            "name it with backbone=."
+        )
+    return RESNETS[blocks, width]
+
+
+def preprocessing(in_channels: int) -> Preprocessing:
+    """ImageNet's mean and deviation in 0–255; for other than RGB pictures, the channels' average."""
+    mean, std = [tuple(255 * value for value in values) for values in (MEAN, STD)]
+    if in_channels != len(mean):
+        mean, std = [(sum(values) / len(values),) * in_channels for values in (mean, std)]
+    return Preprocessing(mean, std)
+
+
+def _says_something(key: str) -> bool:
+    return not key.endswith("num_batches_tracked")

@@ -1,0 +1,156 @@
+"""DeepLabV3 and V3+ of VainF/DeepLabV3Plus-Pytorch, over its ResNets and its MobileNetV2.
+
+Source: network/modeling.py, network/_deeplab.py, network/backbone/{resnet,mobilenetv2}.py, main.py; commit 4e1087d.
+The output stride is not in its files: 16 is what it trains at by default; rates are 6, 12, 18 there and double at 8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
+from atrous.data.voc import VOC_CLASSES
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+from atrous.weights.adapted import Adapted, Keys, move_channels, translate
+from atrous.weights.foreign import Foreign
+
+#: Blocks in a ResNet's third stage → timm's name.
+RESNETS = {6: "resnet50", 23: "resnet101"}
+
+#: Its networks that are no other library's → a key that they alone have.
+REFUSED = {"Xception": "backbone.block1.skip.weight", "HRNet": "backbone.transition1.0.0.weight"}
+
+#: The data sets it trains on, by their number of classes.
+CLASSES = {19: CITYSCAPES_TRAIN_IDS, 21: VOC_CLASSES}
+
+#: Its block's number, counted through → timm's stage and block.
+_BLOCKS = [(stage, block) for stage, count in enumerate((1, 2, 3, 4, 3, 3, 1)) for block in range(count)]
+#: Its layers in a block with expansion, and in the first, which has none → timm's.
+_INVERTED = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+_FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+
+
+def _block(match: re.Match[str]) -> str:
+    number, layer = int(match[1]), match[2]
+    stage, block = _BLOCKS[number - 1]
+    return f"backbone.net.blocks.{stage}.{block}.{(_FIRST if number == 1 else _INVERTED)[layer]}."
+
+
+#: The ASPP is `classifier.classifier.0` in V3 and `classifier.aspp` in V3+.
+_ASPP = r"classifier\.(?:classifier\.0|aspp)\."
+
+#: Its key → ours, of what both papers share. `body` is a convolution made separable, without a norm in between.
+KEYS: Keys = (
+    (r"backbone\.(conv1|bn1|layer[1-4])\.", r"backbone.net.\1."),
+    (r"backbone\.low_level_features\.0\.0\.", "backbone.net.conv_stem."),
+    (r"backbone\.low_level_features\.0\.1\.", "backbone.net.bn1."),
+    (r"backbone\.(?:low|high)_level_features\.(1)\.conv\.(0\.[01]|[12])\.", _block),
+    (r"backbone\.(?:low|high)_level_features\.([2-9]|1[0-7])\.conv\.([01]\.[01]|[23])\.", _block),
+    (rf"{_ASPP}convs\.0\.([01])\.", r"aspp.point.\1."),
+    (rf"{_ASPP}convs\.([123])\.0\.body\.([01])\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.{m[2]}."),
+    (rf"{_ASPP}convs\.([123])\.([01])\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.{m[2]}."),
+    (rf"{_ASPP}convs\.4\.1\.", "aspp.image_pooling.unit.0."),
+    (rf"{_ASPP}convs\.4\.2\.", "aspp.image_pooling.unit.1."),
+    (rf"{_ASPP}project\.([01])\.", r"aspp.project.\1."),
+)
+#: What V3 adds, and V3+.
+V3_KEYS: Keys = (
+    (r"classifier\.classifier\.1\.", "aspp_conv.0."),
+    (r"classifier\.classifier\.2\.", "aspp_conv.1."),
+    (r"classifier\.classifier\.4\.", "classifier."),
+)
+V3_PLUS_KEYS: Keys = (
+    (r"classifier\.project\.([01])\.", r"decoder.reduce.\1."),
+    (r"classifier\.classifier\.0\.body\.([01])\.", r"decoder.fuse.0.\1."),
+    (r"classifier\.classifier\.([01])\.", r"decoder.fuse.0.\1."),
+    (r"classifier\.classifier\.3\.", "classifier."),
+)
+#: Where convolutions were made separable, the norm comes third; these go first.
+SEPARABLE_KEYS: Keys = (
+    (rf"{_ASPP}convs\.([123])\.1\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.2."),
+    (r"classifier\.classifier\.1\.", "decoder.fuse.0.2."),
+)
+
+
+def recognises(foreign: Foreign) -> bool:
+    """Whether the keys are this project's."""
+    return any(re.match(rf"{_ASPP}convs\.0\.0\.", key) for key in foreign.state)
+
+
+def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
+    """Its checkpoint in our words.
+
+    Args:
+        foreign: of `deeplabv3_*` or `deeplabv3plus_*` over resnet50, resnet101 or mobilenet.
+        given: arguments of ours that the user named, such as output_stride=8.
+
+    Returns:
+        A model of 21 classes is taken for one of Pascal VOC, one of 19 for one of Cityscapes.
+
+    Raises:
+        AtrousError: another backbone, or keys of another layout.
+    """
+    state = foreign.state
+    plus = "classifier.project.0.weight" in state
+    separable = any(".body." in key for key in state)
+    paper = V3_PLUS_KEYS if plus else V3_KEYS
+    ours, left_over = translate(state, (*(SEPARABLE_KEYS if separable else ()), *KEYS, *paper))
+    if "classifier.weight" not in ours:
+        raise AtrousError("no classifier among the keys: not a whole network of VainF's.")
+    if plus:
+        _low_last(ours, separable)
+    num_classes = len(ours["classifier.weight"])
+    arguments = {
+        **_backbone(state),
+        "num_classes": num_classes,
+        "output_stride": 16,
+        "multi_grid": (1, 1, 1),
+        "separable": separable,
+        "depthwise_norm": False,
+        "dropout": 0.1,
+        **({"decoder_convs": 1} if plus else {"aspp_conv": True}),
+    }
+    return Adapted(
+        architecture="deeplabv3plus" if plus else "deeplabv3",
+        arguments=arguments | dict(given),
+        state=ours,
+        left_over=left_over,
+        preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        classes=CLASSES.get(num_classes),
+    )
+
+
+def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of the backbone, whose norms it gives the momentum 0.01 (main.py)."""
+    for name, key in REFUSED.items():
+        if key in state:
+            raise AtrousError(
+                f"this checkpoint of VainF's is over its own {name}, which atrous has not. Its ResNets and its "
+                "MobileNetV2 can be converted."
+            )
+    if "backbone.low_level_features.0.0.weight" in state:
+        arguments = {"norm": (1e-5, 0.01), "pad_expansion": True}
+        return {"backbone": "mobilenetv2_100", "backbone_arguments": arguments}
+    blocks = sum(bool(re.fullmatch(r"backbone\.layer3\.\d+\.conv3\.weight", key)) for key in state)
+    if blocks not in RESNETS:
+        raise AtrousError(
+            f"the backbone has {blocks} bottlenecks in its third stage; VainF's ResNets have 6 (ResNet-50) or 23 "
+            "(ResNet-101)."
+        )
+    return {"backbone": RESNETS[blocks], "backbone_arguments": {"norm": (1e-5, 0.01)}}
+
+
+def _low_last(ours: dict[str, Tensor], separable: bool) -> None:
+    """Its decoder concatenates the low-level features first, ours last."""
+    low = len(ours["decoder.reduce.0.weight"])
+    mixing = "decoder.fuse.0.1.weight" if separable else "decoder.fuse.0.0.weight"
+    ours[mixing] = move_channels(ours[mixing], (1, 0), sizes=(low, ours[mixing].shape[1] - low))
+    if separable:  # a depthwise convolution has these channels as its outputs too
+        depthwise = ours["decoder.fuse.0.0.weight"]
+        ours["decoder.fuse.0.0.weight"] = torch.cat([depthwise[low:], depthwise[:low]])

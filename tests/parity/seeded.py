@@ -1,0 +1,174 @@
+"""Weights and pictures that any machine draws alike, and the golden facts that foreign code gave for them.
+
+A golden is two small files in `golden/`: `NAME.json` with the foreign keys and shapes, and `NAME.npz` with what the
+foreign network answered. `golden/make.py` made them, from checkouts of the foreign projects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+FOLDER = Path(__file__).parent / "golden"
+
+#: Rows and columns of the logits that a golden keeps: every 12th, and the last.
+STEP = 12
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a foreign network, of these keys and shapes and drawn weights, gave.
+
+    Attributes:
+        name: of its files.
+        shapes: foreign key → shape.
+        gains: foreign key → factor on its drawn weights, which keeps the logits of order one.
+        mean: what the foreign project takes off each RGB channel of a 0–255 picture.
+        std: what it then divides by.
+        sizes: (H, W) of the pictures.
+        facts: arrays: `logits_HxW` (K×h×w, at the rows and columns that `kept` names), `means_HxW` (K, over all
+            pixels), and running means by their foreign keys, after a step of training on two pictures of the first
+            size.
+    """
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    gains: dict[str, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sizes: list[tuple[int, int]]
+    facts: dict[str, np.ndarray]
+
+    def state(self) -> dict[str, Tensor]:
+        """The foreign state dict, drawn."""
+        return draw(self.shapes, self.gains)
+
+    def pictures(self, size: Sequence[int], count: int = 1) -> Tensor:
+        """N×3×H×W, RGB 0–255, normalised as the foreign project does."""
+        raw = pictures(size, count)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return (raw - mean[:, None, None]) / std[:, None, None]
+
+
+def read(name: str) -> Golden:
+    """A golden by name."""
+    about = json.loads((FOLDER / f"{name}.json").read_text())
+    with np.load(FOLDER / f"{name}.npz") as file:
+        facts = dict(file)
+    return Golden(
+        name=name,
+        shapes=shapes(name),
+        gains=about["gains"],
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+        sizes=[(height, width) for height, width in about["sizes"]],
+        facts=facts,
+    )
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Foreign key → shape."""
+    about = json.loads((FOLDER / f"{name}.json").read_text())
+    return {key: tuple(shape) for key, shape in about["shapes"].items()}
+
+
+def hollow(name: str) -> dict[str, Tensor]:
+    """A state dict of a golden's keys and shapes, without values."""
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes(name).items()}
+
+
+def draw(sizes: Mapping[str, Sequence[int]], gains: Mapping[str, float]) -> dict[str, Tensor]:
+    """A state dict from key → shape; each tensor depends on its key, shape and gain alone."""
+    return {key: _draw(key, tuple(shape)) * gains.get(key, 1) for key, shape in sizes.items()}
+
+
+def _draw(key: str, shape: tuple[int, ...]) -> Tensor:
+    # RandomState, because its streams are frozen for ever; default_rng's may change with numpy.
+    random = np.random.RandomState(zlib.crc32(key.encode()))
+    if key.endswith("num_batches_tracked"):
+        return torch.tensor(0)
+    if len(shape) > 1:
+        bound = math.sqrt(3 / math.prod(shape[1:]))
+        values = random.uniform(-bound, bound, shape)
+    elif key.endswith("running_var"):
+        values = random.uniform(0.8, 1.2, shape)
+    elif key.endswith("weight"):
+        values = random.uniform(0.5, 1.5, shape)
+    else:
+        values = random.normal(0, 0.1, shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def pictures(size: Sequence[int], count: int = 1) -> Tensor:
+    """N×3×H×W float, RGB 0–255: coarse blocks, fine noise, and a brightness per picture."""
+    height, width = size
+    random = np.random.RandomState(height * 1000 + width)
+    drawn = np.empty((count, 3, height, width), np.float32)
+    for picture in drawn:
+        coarse = random.uniform(0, 1, (3, height // 16 + 1, width // 16 + 1))
+        blocks = np.kron(coarse, np.ones((16, 16)))[:, :height, :width]
+        fine = random.uniform(0, 1, (3, height, width))
+        picture[:] = np.round(255 * random.uniform(0.4, 1) * (0.6 * blocks + 0.4 * fine))
+    return torch.from_numpy(drawn)
+
+
+def kept(side: int) -> list[int]:
+    """The rows, or columns, of a picture's logits that a golden keeps."""
+    return sorted({*range(0, side, STEP), side - 1})
+
+
+def summary(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What a golden keeps of 1×K×H×W logits: K×h×w of them, and the K means over all pixels."""
+    whole = logits[0].detach()
+    some = whole[:, kept(whole.shape[1])][:, :, kept(whole.shape[2])]
+    return some.numpy(), whole.double().mean((1, 2)).numpy()
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The same model; nothing is dropped in training."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    return model
+
+
+def check_eval(golden: Golden, model: Any) -> None:
+    """A converted model expects the foreign normalisation, and gives the golden's logits at every size."""
+    model.eval()
+    assert model.info.preprocessing.mean == golden.mean
+    assert model.info.preprocessing.std == golden.std
+    for height, width in golden.sizes:
+        with torch.no_grad():
+            some, means = summary(model(golden.pictures((height, width))))
+        expected = golden.facts[f"logits_{height}x{width}"]
+        assert 0.1 < expected.std() < 10
+        np.testing.assert_allclose(some, expected, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(means, golden.facts[f"means_{height}x{width}"], atol=1e-4, rtol=0)
+
+
+def check_training(golden: Golden, model: Any, names: Mapping[str, str]) -> None:
+    """A step of training moves the running means as the foreign project's does.
+
+    Args:
+        golden: what to compare with.
+        model: changed in place.
+        names: foreign norm → ours, for each whose running mean the golden has.
+    """
+    running = {key.removesuffix(".running_mean") for key in golden.facts if key.endswith("running_mean")}
+    assert running == set(names)
+    without_dropout(model).train()
+    with torch.no_grad():
+        model(golden.pictures(golden.sizes[0], 2))
+    after = model.state_dict()
+    for theirs, ours in names.items():
+        expected = golden.facts[f"{theirs}.running_mean"]
+        np.testing.assert_allclose(after[f"{ours}.running_mean"].numpy(), expected, atol=1e-5, rtol=0, err_msg=ours)

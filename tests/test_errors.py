@@ -1,3 +1,5 @@
+import pytest
+
 from atrous.errors import AtrousError, SomeInputsFailed, missing_extra, unknown_name
 
 
@@ -25,3 +27,16 @@ def test_a_missing_extra_tells_the_command():
 def test_exit_codes():
     assert AtrousError.exit_code == 2
     assert SomeInputsFailed.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("deeplabv3+", "deeplabv3plus"), ("mobilenet_v2", "mobilenetv2_100"), ("DeepLabV3", "deeplabv3")],
+)
+def test_names_are_compared_as_they_sound(given, nearest):
+    names = ["deeplabv3", "deeplabv3plus", "mobilenetv2_100", "mobileone_s2"]
+    assert f"Did you mean '{nearest}'?" in str(unknown_name("name", given, names))
+
+
+def test_where_nothing_is_near_some_are_listed():
+    assert "Allowed: name 0, " in str(unknown_name("name", "xyz", [f"name {n}" for n in range(30)]))

@@ -19,14 +19,15 @@ ALLOWED = {
     "console": set(),
     "charts": LOW,
     "device": LOW,
+    "crf": LOW,
     "models": LOW,
     "data": LOW,
     "model_file": LOW | {"models"},
     "run_folder": LOW | {"model_file"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
-    "learning": LOW | {"models", "data", "model_file", "console", "device"},
-    "inference": LOW | {"models", "data", "model_file", "console", "device"},
-    "create": LOW | {"models", "data", "model_file", "weights"},
+    "learning": LOW | {"crf", "models", "data", "model_file", "console", "device"},
+    "inference": LOW | {"crf", "models", "data", "model_file", "console", "device"},
+    "create": LOW | {"models", "data", "model_file", "weights", "learning", "console"},
     "__main__": {"cli"},
 }
 ROOMS = {path.stem for path in SOURCE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__pycache__"}

@@ -215,6 +215,7 @@ def _skeleton(model: SegmentationModel) -> SegmentationModel:
             # Many maps become one before each convolution; 0 and 1 after it, so that no number grows.
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].amax(1, keepdim=True),))
             module.register_forward_hook(lambda _, inputs, out: (out > 0).float())
+    model.backbone.in_channels = 1
     return model.eval()
 
 

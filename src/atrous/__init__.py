@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from atrous.commands.predict import predict as predict
     from atrous.commands.train import train as train
     from atrous.create import create_model as create_model
+    from atrous.crf import DenseCRF as DenseCRF
+    from atrous.crf import permutohedral_filter as permutohedral_filter
     from atrous.data.dataset import open_dataset as open_dataset
     from atrous.inference.pipeline import Pipeline as Pipeline
     from atrous.inference.segmenter import Prediction as Prediction
@@ -31,10 +33,12 @@ __version__ = "0.1.0"
 _HOME = {
     "convert": "atrous.commands.convert",
     "create_model": "atrous.create",
+    "DenseCRF": "atrous.crf",
     "doctor": "atrous.commands.doctor",
     "evaluate": "atrous.commands.evaluate",
     "load": "atrous.model_file",
     "open_dataset": "atrous.data.dataset",
+    "permutohedral_filter": "atrous.crf",
     "Pipeline": "atrous.inference.pipeline",
     "predict": "atrous.commands.predict",
     "Prediction": "atrous.inference.segmenter",

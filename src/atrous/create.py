@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from atrous.errors import AtrousError
 from atrous.models import SegmentationModel, build
 from atrous.weights.pretrained import load_pretrained_backbone
+
+if TYPE_CHECKING:
+    from atrous.data.dataset import Dataset
+    from atrous.learning.recipe import Recipe
 
 
 def create_model(architecture: str, *, pretrained: bool = False, **arguments: Any) -> SegmentationModel:
@@ -33,4 +39,57 @@ def create_model(architecture: str, *, pretrained: bool = False, **arguments: An
     model = build(architecture, arguments)
     if pretrained:
         load_pretrained_backbone(model)
+    return model
+
+
+def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
+    """The recipe's model over a dataset's classes and kind of pictures.
+
+    Args:
+        recipe: which model, and what it starts from.
+        dataset: whose first training picture tells channels and depth.
+        fresh: False for a model that gets weights and preprocessing later, from a checkpoint.
+
+    Raises:
+        AtrousError: as `create_model`, or arguments that the recipe or the data contradict.
+    """
+    import numpy as np
+    from rich.markup import escape
+
+    from atrous import model_file
+    from atrous.console import console
+    from atrous.data.pictures import read_picture
+    from atrous.data.statistics import channel_statistics
+    from atrous.learning.transfer import start_from
+
+    first = read_picture(dataset.split(recipe.data.train)[0].image)
+    table, init = dataset.classes, recipe.model.init
+    found = int(first.shape[2])
+    channels = recipe.model.in_channels or {2: 1, 4: 3}.get(found, found)  # alpha is no input
+    owned: dict[str, Any] = {
+        "backbone": recipe.model.backbone,
+        "output_stride": recipe.model.output_stride,
+        "in_channels": channels,
+        "num_classes": 1 if recipe.model.arguments.get("num_classes") == 1 and len(table) == 2 else len(table),
+    }
+    arguments = {**recipe.model.arguments, **owned}
+    for name, value in recipe.model.arguments.items():
+        if name in owned and owned[name] != value:
+            raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
+    pretrained = recipe.model.pretrained and fresh and init is None
+    model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
+    model.info = replace(
+        model.info,
+        preprocessing=replace(model.info.preprocessing, enlarge=recipe.train.enlarge, dtype=first.dtype.name),
+        classes=table.names,
+        colors=table.colors,
+        raw=table.raw,
+        ignore=table.ignore,
+    )
+    if fresh and init is not None:
+        console.print(escape(start_from(model, model_file.load(init))))
+    statistics = recipe.data.statistics
+    if fresh and (statistics == "fit" or (statistics == "auto" and first.dtype != np.uint8)):
+        mean, std = channel_statistics(dataset, recipe.data.train, channels)
+        model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))
     return model

@@ -33,10 +33,16 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
         The error, to be raised by the caller.
     """
     names = sorted(allowed)
-    nearest = difflib.get_close_matches(given, names, n=8, cutoff=0.5)
+    bare = {_bare(name): name for name in reversed(names)}
+    nearest = [bare[name] for name in difflib.get_close_matches(_bare(given), bare, n=8, cutoff=0.5)]
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    shown = ", ".join(names) if len(names) <= 20 else ", ".join([*nearest, f"… ({len(names)} in all)"])
+    shown = ", ".join(names) if len(names) <= 20 else ", ".join([*(nearest or names[:8]), f"… ({len(names)} in all)"])
     return AtrousError(f"unknown {kind} '{given}'.{hint} Allowed: {shown}.")
+
+
+def _bare(name: str) -> str:
+    """A name as it sounds: "mobilenet_v2" is near "mobilenetv2_100", "deeplabv3+" is "deeplabv3plus"."""
+    return "".join(letter for letter in str(name).lower().replace("+", "plus") if letter.isalnum())
 
 
 def missing_extra(package: str, extra: str) -> AtrousError:

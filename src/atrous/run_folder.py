@@ -1,4 +1,4 @@
-"""Reading a run's folder: what was set, what was logged, what was measured, as far as it is there."""
+"""A run's folder: made once, then read as far as it is there: what was set, what was logged, what was measured."""
 
 from __future__ import annotations
 
@@ -85,6 +85,28 @@ class Run:
             return read_info(self.model_file).to_dict()
         except AtrousError:
             return {}
+
+
+def new_run(out: Path | None, name: str) -> Path:
+    """Makes a folder for a new run; never one that holds another run.
+
+    Args:
+        out: the folder, or None for runs/ and the name, numbered where that exists.
+        name: of the recipe.
+
+    Raises:
+        AtrousError: there is a run already, or the folder cannot be made.
+    """
+    if out is not None and (out / "config.yaml").exists():
+        raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or give another --out.")
+    run, number = out or Path("runs") / name, 2
+    while out is None and run.exists():
+        run, number = Path("runs") / f"{name}-{number}", number + 1
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AtrousError(f"cannot make the run's folder {run}: {error.strerror}.") from error
+    return run
 
 
 def read_run(folder: Path) -> Run:

@@ -12,6 +12,8 @@ import atrous
 from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate, matching_classes, warnings
+from atrous.crf import PRESETS, DenseCRF
+from atrous.crf.settings import settings_of
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
@@ -218,3 +220,89 @@ def test_every_layout_of_the_same_split_is_open_to_it(model, shapes):
     dataset = open_dataset(shapes)
     counts = {split: evaluate(model, shapes, split=split, device="cpu")["images"] for split in dataset.splits}
     assert counts == {"train": 8, "val": 3, "test": 3}
+
+
+# With a CRF
+
+
+def test_with_a_crf_both_are_measured(results, model, shapes, capsys):
+    refined = evaluate(model, shapes, split="test", crf="deeplabv2,bilateral_rgb=20", device="cpu")
+    assert refined["without_crf"] == {key: results[key] for key in refined["without_crf"]}
+    assert refined["without_crf"]["miou"] == results["miou"]
+    assert refined["confusion"] != results["confusion"]
+    assert refined["crf"] == settings_of(DenseCRF.preset("deeplabv2", bilateral_rgb=20))
+    assert not {"crf", "without_crf"} & results.keys()
+    said = capsys.readouterr().out
+    assert re.search(rf"mIoU +{results['miou']:.4f} +{refined['miou']:.4f} +[+-]0\.", said)
+
+
+def test_the_crf_matrix_is_that_of_the_segmenters_masks(model, shapes):
+    crf = "bilateral_rgb=20"
+    refined = evaluate(model, shapes, split="test", crf=crf, device="cpu")
+    segmenter = Segmenter(model, device="cpu", precision="float32", crf=crf)
+    expected = ConfusionMatrix(3)
+    for name in ("test_0", "test_1", "test_2"):
+        raw = np.asarray(Image.open(shapes / "masks" / f"{name}.png")).astype(int)
+        truth = np.select([raw == value for value in RAW], list(RAW.values()), 255).astype(np.uint8)
+        expected.update(truth, segmenter(shapes / "images" / f"{name}.png").mask)
+    assert refined["confusion"] == expected.counts.tolist()
+
+
+def test_the_search_finds_settings_saves_them_and_says_what_they_give(results, model, shapes, tmp_path, capsys):
+    out = tmp_path / "new" / "with_crf.safetensors"
+    words = ["--split", "test", "--device", "cpu", "--crf-search", "--crf-images", "2", "--save-crf", str(out)]
+    assert main(["evaluate", str(model), str(shapes), *words, "--json", str(tmp_path / "scores.json")]) == 0
+    said = capsys.readouterr().out
+    assert "searched 154 settings on 2 pictures: mIoU 0." in said
+    assert "--crf model" in said
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["images"] == 3  # measured on the whole split
+    assert found["without_crf"]["miou"] == results["miou"]
+    saved, before = atrous.load(out), atrous.load(model)
+    assert saved.info == dataclasses.replace(before.info, crf=found["crf"])
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in before.state_dict().items())
+    again = evaluate(out, shapes, split="test", crf="model", device="cpu")
+    assert again["confusion"] == found["confusion"]
+    assert again["crf"] == found["crf"]
+
+
+def test_the_searched_settings_are_no_worse_than_any_of_the_grid_on_the_same_pictures(model, shapes):
+    found = evaluate(model, shapes, split="test", crf_search=True, device="cpu")
+    for weight, xy, rgb in ((3, 30, 3), (6, 100, 6), (4, 60, 5)):
+        given = {"bilateral_weight": weight, "bilateral_xy": xy, "bilateral_rgb": rgb, "gaussian_xy": 3}
+        words = ",".join(f"{name}={value}" for name, value in given.items())
+        assert found["miou"] >= evaluate(model, shapes, split="test", crf=words, device="cpu")["miou"]
+
+
+def test_given_settings_are_saved_too(model, shapes, tmp_path):
+    out = tmp_path / "m.safetensors"
+    evaluate(model, shapes, split="test", crf="deeplabv1", save_crf=out, device="cpu")
+    assert model_file.read_info(out).crf == settings_of(DenseCRF(**PRESETS["deeplabv1"]))
+    evaluate(out, shapes, split="test", crf="deeplabv2", save_crf=tmp_path / "m2.safetensors", device="cpu")
+    evaluate(model, shapes, split="test", crf="deeplabv2", save_crf=out, device="cpu")  # a model may be replaced
+    assert model_file.read_info(out).crf == settings_of(DenseCRF(**PRESETS["deeplabv2"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--crf", "model"], "the model file stores no CRF settings"),
+        (["--crf", "deplabv1"], "Did you mean 'deeplabv1'"),
+        (["--crf-search", "--crf", "deeplabv1"], "--crf-search finds the settings that --crf deeplabv1 gives"),
+        (["--crf-search", "--crf-images", "0"], "crf_images must be 1 or more, got 0"),
+        (["--save-crf", "a.safetensors"], "--save-crf saves what --crf or --crf-search gives"),
+        (["--crf", "deeplabv1", "--save-crf", "a.pth"], "a model file's name ends in .safetensors"),
+        (["--crf", "deeplabv1", "--save-crf", "MODEL"], "the model itself; give another name"),
+        (["--crf", "deeplabv1", "--save-crf", "OTHER"], "exists and is no model file of atrous"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_crf_that_cannot_be_is_refused_before_the_work(model, shapes, tmp_path, capsys, words, message):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"precious")
+    before = model.read_bytes()
+    places = {"MODEL": str(model), "OTHER": str(other)}
+    assert main(["evaluate", str(model), str(shapes), *(places.get(word, word) for word in words)]) == 2
+    assert message in capsys.readouterr().err
+    assert other.read_bytes() == b"precious"
+    assert model.read_bytes() == before

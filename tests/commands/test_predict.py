@@ -240,3 +240,41 @@ def test_a_mask_that_cannot_be_written_is_named_and_the_others_are_done(model, t
     assert (tmp_path / "masks/b.png").is_file()
     done = json.loads((tmp_path / "new/done.json").read_text())
     assert ["error" in record for record in done["pictures"]] == [True, False]
+
+
+def test_crf(model, segmenter, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(model, photos / "0.png", "--crf", "deeplabv2,bilateral_rgb=20", "--out", out) == 0
+    refined = Segmenter(model, device="cpu", precision="float32", crf="deeplabv2,bilateral_rgb=20")
+    mask = np.asarray(Image.open(out / "0.png"))
+    assert np.array_equal(mask, refined(photos / "0.png").mask)
+    assert (mask != segmenter(photos / "0.png").mask).any()
+    capsys.readouterr()
+    assert run(model, photos / "0.png", "--crf", "model", "--out", out) == 2
+    assert "the model file stores no CRF settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("crf", ['{"bilateral_rgb": 20}', "{bilateral_rgb: 20}", "bilateral_rgb=20"])
+def test_crf_settings_as_words(model, photos, tmp_path, crf):
+    assert run(model, photos / "0.png", "--crf", crf, "--out", tmp_path / "out") == 0
+    expected = Segmenter(model, device="cpu", precision="float32", crf={"bilateral_rgb": 20})(photos / "0.png").mask
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/0.png")), expected)
+
+
+@pytest.mark.parametrize(
+    ("crf", "message"),
+    [
+        ("deeplabv22", "Did you mean 'deeplabv2'?"),
+        ("bilateral_rbg=5", "Did you mean 'bilateral_rgb'?"),
+        ("5", "unknown CRF '5'"),
+        ("bilateral_rgb=0", "bilateral_rgb must be more than 0"),
+    ],
+)
+def test_a_crf_that_cannot_be(model, photos, tmp_path, capsys, crf, message):
+    assert run(model, photos / "0.png", "--crf", crf, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_picture_the_crf_cannot_take_is_skipped(model, photos, tmp_path, capsys):
+    assert run(model, photos, "--crf", "bilateral_rgb=1e-9", "--out", tmp_path / "out") == 1
+    assert "standard deviations from 0" in capsys.readouterr().out

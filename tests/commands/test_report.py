@@ -105,7 +105,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     killed = '\n{"kind": "train", "step": 41, "lo'
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + killed)
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of(data, segmenter)))
-    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, precision: segmenter)
+    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, precision, crf: segmenter)
     monkeypatch.setattr("atrous.model_file.read_info", lambda path: INFO)
     return folder
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 import atrous
 from atrous import model_file
@@ -124,6 +126,43 @@ def test_variants(tiny, tmp_path, changes, steps):
     assert 0 <= last["miou"] <= 1
     segmenter = atrous.Segmenter(out / "best.safetensors", device="cpu")
     assert segmenter(np.zeros((30, 41, 3), np.uint8)).mask.shape == (30, 41)
+
+
+CRF = {"trainable": True, "bilateral_xy": 20, "bilateral_rgb": 15, "lr": 10}
+
+
+@pytest.mark.parametrize(("compatibility", "ema"), [("learned", 0.9), ("potts", 0.0)])
+def test_a_crf_as_the_last_layer(tiny, shapes, tmp_path, compatibility, ema):
+    crf = {**CRF, "compatibility": compatibility}
+    out = train(tiny(crf=crf, train__epochs=4, train__ema=ema), out=tmp_path / "run")
+    info = model_file.read_info(out / "best.safetensors")
+    assert info.crf is not None
+    assert (info.crf["bilateral_xy"], info.crf["iterations"]) == (20, 10)
+    assert abs(info.crf["bilateral_weight"] - 4) > 1e-3
+    if compatibility == "learned":
+        assert np.abs(np.array(info.crf["compatibility"]) - (1 - np.eye(3))).max() > 1e-3
+    else:
+        assert info.crf["compatibility"] == "potts"
+    written = json.loads((out / "evaluation.json").read_text())
+    assert written["crf"] == info.crf
+    best = max(lines(out, "val"), key=lambda line: line["miou"])
+    again = evaluate(out / "best.safetensors", shapes, split="val", crf="model", device="cpu")
+    assert best["miou"] == written["miou"] == again["miou"]
+    assert "--crf model" in (out / "report.html").read_text()
+
+
+def test_a_run_with_a_crf_goes_on_as_if_never_stopped(tiny, tmp_path):
+    recipe = tiny(crf=CRF, train__epochs=2)
+    whole = train(recipe, out=tmp_path / "whole")
+    short = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, minutes=1e-6))
+    half = train(short, out=tmp_path / "half")
+    assert lines(half, "val")[-1]["step"] == 1
+    train(recipe, resume=half)
+    first, second = (load_file(run / "checkpoints" / "last.safetensors") for run in (whole, half))
+    assert {"crf.crf.bilateral_weight", "crf.crf.gaussian_weight", "crf.crf.compatibility"} <= first.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    with pytest.raises(AtrousError, match=r"trained with crf\.trainable"):
+        train(tiny(train__epochs=3), resume=half)
 
 
 def test_workers_change_nothing(tiny, tmp_path):
@@ -264,11 +303,16 @@ def test_init_with_the_same_classes_keeps_everything(model, tiny, tmp_path):
             torch.testing.assert_close(after[name], before[name])
 
 
-def test_init_with_nothing_that_fits_is_refused(model, tiny, tmp_path):
-    other = {"aspp_channels": 30, "low_channels": 12, "separable": False}
-    recipe = tiny(model__backbone="resnet18", model__arguments=other)
-    with pytest.raises(AtrousError, match=r"nothing of the given model fits: .* mobilenetv2_035, .* resnet18"):
-        train(recipe, out=tmp_path / "run", init=model)
+def test_init_brings_its_own_network(model, tiny, tmp_path, capsys):
+    """Its weights fit no other; the recipe's arguments count one by one, and a run resumes without the file."""
+    recipe = tiny(model__backbone="resnet18", model__architecture="deeplabv3", model__output_stride=8)
+    recipe = replace(recipe, model=replace(recipe.model, arguments={"dropout": 0.3}))
+    out = train(recipe, out=tmp_path / "run", init=model)
+    given, trained = model_file.read_info(model), model_file.read_info(out / "best.safetensors")
+    assert trained.architecture == given.architecture
+    assert trained.arguments == {**given.arguments, "dropout": 0.3}
+    assert "with its network: deeplabv3plus over mobilenetv2_035 at output stride 16" in said(capsys)
+    assert read_recipe(out / "config.yaml").model.architecture == "deeplabv3plus"
 
 
 # Refusals

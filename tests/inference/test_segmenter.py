@@ -252,3 +252,82 @@ def test_depth_is_kept_where_it_fits_and_rounds_where_not():
     assert to_depth(values, "uint8").tolist() == [[[0, 1, 1, 255]]]
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     assert np.array_equal(to_depth(to_depth(every, "uint16"), "uint8"), every)
+
+
+def test_a_crf_refines_the_probabilities_of_the_whole_picture(segmenter, picture):
+    crf = atrous.DenseCRF(bilateral_xy=20, bilateral_rgb=20)
+    refined = Segmenter(make(), device="cpu", precision="float32", crf=crf)
+    model = make()
+    preprocessing = model.info.preprocessing
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    with torch.no_grad():
+        logits = model(((torch.from_numpy(picture).permute(2, 0, 1) - mean) / std)[None])
+    expected = crf(picture, logits[0].softmax(0).numpy()).argmax(0)
+    mask = refined(picture).mask
+    assert mask.dtype == np.uint8
+    assert (mask == expected).mean() > 0.999  # but for ties
+    assert (mask != segmenter(picture).mask).mean() > 0.01  # not vacuous
+
+
+def test_a_crf_by_its_settings(picture):
+    model = make()
+    by_name, by_mapping = (
+        Segmenter(model, device="cpu", crf=given)
+        for given in ("deeplabv1", {"bilateral_xy": 121, "bilateral_rgb": 5, "gaussian_xy": 3})
+    )
+    assert np.array_equal(by_name(picture).mask, by_mapping(picture).mask)
+    model.info = dataclasses.replace(model.info, crf={"iterations": 0})
+    stored, plain = Segmenter(model, device="cpu", crf="model"), Segmenter(model, device="cpu")
+    assert stored.crf is not None
+    assert stored.crf.iterations == 0
+    assert plain.crf is None  # only when asked for
+    assert np.array_equal(stored(picture).mask, plain(picture).mask)
+    with pytest.raises(AtrousError, match="unknown CRF 'deeplab'"):
+        Segmenter(model, device="cpu", crf="deeplab")
+
+
+def test_the_temperature_softens_what_the_crf_gets(picture):
+    masks = []
+    for temperature in (1.0, 100.0):
+        model = make()
+        model.info = dataclasses.replace(model.info, temperature=temperature)
+        masks.append(Segmenter(model, device="cpu", crf="bilateral_weight=1,gaussian_weight=1")(picture).mask)
+    assert (masks[0] != masks[1]).mean() > 0.01
+
+
+def test_one_logit_is_refined_as_two_classes(picture):
+    model = make(num_classes=1)
+    refined = Segmenter(model, device="cpu", crf="iterations=0")
+    assert np.array_equal(refined(picture).mask, Segmenter(model, device="cpu")(picture).mask)
+    smoothed = Segmenter(model, device="cpu", crf="bilateral_rgb=30")(picture).mask
+    assert set(np.unique(smoothed)) <= {0, 1}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_pictures_are_refined_in_their_own_depth(picture, dtype):
+    model = make()
+    preprocessing = model.info.preprocessing
+    factor = 257 if dtype == "uint16" else 1
+    deep = dataclasses.replace(
+        preprocessing,
+        mean=tuple(factor * value for value in preprocessing.mean),
+        std=tuple(factor * value for value in preprocessing.std),
+        dtype=dtype,
+    )
+    crf = "bilateral_rgb=20"
+    expected = Segmenter(model, device="cpu", precision="float32", crf=crf)(picture).mask
+    model.info = dataclasses.replace(model.info, preprocessing=deep)
+    mask = Segmenter(model, device="cpu", precision="float32", crf=crf)(
+        (picture * np.ones(1, dtype) * factor).astype(dtype)
+    ).mask
+    assert (mask == expected).mean() > 0.999
+
+
+def test_pixels_that_are_not_valid_stay_the_networks(segmenter, picture):
+    crf = atrous.DenseCRF(bilateral_xy=20, bilateral_rgb=20)
+    refined = Segmenter(make(), device="cpu", precision="float32", crf=crf)
+    valid = np.arange(picture.shape[1]) < 40
+    valid = np.broadcast_to(valid, picture.shape[:2])
+    mask = refined.segment(refined.prepare(picture), valid)
+    assert np.array_equal(mask[~valid], segmenter(picture).mask[~valid])
+    assert (mask != segmenter(picture).mask).any()

@@ -8,8 +8,10 @@ from atrous import create_model
 from atrous.errors import AtrousError
 from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import load_checkpoint, save_checkpoint
+from atrous.learning.crf_layer import CrfLayer
 from atrous.learning.losses import CrossEntropy
-from atrous.learning.optim import make_optimizer, parameter_groups
+from atrous.learning.optim import crf_group, make_optimizer, parameter_groups
+from atrous.learning.recipe import Crf
 from atrous.learning.step import TrainingStep
 
 PROGRESS = {"epoch": 3, "batch": 1, "step": 17, "best_miou": -1.0, "seconds": 0.1 + 0.2}
@@ -144,3 +146,38 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, saved, monkeypatch):
         Training(seed=7).save(path)
     assert path.read_bytes() == saved.read_bytes()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crf_trained_with_the_model_is_kept(tmp_path):
+    settings = Crf(trainable=True)
+
+    def training(seed):
+        made = Training(seed=seed, average=False)
+        crf = CrfLayer(settings, made.model.info)
+        groups = [crf_group(crf, lr=0.1), *parameter_groups(made.model, lr=0.01, weight_decay=0.01, backbone_lr=0.5)]
+        return made, crf, make_optimizer("adamw", groups)
+
+    def update(made, crf, optimizer):
+        step = TrainingStep(made.model, CrossEntropy(), crf=crf)
+        raw = torch.randint(0, 256, (2, 3, 33, 40)).byte()
+        step(raw, torch.randint(0, 3, (2, 33, 40)).byte()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    one, crf, optimizer = training(0)
+    update(one, crf, optimizer)
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, model=one.model, average=None, optimizer=optimizer, progress=PROGRESS, crf=crf)
+    other, other_crf, other_optimizer = training(1)
+    load_checkpoint(path, model=other.model, average=None, optimizer=other_optimizer, crf=other_crf)
+    assert crf.learned() == other_crf.learned() != CrfLayer(settings, one.model.info).learned()
+    states = []
+    for made, layer, optim in ((one, crf, optimizer), (other, other_crf, other_optimizer)):
+        torch.manual_seed(5)
+        update(made, layer, optim)
+        states.append({**made.model.state_dict(), **layer.state_dict()})
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    with pytest.raises(AtrousError, match=r"no checkpoint of this run, .* trained with crf\.trainable"):
+        one.load(path)
+    with pytest.raises(AtrousError, match=r"trained without crf\.trainable"):
+        load_checkpoint(one.save(path), model=one.model, average=None, optimizer=other_optimizer, crf=other_crf)

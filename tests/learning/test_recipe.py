@@ -16,6 +16,7 @@ FULL = {
     "model": {"backbone": "resnet18", "pretrained": False, "in_channels": 4, "arguments": {"atrous_rates": [1, 2]}},
     "augment": {"crop": [33, 65], "scale": [1.0, 1.5], "flip": 0.0},
     "loss": {"class_weights": "log", "label_smoothing": 0.1},
+    "crf": {"trainable": True, "bilateral_weight": 5, "compatibility": "potts"},
     "optim": {"name": "sgd", "lr": 0.007, "clip": 0.0, "accumulate": 2},
     "schedule": {"warmup": 0.0},
     "train": {"epochs": 2, "batch_size": 3, "ema": 0.5, "precision": "float32"},
@@ -88,6 +89,8 @@ def test_unknown_fields_give_the_nearest(tmp_path, record, field, nearest):
         ({"augment": {"crop": 5}}, "crop"),
         ({"optim": {"name": "lion"}}, "name"),
         ({"loss": {"class_weights": "sqrt"}}, "class_weights"),
+        ({"crf": {"trainable": True, "compatibility": "pots"}}, "compatibility"),
+        ({"crf": {"trainable": 5}}, "trainable"),
         ({"train": {"precision": "float16"}}, "precision"),
         ({"model": {"arguments": 3}}, "arguments"),
     ],
@@ -114,6 +117,10 @@ def test_values_of_a_wrong_kind_are_named(tmp_path, record, named):
         {"seed": -1},
         {"schedule": {"warmup": 1.0}},
         {"loss": {"label_smoothing": 1.0}},
+        {"crf": {"bilateral_xy": 0, "trainable": True}},
+        {"crf": {"gaussian_weight": -1, "trainable": True}},
+        {"crf": {"bilateral_rgb": float("inf"), "trainable": True}},
+        {"crf": {"iterations": 0, "trainable": True}},
         {"augment": {"flip": 1.5}},
         {"augment": {"scale": [2.0, 1.0]}},
     ],
@@ -124,6 +131,11 @@ def test_values_out_of_range_are_refused(record):
     name = next(iter(field)) if isinstance(field, dict) else next(iter(record))
     with pytest.raises(AtrousError, match=name):
         to_recipe(record)
+
+
+def test_settings_of_a_crf_that_is_not_trained_are_no_secret():
+    with pytest.raises(AtrousError, match=r"set crf\.trainable, or leave crf out and refine afterwards"):
+        to_recipe({"crf": {"bilateral_weight": 5}})
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "3", "optim: 3", "optim: [1]"])

@@ -101,9 +101,9 @@ def test_info_rebuilds_the_model(arguments):
 
 
 def test_unknown_names_give_the_nearest():
-    with pytest.raises(AtrousError, match=r"unknown architecture 'deeplabv3\+'\. Did you mean 'deeplabv3"):
+    with pytest.raises(AtrousError, match=r"unknown architecture 'deeplabv3\+'\. Did you mean 'deeplabv3plus'"):
         models.build("deeplabv3+", {})
     with pytest.raises(AtrousError, match=r"unknown argument of deeplabv3plus 'num_clases'\. .* 'num_classes'\?"):
         models.build("deeplabv3plus", {"num_clases": 2})
     with pytest.raises(AtrousError, match="cannot be built from"):
-        models.build("deeplabv3plus", {"num_classes": "many"})
+        models.build("deeplabv3plus", {"dropout": "many"})

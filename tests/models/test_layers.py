@@ -8,7 +8,7 @@ from atrous.errors import AtrousError
 from atrous.models.layers import (
     Normalize,
     PooledBatchNorm2d,
-    check_trainable,
+    check_pictures,
     conv3x3,
     initialise,
     resize,
@@ -142,7 +142,7 @@ def test_initialise_gives_the_classifier_small_weights_and_no_bias():
 def test_one_small_picture_cannot_be_trained_on(count, height, width, training, fine):
     model, images = nn.BatchNorm2d(3).train(training), torch.zeros(count, 3, height, width)
     if fine:
-        check_trainable(model, images)
+        check_pictures(model, images)
     else:
         with pytest.raises(AtrousError, match=f"one picture of {height}×{width} px .*33×33 px, two pictures"):
-            check_trainable(model, images)
+            check_pictures(model, images)

@@ -111,10 +111,16 @@ def test_channels_and_classes(variant, channels, classes):
     assert len(model.info.classes) == 2
 
 
-@pytest.mark.parametrize("classes", [0, -3])
+@pytest.mark.parametrize("classes", [0, -3, 2.5, "'21'"])
 def test_no_classes_are_refused(variant, classes):
-    with pytest.raises(AtrousError, match=f"num_classes must be 1 .*got {classes}"):
-        build(variant, num_classes=classes)
+    with pytest.raises(AtrousError, match=f"num_classes must be a whole number, 1 .*got {classes}"):
+        build(variant, num_classes=classes.strip("'") if isinstance(classes, str) else classes)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 33, 33), (3, 33, 33)])
+def test_pictures_of_another_shape_are_refused(variant, shape):
+    with pytest.raises(AtrousError, match=f"takes pictures of N×3×H×W, got {'×'.join(map(str, shape))}"):
+        build(variant).eval()(torch.zeros(shape))
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
-"""Weights and pictures that any machine draws alike, and the golden facts that foreign code gave for them.
+"""Drawn weights and pictures, and what a converted model has to share with the foreign one.
 
-A golden is two small files in `golden/`: `NAME.json` with the foreign keys and shapes, and `NAME.npz` with what the
-foreign network answered. `golden/make.py` made them, from checkouts of the foreign projects.
+Where the foreign package is installed, its own model is drawn, settled and compared on the spot. Where it exists as a
+repository alone, a golden holds what it answered: two small files in `golden/`, `NAME.json` with the foreign keys and
+shapes, and `NAME.npz` with logits and running means, of weights and pictures that any machine draws alike.
+`golden/make.py` made them, from checkouts of these projects.
 """
 
 from __future__ import annotations
@@ -9,14 +11,18 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from atrous.weights import sources
+from atrous.weights.foreign import from_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -133,11 +139,12 @@ def summary(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return some.numpy(), whole.double().mean((1, 2)).numpy()
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
-    """The same model; nothing is dropped in training."""
+def without_chance(model: nn.Module) -> nn.Module:
+    """The same model, which drops nothing in training: neither features nor, under any name, residual branches."""
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
+        for name in ("p", "drop_prob", "_drop_connect_rate"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     return model
 
 
@@ -165,10 +172,94 @@ def check_training(golden: Golden, model: Any, names: Mapping[str, str]) -> None
     """
     running = {key.removesuffix(".running_mean") for key in golden.facts if key.endswith("running_mean")}
     assert running == set(names)
-    without_dropout(model).train()
+    without_chance(model).train()
     with torch.no_grad():
         model(golden.pictures(golden.sizes[0], 2))
     after = model.state_dict()
     for theirs, ours in names.items():
         expected = golden.facts[f"{theirs}.running_mean"]
         np.testing.assert_allclose(after[f"{ours}.running_mean"].numpy(), expected, atol=1e-5, rtol=0, err_msg=ours)
+
+
+def settle(model: nn.Module, classifier: str, size: Sequence[int], channels: int = 3) -> nn.Module:
+    """The same model in evaluation mode, every norm drawn, with the statistics that it measures on noise.
+
+    Drawn statistics would not do: with them what the deep layers add fades against what is passed around them, and a
+    wrong dilation there changes the logits by 1e-7.
+
+    Args:
+        model: changed in place.
+        classifier: path of its last convolution, which is scaled so that the logits deviate by one.
+        size: (H, W) of the noise.
+        channels: C of the noise.
+    """
+    torch.manual_seed(0)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.8, 1.2)
+        nn.init.normal_(norm.bias, 0, 0.1)
+        norm.momentum = 1.0
+    last, spread = model.get_submodule(classifier), []
+    hook = last.register_forward_hook(lambda module, given, logits: spread.append(logits.std()))
+    with torch.no_grad():
+        without_chance(model).train()(noise(size, 4, channels))
+        for parameter in last.parameters():
+            parameter /= spread[0]
+    hook.remove()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def noise(size: Sequence[int], count: int = 1, channels: int = 3) -> Tensor:
+    """N×C×H×W of normal noise, on which every model has the statistics that it was settled with."""
+    height, width = size
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randn(count, channels, height, width, generator=generator)
+
+
+def check_logits(
+    theirs: Callable[[Tensor], Tensor], ours: nn.Module, sizes: Sequence[Sequence[int]], channels: int = 3
+) -> None:
+    """Both give the same logits, of order one, at the size of every picture."""
+    for size in sizes:
+        images = noise(size, channels=channels).to(next(ours.parameters()))
+        with torch.no_grad():
+            expected = theirs(images)
+            assert 0.1 < expected.std() < 10
+            torch.testing.assert_close(ours(images), expected, atol=1e-4, rtol=0)
+
+
+def check_training_step(
+    theirs: nn.Module, ours: nn.Module, source: str, size: Sequence[int], **given: Any
+) -> tuple[Any, dict[str, Tensor]]:
+    """A step of training on two pictures moves every running mean and variance alike.
+
+    Args:
+        theirs: changed in place.
+        ours: changed in place.
+        source: whose adapter says which statistics are which.
+        size: (H, W) of the pictures.
+        given: what the adapter was given.
+
+    Returns:
+        What each answered, theirs and the scores of ours.
+    """
+    images = noise(size, 2).to(next(ours.parameters()))
+    before = {name: tensor.clone() for name, tensor in _statistics(ours.state_dict()).items()}
+    with torch.no_grad():
+        answers = without_chance(theirs).train()(images), without_chance(ours).train().scores(images)
+    expected = _statistics(sources.adapter(source).adapt(from_state_dict(theirs.state_dict()), given).state)
+    after = _statistics(ours.state_dict())
+    assert after.keys() == expected.keys()
+    for name, tensor in after.items():
+        assert not torch.equal(tensor, before[name]), name
+        relative = 1e-5 if name.endswith("var") else 0
+        named = partial("{}: {}".format, name)
+        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=relative, msg=named)
+    return answers
+
+
+def _statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.endswith(("running_mean", "running_var"))}

@@ -1,9 +1,7 @@
 """Checkpoints of kazuto1011/deeplab-pytorch (4219467) give, converted, the logits that its code gave."""
 
-import sys
-from pathlib import Path
-
 import pytest
+import seeded
 import torch
 
 import atrous
@@ -13,9 +11,6 @@ from atrous.models import build
 from atrous.weights import kazuto1011, sources
 from atrous.weights.adapted import check_fits
 from atrous.weights.foreign import Foreign
-
-sys.path.append(str(Path(__file__).parent))
-import seeded
 
 NAME = "kazuto1011_deeplabv2_resnet101"
 

@@ -1,9 +1,7 @@
 """Checkpoints of VainF/DeepLabV3Plus-Pytorch (4e1087d) give, converted, the logits that its code gave."""
 
-import sys
-from pathlib import Path
-
 import pytest
+import seeded
 import torch
 
 import atrous
@@ -14,9 +12,6 @@ from atrous.models import build
 from atrous.weights import sources, vainf
 from atrous.weights.adapted import check_fits
 from atrous.weights.foreign import Foreign
-
-sys.path.append(str(Path(__file__).parent))
-import seeded
 
 RESNET = {
     "backbone.bn1": "backbone.net.bn1",

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights.foreign import HARMLESS, from_state_dict, read
+from atrous.weights.foreign import from_state_dict, read
+from atrous.weights.torch_file import HARMLESS
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.ones(2)}
 

@@ -277,6 +277,8 @@ def spoil(writer: Writer, what: str) -> None:
         case "has stride and dilation":
             writer.convolutions()[-9].builtinOptions.dilationHFactor = 1
             writer.convolutions()[-9].builtinOptions.dilationWFactor = 1
+        case "has a tensor named":
+            tensor.name = "\x1b]0;aspp0/weights"
         case "two convolutions named":
             tensor.name = "image_pooling/weights"
         case "has type number 1":
@@ -324,6 +326,7 @@ def spoil(writer: Writer, what: str) -> None:
         "ends in activation 'relu6'",
         "has activation 4",
         "has stride and dilation",
+        "has a tensor named",
         "two convolutions named",
         "has type number 1",
         "has no scale",

@@ -13,13 +13,15 @@ from atrous.weights.timm_backbone import recognises
 
 
 def network(name: str) -> torch.nn.Module:
+    """With the statistics that it measures on noise, so that the last features are of order one."""
     torch.manual_seed(0)
-    net = timm.create_model(name, pretrained=False, num_classes=10).eval()
+    net = timm.create_model(name, pretrained=False, num_classes=10)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
-    return net
+            module.momentum = None  # the average of all batches, of which there is one
+    with torch.no_grad():
+        net.train()(torch.randn(2, 3, 64, 64))
+    return net.eval()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_the_features_are_the_networks(name, left):
     with torch.no_grad():
         expected = net.forward_intermediates(images, intermediates_only=True, norm=False)[-1]
         features = model.backbone(images).high
-    assert expected.std() > 1e-3
+    assert expected.std() > 0.1
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
     assert model.info.architecture == "deeplabv3plus"
     assert len(model.info.classes) == 4

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 
 from atrous import model_file, models
@@ -15,7 +16,7 @@ from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Info, SegmentationModel
 from atrous.weights import foreign, sources
-from atrous.weights.adapted import Adapted, check_fits
+from atrous.weights.adapted import Adapted, check_fits, check_values
 from atrous.weights.foreign import Foreign
 
 
@@ -59,8 +60,7 @@ def convert(
         AtrousError: not a checkpoint, not of this source, not complete, or nothing may be written there.
     """
     table = ClassTable.from_yaml(classes) if classes is not None else None
-    if out is not None:
-        _check_target(Path(out), file)
+    _check_targets(file, out, json)
     read = foreign.read(file) if isinstance(file, str | Path) else foreign.from_state_dict(file)
     source = source or sources.guess(read)
     named = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
@@ -69,7 +69,7 @@ def convert(
     adapted = _adapt(read, source, given, architecture)
     model, fresh = _build(adapted)
     model.info = _describe(model.info, adapted, table, {"source": source, "file": read.name, "fresh": fresh})
-    report = _report(model)
+    report = {**_report(model), "notes": _notes(adapted, source, given, table)}
     _print(model.info, report)
     if out is not None:
         model_file.save(model, out)
@@ -79,20 +79,32 @@ def convert(
     return model
 
 
-def _check_target(out: Path, file: Path | Mapping[str, Any]) -> None:
-    """Before the work: whether the model may be written there."""
+def _check_targets(file: Path | Mapping[str, Any], out: Path | None, json: Path | None) -> None:
+    """Before the work: whether the model and its report may be written there."""
+    inputs = [Path(file)] if isinstance(file, str | Path) else []
+    inputs += [folder / name for folder in inputs for name in (*foreign.FOLDER_FILES, *foreign.FOLDER_RECORDS)]
+    for name, target in (("out", out), ("json", json)):
+        if target is not None and any(_same(Path(target), path) for path in inputs):
+            raise AtrousError(
+                f"{name} is {target}, the file to convert; give another name. Inputs are never overwritten."
+            )
+    if out is None:
+        return
+    out = Path(out)
     if out.suffix != ".safetensors":
         raise AtrousError(f"out is {out}; a model file's name ends in .safetensors.")
+    if json is not None and (out.absolute() == Path(json).absolute() or _same(out, Path(json))):
+        raise AtrousError(f"out and json are both {out}; give the report another name.")
     if not out.exists():
         return
-    inputs = [Path(file)] if isinstance(file, str | Path) else []
-    inputs += [folder / name for folder in inputs for name in foreign.FOLDER_FILES]
-    if any(path.exists() and out.samefile(path) for path in inputs):
-        raise AtrousError(f"out is {out}, the file to convert; give another name. Inputs are never overwritten.")
     try:
         model_file.read_info(out)
     except AtrousError as error:
         raise AtrousError(f"{out} exists and is no model file of atrous; give another name for out.") from error
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:
@@ -128,8 +140,10 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
 
 def _build(adapted: Adapted) -> tuple[SegmentationModel, tuple[str, ...]]:
     """The model with its weights, and the names of those that stay fresh."""
+    with torch.device("meta"):  # a file of wrong widths shall not make a network that fills the memory
+        fresh = check_fits(adapted, models.build(adapted.architecture, adapted.arguments).state_dict())
+    check_values(adapted)
     model = models.build(adapted.architecture, adapted.arguments)
-    fresh = check_fits(adapted, model.state_dict())
     model.load_state_dict(adapted.state, strict=False)
     return model.eval(), fresh
 
@@ -147,6 +161,20 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
     if len(table) != len(info.classes):
         raise AtrousError(f"the class table has {len(table)} classes; the model separates {len(info.classes)}.")
     return replace(info, classes=table.names, colors=table.colors, raw=table.raw, ignore=table.ignore)
+
+
+def _notes(adapted: Adapted, source: str, given: Mapping[str, Any], table: ClassTable | None) -> list[str]:
+    """What was taken for granted, for the user to judge."""
+    untold = [name for name in adapted.untold if name not in given]
+    notes = []
+    if untold:
+        values = ", ".join(f"{name} {adapted.arguments[name]}" for name in untold)
+        notes.append(f"Not told by the file, so as {source} mostly has it: {values}. Name what was otherwise.")
+    if adapted.classes_of and table is None:
+        notes.append(f"Classes taken for {adapted.classes_of}'s by their number; --classes FILE names others.")
+    if adapted.classes is None and table is None and adapted.fills == ("",):
+        notes.append("The file does not name its classes; --classes FILE, a classes.yaml, does.")
+    return [*notes, *adapted.notes]
 
 
 def _report(model: SegmentationModel) -> dict[str, Any]:
@@ -175,6 +203,8 @@ def _print(info: Info, report: Mapping[str, Any]) -> None:
             + (f"; fresh: {', '.join(fresh)}." if fresh else ".")
         )
     )
+    for note in report["notes"]:
+        console.print(escape(note))
 
 
 def _print_next(out: Path, report: Mapping[str, Any]) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from atrous import model_file
 from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
+from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.metrics import ConfusionMatrix, number
+
+if TYPE_CHECKING:
+    from atrous.crf import DenseCRF
 
 #: A class holding less than this share of the truth may go unpredicted without a warning.
 NOTABLE_SHARE = 0.001
@@ -30,10 +35,12 @@ class Measurement:
     Args:
         confusion: of the whole split.
         per_image: scores and files of each picture.
+        without_crf: what the network's own masks scored, where a CRF refined them.
     """
 
     confusion: ConfusionMatrix
     per_image: list[dict[str, Any]] = field(default_factory=list)
+    without_crf: ConfusionMatrix | None = None
 
 
 def evaluate(
@@ -43,6 +50,10 @@ def evaluate(
     split: str = "val",
     layout: str | None = None,
     json: Path | None = None,
+    crf: str | None = None,
+    crf_search: bool = False,
+    crf_images: int = 100,
+    save_crf: Path | None = None,
     device: str = "auto",
     precision: str = "float32",
 ) -> dict[str, Any]:
@@ -56,6 +67,11 @@ def evaluate(
         split: which of its splits.
         layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
         json: file to write the results to.
+        crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
+            preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
+        crf_search: find the CRF's settings on this split, coarse to fine, then measure with them.
+        crf_images: pictures of the split to search on, ≥ 1; the papers took 100.
+        save_crf: model file to write, the same model with the CRF's settings in it.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.
 
@@ -63,13 +79,16 @@ def evaluate(
         The results, as written by --json; scores are 0–1.
 
     Raises:
-        AtrousError: no such model, data or split, or classes that do not match the model's.
+        AtrousError: no such model, data or split, classes that do not match the model's, or a CRF that cannot be.
     """
-    segmenter = Segmenter(model, device=device, precision=precision)
+    _check_crf(model, crf, crf_search, crf_images, save_crf)
+    segmenter = Segmenter(model, device=device, precision=precision, crf=crf)
     dataset = open_dataset(data, layout)
     for note in dataset.notes:
         console.print(escape(note))
     items = dataset.split(split)
+    if crf_search:
+        segmenter.crf = search_crf(segmenter, dataset, evenly(items, crf_images))
     results = {
         "model": str(model),
         "data": str(Path(data).resolve()),
@@ -77,9 +96,12 @@ def evaluate(
         "images": len(items),
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,
+        **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
         **summarise(measure(segmenter, dataset, items), segmenter.info),
     }
     _print(results)
+    if save_crf is not None:
+        _save_crf(model, results["crf"], save_crf)
     if json is not None:
         write_json(results, json)
     return results
@@ -99,13 +121,18 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     if not items:
         raise AtrousError("the split has no pictures: nothing to measure.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
-    measured = Measurement(ConfusionMatrix(len(segmenter.info.classes)))
+    classes = len(segmenter.info.classes)
+    without = None if segmenter.crf is None else ConfusionMatrix(classes)
+    measured = Measurement(ConfusionMatrix(classes), without_crf=without)
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(items), note="")
         for item, sample in zip(items, in_background(dataset.read, items), strict=True):
-            truth = remap[sample.label]
-            one = ConfusionMatrix(len(segmenter.info.classes))
-            one.update(truth, segmenter.segment(segmenter.prepare(sample.image)))
+            truth, image = remap[sample.label], segmenter.prepare(sample.image)
+            scores = segmenter.scores(image)
+            one = ConfusionMatrix(classes)
+            one.update(truth, segmenter.decide(scores, image, segmenter.crf))
+            if measured.without_crf is not None:
+                measured.without_crf.update(truth, segmenter.decide(scores, image))
             measured.confusion.counts += one.counts
             measured.per_image.append(
                 {
@@ -118,6 +145,59 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
     return measured
+
+
+def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> DenseCRF:
+    """Finds a CRF's settings as the papers did; see `learning.crf_search`.
+
+    Args:
+        segmenter: the network, which sees each picture once.
+        dataset: where to read.
+        items: the labelled pictures to search on, at least one.
+
+    Returns:
+        The CRF that scored best on them.
+
+    Raises:
+        AtrousError: nothing to search on, or classes that do not match.
+    """
+    from atrous.crf.settings import make_crf
+
+    if not items:
+        raise AtrousError("the split has no pictures: nothing to search on.")
+    remap = matching_classes(dataset.classes, segmenter.info.classes)
+    with progress_bar() as progress:
+        scoring = progress.add_task("scoring", total=len(items), note="")
+        searching = progress.add_task("searching", total=trials_of() * len(items), note="")
+        scores = []
+        for sample in in_background(dataset.read, items):
+            scores.append(segmenter.scores(segmenter.prepare(sample.image)).cpu())
+            progress.update(scoring, advance=1)
+
+        def miou(crf: DenseCRF | None) -> float:
+            confusion = ConfusionMatrix(len(segmenter.info.classes))
+            for sample, scored in zip(in_background(dataset.read, items), scores, strict=True):
+                image = segmenter.prepare(sample.image)
+                confusion.update(remap[sample.label], segmenter.decide(scored, image, crf))
+                progress.update(searching, advance=crf is not None)
+            return confusion.miou
+
+        def crf_of(settings: Mapping[str, Any]) -> DenseCRF:
+            return make_crf(settings).to(segmenter.engine.device)
+
+        plain = miou(None)
+        trials: list[Trial] = []
+        for trial in coarse_to_fine(lambda settings: miou(crf_of(settings))):
+            trials.append(trial)
+            progress.update(searching, note=f"mIoU {plain:.4f}, best with CRF {best_of(trials).miou:.4f}")
+    best = best_of(trials)
+    console.print(
+        f"searched {len(trials)} settings on {len(items)} pictures: mIoU {plain:.4f} without CRF, {best.miou:.4f} with "
+        + "  ".join(f"{name} {value:g}" for name, value in best.settings.items())
+    )
+    if not best.miou > plain:
+        console.print("[yellow]warning:[/] no settings of the CRF score better than the network alone.")
+    return crf_of(best.settings)
 
 
 def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
@@ -141,6 +221,7 @@ def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
         "classes": classes,
         "absent": [entry["name"] for entry in classes if entry["iou"] is None],
         "confusion": confusion.counts.tolist(),
+        **({} if measured.without_crf is None else {"without_crf": measured.without_crf.summary()}),
         "warnings": warnings(confusion, info.classes),
         "per_image": measured.per_image,
     }
@@ -186,6 +267,41 @@ def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
     return remap
 
 
+def _check_crf(model: Path, crf: str | None, search: bool, images: int, out: Path | None) -> None:
+    """Before the work: whether what was asked of the CRF goes together, and may be saved there."""
+    if search and crf is not None:
+        raise AtrousError(f"--crf-search finds the settings that --crf {crf} gives: leave one of them out.")
+    if images < 1:
+        raise AtrousError(f"crf_images must be 1 or more, got {images}.")
+    if out is None:
+        return
+    if not search and crf is None:
+        raise AtrousError("--save-crf saves what --crf or --crf-search gives: give one of them.")
+    if out.suffix != ".safetensors":
+        raise AtrousError(f"save_crf is {out}; a model file's name ends in .safetensors.")
+    if out.exists() and Path(model).exists() and out.samefile(model):
+        raise AtrousError(f"save_crf is {out}, the model itself; give another name. Inputs are never overwritten.")
+    try:
+        if out.exists():
+            model_file.read_info(out)  # another model may be replaced
+    except AtrousError as error:
+        raise AtrousError(f"{out} exists and is no model file of atrous; give another name for save_crf.") from error
+
+
+def _settings_of(crf: DenseCRF) -> dict[str, Any]:
+    from atrous.crf.settings import settings_of
+
+    return settings_of(crf)
+
+
+def _save_crf(model: Path, settings: dict[str, Any], out: Path) -> None:
+    """Writes the model with the CRF's settings; its weights and all else stay."""
+    loaded = model_file.load(model)
+    loaded.info = replace(loaded.info, crf=settings)
+    model_file.save(loaded, out)
+    console.print(f"written: {escape(str(out))} (use its CRF with --crf model)")
+
+
 def _print(results: dict[str, Any]) -> None:
     table = Table("class", "IoU", "Dice", "accuracy", "share of truth", box=None, header_style="bold")
     total = max(sum(entry["pixels_true"] for entry in results["classes"]), 1)
@@ -199,5 +315,16 @@ def _print(results: dict[str, Any]) -> None:
         f"{results['frequency_weighted_iou']:.4f}  Dice {results['dice'] or 0:.4f}  "
         f"({results['images']} pictures, {escape(results['split'])}, {results['engine']} {results['precision']})"
     )
+    if "without_crf" in results:
+        _print_change(results)
     for warning in results["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _print_change(results: dict[str, Any]) -> None:
+    """What the CRF changed."""
+    table = Table("", "without CRF", "with CRF", "change", box=None, header_style="bold")
+    for name, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("Dice", "dice")):
+        before, after = results["without_crf"][key] or 0, results[key] or 0
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    console.print(table)

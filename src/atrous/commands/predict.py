@@ -33,6 +33,7 @@ def predict(
     out: Path = Path("predictions"),
     overlay: bool = False,
     raw: bool = False,
+    crf: str | None = None,
     json: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -45,6 +46,8 @@ def predict(
         out: folder for the masks, named like the pictures with .png.
         overlay: also write each picture with its mask's colours over it, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
+        crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
+            preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
         json: file to write what was done to: each picture, its mask, its share of pixels per class, or its error.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto for the fastest here, float32 or bfloat16.
@@ -53,11 +56,11 @@ def predict(
         The masks written, in the order of the pictures.
 
     Raises:
-        AtrousError: no model, no pictures.
+        AtrousError: no model, no pictures, unknown settings of the CRF.
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
     pictures = find_pictures(paths)
-    segmenter = Segmenter(model, device=device, precision=precision)
+    segmenter = Segmenter(model, device=device, precision=precision, crf=crf)
     targets = _targets(pictures, out, ".tif" if raw and not _fits_png(segmenter.info) else ".png")
     records, pending = [], deque[Future[str | None]]()
     with progress_bar() as progress, ThreadPoolExecutor(1) as writer:

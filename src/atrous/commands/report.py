@@ -226,7 +226,8 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     try:
         dataset = open_dataset(run.data, settings.get("layout") if trained_on_it else None)
         # as it was measured, so that pictures and scores agree
-        segmenter = Segmenter(run.model_file, precision=run.evaluation.get("precision") or "auto")
+        precision, crf = run.evaluation.get("precision") or "auto", run.evaluation.get("crf")
+        segmenter = Segmenter(run.model_file, precision=precision, crf=crf)
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
     groups, notes = [], []
@@ -309,9 +310,12 @@ def commands(run: Run) -> list[str]:
         for path in (run.folder / "config.yaml", run.model_file, run.folder / "evaluation.json", run.folder)
     )
     data, split = shlex.quote(run.data or "DATA"), shlex.quote(run.evaluation.get("split") or "val")
+    settings = run.evaluation.get("crf")
+    words = "model" if settings == run.model_info.get("crf") else json.dumps(settings)
+    crf = f" --crf {shlex.quote(words)}" if settings else ""
     return [
         f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
-        f"atrous evaluate {model} {data} --split {split} --json {evaluation}",
+        f"atrous evaluate {model} {data} --split {split}{crf} --json {evaluation}",
         f"atrous report {folder}",
     ]
 

@@ -19,10 +19,9 @@ from atrous import model_file
 from atrous.commands.doctor import examine_with_progress
 from atrous.commands.evaluate import Measurement, evaluate, measure
 from atrous.console import console, progress_bar
-from atrous.create import create_model
+from atrous.create import create_for
 from atrous.data.dataset import Dataset, Item, open_dataset
-from atrous.data.pictures import read_picture
-from atrous.data.statistics import channel_statistics, class_pixels
+from atrous.data.statistics import class_pixels
 from atrous.device import keep_freed_memory, pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
@@ -32,12 +31,13 @@ from atrous.learning.interrupt import Interrupted, stop_on_signal
 from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, make_loader
 from atrous.learning.losses import CrossEntropy, class_weights
 from atrous.learning.metrics import number
-from atrous.learning.optim import make_optimizer, parameter_groups, poly, set_learning_rate
+from atrous.learning.optim import optimizer_for, poly, set_learning_rate
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.learning.run_log import RunLog
 from atrous.learning.step import TrainingStep
-from atrous.learning.transfer import start_from
+from atrous.learning.transfer import network_of
 from atrous.models import SegmentationModel
+from atrous.run_folder import new_run
 
 #: Optimiser steps between two lines of metrics.jsonl.
 LOG_EVERY = 10
@@ -64,7 +64,7 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         recipe: what to train, on what and how; every field can be given on the command line.
         out: the run's folder; by default runs/ and the recipe's name, numbered where that exists.
         resume: folder of a run to go on with.
-        init: model file whose weights to start from, where they fit.
+        init: model file to start from, with its network; classes of the same name keep their weights.
 
     Returns:
         The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
@@ -74,23 +74,35 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
     """
     if init is not None:
         recipe = replace(recipe, model=replace(recipe.model, init=str(Path(init).resolve())))
+    if recipe.model.init is not None and resume is None:
+        given = model_file.read_info(recipe.model.init)
+        recipe = replace(recipe, model=network_of(given, recipe.model))
+        console.print(
+            f"starting from {escape(str(recipe.model.init))}, with its network: {recipe.model.architecture} over "
+            f"{recipe.model.backbone} at output stride {recipe.model.output_stride}"
+        )
     dataset, pixels = _open_data(recipe)
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.train.device)
     precision = pick_precision(recipe.train.precision, device)
-    model = _build_model(recipe, dataset, fresh=resume is None)
+    model = create_for(recipe, dataset, fresh=resume is None)
     average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
     progress = Progress()
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.to(device)
-    optimizer = _make_optimizer(recipe, model)
+    crf = None
+    if recipe.crf.trainable:
+        from atrous.learning.crf_layer import CrfLayer  # with a compiler, which no other training needs
+
+        crf = CrfLayer(recipe.crf, model.info).to(device)
+    optimizer = optimizer_for(recipe, model, crf)
     if resume is not None:
-        saved = load_checkpoint(_checkpoint(resume), model=model, average=average, optimizer=optimizer)
+        saved = load_checkpoint(_checkpoint(resume), model=model, average=average, optimizer=optimizer, crf=crf)
         progress = Progress(**saved)
     loss = CrossEntropy(class_weights(pixels, recipe.loss.class_weights), recipe.loss.label_smoothing)
-    step = TrainingStep(model, loss, precision, recipe.loss.auxiliary).to(device)
-    run = resume or _new_run(out, recipe.name)
+    step = TrainingStep(model, loss, precision, recipe.loss.auxiliary, crf).to(device)
+    run = resume or new_run(out, recipe.name)
     trainer = _Trainer(recipe, run, dataset, step, optimizer, average, progress)
     write_recipe(recipe, run / "config.yaml")
     trainer.save()  # so that there is something to resume from the first moment on
@@ -224,11 +236,13 @@ class _Trainer:
     def _update(self, names: Sequence[str]) -> float:
         """One optimiser step; returns the gradient's norm before clipping."""
         clip = self.recipe.optim.clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        norm = nn.utils.clip_grad_norm_(self.step.parameters(), clip)
         if not torch.isfinite(norm):
             self._stop_on_nonfinite("gradient", norm.item(), names)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.step.crf is not None:
+            self.step.crf.keep_in_range()
         if self.average:
             self.average.update(self.model, self.progress.step)
         self.progress.step += 1
@@ -239,7 +253,9 @@ class _Trainer:
 
     def _validate(self, log: RunLog) -> None:
         judged = self.average.module if self.average else self.model
-        segmenter = Segmenter(judged, device=self.device, precision=precision_name(self.step.precision))
+        segmenter = Segmenter(
+            judged, device=self.device, precision=precision_name(self.step.precision), crf=self._crf()
+        )
         measured = measure(segmenter, self.dataset, self.val_items)
         scores = measured.confusion.summary()
         per_class = {name: number(iou) for name, iou in zip(judged.info.classes, measured.confusion.iou, strict=True)}
@@ -269,11 +285,16 @@ class _Trainer:
             info = replace(
                 judged.info,
                 scores={self.recipe.data.val: measured.confusion.summary()},
+                crf=self._crf() or judged.info.crf,
                 provenance=self._provenance(),
             )
             judged.info, before = info, judged.info
             model_file.save(judged, self.run / "best.safetensors")
             judged.info = before
+
+    def _crf(self) -> dict[str, Any] | None:
+        """The CRF's settings as they are used after training, where one is trained."""
+        return self.step.crf.learned() if self.step.crf is not None else None
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -315,6 +336,7 @@ class _Trainer:
             average=self.average,
             optimizer=self.optimizer,
             progress=vars(self.progress),
+            crf=self.step.crf,
         )
 
 
@@ -345,61 +367,6 @@ def _open_data(recipe: Recipe) -> tuple[Dataset, Sequence[int]]:
     return dataset, counted[data.train]
 
 
-def _build_model(recipe: Recipe, dataset: Dataset, *, fresh: bool) -> SegmentationModel:
-    """The recipe's model over the dataset's classes; a resumed one gets weights and preprocessing later."""
-    first = read_picture(dataset.split(recipe.data.train)[0].image)
-    table, init = dataset.classes, recipe.model.init
-    found = int(first.shape[2])
-    channels = recipe.model.in_channels or {2: 1, 4: 3}.get(found, found)  # alpha is no input
-    owned: dict[str, Any] = {
-        "backbone": recipe.model.backbone,
-        "output_stride": recipe.model.output_stride,
-        "in_channels": channels,
-        "num_classes": 1 if recipe.model.arguments.get("num_classes") == 1 and len(table) == 2 else len(table),
-    }
-    arguments = {**recipe.model.arguments, **owned}
-    for name, value in recipe.model.arguments.items():
-        if name in owned and owned[name] != value:
-            raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
-    pretrained = recipe.model.pretrained and fresh and init is None
-    model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
-    model.info = replace(
-        model.info,
-        preprocessing=replace(model.info.preprocessing, enlarge=recipe.train.enlarge, dtype=first.dtype.name),
-        classes=table.names,
-        colors=table.colors,
-        raw=table.raw,
-        ignore=table.ignore,
-    )
-    if fresh and init is not None:
-        console.print(escape(start_from(model, model_file.load(init))))
-    statistics = recipe.data.statistics
-    if fresh and (statistics == "fit" or (statistics == "auto" and first.dtype != np.uint8)):
-        mean, std = channel_statistics(dataset, recipe.data.train, channels)
-        model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))
-    return model
-
-
-def _make_optimizer(recipe: Recipe, model: SegmentationModel) -> torch.optim.Optimizer:
-    optim = recipe.optim
-    groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
-    return make_optimizer(optim.name, groups, momentum=optim.momentum)
-
-
-def _new_run(out: Path | None, name: str) -> Path:
-    """A folder for a new run; never one that holds another run."""
-    if out is not None and (out / "config.yaml").exists():
-        raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or give another --out.")
-    run, number = out or Path("runs") / name, 2
-    while out is None and run.exists():
-        run, number = Path("runs") / f"{name}-{number}", number + 1
-    try:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AtrousError(f"cannot make the run's folder {run}: {error.strerror}.") from error
-    return run
-
-
 def _say_start(run: Path, recipe: Recipe, dataset: Dataset, step: TrainingStep, device: torch.device) -> None:
     parameters = sum(parameter.numel() for parameter in step.model.parameters())
     train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
@@ -421,6 +388,7 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset) -> Path:
         split=recipe.data.val,
         layout=dataset.layout,
         json=run / "evaluation.json",
+        crf="model" if recipe.crf.trainable else None,
         device=recipe.train.device,
     )
     page = report(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from atrous.errors import AtrousError, unknown_name
 if TYPE_CHECKING:
     import torch
 
+    from atrous.crf import DenseCRF
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
@@ -92,13 +94,16 @@ class Segmenter:
         model: a model file's path, or a module with `.info`, which is put into evaluation mode and on the device.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
+        crf: refines the probabilities at the picture's full size before the mask is taken: a CRF, or its settings as
+            `crf.settings.make_crf` reads them, such as "model" or "deeplabv2"; None for none.
 
     Attributes:
         info: of the model.
         engine: what runs it, and why.
+        crf: the CRF, or None.
 
     Raises:
-        AtrousError: no model file, or no such device here.
+        AtrousError: no model file, no such device here, or unknown settings of the CRF.
 
     Example:
         >>> import atrous, numpy
@@ -108,7 +113,12 @@ class Segmenter:
     """
 
     def __init__(
-        self, model: str | Path | SegmentationModel, *, device: str | torch.device = "auto", precision: str = "auto"
+        self,
+        model: str | Path | SegmentationModel,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        crf: DenseCRF | Mapping[str, Any] | str | None = None,
     ) -> None:
         import torch
 
@@ -123,6 +133,11 @@ class Segmenter:
         self._dtype = pick_precision(precision, self._device)
         self._align_corners = model.align_corners
         self._pipeline = Pipeline(model).to(self._device)
+        self.crf: DenseCRF | None = None
+        if crf is not None:
+            from atrous.crf.settings import make_crf
+
+            self.crf = make_crf(crf, self.info.crf).to(self._device)
         reason = "the only engine installed" if precision == "auto" and device == "auto" else "as asked"
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 
@@ -146,11 +161,18 @@ class Segmenter:
         preprocessing = self.info.preprocessing
         return to_depth(to_channels(image, len(preprocessing.mean)), preprocessing.dtype)
 
-    def segment(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C with the model's channels and range → H×W uint8 class indices."""
-        import torch
+    def segment(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C with the model's channels and range → H×W uint8 class indices.
 
-        from atrous.inference.resize_argmax import resize_argmax
+        Args:
+            image: as `prepare` gives it.
+            valid: H×W booleans; the CRF leaves the other pixels out.
+        """
+        return self.decide(self.scores(image), image, self.crf, valid)
+
+    def scores(self, image: np.ndarray) -> torch.Tensor:
+        """H×W×C with the model's channels and range → 1×K×h×w float32 logits, at the model's own low resolution."""
+        import torch
 
         if image.dtype == np.uint16:
             image = image.astype(np.float32)
@@ -160,9 +182,35 @@ class Segmenter:
             torch.inference_mode(),
             torch.autocast(self._device.type, dtype=self._dtype if mixed else None, enabled=mixed),
         ):
-            scores = self._pipeline(batch)  # H×W×C seen as N×C×H×W is channels_last already
+            return self._pipeline(batch).float()  # H×W×C seen as N×C×H×W is channels_last already
+
+    def decide(
+        self, scores: torch.Tensor, image: np.ndarray, crf: DenseCRF | None = None, valid: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The mask that scores mean.
+
+        Args:
+            scores: 1×K×h×w logits.
+            image: H×W×C, what they were made from.
+            crf: refines them first, on the network's device.
+            valid: H×W booleans; the CRF leaves the other pixels out.
+
+        Returns:
+            H×W uint8 class indices.
+        """
+        import torch
+
+        from atrous.inference.resize_argmax import resize_argmax
+
+        size = image.shape[:2]
         with torch.inference_mode():
-            return resize_argmax(scores, image.shape[:2], self._align_corners)[0].cpu().numpy()
+            if crf is None:
+                return resize_argmax(scores, size, self._align_corners)[0].cpu().numpy()
+            from atrous.models.layers import class_probabilities, resize
+
+            logits = resize(scores.to(self._device), size, self._align_corners) / self.info.temperature
+            refined = crf(torch.tensor(image), class_probabilities(logits)[0], valid)
+            return refined.argmax(0).to(torch.uint8).cpu().numpy()
 
 
 def as_array(picture: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous.errors import AtrousError
 from atrous.learning.average import WeightAverage
@@ -23,6 +23,7 @@ def save_checkpoint(
     average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
+    crf: nn.Module | None = None,
 ) -> None:
     """Writes the state of a training run.
 
@@ -32,6 +33,7 @@ def save_checkpoint(
         average: of its weights, or None.
         optimizer: whose state is kept.
         progress: JSON-serialisable: epoch, step, best score, elapsed time.
+        crf: trained with the model, or None.
 
     Raises:
         AtrousError: the file cannot be written.
@@ -40,6 +42,8 @@ def save_checkpoint(
     tensors = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.module.state_dict().items()}
+    if crf is not None:
+        tensors |= {f"crf.{name}": tensor for name, tensor in crf.state_dict().items()}
     for index, slots in state["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items() if value is not None}
     tensors["random.torch"] = torch.get_rng_state()
@@ -49,7 +53,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, *, model: SegmentationModel, average: WeightAverage | None, optimizer: torch.optim.Optimizer
+    path: Path,
+    *,
+    model: SegmentationModel,
+    average: WeightAverage | None,
+    optimizer: torch.optim.Optimizer,
+    crf: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Puts a checkpoint's state back, in place.
 
@@ -60,6 +69,7 @@ def load_checkpoint(
         model: gets the weights and the info.
         average: gets the averaged weights, or None.
         optimizer: gets its state.
+        crf: gets its parameters, or None.
 
     Returns:
         The progress that was saved.
@@ -76,6 +86,11 @@ def load_checkpoint(
         model.load_state_dict(_under("weights.", tensors))
         if average is not None:
             average.module.load_state_dict(_under("average.", tensors))
+        layer = _under("crf.", tensors)
+        if bool(layer) != (crf is not None):  # the optimiser's state would land on other parameters
+            raise ValueError(f"it was trained {'with' if layer else 'without'} crf.trainable")
+        if crf is not None:
+            crf.load_state_dict(layer)
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", tensors).items():
             index, _, slot = name.partition(".")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.learning.recipe import Recipe
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float) -> list[dict]:
@@ -34,6 +35,11 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbo
     return list(groups.values())
 
 
+def crf_group(crf: nn.Module, *, lr: float) -> dict:
+    """A trainable CRF's weights and compatibility as one more group, never decayed; `lr` > 0."""
+    return {"params": list(crf.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0}
+
+
 def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> torch.optim.Optimizer:
     """An optimiser by its lower-case name.
 
@@ -53,6 +59,15 @@ def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> t
     if name not in makers:
         raise unknown_name("optimiser", name, makers)
     return makers[name]()
+
+
+def optimizer_for(recipe: Recipe, model: nn.Module, crf: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The recipe's optimiser over a model, and over a CRF that is trained with it."""
+    optim = recipe.optim
+    groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
+    if crf is not None:
+        groups.insert(0, crf_group(crf, lr=optim.lr * recipe.crf.lr))  # the last is the head's, whose rate is logged
+    return make_optimizer(optim.name, groups, momentum=optim.momentum)
 
 
 def poly(step: int, total: int, *, power: float = 0.9, warmup: int = 0, floor: float = 0.0) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,9 @@ import yaml
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 
-#: Smallest and largest value of each number; SMALL is the least above 0, and ALMOST 1 the most below it.
-SMALL, ALMOST = 1e-12, 1 - 1e-9
+#: Smallest and largest value of each number; SMALL is the least above 0, ALMOST 1 the most below it, FINITE the largest
+#: of all.
+SMALL, ALMOST, FINITE = 1e-12, 1 - 1e-9, sys.float_info.max
 LIMITS = {
     "seed": (0, math.inf),
     "data.workers": (0, math.inf),
@@ -27,6 +29,13 @@ LIMITS = {
     "optim.momentum": (0, ALMOST),
     "optim.clip": (0, math.inf),
     "optim.accumulate": (1, math.inf),
+    "crf.bilateral_weight": (0, FINITE),
+    "crf.bilateral_xy": (SMALL, FINITE),
+    "crf.bilateral_rgb": (SMALL, FINITE),
+    "crf.gaussian_weight": (0, FINITE),
+    "crf.gaussian_xy": (SMALL, FINITE),
+    "crf.iterations": (1, math.inf),
+    "crf.lr": (0, math.inf),
     "schedule.power": (0, math.inf),
     "schedule.warmup": (0, ALMOST),
     "schedule.floor": (0, 1),
@@ -74,7 +83,8 @@ class Model:
         pretrained: start from ImageNet weights of the backbone.
         output_stride: 8, 16 or 32.
         in_channels: of the pictures; taken from the data when not given.
-        init: model file whose weights to start from, where they fit, instead of ImageNet's.
+        init: model file to start from instead of ImageNet's weights; its architecture, backbone, output stride and
+            arguments then count over those here, but for what `arguments` names.
         arguments: further arguments of the architecture, by name.
     """
 
@@ -102,6 +112,33 @@ class Loss:
     class_weights: Literal["none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log"] = "none"
     label_smoothing: float = 0.0
     auxiliary: float = 0.4
+
+
+@dataclass(frozen=True)
+class Crf:
+    """A fully connected CRF as the model's last layer, trained with it (arXiv:1502.03240).
+
+    Args:
+        trainable: the loss is taken after the CRF, whose weights learn too; without, there is no CRF in the training.
+        bilateral_weight: w1 of the kernel over position and colour to start from, ≥ 0.
+        bilateral_xy: its extent in pixels, > 0.
+        bilateral_rgb: its extent in colour, > 0, in steps of 8-bit pictures.
+        gaussian_weight: w2 of the kernel over position to start from, ≥ 0.
+        gaussian_xy: its extent in pixels, > 0.
+        compatibility: potts, the same penalty between any two classes; or learned, which starts there.
+        iterations: mean-field steps in training, ≥ 1; afterwards there are ten.
+        lr: factor on optim.lr for the CRF's weights, ≥ 0.
+    """
+
+    trainable: bool = False
+    bilateral_weight: float = 4.0
+    bilateral_xy: float = 67.0
+    bilateral_rgb: float = 3.0
+    gaussian_weight: float = 3.0
+    gaussian_xy: float = 1.0
+    compatibility: Literal["potts", "learned"] = "learned"
+    iterations: int = 5
+    lr: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -182,6 +219,7 @@ class Recipe:
         model: which network.
         augment: how pictures are varied.
         loss: what is minimised.
+        crf: a CRF as the model's last layer.
         optim: how it is minimised.
         schedule: the learning rate over time.
         train: how long and on what.
@@ -193,6 +231,7 @@ class Recipe:
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
     loss: Loss = field(default_factory=Loss)
+    crf: Crf = field(default_factory=Crf)
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     train: Train = field(default_factory=Train)
@@ -202,8 +241,13 @@ class Recipe:
             part, _, field_name = name.rpartition(".")
             value = getattr(getattr(self, part) if part else self, field_name)
             if not low <= value <= high:
-                allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+                allowed = f"{low:g} or more" if high >= FINITE else f"{low:g} to {high:g}"
                 raise AtrousError(f"{name} must be {allowed}, got {value}.")
+        if not self.crf.trainable and self.crf != Crf():
+            raise AtrousError(
+                "crf has settings, but is not in the training: set crf.trainable, or leave crf out and refine "
+                "afterwards with `atrous evaluate --crf` or --crf-search."
+            )
 
 
 def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:

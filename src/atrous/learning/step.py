@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from atrous.learning.depthwise import FastDepthwise
 from atrous.models import SegmentationModel
 from atrous.models.layers import Normalize
+
+if TYPE_CHECKING:
+    from atrous.learning.crf_layer import CrfLayer
 
 
 class TrainingStep(nn.Module):
@@ -18,6 +23,7 @@ class TrainingStep(nn.Module):
         loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
         precision: bfloat16 runs the network under autocast; the loss is always computed in float32.
         auxiliary: weight of an auxiliary head's loss, ≥ 0; the others, such as each scale's of DeepLabV2, have 1.
+        crf: comes between the main output and its loss, as the model's last layer; or None.
     """
 
     def __init__(
@@ -26,12 +32,14 @@ class TrainingStep(nn.Module):
         loss: nn.Module,
         precision: torch.dtype = torch.float32,
         auxiliary: float = 0.4,
+        crf: CrfLayer | None = None,
     ) -> None:
         super().__init__()
         self.auxiliary = auxiliary
         self.model = model
         self.loss = loss
         self.precision = precision
+        self.crf = crf
         preprocessing = model.info.preprocessing
         self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.enlarge)
 
@@ -50,6 +58,8 @@ class TrainingStep(nn.Module):
         autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
         with autocast, FastDepthwise():
             scores = self.model.scores(images)
+        if self.crf is not None:
+            scores = {**scores, "main": self.crf(scores["main"], raw_images, self.model.align_corners)}
         losses = [
             self.loss(output, labels, self.model.align_corners) * (self.auxiliary if name == "aux" else 1.0)
             for name, output in scores.items()

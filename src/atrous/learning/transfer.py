@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atrous import model_file, models
 from atrous.errors import AtrousError
+from atrous.learning.recipe import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.info import placeholder_classes
 
@@ -55,6 +56,24 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
     if len(ours.mean) == len(theirs.mean) and ours.dtype == theirs.dtype:
         model.info = replace(model.info, preprocessing=replace(ours, mean=theirs.mean, std=theirs.std))
     return _sentence(state, fitting, rows, model.info, matched)
+
+
+def network_of(info: Info, wanted: Model) -> Model:
+    """The recipe's model section for training that starts from a trained model: that model's own network.
+
+    Its weights fit no other, and its corners, padding, rates and dilation rule are those they were trained with. The
+    data decide the channels and the number of classes.
+
+    Args:
+        info: the given model's.
+        wanted: the recipe's section, of which `arguments` count, one by one, over the given model's.
+    """
+    arguments = {**info.arguments, **wanted.arguments}
+    own = {name: arguments.pop(name) for name in ("backbone", "output_stride")}
+    for name in ("num_classes", "in_channels"):
+        if name not in wanted.arguments:
+            arguments.pop(name)
+    return replace(wanted, architecture=info.architecture, pretrained=False, arguments=arguments, **own)
 
 
 def classwise_names(model: SegmentationModel) -> set[str]:

@@ -13,7 +13,7 @@ from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
 from atrous.models.info import first_info
-from atrous.models.layers import Norm, check_trainable, freeze_norm, resize, set_rate
+from atrous.models.layers import Norm, check_pictures, freeze_norm, resize, set_rate
 from atrous.models.vgg import VGG16
 
 #: Where the side features of MSc leave VGG-16: the picture and pool1…pool4, with their channels and strides (§4.3).
@@ -171,7 +171,7 @@ class DeepLabV1(nn.Module):
         Raises:
             AtrousError: in training with batch norms, one picture smaller than 33×33 px.
         """
-        check_trainable(self, images)
+        check_pictures(self, images)
         if self.side is not None and isinstance(self.backbone, VGG16):
             pools, _ = self.backbone.stages(images)
             middle, high = pools[3], self.backbone.average(pools[4])

@@ -14,7 +14,7 @@ from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
 from atrous.models.info import first_info
-from atrous.models.layers import Norm, check_trainable, freeze_norm, resize, set_rate
+from atrous.models.layers import Norm, check_pictures, freeze_norm, resize, set_rate
 
 #: The paper's two pyramids (§4.1, Figure 7), at output stride 8.
 ASPP_S, ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)
@@ -187,7 +187,7 @@ class DeepLabV2(nn.Module):
         Raises:
             AtrousError: in training with batch norms, one picture too small for its smallest scale.
         """
-        check_trainable(self, images, min([1.0, *self.smaller_scales.values()]))
+        check_pictures(self, images, min([1.0, *self.smaller_scales.values()]))
         _, middle, high = self.backbone(images)
         largest = self.aspp(high)
         by_scale = {"scale_1": largest}

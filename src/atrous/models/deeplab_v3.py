@@ -14,7 +14,7 @@ from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import Backbone, create_backbone, is_separable_family
 from atrous.models.info import first_info
-from atrous.models.layers import Norm, check_trainable, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
+from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
 from atrous.models.vgg import VGG16
 
 #: Unit rates of the last stage's three blocks in the paper's best networks, with ASPP and cascaded (§4.2, §4.3).
@@ -188,7 +188,7 @@ class DeepLabV3(nn.Module):
         Raises:
             AtrousError: in training, one picture smaller than 33×33 px.
         """
-        check_trainable(self, images)
+        check_pictures(self, images)
         _, middle, features = self.backbone(images)
         for part in (self.cascade, self.aspp):
             features = features if part is None else part(features)

@@ -16,7 +16,7 @@ from atrous.models.backbones import create_backbone, is_separable_family
 from atrous.models.info import first_info
 from atrous.models.layers import (
     Norm,
-    check_trainable,
+    check_pictures,
     conv3x3,
     conv_norm_relu,
     freeze_norm,
@@ -187,7 +187,7 @@ class DeepLabV3Plus(nn.Module):
         Raises:
             AtrousError: in training, one picture smaller than 33×33 px.
         """
-        check_trainable(self, images)
+        check_pictures(self, images)
         low, middle, high = self.backbone(images)
         scores = {"main": self.classifier(self.decoder(self.aspp_conv(self.aspp(high)), low))}
         if self.auxiliary is not None and self.training:

@@ -154,8 +154,8 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
 
 def placeholder_classes(num_classes: int) -> dict[str, Any]:
     """Names, colours and raw values of a model that was never told its classes."""
-    if num_classes < 1:
-        raise AtrousError(f"num_classes must be 1 (binary, one logit) or more, got {num_classes}.")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise AtrousError(f"num_classes must be a whole number, 1 (binary, one logit) or more, got {num_classes!r}.")
     count = max(num_classes, 2)  # one logit separates two classes
     return {
         "classes": tuple(f"class {index}" for index in range(count)),

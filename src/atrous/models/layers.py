@@ -63,6 +63,13 @@ def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corner
     return resize(band, (len(rows), size[1]), align_corners)
 
 
+def class_probabilities(logits: Tensor) -> Tensor:
+    """N×K×H×W logits → probabilities that sum to one: by softmax, or N×2×H×W of one logit by sigmoid."""
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    return logits.softmax(1)
+
+
 class Normalize(nn.Module):
     """Raw pixel values to what the network was trained on: enlarge, then (x − mean) / std.
 
@@ -222,17 +229,23 @@ def freeze_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def check_trainable(model: nn.Module, images: Tensor, scale: float = 1.0) -> None:
-    """Refuses a training batch whose features would leave batch norm a single value per channel.
+def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None:
+    """Refuses pictures that a model cannot take, or that training would leave a single value per channel.
 
     Args:
-        model: asked whether one of its batch norms is in training.
+        model: with `.backbone.in_channels`; asked whether one of its batch norms is in training.
         images: N×C×H×W.
         scale: the smallest factor by which the model shrinks pictures before its backbone sees them.
 
     Raises:
-        AtrousError: one picture with a side under 33 px in training mode.
+        AtrousError: another number of dimensions or channels; one picture with a side under 33 px in training mode.
     """
+    channels = getattr(getattr(model, "backbone", None), "in_channels", None)
+    if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
+        raise AtrousError(
+            f"the model takes pictures of N×{channels or 'C'}×H×W, got {'×'.join(map(str, images.shape))}. "
+            "in_channels= builds one for other channels."
+        )
     height, width = images.shape[-2:]
     minimum = math.ceil(MINIMUM_SIDE_OF_ONE / scale)
     if not model.training or images.shape[0] > 1 or min(height, width) >= minimum:

@@ -10,9 +10,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from atrous.data.labels import ClassTable
+from atrous.data.labels import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
+
+#: Of ImageNet's RGB in 0–255, as most libraries have them (torchvision/transforms/_presets.py).
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+#: Longer than any class's name, in characters.
+LONGEST_NAME = 200
+
+#: Inverted residuals in each stage of MobileNetV2 (arXiv:1801.04381 Table 2).
+MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
 
 #: Pairs of a pattern for the beginning of a foreign key and what stands there in ours, a template or a function.
 Keys: TypeAlias = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -29,6 +38,9 @@ class Adapted:
         left_over: foreign keys that have no place in ours.
         preprocessing: what its pictures went through; None for the backbone's own.
         classes: its classes where they are known; None for placeholders.
+        classes_of: the data set whose these are, where only their number says so; else empty.
+        untold: arguments that the file does not tell, here at the source's defaults unless the user named them.
+        notes: further sentences to tell the user.
         fills: beginnings of our keys that the source must fill, all of them by default; what it does not fill
             besides, such as the head over an ImageNet backbone, stays fresh.
     """
@@ -39,7 +51,49 @@ class Adapted:
     left_over: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     classes: ClassTable | None = None
+    classes_of: str = ""
+    untold: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     fills: tuple[str, ...] = ("",)
+
+
+def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, Any]:
+    """The fields `classes` and `classes_of`, from the number of outputs alone.
+
+    Args:
+        num_classes: K.
+        known: tables by the name of their data set.
+    """
+    for name, table in known.items():
+        if len(table) == num_classes:
+            return {"classes": table, "classes_of": name}
+    return {}
+
+
+def names(given: Any, num_classes: int) -> tuple[str, ...] | None:
+    """The names of classes in a file's record, where they are one for each output and fit to be shown; else None."""
+    if not isinstance(given, list | tuple) or not 2 <= num_classes == len(given) <= MAX_CLASSES:
+        return None
+    found = tuple(str(name) for name in given)
+    shown = all(name.isprintable() and 0 < len(name) <= LONGEST_NAME for name in found)
+    return found if shown and len({*found}) == num_classes else None
+
+
+def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:
+    """Where timm has the blocks that others number through.
+
+    Example:
+        >>> blocks_by_stage((1, 2))
+        ('0.0', '1.0', '1.1')
+    """
+    return tuple(f"{stage}.{block}" for stage, length in enumerate(lengths) for block in range(length))
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> Preprocessing:
+    """Mean and deviation in 0–255; for pictures of other than as many channels, the average of all in each."""
+    if channels != len(mean):
+        mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
+    return Preprocessing(tuple(mean), tuple(std))
 
 
 def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -123,7 +177,7 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
         AtrousError: weights are missing, have no place, another shape, or are no floating-point numbers.
     """
     built = f"{adapted.architecture} over {adapted.arguments.get('backbone')}"
-    advice = "Another backbone may fit (backbone=), or the file is of another network, incomplete or altered."
+    advice = "Another backbone may fit (--backbone), or the file is of another network, incomplete or altered."
     extra = [name for name in adapted.state if name not in ours and not name.endswith("num_batches_tracked")]
     if extra:
         raise AtrousError(f"the file has weights that {built} has not: {_some(extra)}. {advice}")
@@ -140,6 +194,21 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
     if missing:
         raise AtrousError(f"the file lacks {len(missing)} weights of {built}: {_some(missing)}. {advice}")
     return tuple(absent)
+
+
+def check_values(adapted: Adapted) -> None:
+    """Refuses weights that no network can run on.
+
+    Raises:
+        AtrousError: weights without values (on the meta device), not finite as float32, or a negative variance.
+    """
+    for name, tensor in adapted.state.items():
+        if tensor.is_meta:
+            raise AtrousError(f"'{name}' is on the meta device, a shape without values; give the weights themselves.")
+        if not tensor.isfinite().all():
+            raise AtrousError(f"'{name}' has values that are not finite: its training diverged, or it is damaged.")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise AtrousError(f"'{name}' has negative variances; the file is damaged, or keeps something else there.")
 
 
 def _some(names: Sequence[str]) -> str:

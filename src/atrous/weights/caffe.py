@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ SIZES, DATA, SHAPE = (1, 2, 3, 4), 5, 7
 VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
 
 LEAVES = ("weight", "bias")
+
+#: Far above any layer's, low enough that their product is no work.
+MOST_DIMS = 8
 
 
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
@@ -56,15 +60,18 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
 
 
 def _blob(message: memoryview, path: Path) -> Tensor:
-    sizes, shape, data = {}, None, []
+    sizes, shape, data = {}, None, bytearray()
     for number, wire, value in _fields(message, path):
         if number in SIZES and isinstance(value, int):
             sizes[number] = value
         elif number == SHAPE and isinstance(value, memoryview):
-            shape = [dim for inner, _, part in _fields(value, path) if inner == 1 for dim in _dims(part, path)]
+            dims = (dim for inner, _, part in _fields(value, path) if inner == 1 for dim in _dims(part, path))
+            shape = list(islice(dims, MOST_DIMS + 1))
         elif number == DATA and isinstance(value, memoryview) and wire in (BYTES, FOUR):
-            data.append(np.frombuffer(value, "<f4"))
-    values = np.concatenate(data).astype(np.float32) if data else np.zeros(0, np.float32)
+            data += value
+    if len(data) % 4 or len(shape or ()) > MOST_DIMS:
+        raise _damaged(path)
+    values = np.frombuffer(data, "<f4").astype(np.float32)
     if shape is None:
         shape = [sizes.get(number, 1) for number in SIZES]
         if shape[:2] == [1, 1]:  # fully connected layers and biases were padded with ones
@@ -74,15 +81,15 @@ def _blob(message: memoryview, path: Path) -> Tensor:
     return torch.from_numpy(values).reshape(shape)
 
 
-def _dims(part: int | memoryview, path: Path) -> list[int]:
+def _dims(part: int | memoryview, path: Path) -> Iterator[int]:
     """Repeated integers, packed or one by one."""
     if isinstance(part, int):
-        return [part]
-    dims, position = [], 0
+        yield part
+        return
+    position = 0
     while position < len(part):
         dim, position = _varint(part, position, path)
-        dims.append(dim)
-    return dims
+        yield dim
 
 
 def _fields(message: memoryview, path: Path) -> Iterator[tuple[int, int, int | memoryview]]:

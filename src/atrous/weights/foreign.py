@@ -1,14 +1,13 @@
 """Reads the files of other libraries into plain tensors; whatever else they hold is neither run nor kept.
 
-The kind of a file is told by its first bytes, not by its name. A pickle is read by torch's restricted reader, which
-makes tensors, dicts, lists and strings and refuses every name of code. Training checkpoints also carry harmless
-records (a NumPy score, a log's history): for those names alone, listed in `HARMLESS`, an inert class of this file
-stands in, which takes anything and does nothing, so that no foreign code is imported or called even then.
+The kind of a file is told by its first bytes, not by its name. A file may also claim more than it has: to unpack to a
+thousand times its size, or a tensor of all memory that repeats one number. What is read is bounded by its own size.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from atrous.errors import AtrousError
 from atrous.weights.caffe import read_caffemodel
+from atrous.weights.torch_file import read_torch
 
 
 @dataclass(frozen=True)
@@ -41,29 +41,8 @@ class Foreign:
     name: str = ""
 
 
-#: Names of records that training checkpoints carry beside their weights, here read as nothing at all.
-HARMLESS = (
-    "argparse.Namespace",
-    "builtins.getattr",  # HistoryBuffer keeps its statistics as bound methods, pickled as a getattr
-    "collections.defaultdict",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy._core.numeric._frombuffer",
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{kind}" for kind in ("bool_", "int32", "int64", "float32", "float64")),
-    *(f"numpy.dtypes.{kind}DType" for kind in ("Bool", "Int32", "Int64", "Float32", "Float64", "Str")),
-    "pathlib.Path",
-    "pathlib.PosixPath",
-    "pathlib.PurePosixPath",
-    "pathlib.WindowsPath",
-    "torch.torch_version.TorchVersion",
-)
+#: A zip file may unpack to so many times its size (weights hardly shrink) or so many bytes, whichever is more.
+MOST_TIMES, MOST_BYTES = 20, 2**28
 
 #: Under these keys training scripts keep the model's state dict, the first that is there counts.
 WRAPPERS = (
@@ -96,6 +75,17 @@ MISTAKEN = (
     (rb"\x1f\x8b", "gzip-compressed: unpack it first"),
     (rb"Rar!|7z\xbc\xaf", "a compressed archive: unpack it first"),
 )
+
+
+#: Beginnings of suffixes of what people have beside or instead of weights, and what it is.
+UNREAD = {
+    ".pb": "a TensorFlow graph",
+    ".index": "part of a TensorFlow checkpoint",
+    ".data-": "part of a TensorFlow checkpoint",
+    ".meta": "part of a TensorFlow checkpoint",
+    ".keras": "a Keras archive",
+    ".onnx": "an ONNX graph",
+}
 
 
 def read(path: str | Path) -> Foreign:
@@ -138,6 +128,7 @@ def from_state_dict(given: Mapping[str, Any]) -> Foreign:
 
 #: The files of a Hugging Face folder that hold weights, in the order of choice.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+FOLDER_RECORDS = ("config.json", "preprocessor_config.json")
 
 
 def _read_folder(folder: Path) -> Foreign:
@@ -150,9 +141,9 @@ def _read_folder(folder: Path) -> Foreign:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    processor = folder / "preprocessor_config.json"
-    config = _read_json(folder / "config.json")
-    return {**config, "preprocessor": _read_json(processor)} if processor.is_file() else config
+    config, processor = (folder / name for name in FOLDER_RECORDS)
+    record = _read_json(config)
+    return {**record, "preprocessor": _read_json(processor)} if processor.is_file() else record
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -174,14 +165,28 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for pattern, sentence in MISTAKEN:
         if re.match(pattern, head, re.IGNORECASE):
             raise AtrousError(f"{path} is {sentence}.")
+    for beginning, kind in UNREAD.items():
+        if path.suffix.startswith(beginning):
+            raise AtrousError(f"{path} is {kind}, which is not read; save its weights by name as .npz or .safetensors.")
     reader = _reader(path, head)
     try:
         found = reader(path)
     except AtrousError:
         raise
     except Exception as error:  # a damaged file makes zip, pickle, torch, NumPy and flatbuffers raise anything
-        raise AtrousError(f"{path} is truncated or damaged, or no checkpoint: {_first_line(error)}") from error
-    return _unwrap(found, str(path)), _record(found)
+        raise AtrousError(
+            f"{path} is truncated or damaged, or no checkpoint of PyTorch, safetensors, NumPy, TensorFlow Lite or "
+            f"Caffe ({_first_line(error)})."
+        ) from error
+    return _unwrap(found, str(path), _unpacked(path)), _record(found)
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes in the file, or in what it unpacks to."""
+    if not zipfile.is_zipfile(path):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 def _record(found: Any) -> dict[str, Any]:
@@ -200,7 +205,7 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
         return read_caffemodel
     if path.suffix == ".npz":
         raise AtrousError(f"{path} is no .npz file, or is damaged: it does not begin as one.")
-    return _read_torch
+    return read_torch
 
 
 def _read_zip(path: Path) -> Any:
@@ -208,49 +213,31 @@ def _read_zip(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            _check_unpacked(path)
             damaged = archive.testzip()  # torch itself does not compare checksums
     except zipfile.BadZipFile as error:
         raise AtrousError(f"{path} is truncated or damaged: {error}. Fetch it again.") from error
     if damaged:
-        raise AtrousError(f"{path} is damaged: '{damaged}' in it does not match its checksum. Fetch it again.")
+        raise AtrousError(f"{path} is damaged: {damaged!r} in it does not match its checksum. Fetch it again.")
     if any(name.endswith("constants.pkl") for name in names):
         raise AtrousError(
             f"{path} is a TorchScript program, not weights. Save those where it was made: "
             "torch.save(model.state_dict(), file)."
         )
     if any(name.endswith("data.pkl") for name in names):
-        return _read_torch(path)
+        return read_torch(path)
     if names and all(name.endswith(".npy") for name in names):
         return _read_npz(path)
     raise AtrousError(f"{path} is a zip file, but neither PyTorch's nor NumPy's: unpack it and give the file in it.")
 
 
-def _read_torch(path: Path) -> Any:
-    stand_ins: list[Any] = [(_Nothing, name) for name in HARMLESS]
-    try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # _pickle.UnpicklingError, RuntimeError, EOFError, KeyError, UnicodeDecodeError …
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code:
-            raise AtrousError(
-                f"{path} holds more than weights: it names '{code[1]}', which is code. Nothing was run. If you trust "
-                "it, save the weights alone where it was made: torch.save(model.state_dict(), file)."
-            ) from error
-        raise
-
-
-class _Nothing:
-    """Stands in for a harmless record: takes anything, keeps nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Nothing:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+def _check_unpacked(path: Path) -> None:
+    size, unpacked = path.stat().st_size, _unpacked(path)
+    if unpacked > max(MOST_TIMES * size, MOST_BYTES):
+        raise AtrousError(
+            f"{path} has {size} bytes and would unpack to {unpacked}, which weights do not: a zip bomb. If you trust "
+            "it, save it uncompressed where it was made."
+        )
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -269,16 +256,18 @@ def _read_safetensors(path: Path) -> Any:
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise AtrousError(f"{path} is truncated or damaged: {_first_line(error)}") from error
+        raise AtrousError(f"{path} is truncated or damaged ({_first_line(error)}).") from error
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:  # object arrays, which are pickles, are refused
-        return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
+    with np.load(path, allow_pickle=False) as archive:  # object arrays, which are pickles, are refused
+        arrays = {name: archive[name] for name in archive.files}
+    numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}
+    return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="))) for name, array in numbers.items()}
 
 
-def _unwrap(found: Any, name: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, without the prefixes that wrappers put before its keys."""
+def _unwrap(found: Any, name: str, most: float = math.inf) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, of at most so many numbers, without the prefixes that wrappers put there."""
     if isinstance(found, Mapping) and "param_groups" in found:
         raise AtrousError(f"{name} is an optimiser's state, not a model's weights.")
     if isinstance(found, torch.nn.Module):
@@ -286,9 +275,31 @@ def _unwrap(found: Any, name: str) -> dict[str, Tensor]:
     for state in _candidates(found):
         tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
         tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts here
+        for key, tensor in tensors.items():
+            _check_sound(key, tensor, name)
+        if sum(tensor.numel() for tensor in tensors.values()) > most:
+            raise AtrousError(f"{name} claims to be more numbers than it has bytes: altered, or no weights.")
         if tensors:
-            return _without_prefix(tensors)
+            return _without_prefix({key: _single(tensor) for key, tensor in tensors.items()})
     raise AtrousError(f"{name} holds no weights: no dict of tensors, nor one under {', '.join(WRAPPERS)}.")
+
+
+def _check_sound(key: str, tensor: Tensor, name: str) -> None:
+    """Refuses what is no plain tensor of as many numbers as its shape says."""
+    if not key.isprintable():
+        raise AtrousError(f"{name} has a weight named {key[:60]!r}: altered, or no weights.")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantised" if tensor.is_quantized else "sparse"
+        raise AtrousError(f"{name} has '{key}' as a {kind} tensor; save it dense, as floating-point numbers.")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        shape = tuple(tensor.shape)
+        raise AtrousError(f"{name} has '{key}' of shape {shape}, which repeats fewer numbers: altered, or no weights.")
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """The values alone, in single precision where they are floating-point numbers."""
+    tensor = Tensor.detach(tensor)
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _candidates(found: Any, depth: int = 3) -> Iterator[Mapping[Any, Any]]:
@@ -308,5 +319,7 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line}" if line else f"{type(error).__name__}."
+    # What torch says before that advises to load the file with code and all.
+    line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    line = "".join(sign if sign.isprintable() else "?" for sign in line)  # it may quote the file
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

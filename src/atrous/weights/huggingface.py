@@ -10,6 +10,7 @@ TensorFlow's decay of 0.997 is a momentum of 0.003 in PyTorch: fine-tune with `f
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, move_channels, translate
+from atrous.weights.adapted import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, names, translate
 from atrous.weights.foreign import Foreign
 
 MODEL_TYPE = "mobilenet_v2"
@@ -60,8 +61,8 @@ _WIDTHS = (
     "mobilenet_v2.layer.15.reduce_1x1.convolution.weight",
 )
 
-#: Its 16 blocks as timm's stage and block; the stem holds the first.
-_PLACES = [(stage, block) for stage, count in enumerate((2, 3, 4, 3, 3, 1), start=1) for block in range(count)]
+#: Where timm has its 16 blocks; the stem holds the first.
+_PLACES = blocks_by_stage(MOBILENETV2_STAGES)[1:]
 _LAYERS = {
     ("expand_1x1", "convolution"): "conv_pw",
     ("expand_1x1", "normalization"): "bn1",
@@ -73,8 +74,7 @@ _LAYERS = {
 
 
 def _block(match: re.Match[str]) -> str:
-    stage, block = _PLACES[int(match[1])]
-    return f"backbone.net.blocks.{stage}.{block}.{_LAYERS[match[2], match[3]]}."
+    return f"backbone.net.blocks.{_PLACES[int(match[1])]}.{_LAYERS[match[2], match[3]]}."
 
 
 def _unit(match: re.Match[str]) -> str:
@@ -149,6 +149,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         left_over=left_over,
         preprocessing=preprocessing(config.get("preprocessor", {}), in_channels),
         classes=classes(config, num_classes),
+        untold=() if foreign.config else ("output_stride",),
     )
 
 
@@ -157,12 +158,12 @@ def _check_kind(foreign: Foreign) -> None:
     name = foreign.name or "the state dict"
     if kind != MODEL_TYPE:
         raise AtrousError(
-            f"{name} is of transformers' model type '{kind}'; the one DeepLab among them is '{MODEL_TYPE}' "
+            f"{name} is of transformers' model type {kind!r}; the one DeepLab among them is '{MODEL_TYPE}' "
             "(MobileNetV2ForSemanticSegmentation)."
         )
     if "segmentation_head.classifier.convolution.weight" not in foreign.state:
         made = foreign.config.get("architectures") or "without segmentation head"
-        raise AtrousError(f"{name} ({made}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
+        raise AtrousError(f"{name} ({made!r}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
     for option, value in FIXED.items():
         if foreign.config.get(option, value) != value:
             raise AtrousError(f"{name} has {option} = {foreign.config[option]!r}; only {value!r} is read.")
@@ -215,7 +216,10 @@ def _per_channel(values: float | Sequence[float], scale: float, channels: int) -
     row = list(values) if isinstance(values, Sequence) else [values] * channels
     if len(row) != channels:
         raise ValueError(f"{len(row)} values")
-    return tuple(float(value) / scale for value in row)
+    found = tuple(float(value) / scale for value in row)
+    if not all(map(math.isfinite, found)):
+        raise ValueError("they must be finite")
+    return found
 
 
 def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
@@ -226,14 +230,14 @@ def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
         num_classes: K of the classifier.
     """
     labels = config.get("id2label")
-    if not isinstance(labels, Mapping) or num_classes < 2:
+    if not isinstance(labels, Mapping):
         return None
-    names = tuple(str(labels.get(str(index), labels.get(index, ""))) for index in range(num_classes))
-    if len({*names}) < num_classes or "" in names or all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+    named = names([labels.get(str(index), labels.get(index, "")) for index in range(num_classes)], num_classes)
+    if named is None or all(re.fullmatch(r"LABEL_\d+", name) for name in named):
         return None
     ignore = config.get("semantic_loss_ignore_index", DEFAULTS["semantic_loss_ignore_index"])
     return ClassTable(
-        names=names,
+        names=named,
         colors=default_colors(num_classes),
         raw=tuple((index,) for index in range(num_classes)),
         ignore=(ignore,) if isinstance(ignore, int) and ignore >= num_classes else (),

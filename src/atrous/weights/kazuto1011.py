@@ -15,11 +15,23 @@ from atrous.data.labels import ClassTable, default_colors
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.adapted import Adapted, Keys, by_number, translate
 from atrous.weights.foreign import Foreign
 
 #: Blocks in the third stage (its fourth layer) → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+
+_SHOWN = {raw[0]: name for name, raw in zip(COCO_STUFF_CLASSES.names, COCO_STUFF_CLASSES.raw, strict=True)}
+#: The data sets of its checkpoints; of COCO-Stuff it has all numbers, eleven of which no picture shows.
+CLASSES = {
+    "Pascal VOC": VOC_CLASSES,
+    "COCO-Stuff": ClassTable(
+        names=tuple(_SHOWN.get(value, f"unused {value}") for value in range(182)),
+        colors=default_colors(183)[1:],
+        raw=tuple((value,) for value in range(182)),
+        ignore=(255,),
+    ),
+}
 
 #: Its unit of a bottleneck, convolution and norm → ours.
 _UNITS = {
@@ -96,7 +108,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         state=state,
         left_over=left_over,
         preprocessing=Preprocessing((122.675, 116.669, 104.008), (1.0, 1.0, 1.0)),
-        classes=_classes(num_classes),
+        untold=("atrous_rates",),
+        **by_number(num_classes, CLASSES),
     )
 
 
@@ -105,18 +118,3 @@ def _resnet(foreign: Foreign) -> str:
     if blocks not in RESNETS:
         raise AtrousError(f"the backbone has {blocks} blocks in layer4; a ResNet-50, 101 or 152 has 6, 23 or 36.")
     return RESNETS[blocks]
-
-
-def _classes(num_classes: int) -> ClassTable | None:
-    """Pascal VOC's, or COCO-Stuff's with the eleven numbers that no picture shows."""
-    if num_classes == 21:
-        return VOC_CLASSES
-    if num_classes != 182:
-        return None
-    shown = {raw[0]: name for name, raw in zip(COCO_STUFF_CLASSES.names, COCO_STUFF_CLASSES.raw, strict=True)}
-    return ClassTable(
-        names=tuple(shown.get(value, f"unused {value}") for value in range(182)),
-        colors=default_colors(183)[1:],
-        raw=tuple((value,) for value in range(182)),
-        ignore=(255,),
-    )

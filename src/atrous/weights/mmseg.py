@@ -25,7 +25,16 @@ from atrous.data.labels import ClassTable, default_colors
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, move_channels, translate
+from atrous.weights.adapted import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Adapted,
+    Keys,
+    by_number,
+    move_channels,
+    names,
+    translate,
+)
 from atrous.weights.foreign import Foreign
 
 #: (blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
@@ -37,8 +46,16 @@ RESNETS = {
     (36, True): "resnet152",
 }
 
-#: The data sets of its published checkpoints by their number of classes, where the file does not name its classes.
-CLASSES = {19: CITYSCAPES_TRAIN_IDS, 21: VOC_CLASSES, 150: ADE20K_CLASSES, 171: COCO_STUFF_TRAIN_IDS}
+#: The data sets of its published checkpoints.
+CLASSES = {
+    "Cityscapes": CITYSCAPES_TRAIN_IDS,
+    "Pascal VOC": VOC_CLASSES,
+    "ADE20K": ADE20K_CLASSES,
+    "COCO-Stuff": COCO_STUFF_TRAIN_IDS,
+}
+
+#: What only its configuration tells, with the values that are most used.
+UNTOLD = {"output_stride": 8, "align_corners": False, "multi_grid": (1, 1, 1)}
 
 #: Its name of a layer in a unit → its place in ours.
 _PLACES = {
@@ -100,26 +117,27 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     state["aspp.project.0.weight"] = move_channels(state["aspp.project.0.weight"], (1, 2, 3, 4, 0))
     plus = "decoder.reduce.0.weight" in state
     num_classes, channels = state["classifier.weight"].shape[:2]
+    text = _configuration(meta)
     arguments = {
         **_backbone(foreign.state),
+        **UNTOLD,
         "num_classes": num_classes,
-        "output_stride": 8,
         "aspp_channels": channels,
         "projection_kernel": state["aspp.project.0.weight"].shape[-1],
-        "multi_grid": (1, 1, 1),
         "separable": any("depthwise_conv" in key for key in foreign.state),
         "auxiliary": "auxiliary.classifier.weight" in state,
         "dropout": 0.1,
         **({"low_channels": len(state["decoder.reduce.0.weight"]), "decoder_convs": 2} if plus else {}),
-        **_told(meta),
+        **_told(text),
     }
     return Adapted(
         architecture="deeplabv3plus" if plus else "deeplabv3",
         arguments=arguments | dict(given),
         state=state,
         left_over=left_over,
-        preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-        classes=_classes(meta, num_classes),
+        preprocessing=Preprocessing(IMAGENET_MEAN, IMAGENET_STD),
+        untold=() if text else tuple(UNTOLD),
+        **_classes(meta, num_classes),
     )
 
 
@@ -139,13 +157,18 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"backbone": name, "backbone_arguments": arguments or None}
 
 
-def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration, a Python text in the checkpoint's record, tells beyond the weights."""
-    text = next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
+def _configuration(meta: Mapping[str, Any]) -> str:
+    """The Python text in the checkpoint's record; empty where there is none."""
+    return next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
+
+
+def _told(text: str) -> dict[str, Any]:
+    """What the configuration tells beyond the weights."""
     told: dict[str, Any] = {}
-    strides = re.search(r"\bstrides=[(\[]([\d,\s]+)[)\]]", text)
-    if strides:
-        told["output_stride"] = 4 * math.prod(int(stride) for stride in re.findall(r"\d+", strides[1]))
+    strides = re.search(r"\bstrides=[(\[]([\d,\s]{1,200})[)\]]", text)
+    found = re.findall(r"\d+", strides[1]) if strides else []
+    if found:
+        told["output_stride"] = 4 * math.prod(map(int, found))
     if re.search(r"\balign_corners=True", text):
         told["align_corners"] = True
     if re.search(r"\bmulti_grid=[(\[]\s*1,\s*2,\s*4,?\s*[)\]]", text):
@@ -153,33 +176,34 @@ def _told(meta: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _classes(meta: Mapping[str, Any], num_classes: int) -> ClassTable | None:
+def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """The classes and colours in the checkpoint's record, with the values that its masks have for them."""
     record = {key.lower(): value for key, value in {**meta, **_mapping(meta.get("dataset_meta"))}.items()}
-    names = record.get("classes")
-    if not isinstance(names, list | tuple) or len(names) != num_classes or len(set(map(str, names))) != num_classes:
-        return CLASSES.get(num_classes)
-    named = tuple(str(name) for name in names)
+    named = names(record.get("classes"), num_classes)
+    if named is None:
+        return by_number(num_classes, CLASSES)
     for table in CLASSES.values():
         if table.names == named:
-            return table
-    text = f"{meta.get('config')} {meta.get('cfg')}"
-    first = 1 if record.get("reduce_zero_label") is True or "reduce_zero_label=True" in text else 0
-    return ClassTable(
+            return {"classes": table}
+    reduced = record.get("reduce_zero_label") is True or "reduce_zero_label=True" in _configuration(meta)
+    first = int(reduced)
+    table = ClassTable(
         names=named,
         colors=_colors(record.get("palette"), num_classes),
         raw=tuple((index + first,) for index in range(num_classes)),
-        ignore=(0, 255) if first else (255,),
+        ignore=(0, 255) if reduced else (255,),
     )
+    return {"classes": table}
 
 
 def _colors(palette: Any, num_classes: int) -> tuple[tuple[int, int, int], ...]:
     """The record's palette where it is one."""
     try:
         colors = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return default_colors(num_classes)
-    return colors if len(colors) == num_classes else default_colors(num_classes)
+    sound = len(colors) == num_classes and all(0 <= part <= 255 for color in colors for part in color)
+    return colors if sound else default_colors(num_classes)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

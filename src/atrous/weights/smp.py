@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from atrous.errors import AtrousError
-from atrous.models import Preprocessing
 from atrous.models.backbones import create_backbone
-from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.adapted import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, normalisation, translate
 from atrous.weights.foreign import Foreign
 from atrous.weights.smp_encoders import ENCODERS, REFUSED, TIMM_ENCODERS, Encoder
 
@@ -51,8 +50,11 @@ LAYOUTS = {
 #: efficientnet-pytorch and torchvision number blocks through, the latter from 1; timm by stage.
 NUMBERED = ((r"encoder\._blocks\.(\d+)\.", 0), (r"encoder\.features\.([1-9]\d*)\.", 1))
 
-#: Mean and std of RGB in 0–1 (timm/data/constants.py, IMAGENET_DEFAULT and IMAGENET_INCEPTION).
-SCALES = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "half": ((0.5,) * 3, (0.5,) * 3)}
+#: Mean and std of RGB in 0–255 (timm/data/constants.py, IMAGENET_DEFAULT and IMAGENET_INCEPTION).
+SCALES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((127.5,) * 3, (127.5,) * 3),
+}
 
 _BLOCK = r"encoder\.(blocks\.\d+\.\d+)\."
 _FIRST = r"encoder\.(blocks\.0\.\d+)\."  # without expansion, so its norms count from one lower
@@ -179,8 +181,14 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "aspp_channels": len(ours["aspp.point.0.weight"]),
         "in_channels": _in_channels(ours, twin.net),
     }
-    preprocessing = _preprocessing(encoder, arguments["in_channels"]) if own else None
-    return Adapted(architecture, arguments, ours, (*left_over, *beside), preprocessing)
+    return Adapted(
+        architecture,
+        arguments,
+        ours,
+        (*left_over, *beside),
+        preprocessing=normalisation(*SCALES[encoder.scale], arguments["in_channels"]) if own else None,
+        untold=("output_stride", "atrous_rates"),
+    )
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str | None:
@@ -227,13 +235,13 @@ def _guess_timm(weights: Mapping[str, Tensor]) -> str:
     name = TIMM_ENCODERS.get(_size(weights, TIMM_STEM))
     if name is None:
         raise AtrousError(
-            "the file does not tell its encoder: name it with backbone, as encoder_name was in smp, such as "
-            "tu-resnet50. (An encoder_depth other than 5 is not here.)"
+            "the file does not tell its encoder: name it with backbone= (--backbone), as encoder_name was in smp, such "
+            "as tu-resnet50. (An encoder_depth other than 5 is not here.)"
         )
     if timm.is_model(f"tf_{name}"):
         raise AtrousError(
             f"the encoder is tu-{name} or tu-tf_{name}, whose weights look alike and whose padding differs: name it "
-            "with backbone."
+            f"with backbone= (--backbone tu-{name})."
         )
     return name
 
@@ -318,11 +326,3 @@ def _in_channels(ours: Mapping[str, Tensor], net: Any) -> int:
         if weight.dim() == 4 and weight.shape[1] == 3 and found[0] == weight.shape[0] and found[2:] == weight.shape[2:]:
             return found[1]
     return 3
-
-
-def _preprocessing(encoder: Encoder, channels: int) -> Preprocessing:
-    """What smp's pretrained encoders expect, in 0–255; for other than three channels, the channels' mean."""
-    mean, std = SCALES[encoder.scale]
-    if channels != 3:
-        mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
-    return Preprocessing(tuple(255 * value for value in mean), tuple(255 * value for value in std))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,14 @@ from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
 from atrous.weights import tflite_file
-from atrous.weights.adapted import Adapted, move_channels, translate
+from atrous.weights.adapted import (
+    MOBILENETV2_STAGES,
+    Adapted,
+    blocks_by_stage,
+    by_number,
+    move_channels,
+    translate,
+)
 from atrous.weights.foreign import Foreign
 
 #: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
@@ -34,8 +40,8 @@ MEAN = STD = 127.5
 #: Where the file does not tell: the stride at which Google trained and evaluated its mobile models.
 OUTPUT_STRIDE = 16
 
-#: Blocks per stage, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
-REPEATS = (1, 2, 3, 4, 3, 3, 1)
+#: Where timm has expanded_conv_<number>, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
+PLACES = blocks_by_stage(MOBILENETV2_STAGES)
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 LAST_CHANNELS = 320
 
@@ -48,19 +54,12 @@ _FIRST = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
 _BLOCK = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
 
 
-def _place(number: int) -> str:
-    """Where expanded_conv_<number> stands among timm's stages."""
-    ends = list(accumulate(REPEATS))
-    stage = next((stage for stage, end in enumerate(ends) if number < end), len(ends))
-    return f"backbone.net.blocks.{stage}.{number - ([0, *ends])[stage]}"
-
-
 def _weights(match: re.Match[str]) -> str:
-    return f"{_place(int(match[1]))}.{_BLOCK[match[2]][0]}.weight"
+    return f"backbone.net.blocks.{PLACES[int(match[1])]}.{_BLOCK[match[2]][0]}.weight"
 
 
 def _norm(match: re.Match[str]) -> str:
-    return f"{_place(int(match[1]))}.{_BLOCK[match[2]][1]}.{_LEAVES[match[3]]}"
+    return f"backbone.net.blocks.{PLACES[int(match[1])]}.{_BLOCK[match[2]][1]}.{_LEAVES[match[3]]}"
 
 
 #: Its key → ours, for both ways in which norms are kept: as they are, or folded into a bias.
@@ -69,14 +68,14 @@ KEYS = (
     (rf"MobilenetV2/Conv/{_NORM}", lambda m: f"backbone.net.bn1.{_LEAVES[m[1]]}"),
     (
         rf"MobilenetV2/expanded_conv/(depthwise|project)/{_WEIGHTS}",
-        lambda m: f"{_place(0)}.{_FIRST[m[1]][0]}.weight",
+        lambda m: f"backbone.net.blocks.0.0.{_FIRST[m[1]][0]}.weight",
     ),
     (
         rf"MobilenetV2/expanded_conv/(depthwise|project)/{_NORM}",
-        lambda m: f"{_place(0)}.{_FIRST[m[1]][1]}.{_LEAVES[m[2]]}",
+        lambda m: f"backbone.net.blocks.0.0.{_FIRST[m[1]][1]}.{_LEAVES[m[2]]}",
     ),
-    (rf"MobilenetV2/expanded_conv_(\d{{1,2}})/(expand|depthwise|project)/{_WEIGHTS}", _weights),
-    (rf"MobilenetV2/expanded_conv_(\d{{1,2}})/(expand|depthwise|project)/{_NORM}", _norm),
+    (rf"MobilenetV2/expanded_conv_(\d|1[0-6])/(expand|depthwise|project)/{_WEIGHTS}", _weights),
+    (rf"MobilenetV2/expanded_conv_(\d|1[0-6])/(expand|depthwise|project)/{_NORM}", _norm),
     (rf"aspp0/{_WEIGHTS}", "aspp.point.0.weight"),
     (rf"aspp0/{_NORM}", lambda m: f"aspp.point.1.{_LEAVES[m[1]]}"),
     (rf"image_pooling/{_WEIGHTS}", "aspp.image_pooling.unit.0.weight"),
@@ -99,8 +98,9 @@ def read_tflite(path: str | Path) -> Foreign:
 
     Returns:
         `state`: `<layer>/weights` (O×kh×kw×I) or `<layer>/depthwise_weights` (1×kh×kw×C), and `<layer>/bias`, float32.
-        `config`: "output_stride" (the product of the backbone's strides), "align_corners" of the last resize, "mean"
-        and "std" of the input, and by layer "strides", "dilations" and "activations".
+        `config`: "output_stride" (the product of the backbone's strides), "align_corners" of the last resize,
+        "input_size" (H, W), whether it is "quantised", "mean" and "std" of the input, and by layer "strides",
+        "dilations" and "activations".
 
     Raises:
         AtrousError: see `tflite_file.read_graph`; or two convolutions of one name.
@@ -125,6 +125,8 @@ def read_tflite(path: str | Path) -> Foreign:
     config = {
         "output_stride": math.prod(stride for layer, stride in strides.items() if layer.startswith("MobilenetV2/")),
         "align_corners": graph.align_corners,
+        "input_size": graph.input_shape[1:3],
+        "quantised": graph.input_scale is not None,
         "mean": mean,
         "std": std,
         "strides": strides,
@@ -204,8 +206,23 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         state=state,
         left_over=left_over,
         preprocessing=Preprocessing((config.get("mean", MEAN),) * channels, (config.get("std", STD),) * channels),
-        classes=VOC_CLASSES if classifier.shape[0] == len(VOC_CLASSES) else None,
+        untold=() if config else ("output_stride",),
+        notes=_notes(config),
+        **by_number(classifier.shape[0], {"Pascal VOC": VOC_CLASSES}),
     )
+
+
+def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to know before using a .tflite file's model."""
+    found = []
+    size = config.get("input_size", ())
+    if len(size) == 2 and min(size) > 1:
+        found.append(
+            f"Made for pictures of {size[1]}×{size[0]} px; others may have any size, best with things as large."
+        )
+    if config.get("quantised"):
+        found.append("The 8-bit rounding of its activations is not imitated: about 2 % of the pixels may differ.")
+    return tuple(found)
 
 
 def _refuse_others(foreign: Foreign) -> None:

@@ -233,7 +233,10 @@ class _File:
     def _name(self, tensor: Any) -> str:
         name = tensor.Name()
         self._spend(len(name))
-        return name.decode(errors="replace")
+        found = name.decode(errors="replace")
+        if not found.isprintable():
+            raise AtrousError(f"{self.name} has a tensor named {found[:60]!r}: damaged or altered.")
+        return found
 
     def _tensor(self, index: int) -> Any:
         return self._one("tensor", self.subgraph.Tensors, self.subgraph.TensorsLength(), index)

@@ -13,16 +13,20 @@ from torch import Tensor
 
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.adapted import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Adapted,
+    Keys,
+    blocks_by_stage,
+    by_number,
+    normalisation,
+    translate,
+)
 from atrous.weights.foreign import Foreign
 
-#: Mean and standard deviation of ImageNet's RGB, in 0–1 (torchvision/transforms/_presets.py).
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-#: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` has stages of so many.
-STAGES = (1, 2, 3, 4, 2, 3)
-_BLOCKS = [f"{stage}.{index}" for stage, length in enumerate(STAGES) for index in range(length)]
+#: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` by stage.
+_BLOCKS = blocks_by_stage((1, 2, 3, 4, 2, 3))
 
 _BLOCK = r"backbone\.(\d+)\.block\."
 #: In the first block, which does not expand: depthwise, projection.
@@ -140,9 +144,9 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments={**arguments, **{name: value for name, value in given.items() if name != "architecture"}},
         state=state,
         left_over=left_over,
-        preprocessing=preprocessing(stem.shape[1]),
+        preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, stem.shape[1]),
         # Every published weight is of COCO with VOC's labels (the metadata of DeepLabV3_*_Weights).
-        classes=VOC_CLASSES if arguments["num_classes"] == len(VOC_CLASSES) else None,
+        **by_number(arguments["num_classes"], {"Pascal VOC": VOC_CLASSES}),
     )
 
 
@@ -165,14 +169,6 @@ def resnet(state: Mapping[str, Tensor], prefix: str = "backbone.") -> str:
             "name it with backbone=."
         )
     return RESNETS[blocks, width]
-
-
-def preprocessing(in_channels: int) -> Preprocessing:
-    """ImageNet's mean and deviation in 0–255; for other than RGB pictures, the channels' average."""
-    mean, std = [tuple(255 * value for value in values) for values in (MEAN, STD)]
-    if in_channels != len(mean):
-        mean, std = [(sum(values) / len(values),) * in_channels for values in (mean, std)]
-    return Preprocessing(mean, std)
 
 
 def _says_something(key: str) -> bool:

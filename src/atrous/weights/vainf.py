@@ -17,7 +17,17 @@ from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, move_channels, translate
+from atrous.weights.adapted import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MOBILENETV2_STAGES,
+    Adapted,
+    Keys,
+    blocks_by_stage,
+    by_number,
+    move_channels,
+    translate,
+)
 from atrous.weights.foreign import Foreign
 
 #: Blocks in a ResNet's third stage → timm's name.
@@ -26,11 +36,11 @@ RESNETS = {6: "resnet50", 23: "resnet101"}
 #: Its networks that are no other library's → a key that they alone have.
 REFUSED = {"Xception": "backbone.block1.skip.weight", "HRNet": "backbone.transition1.0.0.weight"}
 
-#: The data sets it trains on, by their number of classes.
-CLASSES = {19: CITYSCAPES_TRAIN_IDS, 21: VOC_CLASSES}
+#: The data sets it trains on.
+CLASSES = {"Cityscapes": CITYSCAPES_TRAIN_IDS, "Pascal VOC": VOC_CLASSES}
 
 #: Its block's number, counted through → timm's stage and block.
-_BLOCKS = [(stage, block) for stage, count in enumerate((1, 2, 3, 4, 3, 3, 1)) for block in range(count)]
+_BLOCKS = blocks_by_stage(MOBILENETV2_STAGES)
 #: Its layers in a block with expansion, and in the first, which has none → timm's.
 _INVERTED = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
 _FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
@@ -38,8 +48,7 @@ _FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 
 def _block(match: re.Match[str]) -> str:
     number, layer = int(match[1]), match[2]
-    stage, block = _BLOCKS[number - 1]
-    return f"backbone.net.blocks.{stage}.{block}.{(_FIRST if number == 1 else _INVERTED)[layer]}."
+    return f"backbone.net.blocks.{_BLOCKS[number - 1]}.{(_FIRST if number == 1 else _INVERTED)[layer]}."
 
 
 #: The ASPP is `classifier.classifier.0` in V3 and `classifier.aspp` in V3+.
@@ -121,8 +130,9 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments | dict(given),
         state=ours,
         left_over=left_over,
-        preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-        classes=CLASSES.get(num_classes),
+        preprocessing=Preprocessing(IMAGENET_MEAN, IMAGENET_STD),
+        untold=("output_stride",),
+        **by_number(num_classes, CLASSES),
     )
 
 

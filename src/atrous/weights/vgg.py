@@ -15,10 +15,8 @@ from torch import Tensor
 
 from atrous import models
 from atrous.errors import AtrousError
-from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.weights.adapted import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, normalisation, translate
 from atrous.weights.foreign import Foreign
-from atrous.weights.torchvision import preprocessing
 
 #: torchvision's number of each convolution in `features`, under Caffe's names, which are ours.
 CONVS = {
@@ -48,8 +46,8 @@ CAFFE: Keys = (
 )
 KEYS: Keys = (*TORCHVISION, *CAFFE)
 
-#: Caffe's mean of ImageNet, RGB.
-CAFFE_MEAN = (123.68, 116.779, 103.939)
+#: Caffe's mean of ImageNet, RGB, which it does not divide.
+CAFFE_MEAN, CAFFE_STD = (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)
 
 #: Where each architecture has fc6 and fc7.
 HEADS = {
@@ -109,7 +107,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments,
         {**state, **placed},
         left_over,
-        _caffe_preprocessing(channels) if caffe else preprocessing(channels),
+        normalisation(*((CAFFE_MEAN, CAFFE_STD) if caffe else (IMAGENET_MEAN, IMAGENET_STD)), channels),
         fills=("backbone.",),
     )
 
@@ -127,8 +125,3 @@ def _thinned(tensor: Tensor, ours: Tensor) -> Tensor:
         index = torch.arange(size) * step
         tensor = tensor.index_select(dim, index)
     return tensor
-
-
-def _caffe_preprocessing(channels: int) -> Preprocessing:
-    mean = CAFFE_MEAN if channels == 3 else (sum(CAFFE_MEAN) / 3,) * channels
-    return Preprocessing(mean, (1.0,) * channels)

@@ -1,0 +1,6 @@
+"""The fully connected CRF of DeepLabV1 and V2, and the filter it is made of."""
+
+from atrous.crf.lattice import Lattice, permutohedral_filter
+from atrous.crf.mean_field import PRESETS, DenseCRF
+
+__all__ = ["PRESETS", "DenseCRF", "Lattice", "permutohedral_filter"]

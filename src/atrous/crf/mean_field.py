@@ -1,0 +1,286 @@
+"""The fully connected CRF of DeepLabV1 and V2 (arXiv:1210.5644; arXiv:1412.7062 §3.3), exact in its spatial kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.crf.gaussian import Axis
+from atrous.crf.lattice import Lattice, check_range
+from atrous.errors import AtrousError, unknown_name
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+#: Settings by name; each entry's last word is where it is written.
+PRESETS: dict[str, dict[str, float]] = {
+    # DeepLab-LargeFOV (V1): CoinCheung/DeepLab-v2-pytorch, utils/crf.py
+    "deeplabv1": {
+        "bilateral_weight": 4,
+        "bilateral_xy": 121,
+        "bilateral_rgb": 5,
+        "gaussian_weight": 3,
+        "gaussian_xy": 3,
+    },
+    # DeepLabV2 over ResNet-101: kazuto1011/deeplab-pytorch, configs/voc12.yaml
+    "deeplabv2": {
+        "bilateral_weight": 4,
+        "bilateral_xy": 67,
+        "bilateral_rgb": 3,
+        "gaussian_weight": 3,
+        "gaussian_xy": 1,
+    },
+    # The example in pydensecrf's README
+    "pydensecrf": {
+        "bilateral_weight": 10,
+        "bilateral_xy": 80,
+        "bilateral_rgb": 13,
+        "gaussian_weight": 3,
+        "gaussian_xy": 3,
+    },
+}
+
+#: The smallest probability that counts, so that its logarithm is finite.
+LEAST = 1e-20
+#: By how much a pixel's probabilities may miss a sum of one.
+SLACK = 1e-2
+
+
+class DenseCRF(nn.Module):
+    """Refines class probabilities by what near pixels of like colours have.
+
+    Mean-field inference over two kernels between all pairs of pixels: a bilateral one over position and colour, and a
+    Gaussian one over position. Kernels are normalised symmetrically. Float32 inside.
+
+    Args:
+        bilateral_weight: w1 ≥ 0 of the bilateral kernel.
+        bilateral_xy: σα > 0, its extent in pixels.
+        bilateral_rgb: σβ > 0, its extent in colour, in steps of 8-bit pictures (16-bit ones are divided by 257).
+        gaussian_weight: w2 ≥ 0 of the spatial kernel.
+        gaussian_xy: σγ > 0, its extent in pixels.
+        iterations: mean-field steps ≥ 0, 10 in the papers.
+        compatibility: "potts", or a K×K matrix whose entry (k, l) is the penalty of k beside l.
+        trainable: the weights and the compatibility are parameters with gradients (arXiv:1502.03240).
+
+    Raises:
+        AtrousError: values out of range.
+    """
+
+    def __init__(
+        self,
+        bilateral_weight: float = 4,
+        bilateral_xy: float = 67,
+        bilateral_rgb: float = 3,
+        gaussian_weight: float = 3,
+        gaussian_xy: float = 1,
+        iterations: int = 10,
+        compatibility: str | Any = "potts",
+        trainable: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in (("bilateral_weight", bilateral_weight), ("gaussian_weight", gaussian_weight)):
+            if not 0 <= value < math.inf:
+                raise AtrousError(f"{name} must be 0 or more, and finite, got {value}.")
+        extents = {"bilateral_xy": bilateral_xy, "bilateral_rgb": bilateral_rgb, "gaussian_xy": gaussian_xy}
+        for name, value in extents.items():
+            if not 0 < value < math.inf:
+                raise AtrousError(f"{name} must be more than 0, and finite, got {value}.")
+        if not 0 <= iterations < math.inf or iterations != int(iterations):
+            raise AtrousError(f"iterations must be a whole number, 0 or more, got {iterations}.")
+        self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = bilateral_xy, bilateral_rgb, gaussian_xy
+        self.iterations = int(iterations)
+        self.bilateral_weight = nn.Parameter(torch.tensor(float(bilateral_weight)), requires_grad=trainable)
+        self.gaussian_weight = nn.Parameter(torch.tensor(float(gaussian_weight)), requires_grad=trainable)
+        self.compatibility: nn.Parameter | None = None
+        if not isinstance(compatibility, str):
+            matrix = torch.as_tensor(compatibility, dtype=torch.float32)
+            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
+                raise AtrousError(
+                    f"compatibility must be 'potts' or a finite K×K matrix, got shape {tuple(matrix.shape)}."
+                )
+            self.compatibility = nn.Parameter(matrix.clone(), requires_grad=trainable)
+        elif compatibility != "potts":
+            raise unknown_name("compatibility", compatibility, ["potts"])
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> DenseCRF:
+        """The CRF with the settings of a key of `PRESETS`, some of them changed."""
+        if name not in PRESETS:
+            raise unknown_name("CRF preset", name, PRESETS)
+        settings: Mapping[str, Any] = {**PRESETS[name], **changes}
+        return cls(**settings)
+
+    def forward(self, image: Array, probabilities: Array, valid: Array | None = None) -> Array:
+        """Refined probabilities.
+
+        Args:
+            image: H×W×C, C ≥ 1, or a batch N×H×W×C; uint8, uint16 or float.
+            probabilities: K×H×W or N×K×H×W, finite, summing to one over K; differentiable.
+            valid: H×W or N×H×W booleans; pixels outside neither send nor receive messages, may hold NaN, and come
+                back as they were.
+
+        Returns:
+            As `probabilities`: an array for arrays, a tensor on the same device for tensors.
+
+        Raises:
+            AtrousError: shapes that do not agree, nothing to refine, NaN, or values that are no probabilities.
+        """
+        if isinstance(probabilities, np.ndarray):
+            return self(image, _tensor(probabilities), valid).detach().numpy()
+        picture, mask = _tensor(image), None if valid is None else _tensor(valid).to(probabilities.device).bool()
+        _check(picture, probabilities, mask)
+        if probabilities.ndim == 3:
+            return self._refine(picture, probabilities, mask)
+        masks = [None] * len(picture) if mask is None else mask
+        return torch.stack([self._refine(*one) for one in zip(picture, probabilities, masks, strict=True)])
+
+    def _refine(self, image: Tensor, probabilities: Tensor, valid: Tensor | None) -> Tensor:
+        """One picture."""
+        classes, height, width = probabilities.shape
+        if self.compatibility is not None and len(self.compatibility) != classes:
+            raise AtrousError(f"the compatibility is for {len(self.compatibility)} classes, not {classes}.")
+        everywhere = valid is None or bool(valid.all())
+        given = probabilities
+        if valid is not None and not everywhere:
+            if not valid.any():
+                return probabilities.clone()
+            probabilities = probabilities.masked_fill(~valid, 1 / classes)  # whatever was there, even NaN
+        dtype = probabilities.dtype if probabilities.dtype == torch.float64 else torch.float32
+        unary = probabilities.to(dtype).clamp(min=LEAST).log().flatten(1).T  # (H·W)×K
+        features = _features(image, self.bilateral_xy, self.bilateral_rgb, valid).to(probabilities.device, dtype)
+        learns = torch.is_grad_enabled() and (
+            probabilities.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+        compiled = (
+            everywhere
+            and not learns
+            and self.compatibility is None
+            and probabilities.device.type == "cpu"
+            and dtype == torch.float32
+        )
+        if compiled:
+            refined = self._compiled(unary, features, (height, width))
+        else:
+            kept = None if everywhere else valid
+            refined = _mean_field(self, unary, features, (height, width), kept)
+        refined = refined.T.reshape(classes, height, width).to(given.dtype).contiguous()
+        return refined if everywhere else torch.where(torch.as_tensor(valid), refined, given)
+
+    def _compiled(self, unary: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
+        from atrous.crf.lattice_cpu import CpuLattice
+        from atrous.crf.mean_field_cpu import infer
+
+        lattice = CpuLattice.over(features.numpy())
+        ones = np.ones((len(features), 4), np.float32)
+        lattice = lattice.scaled(lattice.filter(ones)[:, 0] ** -0.5)
+        result = infer(
+            unary.detach().contiguous().numpy(),
+            lattice,
+            (Axis.of(size[0], self.gaussian_xy), Axis.of(size[1], self.gaussian_xy)),
+            bilateral_weight=self.bilateral_weight.item(),
+            gaussian_weight=self.gaussian_weight.item(),
+            iterations=self.iterations,
+        )
+        return torch.from_numpy(result)
+
+
+def _mean_field(crf: DenseCRF, unary: Tensor, features: Tensor, size: tuple[int, int], valid: Tensor | None) -> Tensor:
+    """The steps in plain torch, with gradients: (H·W)×K log probabilities → (H·W)×K probabilities."""
+    inside = slice(None) if valid is None else valid.flatten().nonzero()[:, 0]
+    lattice = Lattice(features[inside].contiguous())
+    ones = unary.new_ones(lattice.count, 1)
+    bilateral_scale = lattice.filter(ones).clamp(min=LEAST) ** -0.5
+    mask = unary.new_ones(size) if valid is None else valid.to(unary)
+    kernels = [_kernel(length, crf.gaussian_xy, unary) for length in size]
+    gaussian_scale = _smooth(mask[None], kernels).clamp(min=LEAST) ** -0.5 * mask
+    beliefs = unary.softmax(1)
+    for _ in range(crf.iterations):
+        here = beliefs[inside]
+        near = crf.bilateral_weight * bilateral_scale * lattice.filter(here * bilateral_scale)
+        planes = beliefs.T.reshape(-1, *size) * gaussian_scale
+        smooth = (_smooth(planes, kernels) * gaussian_scale).flatten(1).T[inside]
+        message = near + crf.gaussian_weight * smooth
+        if crf.compatibility is not None:
+            message = -message @ crf.compatibility.T.to(message)
+        updated = (unary[inside] + message).softmax(1)
+        beliefs = updated if isinstance(inside, slice) else beliefs.index_copy(0, inside, updated)
+    return beliefs
+
+
+def _kernel(length: int, sigma: float, like: Tensor) -> Tensor:
+    """A Gaussian of odd length along an axis, no longer than the axis needs."""
+    from atrous.crf.gaussian import REACH
+
+    reach = min(int(np.ceil(REACH * sigma)), length - 1)
+    place = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
+    return (-0.5 * (place / sigma) ** 2).exp()
+
+
+def _smooth(planes: Tensor, kernels: list[Tensor]) -> Tensor:
+    """K×H×W convolved along both axes, zero outside."""
+    vertical, horizontal = kernels
+    planes = F.conv2d(planes[:, None], vertical[None, None, :, None], padding=(len(vertical) // 2, 0))
+    return F.conv2d(planes, horizontal[None, None, None], padding=(0, len(horizontal) // 2))[:, 0]
+
+
+def _features(image: Tensor, xy: float, rgb: float, valid: Tensor | None) -> Tensor:
+    """(H·W)×(2+C) positions and colours, in standard deviations; 0 outside `valid`."""
+    height, width, channels = image.shape
+    unit = 257.0 if image.dtype == torch.uint16 else 1.0
+    colors = image.reshape(-1, channels).to(torch.float32) / (unit * rgb)
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=image.device), torch.arange(width, device=image.device), indexing="ij"
+    )
+    places = torch.stack([columns, rows], -1).reshape(-1, 2).to(torch.float32) / xy
+    features = torch.cat([places, colors], 1)
+    if valid is not None:
+        features = features.masked_fill(~valid.to(features.device).flatten()[:, None], 0)
+    check_range(features)
+    return features
+
+
+def _tensor(array: Any) -> Tensor:
+    """An array as a tensor on its memory, unless torch cannot have it: reversed, or read-only as PIL's are."""
+    if isinstance(array, Tensor):
+        return array
+    try:
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    except (TypeError, ValueError) as error:
+        raise AtrousError(f"an array or tensor of numbers is needed, got {type(array).__name__}: {error}") from error
+
+
+def _check(image: Tensor, probabilities: Tensor, valid: Tensor | None) -> None:
+    """Refuses what cannot be refined, in words."""
+    if probabilities.ndim not in (3, 4):
+        raise AtrousError(f"probabilities must be K×H×W or N×K×H×W, got {tuple(probabilities.shape)}.")
+    if not probabilities.numel():
+        raise AtrousError(f"probabilities of {tuple(probabilities.shape)} hold nothing to refine.")
+    batch, size = tuple(probabilities.shape[:-3]), tuple(probabilities.shape[-2:])
+    if tuple(image.shape[:-1]) != (*batch, *size) or not image.shape[-1:].numel():
+        raise AtrousError(
+            f"image must be H×W×C for probabilities K×H×W: got {tuple(image.shape)} for {tuple(probabilities.shape)}."
+        )
+    if valid is not None and tuple(valid.shape) != (*batch, *size):
+        raise AtrousError(f"valid must be {(*batch, *size)}, a boolean for each pixel, got {tuple(valid.shape)}.")
+    if not probabilities.is_floating_point():
+        raise AtrousError(f"probabilities must be of a float type, got {probabilities.dtype}.")
+    if valid is not None:
+        image = image[valid.to(image.device)]
+        probabilities = probabilities.detach().movedim(-3, -1)[valid].T[..., None]  # K×n×1
+    if not probabilities.isfinite().all() or (image.is_floating_point() and not image.isfinite().all()):
+        raise AtrousError("image or probabilities hold NaN or infinity; `valid` leaves pixels without data out.")
+    if not probabilities.numel():
+        return
+    total = probabilities.detach().sum(-3)
+    worst = (total - 1).abs().max().item()
+    if probabilities.min() < 0 or worst > SLACK:
+        hint = " A one-logit model's probability p is given as (1 − p, p)." if probabilities.shape[-3] == 1 else ""
+        raise AtrousError(
+            f"probabilities must be 0 or more and sum to 1 over the classes; a sum is off by {worst:.3g}.{hint} Scores "
+            "become probabilities by softmax."
+        )

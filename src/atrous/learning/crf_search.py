@@ -1,0 +1,87 @@
+"""Finding a CRF's parameters on labelled pictures as the papers did: a coarse grid, then a finer one around its best.
+
+arXiv:1412.7062 §5: w2 and σγ are fixed at 3, ten mean-field steps, and w1, σα and σβ are searched for by
+cross-validation on 100 validation pictures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+#: What is not searched for.
+FIXED: dict[str, Any] = {"gaussian_weight": 3, "gaussian_xy": 3, "iterations": 10}
+#: The first round's grid: the ranges of arXiv:1606.00915 §4.1.
+GRID: dict[str, Sequence[float]] = {
+    "bilateral_weight": range(3, 7),
+    "bilateral_xy": range(30, 101, 10),
+    "bilateral_rgb": range(3, 7),
+}
+
+Picked = TypeVar("Picked")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings and what they scored.
+
+    Args:
+        settings: of a DenseCRF.
+        miou: mean IoU on the searched pictures, 0–1; NaN where nothing is labelled.
+    """
+
+    settings: Mapping[str, Any]
+    miou: float
+
+
+def coarse_to_fine(
+    score: Callable[[Mapping[str, Any]], float], grid: Mapping[str, Sequence[float]] = GRID
+) -> Iterator[Trial]:
+    """Tries every point of a grid, then the 26 half a step around its best.
+
+    Args:
+        score: the mean IoU of settings.
+        grid: for each parameter its values, ascending, evenly spaced; a parameter with one value stays at it.
+
+    Yields:
+        Each trial as it is made: `trials_of(grid)` in all. The best is the first with the highest score.
+    """
+    coarse = []
+    for values in itertools.product(*grid.values()):
+        coarse.append(_try(score, dict(zip(grid, values, strict=True))))
+        yield coarse[-1]
+    centre = best_of(coarse)
+    around = [
+        [centre.settings[name] + shift * (values[1] - values[0]) / 2 for shift in (-1, 0, 1)]
+        if len(values) > 1
+        else list(values)
+        for name, values in grid.items()
+    ]
+    for values in itertools.product(*around):
+        point = dict(zip(grid, values, strict=True))
+        if any(point[name] != centre.settings[name] for name in grid):
+            yield _try(score, point)
+
+
+def trials_of(grid: Mapping[str, Sequence[float]] = GRID) -> int:
+    """How many trials `coarse_to_fine` makes."""
+    return math.prod(map(len, grid.values())) + 3 ** sum(len(values) > 1 for values in grid.values()) - 1
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The first trial with the highest score; NaN is the lowest."""
+    return max(trials, key=lambda trial: -1.0 if math.isnan(trial.miou) else trial.miou)
+
+
+def evenly(items: Sequence[Picked], count: int) -> list[Picked]:
+    """At most `count` items, spread evenly over their order, the same every time."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _try(score: Callable[[Mapping[str, Any]], float], point: Mapping[str, Any]) -> Trial:
+    settings = {**point, **FIXED}
+    return Trial(settings, score(settings))

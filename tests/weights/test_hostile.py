@@ -1,0 +1,326 @@
+"""Files that claim more than they have, or hold what no network can run on: refused in words, in little memory."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import atrous
+from atrous.errors import AtrousError
+from atrous.weights import huggingface, mmseg
+from atrous.weights.adapted import Adapted, check_values, names
+from atrous.weights.foreign import Foreign, from_state_dict, read
+
+torchvision = pytest.importorskip("torchvision")
+
+
+def zipped(path: Path, program: bytes, data: bytes = b"") -> Path:
+    """A PyTorch file of one pickle and one storage."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/data/0", data)
+    return path
+
+
+def calling(module: str, name: str, number: int) -> bytes:
+    """A pickle of {"w": module.name(number)}."""
+    return b"\x80\x02}X\x01\0\0\0wc%b\n%b\n(J%btRs." % (module.encode(), name.encode(), struct.pack("<i", number))
+
+
+def tensor_of(numbers: int) -> bytes:
+    """A pickle of {"w": a float tensor that says it has so many numbers}, as torch.save writes them."""
+    count = b"J" + struct.pack("<i", numbers)
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + count + b"tQ"
+    rest = b"K\0" + count + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs."
+    return b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def field(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def test_the_handmade_pickle_is_what_torch_reads(tmp_path):
+    path = zipped(tmp_path / "weights.pth", tensor_of(4), np.arange(4, dtype="<f4").tobytes())
+    assert torch.equal(read(path).state["w"], torch.arange(4.0))
+
+
+@pytest.mark.parametrize("zip_file", [True, False])
+@pytest.mark.parametrize("module", ["builtins", "__builtin__"])
+def test_a_pickle_that_asks_for_memory_gets_none(tmp_path, module, zip_file):
+    program = calling(module, "bytearray", 2**31 - 1)
+    path = tmp_path / "weights.pth"
+    zipped(path, program) if zip_file else path.write_bytes(program)
+    with pytest.raises(AtrousError, match="it names 'bytearray'"):
+        read(path)
+
+
+@pytest.mark.parametrize("program", [calling("torch", "Tensor", 2**27), tensor_of(2**27)])
+def test_tensors_that_claim_more_numbers_than_the_file_has_are_refused(tmp_path, program):
+    with pytest.raises(AtrousError, match=r"weights\.pth (claims to be more numbers|is truncated or damaged)"):
+        read(zipped(tmp_path / "weights.pth", program, bytes(16)))
+
+
+def bomb(path: Path) -> None:
+    """A thousand times its size in zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("w.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (20 * 2**22,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(20):
+            file.write(bytes(2**24))
+
+
+def huge_array(path: Path) -> None:
+    """Says that it has 400 GB."""
+    with zipfile.ZipFile(path, "w") as archive, archive.open("w.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**11,)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+
+def huge_safetensors(path: Path) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[100000000000],"data_offsets":[0,400000000000]}}   '
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def long_shape(path: Path) -> None:
+    """Forty thousand dimensions of 2**62, whose product alone takes seconds."""
+    path.write_bytes(field(100, field(1, b"fc") + field(7, field(7, field(1, varint(2**62) * 40_000)))))
+
+
+def single_numbers(path: Path) -> None:
+    """Each number a field of its own, as nobody writes them."""
+    path.write_bytes(field(100, field(1, b"fc") + field(7, (varint(5 << 3 | 5) + bytes(4)) * 100_000)))
+
+
+def greedy(path: Path) -> None:
+    zipped(path, calling("builtins", "bytearray", 2**31 - 1))
+
+
+HUGE = {
+    "greedy.pth": (greedy, "it names 'bytearray'"),
+    "bomb.npz": (bomb, "a zip bomb"),
+    "huge.safetensors": (huge_safetensors, "is truncated or damaged"),
+    "long.caffemodel": (long_shape, "is truncated or damaged"),
+    "single.caffemodel": (single_numbers, r"shape \[1\] has 100000 values"),
+}
+
+
+def test_an_array_that_says_it_is_huge_is_refused(tmp_path):
+    """NumPy asks for the memory, and fills nothing of it."""
+    huge_array(tmp_path / "huge.npz")
+    with pytest.raises(AtrousError, match="is truncated or damaged"):
+        read(tmp_path / "huge.npz")
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_file_that_claims_more_than_it_has_is_refused_in_little_memory(tmp_path, name):
+    make, message = HUGE[name]
+    make(tmp_path / name)
+    tracemalloc.start()
+    try:
+        with pytest.raises(AtrousError, match=message):
+            read(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1).expand(10**6, 10**6), "repeats fewer numbers"),
+        (torch.zeros(1000).as_strided((10**5, 900), (0, 1)), "repeats fewer numbers"),
+        (torch.eye(3).to_sparse(), "as a sparse tensor"),
+    ],
+)
+def test_tensors_that_are_not_so_many_numbers_are_refused(tmp_path, tensor, message):
+    torch.save({"model": {"conv.weight": tensor}}, tmp_path / "weights.pth")
+    with pytest.raises(AtrousError, match=rf"weights\.pth has 'conv\.weight' .*{message}"):
+        read(tmp_path / "weights.pth")
+    with pytest.raises(AtrousError, match=rf"the given dict has 'conv\.weight' .*{message}"):
+        from_state_dict({"conv.weight": tensor})
+
+
+def test_names_that_would_write_on_the_terminal_are_refused(tmp_path):
+    save_file({"conv\x1b]0;owned\x07.weight": torch.ones(3)}, tmp_path / "weights.safetensors")
+    with pytest.raises(AtrousError) as refusal:
+        read(tmp_path / "weights.safetensors")
+    assert str(refusal.value).isprintable()
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"\x1b[31m": 1}, protocol=0))
+    with pytest.raises(AtrousError) as refusal:
+        read(path)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"\x0a\x10" + bytes(64), b"\x80\x02}q\0(X\x01\0\0\0aK\x01u.", b"\x80\x05\x95."])
+def test_no_message_advises_to_load_code(tmp_path, content, recwarn):
+    """As torch's own does: "re-running with `weights_only` set to `False` will likely succeed"."""
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(AtrousError, match="or no checkpoint of PyTorch") as refusal:
+        read(tmp_path / "weights.pth")
+    assert "weights_only" not in str(refusal.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_floating_point_numbers_of_any_width_become_float32(tmp_path, dtype):
+    values = torch.tensor([0.5, -2.0, 16.0])
+    torch.save({"w": values.to(dtype), "steps": torch.tensor(3)}, tmp_path / "weights.pth")
+    state = read(tmp_path / "weights.pth").state
+    assert torch.equal(state["w"], values) and state["w"].dtype == torch.float32
+    assert state["steps"].dtype == torch.int64
+
+
+def test_arrays_of_another_byte_order_are_read_and_texts_left_out(tmp_path):
+    np.savez(tmp_path / "w.npz", w=np.arange(3, dtype=">f4"), note=np.array("made by hand"), step=np.int64(3))
+    state = read(tmp_path / "w.npz").state
+    assert state.keys() == {"w", "step"}
+    assert torch.equal(state["w"], torch.arange(3.0)) and state["step"].shape == ()
+
+
+def test_filled_defaultdicts_are_no_code(tmp_path):
+    lists, numbers = defaultdict(list), defaultdict(int)
+    lists["loss"].append(0.5)
+    numbers["seen"] += 3
+    torch.save({"model": {"w": torch.ones(2)}, "log": lists, "n": numbers, "c": Counter("ab")}, tmp_path / "w.pth")
+    assert torch.equal(read(tmp_path / "w.pth").state["w"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("frozen_inference_graph.pb", "TensorFlow graph"),
+        ("model.ckpt-30000.index", "TensorFlow checkpoint"),
+        ("model.ckpt-30000.data-00000-of-00001", "TensorFlow checkpoint"),
+        ("model.onnx", "ONNX graph"),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_to_do(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"\x0a\x10" + bytes(64))
+    with pytest.raises(AtrousError, match=rf"{kind}, which is not read; save its weights by name as \.npz"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("backbone.conv.weight", torch.tensor([1.0, torch.nan]), "not finite"),
+        ("backbone.conv.weight", torch.tensor([1.0, -torch.inf]), "not finite"),
+        ("backbone.bn.running_var", torch.tensor([1.0, -0.5]), "negative variances"),
+        ("backbone.conv.weight", torch.ones(2, device="meta"), "meta device"),
+    ],
+)
+def test_values_that_no_network_can_run_on_are_refused(name, values, message):
+    with pytest.raises(AtrousError, match=f"'{name}' .*{message}"):
+        check_values(Adapted("deeplabv3", {}, {name: values}))
+
+
+def hollow(num_classes: int = 21) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        net = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=num_classes
+        )
+    return net.state_dict()
+
+
+def test_not_finite_weights_are_refused_whole():
+    state = {key: torch.zeros(tensor.shape) for key, tensor in hollow().items()}
+    state["backbone.3.block.0.0.weight"][0] = torch.nan
+    with pytest.raises(AtrousError, match=r"'backbone\.net\.blocks\.1\.1\.conv_pw\.weight' has values that are not"):
+        atrous.convert(state)
+    with pytest.raises(AtrousError, match="meta device"):
+        atrous.convert(hollow())
+
+
+def test_a_width_that_would_fill_the_memory_is_refused_before_anything_is_made():
+    """A quarter of a megabyte that asks for a network of 50 GB."""
+    state = hollow()
+    state["classifier.4.weight"] = torch.zeros(1, 60_000, 1, 1)
+    with pytest.raises(AtrousError, match="differs in shape"):
+        atrous.convert(state, source="torchvision")
+
+
+RECORDS = [
+    ({"CLASSES": ["a\x1b[31m", "b"]}, None),
+    ({"CLASSES": ["a" * 1000, "b"]}, None),
+    ({"CLASSES": ["a", "b"], "PALETTE": [[0, 0, 0], [300, 0, 0]]}, ("a", "b")),
+    ({"CLASSES": ["a", "b"], "PALETTE": [[0, 0, 0], [float("inf"), 0, 0]]}, ("a", "b")),
+    ({"CLASSES": ["a", "b"], "PALETTE": 3}, ("a", "b")),
+    ({"CLASSES": {"a": 1, "b": 2}}, None),
+]
+
+
+@pytest.mark.parametrize(("meta", "expected"), RECORDS)
+def test_a_record_of_classes_is_not_trusted(meta, expected):
+    found = mmseg._classes(meta, 2).get("classes")
+    assert (found.names if found else None) == expected
+    if found:
+        assert found.colors == ((0, 0, 0), (128, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "text", ["strides=(" + "9" * 5000 + ")", "strides=(" + "1" * 100_000, "strides=(" + "1," * 100_000, "strides=(,)"]
+)
+def test_a_configuration_is_not_trusted(text):
+    assert "output_stride" not in mmseg._told(text)
+
+
+def test_more_classes_than_masks_can_hold_leave_placeholders():
+    many = [f"class {index}" for index in range(300)]
+    assert names(many, 300) is None
+    assert huggingface.classes({"id2label": dict(enumerate(many))}, 300) is None
+
+
+@pytest.mark.parametrize("mean", [[float("nan")] * 3, [float("inf")] * 3])
+def test_preprocessing_that_is_not_finite_is_refused(mean):
+    with pytest.raises(AtrousError, match=r"preprocessor_config\.json"):
+        huggingface.preprocessing({"image_mean": mean}, 3)
+
+
+def test_reports_never_overwrite_inputs(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.ones(1)}, path)
+    (tmp_path / "config.json").write_text("{}")
+    before = path.read_bytes()
+    with pytest.raises(AtrousError, match=r"json is .*, the file to convert"):
+        atrous.convert(path, json=path)
+    with pytest.raises(AtrousError, match=r"json is .*, the file to convert"):
+        atrous.convert(tmp_path, json=tmp_path / "config.json")
+    with pytest.raises(AtrousError, match="out and json are both"):
+        atrous.convert(path, out=tmp_path / "new.safetensors", json=tmp_path / "new.safetensors")
+    assert path.read_bytes() == before
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_links_are_followed_as_hubs_keep_their_files(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    save_file({"w": torch.ones(2)}, tmp_path / "blobs" / "0a1b")
+    (tmp_path / "blobs" / "2c3d").write_text('{"model_type": "mobilenet_v2"}')
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to("../blobs/0a1b")
+    (folder / "config.json").symlink_to("../blobs/2c3d")
+    found = read(folder)
+    assert isinstance(found, Foreign)
+    assert (found.config["model_type"], found.state["w"].tolist()) == ("mobilenet_v2", [1.0, 1.0])
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    with pytest.raises(AtrousError, match="no file at"):
+        read(tmp_path / "loop.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
+    """Says so where a model (its `info.provenance`) was converted from a backbone alone and nobody has trained its head since."""
+    fresh = [name for name in provenance.get("fresh", []) if not name.startswith("auxiliary.")]
+    if fresh:
+        console.print(
+            f"[yellow]untrained[/]: {len(fresh)} of this model's weights, its head among them, are random; the masks "
+            "mean nothing before training: atrous train RECIPE --init MODEL"
+        )
 
 
 def write_json(results: Any, path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,8 +116,12 @@ def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], p
 
 def _read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, read without torch."""
+    if path.is_dir():
+        inside = path / "best.safetensors"
+        raise AtrousError(f"{path} is a folder, no model file." + (f" The run's model is {inside}." if inside.is_file() else ""))
     if not path.is_file():
-        raise AtrousError(f"no model file at {path}.")
+        beside = get_close_matches(path.name, sorted(file.name for file in path.parent.glob("*.safetensors")))
+        raise AtrousError(f"no model file at {path}." + (f" Did you mean {path.parent / beside[0]}?" if beside else ""))
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -126,7 +131,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
     except (ValueError, AttributeError, RecursionError) as error:  # json and unicode errors are ValueErrors
         raise AtrousError(
             f"{path} is no model file (atrous model files are .safetensors files written by atrous). "
-            "Checkpoints of other libraries are converted, never read directly."
+            f"Checkpoints of other libraries are converted first: atrous convert {path} --out model.safetensors."
         ) from error
     if not isinstance(metadata, dict) or "atrous" not in metadata:
         raise AtrousError(f"{path} is a safetensors file, but not one written by atrous: it has no model record.")

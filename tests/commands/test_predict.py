@@ -85,11 +85,31 @@ def test_a_file_named_like_a_pattern_is_that_file(model, photos, tmp_path):
     assert names(tmp_path / "out") == ["[12].png"]
 
 
+def test_the_classes_found_are_named_the_largest_first(model, segmenter, photos, tmp_path, capsys):
+    predict(model, [photos / "1.png"], out=tmp_path / "out", device="cpu", precision="float32")
+    mask = segmenter(photos / "1.png").mask
+    counts = np.bincount(mask.ravel(), minlength=3)
+    order = [index for index in np.argsort(-counts, kind="stable") if counts[index]]
+    shares = ", ".join(f"{segmenter.info.classes[index]} {counts[index] / mask.size:.1%}" for index in order)
+    assert f"1 masks in {tmp_path / 'out'}: {shares}\n" in capsys.readouterr().out
+
+
+def test_a_model_whose_head_nobody_trained_says_so(photos, tmp_path, capsys):
+    backbone = {
+        key.removeprefix("backbone.net."): value
+        for key, value in atrous.create_model("deeplabv3", backbone="resnet18", num_classes=2).state_dict().items()
+        if key.startswith("backbone.net.")
+    }
+    atrous.convert(backbone, source="timm-backbone", backbone="resnet18", num_classes=2, out=tmp_path / "m.safetensors")
+    predict(tmp_path / "m.safetensors", [photos / "1.png"], out=tmp_path / "out", device="cpu")
+    assert "untrained: " in capsys.readouterr().out
+
+
 def test_overlays_lie_beside_the_masks(model, segmenter, photos, tmp_path):
     out = tmp_path / "out"
     assert run(model, photos / "1.png", photos / "grey.tif", "--overlay", "--out", out) == 0
     assert names(out) == ["1.overlay.png", "1.png", "grey.overlay.png", "grey.png"]
-    expected = np.asarray(segmenter(photos / "1.png").overlay())
+    expected = np.asarray(segmenter(photos / "1.png").overlay(legend=True))
     assert np.array_equal(np.asarray(Image.open(out / "1.overlay.png")), expected)
 
 

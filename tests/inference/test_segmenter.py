@@ -181,6 +181,33 @@ def test_an_overlay_mixes_picture_and_colours(segmenter, picture, opacity):
     assert np.abs(np.asarray(prediction.overlay(opacity)) - expected).max() <= 0.51
 
 
+def test_a_black_class_leaves_the_picture_as_it_is(segmenter, picture):
+    info = dataclasses.replace(segmenter.info, colors=((0, 0, 0), *segmenter.info.colors[1:]))
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[:, 40:] = 1
+    overlay = np.asarray(Prediction(mask, picture, info).overlay(1.0))
+    assert np.array_equal(overlay[:, :40], picture[:, :40])
+    assert (overlay[:, 40:] == info.colors[1]).all()
+
+
+def test_a_legend_shows_the_colours_of_the_classes_there(segmenter, picture):
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[:, 40:] = 2
+    prediction = Prediction(mask, picture, segmenter.info)
+    shown = prediction.overlay(legend=True)
+    height, width = mask.shape
+    assert shown.width == width
+    assert np.array_equal(np.asarray(shown)[:height], np.asarray(prediction.overlay()))
+    below = np.asarray(shown)[height:].reshape(-1, 3)
+    seen = [bool((below == color).all(1).any()) for color in segmenter.info.colors]
+    assert seen == [True, False, True]
+
+
+def test_channels_first_are_told_from_a_picture_of_many_channels(segmenter, picture):
+    with pytest.raises(AtrousError, match=r"C×H×W, \(3, 61, 83\): give picture\.transpose\(1, 2, 0\)"):
+        segmenter(picture.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_a_deep_picture_is_stretched_to_be_seen(segmenter, dtype):
     ramp = np.linspace(1000, 5000, 40 * 60).reshape(40, 60, 1).astype(dtype)

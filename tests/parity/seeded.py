@@ -257,7 +257,7 @@ def check_training_step(
         assert not torch.equal(tensor, before[name]), name
         relative = 1e-5 if name.endswith("var") else 0
         named = partial("{}: {}".format, name)
-        torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=relative, msg=named)
+        torch.testing.assert_close(tensor, expected[name].to(tensor), atol=1e-5, rtol=relative, msg=named)
     return answers
 
 

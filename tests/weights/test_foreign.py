@@ -257,7 +257,7 @@ def test_a_flipped_bit_in_a_zip_that_has_its_end(tmp_path, suffix):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "is a Git LFS pointer"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "is an HDF5 file"),
         (b"\x1f\x8b\x08\0" + b"\0" * 64, "gzip"),
-        (b"just some text, long enough to be read", "is truncated or damaged, or no checkpoint"),
+        (b"just some text, long enough to be read", "is a text file, not a checkpoint: it begins 'just some"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 64, "is truncated or damaged, or no checkpoint"),
         (os.urandom(4096), "weights.pth"),
     ],

@@ -124,7 +124,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
             found = adapter.adapt(read, named).arguments["num_classes"]
     except (KeyError, IndexError, StopIteration) as error:
         raise AtrousError(
-            f"{file} is not {source}'s, or is incomplete: it lacks {error}. Possible sources: "
+            f"{file} is no DeepLab of {source}, or is incomplete: it lacks {error}. Possible sources: "
             f"{', '.join(sources.SOURCES)}."
         ) from error
     if architecture not in (None, adapted.architecture):
@@ -196,7 +196,7 @@ def _print(info: Info, report: Mapping[str, Any]) -> None:
             f"{info.architecture} over {info.arguments['backbone']}, from {report['source']}: {len(info.classes)} "
             f"classes ({names}), {report['parameters'] / 1e6:.1f} M parameters; "
             + (
-                f"left over: {', '.join(left[:4])}{f' and {len(left) - 4} more' if len(left) > 4 else ''}"
+                f"left over, not needed: {', '.join(left[:4])}{f' and {len(left) - 4} more' if len(left) > 4 else ''}"
                 if left
                 else "nothing left over"
             )

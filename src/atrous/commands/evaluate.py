@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import model_file
-from atrous.console import console, progress_bar, write_json
+from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
@@ -83,6 +83,7 @@ def evaluate(
     """
     _check_crf(model, crf, crf_search, crf_images, save_crf)
     segmenter = Segmenter(model, device=device, precision=precision, crf=crf)
+    warn_if_fresh(segmenter.info.provenance)
     dataset = open_dataset(data, layout)
     for note in dataset.notes:
         console.print(escape(note))

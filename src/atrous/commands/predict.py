@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from rich.markup import escape
 
-from atrous.console import console, progress_bar, write_json
+from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Masks that may wait for the disk before the network waits for it.
 WRITES_WAITING = 8
+#: Classes that the last sentence names.
+MOST_SHOWN = 8
 
 
 def predict(
@@ -44,7 +46,7 @@ def predict(
         model: a model file.
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the masks, named like the pictures with .png.
-        overlay: also write each picture with its mask's colours over it, as NAME.overlay.png.
+        overlay: also write each picture with its mask's colours over it and their names below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
@@ -61,6 +63,7 @@ def predict(
     """
     pictures = find_pictures(paths)
     segmenter = Segmenter(model, device=device, precision=precision, crf=crf)
+    warn_if_fresh(segmenter.info.provenance)
     targets = _targets(pictures, out, ".tif" if raw and not _fits_png(segmenter.info) else ".png")
     records, pending = [], deque[Future[str | None]]()
     with progress_bar() as progress, ThreadPoolExecutor(1) as writer:
@@ -75,7 +78,7 @@ def predict(
                 record |= {"mask": str(targets[path]), "share": _shares(prediction)}
                 pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
             except (AtrousError, MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
-                record["error"] = f"{path}: {error}" if not isinstance(error, AtrousError) else str(error)
+                record["error"] = str(error) if str(path) in str(error) else f"{path}: {error}"
             while len(pending) > WRITES_WAITING:  # a disk slower than the network must not fill the memory
                 pending.popleft().result()
             progress.update(task, advance=1)
@@ -86,7 +89,7 @@ def predict(
         console.print(f"[red]skipped[/] {escape(record['error'])}")
     if json is not None:
         write_json({"model": str(model), "pictures": records}, json)
-    console.print(f"{len(records) - len(failures)} masks in {escape(str(out))}")
+    console.print(f"{len(records) - len(failures)} masks in {escape(str(out))}{escape(_found(records))}")
     if failures:
         raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be used; the others are done.")
     return [targets[path] for path in pictures]
@@ -162,7 +165,7 @@ def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, recor
         else:
             prediction.save(target)
         if overlay:
-            prediction.overlay().save(_overlay(target))
+            prediction.overlay(legend=True).save(_overlay(target))
     except (OSError, TypeError) as error:
         record["error"] = f"{target} cannot be written: {error}"
 
@@ -170,6 +173,17 @@ def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, recor
 def _fits_png(info: Info) -> bool:
     """Whether every raw value of the model's classes fits a PNG; negative and large ones need a TIFF."""
     return table_of(info).decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
+
+
+def _found(records: Sequence[dict]) -> str:
+    """The classes of all masks by their mean share of a picture, the largest first."""
+    shares = [record["share"] for record in records if "error" not in record]
+    if not shares:
+        return ""
+    means = {name: sum(share[name] for share in shares) / len(shares) for name in shares[0]}
+    largest = sorted((name for name in means if means[name]), key=lambda name: -means[name])
+    more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
+    return ": " + ", ".join(f"{name} {means[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
 
 
 def _shares(prediction: Prediction) -> dict[str, float]:

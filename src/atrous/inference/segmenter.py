@@ -13,6 +13,7 @@ from PIL import Image
 from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_picture, to_channels
 from atrous.errors import AtrousError, unknown_name
+from atrous.inference.legend import with_legend
 
 if TYPE_CHECKING:
     import torch
@@ -72,15 +73,21 @@ class Prediction:
         """The mask with the values that the training masks had, the first of each class."""
         return table_of(self.info).decode(self.mask)
 
-    def overlay(self, opacity: float = 0.55) -> Image.Image:
-        """The picture with the mask's colours over it.
+    def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:
+        """The picture with the mask's colours over it; a class whose colour is black leaves it as it is.
 
         Args:
             opacity: of the colours, 0–1.
+            legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
         picture = _visible(self.image).astype(np.float32)
-        colors = np.asarray(self.info.colors, dtype=np.float32)[self.mask]
-        return Image.fromarray((picture * (1 - opacity) + colors * opacity).round().astype(np.uint8))
+        colors = np.asarray(self.info.colors, dtype=np.float32)
+        strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
+        mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
+        if not legend:
+            return mixed
+        present = [index for index in np.unique(self.mask) if colors[index].any()]
+        return with_legend(mixed, [(self.info.classes[index], self.info.colors[index]) for index in present])
 
     def save(self, path: str | Path) -> None:
         """Writes the mask as a palette PNG."""
@@ -159,7 +166,10 @@ class Segmenter:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""
         preprocessing = self.info.preprocessing
-        return to_depth(to_channels(image, len(preprocessing.mean)), preprocessing.dtype)
+        channels = len(preprocessing.mean)
+        if image.shape[0] == channels < min(image.shape[1:]):
+            raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
+        return to_depth(to_channels(image, channels), preprocessing.dtype)
 
     def segment(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """H×W×C with the model's channels and range → H×W uint8 class indices.
@@ -251,7 +261,10 @@ def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
         return image
     factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
     if (given, dtype) not in factors:
-        raise unknown_name(f"pixel type for a model trained on {dtype} pictures", given, ["uint8", "uint16"])
+        raise AtrousError(
+            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: scale "
+            f"it to that range and give it as {dtype}."
+        )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 
 

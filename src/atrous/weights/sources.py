@@ -74,7 +74,9 @@ def guess(foreign: Foreign) -> str:
     if any(key.startswith("backbone.net.") for key in foreign.state):
         raise AtrousError(f"{file} has atrous's own keys: nothing to convert. atrous.save(model, path) keeps a model.")
     raise AtrousError(
-        f"no source recognises {file} (keys {keys} …). Name it with source (--source), one of: {', '.join(SOURCES)}."
+        f"no source recognises {file} (keys {keys} …). DeepLabs (V1, V2, V3, V3+) and backbones are converted; other "
+        f"networks (FCN, LR-ASPP, U-Net, FPN, PSPNet …) are not. Name what it is with source (--source), one of: "
+        f"{', '.join(SOURCES)}."
     )
 
 

@@ -39,7 +39,11 @@ def progress_bar() -> Progress:
 
 
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
-    """Says so where a model (its `info.provenance`) was converted from a backbone alone and nobody has trained its head since."""
+    """Says so where a model was made of a backbone alone and nobody has trained its head since.
+
+    Args:
+        provenance: of the model's info.
+    """
     fresh = [name for name in provenance.get("fresh", []) if not name.startswith("auxiliary.")]
     if fresh:
         console.print(

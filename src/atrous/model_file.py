@@ -118,7 +118,9 @@ def _read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, read without torch."""
     if path.is_dir():
         inside = path / "best.safetensors"
-        raise AtrousError(f"{path} is a folder, no model file." + (f" The run's model is {inside}." if inside.is_file() else ""))
+        raise AtrousError(
+            f"{path} is a folder, no model file." + (f" The run's model is {inside}." if inside.is_file() else "")
+        )
     if not path.is_file():
         beside = get_close_matches(path.name, sorted(file.name for file in path.parent.glob("*.safetensors")))
         raise AtrousError(f"no model file at {path}." + (f" Did you mean {path.parent / beside[0]}?" if beside else ""))

@@ -93,7 +93,9 @@ def test_another_segmenter_is_nobodys(package):
         else:
             models = pytest.importorskip("torchvision").models.segmentation
             state = models.fcn_resnet50(weights=None, weights_backbone=None).state_dict()
-    with pytest.raises(AtrousError, match=r"no source recognises the state dict \(keys .*FCN.*one of: torchvision, smp"):
+    with pytest.raises(
+        AtrousError, match=r"no source recognises the state dict \(keys .*FCN.*one of: torchvision, smp"
+    ):
         guess(from_state_dict(state))
 
 

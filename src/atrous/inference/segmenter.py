@@ -12,7 +12,7 @@ from PIL import Image
 
 from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_picture, to_channels
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError
 from atrous.inference.legend import with_legend
 
 if TYPE_CHECKING:
@@ -262,8 +262,8 @@ def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
     factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
     if (given, dtype) not in factors:
         raise AtrousError(
-            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: scale "
-            f"it to that range and give it as {dtype}."
+            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
+            f"scale it to that range and give it as {dtype}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 

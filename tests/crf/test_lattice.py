@@ -16,7 +16,9 @@ from skimage import data
 
 import atrous
 from atrous.crf.lattice import FARTHEST, Lattice
+from atrous.crf.lattice_cpu import TILE, CpuLattice, in_tiles
 from atrous.crf.lattice_torch import TorchLattice
+from atrous.crf.rows import from_panels, padded, panels, to_panels
 from atrous.errors import AtrousError
 
 CLOUDS = st.tuples(st.integers(1, 60), st.integers(1, 8), st.floats(0.01, 30), st.integers(0, 1000))
@@ -200,8 +202,10 @@ features = torch.from_numpy(rng.normal(0, 2, (5000, 4)).astype("float32"))
 values = torch.from_numpy(rng.normal(0, 1, (5000, 21)).astype("float32"))
 results = []
 for threads in (1, 2, 3):
-    numba.set_num_threads(threads)
+    torch.set_num_threads(threads)
     results.append((Lattice(features).filter(values).numpy(), DenseCRF()(image, probabilities)))
+    assert torch.get_num_threads() == threads, "torch's own"
+    assert numba.get_num_threads() == 3, "numba's own"
 assert results[0][0].std() > 0
 for filtered, refined in results[1:]:
     assert numpy.array_equal(filtered, results[0][0]), "filter"
@@ -213,6 +217,30 @@ def test_the_number_of_threads_changes_no_bit():
     environment = {**os.environ, "NUMBA_NUM_THREADS": "3"}
     done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_order_in_which_vertices_are_numbered_changes_no_bit():
+    features = cloud(3000, 3).numpy()
+    values = to_panels(np.random.default_rng(0).normal(0, 1, (3000, 5)).astype(np.float32), panels(5))
+    plain = CpuLattice.over(features)
+    order = np.random.default_rng(1).permutation(3000).astype(np.int32)
+    assert np.array_equal(CpuLattice.over(features, order).filter(values, panels(5)), plain.filter(values, panels(5)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (65, 130), (7, 300)])
+def test_tiles_hold_every_pixel_once(height, width):
+    order = in_tiles(height, width)
+    assert np.array_equal(np.sort(order), np.arange(height * width))
+    first = order[: min(height, TILE) * min(width, TILE)]
+    assert (first % width).max() < TILE and (first // width).max() < TILE
+
+
+@pytest.mark.parametrize("columns", [1, 4, 5, 8, 9, 16, 17, 21, 40])
+def test_panels_hold_what_was_put_in(columns):
+    layout = panels(columns)
+    assert columns <= padded(layout) < columns + 8
+    matrix = np.random.default_rng(0).normal(0, 1, (11, columns)).astype(np.float32)
+    assert np.array_equal(from_panels(to_panels(matrix, layout), layout, columns), matrix)
 
 
 # What it refuses

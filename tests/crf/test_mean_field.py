@@ -88,6 +88,38 @@ def test_compiled_is_plain_torch_in_double_precision(classes):
     np.testing.assert_allclose(crf(image, given_), crf(image, given_.astype(np.float64)), **CLOSE)
 
 
+def rare(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """12×H×W: three classes in turn, and nine that are unlikely, each by another power of ten."""
+    likely = smooth_probabilities(3, height, width, cell=12, seed=seed)
+    unlikely = smooth_probabilities(9, height, width, cell=8, seed=seed + 1) * 10.0 ** -np.arange(1, 10)[:, None, None]
+    both = np.concatenate([unlikely, likely]).astype(np.float32)
+    return both / both.sum(0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+def test_classes_that_say_nothing_may_rest(preset, name):
+    image = getattr(data, name)()[:200, :230]
+    given_ = rare(*image.shape[:2])
+    every, default = DenseCRF.preset(preset, prune=0)(image, given_), DenseCRF.preset(preset)(image, given_)
+    change = np.abs(every - default).max()
+    assert 0 < change <= 1e-4  # some did rest
+    assert np.array_equal(every.argmax(0), default.argmax(0))
+    np.testing.assert_allclose(default.sum(0), 1, atol=1e-5)
+
+
+def test_nothing_is_left_of_the_bound_where_every_class_is_everywhere():
+    image, given_ = picture(40, 53), probabilities(5, 40, 53)
+    assert np.array_equal(DenseCRF(**SETTINGS)(image, given_), DenseCRF(**SETTINGS, prune=0)(image, given_))
+
+
+@pytest.mark.parametrize("weight", [30, 39, 60, 300])
+def test_heavy_weights_are_no_overflow(weight):
+    image, given_ = picture(40, 53), smooth_probabilities(3, 40, 53, cell=8)
+    crf = DenseCRF(bilateral_weight=weight, gaussian_weight=1, bilateral_xy=20, bilateral_rgb=15, iterations=2)
+    np.testing.assert_allclose(crf(image, given_), crf(image, given_.astype(np.float64)), atol=5e-3)
+
+
 def test_arrays_are_tensors():
     image, given_ = picture(20, 30), probabilities(4, 20, 30)
     crf = DenseCRF(**SETTINGS)

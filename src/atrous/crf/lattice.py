@@ -38,8 +38,10 @@ class Lattice:
         self._plain: TorchLattice | None = None
         if features.device.type == "cpu" and features.dtype == torch.float32:
             from atrous.crf.lattice_cpu import CpuLattice
+            from atrous.crf.threads import like_torch
 
-            self._compiled = CpuLattice.over(features.detach().numpy())
+            with like_torch():
+                self._compiled = CpuLattice.over(features.detach().numpy())
         else:
             self._plain = TorchLattice.over(features.detach())
 
@@ -64,11 +66,15 @@ class Lattice:
         """The filter, or its transpose, without a record for gradients."""
         if self._plain is not None:
             return self._plain.filter(values, reverse=reverse)
-        from atrous.crf.rows import STEP
+        from atrous.crf.rows import from_panels, panels, to_panels
+        from atrous.crf.threads import like_torch
 
-        columns = values.shape[1]
-        padded = torch.nn.functional.pad(values.float(), (0, -columns % STEP)).contiguous()
-        return torch.from_numpy(self._compiled.filter(padded.numpy(), reverse=reverse))[:, :columns].to(values.dtype)
+        if not values.shape[1]:
+            return values.clone()
+        layout = panels(values.shape[1])
+        with like_torch():
+            result = self._compiled.filter(to_panels(values.float().numpy(), layout), layout, reverse=reverse)
+        return torch.from_numpy(from_panels(result, layout, values.shape[1])).to(values.dtype)
 
 
 def check_range(features: Tensor) -> None:

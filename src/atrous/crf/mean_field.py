@@ -47,6 +47,8 @@ PRESETS: dict[str, dict[str, float]] = {
 
 #: The smallest probability that counts, so that its logarithm is finite.
 LEAST = 1e-20
+#: Sum of both weights up to which the compiled loops take e^message as it is, in float32.
+HEAVIEST = 40.0
 #: By how much a pixel's probabilities may miss a sum of one.
 SLACK = 1e-2
 
@@ -65,6 +67,8 @@ class DenseCRF(nn.Module):
         gaussian_xy: σγ > 0, its extent in pixels.
         iterations: mean-field steps ≥ 0, 10 in the papers.
         compatibility: "potts", or a K×K matrix whose entry (k, l) is the penalty of k beside l.
+        prune: on the CPU, a class sends no more messages once they change no pixel's probability by more than this, to
+            first order; 0 for all messages of all classes.
         trainable: the weights and the compatibility are parameters with gradients (arXiv:1502.03240).
 
     Raises:
@@ -80,10 +84,15 @@ class DenseCRF(nn.Module):
         gaussian_xy: float = 1,
         iterations: int = 10,
         compatibility: str | Any = "potts",
+        prune: float = 5e-5,
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("bilateral_weight", bilateral_weight), ("gaussian_weight", gaussian_weight)):
+        for name, value in (
+            ("bilateral_weight", bilateral_weight),
+            ("gaussian_weight", gaussian_weight),
+            ("prune", prune),
+        ):
             if not 0 <= value < math.inf:
                 raise AtrousError(f"{name} must be 0 or more, and finite, got {value}.")
         extents = {"bilateral_xy": bilateral_xy, "bilateral_rgb": bilateral_rgb, "gaussian_xy": gaussian_xy}
@@ -93,7 +102,7 @@ class DenseCRF(nn.Module):
         if not 0 <= iterations < math.inf or iterations != int(iterations):
             raise AtrousError(f"iterations must be a whole number, 0 or more, got {iterations}.")
         self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = bilateral_xy, bilateral_rgb, gaussian_xy
-        self.iterations = int(iterations)
+        self.iterations, self.prune = int(iterations), float(prune)
         self.bilateral_weight = nn.Parameter(torch.tensor(float(bilateral_weight)), requires_grad=trainable)
         self.gaussian_weight = nn.Parameter(torch.tensor(float(gaussian_weight)), requires_grad=trainable)
         self.compatibility: nn.Parameter | None = None
@@ -151,41 +160,47 @@ class DenseCRF(nn.Module):
                 return probabilities.clone()
             probabilities = probabilities.masked_fill(~valid, 1 / classes)  # whatever was there, even NaN
         dtype = probabilities.dtype if probabilities.dtype == torch.float64 else torch.float32
-        unary = probabilities.to(dtype).clamp(min=LEAST).log().flatten(1).T  # (H·W)×K
         features = _features(image, self.bilateral_xy, self.bilateral_rgb, valid).to(probabilities.device, dtype)
         learns = torch.is_grad_enabled() and (
             probabilities.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
         compiled = (
             everywhere
+            and classes > 1
             and not learns
             and self.compatibility is None
             and probabilities.device.type == "cpu"
             and dtype == torch.float32
+            and self.bilateral_weight + self.gaussian_weight <= HEAVIEST
         )
         if compiled:
-            refined = self._compiled(unary, features, (height, width))
+            refined = self._compiled(probabilities, features, (height, width))
         else:
+            unary = probabilities.to(dtype).clamp(min=LEAST).log().flatten(1).T  # (H·W)×K
             kept = None if everywhere else valid
-            refined = _mean_field(self, unary, features, (height, width), kept)
-        refined = refined.T.reshape(classes, height, width).to(given.dtype).contiguous()
+            refined = _mean_field(self, unary, features, (height, width), kept).T
+        refined = refined.reshape(classes, height, width).to(given.dtype).contiguous()
         return refined if everywhere else torch.where(torch.as_tensor(valid), refined, given)
 
-    def _compiled(self, unary: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
-        from atrous.crf.lattice_cpu import CpuLattice
+    def _compiled(self, probabilities: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """The steps in compiled loops, without gradients: K×H×W probabilities → K×(H·W)."""
+        from atrous.crf.lattice_cpu import CpuLattice, in_tiles
         from atrous.crf.mean_field_cpu import infer
+        from atrous.crf.threads import like_torch
 
-        lattice = CpuLattice.over(features.numpy())
-        ones = np.ones((len(features), 4), np.float32)
-        lattice = lattice.scaled(lattice.filter(ones)[:, 0] ** -0.5)
-        result = infer(
-            unary.detach().contiguous().numpy(),
-            lattice,
-            (Axis.of(size[0], self.gaussian_xy), Axis.of(size[1], self.gaussian_xy)),
-            bilateral_weight=self.bilateral_weight.item(),
-            gaussian_weight=self.gaussian_weight.item(),
-            iterations=self.iterations,
-        )
+        planes = probabilities.detach().float().flatten(1).contiguous().numpy()
+        with like_torch():
+            lattice = CpuLattice.over(features.numpy(), in_tiles(*size))
+            lattice.normalise()
+            result = infer(
+                planes,
+                lattice,
+                (Axis.of(size[0], self.gaussian_xy), Axis.of(size[1], self.gaussian_xy)),
+                bilateral_weight=self.bilateral_weight.item(),
+                gaussian_weight=self.gaussian_weight.item(),
+                iterations=self.iterations,
+                prune=self.prune,
+            )
         return torch.from_numpy(result)
 
 
@@ -272,12 +287,11 @@ def _check(image: Tensor, probabilities: Tensor, valid: Tensor | None) -> None:
     if valid is not None:
         image = image[valid.to(image.device)]
         probabilities = probabilities.detach().movedim(-3, -1)[valid].T[..., None]  # K×n×1
-    if not probabilities.isfinite().all() or (image.is_floating_point() and not image.isfinite().all()):
-        raise AtrousError("image or probabilities hold NaN or infinity; `valid` leaves pixels without data out.")
     if not probabilities.numel():
         return
-    total = probabilities.detach().sum(-3)
-    worst = (total - 1).abs().max().item()
+    worst = (probabilities.detach().sum(-3) - 1).abs().max().item()  # NaN where there is one
+    if not math.isfinite(worst) or (image.is_floating_point() and not image.isfinite().all()):
+        raise AtrousError("image or probabilities hold NaN or infinity; `valid` leaves pixels without data out.")
     if probabilities.min() < 0 or worst > SLACK:
         hint = " A one-logit model's probability p is given as (1 − p, p)." if probabilities.shape[-3] == 1 else ""
         raise AtrousError(

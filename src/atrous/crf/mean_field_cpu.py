@@ -1,101 +1,230 @@
-"""Mean-field inference on the CPU, with the update of all classes of a pixel in one go."""
+"""Mean-field inference on the CPU: one pass over the pixels updates all classes, and classes that say nothing rest."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
 
-from atrous.crf.gaussian import Axis, filter_columns
-from atrous.crf.lattice_cpu import CpuLattice
-from atrous.crf.rows import STEP, exp_row, logit_row, sum_rows
+from atrous.crf.gaussian import Axis
+from atrous.crf.lattice_cpu import CHUNKS, CpuLattice
+from atrous.crf.rows import add_flat, add_messages, add_rows, empty, padded, panels, share_out, weigh
 
-#: The logarithm of a probability of zero.
-NEVER = np.float32(-1e4)
+#: The smallest probability that counts.
+LEAST = np.float32(1e-20)
+#: Pieces into which pixels are cut, to be read by class and written by pixel while they are in the cache.
+PIECES = 512
+#: What a row of either normalised kernel may sum to, for a bound on messages that are not computed yet.
+MOST = 1.5
 
 
 def infer(
-    log_unary: np.ndarray,
+    planes: np.ndarray,
     lattice: CpuLattice,
     axes: tuple[Axis, Axis],
     *,
     bilateral_weight: float,
     gaussian_weight: float,
     iterations: int,
+    prune: float,
 ) -> np.ndarray:
     """Probabilities after mean-field steps with Potts compatibility (arXiv:1210.5644, Algorithm 1).
 
     Args:
-        log_unary: (H·W)×K float32.
+        planes: K×(H·W) float32 probabilities, C-contiguous.
         lattice: of the bilateral kernel, normalised.
         axes: vertical and horizontal.
         bilateral_weight: w1 ≥ 0.
         gaussian_weight: w2 ≥ 0.
         iterations: ≥ 0.
+        prune: a class rests from the step on after which its messages change no pixel's probability by more than this,
+            to first order; 0 for none.
 
     Returns:
-        (H·W)×K float32.
+        K×(H·W) float32.
     """
-    count, classes = log_unary.shape
-    columns = -(-classes // STEP) * STEP
-    unary = np.full((count, columns), NEVER, np.float32)
-    unary[:, :classes] = log_unary
+    classes, count = planes.shape
+    active = np.arange(classes)
+    if prune:  # before the first step a message is known by its bound alone
+        largest = planes.max(1)
+        active = _worthy((bilateral_weight + gaussian_weight) * MOST * largest**2, active, prune)
+    layout = panels(len(active))
+    unary, buffer = empty(count, padded(layout)), lattice.buffer(layout)
+    rest, scale, share = (np.ones(count, np.float32) for _ in range(3))
+    _gather(planes, active, layout, unary, rest, scale)
+    beliefs, updated, spare = unary, empty(count, padded(layout)), empty(count, padded(layout))
     vertical, horizontal = axes
-    beliefs, smoothed = np.empty_like(unary), np.empty_like(unary)
-    _softmax(unary, beliefs)
-    buffers = lattice.buffers(columns)
-    height = len(vertical.starts) - 1
-    for _ in range(iterations):
-        blurred = lattice.blurred(beliefs, buffers)
-        filter_columns(
-            beliefs.reshape(height, -1),
-            vertical.starts,
-            vertical.indices,
-            vertical.weights,
-            smoothed.reshape(height, -1),
-        )
+    for step in range(iterations):
+        peaks = np.zeros((CHUNKS, padded(layout)), np.float32)
         _update(
             unary,
-            blurred,
+            rest,
+            layout,
+            lattice.blurred(beliefs, layout, buffer),
             lattice.vertices,
             lattice.weights,
-            smoothed,
-            horizontal.starts,
-            horizontal.indices,
-            horizontal.weights,
-            np.float32(bilateral_weight * lattice.gain),
-            np.float32(gaussian_weight),
+            (vertical.starts, vertical.indices, vertical.weights),
+            (horizontal.taps, horizontal.edge),
+            (np.float32(bilateral_weight * lattice.gain), np.float32(gaussian_weight)),
             beliefs,
+            updated,
+            share,
+            peaks,
         )
-    return beliefs[:, :classes]
+        beliefs, updated, spare = updated, spare, updated  # the spare one is where the beliefs are, free a step later
+        if not prune or step == iterations - 1:
+            continue
+        kept = _worthy(peaks.max(0)[: len(active)], np.arange(len(active)), prune)
+        fewer = panels(len(kept))
+        if padded(fewer) < padded(layout):
+            room, size = count * padded(fewer), buffer.size // padded(layout) * padded(fewer)
+            _select(beliefs, layout, kept, fewer, updated[:room], np.empty(0, np.float32))
+            _select(unary, layout, kept, fewer, spare[:room], rest)
+            beliefs, unary, updated, spare = updated[:room], spare[:room], unary[:room], updated[:room]
+            active, layout, buffer = active[kept], fewer, buffer[:size]
+    result = np.empty_like(planes)
+    _scatter(planes, active, layout, beliefs, share * scale, result)
+    return result
+
+
+def _worthy(changes: np.ndarray, classes: np.ndarray, prune: float) -> np.ndarray:
+    """The classes whose changes exceed the bound, or the one that changes most where none does."""
+    kept = changes > prune
+    kept[changes.argmax()] = True
+    return classes[kept]
 
 
 @njit(parallel=True, cache=True)
-def _softmax(unary, out):
-    chunks = 64
-    for chunk in prange(chunks):
-        logits, nothing = np.empty((1, unary.shape[1]), np.float32), np.zeros((1, unary.shape[1]), np.float32)
-        none = np.float32(0)
-        for point in range(chunk * unary.shape[0] // chunks, (chunk + 1) * unary.shape[0] // chunks):
-            largest = logit_row(logits, unary, point, nothing, nothing, none, none)
-            share = np.float32(1) / exp_row(logits, largest)
-            for column in range(unary.shape[1]):
-                out[point, column] = logits[0, column] * share
+def _gather(planes, active, layout, unary, rest, scale):
+    """Planes of the active classes as rows. `rest` has the sum of the others, `scale` what makes all sum to one."""
+    classes, count = planes.shape
+    rests = np.ones(classes, np.bool_)
+    rests[active] = False
+    for piece in prange(PIECES):
+        first, last = piece * count // PIECES, (piece + 1) * count // PIECES
+        scale[first:last] = np.float32(0)
+        rest[first:last] = np.float32(0)
+        for one in range(classes):
+            for point in range(first, last):
+                scale[point] += max(planes[one, point], LEAST)
+            if rests[one]:
+                for point in range(first, last):
+                    rest[point] += max(planes[one, point], LEAST)
+        for point in range(first, last):
+            scale[point] = np.float32(1) / scale[point]
+            rest[point] *= scale[point]
+        for panel in range(len(layout)):
+            begin, width = layout[panel]
+            for column in range(begin, begin + width):
+                base = count * begin + column - begin
+                if column < active.size:
+                    one = active[column]
+                    for point in range(first, last):
+                        unary[base + point * width] = max(planes[one, point], LEAST) * scale[point]
+                else:
+                    for point in range(first, last):
+                        unary[base + point * width] = np.float32(0)
 
 
 @njit(parallel=True, cache=True)
-def _update(unary, blurred, vertices, weights, smoothed, starts, indices, axis_weights, bilateral, gaussian, beliefs):
+def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizontal, kernels, beliefs, out, share, peaks):
     """Messages of both kernels to each pixel, and its new beliefs."""
-    width, columns = starts.size - 1, unary.shape[1]
-    corners = vertices.size // unary.shape[0]
-    for row in prange(unary.shape[0] // width):
-        source = smoothed[row * width : (row + 1) * width]
-        logits, near = np.empty((1, columns), np.float32), np.empty((1, columns), np.float32)
-        alike = np.empty((1, columns), np.float32)
-        for x in range(width):
-            point = row * width + x
-            sum_rows(alike, 0, blurred, vertices, weights, point * corners, (point + 1) * corners)
-            sum_rows(near, 0, source, indices, axis_weights, starts[x], starts[x + 1])
-            largest = logit_row(logits, unary, point, near, alike, gaussian, bilateral)
-            share = np.float32(1) / exp_row(logits, largest)
+    count, columns = rest.size, peaks.shape[1]
+    starts, indices, row_weights = vertical
+    taps, edge = horizontal
+    bilateral, gaussian = kernels
+    height, width, reach = starts.size - 1, edge.size, taps.size // 2
+    corners, total = vertices.size // count, blurred.size // columns
+    steps = np.arange(taps.size).astype(np.int32)
+    for chunk in prange(CHUNKS):
+        row = np.zeros((width + 2 * reach) * 16 + 16, np.float32)  # zeros on both sides of a row of one panel
+        near, alike = np.empty(width * columns + 16, np.float32), np.empty(columns, np.float32)
+        highest = peaks[chunk]
+        for y in range(chunk * height // CHUNKS, (chunk + 1) * height // CHUNKS):
+            for panel in range(len(layout)):
+                begin, wide = layout[panel]
+                length, base = width * wide, count * begin
+                add_flat(
+                    row, reach * wide, beliefs, base, length, indices, row_weights, starts[y], starts[y + 1], length
+                )
+                _scale_edges(row, reach * wide, wide, edge, reach)
+                row[reach * wide + length : (2 * reach) * wide + length] = np.float32(0)
+                add_flat(near, width * begin, row, 0, wide, steps, taps, 0, taps.size, length)
+            for x in range(width):
+                point = y * width + x
+                first = point * corners
+                sum_ = rest[point]
+                for panel in range(len(layout)):
+                    begin, wide = layout[panel]
+                    here, there = count * begin + point * wide, width * begin + x * wide
+                    base = total * begin
+                    add_rows(wide, alike, begin, blurred, base, wide, vertices, weights, first, first + corners)
+                    add_messages(wide, near, there, alike, begin, gaussian * edge[x], bilateral)
+                    sum_ += weigh(wide, out, here, unary, near, there)
+                share[point] = np.float32(1) / sum_
+                for panel in range(len(layout)):
+                    begin, wide = layout[panel]
+                    here, there = count * begin + point * wide, width * begin + x * wide
+                    share_out(wide, out, here, share[point], near, there, highest, begin)
+
+
+@njit(inline="always")
+def _scale_edges(row, place, wide, edge, reach):
+    """Multiplies the pixels of a row that see one of its ends by their factor, which is 1 elsewhere."""
+    for x in range(min(reach, edge.size)):
+        row[place + x * wide : place + (x + 1) * wide] *= edge[x]
+    for x in range(max(reach, edge.size - reach), edge.size):
+        row[place + x * wide : place + (x + 1) * wide] *= edge[x]
+
+
+@njit(parallel=True, cache=True)
+def _select(values, layout, kept, fewer, out, rest):
+    """Some columns of a matrix in panels, in panels of their own; `rest`, unless empty, gains the others."""
+    count, columns = values.size // (layout[-1, 0] + layout[-1, 1]), layout[-1, 0] + layout[-1, 1]
+    rests = np.ones(columns, np.bool_)
+    rests[kept] = False
+    for piece in prange(PIECES):
+        first, last = piece * count // PIECES, (piece + 1) * count // PIECES
+        for panel in range(len(fewer)):
+            begin, width = fewer[panel]
+            for column in range(begin, begin + width):
+                base = count * begin + column - begin
+                if column < kept.size:
+                    there, wide = _place_of(kept[column], layout, count)
+                    for point in range(first, last):
+                        out[base + point * width] = values[there + point * wide]
+                else:
+                    for point in range(first, last):
+                        out[base + point * width] = np.float32(0)
+        if rest.size:
             for column in range(columns):
-                beliefs[point, column] = logits[0, column] * share
+                if rests[column]:
+                    there, wide = _place_of(column, layout, count)
+                    for point in range(first, last):
+                        rest[point] += values[there + point * wide]
+
+
+@njit(parallel=True, cache=True)
+def _scatter(planes, active, layout, beliefs, share, out):
+    """Rows as planes; a class at rest has its probability times the pixel's share."""
+    classes, count = planes.shape
+    columns = np.full(classes, -1)
+    columns[active] = np.arange(active.size)
+    for piece in prange(PIECES):
+        first, last = piece * count // PIECES, (piece + 1) * count // PIECES
+        for one in range(classes):
+            if columns[one] >= 0:
+                base, width = _place_of(columns[one], layout, count)
+                for point in range(first, last):
+                    out[one, point] = beliefs[base + point * width]
+            else:
+                for point in range(first, last):
+                    out[one, point] = max(planes[one, point], LEAST) * share[point]
+
+
+@njit(inline="always")
+def _place_of(column, layout, count):
+    """Where a column begins, and how far its entries are apart."""
+    panel = 0
+    while column >= layout[panel, 0] + layout[panel, 1]:
+        panel += 1
+    return count * layout[panel, 0] + column - layout[panel, 0], layout[panel, 1]

@@ -1,8 +1,12 @@
 """Sums of rows of a matrix, in vector registers.
 
 Everything that the CRF does on a CPU is a weighted sum of rows: a vertex gathers its pixels, a pixel its vertices, a
-blur three neighbours. LLVM unrolls short loops over the columns before it could vectorise them, which costs a factor of
-two to four, so the inner loop is written here as vector instructions. Rows are a multiple of four floats long.
+blur its neighbours. LLVM unrolls short loops over the columns before it could vectorise them, which costs a factor of
+two to four, so the inner loops are written here as vector instructions.
+
+A matrix of N×L floats is kept as panels of up to 16 columns, one after the other in a flat array, so that a row of a
+panel is one line of the cache: column c of row n, in a panel that begins at column b and is w wide, is at
+N·b + n·w + (c − b).
 """
 
 from __future__ import annotations
@@ -15,14 +19,72 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-#: Floats to which a row is padded.
-STEP = 4
+#: What a panel may have for columns.
+WIDTHS = (16, 8, 4)
 
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
 
 
+def panels(columns: int) -> np.ndarray:
+    """Where panels begin and how wide they are, for at least so many columns.
+
+    Args:
+        columns: ≥ 1.
+
+    Returns:
+        P×2 int64.
+
+    Example:
+        >>> panels(21).tolist(), panels(3).tolist()
+        ([[0, 16], [16, 8]], [[0, 4]])
+    """
+    found = []
+    begin = 0
+    while begin < columns:
+        width = next((width for width in (4, 8) if width >= columns - begin), 16)
+        found.append((begin, width))
+        begin += width
+    return np.array(found, np.int64)
+
+
+def padded(layout: np.ndarray) -> int:
+    """All columns of `panels`, with those that only fill up the last."""
+    return int(layout[-1].sum())
+
+
+def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
+    """An N×L float32 matrix as panels, filled up with zeros."""
+    flat = empty(len(matrix), padded(layout))
+    flat[:] = 0
+    for (begin, width), panel in zip(layout, _views(flat, len(matrix), layout), strict=True):
+        columns = matrix[:, begin : begin + width]
+        panel[:, : columns.shape[1]] = columns
+    return flat
+
+
+def from_panels(flat: np.ndarray, layout: np.ndarray, columns: int) -> np.ndarray:
+    """The N×L matrix that `to_panels` took."""
+    views = _views(flat, flat.size // padded(layout), layout)
+    return np.concatenate(views, axis=1)[:, :columns]
+
+
+def _views(flat: np.ndarray, rows: int, layout: np.ndarray) -> list[np.ndarray]:
+    return [flat[rows * begin : rows * (begin + width)].reshape(rows, width) for begin, width in layout]
+
+
+def empty(rows: int, columns: int) -> np.ndarray:
+    """A flat array for rows × columns floats that begins at a line of the cache."""
+    room = np.empty(rows * columns + 16, np.float32)
+    skip = -room.ctypes.data % 64 // 4
+    return room[skip : skip + rows * columns]
+
+
 def _vector_of(width: int) -> Any:
     return ir.VectorType(_FLOAT, width)
+
+
+def _each(value: float, width: int) -> Any:
+    return ir.Constant(_vector_of(width), [value] * width)
 
 
 def _splat(builder: Any, value: Any, width: int) -> Any:
@@ -33,199 +95,289 @@ def _splat(builder: Any, value: Any, width: int) -> Any:
     return builder.shuffle_vector(first, undefined, lanes)
 
 
-def _place(builder: Any, array: Any, row: Any, column: Any, width: int) -> Any:
-    """The address of `width` floats of a C-contiguous matrix."""
-    length = builder.extract_value(array.shape, 1)
-    offset = builder.add(builder.mul(row, length), column)
-    return builder.bitcast(builder.gep(array.data, [offset]), _vector_of(width).as_pointer())
+def _data(context: Any, builder: Any, signature: Any, arguments: Any, position: int) -> Any:
+    """An array argument's first element."""
+    return context.make_array(signature.args[position])(context, builder, arguments[position]).data
 
 
-def _sum_of_rows(width: int) -> Any:
-    """An intrinsic for `width` columns of one weighted sum of rows."""
+def _place(builder: Any, data: Any, offset: Any, width: int) -> Any:
+    """The address of `width` floats from `offset` on."""
+    return builder.bitcast(builder.gep(data, [offset]), _vector_of(width).as_pointer())
+
+
+def _add_rows(width: int) -> Any:
+    """An intrinsic for one weighted sum of rows of a panel."""
 
     @intrinsic
-    def sum_columns(context, out, row, column, source, indices, weights, first, last):
-        """out[row, column:+width] = Σ weights[p] · source[indices[p], column:+width] for p in first…last."""
-        signature = types.void(out, types.int64, types.int64, source, indices, weights, types.int64, types.int64)
+    def add_rows(context, out, place, source, base, stride, indices, weights, first, last):
+        """out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] for p in first…last."""
+        whole = types.int64
+        signature = types.void(out, whole, source, whole, whole, indices, weights, whole, whole)
 
         def generate(context, builder, signature, arguments):
-            def array(position: int) -> Any:
-                return context.make_array(signature.args[position])(context, builder, arguments[position])
-
-            out, source, indices, weights = array(0), array(3), array(4), array(5)
-            row, column, first, last = (arguments[position] for position in (1, 2, 6, 7))
+            out, source, indices, weights = (
+                _data(context, builder, signature, arguments, position) for position in (0, 2, 5, 6)
+            )
+            place, base, stride, first, last = (arguments[position] for position in (1, 3, 4, 7, 8))
             total = cgutils.alloca_once(builder, _vector_of(width))
-            builder.store(ir.Constant(_vector_of(width), [0.0] * width), total)
+            builder.store(_each(0.0, width), total)
             step = ir.Constant(_INT64, 1)
-            with cgutils.for_range_slice(builder, first, last, step, intp=_INT64) as (place, _):
-                index = builder.sext(builder.load(builder.gep(indices.data, [place])), _INT64)
-                weight = _splat(builder, builder.load(builder.gep(weights.data, [place])), width)
-                values = builder.load(_place(builder, source, index, column, width), align=4)
+            with cgutils.for_range_slice(builder, first, last, step, intp=_INT64) as (entry, _):
+                row = builder.sext(builder.load(builder.gep(indices, [entry])), _INT64)
+                weight = _splat(builder, builder.load(builder.gep(weights, [entry])), width)
+                offset = builder.add(base, builder.mul(row, stride))
+                values = builder.load(_place(builder, source, offset, width), align=4)
                 product = builder.fmul(values, weight, flags=["fast"])
                 builder.store(builder.fadd(builder.load(total), product, flags=["fast"]), total)
-            builder.store(builder.load(total), _place(builder, out, row, column, width), align=4)
+            builder.store(builder.load(total), _place(builder, out, place, width), align=4)
             return context.get_dummy_value()
 
         return signature, generate
 
-    return sum_columns
+    return add_rows
 
 
-def _blur_of_rows(width: int) -> Any:
-    """An intrinsic for `width` columns of one vertex's blur along one direction."""
+def _blur_chains(width: int) -> Any:
+    """An intrinsic that blurs rows along chains of neighbours, in place."""
 
     @intrinsic
-    def blur_columns(context, out, row, column, source, before, after):
-        """out[row] = source[row] + (source[before] + source[after]) / 2, for columns column…column + width."""
-        signature = types.void(out, types.int64, types.int64, source, types.int64, types.int64)
+    def blur_chains(context, values, chains, first, last):
+        """v[i] += (v[i − 1] + v[i + 1]) / 2 for the rows chains[first:last]; ~row is the last one of a chain."""
+        signature = types.void(values, chains, types.int64, types.int64)
 
         def generate(context, builder, signature, arguments):
-            out = context.make_array(signature.args[0])(context, builder, arguments[0])
-            source = context.make_array(signature.args[3])(context, builder, arguments[3])
-            column = arguments[2]
-            here, before, after = (
-                builder.load(_place(builder, source, arguments[position], column, width), align=4)
-                for position in (1, 4, 5)
+            values, chains = (_data(context, builder, signature, arguments, position) for position in (0, 1))
+            first, last = arguments[2:]
+            nothing, half = _each(0.0, width), _each(0.5, width)
+            zero, step, wide = (ir.Constant(_INT64, value) for value in (0, 1, width))
+
+            def row(entry: Any) -> tuple[Any, Any]:
+                """Where the row of an entry is, and whether it ends its chain."""
+                number = builder.sext(builder.load(builder.gep(chains, [entry])), _INT64)
+                ends = builder.icmp_signed("<", number, zero)
+                number = builder.select(ends, builder.not_(number), number)
+                return _place(builder, values, builder.mul(number, wide), width), ends
+
+            before = cgutils.alloca_once(builder, _vector_of(width))
+            here = cgutils.alloca_once(builder, _vector_of(width))
+            builder.store(nothing, before)
+            with builder.if_then(builder.icmp_signed("<", first, last)):
+                builder.store(builder.load(row(first)[0], align=4), here)
+            final = builder.sub(last, step)
+            with cgutils.for_range_slice(builder, first, last, step, intp=_INT64) as (entry, _):
+                place, ends = row(entry)
+                following = builder.select(
+                    builder.icmp_signed("<", entry, final), builder.add(entry, step), entry
+                )  # no row follows the very last, which ends its chain
+                after = builder.load(row(following)[0], align=4)
+                value = builder.load(here)
+                both = builder.fadd(builder.load(before), builder.select(ends, nothing, after), flags=["fast"])
+                blurred = builder.fadd(value, builder.fmul(both, half, flags=["fast"]), flags=["fast"])
+                builder.store(blurred, place, align=4)
+                builder.store(builder.select(ends, nothing, value), before)
+                builder.store(after, here)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return blur_chains
+
+
+def _messages_of_row(width: int) -> Any:
+    """An intrinsic for one pixel's messages."""
+
+    @intrinsic
+    def add_messages(context, near, place, alike, column, near_weight, alike_weight):
+        """near[place] = near_weight · near[place] + alike_weight · alike[column]."""
+        signature = types.void(near, types.int64, alike, types.int64, types.float32, types.float32)
+
+        def generate(context, builder, signature, arguments):
+            near, alike = (
+                _place(builder, _data(context, builder, signature, arguments, position), arguments[position + 1], width)
+                for position in (0, 2)
             )
-            half = ir.Constant(_vector_of(width), [0.5] * width)
-            both = builder.fmul(builder.fadd(before, after, flags=["fast"]), half, flags=["fast"])
-            place = _place(builder, out, arguments[1], column, width)
-            builder.store(builder.fadd(here, both, flags=["fast"]), place, align=4)
+            near_weight, alike_weight = (_splat(builder, arguments[position], width) for position in (4, 5))
+            total = builder.fmul(builder.load(near, align=4), near_weight, flags=["fast"])
+            product = builder.fmul(builder.load(alike, align=4), alike_weight, flags=["fast"])
+            builder.store(builder.fadd(total, product, flags=["fast"]), near, align=4)
             return context.get_dummy_value()
 
         return signature, generate
 
-    return blur_columns
+    return add_messages
 
 
-def _logits_of_row(width: int) -> Any:
-    """An intrinsic for `width` columns of one pixel's logits."""
-
-    @intrinsic
-    def logit_columns(context, out, column, unary, row, near, alike, near_weight, alike_weight):
-        """out[0] = unary[row] + near_weight · near[0] + alike_weight · alike[0]; returns the largest."""
-        signature = types.float32(out, types.int64, unary, types.int64, near, alike, types.float32, types.float32)
-
-        def generate(context, builder, signature, arguments):
-            def at(position: int, row: Any) -> Any:
-                array = context.make_array(signature.args[position])(context, builder, arguments[position])
-                return _place(builder, array, row, arguments[1], width)
-
-            zero = ir.Constant(_INT64, 0)
-            total = builder.load(at(2, arguments[3]), align=4)
-            for position, weight in ((4, 6), (5, 7)):
-                values = builder.load(at(position, zero), align=4)
-                product = builder.fmul(values, _splat(builder, arguments[weight], width), flags=["fast"])
-                total = builder.fadd(total, product, flags=["fast"])
-            builder.store(total, at(0, zero), align=4)
-            return _reduce(builder, "fmax", total, width)
-
-        return signature, generate
-
-    return logit_columns
-
-
-def _exp_of_row(width: int) -> Any:
-    """An intrinsic for `width` columns of e^x, to 2 units in the last place for −87 ≤ x ≤ 0 (Cephes' expf)."""
+def _beliefs_of_row(width: int) -> Any:
+    """An intrinsic for one pixel's beliefs before they are made to sum to one."""
 
     @intrinsic
-    def exp_columns(context, values, column, shift):
-        """values[0] = e^(values[0] − shift); returns their sum."""
-        signature = types.float32(values, types.int64, types.float32)
+    def weigh(context, out, place, unary, messages, there):
+        """out[place] = unary[place] · e^messages[there]; returns their sum.
+
+        The exponential is right to 2 units in the last place for −80 ≤ x ≤ 80 (Cephes' expf).
+        """
+        signature = types.float32(out, types.int64, unary, messages, types.int64)
 
         def generate(context, builder, signature, arguments):
-            def each(value: float) -> Any:
-                return ir.Constant(_vector_of(width), [value] * width)
-
             def plus(a: Any, b: Any) -> Any:
                 return builder.fadd(a, b, flags=["contract"])
 
             def times(a: Any, b: Any) -> Any:
                 return builder.fmul(a, b, flags=["contract"])
 
+            def at(position: int, offset: Any) -> Any:
+                return _place(builder, _data(context, builder, signature, arguments, position), offset, width)
+
+            def each(value: float) -> Any:
+                return _each(value, width)
+
             whole = ir.VectorType(ir.IntType(32), width)
-            array = context.make_array(signature.args[0])(context, builder, arguments[0])
-            place = _place(builder, array, ir.Constant(_INT64, 0), arguments[1], width)
-            x = builder.fsub(builder.load(place, align=4), _splat(builder, arguments[2], width))
-            x = builder.select(builder.fcmp_ordered(">", x, each(-87.0)), x, each(-87.0))
-            power = builder.fptosi(plus(times(x, each(1.44269504)), each(-0.5)), whole)  # towards zero: x ≤ 0
-            rounded = builder.sitofp(power, _vector_of(width))
+            mantissa = ir.Constant(whole, [23] * width)
+            x = builder.load(at(3, arguments[4]), align=4)
+            # Rounded by cutting off what follows the point, of a number above 0.
+            biased = builder.fptosi(plus(times(x, each(1.44269504)), each(127.5)), whole)
+            rounded = plus(builder.sitofp(biased, _vector_of(width)), each(-127.0))
             x = plus(plus(x, times(rounded, each(-0.693359375))), times(rounded, each(2.12194440e-4)))
             y = each(1.9875691500e-4)
             for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
                 y = plus(times(y, x), each(coefficient))
             y = plus(plus(times(times(y, x), x), x), each(1.0))
-            bias, mantissa = (ir.Constant(whole, [value] * width) for value in (127, 23))
-            scale = builder.bitcast(builder.shl(builder.add(power, bias), mantissa), _vector_of(width))
-            y = times(y, scale)
-            builder.store(y, place, align=4)
-            return _reduce(builder, "fadd", y, width)
+            scale = builder.bitcast(builder.shl(biased, mantissa), _vector_of(width))
+            y = times(times(y, scale), builder.load(at(2, arguments[1]), align=4))
+            builder.store(y, at(0, arguments[1]), align=4)
+            return _sum_of(builder, y, width)
 
         return signature, generate
 
-    return exp_columns
+    return weigh
 
 
-def _reduce(builder: Any, operation: str, vector: Any, width: int) -> Any:
-    """The sum or the largest of a vector's lanes."""
-    name = f"llvm.vector.reduce.{operation}.v{width}f32"
-    start = [ir.Constant(_FLOAT, 0.0)] if operation == "fadd" else []
-    kind = ir.FunctionType(_FLOAT, [value.type for value in start] + [_vector_of(width)])
+def _share_of_row(width: int) -> Any:
+    """An intrinsic that makes one pixel's beliefs sum to one."""
+
+    @intrinsic
+    def share_out(context, out, place, share, messages, there, peaks, column):
+        """out[place] *= share, and peaks[column] = max(peaks[column], out[place] · messages[there])."""
+        signature = types.void(out, types.int64, types.float32, messages, types.int64, peaks, types.int64)
+
+        def generate(context, builder, signature, arguments):
+            out, messages, peaks = (
+                _place(builder, _data(context, builder, signature, arguments, position), offset, width)
+                for position, offset in ((0, arguments[1]), (3, arguments[4]), (5, arguments[6]))
+            )
+            belief = builder.fmul(builder.load(out, align=4), _splat(builder, arguments[2], width))
+            builder.store(belief, out, align=4)
+            change = builder.fmul(belief, builder.load(messages, align=4))
+            before = builder.load(peaks, align=4)
+            largest = builder.select(builder.fcmp_ordered(">", change, before), change, before)
+            builder.store(largest, peaks, align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return share_out
+
+
+def _sum_of(builder: Any, vector: Any, width: int) -> Any:
+    """The sum of a vector's lanes."""
+    name = f"llvm.vector.reduce.fadd.v{width}f32"
+    kind = ir.FunctionType(_FLOAT, [_FLOAT, _vector_of(width)])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(function, [*start, vector], fastmath=["reassoc"] if start else ["nnan"])
+    return builder.call(function, [ir.Constant(_FLOAT, 0.0), vector], fastmath=["reassoc"])
 
 
-_sum16, _sum4 = _sum_of_rows(16), _sum_of_rows(4)
-_blur16, _blur4 = _blur_of_rows(16), _blur_of_rows(4)
-_logits16, _logits4 = _logits_of_row(16), _logits_of_row(4)
-_exp16, _exp4 = _exp_of_row(16), _exp_of_row(4)
+def _prefetch() -> Any:
+    """An intrinsic that has memory brought near before it is needed."""
+
+    @intrinsic
+    def ask(context, array, place):
+        """Asks for array[place] before it is needed: looking up a hash would wait for the memory each time."""
+        signature = types.void(array, types.int64)
+
+        def generate(context, builder, signature, arguments):
+            data = _data(context, builder, signature, arguments, 0)
+            whole = ir.IntType(32)
+            address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+            name = "llvm.prefetch.p0i8"
+            kind = ir.FunctionType(ir.VoidType(), [address.type, whole, whole, whole])
+            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            builder.call(function, [address, *(ir.Constant(whole, value) for value in (0, 3, 1))])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return ask
 
 
-@njit(inline="always")
-def sum_rows(out, row, source, indices, weights, first, last):
-    """out[row] = Σ weights[p] · source[indices[p]] for first ≤ p < last."""
-    column = 0
-    while column + 16 <= source.shape[1]:
-        _sum16(out, row, column, source, indices, weights, first, last)
-        column += 16
-    while column < source.shape[1]:
-        _sum4(out, row, column, source, indices, weights, first, last)
-        column += 4
-
-
-@njit(inline="always")
-def blur_row(out, row, source, before, after):
-    """out[row] = source[row] + (source[before] + source[after]) / 2."""
-    column = 0
-    while column + 16 <= source.shape[1]:
-        _blur16(out, row, column, source, before, after)
-        column += 16
-    while column < source.shape[1]:
-        _blur4(out, row, column, source, before, after)
-        column += 4
-
-
-@njit(inline="always")
-def logit_row(out, unary, row, near, alike, near_weight, alike_weight):
-    """out[0] = unary[row] + near_weight · near[0] + alike_weight · alike[0]; returns the largest."""
-    column, largest = 0, np.float32(-np.inf)
-    while column + 16 <= out.shape[1]:
-        largest = max(largest, _logits16(out, column, unary, row, near, alike, near_weight, alike_weight))
-        column += 16
-    while column < out.shape[1]:
-        largest = max(largest, _logits4(out, column, unary, row, near, alike, near_weight, alike_weight))
-        column += 4
-    return largest
+prefetch = _prefetch()
+_add16, _add8, _add4 = (_add_rows(width) for width in WIDTHS)
+_blur16, _blur8, _blur4 = (_blur_chains(width) for width in WIDTHS)
+_messages16, _messages8, _messages4 = (_messages_of_row(width) for width in WIDTHS)
+_weigh16, _weigh8, _weigh4 = (_beliefs_of_row(width) for width in WIDTHS)
+_share16, _share8, _share4 = (_share_of_row(width) for width in WIDTHS)
 
 
 @njit(inline="always")
-def exp_row(values, shift):
-    """values[0] = e^(values[0] − shift), for values ≤ shift; returns their sum."""
-    column, total = 0, np.float32(0)
-    while column + 16 <= values.shape[1]:
-        total += _exp16(values, column, shift)
-        column += 16
-    while column < values.shape[1]:
-        total += _exp4(values, column, shift)
-        column += 4
-    return total
+def add_rows(width, out, place, source, base, stride, indices, weights, first, last):
+    """out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] for first ≤ p < last."""
+    if width == 16:
+        _add16(out, place, source, base, stride, indices, weights, first, last)
+    elif width == 8:
+        _add8(out, place, source, base, stride, indices, weights, first, last)
+    else:
+        _add4(out, place, source, base, stride, indices, weights, first, last)
+
+
+@njit(inline="always")
+def blur_chains(width, values, chains, first, last):
+    """v[i] += (v[i − 1] + v[i + 1]) / 2 for the rows chains[first:last] of a panel; ~row is the last of a chain."""
+    if width == 16:
+        _blur16(values, chains, first, last)
+    elif width == 8:
+        _blur8(values, chains, first, last)
+    else:
+        _blur4(values, chains, first, last)
+
+
+@njit(inline="always")
+def add_flat(out, place, source, base, stride, indices, weights, first, last, length):
+    """The same for any length ≥ 1 of a row; may write up to 3 floats beyond it."""
+    here = 0
+    while here + 16 <= length:
+        _add16(out, place + here, source, base + here, stride, indices, weights, first, last)
+        here += 16
+    while here < length:
+        _add4(out, place + here, source, base + here, stride, indices, weights, first, last)
+        here += 4
+
+
+@njit(inline="always")
+def add_messages(width, near, place, alike, column, near_weight, alike_weight):
+    """near[place] = near_weight · near[place] + alike_weight · alike[column] for a panel."""
+    if width == 16:
+        _messages16(near, place, alike, column, near_weight, alike_weight)
+    elif width == 8:
+        _messages8(near, place, alike, column, near_weight, alike_weight)
+    else:
+        _messages4(near, place, alike, column, near_weight, alike_weight)
+
+
+@njit(inline="always")
+def weigh(width, out, place, unary, messages, there):
+    """out[place] = unary[place] · e^messages[there] for a panel; returns their sum."""
+    if width == 16:
+        return _weigh16(out, place, unary, messages, there)
+    if width == 8:
+        return _weigh8(out, place, unary, messages, there)
+    return _weigh4(out, place, unary, messages, there)
+
+
+@njit(inline="always")
+def share_out(width, out, place, share, messages, there, peaks, column):
+    """out[place] *= share for a panel; peaks keeps the largest out · messages of each column."""
+    if width == 16:
+        _share16(out, place, share, messages, there, peaks, column)
+    elif width == 8:
+        _share8(out, place, share, messages, there, peaks, column)
+    else:
+        _share4(out, place, share, messages, there, peaks, column)

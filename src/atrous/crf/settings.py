@@ -56,6 +56,7 @@ def settings_of(crf: DenseCRF) -> dict[str, Any]:
         "gaussian_weight": crf.gaussian_weight.item(),
         "gaussian_xy": crf.gaussian_xy,
         "iterations": crf.iterations,
+        "prune": crf.prune,
         "compatibility": "potts" if crf.compatibility is None else crf.compatibility.tolist(),
     }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from atrous.crf import PRESETS, DenseCRF
 from atrous.errors import AtrousError
 
 SETTINGS = {"bilateral_weight": 5, "bilateral_xy": 20, "bilateral_rgb": 15, "gaussian_weight": 2, "gaussian_xy": 2}
+#: Classes, and heights and widths.
+SIZES = [(3, (20, 31)), (21, (40, 25)), (6, (9, 90)), (2, (64, 64))]
 #: Rounding, after ten steps that can amplify it where two classes are near a tie.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
@@ -154,6 +159,17 @@ def test_nothing_given_is_changed():
     DenseCRF(**SETTINGS)(image, given_, np.arange(600).reshape(20, 30) % 3 > 0)
     assert np.array_equal(image, before[0])
     assert np.array_equal(given_, before[1])
+
+
+def test_one_crf_for_pictures_of_any_size_in_any_thread():
+    crf = DenseCRF(**SETTINGS)
+    cases = [(picture(*size, seed=seed), probabilities(k, *size)) for seed, (k, size) in enumerate(SIZES * 3)]
+    expected = [DenseCRF(**SETTINGS)(*case) for case in cases]
+    with ThreadPoolExecutor(3) as pool:
+        for found, alone in zip(pool.map(lambda case: crf(*case), cases), expected, strict=True):
+            assert np.array_equal(found, alone)
+    assert np.array_equal(copy.deepcopy(crf)(*cases[0]), expected[0])
+    assert np.array_equal(pickle.loads(pickle.dumps(crf))(*cases[0]), expected[0])
 
 
 def test_a_batch_is_one_by_one():

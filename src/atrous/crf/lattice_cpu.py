@@ -15,8 +15,8 @@ from numba import njit, prange
 
 from atrous.crf.rows import add_rows, blur_chains, empty, padded, panels, prefetch
 
-#: log2 of a part's hash table at first; it doubles where vertices are many.
-FIRST_BITS = 15
+#: The smallest hash table.
+LEAST_SLOTS = 1024
 #: Pieces into which loops are cut that keep something of their own.
 CHUNKS = 64
 #: Pixels along a side of a picture's tiles.
@@ -87,13 +87,18 @@ class CpuLattice:
         return len(self.vertices) // len(self.chains)
 
     @property
+    def rows(self) -> int:
+        """M."""
+        return len(self.starts) - 1
+
+    @property
     def gain(self) -> float:
         """What the blur, whose kernels sum to 2, leaves to divide by (Krähenbühl & Koltun's implementation)."""
         return 1 / (1 + 2.0 ** -(len(self.chains) - 1))
 
     def buffer(self, layout: np.ndarray) -> np.ndarray:
         """Room for `blurred`, M rows in the panels of a layout."""
-        return empty(len(self.starts) - 1, padded(layout))
+        return empty(self.rows, padded(layout))
 
     def blurred(
         self, values: np.ndarray, layout: np.ndarray, buffer: np.ndarray, *, reverse: bool = False
@@ -106,7 +111,7 @@ class CpuLattice:
             buffer: from `buffer(layout)`, which is returned.
             reverse: the directions backwards, which is the transposed filter.
         """
-        total, count = len(self.starts) - 1, self.count
+        total, count = self.rows, self.count
         for begin, width in layout:  # a panel at a time, for its vertices to stay in the cache
             panel = buffer[total * begin : total * (begin + width)]
             source = values[count * begin : count * (begin + width)]
@@ -232,8 +237,9 @@ def _number_all(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.n
         and n; the hashes of its vertices by n; and how many there are.
     """
     parts = numba.get_num_threads()
-    tables = np.full(parts * (2 << FIRST_BITS), EMPTY)
-    found = np.empty((parts, 1 << FIRST_BITS >> 1), np.int64)
+    slots = max(1 << (order.size // parts).bit_length(), LEAST_SLOTS)  # of each table; it doubles when half full
+    tables = np.full(parts * slots * 2, EMPTY)
+    found = np.empty((parts, slots // 2), np.int64)
     counts, done = np.zeros(parts, np.int64), np.zeros(parts, np.int64)
     vertices = np.empty(hashes.size, np.int32)
     while True:

@@ -103,6 +103,7 @@ class DenseCRF(nn.Module):
             raise AtrousError(f"iterations must be a whole number, 0 or more, got {iterations}.")
         self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = bilateral_xy, bilateral_rgb, gaussian_xy
         self.iterations, self.prune = int(iterations), float(prune)
+        self._scratch: Any = None
         self.bilateral_weight = nn.Parameter(torch.tensor(float(bilateral_weight)), requires_grad=trainable)
         self.gaussian_weight = nn.Parameter(torch.tensor(float(gaussian_weight)), requires_grad=trainable)
         self.compatibility: nn.Parameter | None = None
@@ -186,8 +187,10 @@ class DenseCRF(nn.Module):
         """The steps in compiled loops, without gradients: K×H×W probabilities → K×(H·W)."""
         from atrous.crf.lattice_cpu import CpuLattice, in_tiles
         from atrous.crf.mean_field_cpu import infer
+        from atrous.crf.scratch import Scratch
         from atrous.crf.threads import like_torch
 
+        self._scratch = self._scratch or Scratch()
         planes = probabilities.detach().float().flatten(1).contiguous().numpy()
         with like_torch():
             lattice = CpuLattice.over(features.numpy(), in_tiles(*size))
@@ -200,6 +203,7 @@ class DenseCRF(nn.Module):
                 gaussian_weight=self.gaussian_weight.item(),
                 iterations=self.iterations,
                 prune=self.prune,
+                scratch=self._scratch,
             )
         return torch.from_numpy(result)
 

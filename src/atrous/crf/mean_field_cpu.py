@@ -6,14 +6,17 @@ import numpy as np
 from numba import njit, prange
 
 from atrous.crf.gaussian import Axis
-from atrous.crf.lattice_cpu import CHUNKS, CpuLattice
-from atrous.crf.rows import add_flat, add_messages, add_rows, empty, padded, panels, share_out, weigh
+from atrous.crf.lattice_cpu import CpuLattice
+from atrous.crf.rows import add_flat, add_messages, add_rows, padded, panels, share_out, weigh
+from atrous.crf.scratch import Scratch
 
 #: The smallest probability that counts.
 LEAST = np.float32(1e-20)
 #: Pieces into which pixels are cut, to be read by class and written by pixel while they are in the cache.
 PIECES = 512
-#: What a row of either normalised kernel may sum to, for a bound on messages that are not computed yet.
+#: Bands of rows, and pixels of a row, updated at a time: what the vertical kernel sees shall stay in the cache.
+BANDS, STRIP = 32, 128
+#: What a row of either normalised kernel may sum to, for a bound on messages not computed yet.
 MOST = 1.5
 
 
@@ -26,6 +29,7 @@ def infer(
     gaussian_weight: float,
     iterations: int,
     prune: float,
+    scratch: Scratch,
 ) -> np.ndarray:
     """Probabilities after mean-field steps with Potts compatibility (arXiv:1210.5644, Algorithm 1).
 
@@ -38,6 +42,7 @@ def infer(
         iterations: ≥ 0.
         prune: a class rests from the step on after which its messages change no pixel's probability by more than this,
             to first order; 0 for none.
+        scratch: memory to work in.
 
     Returns:
         K×(H·W) float32.
@@ -48,13 +53,14 @@ def infer(
         largest = planes.max(1)
         active = _worthy((bilateral_weight + gaussian_weight) * MOST * largest**2, active, prune)
     layout = panels(len(active))
-    unary, buffer = empty(count, padded(layout)), lattice.buffer(layout)
+    size, rows = count * padded(layout), lattice.rows
+    unary, buffer = scratch.floats("unary", size), scratch.floats("vertices", rows * padded(layout))
     rest, scale, share = (np.ones(count, np.float32) for _ in range(3))
     _gather(planes, active, layout, unary, rest, scale)
-    beliefs, updated, spare = unary, empty(count, padded(layout)), empty(count, padded(layout))
+    beliefs, updated, spare = unary, scratch.floats("updated", size), scratch.floats("spare", size)
     vertical, horizontal = axes
     for step in range(iterations):
-        peaks = np.zeros((CHUNKS, padded(layout)), np.float32)
+        peaks = np.zeros((BANDS, padded(layout)), np.float32)
         _update(
             unary,
             rest,
@@ -76,11 +82,11 @@ def infer(
         kept = _worthy(peaks.max(0)[: len(active)], np.arange(len(active)), prune)
         fewer = panels(len(kept))
         if padded(fewer) < padded(layout):
-            room, size = count * padded(fewer), buffer.size // padded(layout) * padded(fewer)
+            room = count * padded(fewer)
             _select(beliefs, layout, kept, fewer, updated[:room], np.empty(0, np.float32))
             _select(unary, layout, kept, fewer, spare[:room], rest)
             beliefs, unary, updated, spare = updated[:room], spare[:room], unary[:room], updated[:room]
-            active, layout, buffer = active[kept], fewer, buffer[:size]
+            active, layout, buffer = active[kept], fewer, buffer[: rows * padded(fewer)]
     result = np.empty_like(planes)
     _scatter(planes, active, layout, beliefs, share * scale, result)
     return result
@@ -93,7 +99,7 @@ def _worthy(changes: np.ndarray, classes: np.ndarray, prune: float) -> np.ndarra
     return classes[kept]
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def _gather(planes, active, layout, unary, rest, scale):
     """Planes of the active classes as rows. `rest` has the sum of the others, `scale` what makes all sum to one."""
     classes, count = planes.shape
@@ -125,7 +131,7 @@ def _gather(planes, active, layout, unary, rest, scale):
                         unary[base + point * width] = np.float32(0)
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizontal, kernels, beliefs, out, share, peaks):
     """Messages of both kernels to each pixel, and its new beliefs."""
     count, columns = rest.size, peaks.shape[1]
@@ -135,48 +141,51 @@ def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizonta
     height, width, reach = starts.size - 1, edge.size, taps.size // 2
     corners, total = vertices.size // count, blurred.size // columns
     steps = np.arange(taps.size).astype(np.int32)
-    for chunk in prange(CHUNKS):
-        row = np.zeros((width + 2 * reach) * 16 + 16, np.float32)  # zeros on both sides of a row of one panel
-        near, alike = np.empty(width * columns + 16, np.float32), np.empty(columns, np.float32)
-        highest = peaks[chunk]
-        for y in range(chunk * height // CHUNKS, (chunk + 1) * height // CHUNKS):
-            for panel in range(len(layout)):
-                begin, wide = layout[panel]
-                length, base = width * wide, count * begin
-                add_flat(
-                    row, reach * wide, beliefs, base, length, indices, row_weights, starts[y], starts[y + 1], length
-                )
-                _scale_edges(row, reach * wide, wide, edge, reach)
-                row[reach * wide + length : (2 * reach) * wide + length] = np.float32(0)
-                add_flat(near, width * begin, row, 0, wide, steps, taps, 0, taps.size, length)
-            for x in range(width):
-                point = y * width + x
-                first = point * corners
-                sum_ = rest[point]
+    for band in prange(BANDS):
+        row = np.empty((STRIP + 2 * reach) * 16 + 16, np.float32)  # of one panel, with what its ends see beyond
+        near, alike = np.empty(STRIP * columns + 16, np.float32), np.empty(columns, np.float32)
+        highest = peaks[band]
+        for left in range(0, width, STRIP):
+            right = min(left + STRIP, width)
+            low, high = max(left - reach, 0), min(right + reach, width)
+            for y in range(band * height // BANDS, (band + 1) * height // BANDS):
                 for panel in range(len(layout)):
                     begin, wide = layout[panel]
-                    here, there = count * begin + point * wide, width * begin + x * wide
-                    base = total * begin
-                    add_rows(wide, alike, begin, blurred, base, wide, vertices, weights, first, first + corners)
-                    add_messages(wide, near, there, alike, begin, gaussian * edge[x], bilateral)
-                    sum_ += weigh(wide, out, here, unary, near, there)
-                share[point] = np.float32(1) / sum_
-                for panel in range(len(layout)):
-                    begin, wide = layout[panel]
-                    here, there = count * begin + point * wide, width * begin + x * wide
-                    share_out(wide, out, here, share[point], near, there, highest, begin)
+                    row[: (STRIP + 2 * reach) * wide] = np.float32(0)
+                    place, base, length = (low - left + reach) * wide, count * begin + low * wide, (high - low) * wide
+                    first, last = starts[y], starts[y + 1]
+                    add_flat(row, place, beliefs, base, width * wide, indices, row_weights, first, last, length)
+                    row[place + length : place + length + 4] = np.float32(0)  # what it may have written beyond
+                    _scale_edges(row, place, wide, edge, low, high)
+                    add_flat(near, STRIP * begin, row, 0, wide, steps, taps, 0, taps.size, (right - left) * wide)
+                for x in range(left, right):
+                    point = y * width + x
+                    first = point * corners
+                    sum_ = rest[point]
+                    for panel in range(len(layout)):
+                        begin, wide = layout[panel]
+                        here, there = count * begin + point * wide, STRIP * begin + (x - left) * wide
+                        base = total * begin
+                        add_rows(wide, alike, begin, blurred, base, wide, vertices, weights, first, first + corners)
+                        add_messages(wide, near, there, alike, begin, gaussian * edge[x], bilateral)
+                        sum_ += weigh(wide, out, here, unary, near, there)
+                    share[point] = np.float32(1) / sum_
+                    for panel in range(len(layout)):
+                        begin, wide = layout[panel]
+                        here, there = count * begin + point * wide, STRIP * begin + (x - left) * wide
+                        share_out(wide, out, here, share[point], near, there, highest, begin)
 
 
 @njit(inline="always")
-def _scale_edges(row, place, wide, edge, reach):
-    """Multiplies the pixels of a row that see one of its ends by their factor, which is 1 elsewhere."""
-    for x in range(min(reach, edge.size)):
-        row[place + x * wide : place + (x + 1) * wide] *= edge[x]
-    for x in range(max(reach, edge.size - reach), edge.size):
-        row[place + x * wide : place + (x + 1) * wide] *= edge[x]
+def _scale_edges(row, place, wide, edge, low, high):
+    """Multiplies pixels low…high of a row by their factors, which are 1 but near the ends of the picture."""
+    for x in range(low, high):
+        if edge[x] != np.float32(1):
+            for column in range(wide):
+                row[place + (x - low) * wide + column] *= edge[x]
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def _select(values, layout, kept, fewer, out, rest):
     """Some columns of a matrix in panels, in panels of their own; `rest`, unless empty, gains the others."""
     count, columns = values.size // (layout[-1, 0] + layout[-1, 1]), layout[-1, 0] + layout[-1, 1]
@@ -203,7 +212,7 @@ def _select(values, layout, kept, fewer, out, rest):
                         rest[point] += values[there + point * wide]
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, cache=True, error_model="numpy")
 def _scatter(planes, active, layout, beliefs, share, out):
     """Rows as planes; a class at rest has its probability times the pixel's share."""
     classes, count = planes.shape

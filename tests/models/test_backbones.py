@@ -3,7 +3,7 @@ import torch
 from timm.layers import Conv2dSame
 
 from atrous.errors import AtrousError
-from atrous.models.backbones import Backbone, create_backbone
+from atrous.models.backbones import RESERVED, Backbone, create_backbone
 from atrous.models.layers import set_norm
 from atrous.models.same_padding import SameConv2d
 from atrous.models.vgg import VGG16
@@ -322,6 +322,19 @@ def test_unknown_arguments_and_rules_are_refused():
         create_backbone("resnet18", {"no_such_thing": 1}, dilation_rule="full", **common)
     with pytest.raises(AtrousError, match="vgg16 takes no backbone_arguments, got ceil_pool"):
         create_backbone("vgg16", {"ceil_pool": True}, dilation_rule="full", **common)
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_arguments_that_reach_the_network_or_the_disk_are_refused(name, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    with pytest.raises(AtrousError, match=f"backbone_arguments cannot have '{name}'"):
+        Backbone("resnet18", **{name: "somewhere"})
+
+
+@pytest.mark.parametrize("value", [torch.nn.Identity, object(), [torch.ones(1)], {"a": print}])
+def test_arguments_that_no_model_file_can_keep_are_refused(value):
+    with pytest.raises(AtrousError, match=r"backbone_arguments\['act_layer'\] is of type"):
+        Backbone("resnet18", act_layer=value)
 
 
 def test_vggs_strides_and_rates():

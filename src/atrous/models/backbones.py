@@ -48,6 +48,18 @@ def create_backbone(name: str, arguments: Mapping[str, Any] | None = None, **com
         raise AtrousError(f"backbone '{name}' cannot be built from backbone_arguments {arguments}: {error}.") from error
 
 
+#: Arguments of timm's that open connections or files, which no model's record may ask for, or that are this package's.
+RESERVED = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+    "in_chans",
+)
+
 #: Networks made of separable convolutions, over which the papers make ASPP and decoder separable too
 #: (arXiv:1802.02611 §4.3).
 SEPARABLE_FAMILIES = ("mobilenet", "efficientnet", "xception", "mnasnet", "mixnet", "fbnet", "ghostnet")
@@ -76,10 +88,11 @@ class Backbone(nn.Module):
         multi_grid: for ResNets, factors on the last stage's rate, one for each of its blocks (arXiv:1706.05587
             §3.2.1); ones or None leave the rates to the dilation rule.
         norm: (eps, momentum) of every batch norm; None leaves the network's own.
-        others: of `models.peculiarities.Peculiarities`; what it does not know goes to `timm.create_model`.
+        others: of `models.peculiarities.Peculiarities`; what it does not know goes to `timm.create_model`. Plain values
+            only, none of `RESERVED`.
 
     Raises:
-        AtrousError: unknown name, or a network without strided feature maps.
+        AtrousError: unknown name, an argument that is refused, or a network without strided feature maps.
     """
 
     def __init__(
@@ -95,6 +108,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(in_channels)
+        _check_others(others)
         self.name = name
         self.in_channels = in_channels
         self.dilation_rule = dilation_rule
@@ -209,6 +223,29 @@ class Backbone(nn.Module):
                 continue
             return side
         return 64
+
+
+def _check_others(others: Mapping[str, Any]) -> None:
+    """Refuses what would let a model file, whose record these come from, reach the network or the disk."""
+    for name, value in others.items():
+        if name in RESERVED:
+            raise AtrousError(
+                f"backbone_arguments cannot have '{name}': it is atrous's to set. Use pretrained, in_channels and "
+                "output_stride of the model, or convert weights of a file: atrous convert FILE."
+            )
+        if not _is_plain(value):
+            raise AtrousError(
+                f"backbone_arguments['{name}'] is of type {type(value).__name__}; give a number, text, None, or a list "
+                "or dict of these, which a model file can keep."
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _indices(name: str) -> tuple[int, int, int]:

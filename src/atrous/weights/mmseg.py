@@ -54,6 +54,9 @@ CLASSES = {
     "COCO-Stuff": COCO_STUFF_TRAIN_IDS,
 }
 
+#: Its names of classes → those of the tables above; it has all synonyms of one of ADE20K's.
+SPELT = {"television receiver": "television"}
+
 #: What only its configuration tells, with the values that are most used.
 UNTOLD = {"output_stride": 8, "align_corners": False, "multi_grid": (1, 1, 1)}
 
@@ -182,8 +185,9 @@ def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     named = names(record.get("classes"), num_classes)
     if named is None:
         return by_number(num_classes, CLASSES)
+    usual = tuple(SPELT.get(name, name) for name in named)
     for table in CLASSES.values():
-        if table.names == named:
+        if table.names == usual:
             return {"classes": table}
     reduced = record.get("reduce_zero_label") is True or "reduce_zero_label=True" in _configuration(meta)
     first = int(reduced)

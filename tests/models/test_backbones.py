@@ -260,7 +260,7 @@ def test_multi_grid_is_consistent_from_output_stride_16_to_8():
     assert (dense[..., ::2, ::2] - coarse).abs().max() <= 5e-5 * coarse.abs().max()
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_050", "vgg16"])
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "vgg16", "res2net50_26w_4s", "skresnext50_32x4d"])
 def test_multi_grid_over_another_than_a_resnet_is_refused(name):
     with pytest.raises(AtrousError, match="multi_grid is for ResNets"):
         create_backbone(name, in_channels=3, output_stride=16, dilation_rule="previous", multi_grid=(1, 2, 4))
@@ -335,6 +335,14 @@ def test_arguments_that_reach_the_network_or_the_disk_are_refused(name, monkeypa
 def test_arguments_that_no_model_file_can_keep_are_refused(value):
     with pytest.raises(AtrousError, match=r"backbone_arguments\['act_layer'\] is of type"):
         Backbone("resnet18", act_layer=value)
+
+
+@pytest.mark.parametrize("arguments", [{"no_such_thing": 1}, {"stem_type": 5, "block_args": {"x": 1}}])
+def test_the_stride_is_not_blamed_for_another_argument(arguments):
+    with pytest.raises(AtrousError, match=r"cannot be built from backbone_arguments .*: \w+Error: .*\w"):
+        Backbone("resnet18", **arguments)
+    with pytest.raises(AtrousError, match="cannot have output stride 16"):
+        Backbone("vgg19", **arguments)
 
 
 def test_vggs_strides_and_rates():

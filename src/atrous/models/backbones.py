@@ -16,6 +16,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Conv2dSame
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError, unknown_name
@@ -58,6 +59,19 @@ RESERVED = (
     "features_only",
     "out_indices",
     "in_chans",
+)
+
+#: How timm's networks refuse arguments.
+TIMM_ERRORS = (
+    TypeError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    ZeroDivisionError,
 )
 
 #: Networks made of separable convolutions, over which the papers make ASPP and decoder separable too
@@ -179,9 +193,12 @@ class Backbone(nn.Module):
         Rates 2·(1, 2, 4) at output stride 16, 4·(1, 2, 4) at 8, as the paper states them; the features at 8,
         subsampled, equal those at 16.
         """
-        blocks: list[nn.Module] = list(getattr(self.net, "layer4", ()))
-        if not blocks or not all(hasattr(block, "conv2") for block in blocks):
-            raise AtrousError(f"multi_grid is for ResNets, whose last stage has blocks; '{self.name}' is none.")
+        blocks = plain_blocks(self.net)
+        if not blocks:
+            raise AtrousError(
+                f"multi_grid is for ResNets, whose last stage has blocks of plain 3×3 convolutions; '{self.name}' is "
+                "none. Leave it out, or choose a ResNet or ResNeXt."
+            )
         if len(blocks) != len(multi_grid):
             raise AtrousError(
                 f"multi_grid needs one factor for each of the {len(blocks)} blocks of {self.name}'s last stage, "
@@ -266,19 +283,37 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
         return mobilenet_v2.google_mobilenetv2(name, output_stride=output_stride, **arguments)
     try:
         return timm.create_model(name, features_only=True, output_stride=output_stride, **arguments)
-    except (
-        TypeError,
-        AssertionError,
-        AttributeError,
-        RuntimeError,
-        ValueError,
-        NotImplementedError,
-    ) as error:
+    except TIMM_ERRORS as error:
+        further = {key: value for key, value in arguments.items() if key not in RESERVED}
+        if further and _exists(name, output_stride):
+            raise AtrousError(
+                f"backbone '{name}' cannot be built from backbone_arguments {further}: {type(error).__name__}: {error}."
+            ) from error
         raise AtrousError(
             f"backbone '{name}' cannot have output stride {output_stride} in timm, so it cannot be made atrous. Use a "
             "ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50, mobilenetv2_100, "
             "tf_efficientnet_lite0 or xception65."
         ) from error
+
+
+def _exists(name: str, output_stride: int) -> bool:
+    """Whether timm builds a network at an output stride without further arguments, so that those are to blame."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, features_only=True, output_stride=output_stride)
+    except TIMM_ERRORS:
+        return False
+    return True
+
+
+def plain_blocks(net: nn.Module) -> list[nn.Module]:
+    """The blocks of a ResNet's last stage, if their 3×3 convolutions are plain; none of other networks.
+
+    Res2Nets have several in a row there, and selective kernels two of different rates, which one factor would undo.
+    """
+    blocks: list[Any] = list(getattr(net, "layer4", ()))
+    plain = all(type(block) in (BasicBlock, Bottleneck) and isinstance(block.conv2, nn.Conv2d) for block in blocks)
+    return blocks if plain else []
 
 
 def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:

@@ -345,6 +345,28 @@ def test_the_stride_is_not_blamed_for_another_argument(arguments):
         Backbone("vgg19", **arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("mobilenetv4_conv_blur_medium", "features have 5×5, not 9×9"),
+        ("resnetblur18", "it fails"),
+        ("botnet26t_256", "it fails"),
+    ],
+)
+def test_backbones_that_would_not_give_the_stride_are_refused(name, found):
+    with pytest.raises(AtrousError, match=f"'{name}' cannot have output stride 16: .* {found}"):
+        Backbone(name, output_stride=16)
+
+
+def test_setting_the_stride_leaves_modes_and_weights_alone():
+    backbone = Backbone("resnet18").train()
+    backbone.net.get_submodule("bn1").eval()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.set_output_stride(8)
+    assert backbone.net.training and not backbone.net.get_submodule("bn1").training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
 def test_vggs_strides_and_rates():
     """pool4 and pool5 lose their stride and conv5 becomes atrous (arXiv:1412.7062 §3.1)."""
     net = VGG16(output_stride=8).eval()

@@ -9,6 +9,7 @@ detectron2, smp's own encoders): the whole stage has the new rate.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -60,6 +61,9 @@ RESERVED = (
     "out_indices",
     "in_chans",
 )
+
+#: Of a picture whose features show the output stride; odd at every stride, large enough for any kernel.
+PROBE_SIDE = 129
 
 #: How timm's networks refuse arguments.
 TIMM_ERRORS = (
@@ -130,6 +134,7 @@ class Backbone(nn.Module):
         known = {field.name for field in fields(Peculiarities)} & others.keys()
         self.peculiarities = Peculiarities(**{name: others.pop(name) for name in known})
         self.out_indices = _indices(name)
+        self._checked: set[int] = set()
         self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices, **others}
         # Always built at stride 32, its true geometry; set_output_stride then takes strides away.
         self.net = _features(name, 32, **self._arguments)
@@ -150,6 +155,12 @@ class Backbone(nn.Module):
             AtrousError: a stride other than 8, 16, 32, or one this backbone cannot have.
         """
         check_output_stride(output_stride)
+        self._set_geometry(output_stride)
+        if output_stride not in self._checked:
+            _check_geometry(self.net, self.name, self.in_channels, output_stride)
+            self._checked.add(output_stride)
+
+    def _set_geometry(self, output_stride: int) -> None:
         self._take_geometry(output_stride)
         if self.multi_grid is not None:
             self._apply_multi_grid(self.multi_grid, 32 // output_stride)
@@ -185,7 +196,7 @@ class Backbone(nn.Module):
     def set_multi_grid(self, multi_grid: Sequence[float] | None) -> None:
         """Changes the multi-grid in place; the weights stay."""
         self.multi_grid = _or_none(multi_grid)
-        self.set_output_stride(self.output_stride)
+        self._set_geometry(self.output_stride)
 
     def _apply_multi_grid(self, multi_grid: Sequence[float], rate: int) -> None:
         """Gives each block of a ResNet's last stage its factor times the stage's rate, under either rule.
@@ -232,7 +243,7 @@ class Backbone(nn.Module):
             ) from error
 
     def _minimum_side(self) -> int:
-        twin = copy.deepcopy(self.net).to("meta").eval()
+        twin = _hollow(self.net)
         for side in range(1, 65):
             try:
                 twin(torch.empty(1, self.in_channels, side, side, device="meta"))
@@ -304,6 +315,37 @@ def _exists(name: str, output_stride: int) -> bool:
     except TIMM_ERRORS:
         return False
     return True
+
+
+def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
+    """Runs a network on shapes alone: some keep a stride that timm takes from others, or take one size only."""
+    expected = -(-PROBE_SIDE // output_stride)
+    images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # what a forward says, it says when it is run
+            side: int = _hollow(net)(images)[-1].shape[-1]
+    except NotImplementedError:  # an operation that has no shapes alone
+        return
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        found = f"it fails ({type(error).__name__})"
+    else:
+        if abs(side - expected) <= 1:
+            return
+        found = f"its last features have {side}×{side}, not {expected}×{expected}"
+    raise AtrousError(
+        f"backbone '{name}' cannot have output stride {output_stride}: of a picture of {PROBE_SIDE}×{PROBE_SIDE} px "
+        f"{found}. Use a ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50 or mobilenetv2_100."
+    )
+
+
+def _hollow(net: nn.Module) -> nn.Module:
+    """A copy of a network in evaluation mode that has the shapes of its weights alone."""
+    tensors = (*net.parameters(), *net.buffers())
+    memo: dict[int, Any] = {
+        id(tensor): torch.empty_like(tensor, dtype=torch.float32, device="meta") for tensor in tensors
+    }
+    return copy.deepcopy(net, memo).eval()
 
 
 def plain_blocks(net: nn.Module) -> list[nn.Module]:

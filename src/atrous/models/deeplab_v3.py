@@ -13,6 +13,7 @@ from atrous.errors import AtrousError
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import Backbone, create_backbone, is_separable_family, plain_blocks
+from atrous.models.features import check_arguments
 from atrous.models.info import first_info
 from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
 from atrous.models.vgg import VGG16
@@ -121,6 +122,7 @@ class DeepLabV3(nn.Module):
         if separable is None:
             separable = is_separable_family(backbone)
         arguments = dict(locals())
+        check_arguments(arguments)
         self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
         self.backbone = create_backbone(
             backbone,

@@ -102,6 +102,15 @@ def test_names_of_pytorchs_own_that_fill_the_memory_are_refused_before_it_reads(
         read(path)
 
 
+@pytest.mark.parametrize("name", ["collections\nOrderedDict", "__builtin__\nset"])
+@pytest.mark.parametrize("again", [b"", b"q\x09]q\x08h\x09"], ids=["named", "remembered"])
+def test_a_container_of_a_tensors_numbers_is_not_made(tmp_path, name, again, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    program = filling(name).replace(name.encode() + b"\n", name.encode() + b"\n" + again, 1)
+    with pytest.raises(AtrousError, match="of something else than it is written with"):
+        read(zipped(tmp_path / "weights.pth", program, bytes(4)))
+
+
 def test_a_tar_file_whose_name_is_a_pickle_is_not_given_to_torch(tmp_path):
     """Torch tries the format of its first year before the pickles at the beginning."""
     path = tmp_path / "weights.pth"

@@ -75,6 +75,13 @@ SAFE = frozenset(
     }
 )
 
+#: Containers that would take a tensor's numbers apart, of which there may be any number that repeat one → with what
+#: their arguments begin instead: none, or a list written out.
+CONTAINERS = {
+    "collections.OrderedDict": ("EMPTY_TUPLE", "EMPTY_LIST"),
+    "builtins.set": ("EMPTY_LIST",),
+}
+
 #: Pickles in a file of the format before zip: magic number, version, machine, object, keys of the storages.
 LEGACY_PICKLES = 5
 
@@ -129,12 +136,21 @@ def _names(path: Path) -> Iterator[str]:
 
 def _names_in(pickled: Any) -> Iterator[str]:
     """The names in one pickle, bytes or an open file, which is then at its end."""
+    memo: dict[Any, str] = {}
+    last = ""  # the name that lies on top of the stack
     for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = last
+            continue
+        if opcode.name not in CONTAINERS.get(last, (opcode.name,)):
+            raise ValueError(f"{last} of something else than it is written with")
+        last = memo.get(argument, "") if opcode.name in ("BINGET", "LONG_BINGET") else ""
         if opcode.name == "GLOBAL":  # INST and STACK_GLOBAL, the other ways to name code, torch's reader refuses
             module, _, name = str(argument).partition(" ")
             # Names of Python 2, in which torch.save writes, as torch's reader translates them.
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-            yield f"{module}.{name}"
+            last = f"{module}.{name}"
+            yield last
 
 
 def _is_zip(path: Path) -> bool:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.model_file import load, read_info, save
+from atrous.model_file import _digest, load, read_info, save
 
 SMALL = {"backbone": "mobilenetv2_035", "aspp_channels": 16, "low_channels": 8}
 
@@ -138,6 +138,31 @@ def test_altered_record(path, original, old, new):
     assert original.count(old.encode()) == 1
     path.write_bytes(original.replace(old.encode(), new.encode()))
     with pytest.raises(AtrousError):
+        load(path)
+
+
+def with_arguments(path: Path, **arguments) -> None:
+    """The same weights under another record, with the checksum that belongs to both."""
+    header, weights = header_of(path.read_bytes())
+    record = json.loads(header["__metadata__"]["atrous"])
+    record["arguments"].update(arguments)
+    info = json.dumps(record)
+    header["__metadata__"] |= {"atrous": info, "sha256": _digest(info, load_file(path))}
+    path.write_bytes(with_header(header, weights))
+
+
+def test_a_record_that_asks_for_a_network_of_all_memory_gets_none(path):
+    with_arguments(path, aspp_channels=10**6, decoder_convs=9)  # 300 TB
+    with pytest.raises(AtrousError, match=r"do not fit its own architecture: '.*' has shape .* in the file, .*more"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"pretrained": True}, {"checkpoint_path": "/dev/zero"}, {"pretrained_cfg": {"file": "/dev/zero"}}]
+)
+def test_a_record_opens_no_connection_and_no_file(path, arguments):
+    with_arguments(path, backbone_arguments=arguments)
+    with pytest.raises(AtrousError, match="backbone_arguments cannot have"):
         load(path)
 
 

@@ -54,6 +54,7 @@ def load(path: str | Path) -> SegmentationModel:
     Raises:
         AtrousError: not a model file, truncated, or altered since it was saved.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -68,11 +69,10 @@ def load(path: str | Path) -> SegmentationModel:
         raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
     if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
         raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
+    with torch.device("meta"):  # a record of other widths shall not make a network that fills the memory
+        _check_shapes(tensors, models.build(info.architecture, info.arguments).state_dict(), path)
     model = models.build(info.architecture, info.arguments)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise AtrousError(f"{path} holds weights that do not fit its own architecture: {error}") from error
+    model.load_state_dict(tensors)
     model.info = info
     return model.eval()
 
@@ -147,6 +147,19 @@ def _parse_info(metadata: dict[str, str], path: Path) -> Info:
         return Info.from_dict(json.loads(metadata["atrous"]))
     except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(f"{path}: {error}") from error
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Whether a file has the weights that its record speaks of."""
+    shapes, wanted = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (tensors, expected))
+    differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+    if differing:
+        first = differing[0]
+        raise AtrousError(
+            f"{path} holds weights that do not fit its own architecture: '{first}' has shape "
+            f"{shapes.get(first, 'none')} in the file, {wanted.get(first, 'none')} in the network"
+            + (f", and {len(differing) - 1} more differ." if len(differing) > 1 else ".")
+        )
 
 
 def _digest(info: str, tensors: Mapping[str, Tensor]) -> str:

@@ -76,7 +76,7 @@ def test_what_is_left_over_is_said(tmp_path, capsys):
     save_file(mobilenet(aux=True).state_dict(), tmp_path / "foreign.safetensors")
     assert main(["convert", str(tmp_path / "foreign.safetensors")]) == 0
     said = capsys.readouterr().out
-    assert "left over: aux_classifier.0.weight, aux_classifier.1.bias, aux_classifier.1.running_mean" in said
+    assert "left over, not needed: aux_classifier.0.weight, aux_classifier.1.bias, aux_classifier.1.run" in said
     assert "and 3 more." in said
 
 
@@ -87,7 +87,7 @@ def test_what_stays_fresh_is_said_with_what_to_do_about_it(tmp_path, capsys):
     words = ["--backbone", "resnet18", "--num-classes", "4", "--out", str(out), "--json", str(report)]
     assert main(["convert", str(tmp_path / "resnet18.pth"), *words]) == 0
     said = capsys.readouterr().out
-    assert "left over: fc.weight, fc.bias; fresh: aspp, classifier, decoder." in said
+    assert "left over, not needed: fc.weight, fc.bias; fresh: aspp, classifier, decoder." in said
     assert f"Next: atrous train RECIPE --init {out}" in said
     written = json.loads(report.read_text())
     assert written["source"] == "timm-backbone"
@@ -161,7 +161,7 @@ def test_an_incomplete_state_dict_is_refused():
         with pytest.raises(AtrousError, match="the file lacks 1 weights of deeplabv3 over mobilenetv3_large_100"):
             atrous.convert(partial)
     with pytest.raises(
-        AtrousError, match=r"is not torchvision's, or is incomplete: it lacks 'backbone\.conv1\.weight'"
+        AtrousError, match=r"is no DeepLab of torchvision, or is incomplete: it lacks 'backbone\.conv1\.weight'"
     ):
         atrous.convert({key: state[key] for key in state if key != "backbone.0.0.weight"}, source="torchvision")
 

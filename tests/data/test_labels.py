@@ -174,3 +174,17 @@ def test_voc_colors():
     assert colors[20] == (0, 64, 128)
     assert colors[255] == (224, 224, 192)
     assert len(set(colors)) == 256
+
+
+@pytest.mark.parametrize(("given", "expected"), [("0", (0,)), ("[0, 255]", (0, 255)), ("[]", ()), ("null", ())])
+def test_zero_can_be_ignored(tmp_path, given, expected):
+    path = tmp_path / "classes.yaml"
+    path.write_text(f"classes: [{{name: a, raw: 1}}, {{name: b, raw: 2}}]\nignore: {given}\n")
+    assert ClassTable.from_yaml(path).ignore == expected
+
+
+def test_yaml_nested_beyond_reason_is_an_error(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: " + "[" * 100_000)
+    with pytest.raises(AtrousError, match="cannot be read as YAML"):
+        ClassTable.from_yaml(path)

@@ -3,7 +3,7 @@ import torch
 from timm.layers import Conv2dSame
 
 from atrous.errors import AtrousError
-from atrous.models.backbones import Backbone, create_backbone
+from atrous.models.backbones import RESERVED, Backbone, create_backbone
 from atrous.models.layers import set_norm
 from atrous.models.same_padding import SameConv2d
 from atrous.models.vgg import VGG16
@@ -260,7 +260,7 @@ def test_multi_grid_is_consistent_from_output_stride_16_to_8():
     assert (dense[..., ::2, ::2] - coarse).abs().max() <= 5e-5 * coarse.abs().max()
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_050", "vgg16"])
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "vgg16", "res2net50_26w_4s", "skresnext50_32x4d"])
 def test_multi_grid_over_another_than_a_resnet_is_refused(name):
     with pytest.raises(AtrousError, match="multi_grid is for ResNets"):
         create_backbone(name, in_channels=3, output_stride=16, dilation_rule="previous", multi_grid=(1, 2, 4))
@@ -322,6 +322,49 @@ def test_unknown_arguments_and_rules_are_refused():
         create_backbone("resnet18", {"no_such_thing": 1}, dilation_rule="full", **common)
     with pytest.raises(AtrousError, match="vgg16 takes no backbone_arguments, got ceil_pool"):
         create_backbone("vgg16", {"ceil_pool": True}, dilation_rule="full", **common)
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_arguments_that_reach_the_network_or_the_disk_are_refused(name, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    with pytest.raises(AtrousError, match=f"backbone_arguments cannot have '{name}'"):
+        Backbone("resnet18", **{name: "somewhere"})
+
+
+@pytest.mark.parametrize("value", [torch.nn.Identity, object(), [torch.ones(1)], {"a": print}])
+def test_arguments_that_no_model_file_can_keep_are_refused(value):
+    with pytest.raises(AtrousError, match=r"backbone_arguments\['act_layer'\] is of type"):
+        Backbone("resnet18", act_layer=value)
+
+
+@pytest.mark.parametrize("arguments", [{"no_such_thing": 1}, {"stem_type": 5, "block_args": {"x": 1}}])
+def test_the_stride_is_not_blamed_for_another_argument(arguments):
+    with pytest.raises(AtrousError, match=r"cannot be built from backbone_arguments .*: \w+Error: .*\w"):
+        Backbone("resnet18", **arguments)
+    with pytest.raises(AtrousError, match="cannot have output stride 16"):
+        Backbone("vgg19", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("mobilenetv4_conv_blur_medium", "features have 5×5, not 9×9"),
+        ("resnetblur18", "it fails"),
+        ("botnet26t_256", "it fails"),
+    ],
+)
+def test_backbones_that_would_not_give_the_stride_are_refused(name, found):
+    with pytest.raises(AtrousError, match=f"'{name}' cannot have output stride 16: .* {found}"):
+        Backbone(name, output_stride=16)
+
+
+def test_setting_the_stride_leaves_modes_and_weights_alone():
+    backbone = Backbone("resnet18").train()
+    backbone.net.get_submodule("bn1").eval()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.set_output_stride(8)
+    assert backbone.net.training and not backbone.net.get_submodule("bn1").training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
 def test_vggs_strides_and_rates():

@@ -74,3 +74,9 @@ def test_one_picture_must_be_large_enough_for_its_smallest_scale():
 def test_scales_out_of_range_are_refused(scales):
     with pytest.raises(AtrousError, match="scales must lie in 0–1 and hold 1"):
         DeepLabV2(backbone="resnet18", scales=scales)
+
+
+def test_fresh_branches_start_without_biases_as_deeplabv1_does():
+    biases = [bias for name, bias in SummedASPP(4, 3, rates=(6, 12), channels=8).named_parameters() if "bias" in name]
+    assert len(biases) == 6
+    assert not any(bias.any() for bias in biases)

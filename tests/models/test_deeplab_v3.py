@@ -45,7 +45,7 @@ def test_multi_grid_is_the_papers_best_by_default(cascade, grid):
     assert rates(model.backbone.net.layer4) == [2 * factor for factor in grid]
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035", "vgg16"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035", "vgg16", "res2net50_26w_4s", "skresnext50_32x4d"])
 def test_no_multi_grid_by_default_elsewhere(backbone):
     assert DeepLabV3(backbone=backbone, aspp_channels=8).info.arguments["multi_grid"] == (1, 1, 1)
 
@@ -81,7 +81,7 @@ def test_fresh_cascaded_blocks_do_not_share_weights():
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "vgg16"])
+@pytest.mark.parametrize("backbone", ["mobilenetv2_035", "vgg16", "skresnext50_32x4d"])
 def test_a_cascade_over_another_than_a_resnet_is_refused(backbone):
     with pytest.raises(AtrousError, match="cascade copies a ResNet's last stage"):
         DeepLabV3(backbone=backbone, cascade=3)

@@ -106,4 +106,4 @@ def test_unknown_names_give_the_nearest():
     with pytest.raises(AtrousError, match=r"unknown argument of deeplabv3plus 'num_clases'\. .* 'num_classes'\?"):
         models.build("deeplabv3plus", {"num_clases": 2})
     with pytest.raises(AtrousError, match="cannot be built from"):
-        models.build("deeplabv3plus", {"dropout": "many"})
+        models.build("deeplabv3plus", {"aspp_conv": True, "backbone_arguments": 3})

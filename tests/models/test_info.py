@@ -62,6 +62,11 @@ def test_classes_colours_and_raw_values_are_equally_many(changed):
         Info.from_dict({**through_json(FULL), **changed})
 
 
+def test_there_are_as_many_means_as_channels():
+    with pytest.raises(AtrousError, match="pictures with 3 channels needs as many means, got 2"):
+        dataclasses.replace(FULL, arguments={**FULL.arguments, "in_channels": 3})
+
+
 @pytest.mark.parametrize(
     "changed", [{"classes": 3}, {"preprocessing": None}, {"arguments": [1]}, {"preprocessing": {}}]
 )
@@ -77,7 +82,10 @@ def test_wrong_kinds_are_errors(changed):
         ({"mean": (1.0,), "std": (1.0, 1.0)}, "got 1 and 2"),
         ({"mean": (1.0,), "std": (0.0,)}, "std must be positive"),
         ({"mean": (1.0,), "std": (-1.0,)}, "std must be positive"),
+        ({"mean": (1.0,), "std": (float("nan"),)}, "std must be positive and finite"),
+        ({"mean": (float("inf"),), "std": (1.0,)}, "mean must be finite"),
         ({"mean": (1.0,), "std": (1.0,), "enlarge": 0.0}, "enlarge must be positive"),
+        ({"mean": (1.0,), "std": (1.0,), "enlarge": float("nan")}, "enlarge must be positive"),
     ],
 )
 def test_impossible_preprocessing_is_refused(arguments, message):

@@ -211,3 +211,50 @@ def test_compiles_to_machine_code(variant):
     model, images = build(variant, dropout=0.0).train(), picture(2, 3, 65, 97)
     expected = model.scores(images)["main"]
     torch.testing.assert_close(torch.compile(model.scores)(images)["main"], expected, atol=1e-3, rtol=1e-3)
+
+
+OUT_OF_RANGE = [
+    *(
+        (architecture, {name: value})
+        for architecture in models.ARCHITECTURES
+        for name, value in [
+            ("dropout", 2.0),
+            ("dropout", float("nan")),
+            ("norm", (-1, 5)),
+            ("norm", (1e-5,)),
+            ("norm", 3),
+            ("output_stride", 16.0),
+            ("output_stride", "16"),
+            ("in_channels", 1.5),
+        ]
+    ),
+    ("deeplabv1", {"fov_channels": 0}),
+    ("deeplabv1", {"atrous_rate": 0}),
+    ("deeplabv2", {"atrous_rates": ()}),
+    ("deeplabv2", {"fov_channels": -1}),
+    ("deeplabv2", {"scales": (0.5, 0.9999999, 1)}),
+    ("deeplabv2", {"scales": (0.5, 0.5, 1)}),
+    ("deeplabv3", {"cascade": -1}),
+    ("deeplabv3", {"multi_grid": (-1, 2)}),
+    *(
+        (architecture, {name: value})
+        for architecture in ("deeplabv3", "deeplabv3plus")
+        for name, value in [
+            ("aspp_channels", 0),
+            ("projection_kernel", 0),
+            ("projection_kernel", 2),
+            ("atrous_rates", (-6,)),
+            ("atrous_rates", 6),
+            ("multi_grid", (1, float("nan"), 4)),
+        ]
+    ),
+    ("deeplabv3plus", {"decoder_convs": 0}),
+    ("deeplabv3plus", {"low_channels": 0}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "arguments"), OUT_OF_RANGE, ids=str)
+def test_values_out_of_range_are_named(architecture, arguments):
+    own = {"backbone": "resnet18", **arguments}
+    with torch.device("meta"), pytest.raises(AtrousError, match=rf"^{next(iter(arguments))} must "):
+        models.ARCHITECTURES[architecture](**own)

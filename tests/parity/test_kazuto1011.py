@@ -50,6 +50,15 @@ def test_one_scale_without_base():
     )
 
 
+def test_pictures_of_other_channels_are_not_turned():
+    state = seeded.hollow(NAME)
+    stem = state["base.layer1.conv1.conv.weight"] = torch.arange(64.0 * 4 * 49).reshape(64, 4, 7, 7)
+    found = kazuto1011.adapt(Foreign(state), {})
+    assert found.preprocessing is not None
+    assert found.arguments["in_channels"] == len(found.preprocessing.mean) == 4
+    assert torch.equal(found.state["backbone.net.conv1.weight"], stem)
+
+
 @pytest.mark.parametrize(
     ("drop", "message"), [("base.aspp.", "DeepLabV2, whose ASPP"), ("base.layer4.block23.", "22 blocks in layer4")]
 )

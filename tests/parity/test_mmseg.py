@@ -9,6 +9,7 @@ from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.data.labels import default_colors
 from atrous.errors import AtrousError
 from atrous.models import build
+from atrous.models.backbones import Backbone
 from atrous.weights import mmseg, sources
 from atrous.weights.adapted import check_fits
 from atrous.weights.foreign import Foreign
@@ -78,6 +79,32 @@ def test_the_record_tells_the_configuration():
         assert (told["output_stride"], told["multi_grid"], told["align_corners"]) == (16, (0.5, 1, 2), True)
         assert adapted({key: CONFIGURATION}, output_stride=8).arguments["output_stride"] == 8
     assert adapted({}).arguments["output_stride"] == adapted(None).arguments["output_stride"] == 8
+
+
+@pytest.mark.parametrize(
+    ("strides", "grid", "expected"),
+    [("1, 2, 2, 1", "1, 2, 4", (0.5, 1, 2)), ("1, 2, 1, 1", "1, 2, 4", (0.25, 0.5, 1)), ("1, 2, 1, 1", "2, 2", None)],
+)
+def test_the_records_multi_grid_is_the_rates_themselves(strides, grid, expected):
+    told = mmseg._told(f"backbone=dict(strides=({strides}), multi_grid=({grid}))")
+    assert told["multi_grid"] == (expected or (0.5, 0.5))
+    backbone = Backbone("resnet50" if expected else "resnet18", **told)
+    convs = [module.conv2 for module in backbone.net.get_submodule("layer4")]
+    assert ", ".join(str(conv.dilation[0]) for conv in convs) == grid
+
+
+@pytest.mark.parametrize(("contract", "rule"), [("True", "previous"), ("False", "full")])
+def test_the_record_tells_the_dilation_of_a_stages_first_block(contract, rule):
+    text = f"backbone=dict(dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1), contract_dilation={contract})"
+    assert build("deeplabv3", adapted({"cfg": text}).arguments).info.arguments["dilation_rule"] == rule
+
+
+def test_pictures_of_other_channels():
+    state = seeded.hollow("mmseg_deeplabv3_r18-d8")
+    state["backbone.stem.0.weight"] = state["backbone.stem.0.weight"][:, :1].expand(-1, 4, -1, -1)
+    found = mmseg.adapt(Foreign(state), {})
+    assert found.preprocessing is not None
+    assert found.arguments["in_channels"] == len(found.preprocessing.mean) == 4
 
 
 def test_the_record_tells_the_classes():

@@ -75,6 +75,21 @@ def test_classes_by_their_number(num_classes, table):
     assert adapted.arguments["num_classes"] == num_classes
 
 
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("deeplabv3plus_mobilenet", "backbone.low_level_features.0.0.weight"),
+        ("deeplabv3plus_resnet101", "backbone.conv1.weight"),
+    ],
+)
+def test_pictures_of_other_channels(name, stem):
+    state = seeded.hollow(f"vainf_{name}")
+    state[stem] = state[stem][:, :1]
+    found = vainf.adapt(Foreign(state), {})
+    assert found.preprocessing is not None
+    assert found.arguments["in_channels"] == len(found.preprocessing.mean) == 1
+
+
 @pytest.mark.parametrize(("network", "key"), vainf.REFUSED.items())
 def test_its_other_backbones_are_refused(network, key):
     state = {key: torch.empty(1), "classifier.aspp.convs.0.0.weight": torch.empty(1)}

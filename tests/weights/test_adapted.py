@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,15 @@ def test_a_complete_state_fits_with_or_without_counts_of_batches():
     assert check_fits(whole, OURS) == ()
     whole.state["elsewhere.num_batches_tracked"] = torch.tensor(3)
     assert check_fits(whole, OURS) == ()
+
+
+def test_a_count_of_batches_is_one_number():
+    whole = adapted(backbone__w=torch.ones(2, 3), classifier__w=torch.ones(4))
+    for count in (torch.tensor(3), torch.tensor([3])):  # the latter of PyTorch 0.4
+        assert check_fits(replace(whole, state={**whole.state, "backbone.n.num_batches_tracked": count}), OURS) == ()
+    whole.state["backbone.n.num_batches_tracked"] = torch.ones(2, 2)
+    with pytest.raises(AtrousError, match=r"'backbone.n.num_batches_tracked' differs in shape: \(2, 2\)"):
+        check_fits(whole, OURS)
 
 
 def test_what_the_source_need_not_fill_is_named():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
+import tarfile
 import tracemalloc
+import types
 import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +73,65 @@ def test_a_pickle_that_asks_for_memory_gets_none(tmp_path, module, zip_file):
     zipped(path, program) if zip_file else path.write_bytes(program)
     with pytest.raises(AtrousError, match="it names 'bytearray'"):
         read(path)
+
+
+def filling(name: str) -> bytes:
+    """A legacy file's or a zip's pickle of {"w": name(a tensor of 2**40 numbers that repeats one)}."""
+    one = tensor_of(1).removeprefix(b"\x80\x02}X\x01\0\0\0w").removesuffix(b"s.")
+    return b"\x80\x02}X\x01\0\0\0wc" + name.encode() + b"\n" + one + b"\x85Rs."
+
+
+@pytest.mark.parametrize("zip_file", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch._utils\n_rebuild_device_tensor_from_cpu_tensor",
+        "torch._utils\n_rebuild_sparse_tensor",
+        "torch._utils\n_rebuild_qtensor",
+        "torch._utils\n_rebuild_wrapper_subclass",
+        "torch\n_utils._rebuild_qtensor",
+        "collections\nCounter",
+        "UserDict\nCounter",  # Python 2's module, which torch's reader translates
+    ],
+)
+def test_names_of_pytorchs_own_that_fill_the_memory_are_refused_before_it_reads(tmp_path, name, zip_file, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    path = tmp_path / "weights.pth"
+    zipped(path, filling(name), bytes(4)) if zip_file else path.write_bytes(pickle.dumps(1) * 3 + filling(name))
+    with pytest.raises(AtrousError, match=r"(which is code|as floating-point numbers)\. Nothing was run"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["collections\nOrderedDict", "__builtin__\nset"])
+@pytest.mark.parametrize("again", [b"", b"q\x09]q\x08h\x09"], ids=["named", "remembered"])
+def test_a_container_of_a_tensors_numbers_is_not_made(tmp_path, name, again, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    program = filling(name).replace(name.encode() + b"\n", name.encode() + b"\n" + again, 1)
+    with pytest.raises(AtrousError, match="of something else than it is written with"):
+        read(zipped(tmp_path / "weights.pth", program, bytes(4)))
+
+
+def test_a_tar_file_whose_name_is_a_pickle_is_not_given_to_torch(tmp_path):
+    """Torch tries the format of its first year before the pickles at the beginning."""
+    path = tmp_path / "weights.pth"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("N." * 5))
+    with pytest.raises(AtrousError, match="is a tar file"):
+        read(path)
+
+
+def test_another_files_tail_makes_no_zip_file(tmp_path):
+    """Which would say how many numbers a file may claim, or raise what nobody expects."""
+    bare = tmp_path / "weights.pth"
+    torch.save({"w": torch.ones(2)}, bare, _use_new_zipfile_serialization=False)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, 2**31, 2**31, 0)
+    bare.write_bytes(bare.read_bytes() + end)
+    assert zipfile.is_zipfile(bare)
+    assert torch.equal(read(bare).state["w"], torch.ones(2))
+
+
+def test_thousands_of_prefixes_are_taken_off(tmp_path):
+    assert from_state_dict({"module." * 5000 + "w": torch.ones(1)}).state.keys() == {"w"}
 
 
 @pytest.mark.parametrize("program", [calling("torch", "Tensor", 2**27), tensor_of(2**27)])
@@ -147,7 +209,6 @@ def test_a_file_that_claims_more_than_it_has_is_refused_in_little_memory(tmp_pat
     [
         (torch.zeros(1).expand(10**6, 10**6), "repeats fewer numbers"),
         (torch.zeros(1000).as_strided((10**5, 900), (0, 1)), "repeats fewer numbers"),
-        (torch.eye(3).to_sparse(), "as a sparse tensor"),
     ],
 )
 def test_tensors_that_are_not_so_many_numbers_are_refused(tmp_path, tensor, message):
@@ -156,6 +217,14 @@ def test_tensors_that_are_not_so_many_numbers_are_refused(tmp_path, tensor, mess
         read(tmp_path / "weights.pth")
     with pytest.raises(AtrousError, match=rf"the given dict has 'conv\.weight' .*{message}"):
         from_state_dict({"conv.weight": tensor})
+
+
+def test_sparse_tensors_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.eye(3).to_sparse()}, tmp_path / "weights.pth")
+    with pytest.raises(AtrousError, match=r"weights\.pth holds a tensor of a kind that is not read, .* save it dense"):
+        read(tmp_path / "weights.pth")
+    with pytest.raises(AtrousError, match=r"the given dict has 'conv\.weight' as a sparse tensor"):
+        from_state_dict({"conv.weight": torch.eye(3).to_sparse()})
 
 
 def test_names_that_would_write_on_the_terminal_are_refused(tmp_path):
@@ -196,11 +265,45 @@ def test_arrays_of_another_byte_order_are_read_and_texts_left_out(tmp_path):
     assert torch.equal(state["w"], torch.arange(3.0)) and state["step"].shape == ()
 
 
+def test_shapes_that_an_adapter_cannot_take_apart_are_refused_in_words():
+    state = {key: torch.zeros(tensor.shape) for key, tensor in hollow().items()}
+    state["backbone.0.0.weight"] = torch.zeros(())
+    with pytest.raises(AtrousError, match="is no DeepLab of torchvision, or is incomplete"):
+        atrous.convert(state, source="torchvision")
+
+
+@pytest.mark.parametrize("module", ["mmcv.utils.config", "mmengine.config.config"])
+@pytest.mark.parametrize("zip_file", [True, False])
+def test_configurations_of_openmmlab_are_read_as_dicts(tmp_path, module, zip_file, monkeypatch):
+    class ConfigDict(dict):
+        """As addict's Dict pickles itself: filled by items, with itself as its state."""
+
+        def __getstate__(self):
+            return self
+
+        def __setstate__(self, state):
+            self.update(state)
+
+    ConfigDict.__module__, ConfigDict.__qualname__ = module, "ConfigDict"
+    stand_in = types.ModuleType(module)
+    vars(stand_in)["ConfigDict"] = ConfigDict
+    packages = [module.rsplit(".", up)[0] for up in range(3)]
+    for name in packages:
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    checkpoint = {"state_dict": {"w": torch.ones(2)}, "meta": ConfigDict(CLASSES=("a", "b"), model=ConfigDict(a=1))}
+    torch.save(checkpoint, tmp_path / "w.pth", _use_new_zipfile_serialization=zip_file)
+    for name in packages:
+        monkeypatch.delitem(sys.modules, name)
+    found = read(tmp_path / "w.pth")
+    assert found.state["w"].tolist() == [1, 1]
+    assert found.config["meta"] == {"CLASSES": ("a", "b"), "model": {"a": 1}}
+
+
 def test_filled_defaultdicts_are_no_code(tmp_path):
     lists, numbers = defaultdict(list), defaultdict(int)
     lists["loss"].append(0.5)
     numbers["seen"] += 3
-    torch.save({"model": {"w": torch.ones(2)}, "log": lists, "n": numbers, "c": Counter("ab")}, tmp_path / "w.pth")
+    torch.save({"model": {"w": torch.ones(2)}, "log": lists, "n": numbers}, tmp_path / "w.pth")
     assert torch.equal(read(tmp_path / "w.pth").state["w"], torch.ones(2))
 
 
@@ -281,6 +384,19 @@ def test_a_record_of_classes_is_not_trusted(meta, expected):
 )
 def test_a_configuration_is_not_trusted(text):
     assert "output_stride" not in mmseg._told(text)
+
+
+def test_names_that_are_no_text_are_not_written_out():
+    """Twenty lists, each twice the one before: a megabyte to write out, as thirty would be a gigabyte."""
+    nested: list = []
+    for _ in range(20):
+        nested = [nested, nested]
+    tracemalloc.start()
+    try:
+        assert names([nested, "b"], 2) is None
+        assert tracemalloc.get_traced_memory()[1] < 2**18
+    finally:
+        tracemalloc.stop()
 
 
 def test_more_classes_than_masks_can_hold_leave_placeholders():

@@ -31,3 +31,10 @@ def test_vgg_takes_timms_convolutions(monkeypatch):
 def test_a_backbone_without_imagenet_weights_says_what_to_do():
     with pytest.raises(AtrousError, match="no ImageNet weights for backbone 'google_mobilenetv2_050'"):
         create_model("deeplabv3", backbone="google_mobilenetv2_050", pretrained=True)
+
+
+def test_arguments_that_change_the_layers_do_not_fit_imagenet_weights(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **given: create(name, **{**given, "pretrained": False}))
+    with pytest.raises(AtrousError, match=r"ImageNet weights of backbone 'resnet18' do not fit .*'stem_type': 'deep'"):
+        create_model("deeplabv3", pretrained=True, backbone="resnet18", backbone_arguments={"stem_type": "deep"})

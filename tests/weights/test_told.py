@@ -91,6 +91,12 @@ def test_classes_that_the_file_names_are_not_guessed():
     assert mmseg._classes({}, 19)["classes_of"] == "Cityscapes"
 
 
+def test_mmsegmentations_ade20k_is_known_in_spite_of_its_spelling():
+    spelt = {"bed": "bed ", "television": "television receiver"}  # mmseg/datasets/ade.py
+    theirs = [spelt.get(name, name) for name in mmseg.CLASSES["ADE20K"].names]
+    assert mmseg._classes({"CLASSES": theirs}, 150) == {"classes": mmseg.CLASSES["ADE20K"]}
+
+
 def test_a_tflite_file_says_for_what_it_was_made():
     """Of a window of its own size, and with its activations rounded."""
     size, rounding = tensorflow._notes({"input_size": (257, 513), "quantised": True})

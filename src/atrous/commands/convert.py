@@ -122,9 +122,13 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
         if complete and "num_classes" in named:
             del named["num_classes"]
             found = adapter.adapt(read, named).arguments["num_classes"]
-    except (KeyError, IndexError, StopIteration) as error:
+    except AtrousError:
+        raise
+    except (KeyError, IndexError, StopIteration, ValueError, TypeError, RuntimeError) as error:
+        # an adapter looks for weights by name and takes their shapes apart
+        why = f"it lacks {error}" if isinstance(error, LookupError) else f"its shapes are others ({error})"
         raise AtrousError(
-            f"{file} is no DeepLab of {source}, or is incomplete: it lacks {error}. Possible sources: "
+            f"{file} is no DeepLab of {source}, or is incomplete: {why}. Possible sources: "
             f"{', '.join(sources.SOURCES)}."
         ) from error
     if architecture not in (None, adapted.architecture):

@@ -166,7 +166,7 @@ class ClassTable:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise AtrousError(f"{path}: no such file.") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise AtrousError(f"{path}: cannot be read as YAML: {error}") from error
         try:
             return cls(**_parsed(content))
@@ -297,7 +297,8 @@ def _parsed(content: Any) -> dict[str, Any]:
         names.append(name)
         colors.append(_tupled(entry.get("color", fallback[index])))
         raw.append(_raw_values(entry.get("raw", index), f"class '{name}'"))
-    ignore = _raw_values(content.get("ignore") or (), "ignore")
+    given = content.get("ignore")
+    ignore = _raw_values(() if given is None else given, "ignore")  # 0 is a value
     return {"names": tuple(names), "colors": tuple(colors), "raw": tuple(raw), "ignore": ignore}
 
 

@@ -9,6 +9,7 @@ detectron2, smp's own encoders): the whole stage has the new rate.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Conv2dSame
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError, unknown_name
@@ -48,6 +50,34 @@ def create_backbone(name: str, arguments: Mapping[str, Any] | None = None, **com
         raise AtrousError(f"backbone '{name}' cannot be built from backbone_arguments {arguments}: {error}.") from error
 
 
+#: Arguments of timm's that open connections or files, which no model's record may ask for, or that are this package's.
+RESERVED = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+    "in_chans",
+)
+
+#: Of a picture whose features show the output stride; odd at every stride, large enough for any kernel.
+PROBE_SIDE = 129
+
+#: How timm's networks refuse arguments.
+TIMM_ERRORS = (
+    TypeError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    ZeroDivisionError,
+)
+
 #: Networks made of separable convolutions, over which the papers make ASPP and decoder separable too
 #: (arXiv:1802.02611 §4.3).
 SEPARABLE_FAMILIES = ("mobilenet", "efficientnet", "xception", "mnasnet", "mixnet", "fbnet", "ghostnet")
@@ -76,10 +106,11 @@ class Backbone(nn.Module):
         multi_grid: for ResNets, factors on the last stage's rate, one for each of its blocks (arXiv:1706.05587
             §3.2.1); ones or None leave the rates to the dilation rule.
         norm: (eps, momentum) of every batch norm; None leaves the network's own.
-        others: of `models.peculiarities.Peculiarities`; what it does not know goes to `timm.create_model`.
+        others: of `models.peculiarities.Peculiarities`; what it does not know goes to `timm.create_model`. Plain values
+            only, none of `RESERVED`.
 
     Raises:
-        AtrousError: unknown name, or a network without strided feature maps.
+        AtrousError: unknown name, an argument that is refused, or a network without strided feature maps.
     """
 
     def __init__(
@@ -95,6 +126,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         check_channels(in_channels)
+        _check_others(others)
         self.name = name
         self.in_channels = in_channels
         self.dilation_rule = dilation_rule
@@ -102,6 +134,7 @@ class Backbone(nn.Module):
         known = {field.name for field in fields(Peculiarities)} & others.keys()
         self.peculiarities = Peculiarities(**{name: others.pop(name) for name in known})
         self.out_indices = _indices(name)
+        self._checked: set[int] = set()
         self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices, **others}
         # Always built at stride 32, its true geometry; set_output_stride then takes strides away.
         self.net = _features(name, 32, **self._arguments)
@@ -122,6 +155,12 @@ class Backbone(nn.Module):
             AtrousError: a stride other than 8, 16, 32, or one this backbone cannot have.
         """
         check_output_stride(output_stride)
+        self._set_geometry(output_stride)
+        if output_stride not in self._checked:
+            _check_geometry(self.net, self.name, self.in_channels, output_stride)
+            self._checked.add(output_stride)
+
+    def _set_geometry(self, output_stride: int) -> None:
         self._take_geometry(output_stride)
         if self.multi_grid is not None:
             self._apply_multi_grid(self.multi_grid, 32 // output_stride)
@@ -157,7 +196,7 @@ class Backbone(nn.Module):
     def set_multi_grid(self, multi_grid: Sequence[float] | None) -> None:
         """Changes the multi-grid in place; the weights stay."""
         self.multi_grid = _or_none(multi_grid)
-        self.set_output_stride(self.output_stride)
+        self._set_geometry(self.output_stride)
 
     def _apply_multi_grid(self, multi_grid: Sequence[float], rate: int) -> None:
         """Gives each block of a ResNet's last stage its factor times the stage's rate, under either rule.
@@ -165,9 +204,12 @@ class Backbone(nn.Module):
         Rates 2·(1, 2, 4) at output stride 16, 4·(1, 2, 4) at 8, as the paper states them; the features at 8,
         subsampled, equal those at 16.
         """
-        blocks: list[nn.Module] = list(getattr(self.net, "layer4", ()))
-        if not blocks or not all(hasattr(block, "conv2") for block in blocks):
-            raise AtrousError(f"multi_grid is for ResNets, whose last stage has blocks; '{self.name}' is none.")
+        blocks = plain_blocks(self.net)
+        if not blocks:
+            raise AtrousError(
+                f"multi_grid is for ResNets, whose last stage has blocks of plain 3×3 convolutions; '{self.name}' is "
+                "none. Leave it out, or choose a ResNet or ResNeXt."
+            )
         if len(blocks) != len(multi_grid):
             raise AtrousError(
                 f"multi_grid needs one factor for each of the {len(blocks)} blocks of {self.name}'s last stage, "
@@ -201,7 +243,7 @@ class Backbone(nn.Module):
             ) from error
 
     def _minimum_side(self) -> int:
-        twin = copy.deepcopy(self.net).to("meta").eval()
+        twin = _hollow(self.net)
         for side in range(1, 65):
             try:
                 twin(torch.empty(1, self.in_channels, side, side, device="meta"))
@@ -209,6 +251,29 @@ class Backbone(nn.Module):
                 continue
             return side
         return 64
+
+
+def _check_others(others: Mapping[str, Any]) -> None:
+    """Refuses what would let a model file, whose record these come from, reach the network or the disk."""
+    for name, value in others.items():
+        if name in RESERVED:
+            raise AtrousError(
+                f"backbone_arguments cannot have '{name}': it is atrous's to set. Use pretrained, in_channels and "
+                "output_stride of the model, or convert weights of a file: atrous convert FILE."
+            )
+        if not _is_plain(value):
+            raise AtrousError(
+                f"backbone_arguments['{name}'] is of type {type(value).__name__}; give a number, text, None, or a list "
+                "or dict of these, which a model file can keep."
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _indices(name: str) -> tuple[int, int, int]:
@@ -229,19 +294,68 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
         return mobilenet_v2.google_mobilenetv2(name, output_stride=output_stride, **arguments)
     try:
         return timm.create_model(name, features_only=True, output_stride=output_stride, **arguments)
-    except (
-        TypeError,
-        AssertionError,
-        AttributeError,
-        RuntimeError,
-        ValueError,
-        NotImplementedError,
-    ) as error:
+    except TIMM_ERRORS as error:
+        further = {key: value for key, value in arguments.items() if key not in RESERVED}
+        if further and _exists(name, output_stride):
+            raise AtrousError(
+                f"backbone '{name}' cannot be built from backbone_arguments {further}: {type(error).__name__}: {error}."
+            ) from error
         raise AtrousError(
             f"backbone '{name}' cannot have output stride {output_stride} in timm, so it cannot be made atrous. Use a "
             "ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50, mobilenetv2_100, "
             "tf_efficientnet_lite0 or xception65."
         ) from error
+
+
+def _exists(name: str, output_stride: int) -> bool:
+    """Whether timm builds a network at an output stride without further arguments, so that those are to blame."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, features_only=True, output_stride=output_stride)
+    except TIMM_ERRORS:
+        return False
+    return True
+
+
+def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
+    """Runs a network on shapes alone: some keep a stride that timm takes from others, or take one size only."""
+    expected = -(-PROBE_SIDE // output_stride)
+    images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # what a forward says, it says when it is run
+            side: int = _hollow(net)(images)[-1].shape[-1]
+    except NotImplementedError:  # an operation that has no shapes alone
+        return
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        found = f"it fails ({type(error).__name__})"
+    else:
+        if abs(side - expected) <= 1:
+            return
+        found = f"its last features have {side}×{side}, not {expected}×{expected}"
+    raise AtrousError(
+        f"backbone '{name}' cannot have output stride {output_stride}: of a picture of {PROBE_SIDE}×{PROBE_SIDE} px "
+        f"{found}. Use a ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50 or mobilenetv2_100."
+    )
+
+
+def _hollow(net: nn.Module) -> nn.Module:
+    """A copy of a network in evaluation mode that has the shapes of its weights alone."""
+    tensors = (*net.parameters(), *net.buffers())
+    memo: dict[int, Any] = {
+        id(tensor): torch.empty_like(tensor, dtype=torch.float32, device="meta") for tensor in tensors
+    }
+    return copy.deepcopy(net, memo).eval()
+
+
+def plain_blocks(net: nn.Module) -> list[nn.Module]:
+    """The blocks of a ResNet's last stage, if their 3×3 convolutions are plain; none of other networks.
+
+    Res2Nets have several in a row there, and selective kernels two of different rates, which one factor would undo.
+    """
+    blocks: list[Any] = list(getattr(net, "layer4", ()))
+    plain = all(type(block) in (BasicBlock, Bottleneck) and isinstance(block.conv2, nn.Conv2d) for block in blocks)
+    return blocks if plain else []
 
 
 def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:

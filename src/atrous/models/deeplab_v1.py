@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
+from atrous.models.features import check_arguments
 from atrous.models.info import first_info
-from atrous.models.layers import Norm, check_pictures, freeze_norm, resize, set_rate
+from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.vgg import VGG16
 
 #: Where the side features of MSc leave VGG-16: the picture and pool1…pool4, with their channels and strides (§4.3).
@@ -36,7 +37,7 @@ class LargeFOV(nn.Module):
         self.fc6 = nn.Conv2d(in_channels, channels, 3, padding=rate, dilation=rate)
         self.fc7 = nn.Conv2d(channels, channels, 1)
         self.dropout = nn.Dropout(dropout)
-        _initialise_relu(self)
+        initialise_relu(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """N×C×h×w → N×channels×h×w."""
@@ -60,7 +61,7 @@ class SideFeatures(nn.Module):
         self.far = nn.ModuleList(nn.Conv2d(SIDE_CHANNELS, SIDE_CHANNELS, 1) for _ in SIDES)
         self.dropout = nn.Dropout(dropout)
         self.set_output_stride(output_stride)
-        _initialise_relu(self)
+        initialise_relu(self)
 
     def set_output_stride(self, output_stride: int) -> None:
         """Strides such that every side ends at the output stride; pool4 loses its own at output stride 8."""
@@ -125,6 +126,7 @@ class DeepLabV1(nn.Module):
     ) -> None:
         super().__init__()
         arguments = dict(locals())
+        check_arguments(arguments, fov_channels=1)
         self.align_corners, self.frozen_norm, self.atrous_rate = align_corners, frozen_norm, atrous_rate
         self.backbone = create_backbone(
             backbone,
@@ -198,11 +200,3 @@ class DeepLabV1(nn.Module):
 
 def _rate(atrous_rate: int, output_stride: int) -> int:
     return max(1, atrous_rate * 8 // output_stride)
-
-
-def _initialise_relu(module: nn.Module) -> None:
-    """He initialisation of convolutions that are followed by ReLU."""
-    for conv in module.modules():
-        if isinstance(conv, nn.Conv2d):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]

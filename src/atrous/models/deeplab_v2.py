@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
+from atrous.models.features import check_arguments
 from atrous.models.info import first_info
-from atrous.models.layers import Norm, check_pictures, freeze_norm, resize, set_rate
+from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 
 #: The paper's two pyramids (§4.1, Figure 7), at output stride 8.
 ASPP_S, ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)
@@ -38,7 +39,7 @@ class Branch(nn.Module):
         self.fc8 = nn.Conv2d(channels, num_classes, 1)
         self.dropout = nn.Dropout(dropout)
         for conv in (self.fc6, self.fc7):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            initialise_relu(conv)
 
     def forward(self, features: Tensor) -> Tensor:
         """N×C×h×w → N×K×h×w."""
@@ -138,10 +139,13 @@ class DeepLabV2(nn.Module):
         if dropout is None:
             dropout = 0.5 if fov_channels else 0.0
         arguments = dict(locals())
+        check_arguments(arguments, fewest_rates=1)
         if 1 not in scales or not all(0 < scale <= 1 for scale in scales):
             raise AtrousError(f"scales must lie in 0–1 and hold 1, such as (0.5, 0.75, 1), got {tuple(scales)}.")
+        if len({_name(scale) for scale in scales}) < len(scales):
+            raise AtrousError(f"scales must differ in their first six digits, got {tuple(scales)}.")
         self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
-        self.smaller_scales = {f"scale_{scale:g}": scale for scale in sorted(scales) if scale != 1}
+        self.smaller_scales = {_name(scale): scale for scale in sorted(scales) if scale != 1}
         self.backbone = create_backbone(
             backbone,
             backbone_arguments,
@@ -211,6 +215,11 @@ class DeepLabV2(nn.Module):
         if self.frozen_norm:
             freeze_norm(self)
         return self
+
+
+def _name(scale: float) -> str:
+    """Of the scores at a scale, as losses and logs have it."""
+    return f"scale_{scale:g}"
 
 
 def _shrink(images: Tensor, scale: float, align_corners: bool) -> Tensor:

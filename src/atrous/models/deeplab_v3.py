@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from atrous.errors import AtrousError
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
-from atrous.models.backbones import Backbone, create_backbone, is_separable_family
+from atrous.models.backbones import Backbone, create_backbone, is_separable_family, plain_blocks
+from atrous.models.features import check_arguments
 from atrous.models.info import first_info
 from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
 from atrous.models.vgg import VGG16
@@ -41,14 +42,13 @@ class Cascade(nn.Module):
         self, backbone: Backbone | VGG16, num_blocks: int, *, multi_grid: Sequence[float], dropout: float = 0.1
     ) -> None:
         super().__init__()
-        units = last_blocks(backbone)
-        if len(units) < 2 or not hasattr(units[1], "conv2"):
+        units = plain_blocks(backbone.net)
+        if len(units) < 2:
             raise AtrousError(f"cascade copies a ResNet's last stage; backbone '{backbone.name}' is none.")
         self.multi_grid = tuple(multi_grid)
         blocks = [nn.Sequential(*(copy.deepcopy(units[1]) for _ in units)) for _ in range(num_blocks)]
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
-        initialise(self.blocks)
         self.set_rate(backbone.output_stride)
 
     def set_rate(self, output_stride: int) -> None:
@@ -75,8 +75,8 @@ class DeepLabV3(nn.Module):
         aspp_conv: one more 3×3 unit after the ASPP's projection, as torchvision and segmentation-models-pytorch have.
         projection_kernel: of the ASPP's projection; 1 in the paper, 3 in mmsegmentation.
         multi_grid: for ResNets, factors on the last stage's rate, one for each block. By default the paper's best,
-            (1, 2, 4) with ASPP and (1, 2, 1) cascaded, where the backbone is a ResNet with three blocks there; else
-            ones.
+            (1, 2, 4) with ASPP and (1, 2, 1) cascaded, where the backbone is a ResNet with three plain blocks there;
+            else ones.
         cascade: number of further copies of the last stage *instead* of the ASPP; 3 in the paper.
         separable: depthwise-separable ASPP; by default over mobile and Xception backbones.
         depthwise_norm: norm and ReLU between depthwise and pointwise.
@@ -122,6 +122,7 @@ class DeepLabV3(nn.Module):
         if separable is None:
             separable = is_separable_family(backbone)
         arguments = dict(locals())
+        check_arguments(arguments)
         self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
         self.backbone = create_backbone(
             backbone,
@@ -131,7 +132,7 @@ class DeepLabV3(nn.Module):
             dilation_rule=dilation_rule,
             multi_grid=multi_grid,
         )
-        if multi_grid is None and len(last_blocks(self.backbone)) == 3:
+        if multi_grid is None and len(plain_blocks(self.backbone.net)) == 3:
             assert isinstance(self.backbone, Backbone)
             multi_grid = CASCADE_MULTI_GRID if cascade else MULTI_GRID
             self.backbone.set_multi_grid(multi_grid)
@@ -141,7 +142,7 @@ class DeepLabV3(nn.Module):
         self.cascade = self.aspp = None
         self.aspp_conv = nn.Identity()
         if cascade:
-            grid = self.backbone.multi_grid or (1,) * len(last_blocks(self.backbone))
+            grid = self.backbone.multi_grid or (1,) * len(plain_blocks(self.backbone.net))
             self.cascade = Cascade(self.backbone, cascade, multi_grid=grid, dropout=dropout)
         else:
             self.aspp = ASPP(
@@ -207,8 +208,3 @@ class DeepLabV3(nn.Module):
         if self.frozen_norm:
             freeze_norm(self)
         return self
-
-
-def last_blocks(backbone: Backbone | VGG16) -> list[nn.Module]:
-    """The blocks of a ResNet's last stage; none for other networks."""
-    return list(getattr(backbone.net, "layer4", ()))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone, is_separable_family
+from atrous.models.features import check_arguments
 from atrous.models.info import first_info
 from atrous.models.layers import (
     Norm,
@@ -127,6 +128,7 @@ class DeepLabV3Plus(nn.Module):
         if separable is None:
             separable = is_separable_family(backbone)
         arguments = dict(locals())
+        check_arguments(arguments)
         self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
         self.backbone = create_backbone(
             backbone,

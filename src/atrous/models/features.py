@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -10,6 +12,17 @@ from atrous.errors import AtrousError
 
 OUTPUT_STRIDES = (8, 16, 32)
 DILATION_RULES = ("previous", "full")
+
+#: The least that arguments of the papers' classes may be.
+LEAST = {
+    "aspp_channels": 1,
+    "atrous_rate": 1,
+    "cascade": 0,
+    "decoder_convs": 1,
+    "fov_channels": 0,
+    "low_channels": 1,
+    "projection_kernel": 1,
+}
 
 
 class Features(NamedTuple):
@@ -26,13 +39,64 @@ class Features(NamedTuple):
     high: Tensor
 
 
+def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, **least: int) -> None:
+    """Refuses values out of range among the arguments of a paper's class.
+
+    Args:
+        arguments: by name; what is not there is not asked for.
+        fewest_rates: how many atrous rates there must be.
+        least: instead of those in `LEAST`.
+
+    Raises:
+        AtrousError: names the first value out of range, and the range.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    check_output_stride(given["output_stride"])
+    for name, lowest in {**LEAST, **least}.items():
+        if name in given and not (_is_whole(given[name]) and given[name] >= lowest):
+            raise AtrousError(f"{name} must be a whole number, {lowest} or more, got {given[name]!r}.")
+    if not given.get("projection_kernel", 1) % 2:
+        raise AtrousError(f"projection_kernel must be odd, to keep the map's size, got {given['projection_kernel']}.")
+    if not (_is_number(given["dropout"]) and 0 <= given["dropout"] <= 1):
+        raise AtrousError(f"dropout must be a probability, 0 to 1, got {given['dropout']!r}.")
+    if not _is_norm(given["norm"]):
+        raise AtrousError(
+            f"norm must be (eps above 0, momentum from 0 to 1), such as (1e-5, 0.1), got {given['norm']}."
+        )
+    rates = given.get("atrous_rates", ())
+    if not _is_list(rates) or len(rates) < fewest_rates or not all(_is_whole(rate) and rate >= 1 for rate in rates):
+        raise AtrousError(f"atrous_rates must be whole numbers, 1 or more, such as (6, 12, 18), got {rates!r}.")
+    grid = given.get("multi_grid", ())
+    if not _is_list(grid) or not all(_is_number(factor) and 0 < factor < math.inf for factor in grid):
+        raise AtrousError(f"multi_grid must be factors above 0, such as (1, 2, 4), got {grid!r}.")
+
+
 def check_output_stride(output_stride: int) -> None:
     """Refuses a stride other than 8, 16, 32."""
-    if output_stride not in OUTPUT_STRIDES:
-        raise AtrousError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
+    if not _is_whole(output_stride) or output_stride not in OUTPUT_STRIDES:
+        raise AtrousError(f"output_stride must be 8, 16 or 32, got {output_stride!r}.")
 
 
 def check_channels(in_channels: int) -> None:
     """Refuses pictures without channels."""
-    if in_channels < 1:
-        raise AtrousError(f"in_channels must be 1 or more, got {in_channels}.")
+    if not _is_whole(in_channels) or in_channels < 1:
+        raise AtrousError(f"in_channels must be 1 or more, got {in_channels!r}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_norm(value: Any) -> bool:
+    if not (_is_list(value) and len(value) == 2 and all(map(_is_number, value))):
+        return False
+    eps, momentum = value
+    return 0 < eps < math.inf and 0 <= momentum <= 1

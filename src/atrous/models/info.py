@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,10 +39,12 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise AtrousError(f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}.")
-        if min(self.std) <= 0:
-            raise AtrousError(f"std must be positive in every channel, got {self.std}.")
-        if self.enlarge <= 0:
-            raise AtrousError(f"enlarge must be positive, got {self.enlarge}.")
+        if not all(0 < value < math.inf for value in self.std):
+            raise AtrousError(f"std must be positive and finite in every channel, got {self.std}.")
+        if not all(-math.inf < value < math.inf for value in self.mean):
+            raise AtrousError(f"mean must be finite in every channel, got {self.mean}.")
+        if not 0 < self.enlarge < math.inf:
+            raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ class Info:
         if outputs is not None and len(self.classes) != max(outputs, 2):
             raise AtrousError(
                 f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.classes)}."
+            )
+
+        channels = self.arguments.get("in_channels")
+        if channels is not None and len(self.preprocessing.mean) != channels:
+            raise AtrousError(
+                f"a model of pictures with {channels} channels needs as many means, got {len(self.preprocessing.mean)}."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -206,6 +206,14 @@ def initialise(head: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def initialise_relu(module: nn.Module) -> None:
+    """He initialisation of convolutions with a bias that are followed by ReLU, without a norm between."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]
+
+
 def set_norm(module: nn.Module, norm: Norm) -> None:
     """Gives every batch norm its eps and momentum; momentum is the share of the new value (1 − TensorFlow's decay).
 

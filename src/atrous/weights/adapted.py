@@ -74,7 +74,9 @@ def names(given: Any, num_classes: int) -> tuple[str, ...] | None:
     """The names of classes in a file's record, where they are one for each output and fit to be shown; else None."""
     if not isinstance(given, list | tuple) or not 2 <= num_classes == len(given) <= MAX_CLASSES:
         return None
-    found = tuple(str(name) for name in given)
+    if not all(isinstance(name, str) for name in given):  # lists in lists, written out, may fill the memory
+        return None
+    found = tuple(name.strip() for name in given)  # mmsegmentation's ADE20K has a class 'bed '
     shown = all(name.isprintable() and 0 < len(name) <= LONGEST_NAME for name in found)
     return found if shown and len({*found}) == num_classes else None
 
@@ -182,12 +184,13 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
     if extra:
         raise AtrousError(f"the file has weights that {built} has not: {_some(extra)}. {advice}")
     for name, tensor in adapted.state.items():
-        if name not in ours or name.endswith("num_batches_tracked"):
+        if name not in ours:
             continue
-        if tensor.shape != ours[name].shape:
+        count = name.endswith("num_batches_tracked")
+        if tensor.shape != ours[name].shape and not (count and tensor.shape == (1,)):
             shapes = f"{tuple(tensor.shape)} in the file, {tuple(ours[name].shape)} in {built}"
             raise AtrousError(f"'{name}' differs in shape: {shapes}. {advice}")
-        if not tensor.is_floating_point():
+        if not (count or tensor.is_floating_point()):
             raise AtrousError(f"'{name}' holds {tensor.dtype}, not floating-point numbers: quantised files differ.")
     absent = [name for name in ours if name not in adapted.state and not name.endswith("num_batches_tracked")]
     missing = [name for name in absent if name.startswith(adapted.fills)]

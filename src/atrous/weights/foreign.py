@@ -175,7 +175,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise AtrousError(f"{path} is {kind}, which is not read; save its weights by name as .npz or .safetensors.")
     reader = _reader(path, head)
     try:
-        found = reader(path)
+        found, unpacked = reader(path), _unpacked(path, head)
     except AtrousError:
         raise
     except Exception as error:  # a damaged file makes zip, pickle, torch, NumPy and flatbuffers raise anything
@@ -183,12 +183,12 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is truncated or damaged, or no checkpoint of PyTorch, safetensors, NumPy, TensorFlow Lite or "
             f"Caffe ({_first_line(error)})."
         ) from error
-    return _unwrap(found, str(path), _unpacked(path)), _record(found)
+    return _unwrap(found, str(path), unpacked), _record(found)
 
 
-def _unpacked(path: Path) -> int:
-    """Bytes in the file, or in what it unpacks to."""
-    if not zipfile.is_zipfile(path):
+def _unpacked(path: Path, head: bytes) -> int:
+    """Bytes in the file, or in what it unpacks to; a zip file by its head, for any file may have the tail of one."""
+    if not head.startswith(b"PK"):
         return path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         return sum(entry.file_size for entry in archive.infolist())
@@ -218,7 +218,7 @@ def _read_zip(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            _check_unpacked(path)
+            _check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
             damaged = archive.testzip()  # torch itself does not compare checksums
     except zipfile.BadZipFile as error:
         raise AtrousError(f"{path} is truncated or damaged: {error}. Fetch it again.") from error
@@ -236,8 +236,8 @@ def _read_zip(path: Path) -> Any:
     raise AtrousError(f"{path} is a zip file, but neither PyTorch's nor NumPy's: unpack it and give the file in it.")
 
 
-def _check_unpacked(path: Path) -> None:
-    size, unpacked = path.stat().st_size, _unpacked(path)
+def _check_unpacked(path: Path, unpacked: int) -> None:
+    size = path.stat().st_size
     if unpacked > max(MOST_TIMES * size, MOST_BYTES):
         raise AtrousError(
             f"{path} has {size} bytes and would unpack to {unpacked}, which weights do not: a zip bomb. If you trust "
@@ -317,10 +317,11 @@ def _candidates(found: Any, depth: int = 3) -> Iterator[Mapping[Any, Any]]:
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            return _without_prefix({key.removeprefix(prefix): tensor for key, tensor in state.items()})
-    return state
+    """The state dict under keys without what wrappers put before all of them, however often."""
+    keys = list(state)
+    while shared := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in keys)), None):
+        keys = [key.removeprefix(shared) for key in keys]
+    return dict(zip(keys, state.values(), strict=True))
 
 
 def _first_line(error: Exception) -> str:

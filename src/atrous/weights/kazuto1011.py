@@ -14,8 +14,7 @@ from atrous.data.coco_stuff import COCO_STUFF_CLASSES
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, by_number, translate
+from atrous.weights.adapted import Adapted, Keys, by_number, normalisation, translate
 from atrous.weights.foreign import Foreign
 
 #: Blocks in the third stage (its fourth layer) → timm's name.
@@ -88,13 +87,16 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             "DeepLabV1 only holds initial weights, his V3 and V3+ he never tested or published weights for."
         )
     stem = "backbone.net.conv1.weight"
-    state[stem] = state[stem].flip(1)
+    in_channels = state[stem].shape[1]
+    if in_channels == 3:
+        state[stem] = state[stem].flip(1)
     several = any(key.startswith("base.") for key in foreign.state)
     num_classes = len(state["aspp.branches.0.weight"])
     arguments = {
         "backbone": _resnet(foreign),
         "backbone_arguments": {"norm": (1e-5, 0.001), "stride_first": True, "ceil_pool": True},
         "num_classes": num_classes,
+        "in_channels": in_channels,
         "output_stride": 8,
         "atrous_rates": (6, 12, 18, 24),
         "fov_channels": 0,
@@ -107,7 +109,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments | dict(given),
         state=state,
         left_over=left_over,
-        preprocessing=Preprocessing((122.675, 116.669, 104.008), (1.0, 1.0, 1.0)),
+        preprocessing=normalisation((122.675, 116.669, 104.008), (1.0, 1.0, 1.0), in_channels),
         untold=("atrous_rates",),
         **by_number(num_classes, CLASSES),
     )

@@ -6,7 +6,8 @@ mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; ver
 Its weights do not tell the output stride, whether corners are aligned (its 769×769 configurations) and the multi-grid
 ("d16-mg124"). Where the checkpoint carries its configuration they are read from it; else the output stride is 8, and
 the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
-multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it.
+multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it. A stage's first
+block has half its rate where the configuration says contract_dilation, as all published ones do.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from atrous.data.coco_stuff import COCO_STUFF_TRAIN_IDS
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.models import Preprocessing
 from atrous.weights.adapted import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -33,6 +33,7 @@ from atrous.weights.adapted import (
     by_number,
     move_channels,
     names,
+    normalisation,
     translate,
 )
 from atrous.weights.foreign import Foreign
@@ -53,6 +54,9 @@ CLASSES = {
     "ADE20K": ADE20K_CLASSES,
     "COCO-Stuff": COCO_STUFF_TRAIN_IDS,
 }
+
+#: Its names of classes → those of the tables above; it has all synonyms of one of ADE20K's.
+SPELT = {"television receiver": "television"}
 
 #: What only its configuration tells, with the values that are most used.
 UNTOLD = {"output_stride": 8, "align_corners": False, "multi_grid": (1, 1, 1)}
@@ -117,11 +121,14 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     state["aspp.project.0.weight"] = move_channels(state["aspp.project.0.weight"], (1, 2, 3, 4, 0))
     plus = "decoder.reduce.0.weight" in state
     num_classes, channels = state["classifier.weight"].shape[:2]
+    stem = "backbone.stem.0.weight" if "backbone.stem.0.weight" in foreign.state else "backbone.conv1.weight"
+    in_channels = foreign.state[stem].shape[1]
     text = _configuration(meta)
     arguments = {
         **_backbone(foreign.state),
         **UNTOLD,
         "num_classes": num_classes,
+        "in_channels": in_channels,
         "aspp_channels": channels,
         "projection_kernel": state["aspp.project.0.weight"].shape[-1],
         "separable": any("depthwise_conv" in key for key in foreign.state),
@@ -135,7 +142,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments | dict(given),
         state=state,
         left_over=left_over,
-        preprocessing=Preprocessing(IMAGENET_MEAN, IMAGENET_STD),
+        preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
         untold=() if text else tuple(UNTOLD),
         **_classes(meta, num_classes),
     )
@@ -171,8 +178,13 @@ def _told(text: str) -> dict[str, Any]:
         told["output_stride"] = 4 * math.prod(map(int, found))
     if re.search(r"\balign_corners=True", text):
         told["align_corners"] = True
-    if re.search(r"\bmulti_grid=[(\[]\s*1,\s*2,\s*4,?\s*[)\]]", text):
-        told["multi_grid"] = (0.5, 1, 2)
+    grid = re.search(r"\bmulti_grid=[(\[]([\d,\s]{1,200})[)\]]", text)
+    factors = re.findall(r"\d+", grid[1]) if grid else []
+    if factors:
+        stride = told.get("output_stride", UNTOLD["output_stride"])
+        told["multi_grid"] = tuple(int(rate) * stride / 32 for rate in factors)
+    if re.search(r"\bdilations=", text) and not re.search(r"\bcontract_dilation=True", text):
+        told["dilation_rule"] = "full"
     return told
 
 
@@ -182,8 +194,9 @@ def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     named = names(record.get("classes"), num_classes)
     if named is None:
         return by_number(num_classes, CLASSES)
+    usual = tuple(SPELT.get(name, name) for name in named)
     for table in CLASSES.values():
-        if table.names == named:
+        if table.names == usual:
             return {"classes": table}
     reduced = record.get("reduce_zero_label") is True or "reduce_zero_label=True" in _configuration(meta)
     first = int(reduced)

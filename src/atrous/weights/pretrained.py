@@ -42,7 +42,15 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
         model.load_state_dict({key: donor[key] for key in model.state_dict() if key in donor}, strict=False)
     elif isinstance(model.backbone, Backbone):
         features = {"features_only": True, "out_indices": model.backbone.out_indices}
-        model.backbone.net.load_state_dict(_donor(name, model.backbone.in_channels, **features).state_dict())
+        donor = _donor(name, model.backbone.in_channels, **features).state_dict()
+        try:
+            model.backbone.net.load_state_dict(donor)
+        except RuntimeError as error:
+            raise AtrousError(
+                f"the ImageNet weights of backbone '{name}' do not fit it with backbone_arguments "
+                f"{model.info.arguments.get('backbone_arguments')}. Leave out those that change its layers, choose a "
+                "backbone that is built so (timm has resnet18d for resnet18 with a deep stem), or pretrained: false."
+            ) from error
 
 
 def _donor(name: str, in_channels: int, **features: Any) -> nn.Module:

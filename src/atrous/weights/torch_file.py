@@ -1,17 +1,23 @@
 """PyTorch's own files, read without running anything in them.
 
 A pickle is read by torch's restricted reader, which makes tensors, dicts, lists and strings and refuses every name of
-code. Training checkpoints also carry harmless records (a NumPy score, a log's history): for those names alone, listed
-in `HARMLESS`, an inert class of this file stands in, which takes anything and does nothing, so that no foreign code is
-imported or called even then.
+code. Some of the names that it knows fill the memory all the same (bytearray of a number, a Counter of a tensor that
+repeats one number), so the names in the pickles are looked through before: only those in `SAFE` are let in. Training
+checkpoints also carry harmless records (a NumPy score, a log's history): for those names alone, listed in `HARMLESS`,
+an inert class of this file stands in, which takes anything and does nothing, so that no foreign code is imported or
+called even then.
 """
 
 from __future__ import annotations
 
 import mmap
-import re
+import pickletools
+import tarfile
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +30,6 @@ HARMLESS = (
     "argparse.Namespace",
     "builtins.getattr",  # HistoryBuffer keeps its statistics as bound methods, pickled as a getattr
     *(f"builtins.{kind}" for kind in ("dict", "float", "int", "list")),  # what a defaultdict makes
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
@@ -44,8 +48,42 @@ HARMLESS = (
     "torch.torch_version.TorchVersion",
 )
 
-#: The one name that torch's restricted reader calls with any number, and so fills the memory; no checkpoint has it.
-GREEDY = (b"builtins\nbytearray\n", b"__builtin__\nbytearray\n")
+#: Names of dicts that are more than that, here read as dicts.
+DICTS = ("collections.defaultdict", "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict")
+
+#: What tensors and plain Python are made of. PyTorch's reader knows more: bytearray, collections.Counter and further
+#: kinds of tensors, which a short file can make fill the memory.
+SAFE = frozenset(
+    {
+        "_codecs.encode",
+        "builtins.complex",
+        "builtins.set",
+        "collections.OrderedDict",
+        *(
+            f"torch._utils._rebuild_{kind}"
+            for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state")
+        ),
+        "torch.device",
+        "torch.nn.parameter.Parameter",
+        "torch.Size",
+        "torch.Tensor",
+        *(f"torch.storage.{kind}Storage" for kind in ("Typed", "Untyped")),
+        *(f"torch.{name}" for name in dir(torch) if name.endswith("Storage")),
+        *(f"torch.{name}" for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)),
+        *HARMLESS,
+        *DICTS,
+    }
+)
+
+#: Containers that would take a tensor's numbers apart, of which there may be any number that repeat one → with what
+#: their arguments begin instead: none, or a list written out.
+CONTAINERS = {
+    "collections.OrderedDict": ("EMPTY_TUPLE", "EMPTY_LIST"),
+    "builtins.set": ("EMPTY_LIST",),
+}
+
+#: Pickles in a file of the format before zip: magic number, version, machine, object, keys of the storages.
+LEGACY_PICKLES = 5
 
 
 def read_torch(path: Path) -> Any:
@@ -60,32 +98,74 @@ def read_torch(path: Path) -> Any:
     Raises:
         AtrousError: there is code in it; says whose. Whatever a damaged file makes torch raise is let through.
     """
-    if _is_greedy(path):
-        raise AtrousError(f"{path} holds more than weights: it names 'bytearray', to fill the memory. Nothing was run.")
-    stand_ins: list[Any] = [*((_Nothing, name) for name in HARMLESS), (_Dict, "collections.defaultdict")]
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-            warnings.simplefilter("ignore")  # what torch deprecates is nothing that the user can change
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # _pickle.UnpicklingError, RuntimeError, EOFError, KeyError, UnicodeDecodeError …
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code:
-            raise AtrousError(
-                f"{path} holds more than weights: it names '{code[1]}', which is code. Nothing was run. If you trust "
-                "it, save the weights alone where it was made: torch.save(model.state_dict(), file)."
-            ) from error
-        raise
+    for name in _names(path):
+        if name not in SAFE:
+            raise AtrousError(_refusal(path, name[:100].removeprefix("builtins.")))
+    stand_ins: list[Any] = [*((_Nothing, name) for name in HARMLESS), *((_Dict, name) for name in DICTS)]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        warnings.simplefilter("ignore")  # what torch deprecates is nothing that the user can change
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_greedy(path: Path) -> bool:
-    """Whether its pickles, or where pickles and weights alternate the whole file, have a name of `GREEDY`."""
+def _refusal(path: Path, name: str) -> str:
+    if name.startswith("torch._utils._rebuild_"):
+        return (
+            f"{path} holds a tensor of a kind that is not read, by {name!r}, such as a sparse or quantised one; save "
+            "it dense, as floating-point numbers. Nothing was run."
+        )
+    return (
+        f"{path} holds more than weights: it names {name!r}, which is code. Nothing was run. If you trust it, save the "
+        "weights alone where it was made: torch.save(model.state_dict(), file)."
+    )
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Every name of code in its pickles, of modules and attributes, as torch's reader joins them."""
+    if _is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.filename.lower().endswith(".pkl"):  # torch finds its record in any case of letters
+                    yield from _names_in(archive.read(entry))
+        return
+    if _is_tar(path):
+        raise AtrousError(f"{path} is a tar file: unpack it and give the file in it, or save it with a newer PyTorch.")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for _ in range(LEGACY_PICKLES):
+            yield from _names_in(content)
+
+
+def _names_in(pickled: Any) -> Iterator[str]:
+    """The names in one pickle, bytes or an open file, which is then at its end."""
+    memo: dict[Any, str] = {}
+    last = ""  # the name that lies on top of the stack
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = last
+            continue
+        if opcode.name not in CONTAINERS.get(last, (opcode.name,)):
+            raise ValueError(f"{last} of something else than it is written with")
+        last = memo.get(argument, "") if opcode.name in ("BINGET", "LONG_BINGET") else ""
+        if opcode.name == "GLOBAL":  # INST and STACK_GLOBAL, the other ways to name code, torch's reader refuses
+            module, _, name = str(argument).partition(" ")
+            # Names of Python 2, in which torch.save writes, as torch's reader translates them.
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            last = f"{module}.{name}"
+            yield last
+
+
+def _is_zip(path: Path) -> bool:
+    """As torch decides it."""
     with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return any(content.find(word) >= 0 for word in GREEDY)
-    with zipfile.ZipFile(path) as archive:
-        pickles = [archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".pkl")]
-    return any(word in pickled for pickled in pickles for word in GREEDY)
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _is_tar(path: Path) -> bool:
+    """PyTorch's first format, whose pickles lie inside; torch tries it before the pickles at the beginning."""
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
 
 
 class _Nothing:
@@ -102,7 +182,7 @@ class _Nothing:
 
 
 class _Dict:
-    """Stands in for a defaultdict: a dict, which the reader then fills."""
+    """Stands in for a special dict: an ordered one, the kind that the reader fills and gives a state."""
 
     def __new__(cls, *args: Any) -> Any:
-        return {}
+        return OrderedDict()

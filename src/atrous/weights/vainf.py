@@ -16,7 +16,6 @@ from torch import Tensor
 from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.models import Preprocessing
 from atrous.weights.adapted import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,6 +25,7 @@ from atrous.weights.adapted import (
     blocks_by_stage,
     by_number,
     move_channels,
+    normalisation,
     translate,
 )
 from atrous.weights.foreign import Foreign
@@ -115,9 +115,13 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     if plus:
         _low_last(ours, separable)
     num_classes = len(ours["classifier.weight"])
+    backbone = _backbone(state)
+    stem = "conv_stem" if "backbone.net.conv_stem.weight" in ours else "conv1"
+    in_channels = ours[f"backbone.net.{stem}.weight"].shape[1]
     arguments = {
-        **_backbone(state),
+        **backbone,
         "num_classes": num_classes,
+        "in_channels": in_channels,
         "output_stride": 16,
         "multi_grid": (1, 1, 1),
         "separable": separable,
@@ -130,7 +134,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments | dict(given),
         state=ours,
         left_over=left_over,
-        preprocessing=Preprocessing(IMAGENET_MEAN, IMAGENET_STD),
+        preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
         untold=("output_stride",),
         **by_number(num_classes, CLASSES),
     )

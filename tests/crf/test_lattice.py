@@ -243,6 +243,15 @@ def test_panels_hold_what_was_put_in(columns):
     assert np.array_equal(from_panels(to_panels(matrix, layout), layout, columns), matrix)
 
 
+def test_it_runs_where_nothing_compiled_may_be_kept():
+    code = (
+        "import numba.core.caching as caching; caching.CacheImpl._locator_classes = []\n"
+        "import torch, atrous; print(atrous.permutohedral_filter(torch.zeros(3, 2), torch.ones(3, 1)).std().item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0.0\n"), done.stderr
+
+
 # What it refuses
 
 

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from atrous.crf.rows import add_rows, blur_chains, empty, padded, panels, prefetch
+from atrous.crf.rows import add_rows, blur_chains, compiled, empty, padded, panels, prefetch
 
 #: The smallest hash table.
 LEAST_SLOTS = 1024
@@ -146,7 +146,7 @@ def in_tiles(height: int, width: int) -> np.ndarray:
     return np.concatenate(tiles)
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _embed(features, scale, factors, steps, hashes, weights):
     """The simplex around each point: hashes of its d+1 vertices, and barycentric coordinates (Adams et al. §3.1)."""
     count, dims = features.shape
@@ -262,7 +262,7 @@ def _slot(here, mixed, tables, base, mask):
     return slot
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _number(hashes, order, tables, found, counts, done, vertices):
     """Goes on numbering from where each part is until all is done, or its table is half full."""
     parts, corners = counts.size, hashes.size // order.size
@@ -294,7 +294,7 @@ def _number(hashes, order, tables, found, counts, done, vertices):
         counts[part], done[part] = count, place
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _fill(tables, found, counts):
     """Puts the vertices that are numbered already into empty tables."""
     base, mask = tables.size // counts.size, np.uint64(tables.size // counts.size // 2 - 1)
@@ -305,7 +305,7 @@ def _fill(tables, found, counts):
             tables[slot], tables[slot + 1] = here, number
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _follow(tables, found, counts, steps, total):
     """The vertex that follows each one along each direction; −1 where there is none."""
     parts = counts.size
@@ -331,7 +331,7 @@ def _follow(tables, found, counts, steps, total):
     return following
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _chain(following):
     """The chains of two vertices and more along each direction, and how many vertices are in them."""
     directions, total = following.shape
@@ -356,7 +356,7 @@ def _chain(following):
     return chains, lengths
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _transpose(vertices, weights, total, corners, parts):
     """The points of each vertex, in their order."""
     count = vertices.size // corners
@@ -384,7 +384,7 @@ def _transpose(vertices, weights, total, corners, parts):
     return starts, points, point_weights
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _rescale(weights, point_weights, points, scale):
     corners = weights.size // scale.size
     for point in prange(scale.size):
@@ -394,7 +394,7 @@ def _rescale(weights, point_weights, points, scale):
         point_weights[place] *= scale[points[place]]
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _splat(values, width, starts, points, weights, out):
     total = starts.size - 1
     for chunk in prange(CHUNKS):
@@ -403,7 +403,7 @@ def _splat(values, width, starts, points, weights, out):
             add_rows(width, out, vertex * width, values, 0, width, points, weights, first, last)
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _blur(values, width, chain):
     for chunk in prange(CHUNKS):
         first = _next_chain(chain, chunk * chain.size // CHUNKS)
@@ -419,7 +419,7 @@ def _next_chain(chain, place):
     return place
 
 
-@njit(parallel=True, cache=True)
+@compiled
 def _slice(blurred, layout, vertices, weights, corners, out):
     count = vertices.size // corners
     total = blurred.size // (layout[-1, 0] + layout[-1, 1])

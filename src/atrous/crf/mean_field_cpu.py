@@ -7,7 +7,7 @@ from numba import njit, prange
 
 from atrous.crf.gaussian import Axis
 from atrous.crf.lattice_cpu import CpuLattice
-from atrous.crf.rows import add_flat, add_messages, add_rows, padded, panels, share_out, weigh
+from atrous.crf.rows import add_flat, add_messages, add_rows, compiled, padded, panels, share_out, weigh
 from atrous.crf.scratch import Scratch
 
 #: The smallest probability that counts.
@@ -99,7 +99,7 @@ def _worthy(changes: np.ndarray, classes: np.ndarray, prune: float) -> np.ndarra
     return classes[kept]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled
 def _gather(planes, active, layout, unary, rest, scale):
     """Planes of the active classes as rows. `rest` has the sum of the others, `scale` what makes all sum to one."""
     classes, count = planes.shape
@@ -131,7 +131,7 @@ def _gather(planes, active, layout, unary, rest, scale):
                         unary[base + point * width] = np.float32(0)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled
 def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizontal, kernels, beliefs, out, share, peaks):
     """Messages of both kernels to each pixel, and its new beliefs."""
     count, columns = rest.size, peaks.shape[1]
@@ -185,7 +185,7 @@ def _scale_edges(row, place, wide, edge, low, high):
                 row[place + (x - low) * wide + column] *= edge[x]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled
 def _select(values, layout, kept, fewer, out, rest):
     """Some columns of a matrix in panels, in panels of their own; `rest`, unless empty, gains the others."""
     count, columns = values.size // (layout[-1, 0] + layout[-1, 1]), layout[-1, 0] + layout[-1, 1]
@@ -212,7 +212,7 @@ def _select(values, layout, kept, fewer, out, rest):
                         rest[point] += values[there + point * wide]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@compiled
 def _scatter(planes, active, layout, beliefs, share, out):
     """Rows as planes; a class at rest has its probability times the pixel's share."""
     classes, count = planes.shape

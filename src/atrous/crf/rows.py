@@ -25,6 +25,15 @@ WIDTHS = (16, 8, 4)
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
 
 
+def compiled(function: Any) -> Any:
+    """A loop as machine code, over all threads, made at its first call and kept on disk where that may be written."""
+    options = {"parallel": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside this file nor in the user's own cache
+        return njit(**options)(function)
+
+
 def panels(columns: int) -> np.ndarray:
     """Where panels begin and how wide they are, for at least so many columns.
 

@@ -77,6 +77,26 @@ def load(path: str | Path) -> SegmentationModel:
     return model.eval()
 
 
+def check_target(path: Path, name: str) -> None:
+    """Before long work: whether a model may be written there; another model may be replaced, nothing else.
+
+    Args:
+        path: where.
+        name: of the argument that said so.
+
+    Raises:
+        AtrousError: no model file's name, or a file that is none.
+    """
+    if path.suffix != ".safetensors":
+        raise AtrousError(f"{name} is {path}; a model file's name ends in .safetensors.")
+    if not path.exists():
+        return
+    try:
+        read_info(path)
+    except AtrousError as error:
+        raise AtrousError(f"{path} exists and is no model file of atrous; give another name for {name}.") from error
+
+
 def read_info(path: str | Path) -> Info:
     """What a model file says about itself, without reading its weights.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from protobuf import field, varint
 from safetensors.torch import save_file
 
 import atrous
@@ -46,18 +47,6 @@ def tensor_of(numbers: int) -> bytes:
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + count + b"tQ"
     rest = b"K\0" + count + b"\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs."
     return b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def test_the_handmade_pickle_is_what_torch_reads(tmp_path):

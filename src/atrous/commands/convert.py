@@ -16,7 +16,7 @@ from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Info, SegmentationModel
 from atrous.weights import foreign, sources
-from atrous.weights.adapted import Adapted, check_fits, check_values
+from atrous.weights.adapted import Adapted, check_fits, check_values, some
 from atrous.weights.foreign import Foreign
 
 
@@ -91,16 +91,9 @@ def _check_targets(file: Path | Mapping[str, Any], out: Path | None, json: Path 
     if out is None:
         return
     out = Path(out)
-    if out.suffix != ".safetensors":
-        raise AtrousError(f"out is {out}; a model file's name ends in .safetensors.")
     if json is not None and (out.absolute() == Path(json).absolute() or _same(out, Path(json))):
         raise AtrousError(f"out and json are both {out}; give the report another name.")
-    if not out.exists():
-        return
-    try:
-        model_file.read_info(out)
-    except AtrousError as error:
-        raise AtrousError(f"{out} exists and is no model file of atrous; give another name for out.") from error
+    model_file.check_target(out, "out")
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -199,11 +192,7 @@ def _print(info: Info, report: Mapping[str, Any]) -> None:
         escape(
             f"{info.architecture} over {info.arguments['backbone']}, from {report['source']}: {len(info.classes)} "
             f"classes ({names}), {report['parameters'] / 1e6:.1f} M parameters; "
-            + (
-                f"left over, not needed: {', '.join(left[:4])}{f' and {len(left) - 4} more' if len(left) > 4 else ''}"
-                if left
-                else "nothing left over"
-            )
+            + (f"left over, not needed: {some(left)}" if left else "nothing left over")
             + (f"; fresh: {', '.join(fresh)}." if fresh else ".")
         )
     )

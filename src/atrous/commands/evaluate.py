@@ -278,15 +278,9 @@ def _check_crf(model: Path, crf: str | None, search: bool, images: int, out: Pat
         return
     if not search and crf is None:
         raise AtrousError("--save-crf saves what --crf or --crf-search gives: give one of them.")
-    if out.suffix != ".safetensors":
-        raise AtrousError(f"save_crf is {out}; a model file's name ends in .safetensors.")
     if out.exists() and Path(model).exists() and out.samefile(model):
         raise AtrousError(f"save_crf is {out}, the model itself; give another name. Inputs are never overwritten.")
-    try:
-        if out.exists():
-            model_file.read_info(out)  # another model may be replaced
-    except AtrousError as error:
-        raise AtrousError(f"{out} exists and is no model file of atrous; give another name for save_crf.") from error
+    model_file.check_target(out, "save_crf")
 
 
 def _settings_of(crf: DenseCRF) -> dict[str, Any]:

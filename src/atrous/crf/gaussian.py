@@ -11,6 +11,12 @@ import numpy as np
 REACH = 4.0
 
 
+def taps_of(length: int, sigma: float) -> np.ndarray:
+    """A Gaussian of `sigma` > 0 pixels and height 1 as 2R+1 float64, no longer than `length` ≥ 1 pixels need."""
+    reach = min(math.ceil(REACH * sigma), length - 1)
+    return np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+
+
 @dataclass(frozen=True)
 class Axis:
     """A Gaussian along one axis of n pixels, symmetrically normalised, as sparse rows.
@@ -38,21 +44,21 @@ class Axis:
             sigma: > 0.
         """
         place = np.arange(length)
-        reach = min(math.ceil(REACH * sigma), length - 1)
+        taps = taps_of(length, sigma)
+        reach = len(taps) // 2
         low, high = np.maximum(place - reach, 0), np.minimum(place + reach, length - 1)
         counts = high - low + 1
         starts = np.concatenate([[0], np.cumsum(counts)])
         rows = np.repeat(place, counts)
         indices = np.arange(starts[-1]) - np.repeat(starts[:-1] - low, counts)
-        weights = np.exp(-0.5 * ((rows - indices) / sigma) ** 2)
+        weights = taps[reach + indices - rows]
         edge = np.add.reduceat(weights, starts[:-1]) ** -0.5
         weights *= edge[rows] * edge[indices]
         inside = edge.min()  # where most neighbours are
-        taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2) * inside**2
         return cls(
             starts.astype(np.int64),
             indices.astype(np.int32),
             weights.astype(np.float32),
-            taps.astype(np.float32),
+            (taps * inside**2).astype(np.float32),
             (edge / inside).astype(np.float32),
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.crf.gaussian import Axis
+from atrous.crf.gaussian import Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
 from atrous.errors import AtrousError, unknown_name
 
@@ -215,7 +215,7 @@ def _mean_field(crf: DenseCRF, unary: Tensor, features: Tensor, size: tuple[int,
     ones = unary.new_ones(lattice.count, 1)
     bilateral_scale = lattice.filter(ones).clamp(min=LEAST) ** -0.5
     mask = unary.new_ones(size) if valid is None else valid.to(unary)
-    kernels = [_kernel(length, crf.gaussian_xy, unary) for length in size]
+    kernels = [torch.from_numpy(taps_of(length, crf.gaussian_xy)).to(unary) for length in size]
     gaussian_scale = _smooth(mask[None], kernels).clamp(min=LEAST) ** -0.5 * mask
     beliefs = unary.softmax(1)
     for _ in range(crf.iterations):
@@ -229,15 +229,6 @@ def _mean_field(crf: DenseCRF, unary: Tensor, features: Tensor, size: tuple[int,
         updated = (unary[inside] + message).softmax(1)
         beliefs = updated if isinstance(inside, slice) else beliefs.index_copy(0, inside, updated)
     return beliefs
-
-
-def _kernel(length: int, sigma: float, like: Tensor) -> Tensor:
-    """A Gaussian of odd length along an axis, no longer than the axis needs."""
-    from atrous.crf.gaussian import REACH
-
-    reach = min(int(np.ceil(REACH * sigma)), length - 1)
-    place = torch.arange(-reach, reach + 1, device=like.device, dtype=like.dtype)
-    return (-0.5 * (place / sigma) ** 2).exp()
 
 
 def _smooth(planes: Tensor, kernels: list[Tensor]) -> Tensor:

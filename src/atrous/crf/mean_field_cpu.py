@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from atrous.crf import mean_field
 from atrous.crf.gaussian import Axis
 from atrous.crf.lattice_cpu import CpuLattice
 from atrous.crf.rows import add_flat, add_messages, add_rows, compiled, padded, panels, share_out, weigh
 from atrous.crf.scratch import Scratch
 
-#: The smallest probability that counts.
-LEAST = np.float32(1e-20)
+#: The smallest probability that counts, as the loops have it.
+LEAST = np.float32(mean_field.LEAST)
 #: Pieces into which pixels are cut, to be read by class and written by pixel while they are in the cache.
 PIECES = 512
 #: Bands of rows, and pixels of a row, updated at a time: what the vertical kernel sees shall stay in the cache.
@@ -51,7 +52,7 @@ def infer(
     active = np.arange(classes)
     if prune:  # before the first step a message is known by its bound alone
         largest = planes.max(1)
-        active = _worthy((bilateral_weight + gaussian_weight) * MOST * largest**2, active, prune)
+        active = _worthy((bilateral_weight + gaussian_weight) * MOST * largest**2, prune)
     layout = panels(len(active))
     size, rows = count * padded(layout), lattice.rows
     unary, buffer = scratch.floats("unary", size), scratch.floats("vertices", rows * padded(layout))
@@ -79,12 +80,13 @@ def infer(
         beliefs, updated, spare = updated, spare, updated  # the spare one is where the beliefs are, free a step later
         if not prune or step == iterations - 1:
             continue
-        kept = _worthy(peaks.max(0)[: len(active)], np.arange(len(active)), prune)
+        kept = _worthy(peaks.max(0)[: len(active)], prune)
         fewer = panels(len(kept))
         if padded(fewer) < padded(layout):
             room = count * padded(fewer)
-            _select(beliefs, layout, kept, fewer, updated[:room], np.empty(0, np.float32))
-            _select(unary, layout, kept, fewer, spare[:room], rest)
+            _select(beliefs, layout, kept, fewer, updated[:room])
+            _select(unary, layout, kept, fewer, spare[:room])
+            _retire(unary, layout, np.setdiff1d(np.arange(len(active)), kept), rest)
             beliefs, unary, updated, spare = updated[:room], spare[:room], unary[:room], updated[:room]
             active, layout, buffer = active[kept], fewer, buffer[: rows * padded(fewer)]
     result = np.empty_like(planes)
@@ -92,11 +94,11 @@ def infer(
     return result
 
 
-def _worthy(changes: np.ndarray, classes: np.ndarray, prune: float) -> np.ndarray:
-    """The classes whose changes exceed the bound, or the one that changes most where none does."""
+def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
+    """Which changes exceed the bound, or the largest where none does."""
     kept = changes > prune
     kept[changes.argmax()] = True
-    return classes[kept]
+    return np.flatnonzero(kept)
 
 
 @compiled
@@ -142,8 +144,8 @@ def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizonta
     corners, total = vertices.size // count, blurred.size // columns
     steps = np.arange(taps.size).astype(np.int32)
     for band in prange(BANDS):
-        row = np.empty((STRIP + 2 * reach) * 16 + 16, np.float32)  # of one panel, with what its ends see beyond
-        near, alike = np.empty(STRIP * columns + 16, np.float32), np.empty(columns, np.float32)
+        row = np.empty((STRIP + 2 * reach) * 16, np.float32)  # of one panel, with what its ends see beyond
+        near, alike = np.empty(STRIP * columns, np.float32), np.empty(columns, np.float32)
         highest = peaks[band]
         for left in range(0, width, STRIP):
             right = min(left + STRIP, width)
@@ -155,7 +157,6 @@ def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizonta
                     place, base, length = (low - left + reach) * wide, count * begin + low * wide, (high - low) * wide
                     first, last = starts[y], starts[y + 1]
                     add_flat(row, place, beliefs, base, width * wide, indices, row_weights, first, last, length)
-                    row[place + length : place + length + 4] = np.float32(0)  # what it may have written beyond
                     _scale_edges(row, place, wide, edge, low, high)
                     add_flat(near, STRIP * begin, row, 0, wide, steps, taps, 0, taps.size, (right - left) * wide)
                 for x in range(left, right):
@@ -186,11 +187,9 @@ def _scale_edges(row, place, wide, edge, low, high):
 
 
 @compiled
-def _select(values, layout, kept, fewer, out, rest):
-    """Some columns of a matrix in panels, in panels of their own; `rest`, unless empty, gains the others."""
-    count, columns = values.size // (layout[-1, 0] + layout[-1, 1]), layout[-1, 0] + layout[-1, 1]
-    rests = np.ones(columns, np.bool_)
-    rests[kept] = False
+def _select(values, layout, kept, fewer, out):
+    """Some columns of a matrix in panels, in panels of their own."""
+    count = values.size // (layout[-1, 0] + layout[-1, 1])
     for piece in prange(PIECES):
         first, last = piece * count // PIECES, (piece + 1) * count // PIECES
         for panel in range(len(fewer)):
@@ -204,12 +203,17 @@ def _select(values, layout, kept, fewer, out, rest):
                 else:
                     for point in range(first, last):
                         out[base + point * width] = np.float32(0)
-        if rest.size:
-            for column in range(columns):
-                if rests[column]:
-                    there, wide = _place_of(column, layout, count)
-                    for point in range(first, last):
-                        rest[point] += values[there + point * wide]
+
+
+@compiled
+def _retire(unary, layout, columns, rest):
+    """Adds columns of a matrix in panels to `rest`."""
+    count = rest.size
+    for piece in prange(PIECES):
+        for column in columns:
+            there, wide = _place_of(column, layout, count)
+            for point in range(piece * count // PIECES, (piece + 1) * count // PIECES):
+                rest[point] += unary[there + point * wide]
 
 
 @compiled

@@ -22,6 +22,9 @@ from numba.extending import intrinsic
 #: What a panel may have for columns.
 WIDTHS = (16, 8, 4)
 
+#: Pieces into which loops are cut that keep something of their own.
+CHUNKS = 64
+
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
 
 
@@ -63,7 +66,7 @@ def padded(layout: np.ndarray) -> int:
 
 def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
     """An N×L float32 matrix as panels, filled up with zeros."""
-    flat = empty(len(matrix), padded(layout))
+    flat = empty(len(matrix) * padded(layout))
     flat[:] = 0
     for (begin, width), panel in zip(layout, _views(flat, len(matrix), layout), strict=True):
         columns = matrix[:, begin : begin + width]
@@ -81,11 +84,11 @@ def _views(flat: np.ndarray, rows: int, layout: np.ndarray) -> list[np.ndarray]:
     return [flat[rows * begin : rows * (begin + width)].reshape(rows, width) for begin, width in layout]
 
 
-def empty(rows: int, columns: int) -> np.ndarray:
-    """A flat array for rows × columns floats that begins at a line of the cache."""
-    room = np.empty(rows * columns + 16, np.float32)
+def empty(size: int) -> np.ndarray:
+    """A flat array of so many floats that begins at a line of the cache."""
+    room = np.empty(size + 16, np.float32)
     skip = -room.ctypes.data % 64 // 4
-    return room[skip : skip + rows * columns]
+    return room[skip : skip + size]
 
 
 def _vector_of(width: int) -> Any:
@@ -350,7 +353,7 @@ def blur_chains(width, values, chains, first, last):
 
 @njit(inline="always")
 def add_flat(out, place, source, base, stride, indices, weights, first, last, length):
-    """The same for any length ≥ 1 of a row; may write up to 3 floats beyond it."""
+    """The same for any length of a row that is a multiple of 4."""
     here = 0
     while here + 16 <= length:
         _add16(out, place + here, source, base + here, stride, indices, weights, first, last)

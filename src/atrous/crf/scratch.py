@@ -20,7 +20,7 @@ class Scratch(threading.local):
         """So many floats that hold anything, valid until the next call with this name."""
         if name not in self._arrays or self._arrays[name].size < size:
             self._arrays.pop(name, None)
-            self._arrays[name] = empty(size, 1)
+            self._arrays[name] = empty(size)
         return self._arrays[name][:size]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from atrous.crf import DenseCRF
+from atrous.crf.mean_field import LEAST
 from atrous.crf.settings import settings_of
 from atrous.learning.recipe import Crf
 from atrous.models import Info
 from atrous.models.layers import class_probabilities, resize
 
-#: The smallest probability whose logarithm enters the loss.
-LEAST = 1e-20
 #: Mean-field steps once trained; five in training and ten afterwards are those of arXiv:1502.03240 §6.
 ITERATIONS_AFTER = 10
 

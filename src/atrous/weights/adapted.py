@@ -182,7 +182,7 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
     advice = "Another backbone may fit (--backbone), or the file is of another network, incomplete or altered."
     extra = [name for name in adapted.state if name not in ours and not name.endswith("num_batches_tracked")]
     if extra:
-        raise AtrousError(f"the file has weights that {built} has not: {_some(extra)}. {advice}")
+        raise AtrousError(f"the file has weights that {built} has not: {some(extra)}. {advice}")
     for name, tensor in adapted.state.items():
         if name not in ours:
             continue
@@ -195,7 +195,7 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
     absent = [name for name in ours if name not in adapted.state and not name.endswith("num_batches_tracked")]
     missing = [name for name in absent if name.startswith(adapted.fills)]
     if missing:
-        raise AtrousError(f"the file lacks {len(missing)} weights of {built}: {_some(missing)}. {advice}")
+        raise AtrousError(f"the file lacks {len(missing)} weights of {built}: {some(missing)}. {advice}")
     return tuple(absent)
 
 
@@ -214,5 +214,6 @@ def check_values(adapted: Adapted) -> None:
             raise AtrousError(f"'{name}' has negative variances; the file is damaged, or keeps something else there.")
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first four names, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -21,6 +21,7 @@ from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Prediction
+from atrous.learning.boundary import BoundaryScore
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.info import Info, Preprocessing
 
@@ -112,7 +113,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
 
 def evaluation_of(data: Path, segmenter: Erring) -> dict:
     """What `atrous evaluate --json` writes."""
-    measured = Measurement(ConfusionMatrix(len(NAMES)))
+    measured = Measurement(ConfusionMatrix(len(NAMES)), BoundaryScore(len(NAMES)))
     dataset = open_dataset(data)
     for number in range(8):
         image, mask = (data / kind / f"p{number}.png" for kind in ("images", "masks"))

@@ -18,6 +18,7 @@ from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
+from atrous.learning.boundary import BoundaryScore
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.metrics import ConfusionMatrix, number
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 #: A class holding less than this share of the truth may go unpredicted without a warning.
 NOTABLE_SHARE = 0.001
+#: Scores of a class that are printed.
+COLUMNS = ("iou", "dice", "accuracy", "boundary_f")
+#: Scores that are compared with and without a CRF.
+HEADLINES = (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("Dice", "dice"), ("boundary F", "boundary_f"))
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,15 @@ class Measurement:
 
     Args:
         confusion: of the whole split.
+        boundary: of the whole split.
         per_image: scores and files of each picture.
         without_crf: what the network's own masks scored, where a CRF refined them.
     """
 
     confusion: ConfusionMatrix
+    boundary: BoundaryScore
     per_image: list[dict[str, Any]] = field(default_factory=list)
-    without_crf: ConfusionMatrix | None = None
+    without_crf: Measurement | None = None
 
 
 def evaluate(
@@ -123,17 +130,21 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         raise AtrousError("the split has no pictures: nothing to measure.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
     classes = len(segmenter.info.classes)
-    without = None if segmenter.crf is None else ConfusionMatrix(classes)
-    measured = Measurement(ConfusionMatrix(classes), without_crf=without)
+    without = None if segmenter.crf is None else Measurement(ConfusionMatrix(classes), BoundaryScore(classes))
+    measured = Measurement(ConfusionMatrix(classes), BoundaryScore(classes), without_crf=without)
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(items), note="")
         for item, sample in zip(items, in_background(dataset.read, items), strict=True):
             truth, image = remap[sample.label], segmenter.prepare(sample.image)
             scores = segmenter.scores(image)
             one = ConfusionMatrix(classes)
-            one.update(truth, segmenter.decide(scores, image, segmenter.crf))
-            if measured.without_crf is not None:
-                measured.without_crf.update(truth, segmenter.decide(scores, image))
+            mask = segmenter.decide(scores, image, segmenter.crf)
+            one.update(truth, mask)
+            measured.boundary.update(truth, mask)
+            if without is not None:
+                plain = segmenter.decide(scores, image)
+                without.confusion.update(truth, plain)
+                without.boundary.update(truth, plain)
             measured.confusion.counts += one.counts
             measured.per_image.append(
                 {
@@ -212,20 +223,25 @@ def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
             "iou": number(confusion.iou[index]),
             "dice": number(confusion.dice[index]),
             "accuracy": number(confusion.accuracy[index]),
+            "boundary_f": number(measured.boundary.f_score[index]),
             "pixels_true": int(true[index]),
             "pixels_predicted": int(predicted[index]),
         }
         for index, name in enumerate(info.classes)
     ]
     return {
-        **confusion.summary(),
+        **_headline(measured),
         "classes": classes,
         "absent": [entry["name"] for entry in classes if entry["iou"] is None],
         "confusion": confusion.counts.tolist(),
-        **({} if measured.without_crf is None else {"without_crf": measured.without_crf.summary()}),
+        **({} if measured.without_crf is None else {"without_crf": _headline(measured.without_crf)}),
         "warnings": warnings(confusion, info.classes),
         "per_image": measured.per_image,
     }
+
+
+def _headline(measured: Measurement) -> dict[str, Any]:
+    return {**measured.confusion.summary(), "boundary_f": number(measured.boundary.mean)}
 
 
 def warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
@@ -298,16 +314,17 @@ def _save_crf(model: Path, settings: dict[str, Any], out: Path) -> None:
 
 
 def _print(results: dict[str, Any]) -> None:
-    table = Table("class", "IoU", "Dice", "accuracy", "share of truth", box=None, header_style="bold")
+    table = Table("class", "IoU", "Dice", "accuracy", "boundary F", "share of truth", box=None, header_style="bold")
     total = max(sum(entry["pixels_true"] for entry in results["classes"]), 1)
     for entry in results["classes"]:
-        scores = ["absent" if entry[key] is None else f"{entry[key]:.3f}" for key in ("iou", "dice", "accuracy")]
+        scores = ["absent" if entry[key] is None else f"{entry[key]:.3f}" for key in COLUMNS]
         table.add_row(escape(entry["name"]), *scores, f"{entry['pixels_true'] / total:.1%}")
     console.print(table)
     console.print(
         f"[bold]mIoU {results['miou'] or 0:.4f}[/]  pixel accuracy {results['pixel_accuracy'] or 0:.4f}  "
         f"mean accuracy {results['mean_accuracy'] or 0:.4f}  frequency-weighted IoU "
         f"{results['frequency_weighted_iou']:.4f}  Dice {results['dice'] or 0:.4f}  "
+        f"boundary F {results['boundary_f'] or 0:.4f}  "
         f"({results['images']} pictures, {escape(results['split'])}, {results['engine']} {results['precision']})"
     )
     if "without_crf" in results:
@@ -319,7 +336,7 @@ def _print(results: dict[str, Any]) -> None:
 def _print_change(results: dict[str, Any]) -> None:
     """What the CRF changed."""
     table = Table("", "without CRF", "with CRF", "change", box=None, header_style="bold")
-    for name, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("Dice", "dice")):
+    for name, key in HEADLINES:
         before, after = results["without_crf"][key] or 0, results[key] or 0
         table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
     console.print(table)

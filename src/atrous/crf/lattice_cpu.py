@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from atrous.crf.rows import CHUNKS, add_rows, blur_chains, compiled, empty, padded, panels
+from atrous.crf.rows import AHEAD, CHUNKS, WIDTHS, add_rows, blur_chains, compiled, empty, padded, panels, prefetch
 from atrous.crf.vertices import chain_up, embed, follow, number, transpose
 
 #: Pixels along a side of a picture's tiles.
@@ -148,6 +148,9 @@ def _splat(values, width, starts, points, weights, out):
     for chunk in prange(CHUNKS):
         for vertex in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
             first, last = starts[vertex], starts[vertex + 1]
+            if width > WIDTHS[-1]:  # shorter rows stay near anyway
+                for place in range(min(first + AHEAD, points.size), min(last + AHEAD, points.size)):
+                    prefetch(values, points[place] * width)
             add_rows(width, out, vertex * width, values, 0, width, points, weights, first, last)
 
 

@@ -8,7 +8,18 @@ from numba import njit, prange
 from atrous.crf import mean_field
 from atrous.crf.gaussian import Axis
 from atrous.crf.lattice_cpu import CpuLattice
-from atrous.crf.rows import add_flat, add_messages, add_rows, compiled, padded, panels, share_out, weigh
+from atrous.crf.rows import (
+    WIDTHS,
+    add_flat,
+    add_messages,
+    add_rows,
+    compiled,
+    padded,
+    panels,
+    prefetch,
+    share_out,
+    weigh,
+)
 from atrous.crf.scratch import Scratch
 
 #: The smallest probability that counts, as the loops have it.
@@ -17,6 +28,8 @@ LEAST = np.float32(mean_field.LEAST)
 PIECES = 512
 #: Bands of rows, and pixels of a row, updated at a time: what the vertical kernel sees shall stay in the cache.
 BANDS, STRIP = 32, 128
+#: For so many pixels at a time the update asks for the vertices that it will need, unless rows are short and stay near.
+AHEAD = 8
 #: What a row of either normalised kernel may sum to, for a bound on messages not computed yet.
 MOST = 1.5
 
@@ -159,22 +172,35 @@ def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizonta
                     add_flat(row, place, beliefs, base, width * wide, indices, row_weights, first, last, length)
                     _scale_edges(row, place, wide, edge, low, high)
                     add_flat(near, STRIP * begin, row, 0, wide, steps, taps, 0, taps.size, (right - left) * wide)
-                for x in range(left, right):
-                    point = y * width + x
-                    first = point * corners
-                    sum_ = rest[point]
-                    for panel in range(len(layout)):
-                        begin, wide = layout[panel]
-                        here, there = count * begin + point * wide, STRIP * begin + (x - left) * wide
-                        base = total * begin
-                        add_rows(wide, alike, begin, blurred, base, wide, vertices, weights, first, first + corners)
-                        add_messages(wide, near, there, alike, begin, gaussian * edge[x], bilateral)
-                        sum_ += weigh(wide, out, here, unary, near, there)
-                    share[point] = np.float32(1) / sum_
-                    for panel in range(len(layout)):
-                        begin, wide = layout[panel]
-                        here, there = count * begin + point * wide, STRIP * begin + (x - left) * wide
-                        share_out(wide, out, here, share[point], near, there, highest, begin)
+                for begun in range(left, right, AHEAD):
+                    if columns > WIDTHS[-1]:
+                        _ask_for(blurred, layout, vertices, (y * width + begun + AHEAD) * corners, AHEAD * corners)
+                    for x in range(begun, min(begun + AHEAD, right)):
+                        point = y * width + x
+                        first = point * corners
+                        sum_ = rest[point]
+                        for panel in range(len(layout)):
+                            begin, wide = layout[panel]
+                            here, there = count * begin + point * wide, STRIP * begin + (x - left) * wide
+                            base = total * begin
+                            add_rows(wide, alike, begin, blurred, base, wide, vertices, weights, first, first + corners)
+                            add_messages(wide, near, there, alike, begin, gaussian * edge[x], bilateral)
+                            sum_ += weigh(wide, out, here, unary, near, there)
+                        share[point] = np.float32(1) / sum_
+                        for panel in range(len(layout)):
+                            begin, wide = layout[panel]
+                            here, there = count * begin + point * wide, STRIP * begin + (x - left) * wide
+                            share_out(wide, out, here, share[point], near, there, highest, begin)
+
+
+@njit(inline="always")
+def _ask_for(blurred, layout, vertices, first, length):
+    """Has the rows of vertices[first:+length] brought near."""
+    total = blurred.size // (layout[-1, 0] + layout[-1, 1])
+    for panel in range(len(layout)):
+        begin, wide = layout[panel]
+        for place in range(first, min(first + length, vertices.size)):
+            prefetch(blurred, total * begin + vertices[place] * wide)
 
 
 @njit(inline="always")

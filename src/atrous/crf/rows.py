@@ -25,6 +25,9 @@ WIDTHS = (16, 8, 4)
 #: Pieces into which loops are cut that keep something of their own.
 CHUNKS = 64
 
+#: How many rows ahead loops over scattered rows ask for the memory that they will need.
+AHEAD = 64
+
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
 
 
@@ -117,6 +120,16 @@ def _place(builder: Any, data: Any, offset: Any, width: int) -> Any:
     return builder.bitcast(builder.gep(data, [offset]), _vector_of(width).as_pointer())
 
 
+def _ask_for(builder: Any, address: Any) -> None:
+    """Has memory brought near before it is needed."""
+    whole = ir.IntType(32)
+    address = builder.bitcast(address, ir.IntType(8).as_pointer())
+    name = "llvm.prefetch.p0i8"
+    kind = ir.FunctionType(ir.VoidType(), [address.type, whole, whole, whole])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    builder.call(function, [address, *(ir.Constant(whole, value) for value in (0, 3, 1))])
+
+
 def _add_rows(width: int) -> Any:
     """An intrinsic for one weighted sum of rows of a panel."""
 
@@ -178,6 +191,9 @@ def _blur_chains(width: int) -> Any:
             final = builder.sub(last, step)
             with cgutils.for_range_slice(builder, first, last, step, intp=_INT64) as (entry, _):
                 place, ends = row(entry)
+                ahead = builder.add(entry, ir.Constant(_INT64, AHEAD))
+                ahead = builder.select(builder.icmp_signed("<", ahead, final), ahead, final)
+                _ask_for(builder, row(ahead)[0])
                 following = builder.select(
                     builder.icmp_signed("<", entry, final), builder.add(entry, step), entry
                 )  # no row follows the very last, which ends its chain
@@ -303,17 +319,12 @@ def _prefetch() -> Any:
 
     @intrinsic
     def ask(context, array, place):
-        """Asks for array[place] before it is needed: looking up a hash would wait for the memory each time."""
+        """Asks for array[place] before it is needed: loops over scattered rows would wait for the memory each time."""
         signature = types.void(array, types.int64)
 
         def generate(context, builder, signature, arguments):
             data = _data(context, builder, signature, arguments, 0)
-            whole = ir.IntType(32)
-            address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-            name = "llvm.prefetch.p0i8"
-            kind = ir.FunctionType(ir.VoidType(), [address.type, whole, whole, whole])
-            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-            builder.call(function, [address, *(ir.Constant(whole, value) for value in (0, 3, 1))])
+            _ask_for(builder, builder.gep(data, [arguments[1]]))
             return context.get_dummy_value()
 
         return signature, generate

@@ -1,0 +1,142 @@
+"""Trains the peers' networks that benchmarks/predict.py measures, briefly, on CamVid: random ones predict noise.
+
+Each is the peer's own module (segmentation-models-pytorch, torchvision) with its own initialisation and 21 classes, of
+which CamVid's eleven are learnt. Training ends when its mask of the validation pictures holds at least eight classes
+and its epochs are over; each epoch is stored, so that a second call goes on where the first was stopped.
+
+    python benchmarks/peers.py --data PATH/TO/camvid --out FOLDER [--only NAME] [--epochs 12]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+CLASSES = 21
+#: Classes that a trained network's masks of the validation pictures hold at least.
+PREDICTED = 8
+PEERS = ("smp_v3plus_mobilenetv2", "smp_v3plus_resnet50", "torchvision_v3_resnet50")
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def main() -> None:
+    """Trains those that are not trained yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CamVid")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
+    parser.add_argument("--only", choices=PEERS, action="append")
+    parser.add_argument("--epochs", type=int, default=12)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.only or PEERS:
+        train(name, options.data, options.out, options.epochs)
+
+
+def build(name: str) -> Any:
+    """A peer's network, fresh."""
+    import torch
+
+    torch.manual_seed(0)
+    if name == "torchvision_v3_resnet50":
+        from torchvision.models.segmentation import deeplabv3_resnet50
+
+        return deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES)
+    import segmentation_models_pytorch as smp
+
+    encoder = {"smp_v3plus_mobilenetv2": "mobilenet_v2", "smp_v3plus_resnet50": "resnet50"}[name]
+    return smp.DeepLabV3Plus(encoder, encoder_weights=None, classes=CLASSES)
+
+
+def logits(output: Any) -> Any:
+    """The full-size scores in what a peer returns."""
+    return output["out"] if isinstance(output, dict) else output
+
+
+def load(name: str, folder: Path) -> Any:
+    """A trained peer, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: not trained yet.
+    """
+    import torch
+
+    model = build(name)
+    model.load_state_dict(torch.load(folder / f"{name}.pth", weights_only=True))
+    return model.eval()
+
+
+def train(name: str, data: Path, out: Path, epochs: int) -> None:
+    """Trains one peer with AdamW, poly, bfloat16 and random crops of 192×192."""
+    import torch
+    from torch.nn import functional as F
+
+    from atrous.data import dataset as datasets
+    from atrous.data.transforms import Augment
+    from atrous.learning.loader import AugmentedSamples, EpochOrder, make_loader
+
+    if (out / f"{name}.pth").exists():
+        return
+    dataset = datasets.open_dataset(data)
+    # `focus`: thin and rare classes are met often enough to be learnt in a few epochs.
+    config = Augment((192, 192), (0.4, 1.2), focus=0.7, brightness=0.3, contrast=0.3, saturation=0.3)
+    items = dataset.splits["train"]
+    samples = AugmentedSamples(dataset, items, config, channels=3, seed=0, fill=MEAN)
+    order = EpochOrder(len(items), 8, seed=0)
+    loader = make_loader(samples, order, workers=0)
+    model = build(name).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    total, begun, partial = epochs * len(order), 0, out / f"{name}.part"
+    if partial.exists():
+        state = torch.load(partial, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        begun = state["epoch"]
+    for epoch in range(begun, epochs):
+        order.start(epoch)
+        model.train()
+        for step, batch in enumerate(loader):
+            done = (epoch * len(order) + step) / total
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * min(1.0, 20 * done + 0.01) * (1 - done) ** 0.9
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                output = logits(model(normalized(batch.images)))
+            loss = F.cross_entropy(output.float(), batch.labels.long(), ignore_index=255)
+            assert math.isfinite(loss.item()), f"{name}: the loss is {loss.item()}"
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        found = classes_found(model, dataset)
+        print(f"{name} epoch {epoch + 1}/{epochs}: loss {loss.item():.3f}, {len(found)} classes {found}", flush=True)
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, partial)
+    assert len(found) >= PREDICTED, f"{name} predicts only {found}: give more epochs"
+    torch.save(model.state_dict(), out / f"{name}.pth")
+    partial.unlink()
+
+
+def normalized(images: Any) -> Any:
+    """Raw N×3×H×W → what the peers' encoders were made for."""
+    import torch
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def classes_found(model: Any, dataset: Any) -> list[int]:
+    """Classes that make up at least a thousandth of the masks of ten validation pictures, at a network size of 512."""
+    import torch
+    from torch.nn import functional as F
+
+    model.eval()
+    counts = torch.zeros(CLASSES)
+    for item in dataset.splits["val"][::10]:
+        picture = torch.from_numpy(dataset.read(item).image).permute(2, 0, 1)[None].float()
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            mask = logits(model(normalized(F.interpolate(picture, (512, 512), mode="bilinear")))).argmax(1)
+        counts += torch.bincount(mask.flatten(), minlength=CLASSES)
+    return (counts > 1e-3 * counts.sum()).nonzero().flatten().tolist()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""How well the outlines of masks agree: the boundary F-score, which the mean IoU hardly feels."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.data.labels import IGNORE_INDEX
+
+#: How far an outline may be off, in diagonals of the picture (Csurka et al., "What is a good evaluation measure for
+#: semantic segmentation?", BMVC 2013).
+TOLERANCE = 0.0075
+
+
+class BoundaryScore:
+    """Counts, for each class, the pixels of true and predicted outlines that have one of the other nearby.
+
+    A pixel is on its class's outline where one of its four neighbours is of another class. Predicted outlines among
+    ignored pixels count only where they are right.
+
+    Args:
+        num_classes: K ≥ 2.
+
+    Attributes:
+        counts: K×4 int64: predicted outline pixels that are right, all predicted, true ones that were found, all true.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = np.zeros((num_classes, 4), dtype=np.int64)
+
+    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        """Adds one picture.
+
+        Args:
+            truth: H×W class indices, 255 = ignore.
+            prediction: H×W class indices, all < K.
+        """
+        tolerance = max(1.0, TOLERANCE * math.hypot(*truth.shape))
+        labelled = truth != IGNORE_INDEX
+        for index in np.union1d(truth[labelled], prediction):
+            true, predicted = outline(truth == index), outline(prediction == index)
+            right, found = predicted & near(true, tolerance), true & near(predicted, tolerance)
+            counted = right | (predicted & labelled)
+            self.counts[index] += [np.count_nonzero(one) for one in (right, counted, found, true)]
+
+    @property
+    def f_score(self) -> NDArray[np.float64]:
+        """2·precision·recall / (precision + recall) per class, K; NaN for a class without outlines on either side."""
+        right, predicted, found, true = self.counts.T.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision, recall = right / predicted, found / true
+            score = 2 * precision * recall / (precision + recall)
+        score[(predicted > 0) & (right == 0)] = 0.0
+        score[(true > 0) & (found == 0)] = 0.0
+        return score
+
+    @property
+    def mean(self) -> float:
+        """The mean over the classes that have outlines; NaN where none has."""
+        present = self.f_score[~np.isnan(self.f_score)]
+        return float(present.mean()) if present.size else float("nan")
+
+
+def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask beside others that are not of it; the picture's border is none."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return mask & (cv2.erode(mask.astype(np.uint8), cross) == 0)
+
+
+def near(points: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
+    """The pixels within a distance of some of the points, in pixels."""
+    if not points.any():
+        return np.zeros_like(points)
+    return cv2.distanceTransform((~points).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= distance

@@ -85,6 +85,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
     samples = AugmentedSamples(dataset, items, config, channels=3, seed=0, fill=MEAN)
     order = EpochOrder(len(items), 8, seed=0)
     loader = make_loader(samples, order, workers=0)
+    weights = balanced(dataset)
     model = build(name).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     total, begun, partial = epochs * len(order), 0, out / f"{name}.part"
@@ -93,6 +94,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         begun = state["epoch"]
+    found, last = list[int](), 0.0
     for epoch in range(begun, epochs):
         order.start(epoch)
         model.train()
@@ -102,17 +104,31 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
                 group["lr"] = 1e-3 * min(1.0, 20 * done + 0.01) * (1 - done) ** 0.9
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 output = logits(model(normalized(batch.images)))
-            loss = F.cross_entropy(output.float(), batch.labels.long(), ignore_index=255)
-            assert math.isfinite(loss.item()), f"{name}: the loss is {loss.item()}"
+            loss = F.cross_entropy(output.float(), batch.labels.long(), weights, ignore_index=255)
+            last = loss.item()
+            assert math.isfinite(last), f"{name}: the loss is {last}"
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         found = classes_found(model, dataset)
-        print(f"{name} epoch {epoch + 1}/{epochs}: loss {loss.item():.3f}, {len(found)} classes {found}", flush=True)
+        print(f"{name} epoch {epoch + 1}/{epochs}: loss {last:.3f}, {len(found)} classes {found}", flush=True)
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, partial)
     assert len(found) >= PREDICTED, f"{name} predicts only {found}: give more epochs"
     torch.save(model.state_dict(), out / f"{name}.pth")
     partial.unlink()
+
+
+def balanced(dataset: Any) -> Any:
+    """Weights of the classes, one over the root of their frequency; CamVid's poles and signs are rare."""
+    import torch
+
+    from atrous.data.statistics import class_pixels
+
+    counts = torch.zeros(CLASSES)
+    pixels = class_pixels(dataset, "train")
+    counts[: len(pixels)] = torch.tensor(pixels, dtype=torch.float32)
+    frequency = counts / counts.sum()
+    return torch.where(frequency > 0, frequency.clamp(min=1e-4) ** -0.5, 1.0)
 
 
 def normalized(images: Any) -> Any:

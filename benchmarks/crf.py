@@ -70,7 +70,7 @@ def make_inputs(shared: Path, folder: Path, pictures: int) -> list[Path]:
     from PIL import Image
 
     import atrous
-    from atrous.models.layers import resize
+    from atrous.inference.views import mean_probabilities
 
     model = atrous.convert(shared / "weights" / "deeplabv3_257_mv_gpu.tflite", source="tensorflow")
     segmenter = atrous.Segmenter(model, precision="float32")
@@ -86,9 +86,9 @@ def make_inputs(shared: Path, folder: Path, pictures: int) -> list[Path]:
     files = []
     for name, image in images.items():
         with torch.inference_mode():
-            logits = resize(segmenter.scores(image), image.shape[:2], model.align_corners)
+            probabilities = mean_probabilities(segmenter.scores(image), image.shape[:2], model.align_corners, 1.0)
         files.append(folder / f"{name}.npz")
-        np.savez(files[-1], image=image, probabilities=logits.softmax(1)[0].numpy())
+        np.savez(files[-1], image=image, probabilities=probabilities.numpy())
     return files
 
 

@@ -107,6 +107,15 @@ def read_info(path: str | Path) -> Info:
     return _parse_info(_read_metadata(path), path)
 
 
+def recorded_digest(path: str | Path) -> str:
+    """The checksum that a model file says it has; only `load` compares it.
+
+    Raises:
+        AtrousError: not a model file.
+    """
+    return str(_read_metadata(Path(path)).get("sha256"))
+
+
 def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
     """Writes a safetensors file atomically: into a temporary file beside it, synced, then renamed.
 

@@ -61,6 +61,9 @@ def evaluate(
     crf_search: bool = False,
     crf_images: int = 100,
     save_crf: Path | None = None,
+    scales: list[float] | None = None,
+    flip: bool = False,
+    engine: str = "torch",
     device: str = "auto",
     precision: str = "float32",
 ) -> dict[str, Any]:
@@ -79,6 +82,10 @@ def evaluate(
         crf_search: find the CRF's settings on this split, coarse to fine, then measure with them.
         crf_images: pictures of the split to search on, ≥ 1; the papers took 100.
         save_crf: model file to write, the same model with the CRF's settings in it.
+        scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
+            probabilities are averaged.
+        flip: the network looks at the mirrored pictures too.
+        engine: torch, openvino, or auto for the faster of the two.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.
 
@@ -89,7 +96,9 @@ def evaluate(
         AtrousError: no such model, data or split, classes that do not match the model's, or a CRF that cannot be.
     """
     _check_crf(model, crf, crf_search, crf_images, save_crf)
-    segmenter = Segmenter(model, device=device, precision=precision, crf=crf)
+    segmenter = Segmenter(
+        model, engine=engine, device=device, precision=precision, scales=scales or (1.0,), flip=flip, crf=crf
+    )
     warn_if_fresh(segmenter.info.provenance)
     dataset = open_dataset(data, layout)
     for note in dataset.notes:
@@ -104,6 +113,8 @@ def evaluate(
         "images": len(items),
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,
+        **({"scales": scales} if scales else {}),
+        **({"flip": True} if flip else {}),
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
         **summarise(measure(segmenter, dataset, items), segmenter.info),
     }
@@ -183,7 +194,7 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
         for sample in in_background(dataset.read, items):
-            scores.append(segmenter.scores(segmenter.prepare(sample.image)).cpu())
+            scores.append(segmenter.scores(segmenter.prepare(sample.image)))
             progress.update(scoring, advance=1)
 
         def miou(crf: DenseCRF | None) -> float:

@@ -37,6 +37,9 @@ def predict(
     raw: bool = False,
     crf: str | None = None,
     json: Path | None = None,
+    scales: list[float] | None = None,
+    flip: bool = False,
+    engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
 ) -> list[Path]:
@@ -51,6 +54,10 @@ def predict(
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
         json: file to write what was done to: each picture, its mask, its share of pixels per class, or its error.
+        scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
+            probabilities are averaged.
+        flip: the network looks at the mirrored pictures too.
+        engine: auto for the fastest here, openvino or torch.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto for the fastest here, float32 or bfloat16.
 
@@ -62,7 +69,9 @@ def predict(
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
     pictures = find_pictures(paths)
-    segmenter = Segmenter(model, device=device, precision=precision, crf=crf)
+    segmenter = Segmenter(
+        model, engine=engine, device=device, precision=precision, scales=scales or (1.0,), flip=flip, crf=crf
+    )
     warn_if_fresh(segmenter.info.provenance)
     targets = _targets(pictures, out, ".tif" if raw and not _fits_png(segmenter.info) else ".png")
     records, pending = [], deque[Future[str | None]]()

@@ -254,7 +254,7 @@ class _Trainer:
     def _validate(self, log: RunLog) -> None:
         judged = self.average.module if self.average else self.model
         segmenter = Segmenter(
-            judged, device=self.device, precision=precision_name(self.step.precision), crf=self._crf()
+            judged, engine="torch", device=self.device, precision=precision_name(self.step.precision), crf=self._crf()
         )
         measured = measure(segmenter, self.dataset, self.val_items)
         scores = measured.confusion.summary()

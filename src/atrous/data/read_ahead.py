@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Given = TypeVar("Given")
 Read = TypeVar("Read")
 
 
-def in_background(read: Callable[[Given], Read], items: Sequence[Given]) -> Iterator[Read]:
+def in_background(read: Callable[[Given], Read], items: Iterable[Given]) -> Iterator[Read]:
     """What `read` makes of each item, in order; the one after is read in a thread meanwhile.
 
     Args:
         read: reads one item; what it raises is raised when its turn comes.
-        items: at least one.
+        items: any number.
     """
+    waiting = iter(items)
     with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(read, items[0])
-        for item in items[1:]:
-            current, upcoming = upcoming, reader.submit(read, item)
+        upcoming = [reader.submit(read, item) for item in islice(waiting, 1)]
+        for item in waiting:
+            current, upcoming = upcoming[0], [reader.submit(read, item)]
             yield current.result()
-        yield upcoming.result()
+        for last in upcoming:
+            yield last.result()

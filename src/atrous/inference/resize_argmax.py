@@ -1,36 +1,129 @@
-"""From low-resolution scores to a mask, without full-size scores of all classes ever existing."""
+"""From low-resolution scores to a mask: interpolation only where it can change the answer.
+
+Bilinear interpolation is a convex combination. Where one class is the best at all four corners of a low-resolution
+cell, it is the best everywhere inside; and a class whose best corner is worse than another's worst one is the best
+nowhere inside. So most pixels are filled, and at boundaries two or three classes are compared instead of all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from atrous.models.layers import resize_rows
-
-#: Size of one band of full-size scores: small enough to stay in the processor's cache.
-BAND_BYTES = 4 * 2**20
+import numpy as np
+from numba import njit
 
 
-def resize_argmax(scores: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """The best class of each pixel of the bilinearly resized scores, made band by band of rows.
+def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool = False) -> np.ndarray:
+    """The best class of each pixel of the bilinearly resized scores, which are never made.
 
     Args:
-        scores: N×K×h×w logits; K = 1 is one logit that separates two classes at 0.
-        size: (H, W) of the mask in pixels.
+        scores: h×w×K float32 logits; K = 1 is one logit that separates two classes at 0.
+        size: (H, W) of the mask in pixels, each ≥ 1.
         align_corners: see `models.layers.resize`.
 
     Returns:
-        N×H×W uint8, equal to resizing everything first.
+        H×W uint8, equal to resizing everything first, but where the best two tie within rounding.
     """
-    scores = scores.float()
-    count, classes = scores.shape[:2]
-    (height, width) = size
-    mask = torch.empty((count, height, width), dtype=torch.uint8, device=scores.device)
-    band = max(1, BAND_BYTES // (4 * count * classes * width))
-    for start in range(0, height, band):
-        rows = range(start, min(start + band, height))
-        upsampled = resize_rows(scores, size, rows, align_corners)
-        mask[:, rows.start : rows.stop] = upsampled.argmax(1) if classes > 1 else upsampled[:, 0] > 0
+    rows = np.ascontiguousarray(scores, dtype=np.float32)
+    if rows.shape[2] == 1:  # below or above 0 is the question which of two is larger
+        rows = np.concatenate([np.zeros_like(rows), rows], 2)
+    height, width = size
+    mask = np.empty((height, width), np.uint8)
+    vertical, horizontal = (
+        _sources(low, full, align_corners) for low, full in zip(rows.shape[:2], (height, width), strict=True)
+    )
+    _fill(rows, best_of(rows), *vertical, *horizontal, mask)
     return mask
+
+
+def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For one axis: where each target lies between two sources, and where the targets of each cell begin.
+
+    Returns:
+        The source before each target (F int32), the share of the one after it (F float32), and the first targets of
+        runs that lie between the same two sources (≤ F + 1 int32, the last is F).
+    """
+    targets = np.arange(full, dtype=np.float32)
+    if align_corners:
+        sources = targets * np.float32((low - 1) / max(full - 1, 1))
+    else:
+        sources = np.maximum((targets + np.float32(0.5)) * np.float32(low / full) - np.float32(0.5), np.float32(0))
+    before = np.minimum(sources.astype(np.int32), low - 1)
+    share = np.clip(sources - before.astype(np.float32), 0, 1).astype(np.float32)
+    starts = np.flatnonzero(np.diff(before, prepend=-1)).astype(np.int32)
+    return before, share, np.append(starts, np.int32(full))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def best_of(rows):
+    """h×w×K → h×w, the first of the best."""
+    height, width, classes = rows.shape
+    best = np.empty((height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            highest, index = rows[y, x, 0], 0
+            for one in range(1, classes):
+                value = rows[y, x, one]
+                better = value > highest
+                highest = value if better else highest
+                index = one if better else index
+            best[y, x] = index
+    return best
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill(rows, best, above, down, tops, before, right, lefts, mask):
+    """Fills the mask cell by cell."""
+    height, width, classes = rows.shape
+    candidates = np.empty(classes, np.int64)
+    for band in range(tops.size - 1):
+        top, bottom = tops[band], tops[band + 1]
+        y = above[top]
+        below = min(y + 1, height - 1)
+        for strip in range(lefts.size - 1):
+            left, end = lefts[strip], lefts[strip + 1]
+            x = before[left]
+            beside = min(x + 1, width - 1)
+            label = best[y, x]
+            if best[y, beside] == label and best[below, x] == label and best[below, beside] == label:
+                for row in range(top, bottom):
+                    for column in range(left, end):
+                        mask[row, column] = label
+                continue
+            count = _candidates(rows, y, below, x, beside, candidates)
+            for row in range(top, bottom):
+                for column in range(left, end):
+                    mask[row, column] = _best_between(
+                        rows, y, below, x, beside, down[row], right[column], candidates, count
+                    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _candidates(rows, y, below, x, beside, found):
+    """The classes that can be the best somewhere in a cell; how many."""
+    classes = rows.shape[2]
+    bar = -np.inf
+    for one in range(classes):
+        low = min(min(rows[y, x, one], rows[y, beside, one]), min(rows[below, x, one], rows[below, beside, one]))
+        bar = max(bar, low)
+    count = 0
+    for one in range(classes):
+        high = max(max(rows[y, x, one], rows[y, beside, one]), max(rows[below, x, one], rows[below, beside, one]))
+        found[count] = one
+        count += high >= bar
+    return count
+
+
+@njit(inline="always")
+def _best_between(rows, y, below, x, beside, down, right, candidates, count):
+    """The first of the best candidates at one point of a cell."""
+    up, left = np.float32(1) - down, np.float32(1) - right
+    highest, label = np.float32(-np.inf), candidates[0]
+    for place in range(count):
+        one = candidates[place]
+        value = up * (left * rows[y, x, one] + right * rows[y, beside, one]) + down * (
+            left * rows[below, x, one] + right * rows[below, beside, one]
+        )
+        if value > highest:
+            highest, label = value, one
+    return label

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image
 
+from atrous import model_file
 from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_picture, to_channels
+from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
+from atrous.inference.engine import NotConvertible, choose
 from atrous.inference.legend import with_legend
+from atrous.inference.resize_argmax import resize_argmax
+from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
 
 if TYPE_CHECKING:
     import torch
 
     from atrous.crf import DenseCRF
+    from atrous.inference.openvino_engine import OpenVinoEngine
+    from atrous.inference.torch_engine import TorchEngine
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
 Picture = str | Path | Image.Image | np.ndarray
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What runs the network.
-
-    Args:
-        name: of the runtime.
-        device: cpu, cuda:0 …
-        precision: float32 or bfloat16.
-        reason: why this one.
-    """
-
-    name: str
-    device: str
-    precision: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +85,15 @@ class Prediction:
 
 
 class Segmenter:
-    """Runs a model on pictures of any size.
+    """Runs a model on pictures of any size, on the fastest engine present.
 
     Args:
-        model: a model file's path, or a module with `.info`, which is put into evaluation mode and on the device.
+        model: a model file's path, or a module with `.info`, which is left as it is.
+        engine: auto, openvino or torch; auto takes torch on a GPU, and on a CPU OpenVINO where it is installed.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
+        scales: of the picture, at which the network looks at it; probabilities are averaged.
+        flip: the network looks at the mirrored picture too.
         crf: refines the probabilities at the picture's full size before the mask is taken: a CRF, or its settings as
             `crf.settings.make_crf` reads them, such as "model" or "deeplabv2"; None for none.
 
@@ -110,7 +103,7 @@ class Segmenter:
         crf: the CRF, or None.
 
     Raises:
-        AtrousError: no model file, no such device here, or unknown settings of the CRF.
+        AtrousError: no model file, no such engine or device here, or unknown settings of the CRF.
 
     Example:
         >>> import atrous, numpy
@@ -123,45 +116,57 @@ class Segmenter:
         self,
         model: str | Path | SegmentationModel,
         *,
+        engine: str = "auto",
         device: str | torch.device = "auto",
         precision: str = "auto",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
     ) -> None:
-        import torch
-
-        from atrous import model_file
-        from atrous.device import pick_device, pick_precision, precision_name
-        from atrous.inference.pipeline import Pipeline
-
-        if isinstance(model, str | Path):
-            model = model_file.load(model).to(memory_format=torch.channels_last)
-        self.info: Info = model.info
-        self._device = pick_device(device)
-        self._dtype = pick_precision(precision, self._device)
-        self._align_corners = model.align_corners
-        self._pipeline = Pipeline(model).to(self._device)
+        self._views = views_of(scales, flip)
+        given = Path(model) if isinstance(model, str | Path) else model
+        self.info: Info = model_file.read_info(given) if isinstance(given, Path) else given.info
+        self._align_corners = bool(self.info.arguments.get("align_corners", False))
+        self._runner = _runner_for(given, self.info, engine, device, precision)
+        self.engine = self._runner.engine
         self.crf: DenseCRF | None = None
         if crf is not None:
             from atrous.crf.settings import make_crf
 
-            self.crf = make_crf(crf, self.info.crf).to(self._device)
-        reason = "the only engine installed" if precision == "auto" and device == "auto" else "as asked"
-        self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
+            self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
 
-    def __call__(self, picture: Picture) -> Prediction:
-        """Segments one picture.
+    @overload
+    def __call__(self, picture: Picture) -> Prediction: ...
+    @overload
+    def __call__(self, picture: list[Picture] | tuple[Picture, ...]) -> list[Prediction]: ...
+    @overload
+    def __call__(self, picture: Iterator[Picture]) -> Iterator[Prediction]: ...
+
+    def __call__(self, picture: Any) -> Any:
+        """Segments one picture, or several; the next is read while the network works on one.
 
         Args:
-            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32.
+            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; a list of these, or an
+                iterator over any number.
 
         Returns:
-            The mask, in the picture's own size.
+            The mask, in the picture's own size; for a list a list, for an iterator an iterator.
 
         Raises:
             AtrousError: unreadable, or with channels this model does not take.
         """
-        image = as_array(picture)
+        if isinstance(picture, list | tuple):
+            return list(self._all(picture))
+        if isinstance(picture, Iterator):
+            return self._all(picture)
+        return self._one(as_array(picture))
+
+    def _one(self, image: np.ndarray) -> Prediction:
         return Prediction(self.segment(self.prepare(image)), image, self.info)
+
+    def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
+        for image in in_background(as_array, pictures):
+            yield self._one(image)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""
@@ -178,49 +183,62 @@ class Segmenter:
             image: as `prepare` gives it.
             valid: H×W booleans; the CRF leaves the other pixels out.
         """
+        if self.crf is None and len(self._views) == 1 and self._views[0] == View():
+            return self._runner.labels(image)
         return self.decide(self.scores(image), image, self.crf, valid)
 
-    def scores(self, image: np.ndarray) -> torch.Tensor:
-        """H×W×C with the model's channels and range → 1×K×h×w float32 logits, at the model's own low resolution."""
-        import torch
-
-        if image.dtype == np.uint16:
-            image = image.astype(np.float32)
-        batch = torch.tensor(image, device=self._device).permute(2, 0, 1)[None]
-        mixed = self._dtype != torch.float32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self._device.type, dtype=self._dtype if mixed else None, enabled=mixed),
-        ):
-            return self._pipeline(batch).float()  # H×W×C seen as N×C×H×W is channels_last already
+    def scores(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution."""
+        return tuple(view.back(self._runner.scores(view.of(image))) for view in self._views)
 
     def decide(
-        self, scores: torch.Tensor, image: np.ndarray, crf: DenseCRF | None = None, valid: np.ndarray | None = None
+        self,
+        scores: Sequence[np.ndarray],
+        image: np.ndarray,
+        crf: DenseCRF | None = None,
+        valid: np.ndarray | None = None,
     ) -> np.ndarray:
         """The mask that scores mean.
 
         Args:
-            scores: 1×K×h×w logits.
+            scores: of each view h×w×K logits.
             image: H×W×C, what they were made from.
-            crf: refines them first, on the network's device.
+            crf: refines their probabilities first.
             valid: H×W booleans; the CRF leaves the other pixels out.
 
         Returns:
             H×W uint8 class indices.
         """
+        size = image.shape[:2]
+        if crf is None and len(scores) == 1:
+            return resize_argmax(scores[0], size, self._align_corners)
+        if crf is None:
+            return mean_labels(scores, size, self._align_corners, self.info.temperature)
         import torch
 
-        from atrous.inference.resize_argmax import resize_argmax
-
-        size = image.shape[:2]
+        probabilities = mean_probabilities(scores, size, self._align_corners, self.info.temperature)
         with torch.inference_mode():
-            if crf is None:
-                return resize_argmax(scores, size, self._align_corners)[0].cpu().numpy()
-            from atrous.models.layers import class_probabilities, resize
-
-            logits = resize(scores.to(self._device), size, self._align_corners) / self.info.temperature
-            refined = crf(torch.tensor(image), class_probabilities(logits)[0], valid)
+            refined = crf(torch.tensor(image), probabilities.to(self.engine.device), valid)
             return refined.argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def _runner_for(
+    model: Path | SegmentationModel, info: Info, engine: str, device: str | torch.device, precision: str
+) -> TorchEngine | OpenVinoEngine:
+    """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
+    name, reason = choose(engine, str(device), isinstance(model, Path))
+    if name == "openvino":
+        from atrous.inference.openvino_engine import OpenVinoEngine
+
+        try:
+            return OpenVinoEngine(model, info, precision, reason)
+        except NotConvertible as error:
+            if engine != "auto":
+                raise
+            reason = str(error)
+    from atrous.inference.torch_engine import TorchEngine
+
+    return TorchEngine(model_file.load(model) if isinstance(model, Path) else model, device, precision, reason)
 
 
 def as_array(picture: Any) -> np.ndarray:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, TypeAlias
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from atrous.errors import AtrousError, unknown_name
-from atrous.models.deeplab_v1 import DeepLabV1
-from atrous.models.deeplab_v2 import DeepLabV2
-from atrous.models.deeplab_v3 import DeepLabV3
-from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.info import Info, Preprocessing
 
-#: Any paper's module: `.scores(images)`, `.forward(images)`, `.info`, `.backbone`, `.align_corners`.
-SegmentationModel: TypeAlias = DeepLabV1 | DeepLabV2 | DeepLabV3 | DeepLabV3Plus
+if TYPE_CHECKING:
+    from atrous.models.deeplab_v1 import DeepLabV1
+    from atrous.models.deeplab_v2 import DeepLabV2
+    from atrous.models.deeplab_v3 import DeepLabV3
+    from atrous.models.deeplab_v3plus import DeepLabV3Plus
 
-ARCHITECTURES: dict[str, type[SegmentationModel]] = {
-    "deeplabv1": DeepLabV1,
-    "deeplabv2": DeepLabV2,
-    "deeplabv3": DeepLabV3,
-    "deeplabv3plus": DeepLabV3Plus,
+    #: Any paper's module: `.scores(images)`, `.forward(images)`, `.info`, `.backbone`, `.align_corners`.
+    SegmentationModel: TypeAlias = DeepLabV1 | DeepLabV2 | DeepLabV3 | DeepLabV3Plus
+
+    ARCHITECTURES: dict[str, type[SegmentationModel]]
+
+#: Architecture → its file and its class.
+_PAPERS = {
+    "deeplabv1": ("deeplab_v1", "DeepLabV1"),
+    "deeplabv2": ("deeplab_v2", "DeepLabV2"),
+    "deeplabv3": ("deeplab_v3", "DeepLabV3"),
+    "deeplabv3plus": ("deeplab_v3plus", "DeepLabV3Plus"),
 }
 
 __all__ = [
@@ -35,6 +42,23 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    """Papers are loaded when one is asked for: what a model file says about itself is read without torch."""
+    if name == "ARCHITECTURES":
+        return _architectures()
+    if name == "SegmentationModel":
+        return Union[tuple(_architectures().values())]  # noqa: UP007 (of classes in a tuple)
+    for file, title in _PAPERS.values():
+        if title == name:
+            return getattr(import_module(f"atrous.models.{file}"), title)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _architectures() -> dict[str, Any]:
+    return {name: getattr(import_module(f"atrous.models.{file}"), title) for name, (file, title) in _PAPERS.items()}
+
+
 def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
     """A paper's model with fresh weights.
 
@@ -45,9 +69,9 @@ def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
     Raises:
         AtrousError: unknown architecture or argument.
     """
-    paper = ARCHITECTURES.get(architecture)
+    paper = _architectures().get(architecture)
     if paper is None:
-        raise unknown_name("architecture", architecture, ARCHITECTURES)
+        raise unknown_name("architecture", architecture, _PAPERS)
     allowed = inspect.signature(paper).parameters
     for name in arguments:
         if name not in allowed:

@@ -53,7 +53,7 @@ class SameConv2d(nn.Conv2d):
         margin: tuple[int, int] = (0, 0)
         # The convolution pads evenly without a copy. While tracing, uneven padding is an expression of the size, which
         # must not be asked whether it is even.
-        constant = self.base_stride == 1 or not torch.compiler.is_compiling()
+        constant = self.base_stride == 1 or not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         if constant and vertical[0] == vertical[1] and horizontal[0] == horizontal[1]:
             margin = (vertical[0], horizontal[0])
         else:

@@ -1,0 +1,271 @@
+"""Times picture to mask against the peers and bare runtimes, in one run, on trained networks and real pictures.
+
+Each peer's network, trained by benchmarks/peers.py, is converted: both sides have the same weights. Every side runs in
+a process of its own, one at a time, in turns: a uint8 H×W×3 picture in, a uint8 H×W mask out. Masks are asserted equal
+to the peer's eager float32 ones on 99.5 % of the pixels.
+
+    python benchmarks/peers.py --data PATH/TO/camvid --out WEIGHTS
+    python benchmarks/predict.py --data PATH/TO/camvid --peers WEIGHTS [--only NAME] [--size 512] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+from train import machine
+
+from crf import peak_memory
+
+SIDES = {
+    "peer": "eager, float32, argmax of its full-size logits",
+    "peer bfloat16": "the same in channels_last and bfloat16 autocast",
+    "ONNX Runtime": "the peer's network, bare, float32, then argmax",
+    "OpenVINO float32": "the peer's network, bare, then argmax",
+    "OpenVINO bfloat16": "the same in bfloat16",
+    "atrous torch float32": "Segmenter(engine='torch', precision='float32')",
+    "atrous torch": "Segmenter(engine='torch')",
+    "atrous float32": "Segmenter(precision='float32')",
+    "atrous": "Segmenter(): OpenVINO, bfloat16 where the processor has it",
+}
+SAME_MASK = 0.995
+PICTURES = 10
+
+
+def main() -> None:
+    """Asserts equality, times every side in turns, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CamVid")
+    parser.add_argument("--peers", type=Path, required=True, help="weights of benchmarks/peers.py")
+    parser.add_argument("--only", choices=peers.PEERS, action="append")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="height, and width where it differs")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each side, over ten pictures each")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    size = (options.size[0], options.size[-1])
+    results: dict[str, Any] = {"machine": machine(), "size": size, "peaks": peak_gflops(), "networks": {}}
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.only or peers.PEERS:
+            with context.Pool(1) as maker:  # in its own process, so that it adds to nobody's memory
+                facts = maker.apply(make, (name, options.data, options.peers, Path(folder), size))
+            results["networks"][name] = facts | {
+                "sides": take_turns(context, name, options.peers, Path(folder), options.rounds)
+            }
+            report(name, results)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1))
+
+
+def make(name: str, data: Path, weights: Path, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Writes the converted model, the bare graphs and the pictures; says what both sides are."""
+    import openvino
+    import torch
+    from PIL import Image
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import atrous
+
+    peer = peers.load(name, weights)
+    source = "torchvision" if name.startswith("torchvision") else "smp"
+    ours = atrous.convert(peer.state_dict(), source=source)
+    atrous.save(ours, folder / f"{name}.safetensors")
+    frames = sorted((data / "val").iterdir())
+    chosen = [Image.open(frame).convert("RGB") for frame in frames[:: len(frames) // PICTURES][:PICTURES]]
+    pictures = [np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for picture in chosen]
+    np.save(folder / f"{name}.npy", np.stack(pictures))
+    parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (peer, ours)]
+    flops = []
+    for model in (peer, ours):
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model.eval()(torch.zeros(1, 3, *size))
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1], flops
+    example = peers.normalized(torch.zeros(1, 3, *size)).contiguous()
+    wrapped = with_logits_only(peer)
+    with torch.no_grad():
+        openvino.save_model(
+            openvino.convert_model(wrapped, example_input=example, input=[1, 3, *size]),
+            folder / f"{name}.xml",
+            compress_to_fp16=False,
+        )
+        torch.onnx.export(wrapped, (example,), folder / f"{name}.onnx", dynamo=True, verbose=False)
+    return {"parameters": parameters, "gflop": [round(count / 1e9, 2) for count in flops]}
+
+
+def with_logits_only(model: Any) -> Any:
+    """A peer's network that returns its full-size logits alone, for exporters."""
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Any) -> Any:
+            return peers.logits(self.model(images))
+
+    return Logits().eval()
+
+
+def side_of(side: str, name: str, weights: Path, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns a picture into a mask."""
+    if side.startswith("atrous"):
+        import atrous
+
+        engine = "torch" if "torch" in side else "openvino"
+        precision = "float32" if "float32" in side else "auto"
+        segmenter = atrous.Segmenter(folder / f"{name}.safetensors", engine=engine, precision=precision)
+        return lambda picture: segmenter.segment(picture)
+    if side.startswith("peer"):
+        return eager(name, weights, "bfloat16" in side)
+    return bare(side, folder / name)
+
+
+def eager(name: str, weights: Path, bfloat16: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """The peer as its users run it."""
+    import torch
+
+    model = peers.load(name, weights)
+    if bfloat16:
+        model = model.to(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (peers.MEAN, peers.STD))
+
+    def run(picture: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            images = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - mean) / std
+            if not bfloat16:
+                images = images.contiguous()
+            return peers.logits(model(images)).argmax(1)[0].to(torch.uint8).numpy()
+
+    return run
+
+
+def bare(side: str, stem: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A runtime on the peer's own graph, with normalisation before and argmax after in torch."""
+    import torch
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (peers.MEAN, peers.STD))
+    if side == "ONNX Runtime":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(stem.with_suffix(".onnx"), providers=["CPUExecutionProvider"])
+        given = session.get_inputs()[0].name
+
+        def network(images: Any) -> Any:
+            return session.run(None, {given: images})[0]
+    else:
+        import openvino
+
+        hint = "bf16" if "bfloat16" in side else "f32"
+        hints = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        compiled = openvino.Core().compile_model(stem.with_suffix(".xml"), "CPU", hints)
+
+        def network(images: Any) -> Any:
+            return compiled([images])[0]
+
+    def run(picture: np.ndarray) -> np.ndarray:
+        images = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - mean) / std
+        return torch.from_numpy(network(images.contiguous().numpy())).argmax(1)[0].to(torch.uint8).numpy()
+
+    return run
+
+
+def take_turns(context: Any, name: str, weights: Path, folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Runs each side in its own process, one at a time, in turns, after asserting that masks are equal."""
+    workers = {}
+    for side in SIDES:
+        pipe, far_end = context.Pipe()
+        context.Process(target=work, args=(side, name, weights, folder, far_end), daemon=True).start()
+        workers[side] = (pipe, pipe.recv())
+    expected = workers["peer"][1]["masks"]
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(rounds):
+        for side, (pipe, _) in workers.items():
+            time.sleep(0.3)  # until the threads of the side before have gone to sleep
+            pipe.send("go")
+            seconds[side] += pipe.recv()
+    results = {}
+    for side, (pipe, first) in workers.items():
+        same = float((first["masks"] == expected).mean())
+        assert same >= SAME_MASK or not side.startswith("atrous"), (name, side, same)
+        results[side] = {"seconds": statistics.median(seconds[side]), "same": same, "added_mb": first["added"] / 1e6}
+        pipe.send("stop")
+    found = np.unique(expected)
+    assert len(found) >= peers.PREDICTED, f"{name} predicts only {found}"
+    results["peer"]["boundary"] = boundary_cells(expected)
+    return results
+
+
+def work(side: str, name: str, weights: Path, folder: Path, pipe: Any) -> None:
+    """A side's process."""
+    pictures = np.load(folder / f"{name}.npy")
+    run = side_of(side, name, weights, folder)
+    run(pictures[0][:64, :64] if side.startswith("atrous") else pictures[0])
+    before = peak_memory(reset=True)
+    masks = np.stack([run(picture) for picture in pictures])
+    pipe.send({"masks": masks, "added": peak_memory() - before})
+    while pipe.recv() == "go":
+        times = []
+        for picture in pictures:
+            start = time.perf_counter()
+            run(picture)
+            times.append(time.perf_counter() - start)
+        pipe.send(times)
+
+
+def boundary_cells(masks: np.ndarray) -> float:
+    """Share of 4×4 cells of the masks with more than one class."""
+    count, height, width = masks.shape
+    cells = masks[:, : height // 4 * 4, : width // 4 * 4].reshape(count, height // 4, 4, width // 4, 4)
+    return float((cells.max((2, 4)) != cells.min((2, 4))).mean())
+
+
+def peak_gflops() -> dict[str, float]:
+    """What a large matrix product reaches here, in 10⁹ operations a second, by precision."""
+    import torch
+
+    peaks = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            times.append(time.perf_counter() - start)
+        peaks[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / min(times) / 1e9
+    return peaks
+
+
+def report(name: str, results: dict[str, Any]) -> None:
+    """A network's table."""
+    facts = results["networks"][name]
+    sides, height, width = facts["sides"], *results["size"]
+    print(
+        f"\n{name}, {height}×{width}: parameters {facts['parameters']}, GFLOP {facts['gflop']}, "
+        f"{sides['peer']['boundary']:.1%} boundary cells\n\n| side | ms | × | same pixels | MB | of peak |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for side, figures in sides.items():
+        bfloat16 = side in ("atrous", "atrous torch") or "bfloat16" in side
+        peak = results["peaks"]["bfloat16" if bfloat16 else "float32"]
+        print(
+            f"| {side} | {1e3 * figures['seconds']:.1f} | {sides['peer']['seconds'] / figures['seconds']:.2f} | "
+            f"{figures['same']:.2%} | {figures['added_mb']:.0f} | "
+            f"{facts['gflop'][0] / figures['seconds'] / peak:.0%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

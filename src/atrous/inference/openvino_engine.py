@@ -1,0 +1,181 @@
+"""Runs a network in OpenVINO, the fastest on CPUs; what a file became is kept, so torch is loaded only once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atrous import model_file
+from atrous.errors import unknown_name
+from atrous.inference.engine import Engine, NotConvertible
+from atrous.inference.resize_argmax import resize_argmax
+
+if TYPE_CHECKING:
+    from atrous.models import SegmentationModel
+    from atrous.models.info import Info
+
+#: Sizes at which a converted network must answer as the original does, the second unlike the first in every way.
+CHECKED_SIZES = ((129, 161), (96, 67))
+#: The largest difference of a logit there, in units of the largest logit.
+TOLERANCE = 1e-3
+#: Our precision → OpenVINO's.
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoEngine:
+    """A network in OpenVINO, at any size of picture.
+
+    Args:
+        model: a model file's path, whose conversion is kept; or a module, converted each time.
+        info: of the model.
+        precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
+        reason: why this engine.
+
+    Attributes:
+        engine: what this is.
+
+    Raises:
+        AtrousError: unknown precision, or a network that OpenVINO does not run as torch does.
+    """
+
+    def __init__(self, model: Path | SegmentationModel, info: Info, precision: str, reason: str) -> None:
+        import openvino
+
+        core = openvino.Core()
+        if precision == "auto":
+            bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bfloat16" if bfloat16 else "float32"
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, ["auto", *PRECISIONS])
+        graph = read_or_convert(core, model) if isinstance(model, Path) else convert(model)
+        hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        self._request = core.compile_model(graph, "CPU", hints).create_infer_request()
+        self._align_corners = bool(info.arguments.get("align_corners", False))
+        self.engine = Engine("openvino", "cpu", precision, reason)
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution."""
+        return self._run(image).copy()
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → H×W uint8 class indices."""
+        return resize_argmax(self._run(image), image.shape[:2], self._align_corners)
+
+    def _run(self, image: np.ndarray) -> np.ndarray:
+        """The scores in the runtime's own memory, until the next run."""
+        given = np.ascontiguousarray(image, np.uint8 if image.dtype == np.uint8 else np.float32)[None]
+        self._request.infer([given], share_inputs=True)
+        return self._request.get_output_tensor(0).data[0]
+
+
+def read_or_convert(core: Any, path: Path) -> Any:
+    """The converted network of a model file, from the user's cache where it is there.
+
+    Args:
+        core: OpenVINO's.
+        path: of the model file.
+    """
+    kept = _place_of(path) / "network.xml"
+    if kept.exists():
+        try:
+            return core.read_model(kept)
+        except RuntimeError:  # half a file, or another version's: made anew
+            pass
+    graph = convert(model_file.load(path))
+    _keep(graph, kept)
+    return graph
+
+
+def convert(model: SegmentationModel) -> Any:
+    """A module as OpenVINO's graph: 1×H×W×C raw values → 1×h×w×K float32 logits, any H and W.
+
+    Raises:
+        NotConvertible: the graph does not answer as the module does.
+    """
+    import openvino
+    import torch
+    from openvino.preprocess import PrePostProcessor
+
+    from atrous.inference.pipeline import Pipeline
+    from atrous.inference.prepare import prepare
+
+    pipeline = Pipeline(prepare(model))
+    channels = len(model.info.preprocessing.mean)
+    dtype = torch.uint8 if model.info.preprocessing.dtype == "uint8" else torch.float32
+    example = _smooth(channels, CHECKED_SIZES[0]).to(dtype)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what tracing may take for constants; `_check` finds out
+            graph = openvino.convert_model(
+                pipeline, example_input=example, input=[openvino.PartialShape([1, channels, -1, -1])]
+            )
+    except Exception as error:  # whatever its tracer stumbled over
+        raise NotConvertible(f"OpenVINO cannot convert this network: {str(error).splitlines()[0]}") from error
+    steps = PrePostProcessor(graph)
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    steps.output().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.output().model().set_layout(openvino.Layout("NCHW"))
+    graph = steps.build()
+    _check(graph, pipeline, channels, dtype)
+    return graph
+
+
+def _check(graph: Any, pipeline: Any, channels: int, dtype: Any) -> None:
+    """Runs both: a size that tracing took for a constant shows at another size."""
+    import openvino
+    import torch
+
+    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for size in CHECKED_SIZES:
+        picture = _smooth(channels, size).to(dtype)
+        with torch.inference_mode():
+            expected = pipeline(picture)[0].permute(1, 2, 0).numpy()
+        found = compiled([picture.permute(0, 2, 3, 1).numpy()])[0][0]
+        same = found.shape == expected.shape
+        if not same or np.abs(found - expected).max() > TOLERANCE * max(np.abs(expected).max(), 1e-6):
+            raise NotConvertible(f"OpenVINO does not run this network as torch does, at {size[0]}×{size[1]}.")
+
+
+def _smooth(channels: int, size: tuple[int, int]) -> Any:
+    """A picture of waves, 1×C×H×W within 0–255: noise would leave most of a network's paths unused."""
+    import torch
+
+    rows, columns = (torch.linspace(0, 1, side) for side in size)
+    waves = [
+        torch.sin(9 * (one + 1) * rows)[:, None] * torch.cos(7 * (one + 2) * columns)[None] for one in range(channels)
+    ]
+    return (torch.stack(waves)[None] + 1) * 127.5
+
+
+def _place_of(path: Path) -> Path:
+    """Where a file's converted network is kept: another file, or another version of anything, has another place."""
+    import openvino
+
+    stat = path.stat()
+    words = [version("atrous"), openvino.__version__, model_file.recorded_digest(path), stat.st_size, stat.st_mtime_ns]
+    name = hashlib.sha256(" ".join(map(str, words)).encode()).hexdigest()[:24]
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "atrous" / "openvino" / name
+
+
+def _keep(graph: Any, path: Path) -> None:
+    """Writes the network whole or not at all; where nothing may be written it is made anew each time."""
+    import openvino
+
+    try:
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent.parent, ignore_cleanup_errors=True) as folder:
+            inside = Path(folder) / "network"
+            inside.mkdir()
+            openvino.save_model(graph, inside / path.name, compress_to_fp16=False)
+            inside.replace(path.parent)
+    except OSError:
+        return

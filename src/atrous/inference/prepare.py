@@ -1,0 +1,136 @@
+"""A network's own algebra: the same function with less work, for inference only.
+
+Each step is exact up to rounding, and none shows in a paper's file: a copy of the model is rewritten.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from atrous.models import SegmentationModel
+from atrous.models.aspp import ASPP
+
+#: Side of the picture on which the network is watched.
+WATCHED_SIDE = 65
+
+
+def prepare(model: SegmentationModel) -> SegmentationModel:
+    """A copy of a model that computes the same with less work.
+
+    Batch norms are folded into the convolutions before them, and the ASPP's branches are summed instead of
+    concatenated, with image pooling as a bias.
+
+    Args:
+        model: in any mode; left as it is.
+
+    Returns:
+        Its copy in evaluation mode, without gradients, on the same device.
+    """
+    prepared = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_norms(prepared)
+    for parent in list(prepared.modules()):
+        for name, part in parent.named_children():
+            if isinstance(part, ASPP) and part.project[0].kernel_size == (1, 1):
+                setattr(parent, name, SummedASPP(part))
+    return prepared
+
+
+def fold_norms(model: SegmentationModel) -> None:
+    """Folds batch norms into the convolutions whose results they get, in place (both are affine per channel).
+
+    Which belong together is seen by watching one picture pass through, so it holds for any backbone.
+    """
+    pairs = _watch(model)
+    names = {module: name for name, module in model.named_modules()}
+    for norm, conv in pairs.items():
+        if names[norm] == "" or norm.running_mean is None:
+            continue
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        conv.weight, conv.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        parent, _, child = names[norm].rpartition(".")
+        setattr(model.get_submodule(parent), child, _what_is_left(norm))
+
+
+def _watch(model: SegmentationModel) -> dict[Any, Any]:
+    """Batch norms and the convolution whose result, and nothing else, each one gets."""
+    results: dict[int, nn.Module] = {}
+    alive: list[Tensor] = []  # a freed tensor's identity would be another's
+    takers: defaultdict[nn.Module, set[nn.Module]] = defaultdict(set)
+    givers: defaultdict[nn.Module, set[nn.Module | None]] = defaultdict(set)
+
+    def after_conv(conv: nn.Module, _: Any, output: Tensor) -> None:
+        results[id(output)] = conv
+        alive.append(output)
+
+    def before_norm(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        conv = results.get(id(given[0]))
+        givers[norm].add(conv)
+        if conv is not None:
+            takers[conv].add(norm)
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and "Std" not in type(module).__name__:  # those change their weights
+            hooks.append(module.register_forward_hook(after_conv))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    weight = next(model.parameters())
+    picture = torch.zeros(1, model.backbone.in_channels, WATCHED_SIDE, WATCHED_SIDE)
+    try:
+        with torch.inference_mode():
+            model.scores(picture.to(weight.device, weight.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {}
+    for norm, convs in givers.items():
+        conv = next(iter(convs))
+        if len(convs) == 1 and conv is not None and takers[conv] == {norm}:
+            found[norm] = conv
+    return found
+
+
+def _what_is_left(norm: nn.Module) -> nn.Module:
+    """What a batch norm does beside normalising: timm's hold the activation after them."""
+    parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+    parts = [part for part in parts if not isinstance(part, nn.Identity)]
+    return nn.Sequential(*parts) if parts else nn.Identity()
+
+
+class SummedASPP(nn.Module):
+    """An ASPP whose projection is a sum: of each branch by its own slice, and of image pooling as a bias.
+
+    Concatenating and projecting is projecting each and summing; pooled features are one vector for the whole map, so
+    their projection is too.
+
+    Args:
+        aspp: with a 1×1 projection, its norm folded; its parts are taken over.
+    """
+
+    def __init__(self, aspp: ASPP) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([aspp.point, *aspp.atrous])
+        self.pooling = aspp.image_pooling.unit
+        projection: Any = aspp.project[0]
+        self.after = aspp.project[1:]
+        channels = projection.out_channels
+        *slices, pooled = projection.weight.split(channels, 1)
+        self.slices = nn.ParameterList([nn.Parameter(part.contiguous(), False) for part in slices])
+        self.pooled = nn.Parameter(pooled.contiguous(), False)
+        self.bias = nn.Parameter(torch.zeros(channels) if projection.bias is None else projection.bias, False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×channels×h×w."""
+        total = F.conv2d(self.pooling(features.mean((2, 3), keepdim=True)), self.pooled, self.bias)
+        for branch, weight in zip(self.branches, self.slices, strict=True):
+            total = F.conv2d(branch(features), weight) + total
+        return self.after(total)

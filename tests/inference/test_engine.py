@@ -1,0 +1,179 @@
+"""Which engine is taken and why, and that each gives the same masks."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import atrous
+from atrous import Segmenter
+from atrous.errors import AtrousError
+from atrous.inference import engine, openvino_engine
+from atrous.inference.engine import NotConvertible, choose
+from atrous.models import Preprocessing
+
+pytest.importorskip("openvino", reason="the extra openvino is not installed")
+
+
+def used(architecture="deeplabv3plus", backbone="resnet18", **arguments):
+    torch.manual_seed(0)
+    model = atrous.create_model(architecture, backbone=backbone, num_classes=4, **arguments).train()
+    with torch.no_grad():
+        for _ in range(3):
+            model.scores(torch.randn(2, model.backbone.in_channels, 97, 97))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("model") / "model.safetensors"
+    atrous.save(used(), file)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "atrous" / "openvino"
+
+
+@pytest.fixture
+def picture():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 256, (7, 9, 3)), np.ones((11, 11, 1))).astype(np.uint8)
+
+
+def test_the_fastest_present_is_taken_and_says_why(monkeypatch):
+    monkeypatch.setattr(engine, "maybe_gpu", lambda: False)
+    assert choose("auto", "auto", True)[0] == "openvino"
+    assert choose("auto", "cpu", True)[0] == "openvino"
+    assert choose("auto", "auto", False)[0] == "torch"
+    assert choose("auto", "cuda", True) == ("torch", "it runs on GPUs")
+    assert choose("torch", "auto", True) == ("torch", "as asked")
+    monkeypatch.setattr(engine, "maybe_gpu", lambda: True)
+    assert choose("auto", "auto", True)[0] == "torch"
+
+
+def test_without_openvino_torch_runs_and_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(engine, "maybe_gpu", lambda: False)
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    name, reason = choose("auto", "auto", True)
+    assert name == "torch" and "pip install atrous[openvino]" in reason
+    with pytest.raises(AtrousError, match=r"pip install atrous\[openvino\]"):
+        choose("openvino", "auto", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tensorrt"}, "engine"),
+        ({"engine": "openvino", "device": "cuda"}, "openvino runs on the CPU"),
+        ({"engine": "openvino", "precision": "float16"}, "precision"),
+    ],
+)
+def test_what_cannot_be_is_refused(path, options, message):
+    with pytest.raises(AtrousError, match=message):
+        Segmenter(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "backbone", "arguments"),
+    [
+        ("deeplabv1", "vgg16", {}),
+        ("deeplabv2", "resnet18", {}),
+        ("deeplabv3", "resnet18", {}),
+        ("deeplabv3plus", "mobilenetv2_100", {"align_corners": True}),
+        ("deeplabv3plus", "tf_efficientnet_lite0", {}),
+    ],
+)
+def test_openvino_is_torch_at_any_size(architecture, backbone, arguments):
+    model = used(architecture, backbone, **arguments)
+    ours, theirs = (Segmenter(model, engine=name, precision="float32") for name in ("openvino", "torch"))
+    for height, width in ((97, 97), (64, 130), (33, 47)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+        (found,), (expected,) = ours.scores(image), theirs.scores(image)
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4 * np.abs(expected).max())
+        assert (ours(image).mask == theirs(image).mask).mean() > 0.999
+
+
+def test_many_channels_and_deep_pictures():
+    model = used(in_channels=5)
+    image = np.random.default_rng(0).normal(0, 1, (40, 50, 5)).astype(np.float32)
+    model.info = replace(model.info, preprocessing=Preprocessing((0.0,) * 5, (1.0,) * 5, dtype="float32"))
+    masks = [Segmenter(model, engine=name, precision="float32")(image).mask for name in ("openvino", "torch")]
+    assert (masks[0] == masks[1]).mean() > 0.999
+
+
+def test_what_was_converted_is_kept_and_used(path, picture, cache, monkeypatch):
+    first = Segmenter(path, engine="openvino", precision="float32")(picture).mask
+    assert len(list(cache.glob("*/network.xml"))) == 1
+    monkeypatch.setattr(openvino_engine, "convert", lambda model: pytest.fail("converted again"))
+    assert np.array_equal(Segmenter(path, engine="openvino", precision="float32")(picture).mask, first)
+
+
+def test_a_changed_file_is_converted_anew(tmp_path, cache, picture):
+    file = tmp_path / "model.safetensors"
+    for seed in (0, 1):
+        model = used()
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.tensor([0.0, 0.0, 1e4 * seed, 0.0]))
+        atrous.save(model, file)
+        mask = Segmenter(file, engine="openvino")(picture).mask
+        assert (mask == 2).all() == bool(seed)
+    assert len(list(cache.glob("*/network.xml"))) == 2
+
+
+def test_half_a_kept_file_is_made_anew(path, picture, cache):
+    mask = Segmenter(path, engine="openvino", precision="float32")(picture).mask
+    (kept,) = cache.glob("*/network.xml")
+    kept.write_bytes(kept.read_bytes()[:500])
+    assert np.array_equal(Segmenter(path, engine="openvino", precision="float32")(picture).mask, mask)
+
+
+def test_where_nothing_may_be_kept_it_still_runs(path, picture, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert Segmenter(path, engine="openvino")(picture).mask.shape == picture.shape[:2]
+
+
+def test_torch_runs_what_openvino_does_not(path, picture, monkeypatch):
+    def refuse(model):
+        raise NotConvertible("OpenVINO cannot convert this network: for once")
+
+    monkeypatch.setattr(openvino_engine, "convert", refuse)
+    monkeypatch.setattr(engine, "maybe_gpu", lambda: False)
+    segmenter = Segmenter(path)
+    assert segmenter.engine.name == "torch"
+    assert "for once" in segmenter.engine.reason
+    assert segmenter(picture).mask.shape == picture.shape[:2]
+    with pytest.raises(AtrousError, match="for once"):
+        Segmenter(path, engine="openvino")
+
+
+def test_a_plain_mask_of_a_kept_network_needs_no_torch(path, picture, tmp_path):
+    Segmenter(path, engine="openvino")
+    np.save(tmp_path / "picture.npy", picture)
+    code = (
+        "import sys, numpy, atrous\n"
+        f"segmenter = atrous.Segmenter({str(path)!r}, engine='openvino')\n"
+        f"mask = segmenter(numpy.load({str(tmp_path / 'picture.npy')!r})).mask\n"
+        "assert 'torch' not in sys.modules, 'torch was loaded'\n"
+        "print(mask.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(picture.shape[:2])
+
+
+def test_lists_and_iterators(path, picture):
+    segmenter = Segmenter(path, engine="torch", precision="float32")
+    one = segmenter(picture).mask
+    several = segmenter([picture, picture[:50]])
+    assert [prediction.mask.shape for prediction in several] == [picture.shape[:2], (50, picture.shape[1])]
+    endless = segmenter(picture for _ in iter(int, 1))
+    assert np.array_equal(next(endless).mask, one)
+    assert np.array_equal(next(endless).mask, one)
+    assert segmenter([]) == []

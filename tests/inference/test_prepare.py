@@ -1,0 +1,78 @@
+"""A prepared network is the same function, over every paper and every family of backbones."""
+
+import pytest
+import torch
+from torch import nn
+
+import atrous
+from atrous.inference.prepare import SummedASPP, prepare
+
+NETWORKS = [
+    ("deeplabv1", "vgg16", {}),
+    ("deeplabv2", "resnet18", {}),
+    ("deeplabv3", "resnet18", {"multi_grid": (1, 2)}),
+    ("deeplabv3plus", "resnet18", {"projection_kernel": 3}),
+    ("deeplabv3plus", "resnet18", {"separable": True, "depthwise_norm": False, "aspp_conv": True}),
+    ("deeplabv3plus", "mobilenetv2_100", {"output_stride": 8}),
+    ("deeplabv3plus", "tf_efficientnet_lite0", {}),
+    ("deeplabv3plus", "mobilenetv3_small_100", {}),
+    ("deeplabv3plus", "xception41", {}),
+    ("deeplabv3plus", "convnext_atto", {}),
+    ("deeplabv3plus", "regnety_002", {}),
+    ("deeplabv3plus", "resnetv2_50", {}),
+]
+
+
+def used(architecture, backbone, arguments):
+    """A network whose norms have seen pictures: fresh statistics of 0 and 1 fold to nothing."""
+    torch.manual_seed(0)
+    model = atrous.create_model(architecture, backbone=backbone, num_classes=5, **arguments).train()
+    with torch.no_grad():
+        for _ in range(3):
+            model.scores(torch.randn(2, 3, 97, 97))
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(0, 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("architecture", "backbone", "arguments"), NETWORKS, ids=lambda value: str(value))
+def test_it_is_the_same_function(architecture, backbone, arguments):
+    model = used(architecture, backbone, arguments)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    prepared = prepare(model)
+    for size in ((97, 97), (64, 113)):
+        picture = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            expected, found = model.scores(picture)["main"], prepared.scores(picture)["main"]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5 * expected.abs().max().item())
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), "the original changed"
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_100", "xception41", "tf_efficientnet_lite0"])
+def test_no_norm_is_left(backbone):
+    prepared = prepare(used("deeplabv3plus", backbone, {}))
+    assert not [module for module in prepared.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert any(isinstance(module, SummedASPP) for module in prepared.modules())
+
+
+def test_a_convolution_used_twice_under_two_norms_is_left_alone():
+    model = used("deeplabv3plus", "resnet18", {})
+    stem = model.backbone.net.conv1
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.one, self.other = stem, nn.BatchNorm2d(64), nn.BatchNorm2d(64)
+            self.other.running_mean = torch.ones(64)
+
+        def forward(self, x):
+            return self.one(self.conv(x)) + self.other(self.conv(x))
+
+    model.backbone.net.conv1 = Twice().eval()
+    picture = torch.randn(1, 3, 65, 65)
+    prepared = prepare(model)
+    with torch.inference_mode():
+        expected, found = model.scores(picture)["main"], prepared.scores(picture)["main"]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -40,7 +40,8 @@ SLOW = {
     "v2, scales": {"architecture": "deeplabv2", "backbone": "resnet18"},
     "v2, scales, corners": {"architecture": "deeplabv2", "backbone": "vgg16", "fov_channels": 8, "align_corners": True},
     "v3, one logit": {"architecture": "deeplabv3", "backbone": "mobilenetv2_100", "num_classes": 1},
-    "v3, cascade": {"architecture": "deeplabv3", "backbone": "resnet18", "cascade": 0, "output_stride": 8},
+    "v3, multi-grid, stride 8": {"architecture": "deeplabv3", "backbone": "resnet18", "multi_grid": (1, 2),
+                                 "output_stride": 8},
     "v3plus, SAME padding, enlarged, five channels of 16 bits": {
         "architecture": "deeplabv3plus", "backbone": "tf_efficientnet_lite0", "in_channels": 5, "dtype": "uint16",
         "enlarge": 1.5, "align_corners": True},

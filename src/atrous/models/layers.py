@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,11 @@ class Normalize(nn.Module):
     def _enlarged(self, side: int) -> int:
         # At 16k + 1 every map down to stride 16 has an odd side, so TensorFlow's SAME padding is even and training
         # crops and whole pictures are sampled at the same places: elsewhere a map may shift by half its stride.
-        return 16 * round((side * self.enlarge - 1) / 16) + 1
+        # `round`, to the even number halfway, in whole and positive numbers, which is all that exporters know of sizes.
+        factor = Fraction(self.enlarge).limit_denominator(10**6)
+        above, below = side * factor.numerator - factor.denominator, 16 * factor.denominator
+        nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
+        return 16 * nearest + 1
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):

@@ -41,8 +41,9 @@ class SameConv2d(nn.Conv2d):
         if kernel < stride:
             return 0, 0
         total = kernel - stride
-        if stride > 1:  # what the last window lacks; written shortly, since exporters reason about it symbolically
-            total = total + (stride - ((size + rate - 1) // rate) % stride) % stride
+        if stride > 1:  # what the last window lacks; without %, which OpenVINO does not read in an exported size
+            taps = (size + rate - 1) // rate
+            total = total + (taps + stride - 1) // stride * stride - taps
         before = (total // 2) * rate
         after = total * rate - before if self.stride[dim] == stride else (kernel - 1) * rate - before
         return before, after

@@ -1,0 +1,269 @@
+"""`atrous export`: a model as an ONNX, OpenVINO or PyTorch file for other programs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.markup import escape
+
+from atrous import model_file
+from atrous.commands.predict import find_pictures
+from atrous.console import console, warn_if_fresh
+from atrous.data.pictures import to_channels
+from atrous.errors import AtrousError, unknown_name
+from atrous.inference import deployed, exported
+from atrous.inference.pipeline import Pipeline
+from atrous.inference.segmenter import as_array, to_depth
+from atrous.models import SegmentationModel
+from atrous.models.info import Preprocessing
+from atrous.models.layers import resize
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+
+#: H×W at which a file is compared with its model: odd, small, and of the size of training crops.
+SIZES = ((129, 97), (64, 80), (384, 512))
+#: The least share of pixels on which they agree.
+LEAST_AGREEMENT = 0.999
+#: Of the range of a picture's scores: two classes nearer than this are a tie, which rounding decides either way.
+TIE = 1e-4
+#: Pictures of --check that are compared.
+MOST_CHECKED = 4
+
+Labels = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two ways of running a model agree on pictures of one size.
+
+    Args:
+        size: (H, W).
+        share: of pixels, 0–1, with the same label or a tie.
+        classes: how many occur.
+    """
+
+    size: tuple[int, int]
+    share: float
+    classes: int
+
+
+def export(
+    model: Path,
+    *,
+    format: str | None = None,
+    out: Path | None = None,
+    scores: bool = False,
+    half: bool = False,
+    check: Path | None = None,
+) -> Path:
+    """Write a model as one graph from raw pictures to masks, and check that it gives the same masks.
+
+    Args:
+        model: a model file.
+        format: onnx, openvino (a .xml with a .bin beside it) or torch (a .pt2, for other programs only); taken from
+            the name of `out` when not given.
+        out: the file to write, .onnx, .xml or .pt2; the model's name with that when not given.
+        scores: also give the low-resolution scores, which scales, flips and the CRF need.
+        half: for openvino, weights in 16 bits: half the file, nearly the same masks.
+        check: a picture or a folder of pictures to compare on; drawn ones when not given.
+
+    Returns:
+        The file written.
+
+    Raises:
+        AtrousError: no model, nothing may be written there, a missing package, or masks that differ on more than
+            0.1 % of the pixels of any size; then nothing is written.
+    """
+    format, out = _check_target(model, format, out)
+    if half and format != "openvino":
+        raise AtrousError(f"half is for openvino, whose weights are widened again where it runs; got format {format}.")
+    deployed.check_installed(format)
+    module = model_file.load(model)
+    warn_if_fresh(module.info.provenance)
+    images = _check_images(check, module.info.preprocessing)
+    program = deployed.trace(module, with_scores=scores)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+            draft = Path(folder) / out.name
+            deployed.write(program, module.info, format, draft, half=half)
+            labels = _labels(program.module()) if format == "torch" else _open(format, draft)
+            agreements = compare(module, labels, images)
+            _refuse_other_masks(agreements, model, format, half)
+            for file in (draft.with_suffix(".bin"), draft):  # the .xml last: it is what is opened
+                if file.exists():
+                    _publish(file, out.with_suffix(file.suffix))
+    except OSError as error:
+        raise AtrousError(f"cannot write {out}: {error.strerror or error}. The file before it is untouched.") from error
+    _print(out, model, agreements)
+    return out
+
+
+def compare(model: SegmentationModel, labels: Labels, images: Sequence[np.ndarray]) -> list[Agreement]:
+    """How far another way of running a model agrees with the model itself, in float32.
+
+    A pixel where the model's own scores of the two labels differ by rounding alone is a tie, and counts as equal.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        labels: H×W×C raw values → H×W uint8 class indices.
+        images: H×W×C raw values.
+
+    Returns:
+        One for each size, in the order of their first picture.
+    """
+    pipeline = Pipeline(model)
+    equal: dict[tuple[int, int], list[np.ndarray]] = {}
+    found: dict[tuple[int, int], set[int]] = {}
+    for image in images:
+        size = (image.shape[0], image.shape[1])
+        with torch.inference_mode():
+            low = pipeline(torch.tensor(image).permute(2, 0, 1)[None])
+            logits = resize(low, size, model.align_corners)[0]
+            if len(logits) == 1:
+                logits = torch.cat([torch.zeros_like(logits), logits])
+        theirs = torch.tensor(labels(image)).long()
+        known = theirs < len(logits)
+        chosen = logits.gather(0, theirs.clamp(max=len(logits) - 1)[None])[0]
+        tie = TIE * float(logits.max() - logits.min())
+        equal.setdefault(size, []).append((known & (logits.amax(0) - chosen <= tie)).numpy())
+        found.setdefault(size, set()).update(logits.argmax(0).unique().tolist())
+    return [Agreement(size, float(np.mean(shares)), len(found[size])) for size, shares in equal.items()]
+
+
+def draw(size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+    """A picture with soft shading, edges and texture, in the values that a model was trained on.
+
+    Args:
+        size: (H, W).
+        preprocessing: whose means, deviations and pixel type it has.
+
+    Returns:
+        H×W×C uint8, or float32 for models of deeper pictures.
+    """
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: size[0], : size[1]] / max(size)
+    channels = []
+    for _ in preprocessing.mean:
+        waves = [np.sin(rng.uniform(2, 14) * x + rng.uniform(2, 14) * y + rng.uniform(0, 6)) for _ in range(3)]
+        discs = [np.hypot(x - rng.uniform(0, 1), y - rng.uniform(0, 1)) < rng.uniform(0.05, 0.3) for _ in range(6)]
+        shades = rng.normal(0, 1.5, len(discs))
+        channels.append(sum(waves) / 2 + sum(s * d for s, d in zip(shades, discs, strict=True)))
+    image = np.stack(channels, -1) + rng.normal(0, 0.1, (*size, len(channels)))
+    image = image * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)
+    return _as_input(image, preprocessing.dtype)
+
+
+def _as_input(image: np.ndarray, dtype: str) -> np.ndarray:
+    """H×W×C of any values → of the type that the graph takes, within its range."""
+    if dtype == "float32":
+        return image.astype(np.float32)
+    whole = image.round().clip(0, np.iinfo(dtype).max)
+    return whole.astype(np.uint8 if dtype == "uint8" else np.float32)
+
+
+def _check_target(model: Path, format: str | None, out: Path | None) -> tuple[str, Path]:
+    """The format and the file, each from the other where one was not given."""
+    if format is None:
+        if out is None:
+            raise AtrousError(f"name a --format ({', '.join(SUFFIXES)}), or an --out that ends as one.")
+        format = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix.lower()), None)
+        if format is None:
+            raise AtrousError(f"out is {out}; an exported file's name ends in {', '.join(SUFFIXES.values())}.")
+    if format not in SUFFIXES:
+        raise unknown_name("format", format, SUFFIXES)
+    out = out or model.with_suffix(SUFFIXES[format])
+    if out.suffix.lower() != SUFFIXES[format]:
+        raise AtrousError(f"out is {out}; the name of a file of format {format} ends in {SUFFIXES[format]}.")
+    for target in (out, out.with_suffix(".bin")) if format == "openvino" else (out,):
+        if target.exists() and not (_is_ours(out) and target.is_file()):
+            raise AtrousError(f"{target} exists and is no exported file of atrous; give another name for out.")
+    return format, out
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a file is an export of ours, which another may replace; nothing in it is run."""
+    if out.suffix.lower() == ".pt2":
+        try:
+            with zipfile.ZipFile(out) as file:
+                return any(Path(name).name == f"{exported.INFO_KEY}.json" for name in file.namelist())
+        except (OSError, zipfile.BadZipFile):
+            return False
+    try:
+        exported.read_info(out)
+    except AtrousError:
+        return False
+    return True
+
+
+def _check_images(check: Path | None, preprocessing: Preprocessing) -> list[np.ndarray]:
+    """Pictures at every size of `SIZES`: those given, or drawn."""
+    if check is None:
+        return [draw(size, preprocessing) for size in SIZES]
+    images = []
+    for path in find_pictures([check])[:MOST_CHECKED]:
+        image = to_depth(to_channels(as_array(path), len(preprocessing.mean)), preprocessing.dtype)
+        for height, width in SIZES:
+            rows = np.linspace(0, image.shape[0] - 1, height).round().astype(int)
+            columns = np.linspace(0, image.shape[1] - 1, width).round().astype(int)
+            images.append(_as_input(image[rows][:, columns], preprocessing.dtype))
+    return images
+
+
+def _labels(module: torch.nn.Module) -> Labels:
+    """A traced program's masks: a .pt2 is never read back, so what was written into it is run."""
+
+    def labels(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.tensor(image).permute(2, 0, 1)[None])[0][0].numpy()
+
+    return labels
+
+
+def _open(format: str, path: Path) -> Labels:
+    return (exported.OnnxGraph if format == "onnx" else exported.OpenVinoGraph)(path).labels
+
+
+def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: str, half: bool) -> None:
+    if all(agreement.share >= LEAST_AGREEMENT for agreement in agreements):
+        return
+    cure = (
+        "Export without --half." if half else "Try another --format; if that agrees, this is a bug, please report it."
+    )
+    raise AtrousError(
+        f"the {format} file gives other masks than {model}: they agree on {_words(agreements)}, and at least "
+        f"{LEAST_AGREEMENT:.1%} is needed. Nothing was written. {cure}"
+    )
+
+
+def _publish(file: Path, target: Path) -> None:
+    """Moves a finished file to its place, whole."""
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+    file.chmod(0o644)
+    file.replace(target)
+
+
+def _print(out: Path, model: Path, agreements: Sequence[Agreement]) -> None:
+    files = [out.with_suffix(".bin"), out] if out.suffix.lower() == ".xml" else [out]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    console.print(
+        escape(f"written: {out}, {megabytes:.1f} MB. Its masks agree with those of {model}: {_words(agreements)}.")
+    )
+    if max(agreement.classes for agreement in agreements) == 1:
+        console.print("Every mask compared is of one class, which proves little: name pictures of yours with --check.")
+    if exported.is_exported(out):
+        console.print(escape(f"Next: atrous predict {out} PICTURES"))
+
+
+def _words(agreements: Sequence[Agreement]) -> str:
+    # Down to the last digit shown, so that nothing but all is called 100 %.
+    shares = (f"{int(each.share * 1e5) / 1e3:g} % at {each.size[0]}×{each.size[1]}" for each in agreements)
+    return f"{', '.join(shares)} of the pixels"

@@ -1,0 +1,243 @@
+"""Exported files: what they say about themselves, and running them in ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import numpy as np
+
+from atrous.errors import AtrousError, missing_extra, unknown_name
+
+if TYPE_CHECKING:
+    from atrous.models.info import Info
+
+#: Where a file keeps the model's record: a property of ONNX's, an entry of OpenVINO's rt_info, an extra file of .pt2.
+INFO_KEY = "atrous"
+
+#: Numbers of fields in onnx.proto: of ModelProto, and of StringStringEntryProto.
+METADATA_PROPS, KEY, VALUE = 14, 1, 2
+
+#: Names of precisions, here and in OpenVINO; of itself it would take bfloat16 wherever that is fast.
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file's name is that of an exported file which can be run here."""
+    return Path(path).suffix.lower() in (".onnx", ".xml")
+
+
+def read_info(path: str | Path) -> Info:
+    """What an exported file says about its model; neither runtime is needed.
+
+    Args:
+        path: a .onnx or .xml file written by `atrous export`.
+
+    Raises:
+        AtrousError: no such file, of another format, damaged, or not written by atrous.
+    """
+    from atrous.models.info import Info
+
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".pt2":
+        raise AtrousError(
+            f"{path} is for other programs: a .pt2 holds pickles, which atrous never reads. Export the model as onnx "
+            "or openvino to run it here."
+        )
+    if suffix == ".bin":
+        raise AtrousError(f"{path} holds the weights alone: give {path.with_suffix('.xml')}, the file beside it.")
+    if not is_exported(path):
+        raise AtrousError(f"{path} is no exported file: their names end in .onnx or .xml.")
+    if not path.is_file():
+        raise AtrousError(f"no exported file at {path}.")
+    try:
+        record = _onnx_record(path) if suffix == ".onnx" else _openvino_record(path)
+    except (ValueError, IndexError, OSError, ElementTree.ParseError) as error:
+        raise AtrousError(f"{path} is damaged or no {suffix} file: {error}. Export it again.") from error
+    if record is None:
+        raise AtrousError(
+            f"{path} was not written by atrous: it has no model record, so its classes and pictures are unknown. Only "
+            "files of `atrous export` can be run."
+        )
+    try:
+        return Info.from_dict(json.loads(record))
+    except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
+        raise AtrousError(f"{path}: {error}") from error
+
+
+class OnnxGraph:
+    """An exported .onnx file in ONNX Runtime, on the CPU.
+
+    Args:
+        path: of the file.
+        threads: of one picture's work; None for as many as there are cores.
+
+    Attributes:
+        info: of the model.
+        has_scores: whether the file gives scores.
+
+    Raises:
+        AtrousError: no exported file, damaged, or onnxruntime is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        self.info = read_info(path)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_extra("onnxruntime", "onnx") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3  # it warns of initialisers that nobody reads
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors derive from nothing narrower
+            raise _cannot_run(path, "ONNX Runtime", error) from error
+        self._path = Path(path)
+        self.has_scores = "scores" in [output.name for output in self._session.get_outputs()]
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices."""
+        return self._run("labels", image)
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → K×h×w float32 logits, at the model's own low resolution.
+
+        Raises:
+            AtrousError: the file gives labels only.
+        """
+        _check_scores(self.has_scores, self._path)
+        return self._run("scores", image)
+
+    def _run(self, output: str, image: np.ndarray) -> np.ndarray:
+        return np.asarray(self._session.run([output], {"image": _batch(image, self.info)})[0])[0]
+
+
+class OpenVinoGraph:
+    """An exported .xml file, with its .bin, in OpenVINO, on the CPU.
+
+    Args:
+        path: of the .xml file.
+        threads: of one picture's work; None for as many as there are cores.
+        precision: float32, or bfloat16, which is faster where the processor computes in it and changes some pixels.
+
+    Attributes:
+        info: of the model.
+        has_scores: whether the file gives scores.
+
+    Raises:
+        AtrousError: no exported file, damaged, without its .bin, an unknown precision, or openvino is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None, *, precision: str = "float32") -> None:
+        self.info = read_info(path)
+        try:
+            import openvino
+        except ImportError as error:
+            raise missing_extra("openvino", "openvino") from error
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+        if threads:
+            hints["INFERENCE_NUM_THREADS"] = str(threads)
+        try:
+            self._compiled = openvino.Core().compile_model(str(path), "CPU", hints)
+        except Exception as error:  # its errors derive from nothing narrower
+            raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
+        self._path = Path(path)
+        self._request = self._compiled.create_infer_request()
+        self.has_scores = len(self._compiled.outputs) > 1
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices."""
+        return self._run("labels", image)
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → K×h×w float32 logits, at the model's own low resolution.
+
+        Raises:
+            AtrousError: the file gives labels only.
+        """
+        _check_scores(self.has_scores, self._path)
+        return self._run("scores", image)
+
+    def _run(self, output: str, image: np.ndarray) -> np.ndarray:
+        self._request.infer([_batch(image, self.info)])
+        return self._request.get_tensor(output).data[0].copy()  # the next picture is computed into the same memory
+
+
+def _onnx_record(path: Path) -> str | None:
+    """The record in an ONNX file, which is a protobuf message whose graph is passed over."""
+    for number, content in _fields(memoryview(path.read_bytes())):
+        if number == METADATA_PROPS:
+            entry = {part: bytes(value).decode() for part, value in _fields(content)}
+            if entry.get(KEY) == INFO_KEY:
+                return entry.get(VALUE)
+    return None
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The texts and messages in a protobuf message, by the numbers of their fields.
+
+    Raises:
+        ValueError: no message, or cut off.
+    """
+    position = 0
+    while position < len(message):
+        tag, position = _number(message, position)
+        kind = tag & 7
+        if kind == 0:
+            _, position = _number(message, position)
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError("it is no protobuf message")
+        size, position = _number(message, position) if kind == 2 else (8 if kind == 1 else 4, position)
+        if position + size > len(message):
+            raise ValueError("it is cut off")
+        if kind == 2:
+            yield tag >> 3, message[position : position + size]
+        position += size
+
+
+def _number(message: memoryview, position: int) -> tuple[int, int]:
+    """A number of variable length, seven bits a byte, and the position after it."""
+    value = shift = 0
+    while shift < 64:
+        if position >= len(message):
+            raise ValueError("it is cut off")
+        byte = message[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
+    raise ValueError("it is no protobuf message")
+
+
+def _openvino_record(path: Path) -> str | None:
+    entry = ElementTree.parse(path).getroot().find(f"rt_info/{INFO_KEY}")
+    return None if entry is None else entry.get("value")
+
+
+def _batch(image: np.ndarray, info: Info) -> np.ndarray:
+    """H×W×C → 1×C×H×W of the graph's type."""
+    channels = len(info.preprocessing.mean)
+    if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        raise AtrousError(f"the model takes pictures of H×W×{channels}, got {'×'.join(map(str, image.shape))}.")
+    dtype = np.uint8 if info.preprocessing.dtype == "uint8" else np.float32
+    if dtype == np.uint8 and image.dtype != np.uint8:
+        raise AtrousError(f"the model takes pictures of uint8, got {image.dtype}: scale it to 0–255 and round.")
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)[None]
+
+
+def _check_scores(has_scores: bool, path: Path) -> None:
+    if not has_scores:
+        raise AtrousError(f"{path} gives labels only; scales, flip or CRF need scores: export with --scores.")
+
+
+def _cannot_run(path: str | Path, runtime: str, error: Exception, beside: str = "") -> AtrousError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return AtrousError(f"{path}{beside} is damaged, or not for this {runtime}: {lines[-1][:200]}. Export it again.")

@@ -78,7 +78,7 @@ class GeoTiffSource:
         if not self._has_gaps:
             return None
         values = self._read("read", window) if self._dtype.kind == "f" else None
-        present = self._present(values, window).any(0)
+        present = np.any(self._present(values, window), axis=0)
         return None if present.all() else present
 
     def close(self) -> None:
@@ -96,7 +96,9 @@ class GeoTiffSource:
         try:
             return getattr(self.dataset, what)(self._bands, window=_rasterio_window(window))
         except RasterioError as error:
-            raise AtrousError(f"{self.path}: cannot be read ({error}); the file may be damaged or cut short.") from error
+            raise AtrousError(
+                f"{self.path}: cannot be read ({error}); the file may be damaged or cut short."
+            ) from error
 
 
 class GeoTiffSink:
@@ -168,7 +170,9 @@ class GeoTiffSink:
     def __enter__(self) -> GeoTiffSink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._dataset.close()
         if kind is not None:
             self.path.unlink(missing_ok=True)

@@ -130,8 +130,8 @@ class AnySize:
         tile = tile or TILES[-1]
         count, overlap = len(plan(height, width, tile, self._overlap_of(tile), self._grid)), self._overlap_of(tile)
         self.say(
-            f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once and {limit / 1e9:.1f} GB may be "
-            f"used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
+            f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
+            f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
         )
         return tile
 

@@ -93,7 +93,10 @@ def _system_bytes() -> float:
 
 def _group_bytes() -> float:
     """What a container may still take: both versions of control groups, as they are mounted inside of one."""
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         group = Path("/sys/fs/cgroup")
         try:
             allowed = (group / limit).read_text().strip()
@@ -122,18 +125,21 @@ def _activations(architecture: str, arguments: Any, channels: int) -> float:
     """Bytes per pixel of the most activations that are alive at once."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
 
     from atrous import models
 
     class Count(TorchDispatchMode):
         """Adds up every tensor that is made, until it is freed; nothing is computed on the meta device."""
 
-        alive, most = 0, 0
-        known = weakref.WeakSet()
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive, self.most = 0, 0
+            self.known = weakref.WeakSet()
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = function(*args, **(kwargs or {}))
-            for tensor in torch.utils._pytree.tree_leaves(result):
+            for tensor in tree_leaves(result):
                 if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
                     storage = tensor.untyped_storage()
                     self.known.add(storage)

@@ -149,7 +149,7 @@ class Segmenter:
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 
     def __call__(self, picture: Picture) -> Prediction:
-        """Segments one picture.
+        """Segments one picture: at once, or in tiles where that would take more than half of the free memory.
 
         Args:
             picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32.
@@ -160,8 +160,10 @@ class Segmenter:
         Raises:
             AtrousError: unreadable, or with channels this model does not take.
         """
+        from atrous.inference.any_size import AnySize
+
         image = as_array(picture)
-        return Prediction(self.segment(self.prepare(image)), image, self.info)
+        return Prediction(AnySize(self)(self.prepare(image)), image, self.info)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""

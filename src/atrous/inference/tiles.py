@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -120,6 +120,26 @@ class ArraySink:
         self.mask[window.rows, window.columns] = mask
 
 
+class Counted:
+    """A sink that counts what goes through it, so that no one has to read the mask again.
+
+    Args:
+        sink: takes the mask.
+
+    Attributes:
+        counts: 256 numbers of pixels, one per label.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.counts = np.zeros(256, np.int64)
+        self._sink = sink
+
+    def write(self, window: Window, mask: np.ndarray) -> None:
+        """Passes the window's mask on."""
+        self._sink.write(window, mask)
+        self.counts += np.bincount(mask.ravel(), minlength=256)
+
+
 @dataclass(frozen=True)
 class Work:
     """What segmenting a picture in tiles took.
@@ -176,7 +196,7 @@ def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int
     if size <= tile:
         return [(0, size, 0, size)]
     starts = [*range(0, size - tile, (tile - overlap) // grid * grid), size - tile]
-    cuts = [(before + tile + after) // 2 for before, after in zip(starts, starts[1:], strict=False)]
+    cuts = [(before + tile + after) // 2 for before, after in pairwise(starts)]
     return list(zip(starts, [tile] * len(starts), [0, *cuts], [*cuts, size], strict=True))
 
 

@@ -72,7 +72,7 @@ def test_tiles_as_asked_differ_little(model, picture, tmp_path, capsys):
 
 def test_one_line_says_when_and_why(model, picture, tmp_path, capsys):
     Image.fromarray(np.tile(picture, (3, 3, 1))).save(tmp_path / "a.png")
-    assert run(model, tmp_path / "a.png", "--memory", "0.64", "--out", tmp_path / "out") == 0
+    assert run(model, tmp_path / "a.png", "--memory", "0.84", "--out", tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert "960×720 px would take about" in out
     assert len([line for line in out.splitlines() if "tiles of" in line]) == 1

@@ -15,7 +15,7 @@ from atrous.errors import AtrousError, missing_extra
 #: Pixels in height and width of what is compressed at once in the masks.
 BLOCK = 512
 #: MB of decoded blocks that GDAL keeps, for the overlap of tiles; left alone it takes a twentieth of the memory.
-CACHE_MB = 192
+CACHE_MB = 128
 
 
 class GeoTiffSource:

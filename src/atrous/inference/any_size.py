@@ -24,6 +24,8 @@ TILES = (1024, 768, 512, 384, 256)
 OVERLAP = 256
 #: Pictures of so few pixels are not predicted: they fit everywhere, and predicting takes a second.
 SURELY_FITS = 2**20
+#: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
+WINDOWS_BYTES = 0.2e9
 
 
 class AnySize:
@@ -95,7 +97,7 @@ class AnySize:
             progress: called after each tile with how many are done, and how many there are.
         """
         height, width, _ = source.shape
-        tile = self._tile_for(height, width, name) or 2 * max(height, width, self._grid)
+        tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, self._grid)
         return segment_tiles(
             lambda image, valid: self._segment(image, valid, self._ran_out_above),
             _Prepared(source, self.segmenter),
@@ -109,7 +111,7 @@ class AnySize:
     def _overlap_of(self, tile: int) -> int:
         return min(OVERLAP, tile // 4) if self.overlap is None else self.overlap
 
-    def _tile_for(self, height: int, width: int, name: str) -> int | None:
+    def _tile_for(self, height: int, width: int, name: str, besides: float = 0) -> int | None:
         """The size of this picture's tiles, None for the whole picture at once; says why."""
         given = self.tile or self._ran_out_above
         if given is not None:
@@ -117,10 +119,10 @@ class AnySize:
         if self.memory is None and height * width <= SURELY_FITS:
             return None
         limit, crf = limit_bytes(self.memory, self.segmenter.engine.device), self.segmenter.crf is not None
-        whole = predict_bytes(self.segmenter.info, height, width, crf=crf)
+        whole = besides + predict_bytes(self.segmenter.info, height, width, crf=crf)
         if whole <= limit:
             return None
-        needs = {tile: predict_bytes(self.segmenter.info, tile, tile, crf=crf) for tile in TILES}
+        needs = {tile: besides + predict_bytes(self.segmenter.info, tile, tile, crf=crf) for tile in TILES}
         tile = next((tile for tile in TILES if needs[tile] <= limit), None)
         if tile is None and self.memory is not None:
             raise AtrousError(

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 #: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
 REFERENCE = 512
-#: Measured over counted memory: what convolutions keep for themselves, and what the allocator does not reuse
-#: (docs/big-pictures.md has the figures).
-OVERHEAD = 1.5
+#: Measured over counted memory: what convolutions keep for themselves, and what the allocator does not reuse; 1.2–1.5 on
+#: the processor (docs/big-pictures.md).
+OVERHEAD = 1.4
 #: Bytes of the process itself: Python, torch, its threads and its code.
-PROCESS = 0.6e9
+PROCESS = 0.8e9
 #: Bytes per class and pixel that a CRF keeps at a picture's full size: logits, probabilities, messages and their sums.
 CRF_BYTES = 24
 #: Bytes per pixel of the CRF's lattice: neighbours, weights and colours.
-CRF_LATTICE = 250
+CRF_LATTICE = 330
+#: Bytes of the CRF's compiler.
+CRF_PROCESS = 0.2e9
 
 
 def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> float:
@@ -32,7 +34,8 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> 
 
     The network's activations are counted on a picture of 512×512 px without computing anything: the most that is alive
     at once, in float32. This and all else grows with the pixels:
-    `0.6 GB + H·W·(1.5 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 250 with a CRF])`.
+    `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
+    and 0.2 GB for the CRF's compiler.
 
     Args:
         info: of the model: C channels, K classes.
@@ -46,8 +49,10 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> 
     preprocessing = info.preprocessing
     pixel = 2 * len(preprocessing.mean) * np.dtype(preprocessing.dtype).itemsize + 2
     pixel += (CRF_BYTES * len(info.classes) + CRF_LATTICE) if crf else 0
-    counted = _activations(info.architecture, _frozen(info.arguments), len(preprocessing.mean))
-    return PROCESS + height * width * (OVERHEAD * counted * preprocessing.enlarge**2 + pixel)
+    weights, counted = _counted(info.architecture, _frozen(info.arguments), len(preprocessing.mean))
+    return (
+        PROCESS + CRF_PROCESS * crf + weights + height * width * (OVERHEAD * counted * preprocessing.enlarge**2 + pixel)
+    )
 
 
 def available_bytes(device: str = "cpu") -> float:
@@ -121,8 +126,8 @@ def _thawed(value: Any) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _activations(architecture: str, arguments: Any, channels: int) -> float:
-    """Bytes per pixel of the most activations that are alive at once."""
+def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, float]:
+    """Bytes of the weights, and bytes per pixel of the most activations that are alive at once."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -156,4 +161,5 @@ def _activations(architecture: str, arguments: Any, channels: int) -> float:
         pictures = torch.empty(1, channels, REFERENCE, REFERENCE)
     with torch.inference_mode(), Count() as count:
         model.scores(pictures)
-    return count.most / REFERENCE**2
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return weights, count.most / REFERENCE**2

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
 REFERENCE = 512
-#: Measured over counted memory: what convolutions keep for themselves, and what the allocator does not reuse; 1.2–1.5 on
+#: Measured over counted memory: what convolutions keep for themselves, what the allocator does not reuse; 1.2–1.5 on
 #: the processor (docs/big-pictures.md).
 OVERHEAD = 1.4
 #: Bytes of the process itself: Python, torch, its threads and its code.

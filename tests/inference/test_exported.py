@@ -67,7 +67,7 @@ def test_every_paper_gives_the_same_masks_in_both_runtimes(case, make_model, tmp
         assert max(agreement.classes for agreement in agreements) > 1, "the masks compared must tell something"
         for image in images:
             with torch.inference_mode():
-                ours = Pipeline(model)(torch.tensor(image).permute(2, 0, 1)[None])[0].numpy()
+                ours = Pipeline(model)(torch.tensor(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
             theirs = graph.scores(image)
             assert theirs.dtype == np.float32
             np.testing.assert_allclose(theirs, ours, atol=1e-4 * float(np.abs(ours).max()))
@@ -179,3 +179,32 @@ def test_a_missing_runtime_names_its_extra(exports, monkeypatch):
 def test_reading_imports_no_runtime():
     code = "import sys, atrous.inference.exported; print({'torch', 'onnxruntime', 'openvino', 'onnx'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@FORMATS
+def test_a_segmenter_runs_it(format, exports, small):
+    image = draw((70, 53), small.info.preprocessing)
+    path = exports(format, True)
+    segmenter = Segmenter(path)
+    assert segmenter.engine.name == {"onnx": "onnxruntime", "openvino": "openvino"}[format]
+    assert segmenter.engine.reason == "the runtime the file was exported for"
+    assert np.array_equal(segmenter(image).mask, GRAPHS[format](path).labels(segmenter.prepare(image)))
+    several = [
+        Segmenter(model, engine=engine, precision="float32", scales=(1.0, 1.5), flip=True)(image).mask
+        for model, engine in ((path, "auto"), (small, "torch"))
+    ]
+    assert (several[0] == several[1]).mean() > 0.999
+
+
+@FORMATS
+@pytest.mark.parametrize("options", [{"flip": True}, {"scales": (0.5,)}, {"crf": "deeplabv2"}])
+def test_a_file_of_labels_is_refused_before_the_work(format, options, exports):
+    with pytest.raises(AtrousError, match="labels only"):
+        Segmenter(exports(format, False), **options)
+
+
+@FORMATS
+@pytest.mark.parametrize("options", [{"engine": "torch"}, {"device": "cuda"}, {"precision": "float16"}])
+def test_it_runs_where_it_was_exported_for_only(format, options, exports):
+    with pytest.raises(AtrousError, match="on the CPU"):
+        Segmenter(exports(format, False), **options)

@@ -17,6 +17,7 @@ from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
+from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryScore
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
@@ -63,7 +64,7 @@ def evaluate(
     save_crf: Path | None = None,
     scales: list[float] | None = None,
     flip: bool = False,
-    engine: str = "torch",
+    engine: str | None = None,
     device: str = "auto",
     precision: str = "float32",
 ) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def evaluate(
         scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
-        engine: torch, openvino, or auto for the faster of the two.
+        engine: torch, openvino, or auto for the faster of the two; by default torch, and for an exported file its own.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.
 
@@ -96,6 +97,7 @@ def evaluate(
         AtrousError: no such model, data or split, classes that do not match the model's, or a CRF that cannot be.
     """
     _check_crf(model, crf, crf_search, crf_images, save_crf)
+    engine = engine or ("auto" if is_exported(model) else "torch")
     segmenter = Segmenter(
         model, engine=engine, device=device, precision=precision, scales=scales or (1.0,), flip=flip, crf=crf
     )
@@ -147,9 +149,9 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         task = progress.add_task("evaluating", total=len(items), note="")
         for item, sample in zip(items, in_background(dataset.read, items), strict=True):
             truth, image = remap[sample.label], segmenter.prepare(sample.image)
-            scores = segmenter.scores(image)
             one = ConfusionMatrix(classes)
-            mask = segmenter.decide(scores, image, segmenter.crf)
+            scores = () if without is None else segmenter.scores(image)
+            mask = segmenter.decide(scores, image, segmenter.crf) if scores else segmenter.segment(image)
             one.update(truth, mask)
             measured.boundary.update(truth, mask)
             if without is not None:

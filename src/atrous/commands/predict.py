@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import glob
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +17,18 @@ from PIL import Image
 from rich.markup import escape
 
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
+from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, needs_windows
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.inference.any_size import AnySize
+from atrous.inference.memory import limit_bytes
 from atrous.inference.segmenter import Prediction, Segmenter, as_array, table_of
+from atrous.inference.tiles import Counted
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from atrous.models.info import Info
 
 #: Masks that may wait for the disk before the network waits for it.
@@ -40,6 +49,9 @@ def predict(
     scales: list[float] | None = None,
     flip: bool = False,
     engine: str = "auto",
+    tile: int | None = None,
+    overlap: int | None = None,
+    memory: float | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> list[Path]:
@@ -48,7 +60,7 @@ def predict(
     Args:
         model: a model file.
         paths: pictures, folders of pictures, or glob patterns.
-        out: folder for the masks, named like the pictures with .png.
+        out: folder for the masks, named like the pictures with .png; GeoTIFFs' masks are GeoTIFFs, .tif.
         overlay: also write each picture with its mask's colours over it and their names below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
@@ -58,6 +70,9 @@ def predict(
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
         engine: auto for the fastest here, openvino or torch.
+        tile: segment in tiles of this many pixels whatever is larger; by default only what would not fit.
+        overlap: pixels that neighbouring tiles share; by default 256, or a quarter of a tile below 1024.
+        memory: GB that may be used; by default half of what is free.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto for the fastest here, float32 or bfloat16.
 
@@ -73,26 +88,42 @@ def predict(
         model, engine=engine, device=device, precision=precision, scales=scales or (1.0,), flip=flip, crf=crf
     )
     warn_if_fresh(segmenter.info.provenance)
-    targets = _targets(pictures, out, ".tif" if raw and not _fits_png(segmenter.info) else ".png")
+    any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)
+    most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
+    windowed = {path for path in pictures if needs_windows(path, most)}
+    deep = raw and not _fits_png(segmenter.info)
+    targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
+    read = partial(_read, windowed=windowed, channels=len(segmenter.info.preprocessing.mean))
     records, pending = [], deque[Future[str | None]]()
     with progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(pictures), note="")
-        for path, image in zip(pictures, in_background(_read, pictures), strict=True):
+        for path, image in zip(pictures, in_background(read, pictures), strict=True):
             record: dict = {"image": str(path)}
             records.append(record)
+            tiles = progress.add_task(path.name, total=None, note="", visible=False)
+            show = partial(_show, progress, tiles)
             try:
                 if isinstance(image, AtrousError):
                     raise image
-                prediction = Prediction(segmenter.segment(segmenter.prepare(image)), image, segmenter.info)
-                record |= {"mask": str(targets[path]), "share": _shares(prediction)}
+                if isinstance(image, GeoTiffSource):
+                    record |= _segment_windows(any_size, image, targets[path], raw, show)
+                    continue
+                mask = any_size(segmenter.prepare(image), name=str(path), progress=show)
+                prediction = Prediction(mask, image, segmenter.info)
+                counts = np.bincount(mask.ravel(), minlength=256)
+                record |= {"mask": str(targets[path]), "share": _shares(counts, segmenter.info)}
                 pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
             except (AtrousError, MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
                 record["error"] = str(error) if str(path) in str(error) else f"{path}: {error}"
+            finally:
+                progress.remove_task(tiles)
+                progress.update(task, advance=1)
             while len(pending) > WRITES_WAITING:  # a disk slower than the network must not fill the memory
                 pending.popleft().result()
-            progress.update(task, advance=1)
         while pending:
             pending.popleft().result()
+    if overlay and windowed:
+        _say(f"no overlay of the {len(windowed)} GeoTIFF(s): a geographic viewer shows the mask over the picture")
     failures = [record for record in records if "error" in record]
     for record in failures:
         console.print(f"[red]skipped[/] {escape(record['error'])}")
@@ -132,7 +163,7 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _targets(pictures: Sequence[Path], out: Path, suffix: str) -> dict[Path, Path]:
+def _targets(pictures: Sequence[Path], out: Path, suffixes: Mapping[Path, str]) -> dict[Path, Path]:
     """Where each mask goes; pictures of the same name from different folders keep their folder's name.
 
     Raises:
@@ -144,7 +175,7 @@ def _targets(pictures: Sequence[Path], out: Path, suffix: str) -> dict[Path, Pat
         raise AtrousError(f"cannot make the folder {out}: {error.strerror}.") from error
     stems = Counter(path.stem for path in pictures)
     targets, taken = {}, {path.resolve() for path in pictures}
-    for path in pictures:
+    for path, suffix in suffixes.items():
         name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}_{path.name}"
         if (out / f"{name}{suffix}").resolve() == path.resolve():
             raise AtrousError(f"the mask of {path} would overwrite it: give another folder with --out.")
@@ -159,11 +190,30 @@ def _overlay(target: Path) -> Path:
     return target.with_suffix(".overlay.png")
 
 
-def _read(path: Path) -> np.ndarray | AtrousError:
+def _read(path: Path, windowed: Container[Path], channels: int) -> np.ndarray | GeoTiffSource | AtrousError:
     try:
-        return as_array(path)
+        return GeoTiffSource(path, channels) if path in windowed else as_array(path)
     except AtrousError as error:
         return error
+
+
+def _segment_windows(
+    any_size: AnySize, source: GeoTiffSource, target: Path, raw: bool, show: Callable[[int, int], object]
+) -> dict:
+    """Writes one GeoTIFF's mask; what its record says about it."""
+    info = any_size.segmenter.info
+    with closing(source), GeoTiffSink(target, source, table_of(info), raw) as file:
+        sink = Counted(file)
+        work = any_size.windows(source, sink, name=str(source.path), progress=show)
+    return {"mask": str(target), "share": _shares(sink.counts, info), "work": asdict(work)}
+
+
+def _say(line: str) -> None:
+    console.print(f"[yellow]note[/] {escape(line)}")
+
+
+def _show(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total, visible=total > 1)
 
 
 def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, record: dict) -> None:
@@ -195,8 +245,8 @@ def _found(records: Sequence[dict]) -> str:
     return ": " + ", ".join(f"{name} {means[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
 
 
-def _shares(prediction: Prediction) -> dict[str, float]:
-    counts = np.bincount(prediction.mask.ravel(), minlength=len(prediction.info.classes))
-    return {
-        name: count / prediction.mask.size for name, count in zip(prediction.info.classes, counts.tolist(), strict=True)
-    }
+def _shares(counts: np.ndarray, info: Info) -> dict[str, float]:
+    """Each class's share of the pixels that have data, from how many pixels hold each of 256 labels."""
+    of_classes = counts[: len(info.classes)]
+    total = max(int(of_classes.sum()), 1)
+    return {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from atrous.errors import AtrousError, missing_extra, unknown_name
+from atrous.inference.engine import Engine
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -20,6 +21,9 @@ INFO_KEY = "atrous"
 
 #: Numbers of fields in onnx.proto: of ModelProto, and of StringStringEntryProto.
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
+
+#: Why an exported file's runtime runs it.
+REASON = "the runtime the file was exported for"
 
 #: Names of precisions, here and in OpenVINO; of itself it would take bfloat16 wherever that is fast.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -69,6 +73,33 @@ def read_info(path: str | Path) -> Info:
         raise AtrousError(f"{path}: {error}") from error
 
 
+def open_graph(path: str | Path, engine: str, device: str, precision: str) -> OnnxGraph | OpenVinoGraph:
+    """An exported file, ready to run.
+
+    Args:
+        path: of a .onnx or .xml file.
+        engine: auto, or the runtime of such files.
+        device: auto or cpu.
+        precision: auto or float32, which the file was checked in; for OpenVINO's also bfloat16.
+
+    Raises:
+        AtrousError: no exported file, or it does not run on that engine, device or in that precision.
+    """
+    runtime = "onnxruntime" if Path(path).suffix.lower() == ".onnx" else "openvino"
+    for name, given, allowed in (
+        ("engine", engine, ["auto", runtime]),
+        ("device", device, ["auto", "cpu"]),
+        ("precision", precision, ["auto", *PRECISIONS] if runtime == "openvino" else ["auto", "float32"]),
+    ):
+        if given not in allowed:
+            raise AtrousError(
+                f"{path} runs on {runtime}, on the CPU: {name} {given} is not for it, but {' or '.join(allowed)} is."
+            )
+    if runtime == "onnxruntime":
+        return OnnxGraph(path)
+    return OpenVinoGraph(path, precision="float32" if precision == "auto" else precision)
+
+
 class OnnxGraph:
     """An exported .onnx file in ONNX Runtime, on the CPU.
 
@@ -78,6 +109,7 @@ class OnnxGraph:
 
     Attributes:
         info: of the model.
+        engine: what runs it.
         has_scores: whether the file gives scores.
 
     Raises:
@@ -98,6 +130,7 @@ class OnnxGraph:
         except Exception as error:  # its errors derive from nothing narrower
             raise _cannot_run(path, "ONNX Runtime", error) from error
         self._path = Path(path)
+        self.engine = Engine("onnxruntime", "cpu", "float32", REASON)
         self.has_scores = "scores" in [output.name for output in self._session.get_outputs()]
 
     def labels(self, image: np.ndarray) -> np.ndarray:
@@ -105,13 +138,21 @@ class OnnxGraph:
         return self._run("labels", image)
 
     def scores(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → K×h×w float32 logits, at the model's own low resolution.
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
         Raises:
             AtrousError: the file gives labels only.
         """
+        self.check_scores()
+        return self._run("scores", image).transpose(1, 2, 0)
+
+    def check_scores(self) -> None:
+        """Before the work: whether the file gives scores.
+
+        Raises:
+            AtrousError: it gives labels only.
+        """
         _check_scores(self.has_scores, self._path)
-        return self._run("scores", image)
 
     def _run(self, output: str, image: np.ndarray) -> np.ndarray:
         return np.asarray(self._session.run([output], {"image": _batch(image, self.info)})[0])[0]
@@ -127,6 +168,7 @@ class OpenVinoGraph:
 
     Attributes:
         info: of the model.
+        engine: what runs it.
         has_scores: whether the file gives scores.
 
     Raises:
@@ -149,6 +191,7 @@ class OpenVinoGraph:
         except Exception as error:  # its errors derive from nothing narrower
             raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
         self._path = Path(path)
+        self.engine = Engine("openvino", "cpu", precision, REASON)
         self._request = self._compiled.create_infer_request()
         self.has_scores = len(self._compiled.outputs) > 1
 
@@ -157,13 +200,21 @@ class OpenVinoGraph:
         return self._run("labels", image)
 
     def scores(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → K×h×w float32 logits, at the model's own low resolution.
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
         Raises:
             AtrousError: the file gives labels only.
         """
+        self.check_scores()
+        return self._run("scores", image).transpose(1, 2, 0)
+
+    def check_scores(self) -> None:
+        """Before the work: whether the file gives scores.
+
+        Raises:
+            AtrousError: it gives labels only.
+        """
         _check_scores(self.has_scores, self._path)
-        return self._run("scores", image)
 
     def _run(self, output: str, image: np.ndarray) -> np.ndarray:
         self._request.infer([_batch(image, self.info)])

@@ -15,6 +15,7 @@ from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_picture, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
+from atrous.inference import exported
 from atrous.inference.engine import NotConvertible, choose
 from atrous.inference.legend import with_legend
 from atrous.inference.resize_argmax import resize_argmax
@@ -88,7 +89,8 @@ class Segmenter:
     """Runs a model on pictures of any size, on the fastest engine present.
 
     Args:
-        model: a model file's path, or a module with `.info`, which is left as it is.
+        model: the path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is left
+            as it is.
         engine: auto, openvino or torch; auto takes torch on a GPU, and on a CPU OpenVINO where it is installed.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
@@ -125,11 +127,13 @@ class Segmenter:
     ) -> None:
         self._views = views_of(scales, flip)
         given = Path(model) if isinstance(model, str | Path) else model
-        self.info: Info = model_file.read_info(given) if isinstance(given, Path) else given.info
+        self.info: Info = given.info if not isinstance(given, Path) else _info_of(given)
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
         self._runner = _runner_for(given, self.info, engine, device, precision)
         self.engine = self._runner.engine
         self.crf: DenseCRF | None = None
+        if isinstance(self._runner, exported.OnnxGraph | exported.OpenVinoGraph) and (crf or self._views != (View(),)):
+            self._runner.check_scores()
         if crf is not None:
             from atrous.crf.settings import make_crf
 
@@ -144,6 +148,8 @@ class Segmenter:
 
     def __call__(self, picture: Any) -> Any:
         """Segments one picture, or several; the next is read while the network works on one.
+
+        A picture that would take more than half of the free memory is cut into tiles.
 
         Args:
             picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; a list of these, or an
@@ -162,7 +168,9 @@ class Segmenter:
         return self._one(as_array(picture))
 
     def _one(self, image: np.ndarray) -> Prediction:
-        return Prediction(self.segment(self.prepare(image)), image, self.info)
+        from atrous.inference.any_size import AnySize
+
+        return Prediction(AnySize(self)(self.prepare(image)), image, self.info)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         for image in in_background(as_array, pictures):
@@ -183,7 +191,7 @@ class Segmenter:
             image: as `prepare` gives it.
             valid: H×W booleans; the CRF leaves the other pixels out.
         """
-        if self.crf is None and len(self._views) == 1 and self._views[0] == View():
+        if self.crf is None and self._views == (View(),):
             return self._runner.labels(image)
         return self.decide(self.scores(image), image, self.crf, valid)
 
@@ -222,10 +230,16 @@ class Segmenter:
             return refined.argmax(0).to(torch.uint8).cpu().numpy()
 
 
+def _info_of(path: Path) -> Info:
+    return exported.read_info(path) if exported.is_exported(path) else model_file.read_info(path)
+
+
 def _runner_for(
     model: Path | SegmentationModel, info: Info, engine: str, device: str | torch.device, precision: str
-) -> TorchEngine | OpenVinoEngine:
+) -> TorchEngine | OpenVinoEngine | exported.OnnxGraph | exported.OpenVinoGraph:
     """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
+    if isinstance(model, Path) and exported.is_exported(model):
+        return exported.open_graph(model, engine, str(device), precision)
     name, reason = choose(engine, str(device), isinstance(model, Path))
     if name == "openvino":
         from atrous.inference.openvino_engine import OpenVinoEngine

@@ -1,0 +1,198 @@
+"""One way to run a picture of any size: whole where it fits, in tiles where it would not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from atrous.data.labels import IGNORE_INDEX
+from atrous.errors import AtrousError
+from atrous.inference.memory import limit_bytes, predict_bytes
+from atrous.inference.tiles import GRID, ArraySink, ArraySource, Sink, Source, Window, Work, plan, segment_tiles
+
+if TYPE_CHECKING:
+    from atrous.inference.segmenter import Segmenter
+
+#: Tiles that are tried, the largest first. Not larger where more would fit, so that a mask is the same on all machines.
+TILES = (1024, 768, 512, 384, 256)
+#: Pixels that neighbours share at most by default: what is kept then differs from the whole picture by image pooling
+#: alone (docs/big-pictures.md).
+OVERLAP = 256
+#: Pictures of so few pixels are not predicted: they fit everywhere, and predicting takes a second.
+SURELY_FITS = 2**21
+#: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
+WINDOWS_BYTES = 0.2e9
+
+
+class AnySize:
+    """Runs a segmenter on pictures of any size.
+
+    Args:
+        segmenter: what segments a picture, or a tile of one.
+        tile: pixels; every picture larger than that is tiled. None for tiles only where the whole would not fit.
+        overlap: pixels that neighbouring tiles share; None for 256, or a quarter of a tile that is smaller than 1024.
+        memory: GB that a picture may take; None for half of what is free on the segmenter's device.
+        say: told in one line when a picture is tiled and why, and when memory ran out.
+
+    Raises:
+        AtrousError: a tile or an overlap out of range, or memory that is not positive.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        memory: float | None = None,
+        say: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        self.segmenter, self.tile, self.overlap, self.memory, self.say = segmenter, tile, overlap, memory, say
+        self._ran_out_above: int | None = None
+        # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do.
+        self._grid = GRID * Fraction(segmenter.info.preprocessing.enlarge).limit_denominator(4).denominator
+        limit_bytes(memory)
+        plan(1, 1, tile or TILES[0], self._overlap_of(tile or TILES[0]), self._grid)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        valid: np.ndarray | None = None,
+        *,
+        name: str = "the picture",
+        progress: Callable[[int, int], object] | None = None,
+    ) -> np.ndarray:
+        """Segments a picture that is in memory.
+
+        Args:
+            image: H×W×C as `Segmenter.prepare` gives it.
+            valid: H×W booleans, False where there is no data: the mask is 255 there. None for data everywhere.
+            name: of the picture, in what is said.
+            progress: called after each tile with how many are done, and how many there are.
+
+        Returns:
+            H×W uint8 class indices.
+        """
+        height, width = image.shape[:2]
+        return self._segment(image, valid, self._tile_for(height, width, name), progress)
+
+    def windows(
+        self,
+        source: Source,
+        sink: Sink,
+        *,
+        name: str = "the picture",
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Work:
+        """Segments a picture window by window, so that it is never in memory as a whole.
+
+        Args:
+            source: the picture as it was read; its windows are prepared as the model takes them.
+            sink: takes the mask.
+            name: of the picture, in what is said.
+            progress: called after each tile with how many are done, and how many there are.
+        """
+        height, width, _ = source.shape
+        tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, self._grid)
+        return segment_tiles(
+            lambda image, valid: self._segment(image, valid, self._ran_out_above),
+            _Prepared(source, self.segmenter),
+            sink,
+            tile,
+            self._overlap_of(tile),
+            progress,
+            self._grid,
+        )
+
+    def _overlap_of(self, tile: int) -> int:
+        return min(OVERLAP, tile // 4) if self.overlap is None else self.overlap
+
+    def _tile_for(self, height: int, width: int, name: str, besides: float = 0) -> int | None:
+        """The size of this picture's tiles, None for the whole picture at once; says why."""
+        given = self.tile or self._ran_out_above
+        if given is not None:
+            return given if max(height, width) > given else None
+        if self.memory is None and height * width <= SURELY_FITS:
+            return None
+        limit, crf = limit_bytes(self.memory, self.segmenter.engine.device), self.segmenter.crf is not None
+        whole = besides + predict_bytes(self.segmenter.info, height, width, crf=crf)
+        if whole <= limit:
+            return None
+        needs = {tile: besides + predict_bytes(self.segmenter.info, tile, tile, crf=crf) for tile in TILES}
+        tile = next((tile for tile in TILES if needs[tile] <= limit), None)
+        if tile is None and self.memory is not None:
+            raise AtrousError(
+                f"{name}: a tile of {TILES[-1]} px takes about {needs[TILES[-1]] / 1e9:.2f} GB with this model, and "
+                f"{self.memory:g} GB are allowed: allow more with --memory, or force smaller tiles with --tile."
+            )
+        tile = tile or TILES[-1]
+        count, overlap = len(plan(height, width, tile, self._overlap_of(tile), self._grid)), self._overlap_of(tile)
+        self.say(
+            f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
+            f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
+        )
+        return tile
+
+    def _segment(
+        self,
+        image: np.ndarray,
+        valid: np.ndarray | None,
+        tile: int | None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> np.ndarray:
+        """In tiles of this size or at once; in ever smaller tiles where memory runs out, and from then on."""
+        height, width = image.shape[:2]
+        while True:
+            try:
+                if tile is None or max(height, width) <= tile:
+                    mask = self.segmenter.segment(image, valid)
+                    return mask if valid is None else np.where(valid, mask, np.uint8(IGNORE_INDEX))
+                sink = ArraySink(height, width)
+                source, overlap = ArraySource(image, valid), self._overlap_of(tile)
+                segment_tiles(self.segmenter.segment, source, sink, tile, overlap, progress, self._grid)
+                return sink.mask
+            except (MemoryError, RuntimeError) as error:
+                smaller = min(tile or max(height, width), max(height, width)) // 2 // self._grid * self._grid
+                if not is_out_of_memory(error) or smaller < max(TILES[-1], self._overlap_of(smaller) + self._grid):
+                    raise
+            # Outside of the handler: its traceback keeps the network's tensors alive.
+            self._free()
+            self.say(f"out of memory at {min(tile or width, width)} px: going on with tiles of {smaller} px")
+            tile = self._ran_out_above = smaller
+
+    def _free(self) -> None:
+        if self.segmenter.engine.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A source's windows as the model takes them; where there is no data, its mean, which is 0 to the network."""
+
+    source: Source
+    segmenter: Segmenter
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.source.shape
+
+    def read(self, window: Window) -> np.ndarray:
+        image, valid = self.segmenter.prepare(self.source.read(window)), self.source.valid(window)
+        if valid is None or valid.all():
+            return image
+        return np.where(valid[..., None], image, np.asarray(self.segmenter.info.preprocessing.mean, image.dtype))
+
+    def valid(self, window: Window) -> np.ndarray | None:
+        return self.source.valid(window)

@@ -1,0 +1,165 @@
+"""How much memory a picture will take, said before it is run, and how much there is."""
+
+from __future__ import annotations
+
+import weakref
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from atrous.models.info import Info
+
+#: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
+REFERENCE = 512
+#: Measured over counted memory: what convolutions keep for themselves, what the allocator does not reuse; 1.2–1.5 on
+#: the processor (docs/big-pictures.md).
+OVERHEAD = 1.4
+#: Bytes of the process itself: Python, torch, its threads and its code.
+PROCESS = 0.8e9
+#: Bytes per class and pixel that a CRF keeps at a picture's full size: logits, probabilities, messages and their sums.
+CRF_BYTES = 24
+#: Bytes per pixel of the CRF's lattice: neighbours, weights and colours.
+CRF_LATTICE = 330
+#: Bytes of the CRF's compiler.
+CRF_PROCESS = 0.2e9
+
+
+def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> float:
+    """The memory that a picture takes when it is run whole, the process and the picture itself included.
+
+    The network's activations are counted on a picture of 512×512 px without computing anything: the most that is alive
+    at once, in float32. This and all else grows with the pixels:
+    `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
+    and 0.2 GB for the CRF's compiler.
+
+    Args:
+        info: of the model: C channels, K classes.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        crf: whether a CRF refines the mask.
+
+    Returns:
+        Bytes. With bfloat16 it is less.
+    """
+    preprocessing = info.preprocessing
+    pixel = 2 * len(preprocessing.mean) * np.dtype(preprocessing.dtype).itemsize + 2
+    pixel += (CRF_BYTES * len(info.classes) + CRF_LATTICE) if crf else 0
+    weights, counted = _counted(info.architecture, _frozen(info.arguments), len(preprocessing.mean))
+    return (
+        PROCESS + CRF_PROCESS * crf + weights + height * width * (OVERHEAD * counted * preprocessing.enlarge**2 + pixel)
+    )
+
+
+def available_bytes(device: str = "cpu") -> float:
+    """The memory that is free on a device now.
+
+    Args:
+        device: cpu, cuda:0 …; for the processor the smaller of what the system and the control group leave.
+
+    Returns:
+        Bytes; infinity where nobody says, as outside Linux.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.mem_get_info(torch.device(device))[0])
+    return min(_system_bytes(), _group_bytes())
+
+
+def limit_bytes(memory: float | None, device: str = "cpu") -> float:
+    """What a picture may take.
+
+    Args:
+        memory: in GB; None for half of what is free on the device.
+        device: cpu, cuda:0 …
+
+    Raises:
+        AtrousError: not positive.
+    """
+    if memory is None:
+        return available_bytes(device) / 2
+    if not memory > 0:
+        raise AtrousError(f"memory is the gigabytes that a picture may take, more than 0, got {memory}.")
+    return memory * 1e9
+
+
+def _system_bytes() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
+
+
+def _group_bytes() -> float:
+    """What a container may still take: both versions of control groups, as they are mounted inside of one."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        group = Path("/sys/fs/cgroup")
+        try:
+            allowed = (group / limit).read_text().strip()
+            if allowed.isdigit():
+                return max(float(allowed) - float((group / used).read_text()), 0.0)
+        except OSError:
+            continue
+    return float("inf")
+
+
+def _frozen(value: Any) -> Any:
+    """A value of JSON as one that a cache can look up."""
+    if isinstance(value, dict):
+        return ("dict", tuple((name, _frozen(value[name])) for name in sorted(value)))
+    return ("list", tuple(map(_frozen, value))) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, tuple) and value[0] == "dict":
+        return {name: _thawed(item) for name, item in value[1]}
+    return [_thawed(item) for item in value[1]] if isinstance(value, tuple) else value
+
+
+@lru_cache(maxsize=8)
+def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, float]:
+    """Bytes of the weights, and bytes per pixel of the most activations that are alive at once."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from atrous import models
+
+    class Count(TorchDispatchMode):
+        """Adds up every tensor that is made, until it is freed; nothing is computed on the meta device."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive, self.most = 0, 0
+            self.known = weakref.WeakSet()
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+                    storage = tensor.untyped_storage()
+                    self.known.add(storage)
+                    self.alive += storage.nbytes()
+                    weakref.finalize(storage, self.free, storage.nbytes())
+                    self.most = max(self.most, self.alive)
+            return result
+
+        def free(self, size: int) -> None:
+            self.alive -= size
+
+    with torch.device("meta"):
+        model = models.build(architecture, _thawed(arguments)).eval()
+        pictures = torch.empty(1, channels, REFERENCE, REFERENCE)
+    with torch.inference_mode(), Count() as count:
+        model.scores(pictures)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return weights, count.most / REFERENCE**2

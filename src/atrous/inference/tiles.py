@@ -1,0 +1,258 @@
+"""Pictures of any size, window by window: overlapping tiles, each kept up to the middle of its overlaps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from atrous.data.labels import IGNORE_INDEX
+from atrous.data.read_ahead import in_background
+from atrous.errors import AtrousError
+
+#: Pixels between two positions that every network here sees alike, whatever its output stride: 8, 16 or 32.
+GRID = 32
+
+
+class Window(NamedTuple):
+    """A rectangle of a picture, in pixels from its top left corner."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows, to index an array with."""
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """Its columns, to index an array with."""
+        return slice(self.left, self.left + self.width)
+
+    def within(self, other: Window) -> Window:
+        """The same rectangle, from the other's top left corner."""
+        return Window(self.top - other.top, self.left - other.left, self.height, self.width)
+
+
+class Tile(NamedTuple):
+    """What the network sees of a picture at once, and the part of its answer that is kept."""
+
+    read: Window
+    kept: Window
+
+
+class Source(Protocol):
+    """A picture that gives its pixels window by window, as the model takes them."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the whole picture."""
+        ...
+
+    def read(self, window: Window) -> np.ndarray:
+        """H×W×C of the window."""
+        ...
+
+    def valid(self, window: Window) -> np.ndarray | None:
+        """H×W booleans, False where the picture has no data; None where it has data everywhere."""
+        ...
+
+
+class Sink(Protocol):
+    """A mask that is written window by window: in rows of windows from the top, each row from the left."""
+
+    def write(self, window: Window, mask: np.ndarray) -> None:
+        """Takes the window's H×W uint8 class indices, 255 where the picture has no data."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """A picture that is in memory.
+
+    Args:
+        image: H×W×C.
+        mask: H×W booleans, False where there is no data; None for data everywhere.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the picture."""
+        height, width, channels = self.image.shape
+        return height, width, channels
+
+    def read(self, window: Window) -> np.ndarray:
+        """H×W×C of the window, not copied."""
+        return self.image[window.rows, window.columns]
+
+    def valid(self, window: Window) -> np.ndarray | None:
+        """H×W booleans of the window, or None."""
+        return None if self.mask is None else self.mask[window.rows, window.columns]
+
+
+class ArraySink:
+    """A mask in memory.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+
+    Attributes:
+        mask: H×W uint8 class indices.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.mask = np.full((height, width), IGNORE_INDEX, np.uint8)
+
+    def write(self, window: Window, mask: np.ndarray) -> None:
+        """Puts the window's mask in its place."""
+        self.mask[window.rows, window.columns] = mask
+
+
+class Counted:
+    """A sink that counts what goes through it, so that no one has to read the mask again.
+
+    Args:
+        sink: takes the mask.
+
+    Attributes:
+        counts: 256 numbers of pixels, one per label.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.counts = np.zeros(256, np.int64)
+        self._sink = sink
+
+    def write(self, window: Window, mask: np.ndarray) -> None:
+        """Passes the window's mask on."""
+        self._sink.write(window, mask)
+        self.counts += np.bincount(mask.ravel(), minlength=256)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What segmenting a picture in tiles took.
+
+    Args:
+        tiles: how many the network saw; those without any data are not counted.
+        seconds: from the first read to the last write.
+        busy: share of that time in which the network worked, 0–1.
+        repeated: share of the network's pixels that were seen before or after by another tile, 0–1: what overlap costs.
+    """
+
+    tiles: int
+    seconds: float
+    busy: float
+    repeated: float
+
+
+def plan(height: int, width: int, tile: int, overlap: int, grid: int = GRID) -> list[Tile]:
+    """The tiles of a picture, row by row.
+
+    Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture, and each
+    reaches at least overlap / 2 beyond what is kept of it, but at the picture's own edge. The last of a row or column
+    ends with the picture. To keep it on the grid too, all tiles are up to `grid` − 1 pixels larger than asked, equally.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        tile: height and width of a tile in pixels; a picture that is smaller is read whole in that direction.
+        overlap: pixels that neighbours share at least, 0 ≤ overlap < tile.
+        grid: pixels, at least 1 and at most tile − overlap.
+
+    Returns:
+        Tiles of one size, whose kept windows are the picture, each pixel once.
+
+    Raises:
+        AtrousError: sizes out of range.
+    """
+    if min(height, width) < 1 or grid < 1 or not 0 <= overlap <= tile - grid:
+        raise AtrousError(
+            f"a picture of {height}×{width} px in tiles of {tile} px with {overlap} px of overlap: the tile must be "
+            f"at least {grid} px more than the overlap, which is at least 0. Give a larger tile, or less overlap."
+        )
+    return [
+        Tile(Window(top, left, tall, wide), Window(first, start, last - first, end - start))
+        for (top, tall, first, last), (left, wide, start, end) in product(
+            _along(height, tile, overlap, grid), _along(width, tile, overlap, grid)
+        )
+    ]
+
+
+def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int, int, int]]:
+    """In one direction: where each tile begins, its size, and from where to where it is kept."""
+    tile += (size - tile) % grid
+    if size <= tile:
+        return [(0, size, 0, size)]
+    starts = [*range(0, size - tile, (tile - overlap) // grid * grid), size - tile]
+    cuts = [(before + tile + after) // 2 for before, after in pairwise(starts)]
+    return list(zip(starts, [tile] * len(starts), [0, *cuts], [*cuts, size], strict=True))
+
+
+def segment_tiles(
+    segment: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+    source: Source,
+    sink: Sink,
+    tile: int,
+    overlap: int,
+    progress: Callable[[int, int], object] | None = None,
+    grid: int = GRID,
+) -> Work:
+    """Segments a picture window by window; the next is read and the last written while the network works.
+
+    At any time three tiles of the picture and two of the mask are in memory.
+
+    Args:
+        segment: H×W×C and, where data are missing, H×W booleans → H×W uint8 class indices.
+        source: the picture. Where it is not valid, the mask becomes 255; a tile with no valid pixel is not segmented.
+        sink: takes the mask.
+        tile: in pixels, see `plan`.
+        overlap: in pixels, see `plan`.
+        progress: called after each tile with how many are done, and how many there are.
+        grid: in pixels, see `plan`.
+
+    Raises:
+        AtrousError: sizes out of range.
+    """
+    begun = time.perf_counter()
+    height, width, _ = source.shape
+    tiles = plan(height, width, tile, overlap, grid)
+    seconds, seen, kept, count = 0.0, 0, 0, 0
+    last: Future[None] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for done, ((window, keep), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
+            if valid is None or valid.any():
+                start = time.perf_counter()
+                mask = segment(image, valid)
+                seconds += time.perf_counter() - start
+                seen, kept, count = seen + mask.size, kept + keep.height * keep.width, count + 1
+            else:
+                mask = np.full(valid.shape, IGNORE_INDEX, np.uint8)
+            if valid is not None:
+                mask = np.where(valid, mask, np.uint8(IGNORE_INDEX))
+            inner = keep.within(window)
+            if last is not None:
+                last.result()  # raises what went wrong, and bounds what waits
+            last = writer.submit(sink.write, keep, mask[inner.rows, inner.columns])
+            if progress is not None:
+                progress(done, len(tiles))
+        if last is not None:
+            last.result()
+    total = time.perf_counter() - begun
+    return Work(count, total, seconds / total, 1 - kept / max(seen, 1))
+
+
+def _read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, tuple[np.ndarray, np.ndarray | None]]]:
+    read = in_background(lambda tile: (source.read(tile.read), source.valid(tile.read)), tiles)
+    return zip(tiles, read, strict=True)

@@ -1,0 +1,218 @@
+import threading
+import time
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import atrous
+from atrous.errors import AtrousError
+from atrous.inference.any_size import AnySize
+from atrous.inference.memory import available_bytes, limit_bytes, predict_bytes
+from atrous.inference.segmenter import Segmenter
+from atrous.inference.tiles import ArraySink, ArraySource, Counted, Window, plan, segment_tiles
+
+
+@hypothesis.given(
+    st.integers(1, 700), st.integers(1, 700), st.integers(1, 200), st.integers(0, 150), st.sampled_from([1, 8, 16, 32])
+)
+def test_plan_keeps_every_pixel_once_with_the_context_asked(height, width, size, overlap, grid):
+    tile = size + overlap + grid
+    kept = np.zeros((height, width), int)
+    tiles = plan(height, width, tile, overlap, grid)
+    shapes = set()
+    for read, keep in tiles:
+        kept[keep.rows, keep.columns] += 1
+        shapes.add((read.height, read.width))
+        for side, start, end, first, last in (
+            (height, read.top, read.top + read.height, keep.top, keep.top + keep.height),
+            (width, read.left, read.left + read.width, keep.left, keep.left + keep.width),
+        ):
+            assert 0 <= start <= first < last <= end <= side
+            assert start % grid == 0
+            assert start == 0 or first - start >= overlap // 2
+            assert end == side or end - last >= overlap // 2
+            assert end - start == side or tile <= end - start < tile + grid
+    assert (kept == 1).all()
+    assert len(shapes) == 1
+
+
+def test_plan_is_row_by_row():
+    tiles = plan(300, 500, 128, 32)
+    assert tiles == sorted(tiles, key=lambda tile: (tile.kept.top, tile.kept.left))
+
+
+@pytest.mark.parametrize(("height", "tile", "overlap"), [(0, 64, 8), (9, 64, 40), (9, 64, -1), (9, 0, 0)])
+def test_sizes_that_cannot_be(height, tile, overlap):
+    with pytest.raises(AtrousError, match="larger tile, or less overlap"):
+        plan(height, 100, tile, overlap)
+
+
+def blur(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """A network that sees 6 pixels far, and no farther."""
+    padded = np.pad(image[..., 0].astype(int), 6)
+    views = np.lib.stride_tricks.sliding_window_view(padded, (13, 13))
+    return (views.sum((2, 3)) % 7).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 333), (150, 1), (50, 400)])
+def test_tiles_equal_the_whole_where_the_overlap_covers_what_a_pixel_sees(height, width):
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 1), np.uint8)
+    whole, sink = blur(image), Counted(array := ArraySink(height, width))
+    work = segment_tiles(blur, ArraySource(image), sink, 64, 12, grid=1)
+    assert np.array_equal(array.mask, whole)
+    assert np.array_equal(sink.counts, np.bincount(whole.ravel(), minlength=256))
+    assert work.tiles == len(plan(height, width, 64, 12, 1))
+    assert 0 < work.busy <= 1
+    segment_tiles(blur, ArraySource(image), array, 64, 4, grid=1)  # the test can fail: too little overlap shows
+    assert not np.array_equal(array.mask, whole)
+
+
+def test_pixels_without_data_become_255_and_tiles_of_them_are_not_run():
+    image = np.full((64, 320, 1), 9, np.uint8)
+    valid = np.zeros((64, 320), bool)
+    valid[:, 300:] = True
+    seen = []
+    sink = ArraySink(64, 320)
+    work = segment_tiles(lambda i, v: seen.append(v) or blur(i), ArraySource(image, valid), sink, 64, 0)
+    assert len(seen) == work.tiles == 1
+    assert ((sink.mask == 255) == ~valid).all()
+
+
+class Slow(ArraySource):
+    """Reading takes as long as the network."""
+
+    def read(self, window: Window) -> np.ndarray:
+        time.sleep(0.03)
+        return super().read(window)
+
+
+def test_the_network_does_not_wait_for_the_disk():
+    threads = set()
+
+    class Sink(ArraySink):
+        def write(self, window, mask):
+            threads.add(threading.get_ident())
+            time.sleep(0.02)
+            super().write(window, mask)
+
+    def network(image, valid):
+        time.sleep(0.04)
+        return blur(image)
+
+    done = []
+    source = Slow(np.zeros((64, 1280, 1), np.uint8))
+    work = segment_tiles(network, source, Sink(64, 1280), 64, 0, lambda *count: done.append(count))
+    assert work.busy > 0.75  # one after the other it would be 0.4
+    assert threading.get_ident() not in threads
+    assert done == [(i, 20) for i in range(1, 21)]
+
+
+def test_what_goes_wrong_in_writing_is_raised():
+    class Full(ArraySink):
+        def write(self, window, mask):
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        segment_tiles(blur, ArraySource(np.zeros((64, 64, 1), np.uint8)), Full(64, 64), 64, 0)
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=5, aspp_channels=16)
+    return Segmenter(model, device="cpu", precision="float32")
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 255, (300, 420, 3), np.uint8)
+
+
+def test_what_fits_is_run_whole_and_what_would_not_is_tiled_and_told(segmenter, image):
+    said = []
+    whole = AnySize(segmenter, say=said.append)(image)
+    assert said == []
+    assert np.array_equal(whole, segmenter.segment(image))
+    needed = predict_bytes(segmenter.info, 300, 420) / 1e9
+    tiled = AnySize(segmenter, memory=needed - 0.001, say=said.append)
+    assert tiled(image, name="scene.png").shape == (300, 420)
+    assert len(said) == 1
+    assert "scene.png: 420×300 px would take" in said[0] and "tiles of 256 px" in said[0]
+    with pytest.raises(AtrousError, match="a tile of 256 px takes about"):
+        AnySize(segmenter, memory=0.1)(image)
+
+
+def test_tiles_as_asked(segmenter, image):
+    tiled = AnySize(segmenter, tile=128, overlap=64)
+    expected, sink = ArraySink(300, 420), ArraySink(300, 420)
+    segment_tiles(segmenter.segment, ArraySource(image), expected, 128, 64)
+    assert np.array_equal(tiled(image), expected.mask)
+    tiled.windows(ArraySource(image), sink)
+    assert np.array_equal(sink.mask, expected.mask)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"tile": 20}, "larger tile"), ({"tile": 64, "overlap": 60}, "less overlap"), ({"memory": 0}, "more than 0")],
+)
+def test_settings_that_cannot_be(segmenter, settings, message):
+    with pytest.raises(AtrousError, match=message):
+        AnySize(segmenter, **settings)
+
+
+def test_missing_values_do_not_reach_the_network(segmenter, image):
+    valid = np.ones((300, 420), bool)
+    valid[100:] = False
+    sinks = ArraySink(300, 420), ArraySink(300, 420)
+    for sink, value in zip(sinks, (0, 255), strict=True):
+        given = np.where(valid[..., None], image, np.uint8(value))
+        AnySize(segmenter, tile=256).windows(ArraySource(given, valid), sink)
+    assert np.array_equal(sinks[0].mask, sinks[1].mask)
+    assert (sinks[0].mask[100:] == 255).all() and (sinks[0].mask[:100] < 5).all()
+
+
+class Small:
+    """A segmenter whose device holds 300×300 px."""
+
+    def __init__(self, segmenter: Segmenter, error: Exception) -> None:
+        self.info, self.engine, self.crf, self.error = segmenter.info, segmenter.engine, None, error
+
+    def segment(self, image, valid=None):
+        if image.shape[0] * image.shape[1] > 300**2:
+            raise self.error
+        return np.full(image.shape[:2], 3, np.uint8)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_out_of_memory_falls_back_to_smaller_tiles_with_one_line(segmenter, error):
+    said = []
+    any_size = AnySize(Small(segmenter, error), say=said.append)
+    for _ in range(2):
+        assert (any_size(np.zeros((900, 1100, 3), np.uint8)) == 3).all()
+    assert said == [
+        "out of memory at 1100 px: going on with tiles of 544 px",
+        "out of memory at 544 px: going on with tiles of 256 px",
+    ]
+
+
+def test_other_errors_are_not_taken_for_it(segmenter):
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        AnySize(Small(segmenter, RuntimeError("sizes differ")))(np.zeros((900, 1100, 3), np.uint8))
+
+
+def test_memory_grows_with_pixels_and_network(segmenter):
+    info = segmenter.info
+    small, large = predict_bytes(info, 512, 512), predict_bytes(info, 1024, 1024)
+    base = predict_bytes(info, 0, 0)
+    assert large - base == pytest.approx(4 * (small - base))
+    assert predict_bytes(info, 512, 512, crf=True) > small
+    bigger = atrous.create_model("deeplabv3plus", backbone="resnet50", num_classes=5, pretrained=False).info
+    assert predict_bytes(bigger, 512, 512) > small
+
+
+def test_the_limit_is_half_of_what_is_free():
+    assert limit_bytes(2.5) == 2.5e9
+    assert limit_bytes(None) == pytest.approx(available_bytes() / 2, rel=0.2)

@@ -16,9 +16,10 @@ from PIL import Image
 from atrous import model_file, models
 from atrous.cli import main
 from atrous.commands import export as export_module
+from atrous.commands.evaluate import evaluate
 from atrous.commands.export import compare, draw, export
 from atrous.errors import AtrousError
-from atrous.inference import deployed
+from atrous.inference import deployed, quantised
 from atrous.inference.exported import OnnxGraph, OpenVinoGraph, read_info
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
@@ -205,3 +206,58 @@ def test_the_page_runs(original, tmp_path, monkeypatch):
         assert (names["labels"] == graph.labels(image)).mean() > 0.999
         assert names["info"] == json.loads(json.dumps(graph.info.to_dict()))
     assert "atrous.commands.export" in sys.modules
+
+
+def test_int8_is_measured_beside_the_original(model, shapes, tmp_path, capsys):
+    pytest.importorskip("nncf")
+    out = tmp_path / "model.xml"
+    words = ["--format", "openvino", "--out", str(out), "--int8", "--calibrate", str(shapes), "--max-drop", "5"]
+    assert main(["export", str(model), *words, "--scores"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"int8 with nothing in floats \(0 convolutions\): mIoU 0\.\d+, 0\.\d+ in float32", said)
+    assert files(tmp_path) == ["model.bin", "model.xml"]
+    assert read_info(out) == model_file.read_info(model)
+    whole, part = model.stat().st_size, out.with_suffix(".bin").stat().st_size
+    assert part < 0.4 * whole, "weights of 8 bits instead of 32"
+    scores = evaluate(out, shapes)["miou"], evaluate(model, shapes)["miou"]
+    assert abs(scores[0] - scores[1]) < 0.05
+
+
+def test_an_int8_file_that_is_worse_is_not_written(model, shapes, tmp_path, monkeypatch):
+    pytest.importorskip("nncf")
+    spoiled = model_file.load(model)
+    with torch.no_grad():
+        spoiled.classifier.bias[0] = 1e4  # one class everywhere
+    model_file.save(spoiled, tmp_path / "spoiled.safetensors")
+    worse = export(tmp_path / "spoiled.safetensors", out=tmp_path / "worse" / "worse.xml")
+    tried = []
+
+    def spoil(source, images, attempt, target):
+        tried.append(attempt)
+        for suffix in (".xml", ".bin"):
+            target.with_suffix(suffix).write_bytes(worse.with_suffix(suffix).read_bytes())
+        return []
+
+    monkeypatch.setattr(quantised, "quantise", spoil)
+    with pytest.raises(AtrousError, match=r"int8 costs .* points of mean IoU at least, and 0\.5 may be lost"):
+        export(model, out=tmp_path / "out" / "model.xml", int8=True, calibrate=shapes)
+    assert tried == list(quantised.ATTEMPTS)
+    assert files(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "model.onnx"}, "int8 is for --format openvino"),
+        ({"out": "model.xml", "half": True}, "without --half"),
+        ({"out": "model.xml"}, "--calibrate DATA"),
+        ({"out": "model.xml", "calibrate": "shapes", "max_drop": -1}, "max_drop"),
+    ],
+)
+def test_int8_that_cannot_be_is_refused_before_the_work(options, message, original, tmp_path, shapes):
+    pytest.importorskip("nncf")
+    options = {**options, "out": tmp_path / options["out"]}
+    if "calibrate" in options:
+        options["calibrate"] = shapes
+    with pytest.raises(AtrousError, match=message):
+        export(original, int8=True, **options)

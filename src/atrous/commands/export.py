@@ -14,13 +14,16 @@ import torch
 from rich.markup import escape
 
 from atrous import model_file
+from atrous.commands.evaluate import measure
 from atrous.commands.predict import find_pictures
 from atrous.console import console, warn_if_fresh
+from atrous.data.dataset import Dataset, open_dataset
 from atrous.data.pictures import to_channels
 from atrous.errors import AtrousError, unknown_name
-from atrous.inference import deployed, exported
+from atrous.inference import deployed, exported, quantised
 from atrous.inference.pipeline import Pipeline
-from atrous.inference.segmenter import as_array, to_depth
+from atrous.inference.segmenter import Segmenter, as_array, to_depth
+from atrous.learning.crf_search import evenly
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
 from atrous.models.layers import resize
@@ -35,6 +38,8 @@ LEAST_AGREEMENT = 0.999
 TIE = 1e-4
 #: Pictures of --check that are compared.
 MOST_CHECKED = 4
+#: Training pictures on which the ranges of values are measured.
+CALIBRATED = 128
 
 Labels = Callable[[np.ndarray], np.ndarray]
 
@@ -62,6 +67,9 @@ def export(
     scores: bool = False,
     half: bool = False,
     check: Path | None = None,
+    int8: bool = False,
+    calibrate: Path | None = None,
+    max_drop: float = 0.5,
 ) -> Path:
     """Write a model as one graph from raw pictures to masks, and check that it gives the same masks.
 
@@ -73,18 +81,24 @@ def export(
         scores: also give the low-resolution scores, which scales, flips and the CRF need.
         half: for openvino, weights in 16 bits: half the file, nearly the same masks.
         check: a picture or a folder of pictures to compare on; drawn ones when not given.
+        int8: for openvino, 8-bit whole numbers, which are faster; both are measured on `calibrate`.
+        calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores
+            from its validation pictures.
+        max_drop: by how many points of mean IoU, 0–100, an int8 file may be worse; one that is is not written.
 
     Returns:
         The file written.
 
     Raises:
         AtrousError: no model, nothing may be written there, a missing package, or masks that differ on more than
-            0.1 % of the pixels of any size; then nothing is written.
+            0.1 % of the pixels of any size, or an int8 file that drops by more than `max_drop`; then nothing is
+            written.
     """
     format, out = _check_target(model, format, out)
     if half and format != "openvino":
         raise AtrousError(f"half is for openvino, whose weights are widened again where it runs; got format {format}.")
     deployed.check_installed(format)
+    dataset = _check_int8(format, half, calibrate, max_drop) if int8 else None
     module = model_file.load(model)
     warn_if_fresh(module.info.provenance)
     images = _check_images(check, module.info.preprocessing)
@@ -97,12 +111,14 @@ def export(
             labels = _labels(program.module()) if format == "torch" else _open(format, draft)
             agreements = compare(module, labels, images)
             _refuse_other_masks(agreements, model, format, half)
+            if dataset is not None:
+                draft = _in_int8(draft, module, dataset, max_drop)
             for file in (draft.with_suffix(".bin"), draft):  # the .xml last: it is what is opened
                 if file.exists():
                     _publish(file, out.with_suffix(file.suffix))
     except OSError as error:
         raise AtrousError(f"cannot write {out}: {error.strerror or error}. The file before it is untouched.") from error
-    _print(out, model, agreements)
+    _print(out, model, agreements, int8)
     return out
 
 
@@ -251,11 +267,61 @@ def _publish(file: Path, target: Path) -> None:
     file.replace(target)
 
 
-def _print(out: Path, model: Path, agreements: Sequence[Agreement]) -> None:
+def _check_int8(format: str, half: bool, calibrate: Path | None, max_drop: float) -> Dataset:
+    """Before the work: the data, and whether what was asked for goes together."""
+    if format != "openvino" or half:
+        raise AtrousError("int8 is for --format openvino, without --half.")
+    if calibrate is None:
+        raise AtrousError("int8 needs --calibrate DATA, a labelled dataset with training and validation pictures.")
+    if not 0 <= max_drop <= 100:
+        raise AtrousError(f"max_drop is in points of mean IoU, 0–100, got {max_drop}.")
+    quantised.check_installed()
+    dataset = open_dataset(calibrate)
+    for split in ("train", "val"):
+        dataset.split(split)
+    return dataset
+
+
+def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop: float) -> Path:
+    """An 8-bit copy of a file beside it, with as little left in floats as its score allows."""
+    items = dataset.split("val")
+    segmenter = Segmenter(module, engine="torch", precision="float32", device="cpu")
+    console.print(f"measuring on the {len(items)} validation pictures of {escape(str(dataset.root))}")
+    before = measure(segmenter, dataset, items).confusion.miou
+    chosen = evenly(dataset.split("train"), CALIBRATED)
+    images = [_as_batch(segmenter.prepare(dataset.read(item).image)) for item in chosen]
+    drops = {}
+    for attempt in quantised.ATTEMPTS:
+        target = draft.with_name(f"int8-{len(drops)}.xml")
+        kept = quantised.quantise(draft, images, attempt, target)
+        after = measure(Segmenter(target), dataset, items).confusion.miou
+        drops[attempt] = 100 * (before - after)
+        console.print(
+            f"int8 with {attempt} in floats ({len(kept)} convolutions): mIoU {after:.4f}, {before:.4f} in float32"
+        )
+        if drops[attempt] <= max_drop:
+            for file in (target, target.with_suffix(".bin")):
+                file.replace(draft.with_suffix(file.suffix))
+            if kept:
+                console.print(f"in floats stay: {escape(', '.join(kept))}")
+            return draft
+    raise AtrousError(
+        f"int8 costs {min(drops.values()):.2f} points of mean IoU at least, and {max_drop:g} may be lost (--max-drop). "
+        "Nothing was written."
+    )
+
+
+def _as_batch(image: np.ndarray) -> np.ndarray:
+    """H×W×C → 1×C×H×W of the type that the graph takes."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.uint8 if image.dtype == np.uint8 else np.float32)[None]
+
+
+def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool) -> None:
     files = [out.with_suffix(".bin"), out] if out.suffix.lower() == ".xml" else [out]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
+    before = "Before it became int8 its" if int8 else "Its"
     console.print(
-        escape(f"written: {out}, {megabytes:.1f} MB. Its masks agree with those of {model}: {_words(agreements)}.")
+        escape(f"written: {out}, {megabytes:.1f} MB. {before} masks agree with those of {model}: {_words(agreements)}.")
     )
     if max(agreement.classes for agreement in agreements) == 1:
         console.print("Every mask compared is of one class, which proves little: name pictures of yours with --check.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from atrous.errors import AtrousError, missing_extra, unknown_name
 from atrous.inference.engine import Engine
+from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -97,7 +98,7 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
             )
     if runtime == "onnxruntime":
         return OnnxGraph(path)
-    return OpenVinoGraph(path, precision="float32" if precision == "auto" else precision)
+    return OpenVinoGraph(path, precision="float32" if precision == "auto" else precision, tail=False)
 
 
 class OnnxGraph:
@@ -165,6 +166,8 @@ class OpenVinoGraph:
         path: of the .xml file.
         threads: of one picture's work; None for as many as there are cores.
         precision: float32, or bfloat16, which is faster where the processor computes in it and changes some pixels.
+        tail: make labels by the file's own argmax, at full size; else, where there are scores, from these, which is
+            faster and the same but at ties.
 
     Attributes:
         info: of the model.
@@ -175,7 +178,9 @@ class OpenVinoGraph:
         AtrousError: no exported file, damaged, without its .bin, an unknown precision, or openvino is not installed.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None, *, precision: str = "float32") -> None:
+    def __init__(
+        self, path: str | Path, threads: int | None = None, *, precision: str = "float32", tail: bool = True
+    ) -> None:
         self.info = read_info(path)
         try:
             import openvino
@@ -187,17 +192,26 @@ class OpenVinoGraph:
         if threads:
             hints["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", hints)
+            core = openvino.Core()
+            graph = core.read_model(path)
+            self.has_scores = len(graph.outputs) > 1
+            self._tail = tail or not self.has_scores
+            if not self._tail:
+                make: Any = openvino.Model  # its stubs know another signature
+                graph = make([graph.output("scores")], graph.get_parameters())
+            self._compiled = core.compile_model(graph, "CPU", hints)
         except Exception as error:  # its errors derive from nothing narrower
             raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
         self._path = Path(path)
         self.engine = Engine("openvino", "cpu", precision, REASON)
         self._request = self._compiled.create_infer_request()
-        self.has_scores = len(self._compiled.outputs) > 1
+        self._align_corners = bool(self.info.arguments.get("align_corners", False))
 
     def labels(self, image: np.ndarray) -> np.ndarray:
         """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices."""
-        return self._run("labels", image)
+        if self._tail:
+            return self._run("labels", image)
+        return resize_argmax(self.scores(image), image.shape[:2], self._align_corners)
 
     def scores(self, image: np.ndarray) -> np.ndarray:
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.

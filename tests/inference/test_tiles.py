@@ -12,7 +12,7 @@ from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import ArraySink, ArraySource, Counted, Window, plan, segment_tiles
+from atrous.inference.tiles import ArraySink, ArraySource, Counted, Window, mean_features, plan, segment_tiles
 
 
 @hypothesis.given(
@@ -65,7 +65,7 @@ def test_tiles_equal_the_whole_where_the_overlap_covers_what_a_pixel_sees(height
     assert np.array_equal(array.mask, whole)
     assert np.array_equal(sink.counts, np.bincount(whole.ravel(), minlength=256))
     assert work.tiles == len(plan(height, width, 64, 12, 1))
-    assert 0 < work.busy <= 1
+    assert 0 < work.network_seconds <= work.seconds
     segment_tiles(blur, ArraySource(image), array, 64, 4, grid=1)  # the test can fail: too little overlap shows
     assert not np.array_equal(array.mask, whole)
 
@@ -105,7 +105,7 @@ def test_the_network_does_not_wait_for_the_disk():
     done = []
     source = Slow(np.zeros((64, 1280, 1), np.uint8))
     work = segment_tiles(network, source, Sink(64, 1280), 64, 0, lambda *count: done.append(count))
-    assert work.busy > 0.75  # one after the other it would be 0.4
+    assert work.network_seconds > 0.75 * work.seconds  # one after the other it would be 0.4
     assert threading.get_ident() not in threads
     assert done == [(i, 20) for i in range(1, 21)]
 
@@ -119,11 +119,14 @@ def test_what_goes_wrong_in_writing_is_raised():
         segment_tiles(blur, ArraySource(np.zeros((64, 64, 1), np.uint8)), Full(64, 64), 64, 0)
 
 
+def segmenter_model():
+    torch.manual_seed(0)
+    return atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=5, aspp_channels=16)
+
+
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    torch.manual_seed(0)
-    model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=5, aspp_channels=16)
-    return Segmenter(model, device="cpu", precision="float32")
+    return Segmenter(segmenter_model(), device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -145,10 +148,62 @@ def test_what_fits_is_run_whole_and_what_would_not_is_tiled_and_told(segmenter, 
         AnySize(segmenter, memory=0.1)(image)
 
 
+@pytest.mark.parametrize("sides", [(300, 420), (257, 416), (40, 999)])
+def test_image_pooling_over_tiles_is_over_the_picture_each_place_once(sides):
+    picture = np.random.default_rng(2).random((*sides, 2), np.float32)
+    seen = []
+
+    def features(image):
+        seen.append(image.shape)
+        return image[::16, ::16], image[::8, ::8]
+
+    means, work = mean_features(features, ArraySource(picture), 128)
+    assert len(seen) == work.tiles == len(plan(*sides, 128, 0)) > 1
+    for mean, stride in zip(means, (16, 8), strict=True):
+        assert mean == pytest.approx(picture[::stride, ::stride].mean((0, 1)), rel=1e-5)
+
+
+def test_places_without_data_are_left_out_of_image_pooling():
+    picture, valid = np.zeros((64, 320, 1), np.float32), np.zeros((64, 320), bool)
+    picture[:, 256:], valid[:, 256:] = 7, True
+    means, work = mean_features(lambda image: (image,), ArraySource(picture, valid), 64)
+    assert means[0] == [7] and work.tiles == 1
+    assert mean_features(lambda image: (image,), ArraySource(picture, valid & False), 64)[0] == ()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_tiles_are_told_what_image_pooling_sees_of_the_whole_picture(segmenter, image, engine, tmp_path):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    model = segmenter_model()
+    runner = Segmenter(model, engine=engine, device="cpu", precision="float32", flip=True)
+    features = runner.features(image)
+    assert len(features) == 2 and features[0].shape[:2] == (19, 27)
+    pooled = [one.mean((0, 1)) for one in features]
+    own, given = runner.scores(image), runner.scores(image, pooled)
+    other = runner.scores(image, [5 * mean for mean in pooled])
+    for view in range(2):
+        scale = np.abs(own[view]).max()
+        assert np.abs(own[view] - given[view]).max() < 1e-4 * scale
+        assert np.abs(own[view] - other[view]).max() > 1e-2 * scale
+    assert np.array_equal(runner.scores(image)[0], own[0])  # nothing is left behind
+
+
+def test_what_has_no_image_pooling_needs_no_first_pass(image):
+    model = atrous.create_model("deeplabv2", backbone="mobilenetv2_035", num_classes=3)
+    without = Segmenter(model, engine="torch", device="cpu")
+    assert not without.pools
+    seen = []
+    AnySize(without, tile=128, overlap=64)(image, progress=lambda done, total: seen.append((done, total)))
+    total = len(plan(300, 420, 128, 64))
+    assert seen == [(count + 1, total) for count in range(total)]
+
+
 def test_tiles_as_asked(segmenter, image):
     tiled = AnySize(segmenter, tile=128, overlap=64)
     expected, sink = ArraySink(300, 420), ArraySink(300, 420)
-    segment_tiles(segmenter.segment, ArraySource(image), expected, 128, 64)
+    pooled, _ = mean_features(segmenter.features, ArraySource(image), 128)
+    segment_tiles(lambda i, v: segmenter.segment(i, v, pooled), ArraySource(image), expected, 128, 64)
     assert np.array_equal(tiled(image), expected.mask)
     tiled.windows(ArraySource(image), sink)
     assert np.array_equal(sink.mask, expected.mask)
@@ -177,13 +232,20 @@ def test_missing_values_do_not_reach_the_network(segmenter, image):
 class Small:
     """A segmenter whose device holds 300×300 px."""
 
+    pools = True
+    prepare = staticmethod(lambda image: image)
+
     def __init__(self, segmenter: Segmenter, error: Exception) -> None:
         self.info, self.engine, self.crf, self.error = segmenter.info, segmenter.engine, None, error
 
-    def segment(self, image, valid=None):
+    def segment(self, image, valid=None, pooled=None):
+        self.features(image)
+        return np.full(image.shape[:2], 3, np.uint8)
+
+    def features(self, image):
         if image.shape[0] * image.shape[1] > 300**2:
             raise self.error
-        return np.full(image.shape[:2], 3, np.uint8)
+        return (image[::16, ::16],)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
@@ -196,6 +258,14 @@ def test_out_of_memory_falls_back_to_smaller_tiles_with_one_line(segmenter, erro
         "out of memory at 1100 px: going on with tiles of 544 px",
         "out of memory at 544 px: going on with tiles of 256 px",
     ]
+
+
+def test_memory_that_runs_out_in_the_first_pass_over_windows(segmenter):
+    sink, said = ArraySink(900, 1100), []
+    any_size = AnySize(Small(segmenter, MemoryError()), tile=1024, say=said.append)
+    any_size.windows(ArraySource(np.zeros((900, 1100, 3), np.uint8)), sink)
+    assert (sink.mask == 3).all()
+    assert said[-1] == "out of memory at 512 px: going on with tiles of 256 px"
 
 
 def test_other_errors_are_not_taken_for_it(segmenter):

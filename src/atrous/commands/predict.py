@@ -71,7 +71,7 @@ def predict(
         flip: the network looks at the mirrored pictures too.
         engine: auto for the fastest here, openvino or torch.
         tile: segment in tiles of this many pixels whatever is larger; by default only what would not fit.
-        overlap: pixels that neighbouring tiles share; by default 256, or a quarter of a tile below 1024.
+        overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
         memory: GB that may be used; by default half of what is free.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto for the fastest here, float32 or bfloat16.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +13,28 @@ import numpy as np
 from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError
 from atrous.inference.memory import limit_bytes, predict_bytes
-from atrous.inference.tiles import GRID, ArraySink, ArraySource, Sink, Source, Window, Work, plan, segment_tiles
+from atrous.inference.tiles import (
+    GRID,
+    ArraySink,
+    ArraySource,
+    Sink,
+    Source,
+    Window,
+    Work,
+    mean_features,
+    plan,
+    segment_tiles,
+)
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Segmenter
 
+#: Called with how many tiles are done, and how many there are.
+Progress = Callable[[int, int], object] | None
 #: Tiles that are tried, the largest first. Not larger where more would fit, so that a mask is the same on all machines.
-TILES = (1024, 768, 512, 384, 256)
-#: Pixels that neighbours share at most by default: what is kept then differs from the whole picture by image pooling
-#: alone (docs/big-pictures.md).
-OVERLAP = 256
+TILES = (2048, 1536, 1024, 768, 512, 384, 256)
+#: Pixels that neighbours share at most by default: how far most networks see, from both sides (docs/big-pictures.md).
+OVERLAP = 512
 #: Pictures of so few pixels are not predicted: they fit everywhere, and predicting takes a second.
 SURELY_FITS = 2**21
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
@@ -34,7 +47,7 @@ class AnySize:
     Args:
         segmenter: what segments a picture, or a tile of one.
         tile: pixels; every picture larger than that is tiled. None for tiles only where the whole would not fit.
-        overlap: pixels that neighbouring tiles share; None for 256, or a quarter of a tile that is smaller than 1024.
+        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
         memory: GB that a picture may take; None for half of what is free on the segmenter's device.
         say: told in one line when a picture is tiled and why, and when memory ran out.
 
@@ -64,7 +77,7 @@ class AnySize:
         valid: np.ndarray | None = None,
         *,
         name: str = "the picture",
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
     ) -> np.ndarray:
         """Segments a picture that is in memory.
 
@@ -86,7 +99,7 @@ class AnySize:
         sink: Sink,
         *,
         name: str = "the picture",
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
     ) -> Work:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
@@ -98,9 +111,17 @@ class AnySize:
         """
         height, width, _ = source.shape
         tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, self._grid)
-        return segment_tiles(
-            lambda image, valid: self._segment(image, valid, self._ran_out_above),
-            _Prepared(source, self.segmenter),
+        prepared, looked = _Prepared(source, self.segmenter), tile
+        while True:
+            try:
+                pooled, before, progress = self._pooled(prepared, looked, progress)
+                break
+            except (MemoryError, RuntimeError) as error:
+                looked = self._smaller(error, looked)
+            self._free()
+        return before + segment_tiles(
+            lambda image, valid: self._segment(image, valid, self._ran_out_above, pooled=pooled),
+            prepared,
             sink,
             tile,
             self._overlap_of(tile),
@@ -142,27 +163,50 @@ class AnySize:
         image: np.ndarray,
         valid: np.ndarray | None,
         tile: int | None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress = None,
+        pooled: tuple[np.ndarray, ...] | None = None,
     ) -> np.ndarray:
         """In tiles of this size or at once; in ever smaller tiles where memory runs out, and from then on."""
         height, width = image.shape[:2]
         while True:
             try:
                 if tile is None or max(height, width) <= tile:
-                    mask = self.segmenter.segment(image, valid)
+                    mask = self.segmenter.segment(image, valid, pooled)
                     return mask if valid is None else np.where(valid, mask, np.uint8(IGNORE_INDEX))
                 sink = ArraySink(height, width)
                 source, overlap = ArraySource(image, valid), self._overlap_of(tile)
-                segment_tiles(self.segmenter.segment, source, sink, tile, overlap, progress, self._grid)
+                if pooled is None:
+                    pooled, _, progress = self._pooled(source, tile, progress)
+                segment = partial(self.segmenter.segment, pooled=pooled)
+                segment_tiles(segment, source, sink, tile, overlap, progress, self._grid)
                 return sink.mask
             except (MemoryError, RuntimeError) as error:
-                smaller = min(tile or max(height, width), max(height, width)) // 2 // self._grid * self._grid
-                if not is_out_of_memory(error) or smaller < max(TILES[-1], self._overlap_of(smaller) + self._grid):
-                    raise
+                smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
             # Outside of the handler: its traceback keeps the network's tensors alive.
             self._free()
             self.say(f"out of memory at {min(tile or width, width)} px: going on with tiles of {smaller} px")
             tile = self._ran_out_above = smaller
+
+    def _smaller(self, error: Exception, size: int) -> int:
+        """The size of tiles to go on with after memory ran out; raises all other errors, and where none is left."""
+        smaller = size // 2 // self._grid * self._grid
+        if not is_out_of_memory(error) or smaller < max(TILES[-1], self._overlap_of(smaller) + self._grid):
+            raise error
+        return smaller
+
+    def _pooled(
+        self, source: Source, tile: int, progress: Progress
+    ) -> tuple[tuple[np.ndarray, ...] | None, Work, Progress]:
+        """What image pooling sees of the whole picture, in a first pass over its tiles; None where nothing pools."""
+        height, width, _ = source.shape
+        if not self.segmenter.pools or max(height, width) <= tile:
+            return None, Work(0, 0, 0, 0), progress
+        show = progress or (lambda done, total: None)
+        first, second = (len(plan(height, width, tile, over, self._grid)) for over in (0, self._overlap_of(tile)))
+        means, work = mean_features(
+            self.segmenter.features, source, tile, lambda done, _: show(done, first + second), self._grid
+        )
+        return means or None, work, lambda done, _: show(first + done, first + second)
 
     def _free(self) -> None:
         if self.segmenter.engine.device.startswith("cuda"):

@@ -112,10 +112,13 @@ class OnnxGraph:
         info: of the model.
         engine: what runs it.
         has_scores: whether the file gives scores.
+        pools: False, as it cannot be given what image pooling saw of the whole picture.
 
     Raises:
         AtrousError: no exported file, damaged, or onnxruntime is not installed.
     """
+
+    pools = False
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.info = read_info(path)
@@ -173,10 +176,13 @@ class OpenVinoGraph:
         info: of the model.
         engine: what runs it.
         has_scores: whether the file gives scores.
+        pools: False, as it cannot be given what image pooling saw of the whole picture.
 
     Raises:
         AtrousError: no exported file, damaged, without its .bin, an unknown precision, or openvino is not installed.
     """
+
+    pools = False
 
     def __init__(
         self, path: str | Path, threads: int | None = None, *, precision: str = "float32", tail: bool = True

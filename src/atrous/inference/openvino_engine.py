@@ -27,6 +27,10 @@ CHECKED_SIZES = ((129, 161), (96, 67))
 TOLERANCE = 1e-3
 #: Our precision → OpenVINO's.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+#: Raised when `convert` makes another graph, so that what older versions kept is not taken.
+KEPT_FORMAT = 2
+#: The module whose mean is over the whole picture, as OpenVINO's tracer names what it makes of it.
+GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
 
 
 class OpenVinoEngine:
@@ -40,6 +44,7 @@ class OpenVinoEngine:
 
     Attributes:
         engine: what this is.
+        pools: whether the network adds what it sees of the whole picture to each pixel, by image pooling.
 
     Raises:
         AtrousError: unknown precision, or a network that OpenVINO does not run as torch does.
@@ -57,22 +62,75 @@ class OpenVinoEngine:
         graph = read_or_convert(core, model) if isinstance(model, Path) else convert(model)
         hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         self._request = core.compile_model(graph, "CPU", hints).create_infer_request()
+        self._graph, self._hints = graph, hints
+        self._pinned: Any = None
+        self._upto_mean: Any = None
+        self.pools = _global_mean(graph) is not None
         self._align_corners = bool(info.arguments.get("align_corners", False))
         self.engine = Engine("openvino", "cpu", precision, reason)
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution."""
-        return self._run(image).copy()
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
-    def labels(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → H×W uint8 class indices."""
-        return resize_argmax(self._run(image), image.shape[:2], self._align_corners)
+        Args:
+            image: a picture, or a part of one.
+            pooled: mean of the whole picture's `features`, in place of this part's.
+        """
+        return self._run(image, pooled).copy()
 
-    def _run(self, image: np.ndarray) -> np.ndarray:
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
+        if self._upto_mean is None:
+            self._upto_mean = self._compile(*_upto_mean(self._graph))
+        self._upto_mean.infer([_batch(image)], share_inputs=True)
+        return self._upto_mean.get_output_tensor(0).data[0].transpose(1, 2, 0).copy()
+
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
+        return resize_argmax(self._run(image, pooled), image.shape[:2], self._align_corners)
+
+    def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> np.ndarray:
         """The scores in the runtime's own memory, until the next run."""
-        given = np.ascontiguousarray(image, np.uint8 if image.dtype == np.uint8 else np.float32)[None]
-        self._request.infer([given], share_inputs=True)
-        return self._request.get_output_tensor(0).data[0]
+        if pooled is None:
+            request, given = self._request, [_batch(image)]
+        else:
+            self._pinned = self._pinned or self._compile(*_after_mean(self._graph))
+            request, given = self._pinned, [_batch(image), pooled[None, :, None, None]]
+        request.infer(given, share_inputs=True)
+        return request.get_output_tensor(0).data[0]
+
+    def _compile(self, outputs: list[Any], inputs: list[Any]) -> Any:
+        """A part of the network, ready to run; the others are made from the same graph, which it leaves as it is."""
+        import openvino
+
+        make: Any = openvino.Model  # its stubs know another signature
+        return openvino.Core().compile_model(make(outputs, inputs), "CPU", self._hints).create_infer_request()
+
+
+def _batch(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image, np.uint8 if image.dtype == np.uint8 else np.float32)[None]
+
+
+def _global_mean(graph: Any) -> Any:
+    """The node that takes the mean over the whole map, or None."""
+    return next((node for node in graph.get_ops() if node.get_friendly_name().endswith(GLOBAL_MEAN)), None)
+
+
+def _upto_mean(graph: Any) -> tuple[list[Any], list[Any]]:
+    """Outputs and inputs of the network up to what image pooling takes the mean of."""
+    return [_global_mean(graph).input_value(0)], graph.get_parameters()
+
+
+def _after_mean(graph: Any) -> tuple[list[Any], list[Any]]:
+    """Outputs and inputs of the whole network with that mean as a second input."""
+    from openvino import opset13
+
+    copied = graph.clone()
+    mean = _global_mean(copied).output(0)
+    given = opset13.parameter(mean.get_partial_shape(), np.float32, "pooled")
+    for target in mean.get_target_inputs():
+        target.replace_source_output(given.output(0))
+    return [copied.output(0)], [*copied.get_parameters(), given]
 
 
 def read_or_convert(core: Any, path: Path) -> Any:
@@ -160,7 +218,8 @@ def _place_of(path: Path) -> Path:
     import openvino
 
     stat = path.stat()
-    words = [version("atrous"), openvino.__version__, model_file.recorded_digest(path), stat.st_size, stat.st_mtime_ns]
+    words = [version("atrous"), KEPT_FORMAT, openvino.__version__, model_file.recorded_digest(path)]
+    words += [stat.st_size, stat.st_mtime_ns]
     name = hashlib.sha256(" ".join(map(str, words)).encode()).hexdigest()[:24]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "atrous" / "openvino" / name

@@ -119,7 +119,7 @@ class SummedASPP(nn.Module):
     def __init__(self, aspp: ASPP) -> None:
         super().__init__()
         self.branches = nn.ModuleList([aspp.point, *aspp.atrous])
-        self.pooling = aspp.image_pooling.unit
+        self.mean, self.pooling = aspp.image_pooling.mean, aspp.image_pooling.unit
         projection: Any = aspp.project[0]
         self.after = aspp.project[1:]
         channels = projection.out_channels
@@ -130,7 +130,7 @@ class SummedASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """N×C×h×w → N×channels×h×w."""
-        total = F.conv2d(self.pooling(features.mean((2, 3), keepdim=True)), self.pooled, self.bias)
+        total = F.conv2d(self.pooling(self.mean(features)), self.pooled, self.bias)
         for branch, weight in zip(self.branches, self.slices, strict=True):
             total = F.conv2d(branch(features), weight) + total
         return self.after(total)

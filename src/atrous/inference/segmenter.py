@@ -103,6 +103,7 @@ class Segmenter:
         info: of the model.
         engine: what runs it, and why.
         crf: the CRF, or None.
+        pools: whether the model's image pooling can be given the mean of a whole picture's `features`.
 
     Raises:
         AtrousError: no model file, no such engine or device here, or unknown settings of the CRF.
@@ -130,7 +131,7 @@ class Segmenter:
         self.info: Info = given.info if not isinstance(given, Path) else _info_of(given)
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
         self._runner = _runner_for(given, self.info, engine, device, precision)
-        self.engine = self._runner.engine
+        self.engine, self.pools = self._runner.engine, self._runner.pools
         self.crf: DenseCRF | None = None
         if isinstance(self._runner, exported.OnnxGraph | exported.OpenVinoGraph) and (crf or self._views != (View(),)):
             self._runner.check_scores()
@@ -184,20 +185,36 @@ class Segmenter:
             raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
         return to_depth(to_channels(image, channels), preprocessing.dtype)
 
-    def segment(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    def segment(
+        self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
+    ) -> np.ndarray:
         """H×W×C with the model's channels and range → H×W uint8 class indices.
 
         Args:
             image: as `prepare` gives it.
             valid: H×W booleans; the CRF leaves the other pixels out.
+            pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
         """
         if self.crf is None and self._views == (View(),):
-            return self._runner.labels(image)
-        return self.decide(self.scores(image), image, self.crf, valid)
+            return self._runner.labels(image, *(pooled or ()))
+        return self.decide(self.scores(image, pooled), image, self.crf, valid)
 
-    def scores(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution."""
-        return tuple(view.back(self._runner.scores(view.of(image))) for view in self._views)
+    def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
+        """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution.
+
+        Args:
+            image: as `prepare` gives it.
+            pooled: as in `segment`.
+        """
+        means = [()] * len(self._views) if pooled is None else [(mean,) for mean in pooled]
+        return tuple(
+            view.back(self._runner.scores(view.of(image), *mean)) for view, mean in zip(self._views, means, strict=True)
+        )
+
+    def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        """H×W×C → of each view h×w×C' float32, what image pooling takes the mean of; for models with `pools`."""
+        runner: Any = self._runner
+        return tuple(view.back(runner.features(view.of(image))) for view in self._views)
 
     def decide(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -142,19 +142,28 @@ class Counted:
 
 @dataclass(frozen=True)
 class Work:
-    """What segmenting a picture in tiles took.
+    """What a picture in tiles took.
 
     Args:
         tiles: how many the network saw; those without any data are not counted.
         seconds: from the first read to the last write.
-        busy: share of that time in which the network worked, 0–1.
-        repeated: share of the network's pixels that were seen before or after by another tile, 0–1: what overlap costs.
+        network_seconds: of these, those in which the network worked.
+        pixels: that the network saw, those in overlaps more than once.
     """
 
     tiles: int
     seconds: float
-    busy: float
-    repeated: float
+    network_seconds: float
+    pixels: int
+
+    def __add__(self, other: Work) -> Work:
+        """Of both, one after the other."""
+        return Work(
+            self.tiles + other.tiles,
+            self.seconds + other.seconds,
+            self.network_seconds + other.network_seconds,
+            self.pixels + other.pixels,
+        )
 
 
 def plan(height: int, width: int, tile: int, overlap: int, grid: int = GRID) -> list[Tile]:
@@ -228,7 +237,7 @@ def segment_tiles(
     begun = time.perf_counter()
     height, width, _ = source.shape
     tiles = plan(height, width, tile, overlap, grid)
-    seconds, seen, kept, count = 0.0, 0, 0, 0
+    seconds, seen, count = 0.0, 0, 0
     last: Future[None] | None = None
     with ThreadPoolExecutor(1) as writer:
         for done, ((window, keep), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
@@ -236,7 +245,7 @@ def segment_tiles(
                 start = time.perf_counter()
                 mask = segment(image, valid)
                 seconds += time.perf_counter() - start
-                seen, kept, count = seen + mask.size, kept + keep.height * keep.width, count + 1
+                seen, count = seen + mask.size, count + 1
             else:
                 mask = np.full(valid.shape, IGNORE_INDEX, np.uint8)
             if valid is not None:
@@ -249,8 +258,68 @@ def segment_tiles(
                 progress(done, len(tiles))
         if last is not None:
             last.result()
-    total = time.perf_counter() - begun
-    return Work(count, total, seconds / total, 1 - kept / max(seen, 1))
+    return Work(count, time.perf_counter() - begun, seconds, seen)
+
+
+def mean_features(
+    features: Callable[[np.ndarray], Sequence[np.ndarray]],
+    source: Source,
+    tile: int,
+    progress: Callable[[int, int], object] | None = None,
+    grid: int = GRID,
+) -> tuple[tuple[np.ndarray, ...], Work]:
+    """The mean over a whole picture of what image pooling takes the mean of, window by window without overlap.
+
+    Tiles of a picture whose sides are no multiples of `grid` overlap a little; each feature counts once.
+
+    Args:
+        features: H×W×C → of each view h×w×C'.
+        source: the picture; windows without any data are left out.
+        tile: in pixels, see `plan`.
+        progress: called after each tile with how many are done, and how many there are.
+        grid: in pixels, see `plan`.
+
+    Returns:
+        Of each view C' float32 values, and what it took.
+
+    Raises:
+        AtrousError: sizes out of range.
+    """
+    begun = time.perf_counter()
+    height, width, _ = source.shape
+    tiles = plan(height, width, tile, 0, grid)
+    totals: list[np.ndarray] = []
+    seconds, seen, count = 0.0, 0, 0
+    next_row = dict(pairwise(sorted({tile.read.top for tile in tiles})))
+    next_column = dict(pairwise(sorted({tile.read.left for tile in tiles})))
+    for done, ((window, _), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
+        if valid is None or valid.any():
+            start = time.perf_counter()
+            row, column = next_row.get(window.top), next_column.get(window.left)
+            maps = [_upto(one, window, row, column) for one in features(image)]
+            seconds += time.perf_counter() - start
+            # In each view's last place, how many features were summed.
+            sums = [np.append(one.sum((0, 1), np.float64), one.shape[0] * one.shape[1]) for one in maps]
+            totals = [total + more for total, more in zip(totals, sums, strict=True)] if totals else sums
+            seen, count = seen + window.height * window.width, count + 1
+        if progress is not None:
+            progress(done, len(tiles))
+    means = tuple((total[:-1] / total[-1]).astype(np.float32) for total in totals)
+    return means, Work(count, time.perf_counter() - begun, seconds, seen)
+
+
+def _upto(features: np.ndarray, window: Window, row: int | None, column: int | None) -> np.ndarray:
+    """A window's features above a row and left of a column of the picture, where the next tiles begin; None: all."""
+    # Both lie on the network's grid, so that they leave whole numbers of features; those of the whole window are
+    # rounded up, by less than one.
+    rows, columns = (
+        count if end is None else (end - begin) * count // size
+        for count, end, begin, size in (
+            (features.shape[0], row, window.top, window.height),
+            (features.shape[1], column, window.left, window.width),
+        )
+    )
+    return features[:rows, :columns]
 
 
 def _read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, tuple[np.ndarray, np.ndarray | None]]]:

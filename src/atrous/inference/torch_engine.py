@@ -15,6 +15,7 @@ from atrous.inference.engine import Engine
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.prepare import prepare
 from atrous.models import SegmentationModel
+from atrous.models.aspp import GlobalMean
 from atrous.models.layers import resize_rows
 
 #: Size of one band of full-size scores: small enough to stay in the processor's cache.
@@ -32,6 +33,7 @@ class TorchEngine:
 
     Attributes:
         engine: what this is.
+        pools: whether the network adds what it sees of the whole picture to each pixel, by image pooling.
 
     Raises:
         AtrousError: no such device, unknown precision.
@@ -43,21 +45,48 @@ class TorchEngine:
         self._align_corners = model.align_corners
         prepared: Any = prepare(model)
         self._pipeline = Pipeline(prepared.to(memory_format=torch.channels_last)).to(self._device)
+        self._means = [module for module in self._pipeline.modules() if isinstance(module, GlobalMean)]
+        self.pools = bool(self._means)
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution."""
-        return self._run(image)[0].permute(1, 2, 0).cpu().numpy()
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
-    def labels(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → H×W uint8 class indices."""
-        scores, size = self._run(image), image.shape[:2]
+        Args:
+            image: a picture, or a part of one.
+            pooled: mean of the whole picture's `features`, in place of this part's.
+        """
+        return self._run(image, pooled)[0].permute(1, 2, 0).cpu().numpy()
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
+        seen: list[Tensor] = []
+        watching = self._means[0].register_forward_hook(lambda _, given, __: seen.append(given[0]))
+        try:
+            self._run(image)
+        finally:
+            watching.remove()
+        return seen[0][0].permute(1, 2, 0).float().cpu().numpy()
+
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
+        scores, size = self._run(image, pooled), image.shape[:2]
         if self._device.type == "cpu":
             return resize_argmax.resize_argmax(scores[0].permute(1, 2, 0).numpy(), size, self._align_corners)
         with torch.inference_mode():
             return banded_argmax(scores, size, self._align_corners)[0].cpu().numpy()
 
-    def _run(self, image: np.ndarray) -> Tensor:
+    def _run(self, image: np.ndarray, pooled: np.ndarray | None = None) -> Tensor:
+        if pooled is None:
+            return self._through(image)
+        given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
+        pinning = self._means[0].register_forward_hook(lambda _, __, mean: given.to(mean.dtype))
+        try:
+            return self._through(image)
+        finally:
+            pinning.remove()
+
+    def _through(self, image: np.ndarray) -> Tensor:
         if image.dtype == np.uint16:
             image = image.astype(np.float32)
         batch = torch.tensor(image, device=self._device).permute(2, 0, 1)[None]  # channels_last already

@@ -10,11 +10,20 @@ from torch import Tensor, nn
 from atrous.models.layers import PooledBatchNorm2d, conv3x3, conv_norm_relu, set_rate
 
 
+class GlobalMean(nn.Module):
+    """The mean over the map; a module, so that a part of a picture can be given the whole picture's."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×C×1×1."""
+        return features.mean((2, 3), keepdim=True)  # not AdaptiveAvgPool2d: a mean exports everywhere, at any size
+
+
 class ImagePooling(nn.Module):
     """The mean over the picture, through a 1×1 convolution, spread back over the map (arXiv:1706.05587 §3.3)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
+        self.mean = GlobalMean()
         self.unit = nn.Sequential(
             nn.Conv2d(in_channels, channels, 1, bias=False),
             PooledBatchNorm2d(channels),
@@ -23,9 +32,7 @@ class ImagePooling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """N×C×h×w → N×channels×h×w, constant over h×w."""
-        # A mean, not AdaptiveAvgPool2d: it exports everywhere at dynamic sizes.
-        pooled = self.unit(features.mean((2, 3), keepdim=True))
-        return pooled.expand(-1, -1, *features.shape[-2:])
+        return self.unit(self.mean(features)).expand(-1, -1, *features.shape[-2:])
 
 
 class ASPP(nn.Module):

@@ -59,6 +59,15 @@ def test_a_geotiff_becomes_a_geotiff(model, picture, tmp_path):
     assert record["work"]["tiles"] == 1
 
 
+def test_coordinates_that_would_be_lost_without_rasterio_are_said(model, picture, tmp_path, capsys, monkeypatch):
+    save(tmp_path / "scene.tif", picture, **PLACE)
+    Image.fromarray(picture).save(tmp_path / "plain.tif")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    assert run(model, tmp_path, "--out", tmp_path / "out") == 0
+    assert "1 GeoTIFF(s) lose their coordinates" in " ".join(capsys.readouterr().out.split())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scene.png", "plain.png"}
+
+
 def test_tiles_as_asked_differ_little(model, picture, tmp_path, capsys):
     Image.fromarray(picture).save(tmp_path / "a.png")
     save(tmp_path / "a.tif", picture, **PLACE)

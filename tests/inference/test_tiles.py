@@ -189,6 +189,11 @@ def test_tiles_are_told_what_image_pooling_sees_of_the_whole_picture(segmenter, 
     assert np.array_equal(runner.scores(image)[0], own[0])  # nothing is left behind
 
 
+def test_tiles_begin_on_the_grid_at_every_scale(segmenter):
+    assert AnySize(Segmenter(segmenter_model(), engine="torch", scales=(0.5, 0.75, 1.0)))._grid == 128
+    assert AnySize(segmenter)._grid == 32
+
+
 def test_what_has_no_image_pooling_needs_no_first_pass(image):
     model = atrous.create_model("deeplabv2", backbone="mobilenetv2_035", num_classes=3)
     without = Segmenter(model, engine="torch", device="cpu")
@@ -232,7 +237,7 @@ def test_missing_values_do_not_reach_the_network(segmenter, image):
 class Small:
     """A segmenter whose device holds 300×300 px."""
 
-    pools = True
+    pools, scales = True, (1.0,)
     prepare = staticmethod(lambda image: image)
 
     def __init__(self, segmenter: Segmenter, error: Exception) -> None:
@@ -279,6 +284,8 @@ def test_memory_grows_with_pixels_and_network(segmenter):
     base = predict_bytes(info, 0, 0)
     assert large - base == pytest.approx(4 * (small - base))
     assert predict_bytes(info, 512, 512, crf=True) > small
+    own = 512**2 * 8  # three bytes of a pixel twice and two of its mask, whatever the network sees
+    assert predict_bytes(info, 512, 512, scale=2) - base - own == pytest.approx(4 * (small - base - own))
     bigger = atrous.create_model("deeplabv3plus", backbone="resnet50", num_classes=5, pretrained=False).info
     assert predict_bytes(bigger, 512, 512) > small
 

@@ -17,6 +17,7 @@ from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
+from atrous.inference.any_size import AnySize
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryScore
@@ -145,13 +146,14 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement(ConfusionMatrix(classes), BoundaryScore(classes))
     measured = Measurement(ConfusionMatrix(classes), BoundaryScore(classes), without_crf=without)
+    any_size = AnySize(segmenter, say=lambda line: console.print(escape(line)))
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=len(items), note="")
         for item, sample in zip(items, in_background(dataset.read, items), strict=True):
             truth, image = remap[sample.label], segmenter.prepare(sample.image)
             one = ConfusionMatrix(classes)
             scores = () if without is None else segmenter.scores(image)
-            mask = segmenter.decide(scores, image, segmenter.crf) if scores else segmenter.segment(image)
+            mask = segmenter.decide(scores, image, segmenter.crf) if scores else any_size(image, name=item.name)
             one.update(truth, mask)
             measured.boundary.update(truth, mask)
             if without is not None:

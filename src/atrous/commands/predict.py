@@ -17,7 +17,7 @@ from PIL import Image
 from rich.markup import escape
 
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
-from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, needs_windows
+from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
@@ -91,6 +91,9 @@ def predict(
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)
     most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
     windowed = {path for path in pictures if needs_windows(path, most)}
+    lost = [path for path in pictures if path not in windowed and has_place_tags(path)]
+    if lost:
+        _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")
     deep = raw and not _fits_png(segmenter.info)
     targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
     read = partial(_read, windowed=windowed, channels=len(segmenter.info.preprocessing.mean))

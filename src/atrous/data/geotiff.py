@@ -8,12 +8,15 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.errors import AtrousError, missing_extra
 
 #: Pixels in height and width of what is compressed at once in the masks.
 BLOCK = 512
+#: TIFF's tags of pixel scale, tie points and transformation (GeoTIFF 1.1, OGC 19-008).
+PLACE_TAGS = (33550, 33922, 34264)
 #: MB of decoded blocks that GDAL keeps, for the overlap of tiles; left alone it takes a twentieth of the memory.
 CACHE_MB = 128
 
@@ -94,7 +97,8 @@ class GeoTiffSource:
         from rasterio.errors import RasterioError
 
         try:
-            return getattr(self.dataset, what)(self._bands, window=_rasterio_window(window))
+            with _small_cache():
+                return getattr(self.dataset, what)(self._bands, window=_rasterio_window(window))
         except RasterioError as error:
             raise AtrousError(
                 f"{self.path}: cannot be read ({error}); the file may be damaged or cut short."
@@ -184,7 +188,8 @@ class GeoTiffSink:
             return
         place = _rasterio_window((self._top, 0, count, self._rows.shape[1]))
         try:
-            self._dataset.write(self._rows[:count], 1, window=place)
+            with _small_cache():
+                self._dataset.write(self._rows[:count], 1, window=place)
         except RasterioError as error:
             raise AtrousError(f"{self.path}: cannot be written ({error}).") from error
         self._rows, self._top = self._rows[count:].copy(), self._top + count
@@ -212,6 +217,17 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
         return placed or dataset.count > 4 or size > most_bytes
 
 
+def has_place_tags(path: str | Path) -> bool:
+    """Whether a TIFF has coordinates, seen without rasterio: its mask would lose them."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return False
+    try:
+        with Image.open(path) as picture:
+            return any(tag in getattr(picture, "tag_v2", ()) for tag in PLACE_TAGS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
 def _open(path: str | Path) -> Any:
     try:
         import rasterio
@@ -220,10 +236,17 @@ def _open(path: str | Path) -> Any:
     from rasterio.errors import RasterioError
 
     try:
-        with warnings.catch_warnings(action="ignore"), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        with warnings.catch_warnings(action="ignore"), _small_cache():
             return rasterio.open(path)
     except RasterioError as error:
         raise AtrousError(f"{path}: cannot be read ({error}).") from error
+
+
+def _small_cache() -> Any:
+    """GDAL asks for its cache's size when it first caches a block, in whatever thread that is."""
+    import rasterio
+
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)
 
 
 def _rasterio_window(window: tuple[int, int, int, int]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,7 +39,7 @@ OVERLAP = 512
 #: Pictures of so few pixels are not predicted: they fit everywhere, and predicting takes a second.
 SURELY_FITS = 2**21
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
-WINDOWS_BYTES = 0.2e9
+WINDOWS_BYTES = 0.3e9
 
 
 class AnySize:
@@ -66,8 +67,9 @@ class AnySize:
     ) -> None:
         self.segmenter, self.tile, self.overlap, self.memory, self.say = segmenter, tile, overlap, memory, say
         self._ran_out_above: int | None = None
-        # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do.
-        self._grid = GRID * Fraction(segmenter.info.preprocessing.enlarge).limit_denominator(4).denominator
+        # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
+        factors = [segmenter.info.preprocessing.enlarge * scale for scale in segmenter.scales]
+        self._grid = GRID * math.lcm(*(Fraction(factor).limit_denominator(4).denominator for factor in factors))
         limit_bytes(memory)
         plan(1, 1, tile or TILES[0], self._overlap_of(tile or TILES[0]), self._grid)
 
@@ -140,10 +142,11 @@ class AnySize:
         if self.memory is None and height * width <= SURELY_FITS:
             return None
         limit, crf = limit_bytes(self.memory, self.segmenter.engine.device), self.segmenter.crf is not None
-        whole = besides + predict_bytes(self.segmenter.info, height, width, crf=crf)
+        predict = partial(predict_bytes, self.segmenter.info, crf=crf, scale=max(self.segmenter.scales))
+        whole = besides + predict(height, width)
         if whole <= limit:
             return None
-        needs = {tile: besides + predict_bytes(self.segmenter.info, tile, tile, crf=crf) for tile in TILES}
+        needs = {tile: besides + predict(tile, tile) for tile in TILES}
         tile = next((tile for tile in TILES if needs[tile] <= limit), None)
         if tile is None and self.memory is not None:
             raise AtrousError(

@@ -29,7 +29,7 @@ CRF_LATTICE = 330
 CRF_PROCESS = 0.2e9
 
 
-def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> float:
+def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, scale: float = 1.0) -> float:
     """The memory that a picture takes when it is run whole, the process and the picture itself included.
 
     The network's activations are counted on a picture of 512×512 px without computing anything: the most that is alive
@@ -42,6 +42,7 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> 
         height: of the picture, in pixels.
         width: of the picture, in pixels.
         crf: whether a CRF refines the mask.
+        scale: the largest at which the network looks at the picture.
 
     Returns:
         Bytes. With bfloat16 it is less.
@@ -50,9 +51,8 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False) -> 
     pixel = 2 * len(preprocessing.mean) * np.dtype(preprocessing.dtype).itemsize + 2
     pixel += (CRF_BYTES * len(info.classes) + CRF_LATTICE) if crf else 0
     weights, counted = _counted(info.architecture, _frozen(info.arguments), len(preprocessing.mean))
-    return (
-        PROCESS + CRF_PROCESS * crf + weights + height * width * (OVERHEAD * counted * preprocessing.enlarge**2 + pixel)
-    )
+    counted *= OVERHEAD * (preprocessing.enlarge * scale) ** 2
+    return PROCESS + CRF_PROCESS * crf + weights + height * width * (counted + pixel)
 
 
 def available_bytes(device: str = "cpu") -> float:

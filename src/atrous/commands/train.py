@@ -29,12 +29,12 @@ from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import load_checkpoint, save_checkpoint
 from atrous.learning.interrupt import Interrupted, stop_on_signal
 from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, make_loader
-from atrous.learning.losses import CrossEntropy, class_weights
 from atrous.learning.metrics import number
 from atrous.learning.optim import optimizer_for, poly, set_learning_rate
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.learning.run_log import RunLog
 from atrous.learning.step import TrainingStep
+from atrous.learning.total_loss import loss_for
 from atrous.learning.transfer import network_of
 from atrous.models import SegmentationModel
 from atrous.run_folder import new_run
@@ -100,8 +100,7 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
     if resume is not None:
         saved = load_checkpoint(_checkpoint(resume), model=model, average=average, optimizer=optimizer, crf=crf)
         progress = Progress(**saved)
-    loss = CrossEntropy(class_weights(pixels, recipe.loss.class_weights), recipe.loss.label_smoothing)
-    step = TrainingStep(model, loss, precision, recipe.loss.auxiliary, crf).to(device)
+    step = TrainingStep(model, loss_for(recipe.loss, pixels), precision, recipe.loss.auxiliary, crf).to(device)
     run = resume or new_run(out, recipe.name)
     trainer = _Trainer(recipe, run, dataset, step, optimizer, average, progress)
     write_recipe(recipe, run / "config.yaml")

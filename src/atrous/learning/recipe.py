@@ -21,7 +21,15 @@ SMALL, ALMOST, FINITE = 1e-12, 1 - 1e-9, sys.float_info.max
 LIMITS = {
     "seed": (0, math.inf),
     "data.workers": (0, math.inf),
+    "loss.cross_entropy": (0, FINITE),
+    "loss.dice": (0, FINITE),
+    "loss.tversky": (0, FINITE),
+    "loss.lovasz": (0, FINITE),
     "loss.label_smoothing": (0, ALMOST),
+    "loss.focal": (0, FINITE),
+    "loss.hardest": (0, 1),
+    "loss.boundary": (0, FINITE),
+    "loss.tversky_alpha": (0, 1),
     "loss.auxiliary": (0, math.inf),
     "optim.lr": (SMALL, math.inf),
     "optim.backbone_lr": (0, math.inf),
@@ -99,18 +107,36 @@ class Model:
 
 @dataclass(frozen=True)
 class Loss:
-    """What is minimised.
+    """What is minimised: a sum of terms, each by its weight, of which 0 leaves it out.
 
     Args:
+        cross_entropy: weight of the cross-entropy over pixels.
+        dice: weight of the Dice loss over classes.
+        tversky: weight of the Tversky loss over classes.
+        lovasz: weight of the Lovász-softmax loss over classes, which stands for 1 − mean IoU.
         class_weights: none, or by how often a class occurs: inverse_fourth_root (mild), inverse_sqrt,
-            median_frequency, log.
-        label_smoothing: 0–1.
+            median_frequency, log, effective_number, inverse; of all terms.
+        label_smoothing: of the cross-entropy, 0–1.
+        focal: gamma of the focal loss, in the cross-entropy; 0 is plain.
+        hardest: share of pixels that the cross-entropy keeps at least, besides all that are hard (OHEM); 0 keeps all.
+        boundary: by how much more pixels beside another class count in the cross-entropy, ≥ 0.
+        tversky_alpha: what a pixel too many costs, 0–1; a missing one costs the rest.
         auxiliary: weight of the auxiliary head's loss, for models that have one, ≥ 0; 0.4 in mmsegmentation, 0.5 in
             torchvision.
     """
 
-    class_weights: Literal["none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log"] = "none"
+    cross_entropy: float = 1.0
+    dice: float = 0.0
+    tversky: float = 0.0
+    lovasz: float = 0.0
+    class_weights: Literal[
+        "none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log", "effective_number", "inverse"
+    ] = "none"
     label_smoothing: float = 0.0
+    focal: float = 0.0
+    hardest: float = 0.0
+    boundary: float = 0.0
+    tversky_alpha: float = 0.3
     auxiliary: float = 0.4
 
 
@@ -243,6 +269,8 @@ class Recipe:
             if not low <= value <= high:
                 allowed = f"{low:g} or more" if high >= FINITE else f"{low:g} to {high:g}"
                 raise AtrousError(f"{name} must be {allowed}, got {value}.")
+        if not any((self.loss.cross_entropy, self.loss.dice, self.loss.tversky, self.loss.lovasz)):
+            raise AtrousError("the loss has no term: give loss.cross_entropy or another a weight above 0.")
         if not self.crf.trainable and self.crf != Crf():
             raise AtrousError(
                 "crf has settings, but is not in the training: set crf.trainable, or leave crf out and refine "

@@ -1,7 +1,9 @@
 """The command line as a process: exit codes, what goes where, and what a misspelt word gets for an answer."""
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,35 @@ def test_a_mistake_is_a_sentence_and_exit_code_2():
     assert done.returncode == 2
     assert done.stderr == "atrous: no model file at /absent/model.safetensors.\n"
     assert not done.stdout
+
+
+@pytest.mark.parametrize("words", [["--scales", "0.5,1,1.5"], ["--scales=0.5,1,1.5"], ["--scales", "[0.5, 1, 1.5]"]])
+def test_several_numbers_stand_between_commas(words, monkeypatch):
+    given = {}
+
+    def predict(model: Path, paths: list[Path], *, scales: list[float] | None = None, flip: bool = False) -> None:
+        given.update(model=model, paths=paths, scales=scales, flip=flip)
+
+    module = importlib.import_module("atrous.commands.predict")
+    monkeypatch.setattr(module, "predict", predict)
+    assert main(["predict", "m", "a.png", "b.png", *words, "--flip"]) == 0
+    assert given == {
+        "model": Path("m"), "paths": [Path("a.png"), Path("b.png")], "scales": [0.5, 1.0, 1.5], "flip": True
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("predict m a.png --scales 0.5,big", "--scales is list[float], got [0.5, 'big']."),
+        ("predict m a.png --tile big", "--tile is int, got big."),
+        ("train recipes/quickstart.yaml --augment.crop 160", "--augment.crop is tuple[int, int], got 160."),
+        ("train recipes/quickstart.yaml --optim.name foo", "--optim.name is one of ['sgd', 'adam', 'adamw'], got foo."),
+        ("train recipes/quickstart.yaml --train.epochs many", "--train.epochs is int, got many."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_one_sentence(words, message, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(words.split()) == 2
+    verb = words.split()[0]
+    assert capsys.readouterr().err == f"atrous: {message} (`atrous {verb} --help` explains)\n"

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[st
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
-            raise AtrousError(f"{message.strip()} (`atrous {verb} --help` explains)") from ex
+            raise AtrousError(f"{_in_a_sentence(message)} (`atrous {verb} --help` explains)") from ex
 
     documented = docstring_parser.parse(inspect.getdoc(function) or "")
     help_of = {parameter.arg_name: parameter.description for parameter in documented.params}
@@ -102,7 +103,7 @@ def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[st
             _add_argument(parser, parameter, hints[name], help_of.get(name))
     if "recipe" not in hints:
         _check_flags(parser, words)
-        return vars(parser.instantiate(parser.parse_args(words)))
+        return vars(parser.instantiate(parser.parse_args(_in_brackets(words, hints))))
     return _parse_recipe(parser, words, hints["recipe"])
 
 
@@ -118,6 +119,38 @@ def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_tex
         parser.add_argument(flag, action="store_true", help=help_text)
     else:
         parser.add_argument(flag, type=hint, default=parameter.default, help=help_text)
+
+
+def _in_a_sentence(message: str) -> str:
+    """The parser's report of a value of the wrong type, which is of several lines, in one; other messages as they are."""
+    report = re.fullmatch(
+        r"""Parser\ key\ "(?P<key>[\w.]+)":\s+
+            (?:Expected\ an?\ (?P<one>.+?)\.\ Got\ value:\ (?P<got>.*)
+            |Does\ not\ validate.+?Subtypes:\ \[(?P<several>.+?)\]\n.+Given\ value:\ (?P<given>.*))""",
+        message.strip(),
+        re.DOTALL | re.VERBOSE,
+    )
+    if report is None:
+        return message.strip()
+    kinds = report["one"] or report["several"].replace(", <class 'NoneType'>", "")
+    kinds = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("typing.Literal", "one of ")
+    value = report["got"] if report["one"] else report["given"]
+    return f"--{report['key'].replace('_', '-')} is {kinds}, got {value}."
+
+
+def _in_brackets(words: list[str], hints: dict[str, Any]) -> list[str]:
+    """The words with the values of flags that take several numbers in brackets, as the parser wants them: [0.5,1]."""
+    several = {f"--{name.replace('_', '-')}" for name, hint in hints.items() if hint == list[float] | None}
+    result, before = [], ""
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if equals and flag in several:
+            word = f"{flag}=[{value.strip('[]')}]"
+        elif before in several:
+            word = f"[{word.strip('[]')}]"
+        result.append(word)
+        before = word
+    return result
 
 
 def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:

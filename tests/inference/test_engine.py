@@ -177,3 +177,13 @@ def test_lists_and_iterators(path, picture):
     assert np.array_equal(next(endless).mask, one)
     assert np.array_equal(next(endless).mask, one)
     assert segmenter([]) == []
+
+
+def test_a_picture_that_openvino_cannot_run_is_named():
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    model = atrous.create_model("deeplabv2", backbone="mobilenetv2_035", num_classes=3)
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    assert atrous.Segmenter(model, engine="torch", device="cpu")(pixel).mask.shape == (1, 1)
+    with pytest.raises(AtrousError, match=r"a picture of 1×1 px; the engine torch can"):
+        atrous.Segmenter(model, engine="openvino")(pixel)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atrous import model_file
-from atrous.errors import unknown_name
+from atrous.errors import AtrousError, unknown_name
 from atrous.inference.engine import Engine, NotConvertible
 from atrous.inference.resize_argmax import resize_argmax
 
@@ -96,7 +96,15 @@ class OpenVinoEngine:
         else:
             self._pinned = self._pinned or self._compile(*_after_mean(self._graph))
             request, given = self._pinned, [_batch(image), pooled[None, :, None, None]]
-        request.infer(given, share_inputs=True)
+        try:
+            request.infer(given, share_inputs=True)
+        except RuntimeError as error:
+            if min(image.shape[:2]) > 1:
+                raise
+            raise AtrousError(
+                f"OpenVINO cannot run this network on a picture of {image.shape[0]}×{image.shape[1]} px; the engine "
+                "torch can."
+            ) from error
         return request.get_output_tensor(0).data[0]
 
     def _compile(self, outputs: list[Any], inputs: list[Any]) -> Any:

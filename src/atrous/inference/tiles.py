@@ -186,10 +186,12 @@ def plan(height: int, width: int, tile: int, overlap: int, grid: int = GRID) -> 
     Raises:
         AtrousError: sizes out of range.
     """
-    if min(height, width) < 1 or grid < 1 or not 0 <= overlap <= tile - grid:
+    if min(height, width) < 1:
+        raise AtrousError(f"a picture of {height}×{width} px has nothing to segment.")
+    if grid < 1 or not 0 <= overlap <= tile - grid:
         raise AtrousError(
-            f"a picture of {height}×{width} px in tiles of {tile} px with {overlap} px of overlap: the tile must be "
-            f"at least {grid} px more than the overlap, which is at least 0. Give a larger tile, or less overlap."
+            f"tiles of {tile} px with {overlap} px of overlap: a tile must be at least {grid} px more than the "
+            "overlap, which is at least 0. Give a larger tile, or less overlap."
         )
     return [
         Tile(Window(top, left, tall, wide), Window(first, start, last - first, end - start))

@@ -122,7 +122,7 @@ def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_tex
 
 
 def _in_a_sentence(message: str) -> str:
-    """The parser's report of a value of the wrong type, which is of several lines, in one; other messages as they are."""
+    """The parser's report of a value of the wrong type, of several lines, in one; other messages as they are."""
     report = re.fullmatch(
         r"""Parser\ key\ "(?P<key>[\w.]+)":\s+
             (?:Expected\ an?\ (?P<one>.+?)\.\ Got\ value:\ (?P<got>.*)

@@ -187,3 +187,24 @@ def test_a_picture_that_openvino_cannot_run_is_named():
     assert atrous.Segmenter(model, engine="torch", device="cpu")(pixel).mask.shape == (1, 1)
     with pytest.raises(AtrousError, match=r"a picture of 1×1 px; the engine torch can"):
         atrous.Segmenter(model, engine="openvino")(pixel)
+
+
+def test_a_signal_after_two_networks_came_and_went_is_handled(path):
+    """Of two OpenVINO cores that end in the order they began, the second leaves signals a freed stack."""
+    program = f"""if True:
+        import gc, os, signal
+        import numpy as np
+        from atrous import Segmenter
+
+        first, second = (Segmenter({str(path)!r}, engine="openvino") for _ in range(2))
+        for segmenter in (first, second):
+            segmenter(np.zeros((65, 65, 3), np.uint8))
+        del segmenter, first
+        gc.collect()
+        del second
+        gc.collect()
+        signal.signal(signal.SIGINT, lambda *_: print("handled"))
+        os.kill(os.getpid(), signal.SIGINT)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 
 from atrous.errors import AtrousError, missing_extra, unknown_name
 from atrous.inference.engine import Engine
+from atrous.inference.openvino_core import openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class OpenVinoGraph:
         if threads:
             hints["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            core = openvino.Core()
+            core = openvino_core()
             graph = core.read_model(path)
             self.has_scores = len(graph.outputs) > 1
             self._tail = tail or not self.has_scores

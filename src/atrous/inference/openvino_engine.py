@@ -15,6 +15,7 @@ import numpy as np
 from atrous import model_file
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference.engine import Engine, NotConvertible
+from atrous.inference.openvino_core import openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, model: Path | SegmentationModel, info: Info, precision: str, reason: str) -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         if precision == "auto":
             bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             precision = "bfloat16" if bfloat16 else "float32"
@@ -112,7 +111,7 @@ class OpenVinoEngine:
         import openvino
 
         make: Any = openvino.Model  # its stubs know another signature
-        return openvino.Core().compile_model(make(outputs, inputs), "CPU", self._hints).create_infer_request()
+        return openvino_core().compile_model(make(outputs, inputs), "CPU", self._hints).create_infer_request()
 
 
 def _batch(image: np.ndarray) -> np.ndarray:
@@ -196,10 +195,9 @@ def convert(model: SegmentationModel) -> Any:
 
 def _check(graph: Any, pipeline: Any, channels: int, dtype: Any) -> None:
     """Runs both: a size that tracing took for a constant shows at another size."""
-    import openvino
     import torch
 
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for size in CHECKED_SIZES:
         picture = _smooth(channels, size).to(dtype)
         with torch.inference_mode():

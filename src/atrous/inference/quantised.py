@@ -11,6 +11,7 @@ import numpy as np
 
 from atrous.errors import missing_extra
 from atrous.inference.exported import INFO_KEY
+from atrous.inference.openvino_core import openvino_core
 
 #: What is left in floats, from nothing to what costs accuracy first: depthwise convolutions, whose channels have ranges
 #: of their own, and the last convolutions, whose scores make the mask.
@@ -45,7 +46,7 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
     import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     record = model.get_rt_info([INFO_KEY]).astype(str)
     convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     kept = [] if attempt == ATTEMPTS[0] else convolutions[-1:]

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 360, 232  # about the size the page shows a chart at, so text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 26, 206  # the edges of the plotted area
@@ -254,3 +254,36 @@ def data_uri(image: Image.Image, kind: str, **options: object) -> str:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int = 34) -> NDArray[np.uint8]:
+    """A confusion matrix as a heat map, for boards that show pictures only.
+
+    Args:
+        counts: K×K, row = truth, column = prediction.
+        names: of the K classes.
+        cell: side of an entry in pixels; entries are percent of their row, written where they are at least 1.
+
+    Returns:
+        H×W×3.
+    """
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    font = ImageFont.load_default(12)
+    margin = 8 + max(int(font.getlength(name)) for name in names)
+    side = margin + cell * len(names) + 4
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    for row, name in enumerate(names):
+        y = margin + row * cell
+        draw.text((margin - 4, y + cell / 2), name, "black", font, anchor="rm")
+        upright = Image.new("L", (margin, cell), 0)
+        ImageDraw.Draw(upright).text((4, cell / 2), name, 255, font, anchor="lm")
+        image.paste("black", (y, 0), upright.rotate(90, expand=True))
+        for column, part in enumerate(share[row]):
+            x = margin + column * cell
+            shade = tuple(round(255 - part * (255 - dark)) for dark in (20, 60, 130))
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), shade)
+            if part >= 0.01:
+                ink = "white" if part > 0.5 else "black"
+                draw.text((x + cell / 2 - 1, y + cell / 2 - 1), f"{100 * part:.0f}", ink, font, anchor="mm")
+    return np.asarray(image)

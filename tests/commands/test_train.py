@@ -63,7 +63,8 @@ def test_it_learns_every_class(run):
 
 def test_metrics_are_logged_every_ten_steps_and_at_validations(run):
     assert [line["step"] for line in lines(run, "train")] == list(range(10, 121, 10))
-    assert {*lines(run, "train")[0]} == {"kind", "step", "epoch", "loss", "lr", "images_per_second", "grad_norm"}
+    rates = {"lr", "lr_backbone"}
+    assert {*lines(run, "train")[0]} == {"kind", "step", "epoch", "loss", "images_per_second", "grad_norm"} | rates
     validations = lines(run, "val")
     assert [(line["epoch"], line["step"]) for line in validations] == [(15, 60), (30, 120)]
     assert {"miou", "pixel_accuracy", "per_class"} <= {*validations[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryScore
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.metrics import ConfusionMatrix, number
+from atrous.learning.processes import Processes, the_processes, together
 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF
@@ -52,6 +54,7 @@ class Measurement:
     without_crf: Measurement | None = None
 
 
+@together()
 def evaluate(
     model: Path,
     data: Path,
@@ -107,6 +110,7 @@ def evaluate(
     for note in dataset.notes:
         console.print(escape(note))
     items = dataset.split(split)
+    first = the_processes().first
     if crf_search:
         segmenter.crf = search_crf(segmenter, dataset, evenly(items, crf_images))
     results = {
@@ -122,15 +126,15 @@ def evaluate(
         **summarise(measure(segmenter, dataset, items), segmenter.info),
     }
     _print(results)
-    if save_crf is not None:
+    if save_crf is not None and first:
         _save_crf(model, results["crf"], save_crf)
-    if json is not None:
+    if json is not None and first:
         write_json(results, json)
     return results
 
 
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
-    """Segments every picture and counts it against its mask.
+    """Segments every picture and counts it against its mask; several processes share the pictures.
 
     Args:
         segmenter: the model.
@@ -148,8 +152,10 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     measured = Measurement(ConfusionMatrix(classes), BoundaryScore(classes), without_crf=without)
     any_size = AnySize(segmenter, say=lambda line: console.print(escape(line)))
     with progress_bar() as progress:
-        task = progress.add_task("evaluating", total=len(items), note="")
-        for item, sample in zip(items, in_background(dataset.read, items), strict=True):
+        processes = the_processes()
+        own = processes.part(items)
+        task = progress.add_task("evaluating", total=len(own), note="")
+        for item, sample in zip(own, in_background(dataset.read, own), strict=True):
             truth, image = remap[sample.label], segmenter.prepare(sample.image)
             one = ConfusionMatrix(classes)
             scores = () if without is None else segmenter.scores(image)
@@ -171,7 +177,17 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
                 }
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
-    return measured
+    return _of_all(measured, processes)
+
+
+def _of_all(measured: Measurement, processes: Processes) -> Measurement:
+    """The sum of what the processes measured, each on its part of the pictures; exact, because counts are whole."""
+    for one in (measured, measured.without_crf):
+        if one is not None:
+            one.confusion.counts = processes.sum(one.confusion.counts)
+            one.boundary.counts = processes.sum(one.boundary.counts)
+    dealt = zip_longest(*processes.gather(measured.per_image))
+    return replace(measured, per_image=[entry for turn in dealt for entry in turn if entry is not None])
 
 
 def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> DenseCRF:

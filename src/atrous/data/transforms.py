@@ -23,6 +23,9 @@ _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3
 # Bilinear sampling skips pixels when the picture shrinks much; beyond this factor they are averaged first.
 _ALIASING = 1.5
 
+# A crop grows by whole cells of the network's coarse map, at the papers' usual output stride.
+_GROWTH_STEP = 16
+
 # OpenCV's border value has four numbers, so more channels are warped four at a time.
 _CHANNELS_AT_ONCE = 4
 
@@ -33,6 +36,9 @@ class Augment:
 
     Args:
         crop: height and width in pixels of what comes out; None keeps each picture's own size.
+        first_crop: height and width of the crop in the first epoch; from there it grows to `crop`, in steps of 16
+            pixels, which makes the early epochs cheap; None begins with `crop`.
+        growth: epochs that it grows for, ≥ 1.
         scale: smallest and largest zoom, drawn uniformly; 1 keeps the size.
         flip: probability of mirroring left and right, 0–1.
         vertical_flip: probability of mirroring top and bottom, 0–1.
@@ -49,6 +55,8 @@ class Augment:
     """
 
     crop: tuple[int, int] | None = None
+    first_crop: tuple[int, int] | None = None
+    growth: int = 1
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     vertical_flip: float = 0.0
@@ -63,8 +71,16 @@ class Augment:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
 
     def __post_init__(self) -> None:
-        if self.crop is not None and (len(self.crop) != 2 or min(self.crop) < 1):
-            raise AtrousError(f"augment.crop is {self.crop}; give height and width, each at least 1, or leave it out.")
+        for name in ("crop", "first_crop"):
+            size = getattr(self, name)
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise AtrousError(f"augment.{name} is {size}; give height and width, each at least 1, or leave it out.")
+        if self.first_crop is not None and (
+            self.crop is None or any(first > last for first, last in zip(self.first_crop, self.crop, strict=True))
+        ):
+            raise AtrousError(f"augment.first_crop {self.first_crop} must not be larger than augment.crop {self.crop}.")
+        if self.growth < 1:
+            raise AtrousError(f"augment.growth is {self.growth}; it must be at least 1 epoch.")
         for name in ("scale", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf:
@@ -124,10 +140,20 @@ def augment(
     """
     _check(image, label, config)
     rng = np.random.default_rng([seed, epoch, index])
-    size = config.crop or label.shape
+    size = crop_at(config, epoch) or label.shape
     matrix = window(label, size, config, rng)
     # Colour comes first, so that the fill stays as given.
     return resample(recolour(image, config, rng), label, matrix, size, fill)
+
+
+def crop_at(config: Augment, epoch: int) -> tuple[int, int] | None:
+    """The crop's height and width in an epoch, from 0; None keeps each picture's own."""
+    if config.crop is None or config.first_crop is None or epoch >= config.growth:
+        return config.crop
+    return tuple(  # pyright: ignore[reportReturnType]
+        min(last, first + round((last - first) * epoch / config.growth / _GROWTH_STEP) * _GROWTH_STEP)
+        for first, last in zip(config.first_crop, config.crop, strict=True)
+    )
 
 
 def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
     crf: nn.Module | None = None,
+    random: Sequence[dict[str, Tensor]] = (),
 ) -> None:
     """Writes the state of a training run.
 
@@ -34,6 +36,7 @@ def save_checkpoint(
         optimizer: whose state is kept.
         progress: JSON-serialisable: epoch, step, best score, elapsed time.
         crf: trained with the model, or None.
+        random: each process's `random_state()`; this one's alone where there are no others.
 
     Raises:
         AtrousError: the file cannot be written.
@@ -46,7 +49,8 @@ def save_checkpoint(
         tensors |= {f"crf.{name}": tensor for name, tensor in crf.state_dict().items()}
     for index, slots in state["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items() if value is not None}
-    tensors["random.torch"] = torch.get_rng_state()
+    for rank, states in enumerate(random or [random_state()]):
+        tensors |= {f"random.{rank}.{kind}": state for kind, state in states.items()}
     record = {"info": model.info.to_dict(), "progress": progress}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous-checkpoint": json.dumps(record)}, path)
@@ -59,6 +63,7 @@ def load_checkpoint(
     average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     crf: nn.Module | None = None,
+    rank: int = 0,
 ) -> dict[str, Any]:
     """Puts a checkpoint's state back, in place.
 
@@ -70,6 +75,7 @@ def load_checkpoint(
         average: gets the averaged weights, or None.
         optimizer: gets its state.
         crf: gets its parameters, or None.
+        rank: this process's, whose random state is put back if there was such a process.
 
     Returns:
         The progress that was saved.
@@ -99,10 +105,23 @@ def load_checkpoint(
         model.info = Info.from_dict(record["info"])
         if average is not None:
             average.module.info = model.info
-        torch.set_rng_state(tensors["random.torch"])
+        _put_random_state(_under(f"random.{rank}.", tensors))
         return record["progress"]
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise AtrousError(f"{path} is no checkpoint of this run, or is damaged: {error}") from error
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of torch's generators that dropout draws from, by their device."""
+    gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() and torch.cuda.is_initialized() else {}
+    return {"cpu": torch.get_rng_state(), **gpu}
+
+
+def _put_random_state(states: dict[str, Tensor]) -> None:
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

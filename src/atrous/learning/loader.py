@@ -43,13 +43,24 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     Args:
         size: number of samples.
-        batch_size: ≥ 1; the last batch of an epoch may be shorter, but a last single picture joins the batch before
-            it, because batch norm learns nothing from one.
+        batch_size: ≥ 1; the last batch of an epoch may be shorter, but where a process would get a single
+            picture, which batch norm learns nothing from, the rest joins the batch before it.
         seed: of the order.
+        rank: of this process; each batch is dealt out to all of them, and this one gets its part.
+        world: number of processes, ≥ 1.
+
+    Raises:
+        AtrousError: a process would get nothing.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if min(size, batch_size) < world:
+            raise AtrousError(
+                f"{world} processes share batches of {min(size, batch_size)} pictures: start fewer processes, or raise "
+                "train.batch_size, which counts the pictures of all of them."
+            )
         self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world = rank, world
         self.epoch = 0
         self.first_batch = 0
 
@@ -61,13 +72,17 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         for batch in range(self.first_batch, len(self)):
             start = batch * self.batch_size
-            end = self.size if batch == len(self) - 1 else start + self.batch_size
-            yield [(self.epoch, int(index)) for index in order[start:end]]
+            part = order[start : start + self.pictures(batch)][self.rank :: self.world]
+            yield [(self.epoch, int(index)) for index in part]
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         whole, rest = divmod(self.size, self.batch_size)
-        return max(1, whole + (rest > 1))
+        return max(1, whole + (rest >= 2 * self.world))
+
+    def pictures(self, batch: int) -> int:
+        """Pictures in one of an epoch's batches, of all processes."""
+        return self.batch_size if batch < len(self) - 1 else self.size - batch * self.batch_size
 
 
 class AugmentedSamples(TorchDataset):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from atrous.errors import AtrousError, unknown_name
-from atrous.learning.recipe import Recipe
+from atrous.errors import unknown_name
+from atrous.learning.recipe import Recipe, Schedule
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float) -> list[dict]:
@@ -22,7 +25,7 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbo
         backbone_lr: factor on `lr` for the backbone, ≥ 0.
 
     Returns:
-        Groups for a torch optimiser; "base_lr" is what the schedule multiplies.
+        Groups for a torch optimiser; "base_lr" is what the schedule multiplies, "part" is backbone or head.
     """
     groups = {}
     for name, parameter in model.named_parameters():
@@ -31,13 +34,14 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbo
         in_backbone, decayed = name.startswith("backbone."), parameter.ndim > 1
         rate = lr * (backbone_lr if in_backbone else 1.0)
         group = {"params": [], "lr": rate, "base_lr": rate, "weight_decay": weight_decay if decayed else 0.0}
+        group["part"] = "backbone" if in_backbone else "head"
         groups.setdefault((in_backbone, decayed), group)["params"].append(parameter)
     return list(groups.values())
 
 
 def crf_group(crf: nn.Module, *, lr: float) -> dict:
     """A trainable CRF's weights and compatibility as one more group, never decayed; `lr` > 0."""
-    return {"params": list(crf.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0}
+    return {"params": list(crf.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0, "part": "crf"}
 
 
 def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> torch.optim.Optimizer:
@@ -66,31 +70,52 @@ def optimizer_for(recipe: Recipe, model: nn.Module, crf: nn.Module | None = None
     optim = recipe.optim
     groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
     if crf is not None:
-        groups.insert(0, crf_group(crf, lr=optim.lr * recipe.crf.lr))  # the last is the head's, whose rate is logged
+        groups.append(crf_group(crf, lr=optim.lr * recipe.crf.lr))
     return make_optimizer(optim.name, groups, momentum=optim.momentum)
 
 
-def poly(step: int, total: int, *, power: float = 0.9, warmup: int = 0, floor: float = 0.0) -> float:
-    """Factor on the learning rate: linear warm-up, then (1 − step/total)^power (arXiv:1606.00915 §4.1).
+def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
+    """Factor on the learning rate: linear warm-up, then the schedule's curve.
 
     Args:
-        step: 0 … total − 1; beyond it the factor is the floor.
+        step: 0 … total − 1; beyond it the factor is that of the end.
         total: number of optimiser steps, ≥ 1.
-        power: 0.9 in the papers.
-        warmup: steps of linear increase, < total.
-        floor: the factor never falls below it after the warm-up, 0–1.
-
-    Raises:
-        AtrousError: a warm-up as long as the training.
+        schedule: the recipe's.
     """
-    if warmup and warmup >= total:
-        raise AtrousError(f"warm-up of {warmup} steps is not shorter than the training of {total} steps.")
+    warmup = int(schedule.warmup * total)
     if step < warmup:
         return (step + 1) / warmup
-    return max(floor, max(0.0, 1 - (step - warmup) / (total - warmup)) ** power)
+    done = min(1.0, (step - warmup) / (total - warmup))
+    curves = {
+        "poly": lambda: poly(done, schedule.power),
+        "cosine": lambda: cosine(done),
+        "step": lambda: stepwise(done, schedule.steps, schedule.fall),
+    }
+    return max(schedule.floor, curves[schedule.name]())
+
+
+def poly(done: float, power: float = 0.9) -> float:
+    """(1 − done)^power of the share done, 0–1 (arXiv:1606.00915 §4.1)."""
+    return (1 - done) ** power
+
+
+def cosine(done: float) -> float:
+    """Half a cosine wave from 1 to 0 over the share done, 0–1 (arXiv:1608.03983, without restarts)."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def stepwise(done: float, steps: Sequence[float], fall: float) -> float:
+    """`fall` to the power of how many of `steps` the share done has reached."""
+    return fall ** sum(done >= step for step in steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Sets each group's rate to its base rate times the schedule's factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The present rate of each part that learns: "lr" of the head, "lr_backbone", "lr_crf"."""
+    rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
+    return {"lr" if part == "head" else f"lr_{part}": rate for part, rate in sorted(rates.items())}

@@ -45,6 +45,7 @@ LIMITS = {
     "crf.iterations": (1, math.inf),
     "crf.lr": (0, math.inf),
     "schedule.power": (0, math.inf),
+    "schedule.fall": (0, 1),
     "schedule.warmup": (0, ALMOST),
     "schedule.floor": (0, 1),
     "train.epochs": (1, math.inf),
@@ -192,15 +193,22 @@ class Optim:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate over time: linear warm-up, then (1 − step/total)^power.
+    """The learning rate over time: linear warm-up, then a curve from 1 down.
 
     Args:
-        power: of the poly schedule, 0.9 in the papers.
+        name: poly is (1 − t)^power, the papers'; cosine is half a wave; step falls at each of `steps`. t is the share
+            of the training done.
+        power: of poly, 0.9 in the papers.
+        steps: of step, the shares of the training at which it falls, rising, 0–1.
+        fall: of step, the factor at each.
         warmup: share of all steps spent warming up, 0–1.
         floor: the factor on lr never falls below it after the warm-up, 0–1.
     """
 
+    name: Literal["poly", "cosine", "step"] = "poly"
     power: float = 0.9
+    steps: tuple[float, ...] = (0.6, 0.85)
+    fall: float = 0.1
     warmup: float = 0.03
     floor: float = 0.0
 
@@ -213,6 +221,8 @@ class Train:
         epochs: passes over the training pictures, ≥ 1.
         batch_size: pictures per batch, ≥ 1.
         enlarge: factor by which the network sees pictures enlarged, in training and ever after.
+        learn: all; head, everything but the backbone; norms, scales and shifts of batch norms and the last layer.
+        frozen: names of modules that do not learn either, such as backbone.net.layer1.
         ema: decay, 0–1, of the running average of the weights that is validated and kept; 0 keeps the weights.
         validate_every: epochs between validations, ≥ 1.
         patience: validations without a better mIoU before stopping early; 0 never stops.
@@ -225,6 +235,8 @@ class Train:
     epochs: int = 30
     batch_size: int = 8
     enlarge: float = 1.0
+    learn: Literal["all", "head", "norms"] = "all"
+    frozen: tuple[str, ...] = ()
     ema: float = 0.0
     validate_every: int = 1
     patience: int = 0
@@ -232,6 +244,21 @@ class Train:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where the run is told while it goes on, besides metrics.jsonl.
+
+    Args:
+        tensorboard: in the run's folder.
+        wandb: Weights & Biases, offline where WANDB_MODE=offline says so.
+        project: of Weights & Biases.
+    """
+
+    tensorboard: bool = True
+    wandb: bool = False
+    project: str = "atrous"
 
 
 @dataclass(frozen=True)
@@ -249,6 +276,7 @@ class Recipe:
         optim: how it is minimised.
         schedule: the learning rate over time.
         train: how long and on what.
+        watch: where the run is told while it goes on.
     """
 
     name: str = "run"
@@ -261,6 +289,7 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     train: Train = field(default_factory=Train)
+    watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
         for name, (low, high) in LIMITS.items():

@@ -1,58 +1,145 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard, a live line for the person watching."""
+"""What a run says while it runs: metrics.jsonl, TensorBoard, Weights & Biases, a line for the person watching."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from rich.markup import escape
-from torch.utils.tensorboard import SummaryWriter
 
 from atrous.console import console
+from atrous.errors import AtrousError, missing_extra
+from atrous.learning.recipe import Recipe
+
+
+class Board(Protocol):
+    """Where numbers and pictures of a run are looked at."""
+
+    def numbers(self, values: dict[str, float], step: int) -> None:
+        """Shows some numbers of a step."""
+        ...
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Shows an H×W×3 uint8 picture of a step."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is left."""
+        ...
+
+
+class TensorBoard:
+    """Events in a folder; what an interrupted run wrote beyond `step` is hidden."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(folder, purge_step=step)
+
+    def numbers(self, values: dict[str, float], step: int) -> None:
+        """Shows some numbers of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Shows an H×W×3 uint8 picture of a step."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases; a resumed one goes on under the same address.
+
+    Args:
+        folder: the run's; its name is the run's name, and it keeps the address and what is not yet sent.
+        recipe: whose fields are the run's configuration.
+
+    Raises:
+        AtrousError: not installed, or it cannot be reached: nobody is logged in, or there is no network.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise missing_extra("wandb", "wandb") from error
+        address = folder / "wandb-id"
+        try:
+            self._run = wandb.init(
+                project=recipe.watch.project,
+                name=folder.name,
+                dir=folder,
+                config=asdict(recipe),
+                id=address.read_text().strip() if address.is_file() else None,
+                resume="allow",
+            )
+        except Exception as error:  # its errors have no common type
+            raise AtrousError(
+                f"Weights & Biases cannot be used: {error}. Log in with `wandb login`, set WANDB_MODE=offline to send "
+                "later, or set watch.wandb to false."
+            ) from error
+        address.write_text(self._run.id + "\n")
+        # A resumed run may go back a little, which their own counter of steps does not.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        self._picture = wandb.Image
+
+    def numbers(self, values: dict[str, float], step: int) -> None:
+        """Shows some numbers of a step."""
+        self._run.log({**values, "step": step})
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Shows an H×W×3 uint8 picture of a step."""
+        self._run.log({name: self._picture(image), "step": step})
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._run.finish()
 
 
 class RunLog:
     """Writes a run's numbers and pictures.
 
     Args:
-        folder: the run's; metrics.jsonl and tensorboard/ are continued where they exist.
+        folder: the run's; metrics.jsonl and the boards are continued where they exist.
         step: optimiser steps made so far; what an interrupted run wrote beyond is dropped.
+        recipe: says which boards.
+        silent: writes nothing, for all processes but the first.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        self._drop_after(step)
-        self._file = self.path.open("a", buffering=1)
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step)
-
-    def _drop_after(self, step: int) -> None:
-        if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            temporary = self.path.with_suffix(".part")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(self.path)
+    def __init__(self, folder: Path, step: int, recipe: Recipe, *, silent: bool = False) -> None:
+        self._file, self._boards = None, list[Board]()
+        if silent:
+            return
+        path = folder / "metrics.jsonl"
+        _drop_after(path, step)
+        if recipe.watch.tensorboard:
+            self._boards.append(TensorBoard(folder / "tensorboard", step))
+        if recipe.watch.wandb:
+            self._boards.append(WeightsAndBiases(folder, recipe))
+        self._file = path.open("a", buffering=1)
 
     def train(self, *, step: int, epoch: int, **values: float) -> None:
         """Records one training step's numbers."""
         self._write({"kind": "train", "step": step, "epoch": epoch, **values})
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+        self._show({f"train/{name}": value for name, value in values.items()}, step)
 
     def validation(self, *, step: int, epoch: int, per_class: dict[str, float | None], **values: Any) -> None:
         """Records a validation's scores."""
         self._write({"kind": "val", "step": step, "epoch": epoch, **values, "per_class": per_class})
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(f"val/{name}", value, step)
-        for name, value in per_class.items():
-            if value is not None:
-                self._board.add_scalar(f"val_iou/{name}", value, step)
+        self._show({f"val/{name}": value for name, value in values.items() if value is not None}, step)
+        self._show({f"val_iou/{name}": value for name, value in per_class.items() if value is not None}, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Records an H×W×3 uint8 picture."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        for board in self._boards:
+            board.picture(name, image, step)
 
     def say(self, sentence: str) -> None:
         """Prints a sentence above the progress bar."""
@@ -60,11 +147,26 @@ class RunLog:
 
     def close(self) -> None:
         """Flushes everything."""
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+        for board in self._boards:
+            board.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+
+    def _show(self, values: dict[str, float], step: int) -> None:
+        for board in self._boards:
+            board.numbers(values, step)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        temporary = path.with_suffix(".part")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(path)
 
 
 def _step_of(line: str) -> float:

@@ -238,8 +238,13 @@ def freeze_norm(model: nn.Module) -> None:
     undoes it.
     """
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if is_batch_norm(module):
             module.eval()
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm, over one process's pictures or over those of all."""
+    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
 def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None:
@@ -263,7 +268,7 @@ def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None
     minimum = math.ceil(MINIMUM_SIDE_OF_ONE / scale)
     if not model.training or images.shape[0] > 1 or min(height, width) >= minimum:
         return
-    if any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules()):
+    if any(is_batch_norm(module) and module.training for module in model.modules()):
         raise AtrousError(
             f"a training batch of one picture of {height}×{width} px leaves batch norm too few values: "
             f"use at least {minimum}×{minimum} px, two pictures a batch, or frozen_norm."

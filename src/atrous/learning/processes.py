@@ -1,0 +1,151 @@
+"""One training or measurement over many processes, started by torchrun: who I am, and what all of us found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from atrous.console import console
+from atrous.errors import AtrousError
+
+T = TypeVar("T")
+#: How long processes wait for each other before they give up: as long as the first may take to examine the data.
+PATIENCE = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that work together, seen from one of them; by default it is alone.
+
+    Args:
+        rank: its number, 0 … world − 1; the first writes the files and talks to the user.
+        world: how many there are, ≥ 1.
+        local_rank: its number on its machine, which is also that of its GPU.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files."""
+        return self.rank == 0
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        """The items of this process: each item is in exactly one part."""
+        return items[self.rank :: self.world]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of the ranks; all must call it."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What the first process's `work` returns, in every process; the others wait."""
+        if self.world == 1:
+            return work()
+        box: list[Any] = [work() if self.first else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def sum(self, counts: np.ndarray) -> np.ndarray:
+        """The sum of every process's whole numbers, exact."""
+        if self.world == 1:
+            return counts
+        total = torch.from_numpy(counts.copy())
+        dist.all_reduce(total)
+        return total.numpy()
+
+    def share(self, count: int) -> float:
+        """What this process has of something, in units of an equal share; 1 where nobody has any."""
+        total = int(self.sum(np.array([count]))[0])
+        return count * self.world / total if total else 1.0
+
+    def mean(self, value: float) -> float:
+        """The mean of every process's value."""
+        return float(np.mean(self.gather(value)))
+
+    def agree(self, *asked: bool) -> tuple[bool, ...]:
+        """Which of the questions some process answers with yes; the same in all of them."""
+        if self.world == 1:
+            return asked
+        votes = torch.tensor(asked, dtype=torch.uint8)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return tuple(bool(vote) for vote in votes)
+
+    def wrap(self, step: nn.Module) -> nn.Module:
+        """The module with gradients that are the mean over all processes; itself where there is one."""
+        if self.world == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
+            return step
+        on_gpu = next(step.parameters()).is_cuda
+        return nn.parallel.DistributedDataParallel(step, device_ids=[self.local_rank] if on_gpu else None)
+
+    def share_norms(self, model: nn.Module) -> None:
+        """Batch norms over the pictures of all processes; on CPUs, where torch has none, each takes its own."""
+        if self.world == 1 or not next(model.parameters()).is_cuda:
+            return
+        from timm.layers import convert_sync_batchnorm  # knows timm's norms with an activation; torch's does not
+
+        convert_sync_batchnorm(model)
+
+    def share_statistics(self, model: nn.Module) -> None:
+        """Gives every process the first one's running statistics, without which they would judge different models."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+def the_processes() -> Processes:
+    """Those that `together` has joined; one alone where it has not."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
+    return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def together() -> Iterator[Processes]:
+    """Joins the processes that torchrun started, for as long as the context lasts; alone, it does nothing.
+
+    All but the first fall silent on standard output.
+
+    Raises:
+        AtrousError: more processes on this machine than GPUs, or they do not find each other.
+    """
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked == 1 or dist.is_initialized():
+        yield the_processes()
+        return
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    gpus = torch.cuda.device_count()
+    if gpus:
+        if here > gpus:
+            raise AtrousError(f"{here} processes on a machine with {gpus} GPUs: start at most {gpus} of them.")
+        torch.cuda.set_device(local)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise AtrousError(f"the {asked} processes did not find each other: {error}") from error
+    processes = the_processes()
+    try:
+        if processes.world != asked:
+            raise AtrousError(f"{asked} processes were asked for, and {processes.world} came.")
+        silent, console.quiet = console.quiet, not processes.first
+        norms = "batch norms over all of them" if gpus else "batch norms over each one's own pictures"
+        console.print(f"{processes.world} processes, {torch.get_num_threads()} threads each, {norms}")
+        yield processes
+        console.quiet = silent
+    finally:
+        dist.destroy_process_group()

@@ -80,7 +80,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
         return
     dataset = datasets.open_dataset(data)
     # `focus`: thin and rare classes are met often enough to be learnt in a few epochs.
-    config = Augment((192, 192), (0.4, 1.2), focus=0.7, brightness=0.3, contrast=0.3, saturation=0.3)
+    config = Augment((192, 192), scale=(0.4, 1.2), focus=0.7, brightness=0.3, contrast=0.3, saturation=0.3)
     items = dataset.splits["train"]
     samples = AugmentedSamples(dataset, items, config, channels=3, seed=0, fill=MEAN)
     order = EpochOrder(len(items), 8, seed=0)

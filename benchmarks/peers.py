@@ -74,7 +74,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
 
     from atrous.data import dataset as datasets
     from atrous.data.transforms import Augment
-    from atrous.learning.loader import AugmentedSamples, EpochOrder, make_loader
+    from atrous.learning.loader import AugmentedSamples, EpochOrder, Loader
 
     if (out / f"{name}.pth").exists():
         return
@@ -84,7 +84,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
     items = dataset.splits["train"]
     samples = AugmentedSamples(dataset, items, config, channels=3, seed=0, fill=MEAN)
     order = EpochOrder(len(items), 8, seed=0)
-    loader = make_loader(samples, order, workers=0)
+    loader = Loader(samples, order, workers=0)
     weights = balanced(dataset)
     model = build(name).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)

@@ -1,3 +1,7 @@
+import os
+import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ from atrous.data.dataset import Dataset, open_dataset
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
-from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, make_loader, to_tensor
+from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, Loader, to_tensor
 
 COUNT = 11
 
@@ -38,7 +42,7 @@ def samples(dataset: Dataset, **options) -> AugmentedSamples:
 
 def epochs(dataset: Dataset, workers: int, starts=((0, 0), (1, 0))) -> list[list[Batch]]:
     order = EpochOrder(COUNT, 4, seed=3)
-    loader = make_loader(samples(dataset), order, workers)
+    loader = Loader(samples(dataset), order, workers)
     found = []
     for epoch, first in starts:
         order.start(epoch, first)
@@ -140,14 +144,64 @@ def test_a_damaged_file_is_named(dataset, tmp_path, workers):
     items = [type(item)(item.name, bad, item.mask) for item in dataset.split("train")]
     broken = AugmentedSamples(dataset, items, Augment(), channels=3, seed=0, fill=(0.0,) * 3)
     with pytest.raises(AtrousError, match=r"bad\.png") as caught:
-        list(make_loader(broken, EpochOrder(COUNT, 4, 0), workers))
+        list(Loader(broken, EpochOrder(COUNT, 4, 0), workers))
     assert str(caught.value).startswith(str(bad))  # a sentence, not a worker's traceback
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pictures_of_one_batch_that_differ_in_size_name_the_cure(dataset, workers):
-    loader = make_loader(samples(dataset, config=Augment(crop=None)), EpochOrder(COUNT, 4, 0), workers)
+    loader = Loader(samples(dataset, config=Augment(crop=None)), EpochOrder(COUNT, 4, 0), workers)
     with pytest.raises(AtrousError, match=r"^pictures of one batch differ in size \(.*set augment.crop"):
         list(loader)
-    alone = make_loader(samples(dataset, config=Augment(crop=None)), EpochOrder(COUNT, 1, 0), workers)
+    alone = Loader(samples(dataset, config=Augment(crop=None)), EpochOrder(COUNT, 1, 0), workers)
     assert len({batch.images.shape for batch in alone}) == COUNT
+
+
+# Workers that fail
+
+
+class Fatal(AugmentedSamples):
+    """Kills or hangs the worker that reads one of its pictures."""
+
+    def __init__(self, *words, fatal, how, **options):
+        super().__init__(*words, **options)
+        self.dataset = FatalDataset(self.dataset, self.items[fatal], how)
+
+
+class FatalDataset:
+    def __init__(self, dataset, fatal, how):
+        self.dataset, self.fatal, self.how = dataset, fatal, how
+
+    def read(self, item):
+        if torch.utils.data.get_worker_info() is not None and item == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL) if self.how == "kill" else time.sleep(3600)
+        return self.dataset.read(item)
+
+
+@pytest.mark.parametrize(("how", "workers"), [("kill", 1), ("kill", 3), ("hang", 2)])
+def test_a_worker_that_dies_or_hangs_costs_no_batch(dataset, alone, how, workers, capsys):
+    order = EpochOrder(COUNT, 4, seed=3)
+    fatal = [index for batch in order for _, index in batch][5]  # in the second of three batches
+    config = Augment(crop=(16, 24), rotation=10, brightness=0.2, blur=0.3)
+    options = {"channels": 3, "seed": 5, "fill": (1.0, 2.0, 3.0), "fatal": fatal, "how": how}
+    broken = Fatal(dataset, dataset.split("train"), config, **options)
+    loader = Loader(broken, order, workers, patience=3)
+    handler = signal.getsignal(signal.SIGCHLD)
+    assert_same(list(loader), alone[0])
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    assert loader.workers == 0  # no number of workers above 0 can read it
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Going on with {workers - 1} workers" in said
+    assert f"it was reading {broken.items[fatal].name}." in said
+    order.start(1)
+    assert_same(list(loader), alone[1])
+
+
+def test_shared_memory_that_is_too_small_is_found_at_the_start(dataset, alone, monkeypatch, capsys):
+    usage = shutil.disk_usage("/")
+    per_worker = (16 * 24 * 3 + 16 * 24) * 4 * 5
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(per_worker * 1.5)))
+    loader = Loader(samples(dataset), EpochOrder(COUNT, 4, seed=3), 3)
+    assert_same(list(loader), alone[0])
+    assert loader.workers == 1
+    assert "going on with 1 of 3 workers" in " ".join(capsys.readouterr().out.split())

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from rich.markup import escape
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
+from atrous.console import console
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pictures import to_channels
 from atrous.data.transforms import Augment, augment
 from atrous.errors import AtrousError
+
+#: Batches that each worker prepares ahead.
+PREFETCH = 4
 
 
 @dataclass(frozen=True)
@@ -109,48 +118,137 @@ class AugmentedSamples(TorchDataset):
     ) -> None:
         self.dataset, self.items, self.config = dataset, items, config
         self.channels, self.seed, self.fill = channels, seed, fill
+        #: The index that each worker is reading, −1 when none, where the loader can look it up after a worker's death.
+        self.reading = torch.full((1,), -1)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
         epoch, index = key
+        worker = get_worker_info()
+        number = worker.id if worker is not None else 0
+        self.reading[number] = index
         sample = self.dataset.read(self.items[index])
         image = to_channels(sample.image, self.channels)
         image, label = augment(
             image, sample.label, self.config, seed=self.seed, epoch=epoch, index=index, fill=self.fill
         )
+        self.reading[number] = -1
         return to_tensor(image), torch.from_numpy(np.ascontiguousarray(label)), sample.name
 
 
-def make_loader(samples: AugmentedSamples, order: EpochOrder, workers: int, pin_memory: bool = False) -> DataLoader:
-    """A loader of `Batch`es.
+class Loader:
+    """Batches from workers; one that dies or hangs costs a worker and some seconds, not the training.
+
+    What comes is the same with any number of workers, because a sample depends on (epoch, index) alone.
 
     Args:
         samples: what is read.
-        order: which, when.
+        order: which, when; its `start` sets what the next iteration yields.
         workers: processes, ≥ 0; 0 reads in this process.
         pin_memory: for training on a GPU.
+        patience: seconds to wait for a batch before its worker counts as stuck.
     """
-    return _Loader(
-        samples,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_start_worker,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
-    )
+
+    def __init__(
+        self,
+        samples: AugmentedSamples,
+        order: EpochOrder,
+        workers: int,
+        *,
+        pin_memory: bool = False,
+        patience: float = 600.0,
+    ) -> None:
+        self.samples, self.order, self.workers = samples, order, workers
+        self.pin_memory, self.patience = pin_memory, patience
+        self._loader: DataLoader | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the rest of an epoch.
+
+        Raises:
+            AtrousError: a file that cannot be read, or pictures of one batch that differ in size.
+        """
+        epoch, batch = self.order.epoch, self.order.first_batch
+        if self._loader is None:
+            self.workers = self._workers_that_fit()
+        while batch < len(self.order):
+            self.order.start(epoch, batch)
+            iterator = self._begin()
+            try:
+                for found in iterator:
+                    batch += 1
+                    yield found
+            except AtrousError as error:  # a worker's comes with its traceback written into the message
+                told = str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()
+                raise AtrousError(told) from error
+            except RuntimeError as error:
+                if not (self.workers and _is_about_a_worker(error)):
+                    raise
+                self._go_on_with_fewer(iterator, str(error).split(". ")[0].rstrip("."))
+
+    def _begin(self) -> Any:
+        if self._loader is None:
+            self.samples.reading = torch.full((max(1, self.workers),), -1).share_memory_()
+            self._loader = DataLoader(
+                self.samples,
+                batch_sampler=self.order,
+                num_workers=self.workers,
+                collate_fn=_collate,
+                worker_init_fn=_start_worker,
+                persistent_workers=self.workers > 0,
+                prefetch_factor=PREFETCH if self.workers else None,
+                pin_memory=self.pin_memory,
+                timeout=self.patience if self.workers else 0,
+                generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
+            )
+        # torch would have the death of a worker raise wherever the training happens to be; asked for a batch, the
+        # iterator finds it too.
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGCHLD) if main else None
+        iterator = iter(self._loader)
+        if main:
+            signal.signal(signal.SIGCHLD, before)
+        return iterator
+
+    def _go_on_with_fewer(self, iterator: Any, what: str) -> None:
+        workers = list(getattr(iterator, "_workers", ()))
+        fallen = [number for number, worker in enumerate(workers) if not worker.is_alive()]
+        read = [self.samples.reading[number].item() for number in fallen or range(len(workers))]
+        names = sorted({self.samples.items[int(index)].name for index in read if index >= 0})
+        for worker in workers:
+            worker.kill()
+        self._loader = None
+        self.workers -= 1
+        console.print(
+            escape(
+                f"{what}; it was reading {', '.join(names) or 'nothing'}. Going on with {self.workers} workers. If it "
+                "happens again, look at that file, and at the memory: free -h, df -h /dev/shm."
+            ),
+            style="yellow",
+        )
+
+    def _workers_that_fit(self) -> int:
+        """As many as asked for, or as many as the shared memory holds the batches of."""
+        shared = Path("/dev/shm")
+        if not self.workers or not shared.is_dir():
+            return self.workers
+        image, label, _ = self.samples[(0, 0)]
+        needed = (image.nbytes + label.nbytes) * self.order.batch_size * (PREFETCH + 1)
+        free = shutil.disk_usage(shared).free
+        fitting = int(min(self.workers, free // needed))
+        if fitting < self.workers:
+            console.print(
+                f"[yellow]/dev/shm has {free / 1e6:.0f} MB free, and a worker needs {needed / 1e6:.0f} MB: going on "
+                f"with {fitting} of {self.workers} workers.[/] In Docker, --shm-size or --ipc=host gives more."
+            )
+        return fitting
 
 
-class _Loader(DataLoader):
-    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        try:
-            yield from super().__iter__()
-        except AtrousError as error:  # a worker's comes with its traceback written into the message
-            raise AtrousError(str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()) from error
+def _is_about_a_worker(error: RuntimeError) -> bool:
+    """Whether torch's loader reports a worker that died or hangs, and not an error within one."""
+    return str(error).startswith(("DataLoader worker", "DataLoader timed out", "Pin memory thread"))
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

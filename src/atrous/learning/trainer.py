@@ -21,7 +21,7 @@ from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import random_state, save_checkpoint
 from atrous.learning.freezing import keep_frozen_statistics
 from atrous.learning.interrupt import Interrupted, stop_on_signal
-from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, make_loader
+from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, Loader
 from atrous.learning.optim import learning_rate_factor, learning_rates, set_learning_rate
 from atrous.learning.processes import Processes
 from atrous.learning.recipe import Recipe
@@ -95,7 +95,7 @@ class Trainer:
         self.parallel = processes.wrap(step)
         size, together = recipe.train.batch_size, (processes.rank, processes.world)
         self.order = EpochOrder(len(samples), size, recipe.seed, *together)
-        self.loader = make_loader(samples, self.order, recipe.data.workers, pin_memory=self.device.type == "cuda")
+        self.loader = Loader(samples, self.order, recipe.data.workers, pin_memory=self.device.type == "cuda")
         self.steps_per_epoch = -(-len(self.order) // recipe.optim.accumulate)
         self.total = recipe.train.epochs * self.steps_per_epoch
         self._late = self._minutes_are_up()

@@ -109,6 +109,13 @@ def new_run(out: Path | None, name: str) -> Path:
     return run
 
 
+def remove_halves(run: Path) -> None:
+    """Removes the files that a killed training was in the middle of writing; nobody else may be training there."""
+    for folder in (run, run / "checkpoints"):
+        for half in folder.glob("*.part"):
+            half.unlink(missing_ok=True)
+
+
 def read_run(folder: Path) -> Run:
     """Read the text files of a run.
 

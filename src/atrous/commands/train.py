@@ -38,7 +38,7 @@ from atrous.learning.total_loss import loss_for
 from atrous.learning.trainer import Progress, Trainer, checkpoint_of
 from atrous.learning.transfer import network_of
 from atrous.models import SegmentationModel
-from atrous.run_folder import new_run
+from atrous.run_folder import new_run, remove_halves
 
 #: Validation pictures shown in TensorBoard.
 SHOWN = 3
@@ -98,6 +98,7 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         validate=_Validate(recipe, run, dataset, step, processes),
     )
     if processes.first:
+        remove_halves(run)
         write_recipe(recipe, run / "config.yaml")
     trainer.save()  # so that there is something to resume from the first moment on
     _say_start(run, recipe, dataset, step, learning)

@@ -114,11 +114,12 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int, recipe: Recipe, *, silent: bool = False) -> None:
-        self._file, self._boards = None, list[Board]()
+        self._file, self._boards, self._validated = None, list[Board](), set[int]()
         if silent:
             return
         path = folder / "metrics.jsonl"
-        _drop_after(path, step)
+        lines = _up_to(path, step)
+        self._validated = {line["step"] for line in lines if line["kind"] == "val"}
         if recipe.watch.tensorboard:
             self._boards.append(TensorBoard(folder / "tensorboard", step))
         if recipe.watch.wandb:
@@ -131,7 +132,9 @@ class RunLog:
         self._show({f"train/{name}": value for name, value in values.items()}, step)
 
     def validation(self, *, step: int, epoch: int, per_class: dict[str, float | None], **values: Any) -> None:
-        """Records a validation's scores."""
+        """Records a validation's scores, once: a run killed between validating and saving validates again."""
+        if step in self._validated:
+            return
         self._write({"kind": "val", "step": step, "epoch": epoch, **values, "per_class": per_class})
         self._show({f"val/{name}": value for name, value in values.items() if value is not None}, step)
         self._show({f"val_iou/{name}": value for name, value in per_class.items() if value is not None}, step)
@@ -161,16 +164,21 @@ class RunLog:
             board.numbers(values, step)
 
 
-def _drop_after(path: Path, step: int) -> None:
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = path.with_suffix(".part")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
+def _up_to(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl up to a step, which are all that stays in it."""
+    if not path.exists():
+        return []
+    kept = [record for line in path.read_text().splitlines() if (record := _parse(line)) and record["step"] <= step]
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    temporary.replace(path)
+    return kept
 
 
-def _step_of(line: str) -> float:
+def _parse(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None for the half line of a killed process."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the half line of a killed process
-        return float("inf")
+        record = json.loads(line)
+        return record if {"kind", "step"} <= record.keys() else None
+    except (ValueError, AttributeError):
+        return None

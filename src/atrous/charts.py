@@ -93,7 +93,7 @@ def line_chart(
 
     Args:
         title: what a screen reader says of the chart.
-        curves: one or two, with at least one point in all.
+        curves: up to six, with at least one point in all; of more than two, names are short.
         write: how a value is written.
         mark: (x, y, words) of a point to ring and name.
 
@@ -110,7 +110,11 @@ def line_chart(
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
             *_axes(frame, x_ticks, y_ticks, write),
             *(_line(frame, number, curve) for number, curve in enumerate(curves)),
-            *(_key(number, curve.name) for number, curve in enumerate(curves) if len(curves) > 1),
+            *(
+                _key(number, curve.name, 92 if len(curves) < 3 else 40)
+                for number, curve in enumerate(curves[:6])
+                if curves[1:]
+            ),
             *_read_outs(frame, xs, curves, write),
             _ring(frame.x(mark[0]), frame.y(mark[1]), mark[2]) if mark else "",
             "</svg>",
@@ -141,8 +145,8 @@ def _line(frame: _Frame, number: int, curve: Curve) -> str:
     return f'<path class="band c{number}" d="M{_path(upper + lower[::-1])}Z"/>' + drawn
 
 
-def _key(number: int, name: str) -> str:
-    x = LEFT + 92 * number
+def _key(number: int, name: str, width: int) -> str:
+    x = LEFT + width * number
     words = f'<text x="{x + 19}" y="14">{escape(name)}</text>'
     return f'<g class="key"><path class="line c{number}" d="M{x} 10h14"/>{words}</g>'
 

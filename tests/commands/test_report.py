@@ -6,12 +6,14 @@ import base64
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from atrous.commands import report as module
@@ -374,3 +376,49 @@ def test_a_page_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) ->
 def test_short_times_are_said_in_seconds_and_long_ones_in_hours() -> None:
     said = [module.duration(seconds) for seconds in (0, 45, 600, 9000)]
     assert said == ["", "45 s", "10 min", "2.5 h"]
+
+
+# Several runs
+
+
+def copy_of(run: Path, name: str, miou: float, **settings: object) -> Path:
+    other = run.parent / name
+    shutil.copytree(run, other)
+    change(other, miou=miou)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, **settings}))
+    return other
+
+
+def test_several_runs_are_compared_on_one_page_the_best_first(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    change(run, miou=0.5)
+    better = copy_of(run, "better", 0.625, optim={"lr": 0.5, "name": "<sgd>"}, loss={"dice": 1.0})
+    page = report([run, better])
+    assert page == Path("comparison.html")
+    html = page.read_text(encoding="utf-8")
+    assert "better is best, 12.5 points of mean IoU ahead of tiny &lt;run&gt;." in html
+    assert html.index(">better<br>") < html.index(">tiny &lt;run&gt;<br>")
+    rows = re.findall(r"<tr><td><code>(.*?)</code></td><td>(.*?)</td><td>(.*?)</td></tr>", html)
+    assert rows == [("loss.dice", "1.0", "–"), ("optim.lr", "0.5", "–"), ("optim.name", "&lt;sgd&gt;", "–")]
+    assert html.count('<svg class="chart"') == 2
+    assert re.search(r"<td>&lt;b&gt;x&lt;/b&gt;</td><td><b>", html)
+    assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_runs_on_different_data_and_small_differences_are_said(run, tmp_path):
+    change(run, miou=0.5)
+    other = copy_of(run, "other", 0.501)
+    change(other, split="test")
+    html = report([run, other], out=tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "may be chance" in html
+    assert "cannot be compared" in html
+
+
+def test_a_run_without_scores_is_compared_last(run, tmp_path):
+    other = run.parent / "begun"
+    other.mkdir()
+    (other / "config.yaml").write_text("name: begun\n")
+    (other / "metrics.jsonl").write_text('{"kind": "train", "step": 10, "epoch": 1, "loss": 1.0}\n')
+    html = report([other, run], out=tmp_path / "both.html").read_text(encoding="utf-8")
+    assert html.index("tiny &lt;run&gt;<br>") < html.index("begun<br>")

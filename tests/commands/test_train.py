@@ -25,6 +25,7 @@ from atrous.data.labels import ClassTable
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
+from atrous.learning.step import TrainingStep
 
 
 def lines(run: Path, kind: str) -> list[dict]:
@@ -206,6 +207,86 @@ def test_channel_statistics_are_numpys(shapes):
     )
     np.testing.assert_allclose(mean, pixels.mean(0))
     np.testing.assert_allclose(std, pixels.std(0))
+
+
+# A part alone, in stages, watched
+
+
+def test_the_head_alone_learns(tiny, tmp_path, capsys):
+    out = train(tiny(train__learn="head", train__epochs=2), out=tmp_path / "run")
+    assert re.search(r"[\d,]+ of [\d,]+ parameters learn \(\d+\.\d %\)", said(capsys))
+    torch.manual_seed(0)
+    before = atrous.create_model(
+        "deeplabv3plus", backbone="mobilenetv2_035", num_classes=3, aspp_channels=16, low_channels=8
+    ).state_dict()
+    after = load_file(out / "checkpoints" / "last.safetensors")
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert all(torch.equal(before[name], after[f"weights.{name}"]) for name in backbone)
+    assert not torch.equal(before["classifier.weight"], after["weights.classifier.weight"])
+    assert "lr_backbone" not in lines(train(tiny(train__learn="head", train__epochs=5), out=tmp_path / "b"), "train")[0]
+
+
+def test_the_papers_second_stage(tiny, model, tmp_path):
+    """Output stride 8 with frozen norms, from a model trained at 16 (arXiv:1706.05587 §4.1)."""
+    arguments = {"output_stride": 8, "frozen_norm": True}
+    out = train(tiny(model__arguments=arguments, optim__lr=1e-4), out=tmp_path / "run", init=model)
+    before, after = model_file.load(model), model_file.load(out / "best.safetensors")
+    assert (before.info.arguments["output_stride"], after.info.arguments["output_stride"]) == (16, 8)
+    statistics = [name for name in before.state_dict() if name.endswith(("running_mean", "running_var"))]
+    assert all(torch.equal(before.state_dict()[name], after.state_dict()[name]) for name in statistics)
+    assert not torch.equal(before.classifier.weight, after.classifier.weight)
+
+
+def test_the_crop_grows(tiny, tmp_path, monkeypatch):
+    seen = []
+    normalise = TrainingStep.forward
+    monkeypatch.setattr(
+        TrainingStep,
+        "forward",
+        lambda self, images, labels: seen.append(images.shape) or normalise(self, images, labels),
+    )
+    crops = {"augment__first_crop": [32, 32], "augment__crop": [64, 64], "augment__growth": 2}
+    train(tiny(**crops, train__epochs=3, train__batch_size=8), out=tmp_path / "run")
+    assert [tuple(shape[2:]) for shape in seen] == [(32, 32), (48, 48), (64, 64)]
+    with pytest.raises(AtrousError, match=r"first_crop \(64, 64\) must not be larger"):
+        tiny(augment__first_crop=[64, 64])
+
+
+def test_weights_and_biases_offline(tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("wandb", reason="the extra wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    recipe = tiny(train__epochs=5, watch={"wandb": True, "project": "shapes"})
+    out = train(recipe, out=tmp_path / "run")
+    (written,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
+    text = written.read_bytes()
+    for name in (b"val/miou", b"val_iou/disc", b"train/lr_backbone", b"train/grad_norm", b"val/confusion", b"shapes"):
+        assert name in text, name
+    assert list((out / "wandb").glob("offline-run-*/files/media/images/val/*.png"))
+    address = (out / "wandb-id").read_text()
+    assert main(["train", "--resume", str(out), "--train.epochs", "6"]) == 0
+    assert (out / "wandb-id").read_text() == address
+
+
+# The smallest and strangest data
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_three_pictures_smaller_than_the_crop(fresh_shapes, tiny, tmp_path, batch):
+    (fresh_shapes / "splits" / "train.txt").write_text("train_0\ntrain_1\ntrain_2")
+    recipe = tiny(data__root=str(fresh_shapes), augment__crop=[96, 96], augment__scale=[0.5, 0.5])
+    recipe = replace(recipe, train=replace(recipe.train, batch_size=batch))
+    assert 0 <= lines(train(recipe, out=tmp_path / "run"), "val")[-1]["miou"] <= 1
+
+
+def test_one_class_only_and_pictures_all_ignored(fresh_shapes, tiny, tmp_path):
+    for index in range(8):
+        path = fresh_shapes / "masks" / f"train_{index}.png"
+        value = 65535 if index % 2 else 7  # every second picture is ignored as a whole, the others are all box
+        Image.fromarray(np.full((48, 64), value, np.uint16)).save(path)
+    recipe = tiny(data__root=str(fresh_shapes), train__batch_size=1, loss__lovasz=1.0, loss__dice=1.0)
+    out = train(recipe, out=tmp_path / "run")
+    weights = load_file(out / "checkpoints" / "last.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
 
 
 # Interruption

@@ -64,7 +64,7 @@ def demo(
     predict(model, pictures, out=out / "predictions", overlay=True, device=device)
 
     _say("6 of 6", f"atrous report {out}")
-    page = report(out)
+    page = report([out])
 
     thresholds = best_two_thresholds(dataset)
     if json is not None:

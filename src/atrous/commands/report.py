@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,15 +24,16 @@ SHOWN = 3  # best and worst pictures, each
 PER_CENT = "\u00a0%"  # kept on the line of its number
 
 
-def report(run: Path, *, out: Path | None = None) -> Path:
-    """Write one self-contained page about a run: curves, scores, confusions, best and worst pictures.
+def report(runs: list[Path], *, out: Path | None = None) -> Path:
+    """Write one self-contained page about a run, or one that compares several.
 
-    The page needs nothing beside it: no network, no files, no script. What the run does not hold is named on
-    the page, with the command that makes it.
+    Of a run: curves, scores, confusions, best and worst pictures. Of several: scores, curves and classes side by side,
+    and where their recipes differ. The page needs nothing beside it: no network, no files, no script. What the run does
+    not hold is named on the page, with the command that makes it.
 
     Args:
-        run: the folder of a run, as `atrous train` wrote it.
-        out: where to write the page; RUN/report.html unless given.
+        runs: folders of runs, as `atrous train` wrote them; or one.
+        out: where to write the page; unless given RUN/report.html, and of several comparison.html where you are.
 
     Returns:
         The page's path.
@@ -41,9 +42,15 @@ def report(run: Path, *, out: Path | None = None) -> Path:
         AtrousError: the folder is missing, has neither metrics.jsonl nor evaluation.json, or a damaged one;
             or the page cannot be written.
     """
-    files = read_run(Path(run))
-    page = Path(out) if out else files.folder / "report.html"
-    html = render(files)
+    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    files = [read_run(folder) for folder in folders]
+    if len(files) == 1:
+        page, html = files[0].folder / "report.html", render(files[0])
+    else:
+        from atrous.commands._comparison import render_comparison
+
+        page, html = Path("comparison.html"), render_comparison(files)
+    page = Path(out) if out else page
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html, encoding="utf-8")
@@ -54,19 +61,10 @@ def report(run: Path, *, out: Path | None = None) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "pixels": pixels}
     groups, picture_notes = pictures(run)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         name=run.folder.resolve().name,
         headline=headline(run),
         remarks=remarks(run),
@@ -83,6 +81,21 @@ def render(run: Run) -> str:
         provenance=provenance(run),
         version=atrous.__version__,
     )
+
+
+def template(name: str) -> Any:
+    """A page's template, with the filters that write numbers."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "pixels": pixels}
+    return environment.get_template(name)
 
 
 def headline(run: Run) -> Record:

@@ -1,0 +1,137 @@
+"""Several runs on one page: scores, curves, classes, and where their recipes differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import yaml
+
+import atrous
+from atrous import charts
+from atrous.commands.report import PER_CENT, duration, percent, template
+from atrous.run_folder import Record, Run, known, points
+
+#: Curves that can be told apart in one chart.
+MOST_CURVES = 6
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+COLORS = ("--right", "--second", "--third", "--fourth", "--fifth", "--wrong")
+#: Fields of a recipe that say nothing about why one run is better.
+BESIDE = ("name", "data.workers", "data.check", "watch.")
+
+
+def render_comparison(runs: Sequence[Run]) -> str:
+    """The page as text.
+
+    Args:
+        runs: two or more; the best comes first.
+    """
+    from markupsafe import Markup
+
+    ranked = sorted(runs, key=lambda run: -(score(run, "miou") or -1.0))
+    rows = [
+        run_row(run) | {"letter": LETTERS[number % 26], "color": COLORS[min(number, MOST_CURVES - 1)]}
+        for number, run in enumerate(ranked)
+    ]
+    return template("comparison.html.j2").render(
+        runs=rows,
+        remarks=remarks(ranked),
+        curves=[(title, Markup(svg)) for title, svg in curves(ranked)],
+        classes=class_rows(ranked),
+        differences=differences(ranked),
+        version=atrous.__version__,
+    )
+
+
+def run_row(run: Run) -> Record:
+    """A run's line of the first table."""
+    best, speeds = run.best_val or {}, [rate for _, rate in points(run.train, "images_per_second")]
+    model = {**run.settings("model"), **run.model_info, **run.model_info.get("arguments", {})}
+    return {
+        "name": run.folder.resolve().name,
+        "model": " · ".join(str(model[key]) for key in ("architecture", "backbone") if model.get(key)),
+        "miou": score(run, "miou"),
+        "pixel_accuracy": score(run, "pixel_accuracy"),
+        "dice": score(run, "dice"),
+        "boundary_f": score(run, "boundary_f"),
+        "epoch": best.get("epoch"),
+        "time": duration(run.seconds) if run.seconds else "–",
+        "speed": f"{median(speeds):.1f}" if speeds else "–",
+    }
+
+
+def score(run: Run, key: str) -> float | None:
+    """A score of the best weights, as evaluated or else as validated in training."""
+    value = (run.evaluation or run.best_val or {}).get(key)
+    return value if known(value) else None
+
+
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """What the numbers say, and whether they may be compared, in sentences."""
+    said = []
+    first, second = (score(run, "miou") for run in runs[:2])
+    if first is not None and second is not None:
+        names = [run.folder.resolve().name for run in runs[:2]]
+        ahead = 100 * (first - second)
+        said.append(f"{names[0]} is best, {ahead:.1f} points of mean IoU ahead of {names[1]}.")
+        if ahead < 1:
+            said.append("So small a difference may be chance: train with several seeds to know.")
+    if len({(str(run.data), run.evaluation.get("split")) for run in runs}) > 1:
+        said.append("These runs were measured on different data or splits: their scores cannot be compared.")
+    return said
+
+
+def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(title, SVG) of validation and loss, a curve for each run."""
+    drawn = []
+    for title, lines, key, write in (
+        ("Mean IoU on validation", "val", "miou", lambda y: f"{100 * y:.3g}{PER_CENT}"),
+        ("Training loss", "train", "loss", "{:.3g}".format),
+    ):
+        found = [points(getattr(run, lines), key) for run in runs[:MOST_CURVES]]
+        if all(found):
+            named = zip(LETTERS, found, strict=False)
+            smooth = [charts.binned_curve(letter, values, bins=40) for letter, values in named]
+            plain = [charts.Curve(curve.name, curve.points) for curve in smooth]
+            drawn.append((title, charts.line_chart(title, plain, write)))
+    return drawn
+
+
+def class_rows(runs: Sequence[Run]) -> list[Record]:
+    """Each class with its IoU in every run; the best is marked."""
+    of_run = [{entry["name"]: entry for entry in run.evaluation.get("classes", [])} for run in runs]
+    names = list(dict.fromkeys(name for entries in of_run for name in entries))
+    rows = []
+    for name in names:
+        values = [entries.get(name, {}).get("iou") for entries in of_run]
+        best = max((value for value in values if known(value)), default=None)
+        cells = [{"text": percent(value), "best": value is not None and value == best} for value in values]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def differences(runs: Sequence[Run]) -> list[Record]:
+    """The fields of the recipes that are not the same in all runs."""
+    recipes = [_flat(_recipe(run)) for run in runs]
+    names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
+    rows = []
+    for name in names:
+        values = [recipe.get(name, "–") for recipe in recipes]
+        if any(value != values[0] for value in values) and not name.startswith(BESIDE):
+            rows.append({"name": name, "cells": [str(value) for value in values]})
+    return rows
+
+
+def _recipe(run: Run) -> Record:
+    try:
+        record = yaml.safe_load(run.config)
+    except yaml.YAMLError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _flat(record: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(record, dict):
+        return {prefix.rstrip("."): record}
+    return {name: value for key, item in record.items() for name, value in _flat(item, f"{prefix}{key}.").items()}

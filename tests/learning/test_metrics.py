@@ -110,3 +110,11 @@ def test_no_overflow_beyond_32_bits():
     matrix.update(np.ones(5, np.uint8), np.ones(5, np.uint8))
     assert matrix.counts[1, 1] == 3 * 2**40 + 5
     assert matrix.pixel_accuracy == pytest.approx(0.5)
+
+
+def test_more_pixels_than_float32_counts():
+    truth = np.zeros(2**24 + 1001, np.uint8)
+    truth[-1] = 1
+    matrix = ConfusionMatrix(2)
+    matrix.update(truth, np.zeros_like(truth))
+    assert matrix.counts.tolist() == [[2**24 + 1000, 0], [1, 0]]

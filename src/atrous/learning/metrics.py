@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+#: OpenCV counts in float32, which is exact up to here.
+COUNTED_AT_ONCE = 2**24
 
 
 class ConfusionMatrix:
@@ -29,12 +33,11 @@ class ConfusionMatrix:
             prediction: class indices of the same shape, all < K.
         """
         classes = len(self.counts)
-        # K+1 rows: every ignored pixel lands in the last and is cut off, cheaper than selecting the others.
-        rows = np.minimum(truth, classes).astype(np.int32)
-        rows *= classes
-        rows += prediction
-        counts = np.bincount(rows.ravel(), minlength=classes * (classes + 1))
-        self.counts += counts[: classes * classes].reshape(classes, classes)
+        pairs = truth.reshape(1, -1), prediction.reshape(1, -1)
+        for start in range(0, truth.size, COUNTED_AT_ONCE):
+            part = [np.ascontiguousarray(one[:, start : start + COUNTED_AT_ONCE], np.uint8) for one in pairs]
+            counts = cv2.calcHist(part, [0, 1], None, [classes, classes], [0, classes, 0, classes])  # 255 lies outside
+            self.counts += counts.astype(np.int64)
 
     @property
     def iou(self) -> NDArray[np.float64]:

@@ -1,10 +1,11 @@
 """Times a training step against segmentation-models-pytorch: images per second and peak memory, in one run.
 
-Both sides train the very same network (smp's DeepLabV3+ layout over timm's MobileNetV2, weights copied): parameters,
-FLOPs, loss and gradient are asserted equal first. Then three processes take turns, so that a drifting clock hits all:
-smp's plain float32 loop, the same in channels_last + bfloat16, and `TrainingStep` as `atrous train` runs it.
+Both sides train the very same network (smp's DeepLabV3+ layout over timm's MobileNetV2 or another, weights copied):
+parameters, FLOPs, loss and gradient are asserted equal first. Then processes take turns, so that a drifting clock hits
+all: smp's plain float32 loop, the same in channels_last + bfloat16, and `TrainingStep` as `atrous train` runs it, without
+and with `train.recompute`.
 
-    python benchmarks/train.py [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
+    python benchmarks/train.py [--backbone resnet50] [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = 21
-BACKBONE = "mobilenetv2_100"
 SIDES = {
     "smp float32": "its plain loop: float32, NCHW",
     "smp bfloat16": "its loop with channels_last and bfloat16 autocast",
     "atrous": "TrainingStep: channels_last, bfloat16 where the processor has it, loss in bands",
+    "atrous, recompute": "the same with train.recompute",
 }
 
 
 def main() -> None:
     """Asserts equality, times every side in turns, prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="mobilenetv2_100", help="of timm")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--steps", type=int, default=2, help="training steps per turn")
     parser.add_argument("--batch", type=int, default=4)
@@ -39,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as checker:  # in its own process, so that it adds to nobody's peak memory
-        facts = checker.apply(check_equal)
+        facts = checker.apply(check_equal, (options.backbone,))
     results = {"machine": machine(), "network": facts, "batch": options.batch, "size": options.size}
     print(json.dumps(results, indent=1))
     results["sides"] = take_turns(context, options)
@@ -48,34 +50,34 @@ def main() -> None:
         options.json.write_text(json.dumps(results, indent=1))
 
 
-def build_peer(dropout: float = 0.5) -> Any:
+def build_peer(backbone: str, dropout: float = 0.5) -> Any:
     """Smp's DeepLabV3+ with fresh weights."""
     import segmentation_models_pytorch as smp
     import torch
 
     torch.manual_seed(0)
-    return smp.DeepLabV3Plus(f"tu-{BACKBONE}", encoder_weights=None, classes=CLASSES, decoder_aspp_dropout=dropout)
+    return smp.DeepLabV3Plus(f"tu-{backbone}", encoder_weights=None, classes=CLASSES, decoder_aspp_dropout=dropout)
 
 
-def build_ours(dropout: float = 0.5) -> Any:
+def build_ours(backbone: str, dropout: float = 0.5) -> Any:
     """Our network in smp's layout, with fresh weights."""
     from atrous import create_model
     from atrous.weights.smp import LAYOUT
 
-    return create_model("deeplabv3plus", backbone=BACKBONE, num_classes=CLASSES, **{**LAYOUT, "dropout": dropout})
+    return create_model("deeplabv3plus", backbone=backbone, num_classes=CLASSES, **{**LAYOUT, "dropout": dropout})
 
 
-def build_pair() -> tuple[Any, Any]:
+def build_pair(backbone: str) -> tuple[Any, Any]:
     """Both networks with the same weights, ready to train, without dropout."""
     from atrous.weights.adapted import translate
     from atrous.weights.smp import KEYS
 
-    peer, ours = build_peer(dropout=0.0).train(), build_ours(dropout=0.0).train()
+    peer, ours = build_peer(backbone, dropout=0.0).train(), build_ours(backbone, dropout=0.0).train()
     ours.load_state_dict(translate(peer.state_dict(), KEYS)[0])
     return peer, ours
 
 
-def check_equal() -> dict[str, Any]:
+def check_equal(backbone: str) -> dict[str, Any]:
     """Asserts that both networks are one: parameters, FLOPs, and in float32 the loss and every gradient."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -85,7 +87,7 @@ def check_equal() -> dict[str, Any]:
     from atrous.weights.adapted import translate
     from atrous.weights.smp import KEYS
 
-    peer, ours = build_pair()
+    peer, ours = build_pair(backbone)
     parameters = [sum(parameter.numel() for parameter in model.parameters()) for model in (peer, ours)]
     assert parameters[0] == parameters[1], parameters
 
@@ -97,7 +99,7 @@ def check_equal() -> dict[str, Any]:
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1], flops
 
-    peer, ours = build_pair()  # counting has moved the batch statistics
+    peer, ours = build_pair(backbone)  # counting has moved the batch statistics
     raw = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (2, 128, 128), dtype=torch.uint8)
     labels[:, :9] = 255
@@ -127,7 +129,7 @@ def take_turns(context: Any, options: argparse.Namespace) -> dict[str, dict[str,
     pipes, workers = {}, []
     for side in SIDES:
         pipes[side], far_end = context.Pipe()
-        workers.append(context.Process(target=run_side, args=(side, far_end, options.batch, options.size)))
+        workers.append(context.Process(target=run_side, args=(side, far_end, options)))
         workers[-1].start()
         pipes[side].recv()  # warmed up
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -148,17 +150,18 @@ def take_turns(context: Any, options: argparse.Namespace) -> dict[str, dict[str,
     return results
 
 
-def run_side(side: str, pipe: Any, batch: int, size: int) -> None:
+def run_side(side: str, pipe: Any, options: argparse.Namespace) -> None:
     """A process that trains on request and at last tells its peak memory."""
     import torch
 
-    step = make_step(side)
+    batch, size = options.batch, options.size
+    step = make_step(side, options.backbone)
     torch.manual_seed(1)
     raw = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch, size // 32, size // 32), dtype=torch.uint8)
     labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
     step(raw, labels)
-    if side == "atrous":
+    if side.startswith("atrous"):
         from atrous.device import keep_freed_memory
 
         keep_freed_memory()  # after the first step, as `atrous train` does
@@ -171,17 +174,20 @@ def run_side(side: str, pipe: Any, batch: int, size: int) -> None:
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024))
 
 
-def make_step(side: str) -> Any:
+def make_step(side: str, backbone: str) -> Any:
     """A function of (raw images, labels) that makes one optimiser step, as the side's users write it."""
     import torch
 
-    if side == "atrous":
+    if side.startswith("atrous"):
         from atrous.device import pick_precision
         from atrous.learning.losses import CrossEntropy
         from atrous.learning.optim import make_optimizer, parameter_groups
+        from atrous.learning.recompute import recompute_blocks
         from atrous.learning.step import TrainingStep
 
-        ours = build_ours().train().to(memory_format=torch.channels_last)
+        ours = build_ours(backbone).train().to(memory_format=torch.channels_last)
+        if side == "atrous, recompute":
+            recompute_blocks(ours)
         step = TrainingStep(ours, CrossEntropy(), pick_precision("auto", torch.device("cpu")))
         optimizer = make_optimizer("adamw", parameter_groups(ours, lr=1e-3, weight_decay=0.01, backbone_lr=1.0))
 
@@ -190,7 +196,7 @@ def make_step(side: str) -> Any:
 
         return optimising(loss_of_ours, optimizer)
 
-    peer = build_peer().train()
+    peer = build_peer(backbone).train()
     mixed = side == "smp bfloat16"
     if mixed:
         peer = peer.to(memory_format=torch.channels_last)

@@ -32,6 +32,7 @@ from atrous.learning.metrics import ConfusionMatrix, number
 from atrous.learning.optim import optimizer_for
 from atrous.learning.processes import Processes, the_processes, together
 from atrous.learning.recipe import Data, Recipe, write_recipe
+from atrous.learning.recompute import recompute_blocks
 from atrous.learning.run_log import RunLog
 from atrous.learning.step import TrainingStep
 from atrous.learning.total_loss import loss_for
@@ -77,6 +78,8 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         from atrous.learning.crf_layer import CrfLayer  # with a compiler, which no other training needs
 
         crf = CrfLayer(recipe.crf, model.info).to(device)
+    if recipe.train.recompute:
+        recompute_blocks(model)
     optimizer = optimizer_for(recipe, model, crf)
     torch.manual_seed(recipe.seed + processes.rank)  # from here on each process drops other values
     progress = Progress()

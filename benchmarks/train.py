@@ -2,8 +2,8 @@
 
 Both sides train the very same network (smp's DeepLabV3+ layout over timm's MobileNetV2 or another, weights copied):
 parameters, FLOPs, loss and gradient are asserted equal first. Then processes take turns, so that a drifting clock hits
-all: smp's plain float32 loop, the same in channels_last + bfloat16, and `TrainingStep` as `atrous train` runs it, without
-and with `train.recompute`.
+all: smp's plain float32 loop, the same in channels_last + bfloat16, and `TrainingStep` as `atrous train` runs it,
+without and with `train.recompute`.
 
     python benchmarks/train.py [--backbone resnet50] [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
 """

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    truth, prediction = pair(*options.size, options.classes)
+    truth, prediction = pair(options.size[0], options.size[1], options.classes)
     predicted, true = (torch.from_numpy(mask).long() for mask in (prediction, truth))  # what it is given in practice
     checked = MulticlassConfusionMatrix(options.classes, ignore_index=IGNORE)
     unchecked = MulticlassConfusionMatrix(options.classes, ignore_index=IGNORE, validate_args=False)

@@ -70,7 +70,7 @@ def _forgetful(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> A
 @contextmanager
 def _once_more(block: nn.Module) -> Iterator[None]:
     """What the second computation needs: the fast depthwise convolutions, and norms that do not count it."""
-    norms = [module for module in block.modules() if is_batch_norm(module) and module.training]
+    norms: list[Any] = [module for module in block.modules() if is_batch_norm(module) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

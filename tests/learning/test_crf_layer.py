@@ -141,4 +141,4 @@ def test_its_group_is_not_decayed():
     layer = CrfLayer(SETTINGS, make().info)
     group = crf_group(layer, lr=0.3)
     assert len(group.pop("params")) == 3
-    assert group == {"lr": 0.3, "base_lr": 0.3, "weight_decay": 0.0}
+    assert group == {"part": "crf", "lr": 0.3, "base_lr": 0.3, "weight_decay": 0.0}

@@ -306,3 +306,9 @@ def test_a_crf_that_cannot_be_is_refused_before_the_work(model, shapes, tmp_path
     assert message in capsys.readouterr().err
     assert other.read_bytes() == b"precious"
     assert model.read_bytes() == before
+
+
+def test_another_output_stride(model, shapes):
+    finer = evaluate(model, shapes, split="test", device="cpu", output_stride=8)
+    assert finer["output_stride"] == 8
+    assert finer["confusion"] != evaluate(model, shapes, split="test", device="cpu")["confusion"]

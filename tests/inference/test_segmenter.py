@@ -358,3 +358,19 @@ def test_pixels_that_are_not_valid_stay_the_networks(segmenter, picture):
     mask = refined.segment(refined.prepare(picture), valid)
     assert np.array_equal(mask[~valid], segmenter(picture).mask[~valid])
     assert (mask != segmenter(picture).mask).any()
+
+
+def test_another_output_stride_on_the_same_weights(picture, tmp_path):
+    model = make(output_stride=16)
+    finer = make(output_stride=8)
+    finer.load_state_dict(model.state_dict())
+    expected = Segmenter(finer, device="cpu", precision="float32")(picture).mask
+    atrous.save(model, tmp_path / "model.safetensors")
+    for given in (model, tmp_path / "model.safetensors"):
+        segmenter = Segmenter(given, device="cpu", precision="float32", output_stride=8)
+        assert segmenter.info.arguments["output_stride"] == 8
+        assert (segmenter(picture).mask == expected).all()
+    assert model.info.arguments["output_stride"] == 16  # a module is left as it is
+    assert (Segmenter(model, device="cpu", precision="float32")(picture).mask != expected).any()
+    with pytest.raises(AtrousError, match="8, 16 or 32"):
+        Segmenter(model, output_stride=12)

@@ -68,6 +68,7 @@ def evaluate(
     save_crf: Path | None = None,
     scales: list[float] | None = None,
     flip: bool = False,
+    output_stride: int | None = None,
     engine: str | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -90,6 +91,7 @@ def evaluate(
         scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
+        output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller; by default the model's.
         engine: torch, openvino, or auto for the faster of the two; by default torch, and for an exported file its own.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.
@@ -103,7 +105,14 @@ def evaluate(
     _check_crf(model, crf, crf_search, crf_images, save_crf)
     engine = engine or ("auto" if is_exported(model) else "torch")
     segmenter = Segmenter(
-        model, engine=engine, device=device, precision=precision, scales=scales or (1.0,), flip=flip, crf=crf
+        model,
+        engine=engine,
+        device=device,
+        precision=precision,
+        scales=scales or (1.0,),
+        flip=flip,
+        output_stride=output_stride,
+        crf=crf,
     )
     warn_if_fresh(segmenter.info.provenance)
     dataset = open_dataset(data, layout)
@@ -122,6 +131,7 @@ def evaluate(
         "precision": segmenter.engine.precision,
         **({"scales": scales} if scales else {}),
         **({"flip": True} if flip else {}),
+        **({"output_stride": output_stride} if output_stride else {}),
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
         **summarise(measure(segmenter, dataset, items), segmenter.info),
     }

@@ -48,6 +48,7 @@ def predict(
     json: Path | None = None,
     scales: list[float] | None = None,
     flip: bool = False,
+    output_stride: int | None = None,
     engine: str = "auto",
     tile: int | None = None,
     overlap: int | None = None,
@@ -69,6 +70,7 @@ def predict(
         scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
+        output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller; by default the model's.
         engine: auto for the fastest here, openvino or torch.
         tile: segment in tiles of this many pixels whatever is larger; by default only what would not fit.
         overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
@@ -85,7 +87,14 @@ def predict(
     """
     pictures = find_pictures(paths)
     segmenter = Segmenter(
-        model, engine=engine, device=device, precision=precision, scales=scales or (1.0,), flip=flip, crf=crf
+        model,
+        engine=engine,
+        device=device,
+        precision=precision,
+        scales=scales or (1.0,),
+        flip=flip,
+        output_stride=output_stride,
+        crf=crf,
     )
     warn_if_fresh(segmenter.info.provenance)
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,8 @@ class Segmenter:
         precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
         scales: of the picture, at which the network looks at it; probabilities are averaged.
         flip: the network looks at the mirrored picture too.
+        output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller (arXiv:1706.05587 §3.3);
+            None for the model's own.
         crf: refines the probabilities at the picture's full size before the mask is taken: a CRF, or its settings as
             `crf.settings.make_crf` reads them, such as "model" or "deeplabv2"; None for none.
 
@@ -109,7 +112,8 @@ class Segmenter:
         pools: whether the model's image pooling can be given the mean of a whole picture's `features`.
 
     Raises:
-        AtrousError: no model file, no such engine or device here, or unknown settings of the CRF.
+        AtrousError: no model file, no such engine or device here, an output stride that this model or file does not
+            have, or unknown settings of the CRF.
 
     Example:
         >>> import atrous, numpy
@@ -127,11 +131,14 @@ class Segmenter:
         precision: str = "auto",
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        output_stride: int | None = None,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
     ) -> None:
         self._views = views_of(scales, flip)
         self.scales = tuple(scales)
         given = Path(model) if isinstance(model, str | Path) else model
+        if output_stride is not None:
+            given = _with_output_stride(given, output_stride)
         self.info: Info = given.info if not isinstance(given, Path) else _info_of(given)
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
         self._runner = _runner_for(given, self.info, engine, device, precision)
@@ -253,6 +260,15 @@ class Segmenter:
 
 def _info_of(path: Path) -> Info:
     return exported.read_info(path) if exported.is_exported(path) else model_file.read_info(path)
+
+
+def _with_output_stride(model: Path | SegmentationModel, output_stride: int) -> SegmentationModel:
+    """The model, a copy where it was given as a module, with features at another stride."""
+    if isinstance(model, Path) and exported.is_exported(model):
+        raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
+    changed = model_file.load(model) if isinstance(model, Path) else copy.deepcopy(model)
+    changed.set_output_stride(output_stride)
+    return changed
 
 
 def _runner_for(

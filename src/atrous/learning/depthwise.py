@@ -50,8 +50,26 @@ def _convolve(
     if torch.is_autocast_enabled("cpu"):  # autocast acts below this level, so its rule is applied here
         dtype = torch.get_autocast_dtype("cpu")
         image, weight = image.to(dtype), weight.to(dtype)
-    result: Any = _Depthwise.apply(image, weight, stride, padding, dilation)
+    sides = [_live_taps(image, weight, side, stride[side], padding[side], dilation[side]) for side in (0, 1)]
+    (top, bottom), (left, right) = sides
+    padding = padding[0] - top * dilation[0], padding[1] - left * dilation[1]
+    result: Any = _Depthwise.apply(image, weight[:, :, top:bottom, left:right], stride, padding, dilation)
     return result
+
+
+def _live_taps(image: Tensor, weight: Tensor, side: int, stride: int, padding: int, rate: int) -> tuple[int, int]:
+    """First and last + 1 of the rows (or columns) of a kernel that ever meet the image; at wide rates few do.
+
+    Of a 3×3 kernel only the middle is left where the map is smaller than the rate (arXiv:1706.05587 §3.3).
+    """
+    size, taps = image.shape[2 + side], weight.shape[2 + side]
+    last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # where the kernel stands last
+    live = [tap for tap in range(taps) if tap * rate + last >= padding and tap * rate < padding + size]
+    first, end = (live[0], live[-1] + 1) if live else (0, taps)
+    # The kernel must still stand where it stood, at the first place and at the last: what it loses, the padding loses.
+    if first * rate > padding or (taps - end) != first:
+        return 0, taps
+    return first, end
 
 
 class _Depthwise(torch.autograd.Function):
@@ -101,18 +119,18 @@ def _weight_gradient(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """The image convolved with the output's gradient, every channel of every picture with its own."""
-    count, channels, height, width = gradient.shape
+    """Each picture convolved with its output's gradient, every channel with its own."""
+    channels, height, width = gradient.shape[1:]
     needed = [
         stride[side] * (gradient.shape[2 + side] - 1) + (kernel[side] - 1) * dilation[side] + 1 for side in (0, 1)
     ]
     after = [needed[side] - padding[side] - image.shape[2 + side] for side in (0, 1)]
-    padded = F.pad(image, (padding[1], after[1], padding[0], after[0]))
-    # One picture of N·C channels, channels innermost, is what the fast kernel wants.
-    rows = padded.permute(2, 3, 0, 1).reshape(1, *needed, count * channels).permute(0, 3, 1, 2)
-    kernels = gradient.reshape(count * channels, 1, height, width)
-    each = F.conv2d(rows, kernels, None, dilation, 0, stride, count * channels)
-    return each.reshape(count, channels, 1, *kernel).float().sum(0)
+    total = gradient.new_zeros(channels, 1, *kernel, dtype=torch.promote_types(gradient.dtype, torch.float32))
+    for one, by in zip(image.split(1), gradient.split(1), strict=True):  # all at once would take N times the memory
+        padded = F.pad(one, (padding[1], after[1], padding[0], after[0])).contiguous(memory_format=torch.channels_last)
+        kernels = by.reshape(channels, 1, height, width)
+        total += F.conv2d(padded, kernels, None, dilation, 0, stride, channels).reshape(total.shape)
+    return total
 
 
 def _library(

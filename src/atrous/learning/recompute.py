@@ -41,9 +41,11 @@ def recompute_blocks(model: SegmentationModel) -> int:
 
 def _blocks(model: SegmentationModel) -> list[nn.Module]:
     """The residual blocks, found as the last level of nested sequences, and the parts of the head."""
-    found = [block for child in model.backbone.net.children() for block in _elements(child) if block is not child]
+    children = list(model.backbone.net.children())
+    found = [block for child in children for block in _elements(child) if block is not child]
     found += [part for name in HEADS if isinstance(part := getattr(model, name, None), nn.Module)]
-    return [block for block in found if any(True for _ in block.parameters())]
+    found = [block for block in found if any(True for _ in block.parameters())]
+    return found + [child for child in children if isinstance(child, nn.MaxPool2d)]  # eight bytes for each place kept
 
 
 def _elements(module: nn.Module) -> Iterator[nn.Module]:

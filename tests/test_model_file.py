@@ -98,6 +98,20 @@ def test_bfloat16_weights_keep_their_bits(tmp_path):
     )
 
 
+def test_half_the_size_and_the_same_network(tmp_path, model, original):
+    path = tmp_path / "half.safetensors"
+    save(model, path, half=True)
+    assert path.stat().st_size < 0.62 * len(original)  # of which the header is a part
+    state = load(path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor.half().float() if tensor.ndim > 1 else tensor), name
+    too_large = make()
+    too_large.classifier.weight.data[0, 0] = 1e5
+    with pytest.raises(AtrousError, match=r"classifier.weight .* half=False"):
+        save(too_large, path, half=True)
+
+
 def test_it_is_a_plain_safetensors_file(path, model):
     assert load_file(path).keys() == model.state_dict().keys()
 

@@ -27,18 +27,21 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 16 * 2**20
 
 
-def save(model: SegmentationModel, path: str | Path) -> None:
+def save(model: SegmentationModel, path: str | Path, *, half: bool = False) -> None:
     """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
 
     Args:
         model: a module with `.info`.
         path: where; its folder is made.
+        half: the convolutions' weights in 16 bits (float16), for half the size; norms and biases stay as they are.
 
     Raises:
-        AtrousError: the file cannot be written.
+        AtrousError: the file cannot be written, or a weight is too large for 16 bits.
     """
     info = json.dumps(model.info.to_dict())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, Path(path))
 
 
@@ -75,6 +78,13 @@ def load(path: str | Path) -> SegmentationModel:
     model.load_state_dict(tensors)
     model.info = info
     return model.eval()
+
+
+def _halved(name: str, weight: Tensor) -> Tensor:
+    halved = weight.half()
+    if not halved.isfinite().all():
+        raise AtrousError(f"{name} holds weights beyond ±65504, the largest of 16 bits: save with half=False.")
+    return halved
 
 
 def check_target(path: Path, name: str) -> None:

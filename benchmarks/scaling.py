@@ -1,0 +1,119 @@
+"""Whole trainings: images per second on one process and on two, and how much of the time is not the step itself.
+
+    python benchmarks/scaling.py --data CAMVID [--epochs 1] [--batch 8] [--rounds 2]
+
+In turns: the bare training step on one batch in memory, `atrous train` on all cores, and the same under torchrun with
+two processes that share batch and cores. All train DeepLabV3+ over EfficientNet-Lite0 on crops of 320×320 with full
+augmentation, with one worker that reads ahead in each process. The mean IoU of the same weights is asserted to be the
+same, to the last digit, on one process and on two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_family.yaml"
+SIZE = 320
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CamVid in SegNet's layout")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    rates: dict[str, list[float]] = {"the bare step": [], "atrous train": [], "two processes": []}
+    with tempfile.TemporaryDirectory() as place:
+        for turn in range(options.rounds):
+            with multiprocessing.get_context("spawn").Pool(1) as alone:
+                rates["the bare step"].append(alone.apply(bare_step, (options.batch,)))
+            for name, processes in (("atrous train", 1), ("two processes", 2)):
+                run = Path(place) / f"{processes}_{turn}"
+                rates[name].append(trained(run, processes, options))
+        model = Path(place) / "1_0" / "best.safetensors"
+        scores = [measured(model, processes, options, Path(place)) for processes in (1, 2)]
+    assert scores[0] == scores[1], "the scores of the same weights differ between one process and two"
+    bare = statistics.median(rates["the bare step"])
+    for name, each in rates.items():
+        rate = statistics.median(each)
+        print(f"{name:16} {rate:6.2f} images/s   {rate / bare:5.1%} of the bare step")
+
+
+def bare_step(batch: int, steps: int = 12) -> float:
+    """Images per second of forward, backward and update on one batch in memory."""
+    import torch
+
+    from atrous import create_model
+    from atrous.device import keep_freed_memory, pick_precision
+    from atrous.learning.losses import CrossEntropy
+    from atrous.learning.optim import make_optimizer, parameter_groups
+    from atrous.learning.step import TrainingStep
+
+    model = create_model("deeplabv3plus", backbone="tf_efficientnet_lite0", num_classes=11).train()
+    model = model.to(memory_format=torch.channels_last)
+    step = TrainingStep(model, CrossEntropy(), pick_precision("auto", torch.device("cpu")))
+    optimizer = make_optimizer("adamw", parameter_groups(model, lr=1e-3, weight_decay=0.01, backbone_lr=0.5))
+    raw = torch.randint(0, 256, (batch, 3, SIZE, SIZE), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 11, (batch, SIZE, SIZE), dtype=torch.uint8)
+    started = 0.0
+    for number in range(steps + 2):
+        if number == 2:
+            started = time.perf_counter()
+        step(raw, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if number == 0:
+            keep_freed_memory()
+    return batch * steps / (time.perf_counter() - started)
+
+
+def launcher(processes: int) -> tuple[list[str], dict[str, str]]:
+    """The command that starts so many processes of atrous, and the environment that shares the cores among them."""
+    if processes == 1:
+        return [sys.executable, "-m", "atrous"], dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "atrous"]
+    return command, {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes))}
+
+
+def trained(run: Path, processes: int, options: argparse.Namespace) -> float:
+    """Images per second in the windows of a training that `atrous train` logs, without the first."""
+    command, environment = launcher(processes)
+    settings: dict[str, Any] = {
+        "data.root": options.data.resolve(),
+        "data.check": "false",
+        "augment.crop": f"[{SIZE}, {SIZE}]",
+        "train.batch_size": options.batch,
+        "train.epochs": options.epochs,
+    }
+    words = [f"--{name}={value}" for name, value in settings.items()]
+    words = [*command, "train", str(RECIPE), *words, f"--out={run}"]
+    subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["images_per_second"] for line in lines if line["kind"] == "train"]
+    return statistics.median(rates[1:])
+
+
+def measured(model: Path, processes: int, options: argparse.Namespace, place: Path) -> list[list[int]]:
+    """The confusion matrix of the validation split."""
+    command, environment = launcher(processes)
+    out = place / f"scores_{processes}.json"
+    words = [*command, "evaluate", str(model), str(options.data.resolve()), f"--json={out}"]
+    subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(out.read_text())["confusion"]
+
+
+if __name__ == "__main__":
+    main()

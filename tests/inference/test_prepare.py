@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import atrous
-from atrous.inference.prepare import SummedASPP, prepare
+from atrous.inference.prepare import LiveConv, SummedASPP, prepare
 
 NETWORKS = [
     ("deeplabv1", "vgg16", {}),
@@ -76,3 +76,24 @@ def test_a_convolution_used_twice_under_two_norms_is_left_alone():
     with torch.inference_mode():
         expected, found = model.scores(picture)["main"], prepared.scores(picture)["main"]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus"])
+def test_taps_outside_a_small_map_are_left_out(architecture):
+    """With the outer taps of the wide rates all different, a small picture has the same scores, a large one too."""
+    prepared, plain = (step(used(architecture, "resnet18", {"output_stride": 8})) for step in (prepare, lambda m: m))
+    wide = [module for module in prepared.modules() if isinstance(module, LiveConv) and module.conv.dilation[0] > 8]
+    assert wide
+    for size in ((65, 65), (65, 193)):
+        picture = torch.randn(1, 3, *size)
+        with torch.inference_mode():
+            expected = plain.scores(picture)["main"]
+            torch.testing.assert_close(
+                prepared.scores(picture)["main"], expected, rtol=1e-3, atol=2e-5 * expected.abs().max().item()
+            )
+    with torch.no_grad():
+        for module in wide:  # a 9×9 map never meets these
+            module.conv.weight[..., 0] = torch.nan
+            module.conv.weight[..., 2] = torch.nan
+    with torch.inference_mode():
+        assert prepared.scores(torch.randn(1, 3, 65, 65))["main"].isfinite().all()

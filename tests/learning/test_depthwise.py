@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import atrous
-from atrous.learning.depthwise import FastDepthwise, _live_taps
+from atrous.learning.depthwise import FastDepthwise
 from atrous.learning.losses import CrossEntropy
 from atrous.learning.step import TrainingStep
 
@@ -53,21 +53,6 @@ def test_gradients_are_the_librarys(
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # two of the four paths compute in float32
-
-
-@pytest.mark.parametrize(
-    ("size", "rate", "padding", "expected"),
-    [
-        (32, 36, 36, (1, 2)),  # smp's third rate over 512 pixels at stride 16: one tap of three
-        (32, 24, 24, (0, 3)),
-        (32, 32, 32, (1, 2)),
-        (32, 31, 31, (0, 3)),
-        (32, 36, 72, (0, 3)),  # padded further, the outer taps meet the map where the middle one does not
-    ],
-)
-def test_taps_that_never_meet_the_map_are_left_out(size, rate, padding, expected) -> None:
-    image, weight = torch.zeros(1, 2, size, size), torch.zeros(2, 1, 3, 3)
-    assert _live_taps(image, weight, 0, 1, padding, rate) == expected
 
 
 def test_takes_over_depthwise_convolutions_alone() -> None:

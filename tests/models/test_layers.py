@@ -1,8 +1,9 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from atrous.errors import AtrousError
 from atrous.models.layers import (
@@ -11,6 +12,7 @@ from atrous.models.layers import (
     check_pictures,
     conv3x3,
     initialise,
+    live_taps,
     resize,
     resize_rows,
     set_rate,
@@ -146,3 +148,34 @@ def test_one_small_picture_cannot_be_trained_on(count, height, width, training, 
     else:
         with pytest.raises(AtrousError, match=f"one picture of {height}×{width} px .*33×33 px, two pictures"):
             check_pictures(model, images)
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "padding", "expected"),
+    [
+        (32, 36, 36, (1, 2)),  # smp's third rate over 512 pixels at stride 16: one tap of three
+        (32, 24, 24, (0, 3)),
+        (32, 32, 32, (1, 2)),
+        (32, 31, 31, (0, 3)),
+        (32, 36, 72, (0, 3)),  # padded further, the outer taps meet the map where the middle one does not
+    ],
+)
+def test_taps_that_meet_the_map(size, rate, padding, expected):
+    assert live_taps(size, 3, 1, padding, rate) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.integers(1, 12),
+    taps=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 12),
+    rate=st.integers(1, 8),
+)
+def test_taps_that_meet_no_map_change_nothing(size, taps, stride, padding, rate):
+    assume(size + 2 * padding > rate * (taps - 1))
+    row, kernel = torch.randn(1, 1, size, dtype=torch.float64), torch.randn(1, 1, taps, dtype=torch.float64)
+    first, end = live_taps(size, taps, stride, padding, rate)
+    expected = F.conv1d(row, kernel, None, stride, padding, rate)
+    found = F.conv1d(row, kernel[..., first:end], None, stride, padding - first * rate, rate)
+    torch.testing.assert_close(found, expected)

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from atrous.models import SegmentationModel
 from atrous.models.aspp import ASPP
+from atrous.models.layers import live_taps
 
 #: Side of the picture on which the network is watched.
 WATCHED_SIDE = 65
@@ -24,8 +25,8 @@ WATCHED_SIDE = 65
 def prepare(model: SegmentationModel) -> SegmentationModel:
     """A copy of a model that computes the same with less work.
 
-    Batch norms are folded into the convolutions before them, and the ASPP's branches are summed instead of
-    concatenated, with image pooling as a bias.
+    Batch norms are folded into the convolutions before them; the ASPP's branches are summed instead of concatenated,
+    with image pooling as a bias; and taps that a wide rate sets outside a small map are left out.
 
     Args:
         model: in any mode; left as it is.
@@ -35,11 +36,25 @@ def prepare(model: SegmentationModel) -> SegmentationModel:
     """
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(prepared)
-    for parent in list(prepared.modules()):
+    sum_branches(prepared)
+    leave_out_taps(prepared)
+    return prepared
+
+
+def sum_branches(model: nn.Module) -> None:
+    """Has each ASPP whose projection is 1×1 sum its branches, in place; its norms are folded already."""
+    for parent in list(model.modules()):
         for name, part in parent.named_children():
             if isinstance(part, ASPP) and part.project[0].kernel_size == (1, 1):
                 setattr(parent, name, SummedASPP(part))
-    return prepared
+
+
+def leave_out_taps(model: nn.Module) -> None:
+    """Has each atrous convolution compute only with the taps that meet the map, in place."""
+    for parent in list(model.modules()):
+        for name, part in parent.named_children():
+            if type(part) is nn.Conv2d and max(part.dilation) > 1 and not isinstance(part.padding, str):
+                setattr(parent, name, LiveConv(part))
 
 
 def fold_norms(model: SegmentationModel) -> None:
@@ -104,6 +119,33 @@ def _what_is_left(norm: nn.Module) -> nn.Module:
     parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return nn.Sequential(*parts) if parts else nn.Identity()
+
+
+class LiveConv(nn.Module):
+    """An atrous convolution without the taps that lie outside the map wherever the kernel stands.
+
+    Graphs for other runtimes take pictures of any size, so while one is traced the convolution is whole.
+
+    Args:
+        conv: taken over, with zeros around the map.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, features: Tensor) -> Tensor:
+        """N×C×h×w → N×C'×h'×w'."""
+        conv = self.conv
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return conv(features)
+        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        (top, bottom), (left, right) = (
+            live_taps(features.shape[2 + side], *(int(values[side]) for values in geometry)) for side in (0, 1)
+        )
+        weight = conv.weight[:, :, top:bottom, left:right]
+        padding = int(conv.padding[0]) - top * conv.dilation[0], int(conv.padding[1]) - left * conv.dilation[1]
+        return F.conv2d(features, weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class SummedASPP(nn.Module):

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from atrous.models.layers import live_taps
+
 
 class FastDepthwise(TorchFunctionMode):
     """While active, depthwise 2-D convolutions on the CPU get the fast backward pass; models need not know."""
@@ -50,26 +52,13 @@ def _convolve(
     if torch.is_autocast_enabled("cpu"):  # autocast acts below this level, so its rule is applied here
         dtype = torch.get_autocast_dtype("cpu")
         image, weight = image.to(dtype), weight.to(dtype)
-    sides = [_live_taps(image, weight, side, stride[side], padding[side], dilation[side]) for side in (0, 1)]
-    (top, bottom), (left, right) = sides
+    (top, bottom), (left, right) = (
+        live_taps(image.shape[side], weight.shape[side], stride[side - 2], padding[side - 2], dilation[side - 2])
+        for side in (2, 3)
+    )
     padding = padding[0] - top * dilation[0], padding[1] - left * dilation[1]
     result: Any = _Depthwise.apply(image, weight[:, :, top:bottom, left:right], stride, padding, dilation)
     return result
-
-
-def _live_taps(image: Tensor, weight: Tensor, side: int, stride: int, padding: int, rate: int) -> tuple[int, int]:
-    """First and last + 1 of the rows (or columns) of a kernel that ever meet the image; at wide rates few do.
-
-    Of a 3×3 kernel only the middle is left where the map is smaller than the rate (arXiv:1706.05587 §3.3).
-    """
-    size, taps = image.shape[2 + side], weight.shape[2 + side]
-    last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # where the kernel stands last
-    live = [tap for tap in range(taps) if tap * rate + last >= padding and tap * rate < padding + size]
-    first, end = (live[0], live[-1] + 1) if live else (0, taps)
-    # The kernel must still stand where it stood, at the first place and at the last: what it loses, the padding loses.
-    if first * rate > padding or (taps - end) != first:
-        return 0, taps
-    return first, end
 
 
 class _Depthwise(torch.autograd.Function):

@@ -189,6 +189,28 @@ def set_rate(unit: nn.Module, rate: int) -> None:
             conv.padding = tuple(rate * (side // 2) for side in conv.kernel_size)
 
 
+def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tuple[int, int]:
+    """Which rows, or columns, of a kernel ever meet the map; at wide rates few do (arXiv:1706.05587 §3.3).
+
+    Of a 3×3 kernel only the middle is left where the map is no larger than the rate.
+
+    Args:
+        size: of the map, in feature pixels.
+        taps: of the kernel.
+        stride: ≥ 1.
+        padding: with zeros, on either side.
+        rate: ≥ 1.
+
+    Returns:
+        The first and the last + 1. A kernel of these alone, padded by rate·first less, gives the same values.
+    """
+    last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # where the kernel stands at the end
+    live = [tap for tap in range(taps) if tap * rate + last >= padding and tap * rate < padding + size]
+    first, end = (live[0], live[-1] + 1) if live else (0, taps)
+    # The same is lost on either side, so that the kernel still stands where it stood.
+    return (first, end) if first * rate <= padding and taps - end == first else (0, taps)
+
+
 def multiply_rate(conv: nn.Conv2d, factor: int) -> None:
     """Multiplies a convolution's atrous rate in place, and pads it so that the map keeps its size."""
     if conv.kernel_size == (1, 1) or factor == 1:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +131,17 @@ def test_openvino_without_its_weights_is_refused(keep, exports, tmp_path):
     if keep is not None:
         path.with_suffix(".bin").write_bytes(weights[: int(keep * len(weights))])
     with pytest.raises(AtrousError, match=r"model\.bin beside it is damaged"):
+        OpenVinoGraph(path)
+
+
+def test_openvino_with_anothers_weights_is_refused(exports, tmp_path):
+    path = Path(shutil.copy(exports("openvino", False), tmp_path / "model.xml"))
+    weights = bytearray(exports("openvino", False).with_suffix(".bin").read_bytes())
+    path.with_suffix(".bin").write_bytes(weights)
+    OpenVinoGraph(path)
+    weights[len(weights) // 2] ^= 1  # as long as before, and OpenVINO would run it
+    path.with_suffix(".bin").write_bytes(weights)
+    with pytest.raises(AtrousError, match="from another export"):
         OpenVinoGraph(path)
 
 

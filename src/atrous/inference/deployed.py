@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import AtrousError, missing_extra
-from atrous.inference.exported import INFO_KEY
+from atrous.inference.exported import INFO_KEY, write_openvino
 from atrous.inference.pipeline import Pipeline
 from atrous.models import SegmentationModel
 
@@ -156,8 +156,7 @@ def _write_openvino(program: ExportedProgram, record: str, path: Path, half: boo
     model = openvino.convert_model(program)
     for output, name in zip(model.outputs, ("labels", "scores"), strict=False):
         output.get_tensor().set_names({name})
-    model.set_rt_info(record, [INFO_KEY])
-    openvino.save_model(model, path, compress_to_fp16=half)
+    write_openvino(model, record, path, half=half)
 
 
 def _first_line(error: Exception) -> str:

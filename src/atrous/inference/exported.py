@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Where a file keeps the model's record: a property of ONNX's, an entry of OpenVINO's rt_info, an extra file of .pt2.
 INFO_KEY = "atrous"
+#: Where an .xml keeps the digest of the .bin beside it, as each may be replaced without the other.
+WEIGHTS_KEY = "atrous_weights"
 
 #: Numbers of fields in onnx.proto: of ModelProto, and of StringStringEntryProto.
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
@@ -61,7 +64,7 @@ def read_info(path: str | Path) -> Info:
     if not path.is_file():
         raise AtrousError(f"no exported file at {path}.")
     try:
-        record = _onnx_record(path) if suffix == ".onnx" else _openvino_record(path)
+        record = _onnx_record(path) if suffix == ".onnx" else _rt_info(path, INFO_KEY)
     except (ValueError, IndexError, OSError, ElementTree.ParseError) as error:
         raise AtrousError(f"{path} is damaged or no {suffix} file: {error}. Export it again.") from error
     if record is None:
@@ -73,6 +76,23 @@ def read_info(path: str | Path) -> Info:
         return Info.from_dict(json.loads(record))
     except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(f"{path}: {error}") from error
+
+
+def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -> None:
+    """Writes an OpenVINO model as an .xml and a .bin that know that they belong together.
+
+    Args:
+        model: of OpenVINO; it keeps the record.
+        record: what our model says about itself, as JSON.
+        path: the .xml to write.
+        half: weights in 16 bits.
+    """
+    import openvino
+
+    model.set_rt_info(record, [INFO_KEY])
+    openvino.save_model(model, path, compress_to_fp16=half)
+    model.set_rt_info(_digest(path.with_suffix(".bin")), [WEIGHTS_KEY])
+    openvino.save_model(model, path, compress_to_fp16=half)
 
 
 def open_graph(path: str | Path, engine: str, device: str, precision: str) -> OnnxGraph | OpenVinoGraph:
@@ -198,6 +218,7 @@ class OpenVinoGraph:
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
         if threads:
             hints["INFERENCE_NUM_THREADS"] = str(threads)
+        _check_weights(Path(path))
         try:
             core = openvino_core()
             graph = core.read_model(path)
@@ -289,9 +310,24 @@ def _number(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("it is no protobuf message")
 
 
-def _openvino_record(path: Path) -> str | None:
-    entry = ElementTree.parse(path).getroot().find(f"rt_info/{INFO_KEY}")
+def _rt_info(path: Path, key: str) -> str | None:
+    entry = ElementTree.parse(path).getroot().find(f"rt_info/{key}")
     return None if entry is None else entry.get("value")
+
+
+def _check_weights(path: Path) -> None:
+    """Refuses an .xml beside another's .bin, which OpenVINO would run without a word."""
+    weights, recorded = path.with_suffix(".bin"), _rt_info(path, WEIGHTS_KEY)
+    if recorded is not None and weights.is_file() and _digest(weights) != recorded:
+        raise AtrousError(
+            f"{path}, or {weights} beside it is damaged, or from another export: its weights are not those that the "
+            "file was written with. Export it again."
+        )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _batch(image: np.ndarray, info: Info) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from atrous.errors import missing_extra
-from atrous.inference.exported import INFO_KEY
+from atrous.inference.exported import INFO_KEY, write_openvino
 from atrous.inference.openvino_core import openvino_core
 
 #: What is left in floats, from nothing to what costs accuracy first: depthwise convolutions, whose channels have ranges
@@ -43,7 +43,6 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
         The names of the convolutions that stay in floats.
     """
     import nncf
-    import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino_core().read_model(source)
@@ -60,8 +59,7 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
         subset_size=len(images),
         ignored_scope=nncf.IgnoredScope(names=names) if names else None,
     )
-    quantised.set_rt_info(record, [INFO_KEY])
-    openvino.save_model(quantised, target, compress_to_fp16=False)
+    write_openvino(quantised, record, target)
     return [op.get_friendly_name() for op in quantised.get_ordered_ops() if _in_floats(op)]
 
 

@@ -20,6 +20,8 @@ from rich.progress import (
 
 #: Sentences go to standard output; nothing is highlighted or cut that a person may want to copy.
 console = Console(highlight=False, soft_wrap=True)
+#: What must be seen even where a process is told to be silent, as all but the first of several are.
+warnings = Console(highlight=False, soft_wrap=True, stderr=True, style="yellow")
 
 
 def progress_bar() -> Progress:

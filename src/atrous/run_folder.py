@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -100,13 +101,43 @@ def new_run(out: Path | None, name: str) -> Path:
     if out is not None and (out / "config.yaml").exists():
         raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or give another --out.")
     run, number = out or Path("runs") / name, 2
-    while out is None and run.exists():
-        run, number = Path("runs") / f"{name}-{number}", number + 1
     try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        while out is None:
+            try:
+                run.mkdir()  # which of two that start at once gets the name
+                break
+            except FileExistsError:
+                run, number = Path("runs") / f"{name}-{number}", number + 1
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AtrousError(f"cannot make the run's folder {run}: {error.strerror}.") from error
     return run
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keeps a run's folder for this process as long as the context lasts; two would overwrite each other's files.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        AtrousError: another process is training there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (run / "checkpoints" / "lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks outlive us in the data workers
+        except BlockingIOError as error:
+            raise AtrousError(f"another process is training in {run}: stop it first, or give another --out.") from error
+        except OSError:
+            pass  # a disk without locks
+        yield
 
 
 def remove_halves(run: Path) -> None:

@@ -63,7 +63,8 @@ def test_alone():
     assert (processes.gather(3), processes.mean(0.5), processes.agree(True, False)) == ([3], 0.5, (True, False))
     assert processes.by_first(lambda: "done") == "done"
     layer = torch.nn.Linear(2, 2)
-    assert processes.share(7) == processes.share(0) == 1
+    value = torch.tensor(3.0)
+    assert processes.mean_of(value) is value
     assert processes.wrap(layer) is layer
 
 
@@ -87,9 +88,11 @@ def test_three_processes_learn_what_one_does(tiny, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     # Of each batch of 4 one process has 2, the others 1, and of some crops a part lies outside the picture.
-    recipe = frozen(tiny, train__batch_size=4)
+    weighted = {"loss__class_weights": "inverse", "loss__boundary": 2.0, "loss__hardest": 0.3}
+    recipe = frozen(tiny, train__batch_size=4, **weighted)
     said = trained(recipe, tmp_path / "b" / "run", 3)
-    assert "3 processes, 1 threads each, batch norms over each one's own pictures" in said
+    assert "3 processes, 1 threads each\n" in said
+    assert "batch norms over each process's own pictures" in said
     assert said.count("epoch 2/2") == 1  # the second is silent
     trained(recipe, tmp_path / "a" / "run", 1)
     one, three = (load_file(tmp_path / name / "run" / "checkpoints" / "last.safetensors") for name in "ab")
@@ -100,15 +103,16 @@ def test_three_processes_learn_what_one_does(tiny, tmp_path):
     }
 
 
-def test_a_resumed_run_of_two_is_the_uninterrupted_one(tiny, tmp_path):
+def test_a_resumed_run_of_three_is_the_uninterrupted_one(tiny, tmp_path):
+    """Of three, because the sum of two is the same in any order."""
     for name in ("whole", "halved"):
         (tmp_path / name).mkdir()
     arguments = {"aspp_channels": 16, "low_channels": 8, "dropout": 0.5}
     changes = {"model__arguments": arguments, "train__batch_size": 4, "train__ema": 0.9}
-    trained(tiny(**changes, train__epochs=2, schedule__power=0), tmp_path / "whole" / "run", 2)
+    trained(tiny(**changes, train__epochs=2, schedule__power=0), tmp_path / "whole" / "run", 3)
     out = tmp_path / "halved" / "run"
-    trained(tiny(**changes, train__epochs=1, schedule__power=0), out, 2)
-    done = torchrun(2, "-m", "atrous", "train", "--resume", str(out), "--train.epochs", "2")
+    trained(tiny(**changes, train__epochs=1, schedule__power=0), out, 3)
+    done = torchrun(3, "-m", "atrous", "train", "--resume", str(out), "--train.epochs", "2")
     assert done.returncode == 0, done.stderr
     files = [tmp_path / name / "run" / "checkpoints" / "last.safetensors" for name in ("whole", "halved")]
     tensors = [load_file(path) for path in files]
@@ -116,6 +120,22 @@ def test_a_resumed_run_of_two_is_the_uninterrupted_one(tiny, tmp_path):
     assert {"random.0.cpu", "random.1.cpu"} <= tensors[0].keys()
     assert not torch.equal(tensors[0]["random.0.cpu"], tensors[0]["random.1.cpu"])
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_an_error_of_the_first_is_everyones(tiny, tmp_path):
+    write_recipe(tiny(data__root=str(tmp_path / "absent")), tmp_path / "recipe.yaml")
+    done = torchrun(2, "-m", "atrous", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "absent" in done.stderr
+    assert "Connection closed" not in done.stderr and "RuntimeError" not in done.stderr
+
+
+def test_a_schedulers_variables_alone_start_nothing(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with together() as joined:
+        assert joined == Processes()
 
 
 def test_the_scores_are_the_same_on_one_two_and_four_processes(model, shapes, tmp_path):

@@ -422,3 +422,4 @@ def test_a_run_without_scores_is_compared_last(run, tmp_path):
     (other / "metrics.jsonl").write_text('{"kind": "train", "step": 10, "epoch": 1, "loss": 1.0}\n')
     html = report([other, run], out=tmp_path / "both.html").read_text(encoding="utf-8")
     assert html.index("tiny &lt;run&gt;<br>") < html.index("begun<br>")
+    assert html.count('<svg class="chart"') == 2  # of validations that of the other run

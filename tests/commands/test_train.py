@@ -48,6 +48,7 @@ def test_a_run_is_a_folder_with_everything(run):
         "config.yaml",
         "metrics.jsonl",
         "checkpoints/last.safetensors",
+        "checkpoints/lock",
         "best.safetensors",
         "evaluation.json",
         "report.html",
@@ -350,6 +351,48 @@ def test_a_finished_run_goes_on_for_more_epochs(tiny, tmp_path):
     assert main(["train", "--resume", str(out), "--train.epochs", "3"]) == 0
     assert [line["epoch"] for line in lines(out, "val")] == [1, 2, 3]
     assert read_recipe(out / "config.yaml").train.epochs == 3
+
+
+def test_tensorboard_keeps_every_validation_of_a_resumed_run(tiny, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = train(tiny(train__epochs=1), out=tmp_path / "run")
+    train(read_recipe(out / "config.yaml", {"train.epochs": 2}), resume=out)
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("val/miou")] == [line["step"] for line in lines(out, "val")]
+    assert len(events.Scalars("val/miou")) == 2
+
+
+@pytest.mark.parametrize("word", ["--out", "--init"])
+def test_a_resumed_run_has_its_own_folder_and_weights(run, model, tmp_path, capsys, word):
+    assert main(["train", "--resume", str(run), word, str(model if word == "--init" else tmp_path / "new")]) == 2
+    assert f"leave out {word}" in capsys.readouterr().err
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(tiny, tmp_path, capsys):
+    out = train(tiny(train__epochs=1), out=tmp_path / "run")
+    code = f"from atrous.run_folder import held; from pathlib import Path\nwith held(Path({str(out)!r})): input()"
+    other = subprocess.Popen([sys.executable, "-c", f"{code}; print('let go')"], stdin=-1, stdout=-1, text=True)
+    assert other.stdin is not None
+    deadline, before = time.monotonic() + 60, (out / "config.yaml").read_bytes()
+    try:
+        while True:  # until the other has it
+            code = main(["train", "--resume", str(out), "--train.epochs", "2", "--train.minutes", "0.0001"])
+            if code == 2 or time.monotonic() > deadline:
+                break
+            before = (out / "config.yaml").read_bytes()
+        assert "another process is training" in capsys.readouterr().err
+        assert (out / "config.yaml").read_bytes() == before
+    finally:
+        other.communicate("\n")
+    assert main(["train", "--resume", str(out)]) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_a_gpu_trains_with_an_average(tiny, tmp_path):
+    recipe = tiny(train__epochs=2, train__ema=0.9, train__device="cuda")
+    assert lines(train(recipe, out=tmp_path / "run"), "val")
 
 
 def test_nothing_to_resume(tmp_path, tiny, capsys):

@@ -123,6 +123,35 @@ def test_a_checkpoint_of_another_model_is_refused(saved, other):
         Training(**other).load(saved)
 
 
+def freeze_backbone(training):
+    """Leaves the head to the optimiser, as train.learn: head does."""
+    training.model.backbone.requires_grad_(False)
+    groups = parameter_groups(training.model, lr=0.01, weight_decay=0.01, backbone_lr=0.5)
+    training.optimizer = make_optimizer("adamw", groups)
+    return training
+
+
+def test_what_learns_may_change_and_each_parameter_keeps_its_own_moments(tmp_path):
+    before = Training().train(1)
+    moments = before.optimizer.state
+    resumed = freeze_backbone(Training(seed=1))
+    resumed.load(before.save(tmp_path / "last.safetensors"))
+    for ours, theirs in zip(resumed.model.parameters(), before.model.parameters(), strict=True):
+        if ours.requires_grad:
+            assert torch.equal(resumed.optimizer.state[ours]["exp_avg"], moments[theirs]["exp_avg"])
+    resumed.train(1)
+    again = Training(seed=2)
+    again.load(resumed.save(tmp_path / "head.safetensors"))
+    again.train(1)  # the backbone learns again, from no moments
+    assert len(again.optimizer.state) == len(list(again.model.parameters()))
+
+
+def test_another_optimiser_is_refused_by_name(tmp_path):
+    path = Training("sgd").train(1).save(tmp_path / "last.safetensors")
+    with pytest.raises(AtrousError, match=r"optim\.name was sgd"):
+        Training("adamw").load(path)
+
+
 def test_a_checkpoint_without_an_average_is_refused_where_one_is_wanted(tmp_path):
     path = Training(average=False).train(1).save(tmp_path / "last.safetensors")
     with pytest.raises(AtrousError, match="no checkpoint of this run"):

@@ -159,6 +159,8 @@ def test_pictures_of_one_batch_that_differ_in_size_name_the_cure(dataset, worker
 
 # Workers that fail
 
+SAMPLES = {"channels": 3, "seed": 5, "fill": (1.0, 2.0, 3.0)}
+
 
 class Fatal(AugmentedSamples):
     """Kills or hangs the worker that reads one of its pictures."""
@@ -183,18 +185,41 @@ def test_a_worker_that_dies_or_hangs_costs_no_batch(dataset, alone, how, workers
     order = EpochOrder(COUNT, 4, seed=3)
     fatal = [index for batch in order for _, index in batch][5]  # in the second of three batches
     config = Augment(crop=(16, 24), rotation=10, brightness=0.2, blur=0.3)
-    options = {"channels": 3, "seed": 5, "fill": (1.0, 2.0, 3.0), "fatal": fatal, "how": how}
+    options = {**SAMPLES, "fatal": fatal, "how": how}
     broken = Fatal(dataset, dataset.split("train"), config, **options)
     loader = Loader(broken, order, workers, patience=3)
     handler = signal.getsignal(signal.SIGCHLD)
     assert_same(list(loader), alone[0])
     assert signal.getsignal(signal.SIGCHLD) == handler
     assert loader.workers == 0  # no number of workers above 0 can read it
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().err.split())
     assert f"Going on with {workers - 1} workers" in said
     assert f"it was reading {broken.items[fatal].name}." in said
     order.start(1)
     assert_same(list(loader), alone[1])
+
+
+def test_a_worker_that_dies_between_epochs_costs_no_batch(dataset, alone, capsys):
+    order = EpochOrder(COUNT, 4, seed=3)
+    config = Augment(crop=(16, 24), rotation=10, brightness=0.2, blur=0.3)
+    loader = Loader(AugmentedSamples(dataset, dataset.split("train"), config, **SAMPLES), order, 2)
+    assert_same(list(loader), alone[0])
+    assert loader._loader is not None
+    worker = loader._loader._iterator._workers[1]
+    worker.kill()
+    worker.join()
+    order.start(1)
+    assert_same(list(loader), alone[1])
+    assert loader.workers == 1
+    assert "exited unexpectedly" in capsys.readouterr().err
+
+
+def test_a_dead_worker_is_noticed_long_before_a_slow_one_is_given_up(dataset, monkeypatch):
+    monkeypatch.setattr("atrous.learning.loader.POLL", 0.5)
+    order = EpochOrder(COUNT, 4, seed=3)
+    options = {**SAMPLES, "fatal": 0, "how": "kill"}
+    loader = Loader(Fatal(dataset, dataset.split("train"), Augment(crop=(16, 24)), **options), order, 1, patience=3600)
+    assert len(list(loader)) == 3
 
 
 def test_shared_memory_that_is_too_small_is_found_at_the_start(dataset, alone, monkeypatch, capsys):
@@ -204,4 +229,14 @@ def test_shared_memory_that_is_too_small_is_found_at_the_start(dataset, alone, m
     loader = Loader(samples(dataset), EpochOrder(COUNT, 4, seed=3), 3)
     assert_same(list(loader), alone[0])
     assert loader.workers == 1
-    assert "going on with 1 of 3 workers" in " ".join(capsys.readouterr().out.split())
+    assert "going on with 1 of 3 workers" in " ".join(capsys.readouterr().err.split())
+
+
+def test_crops_that_grow_need_the_shared_memory_of_the_last(dataset, monkeypatch):
+    config = Augment(crop=(16, 24), first_crop=(8, 12), growth=4)
+    usage = shutil.disk_usage("/")
+    per_worker = (16 * 24 * 3 + 16 * 24) * 4 * 5
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=int(per_worker * 1.5)))
+    loader = Loader(samples(dataset, config=config), EpochOrder(COUNT, 4, seed=3), 3)
+    next(iter(loader))
+    assert loader.workers == 1

@@ -155,3 +155,9 @@ def test_class_weights_for_nothing():
         class_weights([0, 0], "log")
     with pytest.raises(AtrousError, match=r"unknown class weighting 'inverse_sqr'\. Did you mean 'inverse_sqrt'"):
         class_weights([1, 2], "inverse_sqr")
+
+
+def test_weights_of_more_pixels_than_float32_counts_are_summed_exactly():
+    labels = torch.zeros(1, 4200, 4200, dtype=torch.uint8)  # 17.6 million, above 2²⁴
+    counted = torch.full(labels.shape, 3.0)
+    assert losses._total_weight(labels, counted, None).item() == 3.0 * labels.numel()

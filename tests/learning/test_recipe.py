@@ -183,3 +183,9 @@ def test_field_names_are_dotted_and_complete():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_reads(path):
     assert read_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("steps", [[60, 85], [0.8, 0.5], [0.0, 0.5], [1.0]])
+def test_steps_of_the_schedule_are_rising_shares(steps):
+    with pytest.raises(AtrousError, match=r"schedule\.steps must be shares"):
+        to_recipe({"schedule": {"name": "step", "steps": steps}})

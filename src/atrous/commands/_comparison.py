@@ -90,8 +90,8 @@ def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("Training loss", "train", "loss", "{:.3g}".format),
     ):
         found = [points(getattr(run, lines), key) for run in runs[:MOST_CURVES]]
-        if all(found):
-            named = zip(LETTERS, found, strict=False)
+        named = [(letter, values) for letter, values in zip(LETTERS, found, strict=False) if values]
+        if named:
             smooth = [charts.binned_curve(letter, values, bins=40) for letter, values in named]
             plain = [charts.Curve(curve.name, curve.points) for curve in smooth]
             drawn.append((title, charts.line_chart(title, plain, write)))

@@ -121,7 +121,10 @@ def evaluate(
     items = dataset.split(split)
     first = the_processes().first
     if crf_search:
-        segmenter.crf = search_crf(segmenter, dataset, evenly(items, crf_images))
+        found = the_processes().by_first(
+            lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images)))
+        )
+        segmenter.crf = _crf_of(found, segmenter)
     results = {
         "model": str(model),
         "data": str(Path(data).resolve()),
@@ -214,8 +217,6 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     Raises:
         AtrousError: nothing to search on, or classes that do not match.
     """
-    from atrous.crf.settings import make_crf
-
     if not items:
         raise AtrousError("the split has no pictures: nothing to search on.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
@@ -235,12 +236,9 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
                 progress.update(searching, advance=crf is not None)
             return confusion.miou
 
-        def crf_of(settings: Mapping[str, Any]) -> DenseCRF:
-            return make_crf(settings).to(segmenter.engine.device)
-
         plain = miou(None)
         trials: list[Trial] = []
-        for trial in coarse_to_fine(lambda settings: miou(crf_of(settings))):
+        for trial in coarse_to_fine(lambda settings: miou(_crf_of(settings, segmenter))):
             trials.append(trial)
             progress.update(searching, note=f"mIoU {plain:.4f}, best with CRF {best_of(trials).miou:.4f}")
     best = best_of(trials)
@@ -250,7 +248,7 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     )
     if not best.miou > plain:
         console.print("[yellow]warning:[/] no settings of the CRF score better than the network alone.")
-    return crf_of(best.settings)
+    return _crf_of(best.settings, segmenter)
 
 
 def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
@@ -338,6 +336,12 @@ def _check_crf(model: Path, crf: str | None, search: bool, images: int, out: Pat
     if out.exists() and Path(model).exists() and out.samefile(model):
         raise AtrousError(f"save_crf is {out}, the model itself; give another name. Inputs are never overwritten.")
     model_file.check_target(out, "save_crf")
+
+
+def _crf_of(settings: Mapping[str, Any], segmenter: Segmenter) -> DenseCRF:
+    from atrous.crf.settings import make_crf
+
+    return make_crf(settings).to(segmenter.engine.device)
 
 
 def _settings_of(crf: DenseCRF) -> dict[str, Any]:

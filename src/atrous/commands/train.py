@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from atrous.learning.total_loss import loss_for
 from atrous.learning.trainer import Progress, Trainer, checkpoint_of
 from atrous.learning.transfer import network_of
 from atrous.models import SegmentationModel
-from atrous.run_folder import new_run, remove_halves
+from atrous.run_folder import held, new_run, remove_halves
 
 #: Validation pictures shown in TensorBoard.
 SHOWN = 3
@@ -61,16 +62,19 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
     Raises:
         AtrousError: unusable data (every problem named), an impossible recipe, or a loss that is not finite.
     """
+    if resume is not None and (out is not None or init is not None):
+        given = "out" if out is not None else "init"
+        raise AtrousError(f"--resume goes on in its own folder with its own weights: leave out --{given}.")
     processes = the_processes()
     recipe = _starting_from(recipe, init, resume)
     dataset, pixels = _open_data(recipe, processes)
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.train.device)
     model = create_for(recipe, dataset, fresh=resume is None)
-    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.to(device)
+    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
     processes.share_norms(model)
     learning = freeze(model, recipe.train.learn, recipe.train.frozen)
     crf = None
@@ -100,13 +104,16 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         processes=processes,
         validate=_Validate(recipe, run, dataset, step, processes),
     )
-    if processes.first:
-        remove_halves(run)
-        write_recipe(recipe, run / "config.yaml")
-    trainer.save()  # so that there is something to resume from the first moment on
-    _say_start(run, recipe, dataset, step, learning)
-    trainer.run_all()
-    _finish(recipe, run, dataset, processes)
+    with ExitStack() as stack:
+        processes.by_first(lambda: stack.enter_context(held(run)))
+        if processes.first:
+            remove_halves(run)
+        trainer.save()  # so that there is something to resume from the first moment on
+        if processes.first:
+            write_recipe(recipe, run / "config.yaml")  # by which a folder counts as a run
+        _say_start(run, recipe, dataset, step, learning)
+        trainer.run_all()
+        _finish(recipe, run, dataset, processes)
     return run
 
 

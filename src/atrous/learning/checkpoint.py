@@ -41,17 +41,16 @@ def save_checkpoint(
     Raises:
         AtrousError: the file cannot be written.
     """
-    state = optimizer.state_dict()
     tensors = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.module.state_dict().items()}
     if crf is not None:
         tensors |= {f"crf.{name}": tensor for name, tensor in crf.state_dict().items()}
-    for index, slots in state["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items() if value is not None}
+    for name, slots in zip(_names(optimizer, model, crf), _slots(optimizer), strict=True):
+        tensors |= {f"optimizer.{name}.{slot}": value for slot, value in slots.items() if value is not None}
     for rank, states in enumerate(random or [random_state()]):
         tensors |= {f"random.{rank}.{kind}": state for kind, state in states.items()}
-    record = {"info": model.info.to_dict(), "progress": progress}
+    record = {"info": model.info.to_dict(), "progress": progress, "optimizer": type(optimizer).__name__}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous-checkpoint": json.dumps(record)}, path)
 
@@ -67,7 +66,8 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Puts a checkpoint's state back, in place.
 
-    Learning rates and weight decays stay as the optimiser has them, so that a recipe changed on resuming counts.
+    Learning rates and weight decays stay as the optimiser has them, so that a recipe changed on resuming counts; what
+    learns now and did not before starts without momentum.
 
     Args:
         path: written by `save_checkpoint`.
@@ -97,11 +97,15 @@ def load_checkpoint(
             raise ValueError(f"it was trained {'with' if layer else 'without'} crf.trainable")
         if crf is not None:
             crf.load_state_dict(layer)
-        slots: dict[int, dict[str, Tensor]] = {}
+        if record["optimizer"] != type(optimizer).__name__:
+            raise ValueError(f"its optim.name was {record['optimizer'].lower()}, which a resumed run keeps")
+        slots: dict[str, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", tensors).items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+            parameter, _, slot = name.rpartition(".")
+            slots.setdefault(parameter, {})[slot] = tensor
+        names = _names(optimizer, model, crf)
+        state = {index: slots[name] for index, name in enumerate(names) if name in slots}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         model.info = Info.from_dict(record["info"])
         if average is not None:
             average.module.info = model.info
@@ -109,6 +113,19 @@ def load_checkpoint(
         return record["progress"]
     except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
         raise AtrousError(f"{path} is no checkpoint of this run, or is damaged: {error}") from error
+
+
+def _names(optimizer: torch.optim.Optimizer, model: nn.Module, crf: nn.Module | None) -> list[str]:
+    """What each of the optimiser's parameters is called, in its order: which are frozen may change on resuming."""
+    parts = {"weights": model} | ({} if crf is None else {"crf": crf})
+    names = {id(value): f"{part}.{name}" for part, module in parts.items() for name, value in module.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _slots(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """What the optimiser keeps of each parameter, in its order."""
+    state: Any = optimizer.state  # without an entry for what has had no gradient yet
+    return [state.get(parameter, {}) for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def random_state() -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ FORMULAS = {
     "inverse": lambda f: 1 / f,
     "inverse_sqrt": lambda f: 1 / np.sqrt(f),
     "inverse_fourth_root": lambda f: f**-0.25,
-    #: SegNet's and before it arXiv:1411.4734 §6.3.2.
+    #: After arXiv:1411.4734 §6.3.2, which counts only the pictures that hold a class; here all pictures count.
     "median_frequency": lambda f: np.median(f) / f,
     #: ENet, arXiv:1606.02147 §4.
     "log": lambda f: 1 / np.log(1.02 + f),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
-from atrous.console import console
+from atrous.console import warnings
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pictures import to_channels
 from atrous.data.transforms import Augment, augment
@@ -26,6 +26,8 @@ from atrous.errors import AtrousError
 
 #: Batches that each worker prepares ahead.
 PREFETCH = 4
+#: Seconds between two looks at whether the workers are alive, while a batch is waited for.
+POLL = 5.0
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,9 @@ class Loader:
             self.workers = self._workers_that_fit()
         while batch < len(self.order):
             self.order.start(epoch, batch)
-            iterator = self._begin()
             try:
-                for found in iterator:
+                iterator = self._begin()
+                while (found := self._next(iterator)) is not None:
                     batch += 1
                     yield found
             except AtrousError as error:  # a worker's comes with its traceback written into the message
@@ -186,7 +188,7 @@ class Loader:
             except RuntimeError as error:
                 if not (self.workers and _is_about_a_worker(error)):
                     raise
-                self._go_on_with_fewer(iterator, str(error).split(". ")[0].rstrip("."))
+                self._go_on_with_fewer(str(error).split(". ")[0].rstrip("."))
 
     def _begin(self) -> Any:
         if self._loader is None:
@@ -200,11 +202,11 @@ class Loader:
                 persistent_workers=self.workers > 0,
                 prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.pin_memory,
-                timeout=self.patience if self.workers else 0,
+                timeout=min(POLL, self.patience) if self.workers else 0,
                 generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
             )
-        # torch would have the death of a worker raise wherever the training happens to be; asked for a batch, the
-        # iterator finds it too.
+        # torch would have the death of a worker raise wherever the training happens to be; the iterator finds it too,
+        # within POLL seconds of waiting for a batch.
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGCHLD) if main else None
         iterator = iter(self._loader)
@@ -212,8 +214,21 @@ class Loader:
             signal.signal(signal.SIGCHLD, before)
         return iterator
 
-    def _go_on_with_fewer(self, iterator: Any, what: str) -> None:
-        workers = list(getattr(iterator, "_workers", ()))
+    def _next(self, iterator: Any) -> Batch | None:
+        """The next batch, for which dead workers are looked for every few seconds; None at the end."""
+        waited = 0.0
+        while True:
+            try:
+                return next(iterator, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+                waited += min(POLL, self.patience)
+                if waited >= self.patience:
+                    raise RuntimeError(f"DataLoader timed out after {waited:.0f} seconds") from error
+
+    def _go_on_with_fewer(self, what: str) -> None:
+        workers = list(getattr(getattr(self._loader, "_iterator", None), "_workers", ()))
         fallen = [number for number, worker in enumerate(workers) if not worker.is_alive()]
         read = [self.samples.reading[number].item() for number in fallen or range(len(workers))]
         names = sorted({self.samples.items[int(index)].name for index in read if index >= 0})
@@ -221,12 +236,11 @@ class Loader:
             worker.kill()
         self._loader = None
         self.workers -= 1
-        console.print(
+        warnings.print(
             escape(
                 f"{what}; it was reading {', '.join(names) or 'nothing'}. Going on with {self.workers} workers. If it "
                 "happens again, look at that file, and at the memory: free -h, df -h /dev/shm."
-            ),
-            style="yellow",
+            )
         )
 
     def _workers_that_fit(self) -> int:
@@ -235,13 +249,15 @@ class Loader:
         if not self.workers or not shared.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
-        needed = (image.nbytes + label.nbytes) * self.order.batch_size * (PREFETCH + 1)
+        height, width = self.samples.config.crop or label.shape  # crops that grow begin smaller
+        needed = (image.nbytes + label.nbytes) * height * width // label.numel()
+        needed *= self.order.batch_size * (PREFETCH + 1)
         free = shutil.disk_usage(shared).free
         fitting = int(min(self.workers, free // needed))
         if fitting < self.workers:
-            console.print(
-                f"[yellow]/dev/shm has {free / 1e6:.0f} MB free, and a worker needs {needed / 1e6:.0f} MB: going on "
-                f"with {fitting} of {self.workers} workers.[/] In Docker, --shm-size or --ipc=host gives more."
+            warnings.print(
+                f"/dev/shm has {free / 1e6:.0f} MB free, and a worker needs {needed / 1e6:.0f} MB: going on "
+                f"with {fitting} of {self.workers} workers. In Docker, --shm-size or --ipc=host gives more."
             )
         return fitting
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.data.labels import IGNORE_INDEX
+from atrous.learning.processes import the_processes
 from atrous.models.layers import resize_rows
 
 #: Size of one band of full-size scores. Small enough for the processor's cache, large enough to keep it busy.
@@ -57,6 +58,8 @@ class CrossEntropy(nn.Module):
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
         """The mean loss over labelled pixels; 0 with a zero gradient where none is labelled.
 
+        Of several processes each gives its part: the mean of their losses is the mean over the pixels of all.
+
         Args:
             scores: N×K×h×w logits of any float type; K = 1 is one logit for two classes.
             labels: N×H×W class indices, 255 = ignore.
@@ -94,7 +97,8 @@ class _Banded(torch.autograd.Function):
                 total += loss.detach()
                 if scores.requires_grad:
                     gradient += torch.autograd.grad(loss, low)[0]
-        weight = _total_weight(labels, counted, weights).clamp(min=torch.finfo(torch.float32).tiny)
+        weight = the_processes().mean_of(_total_weight(labels, counted, weights))
+        weight = weight.clamp(min=torch.finfo(torch.float32).tiny)
         ctx.save_for_backward((gradient / weight).to(scores.dtype))
         return total / weight
 
@@ -186,6 +190,6 @@ def _each(scores: Tensor, labels: Tensor, smoothing: float, weights: Tensor | No
 def _total_weight(labels: Tensor, counted: Tensor | None, weights: Tensor | None) -> Tensor:
     """Σ of the weights of the labelled pixels: what the mean divides by."""
     flat = labels.flatten().int()
-    each = None if counted is None else counted.flatten()
+    each = None if counted is None else counted.flatten().double()  # float32 counts to 2²⁴ only
     counts = torch.bincount(flat, each, minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].float()
     return counts.sum() if weights is None else (counts[: len(weights)] * weights).sum()

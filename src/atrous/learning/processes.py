@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from atrous.console import console
 from atrous.errors import AtrousError
@@ -20,6 +21,8 @@ from atrous.errors import AtrousError
 T = TypeVar("T")
 #: How long processes wait for each other before they give up: as long as the first may take to examine the data.
 PATIENCE = timedelta(hours=6)
+#: What torchrun says to each process.
+BY_TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,22 @@ class Processes:
         return values
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """What the first process's `work` returns, in every process; the others wait."""
+        """What the first process's `work` returns, in every process; the others wait.
+
+        Raises:
+            AtrousError: what `work` raised, in every process.
+        """
         if self.world == 1:
             return work()
-        box: list[Any] = [work() if self.first else None]
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = work()
+            except AtrousError as error:
+                box[1] = error
         dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
         return box[0]
 
     def sum(self, counts: np.ndarray) -> np.ndarray:
@@ -69,10 +83,13 @@ class Processes:
         dist.all_reduce(total)
         return total.numpy()
 
-    def share(self, count: int) -> float:
-        """What this process has of something, in units of an equal share; 1 where nobody has any."""
-        total = int(self.sum(np.array([count]))[0])
-        return count * self.world / total if total else 1.0
+    def mean_of(self, value: Tensor) -> Tensor:
+        """The mean of every process's tensor, on its device and without a gradient."""
+        if self.world == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world
 
     def mean(self, value: float) -> float:
         """The mean of every process's value."""
@@ -87,19 +104,34 @@ class Processes:
         return tuple(bool(vote) for vote in votes)
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """The module with gradients that are the mean over all processes; itself where there is one."""
-        if self.world == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
+        """The module with gradients that are the mean over all processes; itself where there is one.
+
+        Raises:
+            AtrousError: more processes on this machine than GPUs.
+        """
+        if self.world == 1:
             return step
-        on_gpu = next(step.parameters()).is_cuda
-        return nn.parallel.DistributedDataParallel(step, device_ids=[self.local_rank] if on_gpu else None)
+        on_gpu, gpus = next(step.parameters()).is_cuda, torch.cuda.device_count()
+        if on_gpu and self.local_rank >= gpus:
+            raise AtrousError(f"more processes on this machine than its {gpus} GPUs: start at most {gpus} of them.")
+        # Without the search for unused parameters DDP would regroup its sums after the first step of every start, and
+        # with three processes or more a resumed run would round otherwise than one that was never stopped.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        return nn.parallel.DistributedDataParallel(
+            step, device_ids=[self.local_rank] if on_gpu else None, find_unused_parameters=True
+        )
 
     def share_norms(self, model: nn.Module) -> None:
         """Batch norms over the pictures of all processes; on CPUs, where torch has none, each takes its own."""
-        if self.world == 1 or not next(model.parameters()).is_cuda:
+        if self.world == 1:
+            return
+        if not next(model.parameters()).is_cuda:
+            console.print("batch norms over each process's own pictures")
             return
         from timm.layers import convert_sync_batchnorm  # knows timm's norms with an activation; torch's does not
 
         convert_sync_batchnorm(model)
+        console.print("batch norms over the pictures of all processes")
 
     def share_statistics(self, model: nn.Module) -> None:
         """Gives every process the first one's running statistics, without which they would judge different models."""
@@ -122,17 +154,15 @@ def together() -> Iterator[Processes]:
     All but the first fall silent on standard output.
 
     Raises:
-        AtrousError: more processes on this machine than GPUs, or they do not find each other.
+        AtrousError: they do not find each other.
     """
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    started = all(name in os.environ for name in BY_TORCHRUN)  # schedulers set some of them for programs of their own
+    asked = int(os.environ["WORLD_SIZE"]) if started else 1
     if asked == 1 or dist.is_initialized():
         yield the_processes()
         return
-    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    gpus = torch.cuda.device_count()
-    if gpus:
-        if here > gpus:
-            raise AtrousError(f"{here} processes on a machine with {gpus} GPUs: start at most {gpus} of them.")
+    local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local < gpus:
         torch.cuda.set_device(local)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
@@ -143,8 +173,7 @@ def together() -> Iterator[Processes]:
         if processes.world != asked:
             raise AtrousError(f"{asked} processes were asked for, and {processes.world} came.")
         silent, console.quiet = console.quiet, not processes.first
-        norms = "batch norms over all of them" if gpus else "batch norms over each one's own pictures"
-        console.print(f"{processes.world} processes, {torch.get_num_threads()} threads each, {norms}")
+        console.print(f"{processes.world} processes, {torch.get_num_threads()} threads each")
         yield processes
         console.quiet = silent
     finally:

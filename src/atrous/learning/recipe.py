@@ -301,6 +301,12 @@ class Recipe:
             if not low <= value <= high:
                 allowed = f"{low:g} or more" if high >= FINITE else f"{low:g} to {high:g}"
                 raise AtrousError(f"{name} must be {allowed}, got {value}.")
+        steps = self.schedule.steps
+        if any(not 0 < step < 1 for step in steps) or list(steps) != sorted(steps):
+            raise AtrousError(
+                f"schedule.steps must be shares of the training between 0 and 1, rising, got {list(steps)}; epochs are "
+                f"divided by train.epochs, {self.train.epochs} here."
+            )
         if not any((self.loss.cross_entropy, self.loss.dice, self.loss.tversky, self.loss.lovasz)):
             raise AtrousError("the loss has no term: give loss.cross_entropy or another a weight above 0.")
         if not self.crf.trainable and self.crf != Crf():

@@ -37,7 +37,7 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder, purge_step=step)
+        self._writer = SummaryWriter(folder, purge_step=step + 1)  # which hides that step, too
 
     def numbers(self, values: dict[str, float], step: int) -> None:
         """Shows some numbers of a step."""

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from atrous.console import console, progress_bar
-from atrous.data.labels import IGNORE_INDEX
 from atrous.device import keep_freed_memory
 from atrous.errors import AtrousError
 from atrous.learning.average import WeightAverage
@@ -178,11 +177,7 @@ class Trainer:
             accumulate = self.recipe.optim.accumulate
             first_of_group = self.progress.batch - self.progress.batch % accumulate
             group = min(accumulate, len(self.order) - first_of_group)
-            # The loss is a mean over labelled pixels: that of all processes weighs each by how many it has.
-            share = (
-                1.0 if self.processes.world == 1 else self.processes.share(int((batch.labels != IGNORE_INDEX).sum()))
-            )
-            (loss * (share / group)).backward()
+            (loss / group).backward()
         return value
 
     def _group_is_whole(self, ahead: int = 0) -> bool:

@@ -1,6 +1,6 @@
 """The four papers side by side: the same backbone, data, recipe and number of steps, trained and measured on CamVid.
 
-    python benchmarks/family.py --data CAMVID --out RUNS [--epochs 16]
+    python benchmarks/family.py --data CAMVID --out RUNS [--epochs 6]
 
 Each network is trained at output stride 16 by recipes/camvid_family.yaml, then measured at 16 and, on the same weights,
 at 8 (arXiv:1706.05587 §3.3), at one scale and at the papers' six with their mirror images, each without and with the
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid in SegNet's layout")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--crf", default="deeplabv2", help="its settings, as for atrous evaluate")
     options = parser.parse_args()
     runs = {name: trained(name, options.data, options.out / name, options.epochs) for name in PAPERS}

@@ -92,7 +92,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, raw_images: Tensor) -> Tensor:
-        """N×C×H×W of any dtype → N×C×H'×W' float32, with H' the number 16k + 1 nearest to enlarge·H."""
+        """N×C×H×W of any dtype → N×C×H'×W' float32, with H' the number 32k + 1 ≥ 33 nearest to enlarge·H."""
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
         if self.enlarge != 1.0:
@@ -100,13 +100,16 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
     def _enlarged(self, side: int) -> int:
-        # At 16k + 1 every map down to stride 16 has an odd side, so TensorFlow's SAME padding is even and training
-        # crops and whole pictures are sampled at the same places: elsewhere a map may shift by half its stride.
+        # At 32k + 1 every map down to stride 32 has an odd side, so TensorFlow's SAME padding is even and training
+        # crops and whole pictures are sampled at the same places; elsewhere a map shifts by half its stride. Down to
+        # 32 also at output stride 16, where the last layer keeps the padding of the stride it has lost: at 16k + 1
+        # with an odd k, CamVid lost seven points of mean IoU (docs/results.md).
         # `round`, to the even number halfway, in whole and positive numbers, which is all that exporters know of sizes.
         factor = Fraction(self.enlarge).limit_denominator(10**6)
-        above, below = side * factor.numerator - factor.denominator, 16 * factor.denominator
+        above, below = side * factor.numerator - factor.denominator, 32 * factor.denominator
         nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-        return 16 * nearest + 1
+        nearest = nearest + 1 // (nearest + 1)  # 33 at least
+        return 32 * nearest + 1
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):

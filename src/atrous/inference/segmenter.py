@@ -141,7 +141,8 @@ class Segmenter:
             given = _with_output_stride(given, output_stride)
         self.info: Info = given.info if not isinstance(given, Path) else _info_of(given)
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
-        self._runner = _runner_for(given, self.info, engine, device, precision)
+        of_file = isinstance(model, str | Path)
+        self._runner = _runner_for(given, self.info, engine, device, precision, of_file)
         self.engine, self.pools = self._runner.engine, self._runner.pools
         self.crf: DenseCRF | None = None
         if isinstance(self._runner, exported.OnnxGraph | exported.OpenVinoGraph) and (crf or self._views != (View(),)):
@@ -272,12 +273,12 @@ def _with_output_stride(model: Path | SegmentationModel, output_stride: int) -> 
 
 
 def _runner_for(
-    model: Path | SegmentationModel, info: Info, engine: str, device: str | torch.device, precision: str
+    model: Path | SegmentationModel, info: Info, engine: str, device: str | torch.device, precision: str, of_file: bool
 ) -> TorchEngine | OpenVinoEngine | exported.OnnxGraph | exported.OpenVinoGraph:
     """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
     if isinstance(model, Path) and exported.is_exported(model):
         return exported.open_graph(model, engine, str(device), precision)
-    name, reason = choose(engine, str(device), isinstance(model, Path))
+    name, reason = choose(engine, str(device), of_file)
     if name == "openvino":
         from atrous.inference.openvino_engine import OpenVinoEngine
 

@@ -1,0 +1,51 @@
+"""The shipped models: they work offline as they lie in the repository, and score what their cards say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous import model_file
+from atrous.cli import main
+from atrous.commands.evaluate import evaluate
+
+ZOO = Path(__file__).parents[2] / "zoo"
+MODELS = sorted(ZOO.glob("*.safetensors"))
+
+
+def test_there_are_some():
+    assert [path.stem for path in MODELS] == ["camvid"]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_it_is_small_and_has_a_card_that_tells_its_scores(path):
+    assert path.stat().st_size <= 12e6
+    card = path.with_suffix(".md").read_text()
+    info = model_file.read_info(path)
+    for scores in info.scores.values():
+        assert f"{scores['miou']:.4f}" in card
+    assert "CC BY-NC 4.0" in card
+    assert all(name in card for name in info.classes)
+
+
+def test_it_segments_a_picture_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (360, 480, 3), dtype=np.uint8)).save("street.jpg")
+    assert main(["predict", str(ZOO / "camvid.safetensors"), "street.jpg"]) == 0
+    mask = Image.open("predictions/street.png")
+    assert mask.size == (480, 360)
+    assert np.asarray(mask).max() < 11
+
+
+def test_camvid_scores_what_its_card_says(shared):
+    """In bfloat16 where that is fastest; the card's score is float32's."""
+    stated = re.search(r"\*\*([01]\.\d{4})\*\*", (ZOO / "camvid.md").read_text())
+    assert stated is not None
+    found = evaluate(ZOO / "camvid.safetensors", shared / "data/camvid", engine="auto", precision="auto")
+    assert found["images"] == 101
+    assert found["miou"] == pytest.approx(float(stated[1]), abs=0.002)

@@ -61,6 +61,7 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     from atrous.data.pictures import read_picture
     from atrous.data.statistics import channel_statistics
     from atrous.learning.transfer import start_from
+    from atrous.models.same_padding import pads_unevenly
 
     first = read_picture(dataset.split(recipe.data.train)[0].image)
     table, init = dataset.classes, recipe.model.init
@@ -78,9 +79,10 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
             raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
     pretrained = recipe.model.pretrained and fresh and init is None
     model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
+    seen = {"enlarge": recipe.train.enlarge, "aligned": pads_unevenly(model), "dtype": first.dtype.name}
     model.info = replace(
         model.info,
-        preprocessing=replace(model.info.preprocessing, enlarge=recipe.train.enlarge, dtype=first.dtype.name),
+        preprocessing=replace(model.info.preprocessing, **seen),
         classes=table.names,
         colors=table.colors,
         raw=table.raw,

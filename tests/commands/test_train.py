@@ -20,6 +20,7 @@ from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
+from atrous.create import create_for
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.data.statistics import channel_statistics
@@ -53,6 +54,12 @@ def test_a_run_is_a_folder_with_everything(run):
         "evaluation.json",
         "report.html",
     }
+
+
+@pytest.mark.parametrize(("backbone", "aligned"), [("tf_efficientnet_lite0", True), ("mobilenetv2_035", False)])
+def test_pictures_are_aligned_where_the_backbone_pads_as_tensorflow_does(backbone, aligned, tiny, shapes):
+    recipe = tiny(model__backbone=backbone)
+    assert create_for(recipe, open_dataset(shapes)).info.preprocessing.aligned is aligned
 
 
 def test_it_learns_every_class(run):

@@ -16,7 +16,7 @@ Make = Callable[..., models.SegmentationModel]
 
 
 def make(
-    architecture: str, *, enlarge: float = 1.0, dtype: str = "uint8", **arguments: Any
+    architecture: str, *, enlarge: float = 1.0, aligned: bool = False, dtype: str = "uint8", **arguments: Any
 ) -> models.SegmentationModel:
     """A fresh model with a head that tells classes apart, since the paper's starts near zero."""
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def make(
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         elif name.endswith("bias") and parameter.shape[0] == model.info.arguments["num_classes"]:
             torch.nn.init.zeros_(parameter)
-    preprocessing = replace(model.info.preprocessing, enlarge=enlarge, dtype=dtype)
+    preprocessing = replace(model.info.preprocessing, enlarge=enlarge, aligned=aligned, dtype=dtype)
     count = len(model.info.classes)
     names = tuple(f'"class" {index} <ä&道>' for index in range(count))  # nothing that XML or JSON would bend
     model.info = replace(model.info, preprocessing=preprocessing, classes=names, provenance={"note": "a\nb"})

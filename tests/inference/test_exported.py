@@ -48,6 +48,8 @@ SLOW = {
         "enlarge": 1.5, "align_corners": True},
     "v3plus, SAME padding, stride 32": {
         "architecture": "deeplabv3plus", "backbone": "tf_efficientnet_lite0", "output_stride": 32},
+    "v3plus, SAME padding, aligned": {
+        "architecture": "deeplabv3plus", "backbone": "tf_efficientnet_lite0", "aligned": True},
     "v3, Google's": {"architecture": "deeplabv3", "backbone": "google_mobilenetv2_050", "output_stride": 8},
 }  # fmt: skip
 CASES = [pytest.param(case, id=name) for name, case in QUICK.items()]

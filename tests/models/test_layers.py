@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from atrous.errors import AtrousError
+from atrous.models.backbones import Backbone
 from atrous.models.layers import (
     Normalize,
     PooledBatchNorm2d,
@@ -73,6 +74,27 @@ def test_normalize_enlarges_first(enlarge, size):
     assert result.shape[-2:] == size
     expected = nn.functional.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False)
     torch.testing.assert_close(result, (expected - 100) / 50)
+
+
+@pytest.mark.parametrize(("size", "seen"), [((64, 65), (65, 65)), ((360, 480), (353, 481)), ((9, 1), (33, 33))])
+def test_aligned_pictures_have_odd_sides_down_to_stride_32_though_nothing_is_enlarged(size, seen):
+    result = Normalize([0.0], [1.0], aligned=True)(torch.ones(1, 1, *size))
+    assert result.shape[-2:] == seen
+    torch.testing.assert_close(result, torch.ones(1, 1, *seen))
+
+
+def test_the_padding_of_tensorflow_moves_what_a_network_sees_unless_pictures_are_aligned():
+    torch.manual_seed(0)
+    backbone = Backbone("tf_efficientnet_lite0", output_stride=16).eval()
+    ripples = torch.sin(torch.arange(97.0) / 5)
+    larger = (ripples[:, None] * ripples + torch.tensor([0.0, 0.3, -0.3])[:, None, None])[None]
+
+    def moved(aligned: bool) -> float:
+        normalize = Normalize([0.0] * 3, [1.0] * 3, aligned=aligned)
+        one, other = (backbone(normalize(picture)).low for picture in (larger[..., :96, :96], larger))
+        return ((one - other[..., : one.shape[-2], : one.shape[-1]])[..., 6:-6, 6:-6].norm() / one.norm()).item()
+
+    assert moved(aligned=True) < 0.25 * moved(aligned=False)
 
 
 def test_one_pooled_picture_is_normalised_by_the_running_statistics_and_leaves_them():

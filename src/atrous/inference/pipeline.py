@@ -17,8 +17,7 @@ class Pipeline(nn.Module):
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
-        preprocessing = model.info.preprocessing
-        self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.enlarge)
+        self.normalize = Normalize.of(model.info.preprocessing)
         self.model = model
         self.eval()
 

@@ -40,8 +40,7 @@ class TrainingStep(nn.Module):
         self.loss = loss
         self.precision = precision
         self.crf = crf
-        preprocessing = model.info.preprocessing
-        self.normalize = Normalize(preprocessing.mean, preprocessing.std, preprocessing.enlarge)
+        self.normalize = Normalize.of(model.info.preprocessing)
 
     def forward(self, raw_images: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch, summed over the model's outputs.

@@ -28,12 +28,15 @@ class Preprocessing:
         mean: one per channel, in raw units (0–255 for 8-bit pictures).
         std: one per channel, > 0, in raw units.
         enlarge: factor by which pictures are enlarged before the network sees them.
+        aligned: whether the network sees sides of 32k + 1 pixels even where nothing is enlarged, which is what
+            TensorFlow's SAME padding needs to sample crops and whole pictures alike (`layers.Normalize`).
         dtype: the pixel type the network was trained on; pictures of the other integer type are rescaled to it.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     enlarge: float = 1.0
+    aligned: bool = False
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
 
     def __post_init__(self) -> None:

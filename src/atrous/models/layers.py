@@ -8,12 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from atrous.models.info import Preprocessing
 
 #: The smallest side on which one picture alone can be trained: at output stride 16 it still leaves 3×3 features,
 #: enough values per channel for batch statistics.
@@ -72,30 +76,38 @@ def class_probabilities(logits: Tensor) -> Tensor:
 
 
 class Normalize(nn.Module):
-    """Raw pixel values to what the network was trained on: enlarge, then (x − mean) / std.
+    """Raw pixel values to what the network was trained on: resize, then (x − mean) / std.
 
     The one brick that normalises, used by `TrainingStep` and `Pipeline` and nowhere else.
 
     Args:
         mean: one per channel, in raw units (0–255 for 8-bit pictures).
         std: one per channel, > 0, in raw units.
-        enlarge: factor by which pictures are enlarged before the network sees them; 1 leaves them alone.
+        enlarge: factor by which pictures are enlarged before the network sees them.
+        aligned: round the sides to 32k + 1 also where `enlarge` is 1, which else leaves pictures alone.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], enlarge: float = 1.0) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], enlarge: float = 1.0, aligned: bool = False
+    ) -> None:
         super().__init__()
-        self.enlarge = enlarge
+        self.enlarge, self.aligned = enlarge, aligned
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
+    @classmethod
+    def of(cls, preprocessing: Preprocessing) -> Normalize:
+        """As a model's record has it."""
+        return cls(preprocessing.mean, preprocessing.std, preprocessing.enlarge, preprocessing.aligned)
+
     def forward(self, raw_images: Tensor) -> Tensor:
-        """N×C×H×W of any dtype → N×C×H'×W' float32, with H' the number 32k + 1 ≥ 33 nearest to enlarge·H."""
+        """N×C×H×W of any dtype → N×C×H'×W' float32; if resized, H' is the number 32k + 1 ≥ 33 nearest to enlarge·H."""
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
-        if self.enlarge != 1.0:
+        if self.enlarge != 1.0 or self.aligned:
             images = resize(images, (self._enlarged(height), self._enlarged(width)))
         return (images - self.mean) / self.std
 

@@ -60,3 +60,8 @@ class SameConv2d(nn.Conv2d):
         else:
             input = F.pad(input, (*horizontal, *vertical))
         return F.conv2d(input, self.weight, self.bias, self.stride, margin, self.dilation, self.groups)
+
+
+def pads_unevenly(model: nn.Module) -> bool:
+    """Whether a network samples pictures of some sizes aside of others: a strided convolution has SAME padding."""
+    return any(isinstance(module, SameConv2d) and module.base_stride > 1 for module in model.modules())

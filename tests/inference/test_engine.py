@@ -89,8 +89,10 @@ def test_what_cannot_be_is_refused(path, options, message):
         ("deeplabv3plus", "tf_efficientnet_lite0", {}),
     ],
 )
-def test_openvino_is_torch_at_any_size(architecture, backbone, arguments):
+@pytest.mark.parametrize("aligned", [False, True])
+def test_openvino_is_torch_at_any_size(architecture, backbone, arguments, aligned):
     model = used(architecture, backbone, **arguments)
+    model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, aligned=aligned))
     ours, theirs = (Segmenter(model, engine=name, precision="float32") for name in ("openvino", "torch"))
     for height, width in ((97, 97), (64, 130), (33, 47)):
         image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)

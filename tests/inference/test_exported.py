@@ -33,8 +33,8 @@ FORMATS = pytest.mark.parametrize("format", SUFFIXES)
 QUICK = {
     "v1, one logit, enlarged": {"architecture": "deeplabv1", "backbone": "vgg16", "fov_channels": 8, "num_classes": 1,
                                 "enlarge": 1.5},
-    "v3plus, corners": {"architecture": "deeplabv3plus", "backbone": "resnet18", "aspp_channels": 16,
-                        "align_corners": True},
+    "v3plus, corners, aligned": {"architecture": "deeplabv3plus", "backbone": "resnet18", "aspp_channels": 16,
+                                 "align_corners": True, "aligned": True},
 }  # fmt: skip
 SLOW = {
     "v1 with sides": {"architecture": "deeplabv1", "backbone": "vgg16", "fov_channels": 8, "multi_scale": True},

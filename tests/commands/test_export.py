@@ -208,19 +208,35 @@ def test_the_page_runs(original, tmp_path, monkeypatch):
     assert "atrous.commands.export" in sys.modules
 
 
-def test_int8_is_measured_beside_the_original(model, shapes, tmp_path, capsys):
+@pytest.mark.parametrize("names", [["model.bin", "model.xml"], ["model.onnx"]])
+def test_int8_is_measured_beside_the_original(names, model, shapes, tmp_path, capsys):
     pytest.importorskip("nncf")
-    out = tmp_path / "model.xml"
-    words = ["--format", "openvino", "--out", str(out), "--int8", "--calibrate", str(shapes), "--max-drop", "5"]
+    out = tmp_path / names[-1]
+    words = ["--out", str(out), "--int8", "--calibrate", str(shapes), "--max-drop", "5"]
     assert main(["export", str(model), *words, "--scores"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"int8 with nothing in floats \(0 convolutions\): mIoU 0\.\d+, 0\.\d+ in float32", said)
-    assert files(tmp_path) == ["model.bin", "model.xml"]
+    assert files(tmp_path) == names
     assert read_info(out) == model_file.read_info(model)
-    whole, part = model.stat().st_size, out.with_suffix(".bin").stat().st_size
-    assert part < 0.4 * whole, "weights of 8 bits instead of 32"
+    export(model, out=tmp_path / "floats" / out.name, scores=True)
+    whole, part = ((folder / names[0]).stat().st_size for folder in (tmp_path / "floats", tmp_path))
+    assert part < (0.7 if out.suffix == ".onnx" else 0.4) * whole, "weights of 8 bits; an .onnx has its graph besides"
     scores = evaluate(out, shapes)["miou"], evaluate(model, shapes)["miou"]
     assert abs(scores[0] - scores[1]) < 0.05
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
+def test_what_stays_in_floats_is_named(suffix, model, tmp_path):
+    pytest.importorskip("nncf")
+    source = export(model, out=tmp_path / f"model{suffix}")
+    images = [draw((96, 80), read_info(source).preprocessing).transpose(2, 0, 1)[None].copy() for _ in range(2)]
+    kept = [
+        quantised.quantise(source, images, attempt, tmp_path / f"{index}{suffix}")
+        for index, attempt in enumerate(quantised.ATTEMPTS)
+    ]
+    depthwise = sum(getattr(module, "groups", 1) > 1 for module in model_file.load(model).modules())
+    assert [len(names) for names in kept] == [0, 1, 1 + depthwise]
+    assert set(kept[1]) < set(kept[2])
 
 
 def test_an_int8_file_that_is_worse_is_not_written(model, shapes, tmp_path, monkeypatch):
@@ -248,7 +264,7 @@ def test_an_int8_file_that_is_worse_is_not_written(model, shapes, tmp_path, monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"out": "model.onnx"}, "int8 is for --format openvino"),
+        ({"out": "model.pt2"}, "int8 is for --format openvino or onnx"),
         ({"out": "model.xml", "half": True}, "without --half"),
         ({"out": "model.xml"}, "--calibrate DATA"),
         ({"out": "model.xml", "calibrate": "shapes", "max_drop": -1}, "max_drop"),

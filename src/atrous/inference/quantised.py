@@ -1,9 +1,9 @@
-"""An exported OpenVINO file in 8-bit whole numbers: post-training quantisation on some pictures, by NNCF."""
+"""An exported file in 8-bit whole numbers: post-training quantisation on some pictures, by NNCF."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,37 +34,69 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
     """Writes an 8-bit copy of an exported file.
 
     Args:
-        source: an exported .xml file.
+        source: an exported .xml or .onnx file.
         images: 1×C×H×W as the graph takes them, on which the ranges of values are measured; some hundred.
         attempt: one of `ATTEMPTS`, what stays in floats.
-        target: the .xml file to write.
+        target: the file to write, of the same format.
 
     Returns:
         The names of the convolutions that stay in floats.
     """
-    import nncf
-
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    return (_quantise_onnx if source.suffix == ".onnx" else _quantise_openvino)(source, images, attempt, target)
+
+
+def _quantise_openvino(source: Path, images: Sequence[np.ndarray], attempt: str, target: Path) -> list[str]:
     model = openvino_core().read_model(source)
     record = model.get_rt_info([INFO_KEY]).astype(str)
-    convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
-    kept = [] if attempt == ATTEMPTS[0] else convolutions[-1:]
-    if attempt == ATTEMPTS[2]:
-        kept = [op for op in convolutions[:-1] if op.get_type_name() == "GroupConvolution"] + kept
-    names = [op.get_friendly_name() for op in kept]
-    quantised = nncf.quantize(
-        model,
-        nncf.Dataset(images),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(names=names) if names else None,
-    )
+    depthwise = {
+        op.get_friendly_name(): op.get_type_name() == "GroupConvolution"
+        for op in model.get_ordered_ops()
+        if op.get_type_name() in ("Convolution", "GroupConvolution")
+    }
+    quantised = _by_nncf(model, images, _kept(depthwise, attempt))
     write_openvino(quantised, record, target)
     return [op.get_friendly_name() for op in quantised.get_ordered_ops() if _in_floats(op)]
 
 
+def _quantise_onnx(source: Path, images: Sequence[np.ndarray], attempt: str, target: Path) -> list[str]:
+    import onnx
+
+    model = onnx.load(source)
+    depthwise = {node.name: _groups(node) > 1 for node in model.graph.node if node.op_type == "Conv"}
+    quantised = _by_nncf(model, [{"image": image} for image in images], _kept(depthwise, attempt))
+    onnx.save(quantised, target)  # the record is among the properties that come along
+    made = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    convolutions = [node for node in quantised.graph.node if node.op_type == "Conv"]
+    return [node.name for node in convolutions if made.get(node.input[1]) != "DequantizeLinear"]
+
+
+def _kept(depthwise: Mapping[str, bool], attempt: str) -> list[str]:
+    """The convolutions that an attempt leaves in floats, of all in the graph's order and whether they are depthwise."""
+    if attempt == ATTEMPTS[0]:
+        return []
+    last = list(depthwise)[-1]
+    return [name for name, one in depthwise.items() if name == last or (one and attempt == ATTEMPTS[2])]
+
+
+def _by_nncf(model: Any, inputs: Sequence[Any], kept: Sequence[str]) -> Any:
+    import nncf
+
+    return nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(inputs),
+        ignored_scope=nncf.IgnoredScope(names=list(kept)) if kept else None,
+    )
+
+
+def _groups(node: Any) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+
+
 def _in_floats(op: Any) -> bool:
-    """Whether an operation is a convolution whose weights are no 8-bit numbers."""
+    """Whether one of OpenVINO's operations is a convolution whose weights are no 8-bit numbers."""
     if op.get_type_name() not in ("Convolution", "GroupConvolution"):
         return False
     node = op.input_value(1).get_node()

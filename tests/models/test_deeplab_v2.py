@@ -80,3 +80,16 @@ def test_fresh_branches_start_without_biases_as_deeplabv1_does():
     biases = [bias for name, bias in SummedASPP(4, 3, rates=(6, 12), channels=8).named_parameters() if "bias" in name]
     assert len(biases) == 6
     assert not any(bias.any() for bias in biases)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "seen"),
+    [("tf_efficientnet_lite0", {(97, 129), (65, 97), (33, 65)}), ("resnet18", {(97, 129), (72, 96), (48, 64)})],
+)
+def test_all_scales_have_sides_that_the_padding_of_tensorflow_samples_alike(backbone, seen):
+    model = DeepLabV2(backbone=backbone, num_classes=3).eval()
+    sizes = set()
+    model.backbone.register_forward_pre_hook(lambda module, inputs: sizes.add(tuple(inputs[0].shape[-2:])))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 97, 129)).shape[-2:] == (97, 129)
+    assert sizes == seen

@@ -15,7 +15,8 @@ from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
 from atrous.models.features import check_arguments
 from atrous.models.info import first_info
-from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
+from atrous.models.layers import Norm, aligned_side, check_pictures, freeze_norm, initialise_relu, resize, set_rate
+from atrous.models.same_padding import pads_unevenly
 
 #: The paper's two pyramids (§4.1, Figure 7), at output stride 8.
 ASPP_S, ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)
@@ -89,7 +90,8 @@ class DeepLabV2(nn.Module):
     """An atrous backbone and ASPP, run on several sizes of the picture whose scores are fused by their maximum.
 
     Differs: the maximum is taken at the output stride and then upsampled (kazuto1011/deeplab-pytorch,
-    libs/models/msc.py); the text of §3.2 upsamples first.
+    libs/models/msc.py); the text of §3.2 upsamples first. Over a backbone with TensorFlow's SAME padding the smaller
+    pictures have sides of 32k + 1, so that all scales are sampled alike.
 
     Args:
         backbone: "resnet101" or "vgg16" in the paper; any network of `models.backbones`.
@@ -154,6 +156,7 @@ class DeepLabV2(nn.Module):
             dilation_rule=dilation_rule,
             multi_grid=None,
         )
+        self.pads_unevenly = pads_unevenly(self.backbone)
         self.info = first_info("deeplabv2", arguments, self.backbone)
         self.aspp = SummedASPP(
             self.backbone.high_channels,
@@ -196,7 +199,7 @@ class DeepLabV2(nn.Module):
         largest = self.aspp(high)
         by_scale = {"scale_1": largest}
         for name, scale in self.smaller_scales.items():
-            by_scale[name] = self.aspp(self.backbone(_shrink(images, scale, self.align_corners)).high)
+            by_scale[name] = self.aspp(self.backbone(self._shrink(images, scale)).high)
         resized = [resize(scores, largest.shape[-2:], self.align_corners) for scores in by_scale.values()]
         scores = {"main": torch.stack(resized).amax(0)}
         if self.training and self.smaller_scales:
@@ -204,6 +207,15 @@ class DeepLabV2(nn.Module):
         if self.training and self.auxiliary is not None:
             scores["aux"] = self.auxiliary(middle)
         return scores
+
+    def _shrink(self, images: Tensor, scale: float) -> Tensor:
+        """The picture at a scale below 1, sampled every 1/scale pixels at any size, as the peers' pyramids are."""
+        sides = images.shape[-2:]
+        if self.pads_unevenly:  # else each scale would see the picture aside of the others, by up to a stride
+            return resize(images, [aligned_side(side, scale) for side in sides], self.align_corners)
+        if min(sides) * scale < 1:
+            return resize(images, [max(1, int(side * scale)) for side in sides], self.align_corners)
+        return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=self.align_corners)
 
     def forward(self, images: Tensor) -> Tensor:
         """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
@@ -220,10 +232,3 @@ class DeepLabV2(nn.Module):
 def _name(scale: float) -> str:
     """Of the scores at a scale, as losses and logs have it."""
     return f"scale_{scale:g}"
-
-
-def _shrink(images: Tensor, scale: float, align_corners: bool) -> Tensor:
-    """The picture at a scale below 1, sampled every 1/scale pixels whatever its size, as the peers' pyramids are."""
-    if min(images.shape[-2:]) * scale < 1:
-        return resize(images, [max(1, int(side * scale)) for side in images.shape[-2:]], align_corners)
-    return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=align_corners)

@@ -108,20 +108,24 @@ class Normalize(nn.Module):
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
         if self.enlarge != 1.0 or self.aligned:
-            images = resize(images, (self._enlarged(height), self._enlarged(width)))
+            images = resize(images, (aligned_side(height, self.enlarge), aligned_side(width, self.enlarge)))
         return (images - self.mean) / self.std
 
-    def _enlarged(self, side: int) -> int:
-        # At 32k + 1 every map down to stride 32 has an odd side, so TensorFlow's SAME padding is even and training
-        # crops and whole pictures are sampled at the same places; elsewhere a map shifts by half its stride. Down to
-        # 32 also at output stride 16, where the last layer keeps the padding of the stride it has lost: at 16k + 1
-        # with an odd k, CamVid lost seven points of mean IoU (docs/results.md).
-        # `round`, to the even number halfway, in whole and positive numbers, which is all that exporters know of sizes.
-        factor = Fraction(self.enlarge).limit_denominator(10**6)
-        above, below = side * factor.numerator - factor.denominator, 32 * factor.denominator
-        nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-        nearest = nearest + 1 // (nearest + 1)  # 33 at least
-        return 32 * nearest + 1
+
+def aligned_side(side: int, factor: float) -> int:
+    """The number 32k + 1 ≥ 33 nearest to factor·side.
+
+    There every map down to stride 32 has an odd side, so TensorFlow's SAME padding is even and training crops and whole
+    pictures are sampled at the same places; elsewhere a map shifts by half its stride. Down to 32 also at output stride
+    16, where the last layer keeps the padding of the stride it has lost: at 16k + 1 with an odd k, CamVid lost seven
+    points of mean IoU (docs/results.md).
+    """
+    # `round`, to the even number halfway, in whole and positive numbers, which is all that exporters know of sizes.
+    exact = Fraction(factor).limit_denominator(10**6)
+    above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
+    nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
+    nearest = nearest + 1 // (nearest + 1)  # 33 at least
+    return 32 * nearest + 1
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):

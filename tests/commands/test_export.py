@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,15 @@ def test_the_page_runs(original, tmp_path, monkeypatch):
         assert (names["labels"] == graph.labels(image)).mean() > 0.999
         assert names["info"] == json.loads(json.dumps(graph.info.to_dict()))
     assert "atrous.commands.export" in sys.modules
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_a_model_that_aligns_its_pictures_is_exported_though_some_are_aligned_already(format, original, tmp_path):
+    need(format)
+    model = model_file.load(original)
+    model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, aligned=True))
+    model_file.save(model, tmp_path / "aligned.safetensors")
+    assert export(tmp_path / "aligned.safetensors", out=tmp_path / NAMES[format]).is_file()  # 129×97 among the sizes
 
 
 @pytest.mark.parametrize("names", [["model.bin", "model.xml"], ["model.onnx"]])

@@ -85,6 +85,7 @@ def test_wrong_kinds_are_errors(changed):
         ({"mean": (1.0,), "std": (float("nan"),)}, "std must be positive and finite"),
         ({"mean": (float("inf"),), "std": (1.0,)}, "mean must be finite"),
         ({"mean": (1.0,), "std": (1.0,), "enlarge": 0.0}, "enlarge must be positive"),
+        ({"mean": (1.0,), "std": (1.0,), "aligned": "false"}, "aligned must be true or false, got 'false'"),
         ({"mean": (1.0,), "std": (1.0,), "enlarge": float("nan")}, "enlarge must be positive"),
     ],
 )

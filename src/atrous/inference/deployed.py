@@ -29,8 +29,7 @@ NEEDED = {
     "torch": (),
 }
 
-#: H×W of the pictures a graph is traced with: no dimension is like another, and no side is 32k + 1, where `Normalize`
-#: resizes nothing, so that the graph would not at any size.
+#: H×W of the pictures a graph is traced with; any that no dimension can be mistaken for another at.
 TRACED_SIZE = (150, 203)
 
 

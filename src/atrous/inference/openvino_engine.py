@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
-#: Sizes at which a converted network must answer as the original does, the second unlike the first in every way. The
-#: first is traced: no side of it is 32k + 1, where nothing is resized, so that the graph would not at any size.
+#: Sizes at which a converted network must answer as the original does, the second unlike the first in every way.
 CHECKED_SIZES = ((133, 158), (96, 67))
 #: The largest difference of a logit there, in units of the largest logit.
 TOLERANCE = 1e-3

@@ -43,7 +43,7 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
         The names of the convolutions that stay in floats.
     """
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    return (_quantise_onnx if source.suffix == ".onnx" else _quantise_openvino)(source, images, attempt, target)
+    return (_quantise_onnx if source.suffix.lower() == ".onnx" else _quantise_openvino)(source, images, attempt, target)
 
 
 def _quantise_openvino(source: Path, images: Sequence[np.ndarray], attempt: str, target: Path) -> list[str]:

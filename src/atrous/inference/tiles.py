@@ -272,7 +272,8 @@ def mean_features(
 ) -> tuple[tuple[np.ndarray, ...], Work]:
     """The mean over a whole picture of what image pooling takes the mean of, window by window without overlap.
 
-    Tiles of a picture whose sides are no multiples of `grid` overlap a little; each feature counts once.
+    Tiles of a picture whose sides are no multiples of `grid` overlap a little; each feature counts once, but where
+    pictures are resized to 32k + 1: there a tile's last row and column of features are the next tile's first.
 
     Args:
         features: H×W×C → of each view h×w×C'.

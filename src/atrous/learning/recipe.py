@@ -220,7 +220,8 @@ class Train:
     Args:
         epochs: passes over the training pictures, ≥ 1.
         batch_size: pictures per batch, ≥ 1.
-        enlarge: factor by which the network sees pictures enlarged, in training and ever after.
+        enlarge: factor by which the network sees pictures enlarged, in training and ever after; their sides are rounded
+            to 32k + 1, also at 1 with backbones that pad as TensorFlow does.
         learn: all; head, everything but the backbone; norms, scales and shifts of batch norms and the last layer.
         frozen: names of modules that do not learn either, such as backbone.net.layer1.
         ema: decay, 0–1, of the running average of the weights that is validated and kept; 0 keeps the weights.

@@ -212,7 +212,8 @@ class DeepLabV2(nn.Module):
         """The picture at a scale below 1, sampled every 1/scale pixels at any size, as the peers' pyramids are."""
         sides = images.shape[-2:]
         if self.pads_unevenly:  # else each scale would see the picture aside of the others, by up to a stride
-            return resize(images, [aligned_side(side, scale) for side in sides], self.align_corners)
+            size = [aligned_side(side, scale) for side in sides]
+            return F.interpolate(images, size=size, mode="bilinear", align_corners=self.align_corners)
         if min(sides) * scale < 1:
             return resize(images, [max(1, int(side * scale)) for side in sides], self.align_corners)
         return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=self.align_corners)

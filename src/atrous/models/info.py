@@ -48,6 +48,8 @@ class Preprocessing:
             raise AtrousError(f"mean must be finite in every channel, got {self.mean}.")
         if not 0 < self.enlarge < math.inf:
             raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
+        if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
+            raise AtrousError(f"aligned must be true or false, got {self.aligned!r}.")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,9 @@ class Normalize(nn.Module):
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
         if self.enlarge != 1.0 or self.aligned:
-            images = resize(images, (aligned_side(height, self.enlarge), aligned_side(width, self.enlarge)))
+            size = aligned_side(height, self.enlarge), aligned_side(width, self.enlarge)
+            # Not `resize`, whose question whether the size is right already would be answered once, for a whole graph.
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return (images - self.mean) / self.std
 
 

@@ -73,6 +73,7 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
     libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)  # the first step's leftovers lie between what lasts
     libc.mallopt(arena_max, 1)  # what the forward pass frees is there for the backward pass, which is another thread
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)

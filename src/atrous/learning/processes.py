@@ -117,6 +117,8 @@ class Processes:
         # Without the search for unused parameters DDP would regroup its sums after the first step of every start, and
         # with three processes or more a resumed run would round otherwise than one that was never stopped.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        # Said of depthwise weights alone, of nine numbers a channel.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(
             step, device_ids=[self.local_rank] if on_gpu else None, find_unused_parameters=True
         )

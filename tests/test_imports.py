@@ -27,6 +27,7 @@ ALLOWED = {
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW | {"crf", "models", "data", "model_file", "console", "device"},
     "inference": LOW | {"crf", "models", "data", "model_file", "console", "device"},
+    "explaining": LOW | {"crf", "models"},
     "create": LOW | {"models", "data", "model_file", "weights", "learning", "console"},
     "__main__": {"cli"},
 }

@@ -291,3 +291,39 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
                 ink = "white" if part > 0.5 else "black"
                 draw.text((x + cell / 2 - 1, y + cell / 2 - 1), f"{100 * part:.0f}", ink, font, anchor="mm")
     return np.asarray(image)
+
+
+def reliability_picture(panels: Sequence[tuple[str, NDArray, NDArray, NDArray]], side: int = 320) -> Image.Image:
+    """Reliability diagrams side by side: bars of accuracy by confidence, and in red what lies between the two.
+
+    Args:
+        panels: of each a title, and per bin the number of pixels, their mean confidence and their accuracy.
+        side: of a diagram in pixels.
+    """
+    left, top, below, gap = 52, 40, 56, 24
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    wide = left + side + gap
+    image = Image.new("RGB", (wide * len(panels), top + side + below), "white")
+    draw = ImageDraw.Draw(image)
+    for number, (title, counts, confidence, accuracy) in enumerate(panels):
+        x, floor = number * wide + left, top + side
+        draw.text((x, top - 22), title, "black", font, anchor="lm")
+        width, most = side / len(counts), max(int(counts.max()), 1)
+        for index, (pixels, sure, right) in enumerate(zip(counts, confidence, accuracy, strict=True)):
+            if not pixels:
+                continue
+            start, end = x + index * width + 1, x + (index + 1) * width - 1
+            high, low = floor - max(sure, right) * side, floor - min(sure, right) * side
+            draw.rectangle((start, floor - right * side, end, floor), (70, 110, 170))
+            draw.rectangle((start, high, end, low), (235, 160, 150))
+            draw.line((start, floor - right * side, end, floor - right * side), (20, 50, 110), 2)
+            draw.rectangle((start, floor + 46 - 14 * pixels / most, end, floor + 46), (150, 150, 150))
+        draw.line((x, floor, x + side, top), (120, 120, 120), 1)
+        draw.rectangle((x, top, x + side, floor), outline="black")
+        for tick in (0.0, 0.5, 1.0):
+            draw.text((x + tick * side, floor + 6), f"{tick:g}", "black", small, anchor="mt")
+            draw.text((x - 5, floor - tick * side), f"{tick:g}", "black", small, anchor="rm")
+        draw.text((x + side / 4, floor + 6), "confidence", "black", small, anchor="mt")
+        draw.text((x + 6, top + 8), "accuracy", "black", small, anchor="lt")
+        draw.text((x - 5, floor + 40), "pixels", "black", small, anchor="rm")
+    return image

@@ -11,14 +11,17 @@ from PIL import Image
 import atrous
 from atrous import model_file
 from atrous.cli import main
-from atrous.commands.evaluate import evaluate, matching_classes, warnings
+from atrous.commands._measurement import matching_classes, warnings
+from atrous.commands.evaluate import evaluate
 from atrous.crf import PRESETS, DenseCRF
 from atrous.crf.settings import settings_of
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
+from atrous.learning.boundary import BoundaryIoU
 from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.sizes import SizeScore
 
 RAW = {0: 0, 7: 1, 8: 1, 300: 2}  # raw value → class index, as classes.yaml says; 65535 is ignored
 
@@ -46,6 +49,34 @@ def test_the_matrix_is_that_of_a_slow_loop(results, model, shapes):
     assert results["confusion"] == expected
     assert sum(map(sum, expected)) == 3 * 47 * 64  # the first row of each mask is ignored
     assert all(expected[index][index] for index in range(3))  # not vacuous
+
+
+def test_mistakes_of_each_picture_add_up_to_the_matrix(results):
+    counts = np.zeros((3, 3), int)
+    for entry in results["per_image"]:
+        pixels = [each[2] for each in entry["mistakes"]]
+        assert pixels == sorted(pixels, reverse=True) and all(pixels)
+        for true, taken, count in entry["mistakes"]:
+            counts[true, taken] += count
+    matrix = np.array(results["confusion"])
+    assert (counts <= matrix).all() and not counts.diagonal().any()
+    largest = [max(each[2] for each in entry["mistakes"]) for entry in results["per_image"] if entry["mistakes"]]
+    assert sum(largest) <= counts.sum()
+
+
+def test_boundaries_and_sizes_are_measured(results, model, shapes):
+    boundary, sizes = BoundaryIoU(3), SizeScore(3)
+    dataset = open_dataset(shapes)
+    segmenter = Segmenter(model, engine="torch", device="cpu", precision="float32")
+    for item in dataset.split("test"):
+        sample = dataset.read(item)
+        for counter in (boundary, sizes):
+            counter.update(sample.label, segmenter(sample.image).mask)
+    assert [entry["boundary_iou"] for entry in results["classes"]] == boundary.iou.tolist()
+    assert results["boundary_iou"] == boundary.mean
+    found = [list(entry["accuracy_by_size"].values()) for entry in results["classes"]]
+    expected = [[None if value != value else value for value in row] for row in sizes.accuracy().tolist()]
+    assert found == expected and any(value is not None for row in found for value in row)
 
 
 def test_scores_follow_from_the_matrix(results):

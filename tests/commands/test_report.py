@@ -17,13 +17,12 @@ import yaml
 from PIL import Image
 
 from atrous.commands import report as module
-from atrous.commands.evaluate import Measurement, summarise
+from atrous.commands._measurement import Measurement, largest_mistakes, summarise
 from atrous.commands.report import best_and_worst, confusion_rows, most_confused, picture_rows, report
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Prediction
-from atrous.learning.boundary import BoundaryScore
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.info import Info, Preprocessing
 
@@ -115,7 +114,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
 
 def evaluation_of(data: Path, segmenter: Erring) -> dict:
     """What `atrous evaluate --json` writes."""
-    measured = Measurement(ConfusionMatrix(len(NAMES)), BoundaryScore(len(NAMES)))
+    measured = Measurement.of(len(NAMES))
     dataset = open_dataset(data)
     for number in range(8):
         image, mask = (data / kind / f"p{number}.png" for kind in ("images", "masks"))
@@ -123,7 +122,7 @@ def evaluation_of(data: Path, segmenter: Erring) -> dict:
         one = ConfusionMatrix(len(NAMES))
         one.update(truth, segmenter(np.array(Image.open(image))).mask)
         measured.confusion.counts += one.counts
-        scores = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
+        scores = {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy, "mistakes": largest_mistakes(one.counts)}
         measured.per_image.append({"name": f"p{number}", "image": str(image), "mask": str(mask), **scores})
     about = {"model": "best.safetensors", "data": str(data), "split": "val", "images": 8}
     return {**about, "engine": "torch", "precision": "float32", **summarise(measured, INFO)}
@@ -153,7 +152,7 @@ def test_page_is_written_into_the_run_or_where_asked(run: Path, tmp_path: Path) 
 def test_page_needs_no_other_file(run: Path) -> None:
     page = page_of(run)
     sources = re.findall(r"""(?:src|href|data|action|poster)\s*=\s*["']?([^"'\s>]+)""", page)
-    assert len(sources) == 4 * 6  # four pictures for each of three best and three worst
+    assert len(sources) == 4 * 7  # four pictures for each of three best, three worst and the pair most confused
     assert all(re.match(r"data:image/(png|jpeg);base64,", source) for source in sources)
     assert not re.search(r"https?:|url\(|@import|<link|<script [^>]*src", page)
 
@@ -279,12 +278,32 @@ def test_truth_is_shown_in_the_models_classes(run: Path, data: Path, segmenter: 
     np.testing.assert_array_equal(shown[known], np.array(COLORS)[raw[known]])
 
 
+def test_the_pairs_most_confused_have_a_picture_with_those_pixels_alone_in_red(run: Path, data: Path) -> None:
+    page = unescape(page_of(run))
+    assert f"{NAMES[1]} taken for {NAMES[2]}" in page
+    (_, record, pair), *others = module.most_confused_pictures(json.loads((run / "evaluation.json").read_text()))
+    assert pair == (1, 2) and not others  # `Erring` makes no other mistakes
+    counts = [(np.array(Image.open(data / "masks" / f"p{number}.png"))[0] == 1).sum() for number in range(8)]
+    assert record["name"] == f"p{int(np.argmax(counts))}"
+
+
+def test_a_pairs_error_map_leaves_out_other_mistakes(data: Path, segmenter: Erring) -> None:
+    record = {"name": "p0", "image": str(data / "images" / "p0.png"), "mask": str(data / "masks" / "p0.png"), "miou": 1}
+    (all_wrong,), _ = picture_rows([record], segmenter, open_dataset(data))
+    (of_pair,), _ = picture_rows([record], segmenter, open_dataset(data), (1, 2))
+    (of_none,), _ = picture_rows([record], segmenter, open_dataset(data), (2, 1))
+    assert all_wrong["errors"] == of_pair["errors"] != of_none["errors"]
+
+
 def test_a_picture_that_is_gone_is_named(run: Path, data: Path) -> None:
-    best = max(json.loads((run / "evaluation.json").read_text())["per_image"], key=lambda r: r["miou"])
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    best = max(evaluation["per_image"], key=lambda r: r["miou"])
+    ((_, confused, _),) = module.most_confused_pictures(evaluation)
+    assert best != confused
     Path(best["image"]).unlink()
     page = page_of(run)
     assert f"{best['name']} cannot be shown" in page
-    assert page.count('<figure class="picture">') == 5
+    assert page.count('<figure class="picture">') == 6
 
 
 def test_data_that_is_gone_is_said(run: Path, tmp_path: Path) -> None:

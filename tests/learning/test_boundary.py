@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from atrous.learning.boundary import TOLERANCE, BoundaryScore, near, outline
+from atrous.learning.boundary import SEAM, TOLERANCE, BoundaryIoU, BoundaryScore, near, outline, seam
 
 
 def square(top: int, left: int, side: int, size: tuple[int, int] = (300, 400)) -> np.ndarray:
@@ -89,3 +89,39 @@ def test_pictures_add_up_in_any_order():
 def test_the_pictures_border_is_no_outline():
     assert not outline(np.ones((5, 7), bool)).any()
     assert not near(np.zeros((5, 7), bool), 3).any()
+
+
+def slow_seam(mask, width):
+    """By the square around each pixel, whatever lies outside the picture being of another class."""
+    padded = np.pad(mask, width)
+    inside = [padded[y : y + 2 * width + 1, x : x + 2 * width + 1].all() for y, x in np.ndindex(mask.shape)]
+    return mask & ~np.reshape(inside, mask.shape)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_a_seam_is_what_has_another_class_or_the_border_in_its_square(width):
+    mask = np.random.default_rng(0).random((30, 41)) < 0.97
+    np.testing.assert_array_equal(seam(mask, width), slow_seam(mask, width))
+
+
+def test_boundary_iou_is_the_iou_of_the_seams_and_ignored_pixels_are_left_out():
+    rng = np.random.default_rng(1)
+    truth, prediction = (np.kron(rng.integers(0, 3, (6, 8)), np.ones((20, 20), int)).astype(np.uint8) for _ in "ab")
+    truth[:15] = 255
+    found = BoundaryIoU(4)
+    found.update(truth, prediction)
+    width = round(SEAM * math.hypot(120, 160))
+    assert width == 4
+    labelled = truth != 255
+    for index in range(3):
+        true, predicted = (slow_seam(mask == index, width) & labelled for mask in (truth, prediction))
+        assert found.iou[index] == (true & predicted).sum() / (true | predicted).sum()
+    assert np.isnan(found.iou[3]) and found.mean == pytest.approx(found.iou[:3].mean())
+
+
+def test_boundary_iou_feels_a_shift_that_iou_hardly_does():
+    truth, prediction = square(50, 60, 200), square(53, 63, 200)
+    found = BoundaryIoU(2)
+    found.update(truth, prediction)
+    whole = (truth & prediction).sum() / (truth | prediction).sum()
+    assert whole > 0.93 and found.iou[1] < 0.75

@@ -3,55 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from atrous import model_file
+from atrous.commands._measurement import matching_classes, measure, summarise
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
-from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
-from atrous.inference.any_size import AnySize
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
-from atrous.learning.boundary import BoundaryScore
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
-from atrous.learning.metrics import ConfusionMatrix, number
-from atrous.learning.processes import Processes, the_processes, together
+from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.processes import the_processes, together
 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF
 
-#: A class holding less than this share of the truth may go unpredicted without a warning.
-NOTABLE_SHARE = 0.001
 #: Scores of a class that are printed.
 COLUMNS = ("iou", "dice", "accuracy", "boundary_f")
 #: Scores that are compared with and without a CRF.
-HEADLINES = (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy"), ("Dice", "dice"), ("boundary F", "boundary_f"))
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a model scored on a split.
-
-    Args:
-        confusion: of the whole split.
-        boundary: of the whole split.
-        per_image: scores and files of each picture.
-        without_crf: what the network's own masks scored, where a CRF refined them.
-    """
-
-    confusion: ConfusionMatrix
-    boundary: BoundaryScore
-    per_image: list[dict[str, Any]] = field(default_factory=list)
-    without_crf: Measurement | None = None
+HEADLINES = (
+    ("mIoU", "miou"),
+    ("pixel accuracy", "pixel_accuracy"),
+    ("Dice", "dice"),
+    ("boundary F", "boundary_f"),
+    ("boundary IoU", "boundary_iou"),
+)
 
 
 @together()
@@ -146,63 +129,6 @@ def evaluate(
     return results
 
 
-def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
-    """Segments every picture and counts it against its mask; several processes share the pictures.
-
-    Args:
-        segmenter: the model.
-        dataset: where to read.
-        items: the labelled pictures, at least one.
-
-    Raises:
-        AtrousError: nothing to measure, or classes that do not match.
-    """
-    if not items:
-        raise AtrousError("the split has no pictures: nothing to measure.")
-    remap = matching_classes(dataset.classes, segmenter.info.classes)
-    classes = len(segmenter.info.classes)
-    without = None if segmenter.crf is None else Measurement(ConfusionMatrix(classes), BoundaryScore(classes))
-    measured = Measurement(ConfusionMatrix(classes), BoundaryScore(classes), without_crf=without)
-    any_size = AnySize(segmenter, say=lambda line: console.print(escape(line)))
-    with progress_bar() as progress:
-        processes = the_processes()
-        own = processes.part(items)
-        task = progress.add_task("evaluating", total=len(own), note="")
-        for item, sample in zip(own, in_background(dataset.read, own), strict=True):
-            truth, image = remap[sample.label], segmenter.prepare(sample.image)
-            one = ConfusionMatrix(classes)
-            scores = () if without is None else segmenter.scores(image)
-            mask = segmenter.decide(scores, image, segmenter.crf) if scores else any_size(image, name=item.name)
-            one.update(truth, mask)
-            measured.boundary.update(truth, mask)
-            if without is not None:
-                plain = segmenter.decide(scores, image)
-                without.confusion.update(truth, plain)
-                without.boundary.update(truth, plain)
-            measured.confusion.counts += one.counts
-            measured.per_image.append(
-                {
-                    "name": item.name,
-                    "image": str(item.image.resolve()),
-                    "mask": str(item.mask.resolve()) if item.mask else None,
-                    "miou": number(one.miou),
-                    "pixel_accuracy": number(one.pixel_accuracy),
-                }
-            )
-            progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
-    return _of_all(measured, processes)
-
-
-def _of_all(measured: Measurement, processes: Processes) -> Measurement:
-    """The sum of what the processes measured, each on its part of the pictures; exact, because counts are whole."""
-    for one in (measured, measured.without_crf):
-        if one is not None:
-            one.confusion.counts = processes.sum(one.confusion.counts)
-            one.boundary.counts = processes.sum(one.boundary.counts)
-    dealt = zip_longest(*processes.gather(measured.per_image))
-    return replace(measured, per_image=[entry for turn in dealt for entry in turn if entry is not None])
-
-
 def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> DenseCRF:
     """Finds a CRF's settings as the papers did; see `learning.crf_search`.
 
@@ -251,78 +177,6 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     return _crf_of(best.settings, segmenter)
 
 
-def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
-    """A measurement as plain JSON values; see docs/architecture.md for the fields."""
-    confusion = measured.confusion
-    true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
-    classes = [
-        {
-            "name": name,
-            "color": list(info.colors[index]),
-            "iou": number(confusion.iou[index]),
-            "dice": number(confusion.dice[index]),
-            "accuracy": number(confusion.accuracy[index]),
-            "boundary_f": number(measured.boundary.f_score[index]),
-            "pixels_true": int(true[index]),
-            "pixels_predicted": int(predicted[index]),
-        }
-        for index, name in enumerate(info.classes)
-    ]
-    return {
-        **_headline(measured),
-        "classes": classes,
-        "absent": [entry["name"] for entry in classes if entry["iou"] is None],
-        "confusion": confusion.counts.tolist(),
-        **({} if measured.without_crf is None else {"without_crf": _headline(measured.without_crf)}),
-        "warnings": warnings(confusion, info.classes),
-        "per_image": measured.per_image,
-    }
-
-
-def _headline(measured: Measurement) -> dict[str, Any]:
-    return {**measured.confusion.summary(), "boundary_f": number(measured.boundary.mean)}
-
-
-def warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
-    """Sentences about a model that answers with too few classes, which a good pixel accuracy can hide."""
-    true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
-    present = true > NOTABLE_SHARE * max(true.sum(), 1)
-    silent = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]
-    if not silent:
-        return []
-    answered = int((present & (predicted > 0)).sum())
-    sentence = f"never predicted, though present in the truth: {', '.join(silent)}."
-    if answered <= max(1, int(present.sum()) // 2):
-        sentence = (
-            f"the model has collapsed to {answered} of {int(present.sum())} classes; {sentence} "
-            "Train longer, lower the learning rate, or weight the classes (loss.class_weights)."
-        )
-    return [sentence]
-
-
-def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
-    """Look-up from the data's class indices to the model's, by name, whatever the order.
-
-    Args:
-        table: of the dataset.
-        names: of the model's classes.
-
-    Returns:
-        256 uint8 entries; 255 stays 255.
-
-    Raises:
-        AtrousError: the data has classes that the model does not know.
-    """
-    unknown = [name for name in table.names if name not in names]
-    if unknown:
-        raise AtrousError(
-            f"the data has classes this model does not know: {', '.join(unknown)}. The model's are: {', '.join(names)}."
-        )
-    remap = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    remap[: len(table.names)] = [list(names).index(name) for name in table.names]
-    return remap
-
-
 def _check_crf(model: Path, crf: str | None, search: bool, images: int, out: Path | None) -> None:
     """Before the work: whether what was asked of the CRF goes together, and may be saved there."""
     if search and crf is not None:
@@ -369,9 +223,11 @@ def _print(results: dict[str, Any]) -> None:
         f"[bold]mIoU {results['miou'] or 0:.4f}[/]  pixel accuracy {results['pixel_accuracy'] or 0:.4f}  "
         f"mean accuracy {results['mean_accuracy'] or 0:.4f}  frequency-weighted IoU "
         f"{results['frequency_weighted_iou']:.4f}  Dice {results['dice'] or 0:.4f}  "
-        f"boundary F {results['boundary_f'] or 0:.4f}  "
+        f"boundary F {results['boundary_f'] or 0:.4f}  boundary IoU {results['boundary_iou'] or 0:.4f}  "
         f"({results['images']} pictures, {escape(results['split'])}, {results['engine']} {results['precision']})"
     )
+    sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
+    console.print(f"accuracy on segments that are {', '.join(sizes)} (below 32², below 96², and larger)")
     if "without_crf" in results:
         _print_change(results)
     for warning in results["warnings"]:

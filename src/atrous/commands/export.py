@@ -14,7 +14,7 @@ import torch
 from rich.markup import escape
 
 from atrous import model_file
-from atrous.commands.evaluate import measure
+from atrous.commands._measurement import measure
 from atrous.commands.predict import find_pictures
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset, open_dataset

@@ -244,11 +244,33 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
     groups, notes = [], []
-    for title, records in (("Best", best), ("Worst", worst)):
-        rows, failures = picture_rows(records, segmenter, dataset)
+    chosen = [("Best", best, None), ("Worst", worst, None)]
+    chosen += [(title, [record], pair) for title, record, pair in most_confused_pictures(run.evaluation)]
+    for title, records, pair in chosen:
+        rows, failures = picture_rows(records, segmenter, dataset, pair)
         groups.append((title, rows))
         notes += failures
     return [group for group in groups if group[1]], notes
+
+
+def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[int, int]]]:
+    """For the pairs of classes most confused, the picture with most such pixels: a title, its record, and the pair."""
+    names = [entry["name"] for entry in evaluation["classes"]]
+    found = []
+    for confused in most_confused(evaluation, SHOWN):
+        title = f"{confused['truth']['name']} taken for {confused['taken']['name']}"
+        if confused["truth"]["name"] not in names or confused["taken"]["name"] not in names:
+            continue  # the rarest classes, merged into one
+        pair = names.index(confused["truth"]["name"]), names.index(confused["taken"]["name"])
+        pixels = {
+            number: count
+            for number, record in enumerate(evaluation["per_image"])
+            for true, taken, count in record.get("mistakes", [])
+            if (true, taken) == pair
+        }
+        if pixels:
+            found.append((title, evaluation["per_image"][max(pixels, key=lambda number: pixels[number])], pair))
+    return found
 
 
 def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Record]]:
@@ -259,7 +281,10 @@ def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Reco
 
 
 def picture_rows(
-    records: Sequence[Record], segment: Callable[[np.ndarray], Prediction], dataset: Dataset
+    records: Sequence[Record],
+    segment: Callable[[np.ndarray], Prediction],
+    dataset: Dataset,
+    pair: tuple[int, int] | None = None,
 ) -> tuple[list[Record], list[str]]:
     """Image, truth, prediction and error map of each record as data URIs.
 
@@ -267,11 +292,12 @@ def picture_rows(
         records: entries of `per_image` of an evaluation.
         segment: from a picture, H×W×C, to what the model says of it.
         dataset: reads the pictures and masks.
+        pair: the error map shows only the first class's pixels that were taken for the second.
 
     Returns:
         The rows, and a sentence for each picture that could not be read.
     """
-    from atrous.commands.evaluate import matching_classes
+    from atrous.commands._measurement import matching_classes
     from atrous.data.dataset import Item
 
     rows, notes = [], []
@@ -286,7 +312,8 @@ def picture_rows(
             continue
         visible = np.asarray(prediction.overlay(opacity=0))
         picture, truth, answer = (charts.shrink(array) for array in (visible, truth, prediction.mask))
-        errors = charts.error_map(picture, truth, answer)
+        shown = answer if pair is None else np.where((truth == pair[0]) & (answer == pair[1]), answer, truth)
+        errors = charts.error_map(picture, truth, shown)
         rows.append(
             {
                 "name": record["name"],

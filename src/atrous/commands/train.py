@@ -16,8 +16,9 @@ from rich.markup import escape
 import atrous
 from atrous import model_file
 from atrous.charts import confusion_picture
+from atrous.commands._measurement import measure
 from atrous.commands.doctor import examine_with_progress
-from atrous.commands.evaluate import evaluate, measure
+from atrous.commands.evaluate import evaluate
 from atrous.console import console
 from atrous.create import create_for
 from atrous.data.dataset import Dataset, Item, open_dataset

@@ -72,7 +72,7 @@ class Prediction:
             opacity: of the colours, 0–1.
             legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
-        picture = _visible(self.image).astype(np.float32)
+        picture = visible(self.image).astype(np.float32)
         colors = np.asarray(self.info.colors, dtype=np.float32)
         strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
         mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
@@ -343,7 +343,7 @@ def table_of(info: Info) -> ClassTable:
     return ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)
 
 
-def _visible(image: np.ndarray) -> np.ndarray:
+def visible(image: np.ndarray) -> np.ndarray:
     """Any picture as H×W×3 uint8 for a person to look at; deeper ones are stretched from 1st to 99th percentile."""
     channels = image.shape[2]
     image = image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)

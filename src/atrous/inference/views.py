@@ -100,6 +100,27 @@ def mean_labels(
     return mask
 
 
+def full_size(scores: np.ndarray, size: Sequence[int], align_corners: bool) -> np.ndarray:
+    """One view's scores, interpolated.
+
+    Args:
+        scores: h×w×K logits.
+        size: (H, W) in pixels.
+        align_corners: see `models.layers.resize`.
+
+    Returns:
+        K×H×W float32 logits; of one-logit scores two, the first of them 0.
+    """
+    import torch
+
+    from atrous.models.layers import resize
+
+    with torch.inference_mode():
+        logits = resize(torch.from_numpy(np.ascontiguousarray(scores.transpose(2, 0, 1)))[None], size, align_corners)
+    full = logits[0].numpy()
+    return np.concatenate([np.zeros_like(full), full]) if len(full) == 1 else full
+
+
 def _rows(
     scores: Sequence[np.ndarray], size: Sequence[int], rows: range, align_corners: bool, temperature: float
 ) -> Tensor:

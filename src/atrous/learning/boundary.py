@@ -1,4 +1,4 @@
-"""How well the outlines of masks agree: the boundary F-score, which the mean IoU hardly feels."""
+"""How well the outlines of masks agree, which the mean IoU hardly feels: boundary F-score and boundary IoU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from atrous.data.labels import IGNORE_INDEX
 #: How far an outline may be off, in diagonals of the picture (Csurka et al., "What is a good evaluation measure for
 #: semantic segmentation?", BMVC 2013).
 TOLERANCE = 0.0075
+#: How wide a class's seam is, in diagonals of the picture (arXiv:2103.16562 §4.3).
+SEAM = 0.02
 
 
 class BoundaryScore:
@@ -62,6 +64,56 @@ class BoundaryScore:
         """The mean over the classes that have outlines; NaN where none has."""
         present = self.f_score[~np.isnan(self.f_score)]
         return float(present.mean()) if present.size else float("nan")
+
+
+class BoundaryIoU:
+    """IoU of seams: of the pixels of a class that lie within 2 % of the diagonal of its contour (arXiv:2103.16562).
+
+    As in the authors' code (bowenc0221/boundary-iou-api), the picture's border is a contour and distances are counted
+    in king's moves. Pixels without a label are left out.
+
+    Args:
+        num_classes: K ≥ 2.
+
+    Attributes:
+        counts: K×2 int64: pixels in both seams, pixels in either.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = np.zeros((num_classes, 2), dtype=np.int64)
+
+    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        """Adds one picture.
+
+        Args:
+            truth: H×W class indices, 255 = ignore.
+            prediction: H×W class indices, all < K.
+        """
+        width = max(1, round(SEAM * math.hypot(*truth.shape)))
+        labelled = truth != IGNORE_INDEX
+        for index in np.union1d(truth[labelled], prediction):
+            true, predicted = (seam(mask == index, width) & labelled for mask in (truth, prediction))
+            self.counts[index] += [np.count_nonzero(true & predicted), np.count_nonzero(true | predicted)]
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """Per class, K; NaN for a class without pixels on either side."""
+        both, either = self.counts.T.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            return both / either
+
+    @property
+    def mean(self) -> float:
+        """The mean over the classes that are there; NaN where none is."""
+        present = self.iou[~np.isnan(self.iou)]
+        return float(present.mean()) if present.size else float("nan")
+
+
+def seam(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """The pixels of a mask within so many king's moves of what is not of it, the picture's outside included."""
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    inner = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)
+    return mask & (inner[1:-1, 1:-1] == 0)
 
 
 def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

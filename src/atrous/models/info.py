@@ -95,7 +95,8 @@ class Info:
             raise AtrousError(
                 f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.classes)}."
             )
-
+        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
+            raise AtrousError(f"temperature must be positive and finite, got {self.temperature!r}.")
         channels = self.arguments.get("in_channels")
         if channels is not None and len(self.preprocessing.mean) != channels:
             raise AtrousError(

@@ -1,0 +1,209 @@
+"""What `atrous evaluate` measures on a split, and how it is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+
+from atrous.console import console, progress_bar
+from atrous.data.dataset import Dataset, Item
+from atrous.data.labels import IGNORE_INDEX, ClassTable
+from atrous.data.read_ahead import in_background
+from atrous.errors import AtrousError
+from atrous.inference.any_size import AnySize
+from atrous.inference.segmenter import Segmenter
+from atrous.learning.boundary import BoundaryIoU, BoundaryScore
+from atrous.learning.metrics import ConfusionMatrix, number
+from atrous.learning.processes import Processes, the_processes
+from atrous.learning.sizes import SIZES, SizeScore
+
+#: A class holding less than this share of the truth may go unpredicted without a warning.
+NOTABLE_SHARE = 0.001
+#: Pairs of confused classes that are kept of each picture.
+MISTAKES = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a model scored on a split.
+
+    Args:
+        confusion: of the whole split.
+        boundary: of the whole split.
+        seams: of the whole split.
+        sizes: of the whole split.
+        per_image: scores and files of each picture.
+        without_crf: what the network's own masks scored, where a CRF refined them.
+    """
+
+    confusion: ConfusionMatrix
+    boundary: BoundaryScore
+    seams: BoundaryIoU
+    sizes: SizeScore
+    per_image: list[dict[str, Any]] = field(default_factory=list)
+    without_crf: Measurement | None = None
+
+    @classmethod
+    def of(cls, classes: int, without_crf: Measurement | None = None) -> Measurement:
+        """Nothing counted yet, of so many classes."""
+        counts = ConfusionMatrix(classes), BoundaryScore(classes), BoundaryIoU(classes), SizeScore(classes)
+        return cls(*counts, without_crf=without_crf)
+
+    @property
+    def counters(self) -> tuple[ConfusionMatrix | BoundaryScore | BoundaryIoU | SizeScore, ...]:
+        """All that counts pixels, each in its whole-numbered `counts`."""
+        return self.confusion, self.boundary, self.seams, self.sizes
+
+
+def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
+    """Segments every picture and counts it against its mask; several processes share the pictures.
+
+    Args:
+        segmenter: the model.
+        dataset: where to read.
+        items: the labelled pictures, at least one.
+
+    Raises:
+        AtrousError: nothing to measure, or classes that do not match.
+    """
+    if not items:
+        raise AtrousError("the split has no pictures: nothing to measure.")
+    remap = matching_classes(dataset.classes, segmenter.info.classes)
+    classes = len(segmenter.info.classes)
+    without = None if segmenter.crf is None else Measurement.of(classes)
+    measured = Measurement.of(classes, without)
+    any_size = AnySize(segmenter, say=lambda line: console.print(escape(line)))
+    with progress_bar() as progress:
+        processes = the_processes()
+        own = processes.part(items)
+        task = progress.add_task("evaluating", total=len(own), note="")
+        for item, sample in zip(own, in_background(dataset.read, own), strict=True):
+            truth, image = remap[sample.label], segmenter.prepare(sample.image)
+            one = ConfusionMatrix(classes)
+            scores = () if without is None else segmenter.scores(image)
+            mask = segmenter.decide(scores, image, segmenter.crf) if scores else any_size(image, name=item.name)
+            one.update(truth, mask)
+            for counter in measured.counters:
+                counter.update(truth, mask)
+            if without is not None:
+                plain = segmenter.decide(scores, image)
+                for counter in without.counters:
+                    counter.update(truth, plain)
+            measured.per_image.append(
+                {
+                    "name": item.name,
+                    "image": str(item.image.resolve()),
+                    "mask": str(item.mask.resolve()) if item.mask else None,
+                    "miou": number(one.miou),
+                    "pixel_accuracy": number(one.pixel_accuracy),
+                    "mistakes": largest_mistakes(one.counts),
+                }
+            )
+            progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
+    return _of_all(measured, processes)
+
+
+def _of_all(measured: Measurement, processes: Processes) -> Measurement:
+    """The sum of what the processes measured, each on its part of the pictures; exact, because counts are whole."""
+    for one in (measured, measured.without_crf):
+        for counter in () if one is None else one.counters:
+            counter.counts = processes.sum(counter.counts)
+    dealt = zip_longest(*processes.gather(measured.per_image))
+    return replace(measured, per_image=[entry for turn in dealt for entry in turn if entry is not None])
+
+
+def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
+    """The pairs of classes that a picture's mask confuses most: [truth, prediction, pixels] each, most first.
+
+    Args:
+        counts: K×K, row = truth, column = prediction.
+    """
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [[int(true), int(taken), int(wrong[true, taken])] for true, taken in pairs if wrong[true, taken]]
+
+
+def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
+    """A measurement as plain JSON values; see docs/architecture.md for the fields."""
+    confusion = measured.confusion
+    true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
+    by_size = measured.sizes.accuracy()
+    classes = [
+        {
+            "name": name,
+            "color": list(info.colors[index]),
+            "iou": number(confusion.iou[index]),
+            "dice": number(confusion.dice[index]),
+            "accuracy": number(confusion.accuracy[index]),
+            "boundary_f": number(measured.boundary.f_score[index]),
+            "boundary_iou": number(measured.seams.iou[index]),
+            "accuracy_by_size": dict(zip(SIZES, map(number, by_size[index]), strict=True)),
+            "pixels_true": int(true[index]),
+            "pixels_predicted": int(predicted[index]),
+        }
+        for index, name in enumerate(info.classes)
+    ]
+    return {
+        **_headline(measured),
+        "classes": classes,
+        "absent": [entry["name"] for entry in classes if entry["iou"] is None],
+        "confusion": confusion.counts.tolist(),
+        **({} if measured.without_crf is None else {"without_crf": _headline(measured.without_crf)}),
+        "warnings": warnings(confusion, info.classes),
+        "per_image": measured.per_image,
+    }
+
+
+def _headline(measured: Measurement) -> dict[str, Any]:
+    return {
+        **measured.confusion.summary(),
+        "boundary_f": number(measured.boundary.mean),
+        "boundary_iou": number(measured.seams.mean),
+        "accuracy_by_size": dict(zip(SIZES, map(number, measured.sizes.mean), strict=True)),
+    }
+
+
+def warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
+    """Sentences about a model that answers with too few classes, which a good pixel accuracy can hide."""
+    true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
+    present = true > NOTABLE_SHARE * max(true.sum(), 1)
+    silent = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]
+    if not silent:
+        return []
+    answered = int((present & (predicted > 0)).sum())
+    sentence = f"never predicted, though present in the truth: {', '.join(silent)}."
+    if answered <= max(1, int(present.sum()) // 2):
+        sentence = (
+            f"the model has collapsed to {answered} of {int(present.sum())} classes; {sentence} "
+            "Train longer, lower the learning rate, or weight the classes (loss.class_weights)."
+        )
+    return [sentence]
+
+
+def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
+    """Look-up from the data's class indices to the model's, by name, whatever the order.
+
+    Args:
+        table: of the dataset.
+        names: of the model's classes.
+
+    Returns:
+        256 uint8 entries; 255 stays 255.
+
+    Raises:
+        AtrousError: the data has classes that the model does not know.
+    """
+    unknown = [name for name in table.names if name not in names]
+    if unknown:
+        raise AtrousError(
+            f"the data has classes this model does not know: {', '.join(unknown)}. The model's are: {', '.join(names)}."
+        )
+    remap = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    remap[: len(table.names)] = [list(names).index(name) for name in table.names]
+    return remap

@@ -1,0 +1,167 @@
+"""`atrous calibrate`: makes a model's probabilities mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from atrous import charts, model_file
+from atrous.commands._measurement import matching_classes
+from atrous.console import console, progress_bar, warn_if_fresh, write_json
+from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.labels import IGNORE_INDEX
+from atrous.data.read_ahead import in_background
+from atrous.errors import AtrousError
+from atrous.inference.exported import is_exported
+from atrous.inference.segmenter import Segmenter
+from atrous.inference.views import full_size
+from atrous.learning.calibration import Reliability, fit_temperature, reliability
+
+#: Numbers kept in memory: of each picture equally many pixels are drawn.
+MOST_VALUES = 5_000_000
+
+
+def calibrate(
+    model: Path,
+    data: Path,
+    *,
+    split: str = "val",
+    out: Path | None = None,
+    layout: str | None = None,
+    chart: Path | None = None,
+    json: Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure how far a model's confidence can be trusted, and mend it by a temperature.
+
+    A temperature is what logits are divided by before they become probabilities. It changes no mask of one scale, but
+    what the CRF, several scales and heat maps are made of. It is fitted on a split that was not trained on, and goes
+    into the model file.
+
+    Args:
+        model: a model file.
+        data: the dataset's folder, in any layout.
+        split: which of its splits.
+        out: model file to write, the same model with the fitted temperature; unless given, only measure.
+        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
+        chart: picture to write, .png: the reliability diagrams before and after.
+        json: file to write the results to.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The results, as written by --json: at the "stored" and the "fitted" temperature, each with "temperature",
+        "ece", "nll" and the bins' "pixels", "confidence" and "accuracy".
+
+    Raises:
+        AtrousError: no such model, data or split, classes that do not match, or a target that may not be written.
+    """
+    if is_exported(model):
+        raise AtrousError(f"{model} is an exported file, which cannot be changed: calibrate the model file.")
+    if out is not None:
+        model_file.check_target(out, "out")
+        if out.exists() and Path(model).exists() and out.samefile(model):
+            raise AtrousError(f"out is {out}, the model itself; give another name. Inputs are never overwritten.")
+    if chart is not None and chart.suffix != ".png":
+        raise AtrousError(f"chart is {chart}; its name must end in .png.")
+    segmenter = Segmenter(model, engine="torch", device=device, precision="float32")
+    warn_if_fresh(segmenter.info.provenance)
+    dataset = open_dataset(data, layout)
+    items = dataset.split(split)
+    logits, labels = drawn_pixels(segmenter, dataset, items)
+    fitted = fit_temperature(logits, labels)
+    found = {
+        name: (temperature, reliability(logits, labels, temperature))
+        for name, temperature in (("stored", segmenter.info.temperature), ("fitted", fitted))
+    }
+    results = {
+        "model": str(model),
+        "data": str(Path(data).resolve()),
+        "split": split,
+        "images": len(items),
+        "pixels": len(labels),
+        **{name: _plain(*each) for name, each in found.items()},
+    }
+    _print(results)
+    if chart is not None:
+        panels = [
+            (f"T = {heat:.3f} ({name}), error {100 * one.ece:.1f} points", one.pixels, one.confidence, one.accuracy)
+            for name, (heat, one) in found.items()
+        ]
+        chart.parent.mkdir(parents=True, exist_ok=True)
+        charts.reliability_picture(panels).save(chart)
+        console.print(f"written: {escape(str(chart))}")
+    if out is not None:
+        loaded = model_file.load(model)
+        loaded.info = replace(loaded.info, temperature=fitted)
+        model_file.save(loaded, out)
+        console.print(f"written: {escape(str(out))}")
+    if json is not None:
+        write_json(results, json)
+    return results
+
+
+def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Full-size logits and classes of labelled pixels, drawn evenly and repeatably from each picture.
+
+    Args:
+        segmenter: of one scale, in torch.
+        dataset: where to read.
+        items: the labelled pictures, at least one.
+
+    Returns:
+        n×K float32 logits, two columns for one-logit models, and n class indices.
+
+    Raises:
+        AtrousError: no pictures, or classes that do not match.
+    """
+    if not items:
+        raise AtrousError("the split has no pictures: nothing to measure.")
+    remap = matching_classes(dataset.classes, segmenter.info.classes)
+    most = max(1, MOST_VALUES // (len(items) * len(segmenter.info.classes)))
+    draw = np.random.default_rng(0)
+    logits, labels = [], []
+    with progress_bar() as progress:
+        task = progress.add_task("measuring", total=len(items), note="")
+        for sample in in_background(dataset.read, items):
+            truth = remap[sample.label]
+            places = np.flatnonzero(truth != IGNORE_INDEX)
+            if len(places) > most:
+                places = np.sort(draw.choice(places, most, replace=False))
+            (scores,) = segmenter.scores(segmenter.prepare(sample.image))
+            full = full_size(scores, truth.shape, bool(segmenter.info.arguments.get("align_corners", False)))
+            truth = truth.ravel()
+            logits.append(full.reshape(len(full), -1)[:, places].T)
+            labels.append(truth[places])
+            progress.update(task, advance=1)
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def _plain(temperature: float, measured: Reliability) -> dict[str, Any]:
+    """Lists and numbers; an empty bin has None."""
+    bins = {
+        name: [None if value != value else value for value in values.tolist()]
+        for name, values in asdict(measured).items()
+        if name != "nll"
+    }
+    return {"temperature": temperature, "ece": measured.ece, "nll": measured.nll, **bins}
+
+
+def _print(results: dict[str, Any]) -> None:
+    table = Table("", "temperature", "calibration error", "−log p", box=None, header_style="bold")
+    for name in ("stored", "fitted"):
+        each = results[name]
+        table.add_row(name, f"{each['temperature']:.4f}", f"{each['ece']:.4f}", f"{each['nll']:.4f}")
+    console.print(table)
+    stored, fitted = results["stored"], results["fitted"]
+    sure = "too sure of itself" if fitted["temperature"] > stored["temperature"] else "less sure than it may be"
+    console.print(
+        f"The model is {sure}: its confidence is {100 * stored['ece']:.1f} points off on average, "
+        f"{100 * fitted['ece']:.1f} at the fitted temperature ({results['pixels']} pixels drawn from "
+        f"{results['images']} pictures, {escape(results['split'])})."
+    )

@@ -1,0 +1,244 @@
+"""`atrous explain`: shows why a model answers as it does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.markup import escape
+
+import atrous
+from atrous import charts, model_file
+from atrous.commands.predict import find_pictures
+from atrous.commands.report import template
+from atrous.console import console, progress_bar, warn_if_fresh
+from atrous.device import pick_device
+from atrous.errors import AtrousError, SomeInputsFailed, unknown_name
+from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
+from atrous.inference.exported import is_exported
+from atrous.inference.segmenter import Segmenter, as_array, visible
+
+#: What the page calls the network's parts.
+GROUPS = {"pyramid": "the pyramid", "decoder": "the decoder", "sides": "the side features"}
+
+#: Red and blue, for what adds to a score and what takes from it.
+FOR, AGAINST = (178, 24, 43), (33, 102, 172)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One map as a picture.
+
+    Args:
+        section: where it belongs on the page.
+        name: of the map.
+        picture: H×W×3 uint8.
+    """
+
+    section: str
+    name: str
+    picture: NDArray[np.uint8]
+
+    @property
+    def file(self) -> str:
+        """Its file's name."""
+        return re.sub(r"[^\w.]+", "_", f"{self.section}_{self.name}".replace("×", "x")).strip("_").lower() + ".png"
+
+
+def explain(
+    model: Path,
+    paths: list[Path],
+    *,
+    out: Path = Path("explained"),
+    classes: list[str] | None = None,
+    most: int = 4,
+    crf: str | None = None,
+    tensorboard: bool = False,
+    device: str = "auto",
+) -> Path:
+    """Show why a model answers as it does: one page, and every map of it as a PNG.
+
+    Of each picture: how sure the model is (entropy, margin), each class's probability and Grad-CAM, what every branch
+    of the pyramid and the decoder's two inputs give and add to the class, how far the network effectively sees, and
+    what a CRF changes.
+
+    Args:
+        model: a model file.
+        paths: pictures, folders of pictures, or glob patterns.
+        out: folder for the page, explanation.html, and for a folder of PNGs per picture.
+        classes: names of the classes to explain; by default the largest of each mask.
+        most: how many classes of each mask, ≥ 1, where no names are given.
+        crf: settings of a fully connected CRF whose masks are shown too, as in `atrous predict`.
+        tensorboard: write the pictures to OUT/tensorboard too.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        AtrousError: no such model, picture or class, or unknown settings of the CRF.
+        SomeInputsFailed: some pictures could not be explained; the page has all others.
+    """
+    if is_exported(model):
+        raise AtrousError(f"{model} is an exported file, into which nobody can look: give the model file.")
+    if most < 1:
+        raise AtrousError(f"most must be 1 or more, got {most}.")
+    pictures = find_pictures(paths)
+    network = model_file.load(model).to(pick_device(device))
+    warn_if_fresh(network.info.provenance)
+    segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf)
+    chosen = None if classes is None else [_index(name, network.info.classes) for name in classes]
+    shown: list[dict[str, Any]] = []
+    failures: list[str] = []
+    with progress_bar() as progress:
+        task = progress.add_task("explaining", total=len(pictures), note="")
+        for number, path in enumerate(pictures, 1):
+            try:
+                image = as_array(path)
+                found = explain_picture(network, segmenter.prepare(image), classes=chosen, most=most, crf=segmenter.crf)
+            except AtrousError as error:
+                failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            else:
+                layers = list(layers_of(found, network.info))
+                folder = out / f"{number:02}_{path.stem}"
+                _write(layers, visible(image), folder, out / "tensorboard" if tensorboard else None, number)
+                shown.append(_on_page(path, folder.name, found, layers, image, network.info))
+            progress.update(task, advance=1)
+    for failure in failures:
+        console.print(f"[red]skipped[/] {escape(failure)}")
+    page = out / "explanation.html"
+    if shown:
+        page.write_text(
+            template("explain.html.j2").render(
+                pictures=shown, model=str(model), info=network.info, version=atrous.__version__
+            ),
+            encoding="utf-8",
+        )
+        console.print(f"written: {escape(str(page))}, and {sum(len(one['layers']) for one in shown)} PNGs beside it")
+    if failures:
+        raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be explained.")
+    return page
+
+
+def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
+    """Every map of an explanation as a picture, in the page's order.
+
+    Args:
+        found: the explanation.
+        info: of the model.
+    """
+    colors = np.asarray(info.colors, np.uint8)
+    yield Layer("answer", "mask", colors[found.mask])
+    if found.refined is not None and found.refined_entropy is not None:
+        yield Layer("answer", "mask after the CRF", colors[found.refined])
+        changed = np.where((found.refined != found.mask)[..., None], colors[found.refined], np.uint8(235))
+        yield Layer("answer", "what the CRF changed", changed)
+    yield Layer("certainty", "entropy", heat(found.entropy))
+    yield Layer("certainty", "margin, small ones bright", heat(1 - found.margin))
+    if found.refined_entropy is not None:
+        yield Layer("certainty", "entropy after the CRF", heat(found.refined_entropy))
+    yield Layer("reach", "effective receptive field", heat(_brightened(found.reach)))
+    if found.classes:
+        for part, shade in _scaled(found.classes[0].parts, "energy"):
+            yield Layer(f"what {GROUPS[part.group]} gives", part.name, heat(shade))
+    for seen in found.classes:
+        name = info.classes[seen.index]
+        yield Layer(name, "probability", heat(seen.probability))
+        yield Layer(name, "Grad-CAM", heat(seen.grad_cam))
+        for part, shade in _scaled(seen.parts, "contribution"):
+            yield Layer(name, f"{part.group}: {part.name}", for_and_against(shade))
+
+
+def heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """H×W within 0–1 → H×W×3, from black over violet to yellow."""
+    shades = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.asarray(cv2.applyColorMap(shades, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
+
+
+def for_and_against(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """H×W within −1…1 → H×W×3: blue speaks against, white is silent, red speaks for."""
+    strength = np.abs(values).clip(0, 1)[..., None]
+    ink = np.where((values > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
+    return (255 - strength * (255 - ink)).round().astype(np.uint8)
+
+
+def _scaled(parts: Sequence[PartSeen], what: str) -> Iterator[tuple[PartSeen, NDArray[np.float32]]]:
+    """Each part's map over the largest value of its group, so that branches can be compared."""
+    for _, members in groupby(parts, key=lambda part: part.group):
+        group = list(members)
+        largest = max(float(np.abs(getattr(part, what)).max()) for part in group)
+        yield from ((part, getattr(part, what) / max(largest, 1e-12)) for part in group)
+
+
+def _brightened(reach: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A receptive field as an eye can see it: few pixels have nearly all of it."""
+    return np.sqrt(reach / max(float(np.percentile(reach, 99.9)), 1e-12))
+
+
+def _index(name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise unknown_name("class", name, names)
+    return list(names).index(name)
+
+
+def _write(layers: Sequence[Layer], picture: NDArray, folder: Path, board: Path | None, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(folder / "picture.png")
+    for layer in layers:
+        Image.fromarray(layer.picture).save(folder / layer.file)
+    if board is None:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(board)) as writer:
+        for layer in [Layer("picture", "as it is", picture), *layers]:
+            writer.add_image(f"{folder.name}/{layer.section}/{layer.name}", layer.picture, number, dataformats="HWC")
+
+
+def _on_page(
+    path: Path, folder: str, found: Explanation, layers: Sequence[Layer], image: NDArray, info: Any
+) -> dict[str, Any]:
+    """One picture's part of the page."""
+    uris = [
+        {
+            "section": layer.section,
+            "name": layer.name,
+            "file": f"{folder}/{layer.file}",
+            "uri": charts.photo_uri(charts.shrink(layer.picture), sharp_colors=True),
+        }
+        for layer in layers
+    ]
+    height, width = found.mask.shape
+    return {
+        "name": path.name,
+        "size": f"{width}×{height}",
+        "uri": charts.photo_uri(charts.shrink(visible(image))),
+        "layers": uris,
+        "sections": [(section, list(members)) for section, members in groupby(uris, key=lambda one: one["section"])],
+        "entropy": float(found.entropy.mean()),
+        "unsure": float((found.margin < 0.2).mean()),
+        "changed": None if found.refined is None else float((found.refined != found.mask).mean()),
+        "radii": found.radii,
+        "classes": {info.classes[seen.index]: _class_on_page(seen, found.mask.size, info) for seen in found.classes},
+    }
+
+
+def _class_on_page(seen: ClassSeen, pixels: int, info: Any) -> dict[str, Any]:
+    largest = max([abs(part.share) for part in seen.parts], default=0.0) or 1.0
+    return {
+        "color": "rgb({}, {}, {})".format(*info.colors[seen.index]),
+        "share": seen.pixels / pixels,
+        "probability": float(seen.probability.mean()),
+        "parts": [
+            {"name": part.name, "group": part.group, "share": part.share, "width": abs(part.share) / largest}
+            for part in seen.parts
+        ],
+    }

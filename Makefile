@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow check format bench docs clean
 
 help:
 	@echo "make demo       train, measure and predict on real data (about 10 minutes, the first time)"
@@ -15,12 +15,13 @@ help:
 	@echo "make check      linters and type checker"
 	@echo "make format     format the code"
 	@echo "make bench      time a training step against a peer"
+	@echo "make docs       the site, in build/site"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "atrous needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,bench,tflite,openvino,onnx,int8,geo,wandb]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,bench,tflite,openvino,onnx,int8,geo,wandb,docs]"
 	@touch $(READY)
 
 demo: $(READY)
@@ -43,6 +44,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/train.py
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
+    from atrous.commands.calibrate import calibrate as calibrate
     from atrous.commands.convert import convert as convert
     from atrous.commands.doctor import doctor as doctor
     from atrous.commands.evaluate import evaluate as evaluate
+    from atrous.commands.explain import explain as explain
     from atrous.commands.predict import predict as predict
     from atrous.commands.train import train as train
     from atrous.create import create_model as create_model
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "calibrate": "atrous.commands.calibrate",
     "convert": "atrous.commands.convert",
     "create_model": "atrous.create",
     "DenseCRF": "atrous.crf",
     "doctor": "atrous.commands.doctor",
     "evaluate": "atrous.commands.evaluate",
+    "explain": "atrous.commands.explain",
     "load": "atrous.model_file",
     "open_dataset": "atrous.data.dataset",
     "permutohedral_filter": "atrous.crf",

@@ -30,7 +30,7 @@ def create_model(architecture: str, *, pretrained: bool = False, **arguments: An
         AtrousError: unknown architecture, argument or backbone (with the nearest match), values out of range, or
             pretrained weights that cannot be had.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = create_model("deeplabv3plus", backbone="mobilenetv2_100", num_classes=5).eval()
         >>> tuple(model(torch.zeros(1, 3, 65, 97)).shape)

@@ -49,7 +49,7 @@ def panels(columns: int) -> np.ndarray:
     Returns:
         P×2 int64.
 
-    Example:
+    Examples:
         >>> panels(21).tolist(), panels(3).tolist()
         ([[0, 16], [16, 8]], [[0, 4]])
     """

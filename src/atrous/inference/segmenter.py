@@ -115,7 +115,7 @@ class Segmenter:
         AtrousError: no model file, no such engine or device here, an output stride that this model or file does not
             have, or unknown settings of the CRF.
 
-    Example:
+    Examples:
         >>> import atrous, numpy
         >>> model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_100", num_classes=3)
         >>> atrous.Segmenter(model)(numpy.zeros((40, 60, 3), "uint8")).mask.shape

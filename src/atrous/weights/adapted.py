@@ -84,7 +84,7 @@ def names(given: Any, num_classes: int) -> tuple[str, ...] | None:
 def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:
     """Where timm has the blocks that others number through.
 
-    Example:
+    Examples:
         >>> blocks_by_stage((1, 2))
         ('0.0', '1.0', '1.1')
     """
@@ -150,7 +150,7 @@ def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | N
     Raises:
         AtrousError: the blocks do not add up to the channels.
 
-    Example:
+    Examples:
         >>> weight = torch.arange(6.0).reshape(1, 6, 1, 1)
         >>> move_channels(weight, (1, 2, 0)).flatten().tolist()
         [2.0, 3.0, 4.0, 5.0, 0.0, 1.0]

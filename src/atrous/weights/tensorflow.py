@@ -139,7 +139,7 @@ def read_tflite(path: str | Path) -> Foreign:
 def layer_name(tensor: str) -> str:
     """The layer in the name of a weights tensor; MLIR's converter joins several names, and adds its operations.
 
-    Example:
+    Examples:
         >>> layer_name("aspp0/Conv2D_Fold;aspp0/weights_quant/FakeQuantWithMinMaxVars")
         'aspp0'
         >>> layer_name("MobilenetV2/expanded_conv/depthwise/depthwise_weights")

@@ -45,6 +45,9 @@ def create_model(architecture: str, *, pretrained: bool = False, **arguments: An
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
     """The recipe's model over a dataset's classes and kind of pictures.
 
+    A network with TensorFlow's SAME padding sees sides of 32k + 1, where a feature lies exactly on the pixel that it is
+    centred on: unless the recipe says otherwise, it resizes with aligned corners.
+
     Args:
         recipe: which model, and what it starts from.
         dataset: whose first training picture tells channels and depth.
@@ -78,6 +81,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         if name in owned and owned[name] != value:
             raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
     pretrained = recipe.model.pretrained and fresh and init is None
+    if fresh and "align_corners" not in arguments:
+        arguments["align_corners"] = _pads_unevenly(recipe.model.architecture, arguments)
     model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
     seen = {"enlarge": recipe.train.enlarge, "aligned": pads_unevenly(model), "dtype": first.dtype.name}
     model.info = replace(
@@ -95,3 +100,13 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         mean, std = channel_statistics(dataset, recipe.data.train, channels)
         model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))
     return model
+
+
+def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:
+    """Whether a network of these arguments does, by building one and throwing it away."""
+    import torch
+
+    from atrous.models.same_padding import pads_unevenly
+
+    with torch.random.fork_rng(devices=[]):
+        return pads_unevenly(build(architecture, arguments))

@@ -58,8 +58,22 @@ def test_a_run_is_a_folder_with_everything(run):
 
 @pytest.mark.parametrize(("backbone", "aligned"), [("tf_efficientnet_lite0", True), ("mobilenetv2_035", False)])
 def test_pictures_are_aligned_where_the_backbone_pads_as_tensorflow_does(backbone, aligned, tiny, shapes):
-    recipe = tiny(model__backbone=backbone)
-    assert create_for(recipe, open_dataset(shapes)).info.preprocessing.aligned is aligned
+    recipe, dataset = tiny(model__backbone=backbone), open_dataset(shapes)
+    model = create_for(recipe, dataset)
+    assert model.info.preprocessing.aligned is model.align_corners is aligned
+    assert model.info.arguments["align_corners"] is aligned
+    told = replace(recipe, model=replace(recipe.model, arguments={**recipe.model.arguments, "align_corners": False}))
+    assert create_for(told, dataset).align_corners is False
+    assert create_for(recipe, dataset, fresh=False).align_corners is False  # as runs before this were trained
+
+
+def test_a_run_keeps_the_corners_that_were_chosen_for_it(tiny, shapes, tmp_path):
+    recipe = tiny(model__backbone="tf_efficientnet_lite0", train__epochs=1)
+    run = train(recipe, out=tmp_path / "run")
+    assert read_recipe(run / "config.yaml").model.arguments["align_corners"] is True
+    assert atrous.load(run / "best.safetensors").align_corners is True
+    resumed = train(read_recipe(run / "config.yaml", {"train.epochs": 2}), resume=run)
+    assert atrous.load(resumed / "best.safetensors").align_corners is True
 
 
 def test_it_learns_every_class(run):

@@ -72,6 +72,9 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.train.device)
     model = create_for(recipe, dataset, fresh=resume is None)
+    if resume is None and model.align_corners:  # which `create_for` may have chosen, and a resumed run must be told
+        arguments = {**recipe.model.arguments, "align_corners": model.align_corners}
+        recipe = replace(recipe, model=replace(recipe.model, arguments=arguments))
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     model.to(device)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from atrous.cli import main
-from atrous.commands.explain import explain, for_and_against, heat
+from atrous.commands.explain import Layer, explain, file_names, for_and_against, heat
 from atrous.errors import AtrousError, SomeInputsFailed
 
 
@@ -65,6 +65,20 @@ def test_mistakes_are_named(model, shapes, tmp_path):
         explain(tmp_path / "model.onnx", picture)
     with pytest.raises(AtrousError, match="most must be 1 or more"):
         explain(model, picture, most=0)
+
+
+def test_too_many_pictures_are_refused_before_the_work(model, shapes, monkeypatch):
+    monkeypatch.setattr("atrous.commands.explain.MOST_PICTURES", 2)
+    with pytest.raises(AtrousError, match=r"at most 2 pictures, got 14"):
+        explain(model, [shapes / "images"])
+
+
+def test_classes_whose_names_look_alike_in_files_or_like_sections_keep_their_maps():
+    picture = np.zeros((2, 2, 3), np.uint8)
+    layers = [Layer(section, "entropy", picture) for section in ("certainty", "a b", "a/b", "../a b", "é")]
+    names = file_names(layers)
+    assert len(set(names)) == 5
+    assert all("/" not in name and not name.startswith(".") for name in names)
 
 
 def test_colours():

@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 
 import hypothesis
 import numpy as np
@@ -13,6 +14,7 @@ from atrous.inference.any_size import AnySize
 from atrous.inference.memory import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import ArraySink, ArraySource, Counted, Window, mean_features, plan, segment_tiles
+from atrous.models.info import aligned_side
 
 
 @hypothesis.given(
@@ -37,6 +39,30 @@ def test_plan_keeps_every_pixel_once_with_the_context_asked(height, width, size,
             assert end - start == side or tile <= end - start < tile + grid
     assert (kept == 1).all()
     assert len(shapes) == 1
+
+
+@hypothesis.given(
+    st.integers(33, 3000), st.integers(33, 3000), st.integers(128, 2000), st.sampled_from([0.5, 1.0, 1.25, 1.5, 2.0])
+)
+def test_tiles_of_resized_pictures_begin_on_the_networks_grid_and_are_resized_by_the_same_factor(
+    height, width, tile, enlarge
+):
+    overlap = tile // 4
+    seen = aligned_side(height, enlarge), aligned_side(width, enlarge)
+    hypothesis.assume(tile - overlap > 64 / enlarge)
+    kept = np.zeros((height, width), np.uint8)
+    for read, keep in plan(height, width, tile, overlap, seen=seen):
+        kept[keep.rows, keep.columns] += 1
+        for side, whole, start, size, first, last in (
+            (height, seen[0], read.top, read.height, keep.top, keep.top + keep.height),
+            (width, seen[1], read.left, read.width, keep.left, keep.left + keep.width),
+        ):
+            factor = whole / side
+            assert abs(start - 32 * round(start * factor / 32) / factor) <= 0.5
+            assert abs(aligned_side(size, enlarge) - size * factor) <= factor
+            assert start == 0 or first - start >= overlap // 2
+            assert start + size == side or start + size - last >= overlap // 2
+    assert (kept == 1).all()
 
 
 def test_plan_is_row_by_row():
@@ -161,6 +187,44 @@ def test_image_pooling_over_tiles_is_over_the_picture_each_place_once(sides):
     assert len(seen) == work.tiles == len(plan(*sides, 128, 0)) > 1
     for mean, stride in zip(means, (16, 8), strict=True):
         assert mean == pytest.approx(picture[::stride, ::stride].mean((0, 1)), rel=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(300, 420), (257, 416), (40, 999), (513, 1000)])
+def test_where_pictures_are_resized_each_feature_counts_once_too(sides):
+    """A picture of its own columns' and rows' features: the mean over tiles is that over the whole, almost."""
+    seen = tuple(aligned_side(side, 1.0) for side in sides)
+    whole = np.add.outer(np.arange(seen[0]), 3 * np.arange(seen[1]))[::16, ::16]
+    counted = []
+
+    def features(image):
+        tall, wide = (aligned_side(side, 1.0) // 16 + 1 for side in image.shape[:2])
+        counted.append((tall, wide))
+        top, left = image[0, 0]
+        rows, columns = (np.arange(count) * 16 for count in (tall, wide))
+        factors = [one / side for one, side in zip(seen, sides, strict=True)]
+        return (np.add.outer(rows + top * factors[0], 3 * (columns + left * factors[1]))[..., None],)
+
+    rows, columns = np.mgrid[: sides[0], : sides[1]].astype(np.float32)
+    means, work = mean_features(features, ArraySource(np.stack([rows, columns], 2)), 128, seen=seen)
+    assert work.tiles == len(counted) > 1
+    assert means[0][0] == pytest.approx(whole.mean(), abs=2.0)  # half a pixel in each direction, at most
+
+
+@pytest.mark.parametrize(("enlarge", "aligned"), [(1.0, True), (1.5, False)])
+def test_tiles_of_a_model_that_sees_resized_pictures_are_planned_for_them(enlarge, aligned, image):
+    model = segmenter_model()
+    model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, enlarge=enlarge, aligned=aligned))
+    segmenter = Segmenter(model, engine="torch", device="cpu", precision="float32")
+    seen = aligned_side(300, enlarge), aligned_side(420, enlarge)
+    pooled, _ = mean_features(segmenter.features, ArraySource(image), 128, seen=seen)
+    expected, sink = ArraySink(300, 420), ArraySink(300, 420)
+    segment_tiles(
+        lambda part, _: segmenter.segment(part, None, pooled), ArraySource(image), expected, 128, 64, seen=seen
+    )
+    tiled = AnySize(segmenter, tile=128, overlap=64)
+    assert np.array_equal(tiled(image), expected.mask)
+    tiled.windows(ArraySource(image), sink)
+    assert np.array_equal(sink.mask, expected.mask)
 
 
 def test_places_without_data_are_left_out_of_image_pooling():

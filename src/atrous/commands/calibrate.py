@@ -67,8 +67,10 @@ def calibrate(
         model_file.check_target(out, "out")
         if out.exists() and Path(model).exists() and out.samefile(model):
             raise AtrousError(f"out is {out}, the model itself; give another name. Inputs are never overwritten.")
-    if chart is not None and chart.suffix != ".png":
-        raise AtrousError(f"chart is {chart}; its name must end in .png.")
+    if chart is not None:
+        if chart.suffix != ".png":
+            raise AtrousError(f"chart is {chart}; its name must end in .png.")
+        chart.parent.mkdir(parents=True, exist_ok=True)
     segmenter = Segmenter(model, engine="torch", device=device, precision="float32")
     warn_if_fresh(segmenter.info.provenance)
     dataset = open_dataset(data, layout)
@@ -93,7 +95,6 @@ def calibrate(
             (f"T = {heat:.3f} ({name}), error {100 * one.ece:.1f} points", one.pixels, one.confidence, one.accuracy)
             for name, (heat, one) in found.items()
         ]
-        chart.parent.mkdir(parents=True, exist_ok=True)
         charts.reliability_picture(panels).save(chart)
         console.print(f"written: {escape(str(chart))}")
     if out is not None:

@@ -26,6 +26,8 @@ from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_pic
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter, as_array, visible
 
+#: Each picture is a few megabytes of the page.
+MOST_PICTURES = 40
 #: What the page calls the network's parts.
 GROUPS = {"pyramid": "the pyramid", "decoder": "the decoder", "sides": "the side features"}
 
@@ -38,19 +40,16 @@ class Layer:
     """One map as a picture.
 
     Args:
-        section: where it belongs on the page.
+        section: where it belongs on the page; a class's name for its own maps.
         name: of the map.
         picture: H×W×3 uint8.
+        index: of the class whose map it is, or None.
     """
 
     section: str
     name: str
     picture: NDArray[np.uint8]
-
-    @property
-    def file(self) -> str:
-        """Its file's name."""
-        return re.sub(r"[^\w.]+", "_", f"{self.section}_{self.name}".replace("×", "x")).strip("_").lower() + ".png"
+    index: int | None = None
 
 
 def explain(
@@ -92,6 +91,9 @@ def explain(
     if most < 1:
         raise AtrousError(f"most must be 1 or more, got {most}.")
     pictures = find_pictures(paths)
+    if len(pictures) > MOST_PICTURES:
+        raise AtrousError(f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: choose some.")
+    out.mkdir(parents=True, exist_ok=True)
     network = model_file.load(model).to(pick_device(device))
     warn_if_fresh(network.info.provenance)
     segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf)
@@ -104,13 +106,13 @@ def explain(
             try:
                 image = as_array(path)
                 found = explain_picture(network, segmenter.prepare(image), classes=chosen, most=most, crf=segmenter.crf)
-            except AtrousError as error:
+            except (AtrousError, MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
                 failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             else:
                 layers = list(layers_of(found, network.info))
                 folder = out / f"{number:02}_{path.stem}"
                 _write(layers, visible(image), folder, out / "tensorboard" if tensorboard else None, number)
-                shown.append(_on_page(path, folder.name, found, layers, image, network.info))
+                shown.append(_on_page(path, found, layers, image, network.info))
             progress.update(task, advance=1)
     for failure in failures:
         console.print(f"[red]skipped[/] {escape(failure)}")
@@ -151,10 +153,21 @@ def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
             yield Layer(f"what {GROUPS[part.group]} gives", part.name, heat(shade))
     for seen in found.classes:
         name = info.classes[seen.index]
-        yield Layer(name, "probability", heat(seen.probability))
-        yield Layer(name, "Grad-CAM", heat(seen.grad_cam))
+        yield Layer(name, "probability", heat(seen.probability), seen.index)
+        yield Layer(name, "Grad-CAM", heat(seen.grad_cam), seen.index)
         for part, shade in _scaled(seen.parts, "contribution"):
-            yield Layer(name, f"{part.group}: {part.name}", for_and_against(shade))
+            yield Layer(name, f"{part.group}: {part.name}", for_and_against(shade), seen.index)
+
+
+def file_names(layers: Sequence[Layer]) -> list[str]:
+    """A file's name for each layer; those that would have the same, as of classes "a b" and "a/b", are numbered."""
+    names: list[str] = []
+    for layer in layers:
+        words = f"{layer.section}_{layer.name}".replace("×", "x")
+        stem = re.sub(r"[^\w]+", "_", words).strip("_").lower()
+        taken = sum(re.fullmatch(rf"{re.escape(stem)}(_\d+)?\.png", name) is not None for name in names)
+        names.append(f"{stem}_{taken + 1}.png" if taken else f"{stem}.png")
+    return names
 
 
 def heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -192,8 +205,8 @@ def _index(name: str, names: Sequence[str]) -> int:
 def _write(layers: Sequence[Layer], picture: NDArray, folder: Path, board: Path | None, number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(folder / "picture.png")
-    for layer in layers:
-        Image.fromarray(layer.picture).save(folder / layer.file)
+    for layer, name in zip(layers, file_names(layers), strict=True):
+        Image.fromarray(layer.picture).save(folder / name)
     if board is None:
         return
     from torch.utils.tensorboard import SummaryWriter
@@ -203,15 +216,13 @@ def _write(layers: Sequence[Layer], picture: NDArray, folder: Path, board: Path 
             writer.add_image(f"{folder.name}/{layer.section}/{layer.name}", layer.picture, number, dataformats="HWC")
 
 
-def _on_page(
-    path: Path, folder: str, found: Explanation, layers: Sequence[Layer], image: NDArray, info: Any
-) -> dict[str, Any]:
+def _on_page(path: Path, found: Explanation, layers: Sequence[Layer], image: NDArray, info: Any) -> dict[str, Any]:
     """One picture's part of the page."""
     uris = [
         {
             "section": layer.section,
             "name": layer.name,
-            "file": f"{folder}/{layer.file}",
+            "index": layer.index,
             "uri": charts.photo_uri(charts.shrink(layer.picture), sharp_colors=True),
         }
         for layer in layers
@@ -222,12 +233,12 @@ def _on_page(
         "size": f"{width}×{height}",
         "uri": charts.photo_uri(charts.shrink(visible(image))),
         "layers": uris,
-        "sections": [(section, list(members)) for section, members in groupby(uris, key=lambda one: one["section"])],
+        "sections": [list(members) for _, members in groupby(uris, key=lambda one: (one["section"], one["index"]))],
         "entropy": float(found.entropy.mean()),
         "unsure": float((found.margin < 0.2).mean()),
         "changed": None if found.refined is None else float((found.refined != found.mask).mean()),
         "radii": found.radii,
-        "classes": {info.classes[seen.index]: _class_on_page(seen, found.mask.size, info) for seen in found.classes},
+        "classes": {seen.index: _class_on_page(seen, found.mask.size, info) for seen in found.classes},
     }
 
 

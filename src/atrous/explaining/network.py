@@ -70,7 +70,8 @@ class Watched:
             hooks.callback(model.backbone.register_forward_hook(self._keep_high).remove)
             self._high: Tensor | None = None
             with torch.enable_grad():
-                normalised = Normalize.of(model.info.preprocessing)(image).to(next(model.parameters()).dtype)
+                normalize = Normalize.of(model.info.preprocessing).to(image.device)
+                normalised = normalize(image).to(next(model.parameters()).dtype)
                 self._picture = normalised.detach().requires_grad_()
                 main = model.scores(self._picture)["main"][0]
                 self._scores = torch.cat([torch.zeros_like(main), main]) if len(main) == 1 else main

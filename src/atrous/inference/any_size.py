@@ -26,6 +26,7 @@ from atrous.inference.tiles import (
     plan,
     segment_tiles,
 )
+from atrous.models.info import aligned_side
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Segmenter
@@ -113,7 +114,7 @@ class AnySize:
         """
         height, width, _ = source.shape
         tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, self._grid)
-        prepared, looked = _Prepared(source, self.segmenter), tile
+        prepared, looked, seen = _Prepared(source, self.segmenter), tile, self._seen(*source.shape[:2])
         while True:
             try:
                 pooled, before, progress = self._pooled(prepared, looked, progress)
@@ -129,7 +130,15 @@ class AnySize:
             self._overlap_of(tile),
             progress,
             self._grid,
+            seen,
         )
+
+    def _seen(self, height: int, width: int) -> tuple[int, int] | None:
+        """The sides that the network sees of a whole picture, where it sees it resized and at one scale."""
+        preprocessing = self.segmenter.info.preprocessing
+        if self.segmenter.scales != (1.0,) or not (preprocessing.aligned or preprocessing.enlarge != 1.0):
+            return None
+        return aligned_side(height, preprocessing.enlarge), aligned_side(width, preprocessing.enlarge)
 
     def _overlap_of(self, tile: int) -> int:
         return min(OVERLAP, tile // 4) if self.overlap is None else self.overlap
@@ -154,7 +163,8 @@ class AnySize:
                 f"{self.memory:g} GB are allowed: allow more with --memory, or force smaller tiles with --tile."
             )
         tile = tile or TILES[-1]
-        count, overlap = len(plan(height, width, tile, self._overlap_of(tile), self._grid)), self._overlap_of(tile)
+        overlap = self._overlap_of(tile)
+        count = len(plan(height, width, tile, overlap, self._grid, self._seen(height, width)))
         self.say(
             f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
             f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
@@ -181,7 +191,7 @@ class AnySize:
                 if pooled is None:
                     pooled, _, progress = self._pooled(source, tile, progress)
                 segment = partial(self.segmenter.segment, pooled=pooled)
-                segment_tiles(segment, source, sink, tile, overlap, progress, self._grid)
+                segment_tiles(segment, source, sink, tile, overlap, progress, self._grid, self._seen(height, width))
                 return sink.mask
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
@@ -205,9 +215,10 @@ class AnySize:
         if not self.segmenter.pools or max(height, width) <= tile:
             return None, Work(0, 0, 0, 0), progress
         show = progress or (lambda done, total: None)
-        first, second = (len(plan(height, width, tile, over, self._grid)) for over in (0, self._overlap_of(tile)))
+        seen = self._seen(height, width)
+        first, second = (len(plan(height, width, tile, over, self._grid, seen)) for over in (0, self._overlap_of(tile)))
         means, work = mean_features(
-            self.segmenter.features, source, tile, lambda done, _: show(done, first + second), self._grid
+            self.segmenter.features, source, tile, lambda done, _: show(done, first + second), self._grid, seen
         )
         return means or None, work, lambda done, _: show(first + done, first + second)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -166,12 +167,17 @@ class Work:
         )
 
 
-def plan(height: int, width: int, tile: int, overlap: int, grid: int = GRID) -> list[Tile]:
+def plan(
+    height: int, width: int, tile: int, overlap: int, grid: int = GRID, seen: tuple[int, int] | None = None
+) -> list[Tile]:
     """The tiles of a picture, row by row.
 
     Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture, and each
     reaches at least overlap / 2 beyond what is kept of it, but at the picture's own edge. The last of a row or column
     ends with the picture. To keep it on the grid too, all tiles are up to `grid` − 1 pixels larger than asked, equally.
+
+    Where the network sees resized pictures, tiles begin where its grid does in the resized picture, to half a pixel,
+    and have the size that is resized by the same factor.
 
     Args:
         height: of the picture, in pixels.
@@ -179,6 +185,7 @@ def plan(height: int, width: int, tile: int, overlap: int, grid: int = GRID) -> 
         tile: height and width of a tile in pixels; a picture that is smaller is read whole in that direction.
         overlap: pixels that neighbours share at least, 0 ≤ overlap < tile.
         grid: pixels, at least 1 and at most tile − overlap.
+        seen: sides 32k + 1 to which the whole picture is resized before the network; None where it is not.
 
     Returns:
         Tiles of one size, whose kept windows are the picture, each pixel once.
@@ -196,7 +203,10 @@ def plan(height: int, width: int, tile: int, overlap: int, grid: int = GRID) -> 
     return [
         Tile(Window(top, left, tall, wide), Window(first, start, last - first, end - start))
         for (top, tall, first, last), (left, wide, start, end) in product(
-            _along(height, tile, overlap, grid), _along(width, tile, overlap, grid)
+            *(
+                _along(side, tile, overlap, grid) if seen is None else _along_resized(side, tile, overlap, seen[axis])
+                for axis, side in enumerate((height, width))
+            )
         )
     ]
 
@@ -206,7 +216,23 @@ def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int
     tile += (size - tile) % grid
     if size <= tile:
         return [(0, size, 0, size)]
-    starts = [*range(0, size - tile, (tile - overlap) // grid * grid), size - tile]
+    return _cut([*range(0, size - tile, (tile - overlap) // grid * grid), size - tile], tile, size)
+
+
+def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[int, int, int, int]]:
+    """As `_along`, for a picture of which the network sees `seen` = 32k + 1 pixels in that direction."""
+    cells, factor = seen // GRID, seen / size
+    of_tile = math.ceil(tile * factor / GRID)
+    if of_tile >= cells:
+        return [(0, size, 0, size)]
+    last = cells - of_tile
+    tile = size - round(GRID * last / factor)
+    step = max(1, int((tile - overlap - 1) * factor / GRID))
+    return _cut([round(GRID * cell / factor) for cell in (*range(0, last, step), last)], tile, size)
+
+
+def _cut(starts: list[int], tile: int, size: int) -> list[tuple[int, int, int, int]]:
+    """Tiles with these starts, each kept up to the middle of its overlaps."""
     cuts = [(before + tile + after) // 2 for before, after in pairwise(starts)]
     return list(zip(starts, [tile] * len(starts), [0, *cuts], [*cuts, size], strict=True))
 
@@ -219,6 +245,7 @@ def segment_tiles(
     overlap: int,
     progress: Callable[[int, int], object] | None = None,
     grid: int = GRID,
+    seen: tuple[int, int] | None = None,
 ) -> Work:
     """Segments a picture window by window; the next is read and the last written while the network works.
 
@@ -232,14 +259,15 @@ def segment_tiles(
         overlap: in pixels, see `plan`.
         progress: called after each tile with how many are done, and how many there are.
         grid: in pixels, see `plan`.
+        seen: see `plan`.
 
     Raises:
         AtrousError: sizes out of range.
     """
     begun = time.perf_counter()
     height, width, _ = source.shape
-    tiles = plan(height, width, tile, overlap, grid)
-    seconds, seen, count = 0.0, 0, 0
+    tiles = plan(height, width, tile, overlap, grid, seen)
+    seconds, pixels, count = 0.0, 0, 0
     last: Future[None] | None = None
     with ThreadPoolExecutor(1) as writer:
         for done, ((window, keep), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
@@ -247,7 +275,7 @@ def segment_tiles(
                 start = time.perf_counter()
                 mask = segment(image, valid)
                 seconds += time.perf_counter() - start
-                seen, count = seen + mask.size, count + 1
+                pixels, count = pixels + mask.size, count + 1
             else:
                 mask = np.full(valid.shape, IGNORE_INDEX, np.uint8)
             if valid is not None:
@@ -260,7 +288,7 @@ def segment_tiles(
                 progress(done, len(tiles))
         if last is not None:
             last.result()
-    return Work(count, time.perf_counter() - begun, seconds, seen)
+    return Work(count, time.perf_counter() - begun, seconds, pixels)
 
 
 def mean_features(
@@ -269,11 +297,12 @@ def mean_features(
     tile: int,
     progress: Callable[[int, int], object] | None = None,
     grid: int = GRID,
+    seen: tuple[int, int] | None = None,
 ) -> tuple[tuple[np.ndarray, ...], Work]:
     """The mean over a whole picture of what image pooling takes the mean of, window by window without overlap.
 
-    Tiles of a picture whose sides are no multiples of `grid` overlap a little; each feature counts once, but where
-    pictures are resized to 32k + 1: there a tile's last row and column of features are the next tile's first.
+    Tiles of a picture whose sides are no multiples of `grid` overlap a little; each feature counts once, also where
+    pictures are resized to 32k + 1, and a tile's last row and column of features are the next tile's first.
 
     Args:
         features: H×W×C → of each view h×w×C'.
@@ -281,6 +310,7 @@ def mean_features(
         tile: in pixels, see `plan`.
         progress: called after each tile with how many are done, and how many there are.
         grid: in pixels, see `plan`.
+        seen: see `plan`.
 
     Returns:
         Of each view C' float32 values, and what it took.
@@ -290,39 +320,47 @@ def mean_features(
     """
     begun = time.perf_counter()
     height, width, _ = source.shape
-    tiles = plan(height, width, tile, 0, grid)
+    tiles = plan(height, width, tile, 0, grid, seen)
+    factors = None if seen is None else (seen[0] / height, seen[1] / width)
     totals: list[np.ndarray] = []
-    seconds, seen, count = 0.0, 0, 0
+    seconds, pixels, count = 0.0, 0, 0
     next_row = dict(pairwise(sorted({tile.read.top for tile in tiles})))
     next_column = dict(pairwise(sorted({tile.read.left for tile in tiles})))
     for done, ((window, _), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
         if valid is None or valid.any():
             start = time.perf_counter()
             row, column = next_row.get(window.top), next_column.get(window.left)
-            maps = [_upto(one, window, row, column) for one in features(image)]
+            maps = [_upto(one, window, row, column, factors) for one in features(image)]
             seconds += time.perf_counter() - start
             # In each view's last place, how many features were summed.
             sums = [np.append(one.sum((0, 1), np.float64), one.shape[0] * one.shape[1]) for one in maps]
             totals = [total + more for total, more in zip(totals, sums, strict=True)] if totals else sums
-            seen, count = seen + window.height * window.width, count + 1
+            pixels, count = pixels + window.height * window.width, count + 1
         if progress is not None:
             progress(done, len(tiles))
     means = tuple((total[:-1] / total[-1]).astype(np.float32) for total in totals)
-    return means, Work(count, time.perf_counter() - begun, seconds, seen)
+    return means, Work(count, time.perf_counter() - begun, seconds, pixels)
 
 
-def _upto(features: np.ndarray, window: Window, row: int | None, column: int | None) -> np.ndarray:
-    """A window's features above a row and left of a column of the picture, where the next tiles begin; None: all."""
-    # Both lie on the network's grid, so that they leave whole numbers of features; those of the whole window are
-    # rounded up, by less than one.
-    rows, columns = (
-        count if end is None else (end - begin) * count // size
-        for count, end, begin, size in (
-            (features.shape[0], row, window.top, window.height),
-            (features.shape[1], column, window.left, window.width),
-        )
-    )
-    return features[:rows, :columns]
+def _upto(
+    features: np.ndarray, window: Window, row: int | None, column: int | None, factors: tuple[float, float] | None
+) -> np.ndarray:
+    """A window's features above a row and left of a column of the picture, where the next tiles begin; None: all.
+
+    Both lie on the network's grid, so that they leave whole numbers of features. Those of the whole window are rounded
+    up, by less than one; where the network sees it resized by `factors` to 32k + 1, they are one more than its cells.
+    """
+
+    def before(count: int, end: int | None, begin: int, size: int, factor: float | None) -> int:
+        if end is None:
+            return count
+        if factor is None:
+            return (end - begin) * count // size
+        return round((end - begin) * (count - 1) / (size - 1 / factor))
+
+    tall, wide = factors or (None, None)
+    rows = before(features.shape[0], row, window.top, window.height, tall)
+    return features[:rows, : before(features.shape[1], column, window.left, window.width, wide)]
 
 
 def _read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, tuple[np.ndarray, np.ndarray | None]]]:

@@ -14,8 +14,8 @@ from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
 from atrous.models.features import check_arguments
-from atrous.models.info import first_info
-from atrous.models.layers import Norm, aligned_side, check_pictures, freeze_norm, initialise_relu, resize, set_rate
+from atrous.models.info import aligned_side, first_info
+from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.same_padding import pads_unevenly
 
 #: The paper's two pyramids (§4.1, Figure 7), at output stride 8.

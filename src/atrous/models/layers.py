@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import AtrousError
-
-if TYPE_CHECKING:
-    from atrous.models.info import Preprocessing
+from atrous.models.info import Preprocessing, aligned_side
 
 #: The smallest side on which one picture alone can be trained: at output stride 16 it still leaves 3×3 features,
 #: enough values per channel for batch statistics.
@@ -112,22 +108,6 @@ class Normalize(nn.Module):
             # Not `resize`, whose question whether the size is right already would be answered once, for a whole graph.
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return (images - self.mean) / self.std
-
-
-def aligned_side(side: int, factor: float) -> int:
-    """The number 32k + 1 ≥ 33 nearest to factor·side.
-
-    There every map down to stride 32 has an odd side, so TensorFlow's SAME padding is even and training crops and whole
-    pictures are sampled at the same places; elsewhere a map shifts by half its stride. Down to 32 also at output stride
-    16, where the last layer keeps the padding of the stride it has lost: at 16k + 1 with an odd k, CamVid lost seven
-    points of mean IoU (docs/results.md).
-    """
-    # `round`, to the even number halfway, in whole and positive numbers, which is all that exporters know of sizes.
-    exact = Fraction(factor).limit_denominator(10**6)
-    above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
-    nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-    nearest = nearest + 1 // (nearest + 1)  # 33 at least
-    return 32 * nearest + 1
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):

@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -139,18 +140,25 @@ def _in_a_sentence(message: str) -> str:
 
 
 def _in_brackets(words: list[str], hints: dict[str, Any]) -> list[str]:
-    """The words with the values of flags that take several numbers in brackets, as the parser wants them: [0.5,1]."""
-    several = {f"--{name.replace('_', '-')}" for name, hint in hints.items() if hint == list[float] | None}
+    """The words with the values of flags that take several in brackets, as the parser wants them: [0.5,1], ["a"]."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in hints}
+    numbers = {flags[name] for name, hint in hints.items() if hint == list[float] | None}
+    names = {flags[name] for name, hint in hints.items() if hint == list[str] | None}
     result, before = [], ""
     for word in words:
         flag, equals, value = word.partition("=")
-        if equals and flag in several:
-            word = f"{flag}=[{value.strip('[]')}]"
-        elif before in several:
-            word = f"[{word.strip('[]')}]"
+        if equals and flag in numbers | names:
+            word = f"{flag}={_bracketed(value, quoted=flag in names)}"
+        elif before in numbers | names:
+            word = _bracketed(word, quoted=before in names)
         result.append(word)
         before = word
     return result
+
+
+def _bracketed(values: str, quoted: bool) -> str:
+    inside = values.strip("[]")
+    return f"[{','.join(json.dumps(value.strip()) for value in inside.split(','))}]" if quoted else f"[{inside}]"
 
 
 def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:

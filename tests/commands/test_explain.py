@@ -89,6 +89,20 @@ def test_colours():
     assert shades.tolist() == [[[255, 255, 255], [178, 24, 43], [33, 102, 172]]]
 
 
+@pytest.mark.parametrize("words", [["--classes", "box"], ["--classes=disc,box"], ["--classes", "[disc, box]"]])
+def test_classes_are_named_on_the_command_line(words, model, shapes, tmp_path):
+    picture = str(shapes / "images" / "test_0.png")
+    assert main(["explain", str(model), picture, "--out", str(tmp_path), *words]) == 0
+    assert (tmp_path / "01_test_0" / "box_grad_cam.png").exists()
+    assert (tmp_path / "01_test_0" / "disc_grad_cam.png").exists() is ("disc" in words[-1])
+
+
+def test_an_unknown_class_on_the_command_line_is_named(model, shapes, tmp_path, capsys):
+    words = ["explain", str(model), str(shapes / "images" / "test_0.png"), "--out", str(tmp_path), "--classes", "bux"]
+    assert main(words) == 2
+    assert "unknown class 'bux'. Did you mean 'box'?" in capsys.readouterr().err
+
+
 def test_the_command_line(model, shapes, tmp_path, capsys):
     words = ["explain", str(model), str(shapes / "images" / "test_0.png"), "--out", str(tmp_path / "x"), "--most", "1"]
     assert main(words) == 0

@@ -28,6 +28,7 @@ ALLOWED = {
     "learning": LOW | {"crf", "models", "data", "model_file", "console", "device"},
     "inference": LOW | {"crf", "models", "data", "model_file", "console", "device"},
     "explaining": LOW | {"crf", "models"},
+    "serving": LOW | {"crf", "models", "data", "inference", "atrous"},
     "create": LOW | {"models", "data", "model_file", "weights", "learning", "console"},
     "__main__": {"cli"},
 }

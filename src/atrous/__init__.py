@@ -23,17 +23,19 @@ if TYPE_CHECKING:
     from atrous.crf import permutohedral_filter as permutohedral_filter
     from atrous.data.dataset import open_dataset as open_dataset
     from atrous.inference.pipeline import Pipeline as Pipeline
-    from atrous.inference.segmenter import Prediction as Prediction
+    from atrous.inference.prediction import Prediction as Prediction
     from atrous.inference.segmenter import Segmenter as Segmenter
     from atrous.learning.step import TrainingStep as TrainingStep
     from atrous.learning.transfer import start_from as start_from
     from atrous.model_file import load as load
     from atrous.model_file import save as save
+    from atrous.serving.client import Client as Client
 
 __version__ = "0.1.0"
 
 _HOME = {
     "calibrate": "atrous.commands.calibrate",
+    "Client": "atrous.serving.client",
     "convert": "atrous.commands.convert",
     "create_model": "atrous.create",
     "DenseCRF": "atrous.crf",
@@ -45,7 +47,7 @@ _HOME = {
     "permutohedral_filter": "atrous.crf",
     "Pipeline": "atrous.inference.pipeline",
     "predict": "atrous.commands.predict",
-    "Prediction": "atrous.inference.segmenter",
+    "Prediction": "atrous.inference.prediction",
     "save": "atrous.model_file",
     "Segmenter": "atrous.inference.segmenter",
     "start_from": "atrous.learning.transfer",

@@ -22,7 +22,7 @@ from atrous.commands.report import best_and_worst, confusion_rows, most_confused
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
-from atrous.inference.segmenter import Prediction
+from atrous.inference.prediction import Prediction
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.info import Info, Preprocessing
 

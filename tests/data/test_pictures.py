@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from atrous.data.pictures import (
+    TooLarge,
+    decode_picture,
     exif_orientation,
     read_picture,
     read_raw_mask,
@@ -227,3 +229,63 @@ def test_stored_lossily_looks_inside(tmp_path):
     assert not stored_lossily(saved(tmp_path / "d.webp", picture, lossless=True))
     assert not stored_lossily(saved(tmp_path / "e.webp", picture, lossless=True, exif=oriented(3).tobytes()))
     assert stored_lossily(saved(tmp_path / "f.tif", picture, compression="jpeg"))
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [
+        ("a.png", Image.fromarray(NOISE)),
+        ("a.jpg", Image.fromarray(NOISE[..., :3])),
+        ("a.webp", Image.fromarray(NOISE[..., :3])),
+        ("a.bmp", Image.fromarray(NOISE[..., :3])),
+        ("a.gif", Image.fromarray(NOISE[..., 0])),
+        ("a.tif", Image.fromarray(DEEP[..., 0])),
+    ],
+)
+def test_decoding_bytes_is_reading_the_file(tmp_path, name, picture):
+    path = saved(tmp_path / name, picture)
+    assert np.array_equal(decode_picture(path.read_bytes(), 63), read_picture(path))
+    with pytest.raises(TooLarge, match=r"7×9 px are 0\.0 megapixels, and 6\.2e-05 are allowed"):
+        decode_picture(path.read_bytes(), 62)
+
+
+def test_decoding_deep_colours(tmp_path):
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), DEEP[..., :3])
+    assert np.array_equal(decode_picture(path.read_bytes(), 63), read_picture(path))
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"save_all": True, "append_images": []}])
+def test_a_webps_size_is_known_before_it_is_opened(tmp_path, options):
+    image = Image.fromarray(np.zeros((33, 1025, 3), np.uint8))
+    with_profile = {"icc_profile": b"x" * 200} if "save_all" in options else {}
+    content = saved(tmp_path / "a.webp", image, **options, **with_profile).read_bytes()
+    assert decode_picture(content, 33 * 1025).shape == (33, 1025, 3)
+    with pytest.raises(TooLarge, match="1025×33 px"):
+        decode_picture(content, 33 * 1025 - 1)
+
+
+def test_strangers_may_not_send_what_runs_programs_or_never_ends():
+    with pytest.raises(AtrousError, match="not one of BMP, GIF, JPEG"):
+        decode_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 10**6)
+    with pytest.raises(AtrousError, match="empty"):
+        decode_picture(b"", 10**6)
+    file = io.BytesIO()
+    Image.fromarray(NOISE[..., :3]).save(file, "JPEG")
+    with pytest.raises(AtrousError, match="more than 200 scans"):
+        decode_picture(file.getvalue() + b"\xff\xda" * 201, 10**6)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_damaged_bytes_are_named_or_decoded_but_nothing_else(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.kron(NOISE[..., :3], np.ones((4, 4, 1), np.uint8))).save(file, kind)
+    content, rng = file.getvalue(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        where = rng.integers(0, len(damaged), rng.integers(1, 9))
+        damaged[where] = rng.integers(0, 256, len(where))
+        try:
+            assert decode_picture(damaged.tobytes()[: rng.integers(1, len(content) + 1)], 10**5).size <= 4 * 10**5
+        except AtrousError:
+            continue

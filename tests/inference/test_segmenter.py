@@ -9,7 +9,8 @@ from PIL import Image
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference.segmenter import Prediction, Segmenter, as_array, to_depth
+from atrous.inference.prediction import Prediction
+from atrous.inference.segmenter import Segmenter, as_array, to_depth
 
 CLASSES = {
     "classes": ("sky", "road", "tree"),

@@ -24,7 +24,8 @@ from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
 from atrous.inference.exported import is_exported
-from atrous.inference.segmenter import Segmenter, as_array, visible
+from atrous.inference.prediction import visible
+from atrous.inference.segmenter import Segmenter, as_array
 
 #: Each picture is a few megabytes of the page.
 MOST_PICTURES = 40

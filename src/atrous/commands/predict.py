@@ -23,7 +23,8 @@ from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes
-from atrous.inference.segmenter import Prediction, Segmenter, as_array, table_of
+from atrous.inference.prediction import Prediction, table_of
+from atrous.inference.segmenter import Segmenter, as_array
 from atrous.inference.tiles import Counted
 
 if TYPE_CHECKING:

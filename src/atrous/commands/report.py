@@ -17,7 +17,7 @@ from atrous.run_folder import Record, Run, known, points, read_run
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
-    from atrous.inference.segmenter import Prediction
+    from atrous.inference.prediction import Prediction
 
 MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are drawn as one
 SHOWN = 3  # best and worst pictures, each

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+
+#: What `decode_picture` takes from strangers: few decoders, each well worn, and none that runs another program.
+SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
+#: A JPEG of more scans than this is no photograph: each scan costs a pass over the whole picture, and only a few bytes.
+MOST_SCANS = 200
 
 _ORIENTATION_TAG = 274  # of EXIF and TIFF alike
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what Pillow's "L" uses
@@ -56,9 +62,60 @@ def read_picture(path: Path | str) -> np.ndarray:
             array = _read_deep(path, picture)
         else:
             array = _upright(_picture_array(picture), picture)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    return np.ascontiguousarray(_as_image_dtype(array, path))
+    return _as_image(array, path)
+
+
+class TooLarge(AtrousError):
+    """A picture of more pixels than are allowed."""
+
+
+def decode_picture(content: bytes, most_pixels: int, name: str = "the picture") -> np.ndarray:
+    """Decode a picture that a stranger sent, as `read_picture` reads a file.
+
+    Its size is read from its header and compared before any pixel is decoded, or memory taken for one.
+
+    Args:
+        content: of a file: JPEG, PNG, WebP, TIFF, BMP or GIF.
+        most_pixels: that are decoded.
+        name: for the messages.
+
+    Returns:
+        H×W×C ``uint8``, ``uint16`` or ``float32``, as `read_picture` returns it.
+
+    Raises:
+        TooLarge: more pixels.
+        AtrousError: empty, damaged, or of another format.
+    """
+    try:
+        return _decode(content, most_pixels, name)
+    except (AtrousError, MemoryError):
+        raise
+    except Exception as error:  # its decoders raise anything on files that were made to harm
+        raise AtrousError(f"{name}: cannot be read ({error}); the file may be damaged or cut short.") from error
+
+
+def _decode(content: bytes, most_pixels: int, name: str) -> np.ndarray:
+    with _in_words(name):
+        if not content:
+            raise AtrousError(f"{name}: it is empty (0 bytes).")
+        _check_pixels(_webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
+        picture = _identify(io.BytesIO(content), SAFE_FORMATS)
+        if picture is None:
+            raise AtrousError(f"{name}: not a picture, damaged, or not one of {', '.join(sorted(SAFE_FORMATS))}.")
+        _check_pixels(picture.size, most_pixels, name)
+        if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+            raise AtrousError(f"{name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
+        if _deeper_than_pillow_reads(picture):
+            return _as_image(_decode_deep(np.frombuffer(content, np.uint8), picture, name), name)
+        return _as_image(_upright(_picture_array(picture), picture), name)
+
+
+def _check_pixels(size: tuple[int, int], most: int, name: str) -> None:
+    if size[0] * size[1] > most:
+        raise TooLarge(
+            f"{name}: {size[0]}×{size[1]} px are {size[0] * size[1] / 1e6:.1f} megapixels, and {most / 1e6:g} are "
+            "allowed."
+        )
 
 
 def read_raw_mask(path: Path | str) -> np.ndarray:
@@ -144,30 +201,39 @@ def _opened(path: Path | str) -> Iterator[Image.Image | None]:
     Yields None for a TIFF that Pillow does not know; OpenCV may.
     """
     path = Path(path)
+    with _in_words(path), path.open("rb") as file:
+        if path.stat().st_size == 0:
+            raise AtrousError(f"{path}: the file is empty (0 bytes).")
+        picture = _identify(file)
+        if picture is None and path.suffix.lower() not in (".tif", ".tiff"):
+            raise AtrousError(f"{path}: not a picture, or damaged.")
+        yield picture
+
+
+@contextmanager
+def _in_words(name: Path | str) -> Iterator[None]:
+    """Turns every way in which a file cannot be read into an AtrousError."""
     try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                raise AtrousError(f"{path}: the file is empty (0 bytes).")
-            picture = _identify(file)
-            if picture is None and path.suffix.lower() not in (".tif", ".tiff"):
-                raise AtrousError(f"{path}: not a picture, or damaged.")
-            yield picture
+        yield
     except FileNotFoundError:
-        raise AtrousError(f"{path}: no such file.") from None
+        raise AtrousError(f"{name}: no such file.") from None
     except AtrousError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise AtrousError(f"{path}: cannot be read ({reason}); the file may be damaged or cut short.") from error
+        raise AtrousError(f"{name}: cannot be read ({reason}); the file may be damaged or cut short.") from error
 
 
-def _identify(file: Any) -> Image.Image | None:
+def _identify(file: Any, formats: Collection[str] | None = None) -> Image.Image | None:
+    """The picture in a file, of any of these formats, not yet decoded."""
     # Image.open refuses large pictures, and lifting its limit means changing a global that a server in the
     # same process relies on. Asking each reader directly is what Image.open does, less the limit.
     start = file.read(16)
     for load_readers in (Image.preinit, Image.init):
         load_readers()
         for format_name in tuple(Image.ID):
+            if formats is not None and format_name not in formats:
+                continue
             reader, accepts = Image.OPEN[format_name]
             file.seek(0)
             try:
@@ -194,16 +260,19 @@ def _deeper_than_pillow_reads(picture: Image.Image) -> bool:
 
 
 def _read_deep(path: Path | str, picture: Image.Image | None) -> np.ndarray:
+    return _decode_deep(np.fromfile(path, dtype=np.uint8), picture, path)
+
+
+def _decode_deep(content: np.ndarray, picture: Image.Image | None, name: Path | str) -> np.ndarray:
     import cv2  # only these files need it, and it takes 0.1 s to import
 
-    data = np.fromfile(path, dtype=np.uint8)
     try:
-        array = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        array = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise AtrousError(f"{path}: cannot be read ({error.err}).") from error
+        raise AtrousError(f"{name}: cannot be read ({error.err}).") from error
     if array is None:
         bands = "it may have more than 4 bands, or " if picture is None else ""
-        raise AtrousError(f"{path}: cannot be read; {bands}the file may be damaged or cut short.")
+        raise AtrousError(f"{name}: cannot be read; {bands}the file may be damaged or cut short.")
     if array.ndim == 3:
         array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]  # OpenCV's BGR(A) to RGB(A)
     if picture is None or picture.format == "TIFF":
@@ -257,6 +326,11 @@ def _upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
     return array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
+def _as_image(array: np.ndarray, path: Path | str) -> np.ndarray:
+    """H×W or H×W×C of any type → H×W×C of one that a picture may have."""
+    return np.ascontiguousarray(_as_image_dtype(array if array.ndim == 3 else array[:, :, None], path))
+
+
 def _as_image_dtype(array: np.ndarray, path: Path | str) -> np.ndarray:
     if array.dtype in (np.uint8, np.uint16, np.float32):
         return array
@@ -270,6 +344,20 @@ def _as_image_dtype(array: np.ndarray, path: Path | str) -> np.ndarray:
             f"{path}: holds integers beyond ±2²⁴, which float32 cannot keep; scale them down or store floats."
         )
     return converted
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height that a WebP's header names (RFC 9649 §2); 0×0 for all else."""
+    kind, head = content[12:16], content[:30].ljust(30, b"\0")
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return 0, 0
+    if kind == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack("<HH", head[26:30])
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _webp_is_lossless(data: bytes) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,13 +11,12 @@ import numpy as np
 from PIL import Image
 
 from atrous import model_file
-from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_picture, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
 from atrous.inference.engine import NotConvertible, choose
-from atrous.inference.legend import with_legend
+from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
 
@@ -32,60 +30,6 @@ if TYPE_CHECKING:
     from atrous.models.info import Info
 
 Picture = str | Path | Image.Image | np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """One picture's mask, and what it takes to show or store it.
-
-    Args:
-        mask: H×W uint8 class indices.
-        image: H×W×C, as it was read.
-        info: of the model.
-    """
-
-    mask: np.ndarray
-    image: np.ndarray
-    info: Info
-
-    def __repr__(self) -> str:
-        indices, counts = np.unique(self.mask, return_counts=True)
-        largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
-        shares = ", ".join(f"{self.info.classes[index]} {count / self.mask.size:.0%}" for count, index in largest)
-        height, width = self.mask.shape
-        return f"Prediction({height}×{width}: {shares})"
-
-    def palette_image(self) -> Image.Image:
-        """The mask as an indexed picture with the model's colours."""
-        picture = Image.fromarray(self.mask)
-        picture.putpalette([channel for color in self.info.colors for channel in color])
-        return picture
-
-    def raw_mask(self) -> np.ndarray:
-        """The mask with the values that the training masks had, the first of each class."""
-        return table_of(self.info).decode(self.mask)
-
-    def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:
-        """The picture with the mask's colours over it; a class whose colour is black leaves it as it is.
-
-        Args:
-            opacity: of the colours, 0–1.
-            legend: the names and colours of the mask's classes below the picture, which makes it higher.
-        """
-        picture = visible(self.image).astype(np.float32)
-        colors = np.asarray(self.info.colors, dtype=np.float32)
-        strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
-        mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
-        if not legend:
-            return mixed
-        present = [index for index in np.unique(self.mask) if colors[index].any()]
-        return with_legend(mixed, [(self.info.classes[index], self.info.colors[index]) for index in present])
-
-    def save(self, path: str | Path) -> None:
-        """Writes the mask as a palette PNG."""
-        # Masks are all runs: twice as fast as the default of 6, and a third larger.
-        options: dict[str, Any] = {"compress_level": 3} if Path(path).suffix.lower() == ".png" else {}
-        self.palette_image().save(path, **options)
 
 
 class Segmenter:
@@ -134,8 +78,7 @@ class Segmenter:
         output_stride: int | None = None,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
     ) -> None:
-        self._views = views_of(scales, flip)
-        self.scales = tuple(scales)
+        views_of(scales, flip)  # a mistake there is named before the model is loaded
         given = Path(model) if isinstance(model, str | Path) else model
         if output_stride is not None:
             given = _with_output_stride(given, output_stride)
@@ -144,13 +87,7 @@ class Segmenter:
         of_file = isinstance(model, str | Path)
         self._runner = _runner_for(given, self.info, engine, device, precision, of_file)
         self.engine, self.pools = self._runner.engine, self._runner.pools
-        self.crf: DenseCRF | None = None
-        if isinstance(self._runner, exported.OnnxGraph | exported.OpenVinoGraph) and (crf or self._views != (View(),)):
-            self._runner.check_scores()
-        if crf is not None:
-            from atrous.crf.settings import make_crf
-
-            self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
+        self._look(scales, flip, crf)
 
     @overload
     def __call__(self, picture: Picture) -> Prediction: ...
@@ -189,6 +126,36 @@ class Segmenter:
         for image in in_background(as_array, pictures):
             yield self._one(image)
 
+    def looking(
+        self,
+        *,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        crf: DenseCRF | Mapping[str, Any] | str | None = None,
+    ) -> Segmenter:
+        """The same network, already loaded, with other scales, flip and CRF; they share it, so one thread may use them.
+
+        Args:
+            scales: as at the making.
+            flip: as at the making.
+            crf: as at the making.
+
+        Raises:
+            AtrousError: scales out of range, unknown settings of the CRF, or a file that gives labels only.
+        """
+        other = copy.copy(self)
+        other._look(scales, flip, crf)
+        return other
+
+    def _look(self, scales: Sequence[float], flip: bool, crf: DenseCRF | Mapping[str, Any] | str | None) -> None:
+        self._views, self.scales, self.crf = views_of(scales, flip), tuple(scales), None
+        if isinstance(self._runner, exported.OnnxGraph | exported.OpenVinoGraph) and (crf or self._views != (View(),)):
+            self._runner.check_scores()
+        if crf is not None:
+            from atrous.crf.settings import make_crf
+
+            self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
+
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""
         preprocessing = self.info.preprocessing
@@ -210,6 +177,27 @@ class Segmenter:
         if self.crf is None and self._views == (View(),):
             return self._runner.labels(image, *(pooled or ()))
         return self.decide(self.scores(image, pooled), image, self.crf, valid)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether several pictures of one size are faster together than one after another: plain masks on a GPU.
+
+        On processors they are not: one picture keeps all cores busy, and several leave their caches (docs/serving.md).
+        """
+        plain = self.crf is None and self._views == (View(),)
+        return plain and self.engine.name == "torch" and not self.engine.device.startswith("cpu")
+
+    def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Plain masks of pictures of one size, by one pass of the network.
+
+        Args:
+            images: each H×W×C as `prepare` gives it; for the engine torch.
+
+        Returns:
+            Of each H×W uint8 class indices.
+        """
+        runner: Any = self._runner
+        return list(runner.labels_of_all(np.stack(images)))
 
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
         """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution.
@@ -336,19 +324,3 @@ def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
             f"scale it to that range and give it as {dtype}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
-
-
-def table_of(info: Info) -> ClassTable:
-    """The model's classes as the table that reads and writes masks."""
-    return ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)
-
-
-def visible(image: np.ndarray) -> np.ndarray:
-    """Any picture as H×W×3 uint8 for a person to look at; deeper ones are stretched from 1st to 99th percentile."""
-    channels = image.shape[2]
-    image = image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)
-    if image.dtype == np.uint8:
-        return image
-    low, high = np.nanpercentile(image, (1, 99))
-    stretched = (image.astype(np.float32) - low) / max(float(high - low), 1e-6)
-    return (np.nan_to_num(stretched).clip(0, 1) * 255).round().astype(np.uint8)

@@ -70,26 +70,34 @@ class TorchEngine:
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
-        scores, size = self._run(image, pooled), image.shape[:2]
+        return self._decide(self._run(image, pooled), image.shape[:2])[0]
+
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices, in one pass."""
+        return self._decide(self._through(images), images.shape[1:3])
+
+    def _decide(self, scores: Tensor, size: tuple[int, ...]) -> np.ndarray:
         if self._device.type == "cpu":
-            return resize_argmax.resize_argmax(scores[0].permute(1, 2, 0).numpy(), size, self._align_corners)
+            return np.stack(
+                [resize_argmax.resize_argmax(one.permute(1, 2, 0).numpy(), size, self._align_corners) for one in scores]
+            )
         with torch.inference_mode():
-            return banded_argmax(scores, size, self._align_corners)[0].cpu().numpy()
+            return banded_argmax(scores, size, self._align_corners).cpu().numpy()
 
     def _run(self, image: np.ndarray, pooled: np.ndarray | None = None) -> Tensor:
         if pooled is None:
-            return self._through(image)
+            return self._through(image[None])
         given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
         pinning = self._means[0].register_forward_hook(lambda _, __, mean: given.to(mean.dtype))
         try:
-            return self._through(image)
+            return self._through(image[None])
         finally:
             pinning.remove()
 
-    def _through(self, image: np.ndarray) -> Tensor:
-        if image.dtype == np.uint16:
-            image = image.astype(np.float32)
-        batch = torch.tensor(image, device=self._device).permute(2, 0, 1)[None]  # channels_last already
+    def _through(self, images: np.ndarray) -> Tensor:
+        if images.dtype == np.uint16:
+            images = images.astype(np.float32)
+        batch = torch.tensor(images, device=self._device).permute(0, 3, 1, 2)  # channels_last already
         mixed = self._dtype != torch.float32
         with (
             torch.inference_mode(),

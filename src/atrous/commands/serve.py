@@ -1,0 +1,84 @@
+"""`atrous serve`: models behind an address, for people and programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.markup import escape
+
+from atrous.console import console
+from atrous.errors import AtrousError, missing_extra
+from atrous.inference.memory import limit_bytes
+from atrous.serving.limits import Limits
+from atrous.serving.shelf import named_paths
+
+#: Where a key may be, so that no list of processes shows it.
+KEY_VARIABLE = "ATROUS_KEY"
+
+
+def serve(
+    models: list[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    key_file: Path | None = None,
+    waiting: int = 64,
+    megabytes: float = 32.0,
+    megapixels: float = 25.0,
+    seconds: float = 60.0,
+    memory: float | None = None,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+) -> None:
+    """Serve models over HTTP, with a page at the address for people.
+
+    Args:
+        models: model files or exported files; as NAME=PATH under another name than the file's.
+        host: to listen at; others than this machine reach it only by its name or 0.0.0.0, and with a key.
+        port: to listen at; 0 for a free one.
+        key_file: file whose first line is the key that every request must bring; or in the environment, ATROUS_KEY.
+        waiting: pictures that may be in line; those beyond are answered 429.
+        megabytes: of a picture's file, at most.
+        megapixels: that the network looks at for one answer, at most, at all scales together.
+        seconds: that an answer may take.
+        memory: GB that a picture may take; by default half of what is free. Larger pictures are segmented in tiles.
+        engine: auto for the fastest here, openvino or torch.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto for the fastest here, float32 or bfloat16.
+
+    Raises:
+        AtrousError: no model file, an address that is taken or open to others without a key, limits out of range.
+    """
+    paths = named_paths(models)
+    limits = Limits(
+        waiting=waiting, picture_bytes=int(megabytes * 2**20), pixels=int(megapixels * 1e6), seconds=seconds
+    )
+    limit_bytes(memory)
+    key = _key(key_file)
+    try:
+        from atrous.serving.server import run
+    except ImportError as error:
+        raise missing_extra(error.name or "fastapi", "serve") from error
+    options = {"engine": engine, "device": device, "precision": precision}
+    run(paths, host=host, port=port, key=key, limits=limits, memory=memory, options=options, say=_say)
+
+
+def _key(file: Path | None) -> str | None:
+    """The key in a file or in the environment.
+
+    Raises:
+        AtrousError: no such file, or an empty or unprintable key.
+    """
+    try:
+        key = file.read_text(encoding="utf-8").partition("\n")[0].strip() if file else os.environ.get(KEY_VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AtrousError(f"the key cannot be read from {file}: {error}.") from error
+    if key is not None and not (key.isascii() and key.isprintable() and key):
+        raise AtrousError(f"the key in {file or KEY_VARIABLE} must be letters, digits and signs of ASCII, one or more.")
+    return key
+
+
+def _say(line: str) -> None:
+    console.print(escape(line))

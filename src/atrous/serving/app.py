@@ -1,0 +1,306 @@
+"""The application: which addresses there are, what they take, and what they say where they cannot answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from jinja2 import Environment, PackageLoader
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import atrous
+from atrous.errors import AtrousError
+from atrous.serving import answers
+from atrous.serving.desk import Desk, Wish
+from atrous.serving.limits import Limits, Problem
+from atrous.serving.metrics import Metrics
+from atrous.serving.network import Network
+from atrous.serving.shelf import Look, Model, Shelf
+
+HERE = Path(__file__).parent
+#: The keys of `answers.FORMATS`.
+Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons"]
+#: "model" and the presets of `DenseCRF`, which takes seconds to import.
+Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
+#: Bounds of what a picture may be resized by.
+SCALES = (0.25, 2.0)
+#: One number or several, with commas.
+SCALES_PATTERN = r"^[0-9]{1,2}(\.[0-9]{1,4})?(,[0-9]{1,2}(\.[0-9]{1,4})?){0,7}$"
+
+#: What every answer that is none looks like.
+PROBLEM = {
+    "application/problem+json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "type": {"type": "string"},
+                "title": {"type": "string"},
+                "status": {"type": "integer"},
+                "detail": {"type": "string", "description": "what is wrong, in a sentence"},
+            },
+        }
+    }
+}
+PROBLEMS = {
+    400: "not a request that can be understood",
+    401: "the key is missing or wrong",
+    403: "not for you, or not under this name",
+    404: "no such model",
+    406: "no form that Accept takes",
+    408: "the picture took too long to arrive",
+    413: "too many bytes or pixels",
+    422: "not a picture, or a value out of range",
+    429: "too many pictures wait; Retry-After says when to come again",
+    503: "the answer took too long, or the server is stopping",
+}
+RESPONSES: dict[int | str, Any] = {
+    status: {"description": reason, "content": PROBLEM} for status, reason in PROBLEMS.items()
+}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PICTURE_BODY = {
+    "required": True,
+    "description": "A picture: JPEG, PNG, WebP, TIFF, BMP or GIF; as it is, or as the one file of a form.",
+    "content": {
+        "image/*": BINARY,
+        "application/octet-stream": BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"picture": {"type": "string", "format": "binary"}},
+                "required": ["picture"],
+            }
+        },
+    },
+}
+SEGMENTED: dict[int | str, Any] = {
+    200: {
+        "description": "The mask, in the form that was asked for.",
+        "content": {
+            kind: BINARY if kind.startswith("image") else {"schema": {"type": "object"}} for kind in answers.ACCEPTED
+        },
+    },
+    **RESPONSES,
+}
+
+
+def make_app(shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -> FastAPI:
+    """The application, but for the guard before it.
+
+    Args:
+        shelf: the models.
+        network: that runs them.
+        limits: to be kept.
+        metrics: to be counted.
+    """
+    app = FastAPI(
+        title="atrous",
+        version=atrous.__version__,
+        description="Semantic segmentation with DeepLab.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    desk = Desk(shelf, network, limits, metrics)
+    _answer_problems(app)
+    _add_pages(app)
+
+    @app.get("/healthz", summary="Whether the server lives", response_description="It does.")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get(
+        "/readyz",
+        summary="Whether a picture would be segmented now",
+        response_description="It would.",
+        responses=_only(503),
+    )
+    async def ready() -> dict[str, str]:
+        if not network.alive:
+            raise Problem(503, "the server is stopping.")
+        if desk.admission.full:
+            raise Problem(503, f"{limits.waiting} pictures wait already.", {"Retry-After": "1"})
+        return {"status": "ready"}
+
+    @app.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        response_class=PlainTextResponse,
+        response_description="All of them.",
+        responses=_only(401, 403),
+    )
+    async def counters() -> Response:
+        metrics.waiting.set(desk.admission.waiting)
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get(
+        "/v1/models",
+        summary="All models",
+        response_description="Name, classes, scores, engine and version of each.",
+        responses=_only(401, 403),
+    )
+    async def models() -> dict[str, Any]:
+        return {"models": [_described(model, shelf) for model in shelf]}
+
+    @app.get(
+        "/v1/models/{name}",
+        summary="One model",
+        response_description="The same of one, and all that its file says but where it comes from.",
+        responses=_only(401, 403, 404, 422),
+    )
+    async def model(name: str) -> dict[str, Any]:
+        found = _find(shelf, name)
+        record = found.segmenter.info.to_dict()
+        return {**_described(found, shelf), "info": {**record, "provenance": {}}}  # it names paths of who trained it
+
+    @app.post(
+        "/v1/models/{name}/segment",
+        summary="Segment a picture",
+        response_class=Response,
+        responses=SEGMENTED,
+        openapi_extra={"requestBody": PICTURE_BODY},
+    )
+    async def segment(
+        request: Request,
+        name: str,
+        format: Annotated[
+            Form | None,
+            Query(
+                description="mask: a PNG with a palette; indices: a grey PNG of class indices; overlay: a JPEG; areas: "
+                "pixels of each class; rle: these, and the runs of each class as COCO has them; polygons: GeoJSON in "
+                "pixels. By default what Accept asks for."
+            ),
+        ] = None,
+        scales: Annotated[
+            str,
+            Query(
+                pattern=SCALES_PATTERN,
+                description=f"at which the network looks at the picture, {SCALES[0]:g} to {SCALES[1]:g}, with commas: "
+                "0.75,1,1.25; its probabilities are averaged",
+            ),
+        ] = "1",
+        flip: Annotated[bool, Query(description="the network looks at the mirrored picture, too")] = False,
+        crf: Annotated[Crf | None, Query(description="refines the mask by a fully connected CRF")] = None,
+        tile: Annotated[
+            int | None, Query(ge=256, le=8192, description="pixels of the tiles of larger pictures")
+        ] = None,
+        overlap: Annotated[
+            int | None, Query(ge=0, le=2048, description="pixels that tiles share; at most half a tile")
+        ] = None,
+        opacity: Annotated[float, Query(ge=0, le=1, description="of an overlay's colours")] = 0.55,
+        legend: Annotated[bool, Query(description="names and colours below an overlay")] = False,
+    ) -> Response:
+        form = format or answers.form_for(request.headers.get("accept", ""))
+        if form is None:
+            raise Problem(406, f"Accept takes none of {', '.join(answers.ACCEPTED)}.")
+        wish = Wish(
+            _find(shelf, name), Look(_numbers(scales), flip, crf), tile, overlap, answers.Asked(form, opacity, legend)
+        )
+        return await desk.serve(request, wish)
+
+    return app
+
+
+def _find(shelf: Shelf, name: str) -> Model:
+    try:
+        return shelf[name]
+    except AtrousError as error:
+        raise Problem(404, str(error)) from error
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Scales from a text with commas, which the pattern has seen before."""
+    scales = tuple(float(part) for part in text.split(","))
+    if not all(SCALES[0] <= scale <= SCALES[1] for scale in scales):
+        raise Problem(422, f"scales are {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
+    return scales
+
+
+def _described(model: Model, shelf: Shelf) -> dict[str, Any]:
+    info, engine = model.segmenter.info, model.segmenter.engine
+    return {
+        "name": model.name,
+        "architecture": info.architecture,
+        "backbone": info.arguments.get("backbone"),
+        "classes": [
+            {"index": index, "name": name, "color": list(color)}
+            for index, (name, color) in enumerate(zip(info.classes, info.colors, strict=True))
+        ],
+        "channels": len(info.preprocessing.mean),
+        "scores": info.scores,
+        "crf": info.crf is not None,
+        "engine": engine.name,
+        "device": engine.device,
+        "precision": engine.precision,
+        "version": model.stamp,
+        "loaded": model.loaded,
+        "not_taken": shelf.failures.get(model.name),
+    }
+
+
+def _only(*statuses: int) -> dict[int | str, Any]:
+    return {status: RESPONSES[status] for status in statuses}
+
+
+def _answer_problems(app: FastAPI) -> None:
+    """Every answer that is none is problem+json."""
+
+    def answer(problem: Problem) -> JSONResponse:
+        return JSONResponse(
+            problem.record(), problem.status, headers=problem.headers, media_type="application/problem+json"
+        )
+
+    @app.exception_handler(Problem)
+    async def of_ours(request: Request, error: Problem) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(HTTPException)
+    async def of_the_router(request: Request, error: HTTPException) -> JSONResponse:
+        detail = {404: f"there is nothing at {request.url.path}; /docs lists what there is."}
+        detail[405] = f"{request.method} is not for {request.url.path}; /docs lists what is."
+        return answer(
+            Problem(error.status_code, detail.get(error.status_code, str(error.detail)), dict(error.headers or {}))
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def of_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
+        wrong = [f"{one['loc'][-1]}: {one['msg']}, got {str(one.get('input'))[:100]!r}" for one in error.errors()]
+        return answer(Problem(422, "; ".join(wrong) + "."))
+
+    @app.exception_handler(ClientDisconnect)
+    async def of_those_who_left(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it; it is counted
+
+    @app.exception_handler(Exception)
+    async def of_all_else(request: Request, error: Exception) -> JSONResponse:
+        return answer(Problem(500, "the server failed at this request; its log says where."))
+
+
+def _add_pages(app: FastAPI) -> None:
+    """The page for people, and the one that lists the addresses."""
+    for address, name, kind in (
+        ("/", "page.html", "text/html; charset=utf-8"),
+        ("/page.css", "page.css", "text/css; charset=utf-8"),
+        ("/page.js", "page.js", "text/javascript; charset=utf-8"),
+    ):
+        app.add_api_route(
+            address,
+            _file(HERE / name, kind),
+            methods=["GET", "HEAD"],
+            include_in_schema=False,
+            response_class=FileResponse,
+        )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        template = Environment(loader=PackageLoader("atrous", "serving"), autoescape=True).get_template("docs.html.j2")
+        return HTMLResponse(template.render(schema=app.openapi()))
+
+
+def _file(path: Path, kind: str) -> Any:
+    async def page() -> FileResponse:
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    return page

@@ -1,0 +1,211 @@
+"""The way of a picture through the house: received, decoded, segmented, answered; no further than somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from fastapi import Request, Response
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from atrous.data.pictures import TooLarge, decode_picture
+from atrous.errors import AtrousError
+from atrous.inference.any_size import is_out_of_memory
+from atrous.inference.prediction import Prediction
+from atrous.serving import answers
+from atrous.serving.limits import Admission, Limits, Problem
+from atrous.serving.metrics import Metrics
+from atrous.serving.network import Job, Network
+from atrous.serving.shelf import Look, Model, Shelf
+
+#: Bytes that a form may have besides the picture in it.
+FORM_BYTES = 2**16
+#: Decoded pictures at once, which are large: enough for the network never to wait; more where it stacks them.
+AHEAD, AHEAD_STACKED = 4, 32
+
+
+class Wish:
+    """What is asked of a picture.
+
+    Args:
+        model: that is to segment it.
+        look: how.
+        tile: see `AnySize`.
+        overlap: see `AnySize`.
+        asked: the form of the answer.
+
+    Raises:
+        Problem: an overlap of more than half a tile, or a CRF that the model does not have.
+    """
+
+    def __init__(self, model: Model, look: Look, tile: int | None, overlap: int | None, asked: answers.Asked) -> None:
+        self.model, self.tile, self.overlap, self.asked = model, tile, overlap, asked
+        if overlap is not None and 2 * overlap > (tile or 512):
+            raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
+        try:
+            self.segmenter = model.looking(look)
+        except AtrousError as error:
+            raise Problem(422, str(error)) from error
+        again = (1 / (1 - (overlap or 0) / tile)) ** 2 if tile else 1.0
+        #: How often the network looks at each pixel.
+        self.looks = sum(scale**2 for scale in look.scales) * (2 if look.flip else 1) * again
+
+
+class Desk:
+    """Takes pictures in and gives masks out.
+
+    Args:
+        shelf: the models.
+        network: that runs them.
+        limits: to be kept.
+        metrics: to be counted.
+    """
+
+    def __init__(self, shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -> None:
+        self.admission = Admission(limits)
+        self._network, self._limits, self._metrics = network, limits, metrics
+        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures")
+        self._ahead = asyncio.Semaphore(AHEAD_STACKED if any(model.segmenter.stacks for model in shelf) else AHEAD)
+
+    async def serve(self, request: Request, wish: Wish) -> Response:
+        """The answer to one request; its work ends where the sender leaves, or the time is over."""
+        self.admission.check()
+        content = await self._receive(request)
+        try:
+            with self.admission.one():
+                return await self._or_leave(request, self._answer(content, wish))
+        finally:
+            self.admission.hold(-len(content))
+
+    async def _receive(self, request: Request) -> bytes:
+        """The picture's file; its bytes are held."""
+        limits, content = self._limits, bytearray()
+        declared = request.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > limits.picture_bytes + FORM_BYTES:
+            raise _too_many_bytes(limits)
+        try:
+            async with asyncio.timeout(limits.sending_seconds):
+                async for part in request.stream():
+                    self.admission.hold(len(part))
+                    content += part
+                    if len(content) > limits.picture_bytes + FORM_BYTES:
+                        raise _too_many_bytes(limits)
+            picture = await _picture_in(request, bytes(content))
+        except TimeoutError:
+            self.admission.hold(-len(content))
+            raise Problem(408, f"the picture did not arrive within {limits.sending_seconds:g} s.") from None
+        except BaseException:
+            self.admission.hold(-len(content))
+            raise
+        self.admission.hold(len(picture) - len(content))
+        if len(picture) > limits.picture_bytes:
+            self.admission.hold(-len(picture))
+            raise _too_many_bytes(limits)
+        return picture
+
+    async def _or_leave(self, request: Request, work: Any) -> Response:
+        """The work's answer, unless its sender leaves before, or the time is over."""
+        answer, left = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait({answer, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if left.done():
+                self._metrics.abandoned.inc()
+                raise ClientDisconnect
+            raise Problem(
+                503,
+                f"the answer took longer than {self._limits.seconds:g} s: send a smaller picture, or ask again later.",
+                {"Retry-After": "10"},
+            )
+        finally:
+            answer.cancel()
+            left.cancel()
+
+    async def _answer(self, content: bytes, wish: Wish) -> Response:
+        began, loop = perf_counter(), asyncio.get_running_loop()
+        async with self._ahead:
+            started = perf_counter()
+            try:
+                image, prepared = await loop.run_in_executor(self._pool, self._decode, content, wish)
+            except TooLarge as error:
+                raise Problem(413, str(error)) from error
+            except AtrousError as error:
+                raise Problem(422, str(error)) from error
+            decoded = perf_counter()
+            job = Job(wish.segmenter, prepared, wish.tile, wish.overlap)
+            try:
+                mask = await self._network.segment(job)
+            except AtrousError as error:
+                raise Problem(422, str(error)) from error
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise Problem(413, "this picture takes more memory than there is: send a smaller one.") from error
+        segmented = perf_counter()
+        prediction = Prediction(mask, image, wish.segmenter.info)
+        try:
+            body = await loop.run_in_executor(self._pool, answers.write, prediction, wish.asked)
+        except AtrousError as error:
+            raise Problem(422, str(error)) from error
+        ended = perf_counter()
+        self._metrics.seconds.labels(wish.model.name).observe(ended - began)
+        self._metrics.pixels.labels(wish.model.name).inc(mask.size)
+        times = {
+            "line": started - began + max(0.0, job.began - decoded),
+            "decode": decoded - started,
+            "network": job.seconds,
+            "write": ended - segmented,
+        }
+        headers = {
+            "Server-Timing": ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times.items()),
+            "X-Model-Version": wish.model.stamp,
+            "Vary": "Accept",
+        }
+        return Response(body, media_type=answers.FORMATS[wish.asked.form], headers=headers)
+
+    def _decode(self, content: bytes, wish: Wish) -> tuple[np.ndarray, np.ndarray]:
+        """The picture as it is, and as the network takes it."""
+        most = int(self._limits.pixels / max(wish.looks, 1e-3))
+        image = decode_picture(content, most)
+        return image, wish.segmenter.prepare(image)
+
+
+async def _left(request: Request) -> None:
+    """Ends when the sender of a request closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _picture_in(request: Request, content: bytes) -> bytes:
+    """The content itself, or the file in a form."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/"):
+        return content
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        yield content
+
+    parser = MultiPartParser(request.headers, parts(), max_files=1, max_fields=8, max_part_size=FORM_BYTES)
+    parser.spool_max_size = len(content) + 1  # nothing of it touches the disk
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Problem(400, f"the form cannot be read: {error.message}") from error
+    except Exception as error:  # its parser raises many kinds on lines that were made to harm
+        raise Problem(400, "the form cannot be read.") from error
+    files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+    if not files:
+        raise Problem(400, "the form holds no file: send the picture as one, or as the request's whole content.")
+    picture = await files[0].read()
+    await form.close()
+    return picture
+
+
+def _too_many_bytes(limits: Limits) -> Problem:
+    return Problem(413, f"a picture's file may have {limits.picture_bytes / 2**20:g} MiB.")

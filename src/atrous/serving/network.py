@@ -1,0 +1,162 @@
+"""The one thread that runs networks: pictures wait for it in line, and leave the line where nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from atrous.inference.any_size import SURELY_FITS, AnySize, is_out_of_memory
+from atrous.inference.segmenter import Segmenter
+
+#: Pictures that are stacked at most where a network is faster so (`Segmenter.stacks`).
+MOST_TOGETHER = 16
+
+
+class Abandoned(Exception):
+    """Nobody waits for this mask any more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A picture in line.
+
+    Args:
+        segmenter: that is to look at it.
+        image: H×W×C as its `prepare` gives it.
+        tile: as of `AnySize`.
+        overlap: as of `AnySize`.
+
+    Attributes:
+        mask: H×W uint8 class indices, once it is done.
+        abandoned: to be set where nobody waits any more; work ends between two tiles.
+        began: when the network turned to it.
+        seconds: that it took, with all that were stacked with it.
+    """
+
+    segmenter: Segmenter
+    image: np.ndarray
+    tile: int | None = None
+    overlap: int | None = None
+    mask: Future[np.ndarray] = field(default_factory=Future)
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    began: float = 0.0
+    seconds: float = 0.0
+
+
+class Network:
+    """Runs jobs one after another, and those that may be stacked together.
+
+    One thread for all models: a picture keeps every core, or the GPU, busy, and two at a time would only share them.
+
+    Args:
+        memory: GB that a picture may take; None for half of what is free.
+        say: told in one line when a picture is tiled.
+        ran: told after each run how many pictures it held and the seconds it took.
+    """
+
+    def __init__(
+        self,
+        memory: float | None = None,
+        say: Callable[[str], object] = lambda line: None,
+        ran: Callable[[int, float], object] = lambda count, seconds: None,
+    ) -> None:
+        self._memory, self._say, self._ran = memory, say, ran
+        self._line: deque[Job] = deque()
+        self._changed, self._closing = threading.Condition(), False
+        self._thread = threading.Thread(target=self._work, name="network", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs."""
+        return self._thread.is_alive() and not self._closing
+
+    def submit(self, job: Job) -> Future[np.ndarray]:
+        """Puts a job at the end of the line.
+
+        Returns:
+            Its mask, in the future.
+        """
+        with self._changed:
+            self._line.append(job)
+            self._changed.notify()
+        return job.mask
+
+    async def segment(self, job: Job) -> np.ndarray:
+        """Its mask; where the one who waits is cancelled, the job is abandoned."""
+        try:
+            return await asyncio.wrap_future(self.submit(job))
+        except asyncio.CancelledError:
+            job.abandoned.set()
+            raise
+
+    def close(self) -> None:
+        """Ends when the line is empty."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while jobs := self._next():
+            jobs = [job for job in jobs if not job.abandoned.is_set() and job.mask.set_running_or_notify_cancel()]
+            if not jobs:
+                continue
+            began = perf_counter()
+            for job in jobs:
+                job.began = began
+            results = self._run(jobs)
+            seconds = perf_counter() - began
+            for job, result in zip(jobs, results, strict=True):
+                job.seconds = seconds
+                job.mask.set_result(result) if isinstance(result, np.ndarray) else job.mask.set_exception(result)
+            self._ran(len(jobs), seconds)
+
+    def _next(self) -> list[Job]:
+        """The first in line, and those behind it that may be stacked with it; none at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._line or self._closing)
+            if not self._line:
+                return []
+            first = self._line.popleft()
+            if not _may_be_stacked(first):
+                return [first]
+            alike = [
+                job
+                for job in self._line
+                if job.segmenter is first.segmenter and job.image.shape == first.image.shape and _may_be_stacked(job)
+            ]
+            jobs = [first, *alike[: MOST_TOGETHER - 1]]
+            self._line = deque(job for job in self._line if job not in jobs)
+            return jobs
+
+    def _run(self, jobs: list[Job]) -> Sequence[np.ndarray | BaseException]:
+        if len(jobs) > 1:
+            try:
+                return jobs[0].segmenter.segment_together([job.image for job in jobs])
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    return [error] * len(jobs)
+        return [self._run_one(job) for job in jobs]
+
+    def _run_one(self, job: Job) -> np.ndarray | BaseException:
+        def check(done: int, total: int) -> None:
+            if job.abandoned.is_set():
+                raise Abandoned
+
+        try:
+            any_size = AnySize(job.segmenter, tile=job.tile, overlap=job.overlap, memory=self._memory, say=self._say)
+            return any_size(job.image, progress=check)
+        except Exception as error:  # whatever it is, the next picture is not to suffer from it
+            return error
+
+
+def _may_be_stacked(job: Job) -> bool:
+    return job.tile is None and job.segmenter.stacks and job.image.shape[0] * job.image.shape[1] <= SURELY_FITS

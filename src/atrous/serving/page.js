@@ -1,0 +1,278 @@
+// The page at /: one picture, its mask over it, and what the mask says. No framework, nothing from elsewhere.
+
+const $ = (id) => document.getElementById(id);
+const state = { models: [], file: null, picture: null, indices: null, width: 0, height: 0, hidden: new Set(), lit: null };
+let running = null; // the request whose answer is awaited
+
+class Refusal extends Error {} // what the server said, or why it said nothing
+
+async function ask(path, options = {}) {
+  const key = sessionStorage.getItem("key");
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal("The server cannot be reached. Is it still running?");
+  }
+  if (answer.ok) return answer;
+  if (answer.status === 401) {
+    await askForKey();
+    return ask(path, options);
+  }
+  const problem = await answer.json().catch(() => ({}));
+  throw new Refusal(problem.detail ?? `The server answered ${answer.status}.`);
+}
+
+function askForKey() {
+  $("ask").showModal();
+  return new Promise((resolve) => {
+    $("ask").addEventListener("close", () => resolve(sessionStorage.setItem("key", $("key").value)), { once: true });
+  });
+}
+
+function segment(format) {
+  const words = new URLSearchParams({ format, scales: $("scales").value, flip: $("flip").checked });
+  if ($("crf").value) words.set("crf", $("crf").value);
+  running?.abort();
+  running = new AbortController();
+  const path = `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
+  return ask(path, { method: "POST", body: state.file, signal: running.signal });
+}
+
+async function show(file) {
+  state.file = file;
+  state.picture = null;
+  await refresh();
+}
+
+// Segments the picture as the controls say, and shows what comes back.
+async function refresh() {
+  if (!state.file) return;
+  const file = state.file;
+  say("Segmenting …");
+  $("busy").hidden = false;
+  try {
+    const began = performance.now();
+    const answer = await segment("indices");
+    const seconds = (performance.now() - began) / 1000;
+    const times = answer.headers.get("Server-Timing") ?? "";
+    const mask = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const picture = state.picture ?? (await original(file));
+    if (file !== state.file) return;
+    Object.assign(state, { picture, width: mask.width, height: mask.height, indices: redOf(mask), hidden: new Set() });
+    $("drop").hidden = true;
+    $("view").hidden = $("panel").hidden = false;
+    drawPicture();
+    listClasses();
+    paint();
+    const network = /network;dur=([\d.]+)/.exec(times)?.[1];
+    const took = network ? `, ${Math.round(network)} ms of them in the network` : "";
+    say(`${state.width}×${state.height} pixels in ${seconds.toFixed(2)} s${took}. ${summary()}`);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    say("");
+    complain(error instanceof Refusal ? error.message : `This page failed: ${error.message}`);
+  }
+  $("busy").hidden = true;
+}
+
+// The picture as the browser reads it; where it cannot, as the server does.
+async function original(file) {
+  try {
+    return await createImageBitmap(file, { imageOrientation: "from-image" });
+  } catch {
+    const words = new URLSearchParams({ format: "overlay", opacity: 0 });
+    const path = `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
+    return createImageBitmap(await (await ask(path, { method: "POST", body: file })).blob());
+  }
+}
+
+function redOf(bitmap) {
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const pixels = context.getImageData(0, 0, bitmap.width, bitmap.height).data;
+  const red = new Uint8Array(bitmap.width * bitmap.height);
+  for (let index = 0; index < red.length; index++) red[index] = pixels[4 * index];
+  return red;
+}
+
+function drawPicture() {
+  for (const id of ["picture", "mask"]) Object.assign($(id), { width: state.width, height: state.height });
+  $("view").style.setProperty("--aspect", state.width / state.height);
+  $("picture").getContext("2d").drawImage(state.picture, 0, 0, state.width, state.height);
+}
+
+// Colours each pixel by its class; a black class shows the picture, as everywhere in atrous.
+function paint() {
+  const context = $("mask").getContext("2d");
+  const image = context.createImageData(state.width, state.height);
+  const colors = new Uint32Array(256);
+  const parts = new Uint8Array(colors.buffer);
+  classes().forEach(({ index, color }) => {
+    const seen = !state.hidden.has(index) && color.some((part) => part > 0);
+    const alpha = !seen ? 0 : state.lit === null || state.lit === index ? 255 : 50;
+    parts.set([...color, alpha], 4 * index);
+  });
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let at = 0; at < pixels.length; at++) pixels[at] = colors[state.indices[at]];
+  context.putImageData(image, 0, 0);
+  $("mask").style.opacity = $("opacity").value / 100;
+}
+
+function classes() {
+  return state.models.find((model) => model.name === $("model").value)?.classes ?? [];
+}
+
+function shares() {
+  const counts = new Float64Array(256);
+  for (const index of state.indices) counts[index]++;
+  return classes()
+    .map((one) => ({ ...one, pixels: counts[one.index], share: counts[one.index] / state.indices.length }))
+    .filter((one) => one.pixels > 0)
+    .sort((one, other) => other.pixels - one.pixels);
+}
+
+function percent(share) {
+  return share >= 0.001 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %";
+}
+
+function summary() {
+  return shares().slice(0, 4).map((one) => `${one.name} ${percent(one.share)}`).join(", ");
+}
+
+function listClasses() {
+  const entries = shares().map((one) => {
+    const entry = document.createElement("li");
+    entry.innerHTML = `<label><input type="checkbox" checked><i></i><span class="name"></span><span class="share"></span></label>`;
+    entry.querySelector("i").style.background = `rgb(${one.color})`;
+    entry.querySelector(".name").textContent = one.name;
+    const share = entry.querySelector(".share");
+    share.textContent = percent(one.share);
+    share.title = `${one.pixels.toLocaleString()} pixels`;
+    entry.querySelector("label").style.setProperty("--share", `${100 * one.share}%`);
+    const box = entry.querySelector("input");
+    box.addEventListener("change", () => {
+      state.hidden[box.checked ? "delete" : "add"](one.index);
+      paint();
+    });
+    entry.addEventListener("pointerenter", () => light(one.index));
+    entry.addEventListener("pointerleave", () => light(null));
+    return entry;
+  });
+  $("classes").replaceChildren(...entries);
+}
+
+function light(index) {
+  state.lit = index;
+  paint();
+}
+
+function toggleAll(shown) {
+  for (const box of $("classes").querySelectorAll("input")) box.checked = shown;
+  state.hidden = new Set(shown ? [] : classes().map((one) => one.index));
+  paint();
+}
+
+function split() {
+  $("view").style.setProperty("--split", `${$("split").value}%`);
+  $("view").classList.toggle("whole", $("split").value < 2);
+}
+
+// The class under the pointer, as a label in the corner.
+function point(event) {
+  const box = $("picture").getBoundingClientRect();
+  const x = Math.floor(((event.clientX - box.left) / box.width) * state.width);
+  const y = Math.floor(((event.clientY - box.top) / box.height) * state.height);
+  const inside = x >= 0 && y >= 0 && x < state.width && y < state.height;
+  const index = inside ? state.indices?.[y * state.width + x] : undefined;
+  $("here").textContent = classes().find((one) => one.index === index)?.name ?? "";
+}
+
+function save(blob, suffix) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${(state.file.name ?? "picture").replace(/\.[^.]*$/, "")}.${suffix}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+async function saveMask() {
+  try {
+    save(await (await segment("mask")).blob(), "mask");
+  } catch (error) {
+    if (error.name !== "AbortError") complain(error.message);
+  }
+}
+
+function saveOverlay() {
+  const canvas = new OffscreenCanvas(state.width, state.height);
+  const context = canvas.getContext("2d");
+  context.drawImage($("picture"), 0, 0);
+  context.globalAlpha = $("opacity").value / 100;
+  context.drawImage($("mask"), 0, 0);
+  canvas.convertToBlob({ type: "image/png" }).then((blob) => save(blob, "overlay"));
+}
+
+function say(text) {
+  $("status").textContent = text;
+  $("error").hidden = true;
+}
+
+function complain(text) {
+  $("error").textContent = text;
+  $("error").hidden = false;
+  $("busy").hidden = true;
+}
+
+function describe() {
+  const model = state.models.find((one) => one.name === $("model").value);
+  if (!model) return;
+  const score = model.scores?.val?.miou;
+  const measured = score ? ` · val mIoU ${score.toFixed(3)}` : "";
+  $("about").textContent = `${model.architecture}, ${model.backbone} · ${model.classes.length} classes${measured} · ${model.engine}, ${model.precision}`;
+  $("crf").querySelector("[value=model]").disabled = !model.crf;
+  if ($("crf").selectedOptions[0].disabled) $("crf").value = "";
+}
+
+async function start() {
+  try {
+    state.models = (await (await ask("v1/models")).json()).models;
+  } catch (error) {
+    return complain(error.message);
+  }
+  $("model").replaceChildren(...state.models.map((model) => new Option(model.name, model.name)));
+  describe();
+}
+
+function take(files) {
+  const file = [...(files ?? [])][0];
+  if (file) show(file);
+}
+
+$("file").addEventListener("change", () => take($("file").files));
+for (const id of ["model", "flip", "scales", "crf"]) $(id).addEventListener("change", () => (describe(), refresh()));
+$("opacity").addEventListener("input", () => ($("mask").style.opacity = $("opacity").value / 100));
+$("split").addEventListener("input", split);
+$("view").addEventListener("pointermove", point);
+$("view").addEventListener("pointerleave", () => ($("here").textContent = ""));
+$("all").addEventListener("click", () => toggleAll(true));
+$("none").addEventListener("click", () => toggleAll(false));
+$("save-mask").addEventListener("click", saveMask);
+$("save-overlay").addEventListener("click", saveOverlay);
+$("another").addEventListener("click", () => {
+  $("file").value = "";
+  $("file").click();
+});
+addEventListener("paste", (event) => take(event.clipboardData?.files));
+addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("dragging")));
+addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("dragging"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  take(event.dataTransfer?.files);
+});
+split();
+start();

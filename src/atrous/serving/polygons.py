@@ -1,0 +1,91 @@
+"""A mask's outlines as polygons along the edges of pixels, so that filling them gives the mask again, exactly."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+#: Rings of one polygon: its outline, then its holes; each closed, of (x, y) corners in pixels.
+Polygon = list[list[tuple[int, int]]]
+
+
+def polygons_of(mask: np.ndarray) -> list[Polygon]:
+    """The areas of a mask that hang together by the sides of their pixels.
+
+    Args:
+        mask: H×W booleans.
+
+    Returns:
+        Polygons as GeoJSON has them: the outline in mathematically positive order where y points down, holes in the
+        other; the first corner comes again at the end. A pixel in column x and row y reaches from (x, y) to
+        (x + 1, y + 1).
+    """
+    rings = _rings(mask)
+    _, areas = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    of_area: dict[int, Polygon] = {}
+    holes: list[tuple[int, list[tuple[int, int]]]] = []
+    for ring in rings:
+        x, y = min(ring, key=lambda corner: (corner[1], corner[0]))  # the first corner met row by row
+        if mask[y, x]:
+            of_area[int(areas[y, x])] = [_turned(ring, positive=True)]
+        else:  # the pixel above belongs to the area that the hole is in
+            holes.append((int(areas[y - 1, x]), _turned(ring, positive=False)))
+    for area, ring in holes:
+        of_area[area].append(ring)
+    return list(of_area.values())
+
+
+def _rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+    """All closed lines between the mask and the rest, by their corners.
+
+    Each corner has one horizontal and one vertical side. Sorted along its row, corners pair up to horizontal sides, and
+    along their columns to vertical ones. Where two pixels touch by a corner only there are two corners in one place,
+    one of each pixel.
+    """
+    padded = np.pad(mask.astype(np.int8), 1)
+    upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
+    lower_left, lower_right = padded[1:, :-1], padded[1:, 1:]
+    odd = (upper_left + upper_right + lower_left + lower_right) % 2 == 1
+    falling = (upper_left == 1) & (lower_right == 1) & (upper_right == 0) & (lower_left == 0)
+    rising = (upper_right == 1) & (lower_left == 1) & (upper_left == 0) & (lower_right == 0)
+    rows, columns, second = [], [], []
+    # In a row the left side's corner comes first; in a column the upper side's, which is the other one where rising.
+    for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
+        y, x = np.nonzero(where)
+        for in_row, in_column in order:
+            rows.append(np.stack([y, x, np.full_like(x, in_row)]))
+            columns.append(np.stack([x, y, np.full_like(x, in_column)]))
+            second.append(np.stack([x, y], 1))
+    corners = np.concatenate(second)
+    beside, below = (_partners(np.concatenate(keys, axis=1)) for keys in (rows, columns))
+    return _walk(corners.tolist(), beside.tolist(), below.tolist())
+
+
+def _partners(keys: np.ndarray) -> np.ndarray:
+    """At each corner the other end of its side; `keys` are the line, the place along it and the order there, 3×N."""
+    order = np.lexsort(keys[::-1])
+    partners = np.empty(len(order), np.int64)
+    partners[order[::2]], partners[order[1::2]] = order[1::2], order[::2]
+    return partners
+
+
+def _walk(corners: list[list[int]], beside: list[int], below: list[int]) -> list[list[tuple[int, int]]]:
+    rings, seen = [], bytearray(len(corners))
+    for start in range(len(corners)):
+        if seen[start]:
+            continue
+        ring, at = [], start
+        while not seen[at]:
+            across = beside[at]
+            seen[at] = seen[across] = 1
+            ring += [tuple(corners[at]), tuple(corners[across])]
+            at = below[across]
+        rings.append([*ring, ring[0]])
+    return rings
+
+
+def _turned(ring: list[tuple[int, int]], positive: bool) -> list[tuple[int, int]]:
+    twice = sum(x * next_y - next_x * y for (x, y), (next_x, next_y) in pairwise(ring))
+    return ring if (twice > 0) == positive else ring[::-1]

@@ -1,0 +1,122 @@
+"""A server's life: it loads, listens, and ends when it is told to, after the last answer."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from atrous.errors import AtrousError
+from atrous.serving.app import make_app
+from atrous.serving.guard import LOCAL, Guard
+from atrous.serving.limits import Limits
+from atrous.serving.metrics import Metrics
+from atrous.serving.network import Network
+from atrous.serving.patience import PatientH11
+from atrous.serving.shelf import Shelf
+
+#: Connections at once; those beyond are answered 503.
+MOST_CONNECTIONS = 1024
+#: Bytes of a request's headers.
+MOST_HEADER_BYTES = 32 * 2**10
+
+
+def run(
+    paths: Mapping[str, Path],
+    *,
+    host: str,
+    port: int,
+    key: str | None,
+    limits: Limits,
+    memory: float | None,
+    options: Mapping[str, Any],
+    say: Callable[[str], object],
+) -> None:
+    """Serves models until SIGTERM or Ctrl-C; what was asked before is answered.
+
+    Args:
+        paths: of the models' files, by name.
+        host: to listen at.
+        port: to listen at; 0 for a free one.
+        key: that has to be given, or None.
+        limits: of what is taken.
+        memory: GB that a picture may take; None for half of what is free.
+        options: of `Segmenter`.
+        say: told what happens, in lines; the address is in the one that holds "http://".
+
+    Raises:
+        AtrousError: no model file, or an address that cannot be listened at.
+    """
+    if key is None and host not in LOCAL:
+        raise AtrousError(
+            f"at {host} everybody who reaches this machine could ask: give a key, by --key-file FILE or in the "
+            "environment as ATROUS_KEY; or leave --host out, to serve this machine alone."
+        )
+    listening = _listen(host, port)
+    metrics = Metrics()
+    network = Network(memory, say, metrics.ran)
+    try:
+        shelf = Shelf(
+            paths, network, options, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc()
+        )
+    except BaseException:
+        network.close()
+        listening.close()
+        raise
+    guarded = Guard(make_app(shelf, network, limits, metrics), key, metrics)
+    config = uvicorn.Config(
+        guarded,
+        http=PatientH11,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        backlog=MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(limits.seconds) + 5,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every request that is none
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # and it of every file that is half a picture
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    for model in shelf:
+        engine = model.segmenter.engine
+        say(f"{model.name}: {model.path} on {engine.name}, {engine.device}, {engine.precision}")
+    listening.listen(MOST_CONNECTIONS)
+    say(f"listening at {address} - Ctrl-C ends")
+    # Uvicorn raises the signal again that ended it; it has done what it asked for.
+    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        shelf.close()
+        network.close()
+    say("stopped: all that was asked is answered")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        AtrousError: no such address here, or it is taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        return listening
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AtrousError(f"cannot listen at {host}, port {port}: {reason}. Another --port may be free.") from error

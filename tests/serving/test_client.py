@@ -1,0 +1,141 @@
+"""The client against real servers: also while they are killed, and while their models change."""
+
+import shutil
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import atrous
+from atrous.errors import AtrousError
+from atrous.inference.segmenter import Segmenter
+from atrous.serving.client import Client
+
+from .conftest import ZOO
+
+
+def test_it_answers_as_the_segmenter_does(server, segmenter, streets, tmp_path):
+    client = atrous.Client(server.address)
+    expected = segmenter(streets[0])
+    Image.fromarray(streets[0]).save(tmp_path / "x.png")
+    for picture in (tmp_path / "x.png", str(tmp_path / "x.png"), streets[0], Image.fromarray(streets[0])):
+        prediction = client.segment(picture)
+        assert np.array_equal(prediction.mask, expected.mask)
+        assert repr(prediction) == repr(expected)
+        assert np.array_equal(np.asarray(prediction.overlay()), np.asarray(expected.overlay()))
+        assert np.array_equal(prediction.raw_mask(), expected.raw_mask())
+    flipped = client.segment(streets[0], flip=True, scales=(0.75, 1.0))
+    assert np.array_equal(flipped.mask, segmenter.looking(flip=True, scales=(0.75, 1.0))(streets[0]).mask)
+
+
+@pytest.mark.parametrize("shape", [(40, 50, 1), (40, 50, 4), (40, 50)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_arrays_arrive_as_they_are(server, segmenter, shape, dtype):
+    picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+    assert np.array_equal(Client(server.address).segment(picture).mask, segmenter(picture).mask)
+
+
+def test_mistakes_are_the_servers_own_words(server, streets):
+    client = Client(server.address)
+    with pytest.raises(AtrousError, match=r"Did you mean 'camvid'\?.*HTTP 404"):
+        client.segment(streets[0], model="camvit")
+    with pytest.raises(AtrousError, match=r"scales are 0\.25 to 2"):
+        client.segment(streets[0], scales=(5,))
+    with pytest.raises(AtrousError, match="float32"):
+        client.segment(streets[0].astype(np.float32))
+    with pytest.raises(AtrousError, match="a server's address is like"):
+        Client("127.0.0.1:8000")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = Client(f"http://127.0.0.1:{free.getsockname()[1]}", patience=0.3)
+        with pytest.raises(AtrousError, match="cannot be reached"):
+            nobody.models()
+
+
+def test_several_models_have_to_be_told_apart(start, other_model, streets):
+    server = start(ZOO, f"other={other_model}")
+    client = Client(server.address)
+    assert [model["name"] for model in client.models()] == ["camvid", "other"]
+    with pytest.raises(AtrousError, match="the server has 2 models: give model, one of camvid, other"):
+        client.segment(streets[0])
+    assert np.array_equal(client.segment(streets[0], model="other").mask, Segmenter(other_model)(streets[0]).mask)
+    server.stop()
+
+
+def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(start, segmenter, streets):
+    server = start(ZOO)
+    client = Client(server.address, patience=60)
+    expected = [segmenter(picture).mask for picture in streets]
+    ended = threading.Event()
+
+    def ask(worker: int) -> int:
+        count = 0
+        while not ended.is_set():
+            index = (worker + count) % len(streets)
+            assert np.array_equal(client.segment(streets[index]).mask, expected[index])
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(6) as pool:
+        answered = [pool.submit(ask, worker) for worker in range(6)]
+        try:
+            time.sleep(1)
+            server.stop(signal.SIGKILL)
+            server = start(ZOO, port=server.port)
+            time.sleep(1)
+        finally:
+            ended.set()
+        assert all(one.result(90) > 1 for one in answered)
+    server.stop()
+
+
+def test_a_changed_file_replaces_the_model_while_it_answers(start, segmenter, other_model, streets, tmp_path):
+    path = tmp_path / "streets.safetensors"
+    shutil.copy(ZOO, path)
+    server = start(path)
+    client = Client(server.address)
+    before = [segmenter(picture).mask for picture in streets]
+    after = [Segmenter(other_model)(picture).mask for picture in streets]
+    assert not any(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    seen: list[bool] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            index = len(seen) % len(streets)
+            mask = client.segment(streets[index]).mask
+            is_new = np.array_equal(mask, after[index])
+            assert is_new or np.array_equal(mask, before[index])  # of one version, whole
+            seen.append(is_new)
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        try:
+            time.sleep(0.5)
+            path.write_bytes(other_model.read_bytes()[:2000])  # half a file, as while it is copied
+            wait_for_line(server, "the changed file is not taken")
+            assert client.models()[0]["not_taken"]
+            assert not any(seen)
+            shutil.copy(other_model, tmp_path / "new")
+            (tmp_path / "new").replace(path)
+            wait_for_line(server, "replaced by the new version")
+            time.sleep(0.5)
+        finally:
+            ended.set()
+        for one in asking:
+            one.result(60)
+    assert seen[-1] and not seen[0]
+    assert client.models()[0]["not_taken"] is None
+    server.stop()
+
+
+def wait_for_line(server, words: str) -> None:
+    end = time.monotonic() + 60
+    while not any(words in line for line in server.lines):
+        assert time.monotonic() < end, server.lines
+        time.sleep(0.05)

@@ -1,0 +1,234 @@
+"""The page at / in a real browser, where one is installed."""
+
+import base64
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import ZOO, png
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no chromium and chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    downloads = tmp_path_factory.mktemp("downloads")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_window_size(1280, 860)
+    driver.downloads = downloads
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, server):
+    browser.get(server.address)
+    until(lambda: browser.find_element("id", "about").text)
+    yield browser
+    keep_screenshot(browser)
+
+
+@pytest.fixture
+def street(streets, tmp_path) -> Path:
+    path = tmp_path / "street.png"
+    path.write_bytes(png(streets[0]))
+    return path
+
+
+def keep_screenshot(browser) -> None:
+    """Where ATROUS_SCREENSHOTS names a folder, outside of the repository, each test leaves what it saw."""
+    folder = os.environ.get("ATROUS_SCREENSHOTS")
+    if folder:
+        name = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].split(" ")[0]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def until(condition, seconds: float = 30):
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return result
+
+
+def segment(page, path: Path) -> None:
+    page.find_element("id", "file").send_keys(str(path))
+    until(lambda: "pixels in" in page.find_element("id", "status").text)
+
+
+def painted(page) -> np.ndarray:
+    """The mask's canvas, H×W×4."""
+    data = page.execute_script("return document.getElementById('mask').toDataURL('image/png')")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))))
+
+
+def downloaded(page, name: str) -> Image.Image:
+    path = page.downloads / name
+    until(path.exists)
+    until(lambda: path.stat().st_size > 0)
+    picture = Image.open(io.BytesIO(path.read_bytes()))
+    path.unlink()
+    return picture
+
+
+def test_a_picture_becomes_its_mask(page, street, segmenter, streets):
+    segment(page, street)
+    expected = segmenter(streets[0])
+    colors = np.asarray(expected.info.colors, np.uint8)
+    assert np.array_equal(painted(page)[..., :3], colors[expected.mask])
+    assert (painted(page)[..., 3] == 255).all()
+    shown = [entry.text.split("\n")[0] for entry in page.find_elements("css selector", "#classes li")]
+    counts = np.bincount(expected.mask.ravel(), minlength=11)
+    assert shown == [expected.info.classes[index] for index in np.argsort(-counts, kind="stable") if counts[index]]
+    share = page.find_element("css selector", "#classes .share").text
+    assert share == f"{100 * counts.max() / counts.sum():.1f} %"
+    assert not page.find_element("id", "drop").is_displayed()
+
+
+def test_classes_are_hidden_by_keyboard(page, street, segmenter, streets):
+    from selenium.webdriver.common.keys import Keys
+
+    segment(page, street)
+    largest = np.bincount(segmenter(streets[0]).mask.ravel()).argmax()
+    page.find_element("css selector", "#classes input").send_keys(Keys.SPACE)
+    of_class = segmenter(streets[0]).mask == largest
+    assert np.array_equal(painted(page)[..., 3] > 0, ~of_class)
+    page.find_element("id", "none").click()
+    assert not painted(page)[..., 3].any()
+    page.find_element("id", "all").click()
+    assert painted(page)[..., 3].all()
+
+
+def test_opacity_and_comparison(page, street):
+    from selenium.webdriver.common.keys import Keys
+
+    segment(page, street)
+    page.find_element("id", "opacity").send_keys(Keys.HOME)
+    assert page.find_element("id", "mask").value_of_css_property("opacity") == "0"
+    page.find_element("id", "opacity").send_keys(Keys.END)
+    split = page.find_element("id", "split")
+    split.send_keys(Keys.END)
+    assert page.find_element("id", "mask").value_of_css_property("clip-path").startswith("inset(0px 0px 0px 100%")
+    split.send_keys(Keys.ARROW_LEFT)
+    assert "99.5%" in page.find_element("id", "mask").value_of_css_property("clip-path")
+
+
+def test_downloads(page, street, segmenter, streets):
+    segment(page, street)
+    expected = segmenter(streets[0])
+    page.find_element("id", "save-mask").click()
+    mask = downloaded(page, "street.mask.png")
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), expected.mask)
+    page.find_element("id", "save-overlay").click()
+    overlay = np.asarray(downloaded(page, "street.overlay.png").convert("RGB")).astype(int)
+    assert np.abs(overlay - np.asarray(expected.overlay(0.6)).astype(int)).max() <= 2
+
+
+def test_pictures_are_dropped_and_pasted(page, streets, segmenter):
+    """As the browser hands files over: by a DataTransfer."""
+    script = """
+      const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([bytes], "x.png", { type: "image/png" }));
+      const event = arguments[1] === "drop"
+        ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
+        : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
+      document.body.dispatchEvent(event);"""
+    for kind, picture in (("drop", streets[1]), ("paste", streets[2])):
+        page.execute_script(script, base64.b64encode(png(picture)).decode(), kind)
+        expected = segmenter(picture)
+        colors = np.asarray(expected.info.colors, np.uint8)[expected.mask]
+        until(lambda colors=colors: np.array_equal(painted(page)[..., :3], colors))
+
+
+def test_options_change_the_mask(page, street, segmenter, streets):
+    segment(page, street)
+    page.find_element("css selector", "summary").click()
+    page.find_element("id", "flip").click()
+    expected = segmenter.looking(flip=True)(streets[0])
+    colors = np.asarray(expected.info.colors, np.uint8)[expected.mask]
+    until(lambda: np.array_equal(painted(page)[..., :3], colors))
+
+
+def test_what_the_browser_cannot_show_the_server_does(page, streets, tmp_path):
+    Image.fromarray(streets[0]).save(tmp_path / "x.tif")
+    segment(page, tmp_path / "x.tif")
+    data = page.execute_script("return document.getElementById('picture').toDataURL('image/png')")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).convert("RGB")).astype(int)
+    assert np.abs(shown - streets[0]).mean() < 12  # by way of a JPEG
+
+
+def test_mistakes_are_said_aloud(page, tmp_path, street):
+    (tmp_path / "x.png").write_text("no picture")
+    page.find_element("id", "file").send_keys(str(tmp_path / "x.png"))
+    alert = page.find_element("css selector", "[role=alert]")
+    until(lambda: "not a picture" in alert.text)
+    segment(page, street)
+    assert not alert.is_displayed()
+
+
+def test_it_fits_a_phone(page, street):
+    page.set_window_size(500, 900)  # the narrowest that headless Chromium takes
+    try:
+        page.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        )
+        segment(page, street)
+        width = page.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 360
+        keep_screenshot(page)
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.set_window_size(1280, 860)
+
+
+def test_everything_has_a_name_for_screen_readers(page, street):
+    segment(page, street)
+    page.find_element("css selector", "summary").click()
+    for element in page.find_elements("css selector", "input, select, button, canvas, progress, a"):
+        if element.is_displayed() and element.get_attribute("aria-hidden") != "true":
+            assert element.accessible_name, element.get_attribute("outerHTML")
+    assert page.find_element("tag name", "html").get_attribute("lang") == "en"
+    assert page.find_element("css selector", "[role=status]").text
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_is_complained_of(page, server, street):
+    segment(page, street)
+    names = page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert names and all(name.startswith((server.address, "blob:", "data:")) for name in names)
+    complaints = [entry for entry in page.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+    assert [entry for entry in complaints if "422" not in entry["message"]] == []  # of the picture that is none
+
+
+def test_a_key_is_asked_for(browser, start, tmp_path, street):
+    server = start(ZOO, "--key-file", key_file(tmp_path))
+    browser.get(server.address)
+    until(lambda: browser.find_element("id", "ask").get_attribute("open"))
+    browser.find_element("id", "key").send_keys("open-sesame")
+    browser.find_element("css selector", "dialog button").click()
+    until(lambda: browser.find_element("id", "about").text)
+    segment(browser, street)
+    keep_screenshot(browser)
+    server.stop()
+
+
+def key_file(folder: Path) -> Path:
+    (folder / "key").write_text("open-sesame")
+    return folder / "key"

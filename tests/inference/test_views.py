@@ -95,3 +95,12 @@ def test_labels_are_the_best_probabilities():
     scores = [rng.normal(0, 2, (5, 7, 3)).astype(np.float32), rng.normal(0, 2, (9, 4, 3)).astype(np.float32)]
     labels = mean_labels(scores, (31, 33), True, 2.0)
     assert np.array_equal(labels, mean_probabilities(scores, (31, 33), True, 2.0).argmax(0).numpy())
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 1), (1, 5)])
+def test_a_picture_of_one_column(model, engine, size):
+    """Mirrored, a single column counts as contiguous, but its step is negative, which torch does not take."""
+    picture = np.full((*size, 3), 90, np.uint8)
+    segmenter = Segmenter(model, engine=engine, device="cpu", scales=(0.5, 1.0), flip=True, precision="float32")
+    assert segmenter(picture).mask.shape == size

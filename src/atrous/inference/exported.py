@@ -13,7 +13,7 @@ import numpy as np
 
 from atrous.errors import AtrousError, missing_extra, unknown_name
 from atrous.inference.engine import Engine
-from atrous.inference.openvino_core import openvino_core
+from atrous.inference.openvino_core import KERNELS_KEPT, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ class OpenVinoGraph:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+        hints["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
         if threads:
             hints["INFERENCE_NUM_THREADS"] = str(threads)
         _check_weights(Path(path))

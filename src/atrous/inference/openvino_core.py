@@ -5,6 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+#: Kernels that are kept ready, of layers at the sizes that were seen. By default 5000 are: a process that sees pictures
+#: of ever new sizes grows by half a gigabyte and more. So it stays smaller; where sizes come again nothing is slower
+#: (docs/serving.md).
+KERNELS_KEPT = "1000"
+
 
 @lru_cache(maxsize=1)
 def openvino_core() -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from atrous import model_file
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference.engine import Engine, NotConvertible
-from atrous.inference.openvino_core import openvino_core
+from atrous.inference.openvino_core import KERNELS_KEPT, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class OpenVinoEngine:
             raise unknown_name("precision", precision, ["auto", *PRECISIONS])
         graph = read_or_convert(core, model) if isinstance(model, Path) else convert(model)
         hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        hints["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
         self._request = core.compile_model(graph, "CPU", hints).create_infer_request()
         self._graph, self._hints = graph, hints
         self._pinned: Any = None

@@ -38,11 +38,11 @@ class View:
             height, width = (max(1, round(side * self.scale)) for side in image.shape[:2])
             channels = image.shape[2]
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
-        return np.ascontiguousarray(image[:, ::-1]) if self.mirrored else image
+        return image[:, ::-1].copy() if self.mirrored else image
 
     def back(self, scores: np.ndarray) -> np.ndarray:
         """h×w×K scores of this view, mirrored back."""
-        return scores[:, ::-1] if self.mirrored else scores
+        return scores[:, ::-1].copy() if self.mirrored else scores  # at one column a view counts as contiguous
 
 
 def views_of(scales: Sequence[float], flip: bool) -> tuple[View, ...]:

@@ -1,0 +1,485 @@
+"""Attacks a server with more than 100,000 requests that were made to harm, and asserts that it does not care.
+
+    python benchmarks/hostile.py [--share 1.0] [--json FILE]
+
+After each kind of attack the server has to answer an honest picture with its mask at once; no answer may be a 5xx, no
+connection may stay open, and memory may not grow. The model is small and random: what is measured is the house around
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import json
+import logging
+import random
+import socket
+import struct
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from serve import Server, png_of
+
+ADDRESS = "/v1/models/model/segment"
+#: How many of each kind; --share multiplies them.
+COUNTS = {
+    "OpenAPI: fitting requests (schemathesis)": 8_000,
+    "OpenAPI: requests that do not fit (schemathesis)": 12_000,
+    "pictures with changed bytes": 40_000,
+    "pictures cut short": 15_000,
+    "sizes that lie (bombs)": 5_000,
+    "broken forms": 10_000,
+    "wrong headers and types": 8_000,
+    "bytes that are no HTTP": 6_000,
+    "oversized headers": 500,
+    "senders that leave": 3_000,
+    "slow senders": 300,
+}
+Statuses = collections.Counter
+
+
+def main() -> None:
+    """Runs all kinds, one after another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--share", type=float, default=1.0, help="of the counts")
+    parser.add_argument("--only", help="kinds whose name holds this")
+    parser.add_argument("--json", type=Path, help="file for the counts")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        attack = Attack(Path(folder) / "model.safetensors")
+        kinds: list[Callable[[int], Statuses]] = [
+            attack.fitting,
+            attack.unfitting,
+            attack.changed,
+            attack.cut,
+            attack.bombs,
+            attack.forms,
+            attack.headers,
+            attack.garbage,
+            attack.oversized,
+            attack.leaving,
+            attack.slow,
+        ]
+        results = {}
+        print(
+            "| attack | cases | answers | seconds | MB after |\n|---|---|---|---|---|\n"
+            f"| none | | | | {attack.settle():.0f} |"
+        )
+        for (name, count), kind in zip(COUNTS.items(), kinds, strict=True):
+            if options.only and options.only not in name:
+                continue
+            began = time.monotonic()
+            statuses = kind(max(1, int(count * options.share)))
+            seconds = time.monotonic() - began
+            attack.still_well()
+            results[name] = {"cases": statuses.total(), "statuses": dict(statuses), "seconds": seconds}
+            answers = ", ".join(f"{status} × {times:,}" for status, times in sorted(statuses.items(), key=str))
+            resident = attack.server.resident
+            print(f"| {name} | {statuses.total():,} | {answers} | {seconds:.0f} | {resident:.0f} |", flush=True)
+            assert not any(str(status).startswith("5") for status in statuses), statuses
+            assert resident < 1.15 * attack.resident + 30, "memory grew"
+        total = sum(one["cases"] for one in results.values())
+        print(f"{total:,} cases")
+        attack.server.stop()
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+class Attack:
+    """A server, and ways to harm it."""
+
+    def __init__(self, path: Path) -> None:
+        import atrous
+
+        model = atrous.create_model(
+            "deeplabv3plus", backbone="mobilenetv2_035", num_classes=4, aspp_channels=16, pretrained=False
+        )
+        atrous.save(model, path)
+        rng = np.random.default_rng(0)
+        self.picture = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
+        self.honest = encoded(self.picture, "PNG")
+        self.server = Server(path, "--megapixels", "1", "--megabytes", "1", "--waiting", "256")
+        self.expected = png_of(atrous.Segmenter(path)(self.picture))
+        self.resident = 0.0
+
+    def settle(self) -> float:
+        """Memory at work: after as many honest pictures as one attack has, of many sizes."""
+        rng = np.random.default_rng(1)
+        contents = [
+            encoded(rng.integers(0, 255, (*map(int, rng.integers(1, 100, 2)), 3), dtype=np.uint8), "PNG")
+            for _ in range(500)
+        ]
+        self._send(contents * 3)
+        self.still_well()
+        self.resident = self.server.resident
+        return self.resident
+
+    def still_well(self) -> None:
+        """Asserts that it answers an honest picture, at once and rightly."""
+        began = time.monotonic()
+        status, body = self.server.ask(ADDRESS, self.honest)
+        assert (status, body) == (200, self.expected), (status, body[:300])
+        assert time.monotonic() - began < 5
+        assert self.server.ask("/readyz")[0] == 200
+
+    def fitting(self, count: int) -> Statuses:
+        """Requests that schemathesis makes of the schema."""
+        return self._of_schema(count, "POSITIVE")
+
+    def unfitting(self, count: int) -> Statuses:
+        """Requests that do not fit the schema, made by schemathesis."""
+        return self._of_schema(count, "NEGATIVE")
+
+    def changed(self, count: int) -> Statuses:
+        """Pictures of all kinds with a few bytes changed, put in or left out."""
+        rng, files = random.Random(0), specimens()
+
+        def change() -> bytes:
+            content = bytearray(rng.choice(files))
+            for _ in range(rng.randint(1, 8)):
+                where, how = rng.randrange(len(content)), rng.random()
+                if how < 0.7:
+                    content[where] = rng.choice((0, 255, 127, 128, rng.randrange(256)))
+                elif how < 0.85:
+                    content[where:where] = rng.randbytes(rng.randint(1, 40))
+                else:
+                    del content[where : where + rng.randint(1, 40)]
+            return bytes(content)
+
+        return self._send([change() for _ in range(count)])
+
+    def cut(self, count: int) -> Statuses:
+        """Pictures of all kinds that end early, or go on."""
+        rng, files = random.Random(1), specimens()
+        contents = []
+        for _ in range(count):
+            content = rng.choice(files)
+            end = rng.randrange(len(content))
+            contents.append(content[:end] if rng.random() < 0.8 else content + rng.randbytes(end))
+        return self._send(contents)
+
+    def bombs(self, count: int) -> Statuses:
+        """Small files that say they are gigapixels, or are."""
+        rng = random.Random(2)
+        makers = (png_bomb, webp_bomb, gif_bomb, bmp_bomb, tiff_bomb, text_bomb)
+        return self._send([rng.choice(makers)(rng) for _ in range(count)])
+
+    def forms(self, count: int) -> Statuses:
+        """Multipart content that breaks the rules."""
+        rng = random.Random(3)
+        statuses: Statuses = collections.Counter()
+        good = (
+            b'--B\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n'
+            b"Content-Type: image/png\r\n\r\n" + self.honest + b"\r\n--B--\r\n"
+        )
+
+        def one(_: int) -> None:
+            content = bytearray(good)
+            for _ in range(rng.randint(1, 6)):
+                where = rng.randrange(min(len(content), 200)) if rng.random() < 0.8 else rng.randrange(len(content))
+                content[where : where + rng.randint(0, 3)] = rng.choice((b"", b"\r\n", b"--B", b"\0", rng.randbytes(3)))
+            boundary = rng.choice(("B", "B", "B", '"B"', "", "B" * 300, "\x7f", "B; charset=utf-7", "B; charset=x"))
+            kind = f"multipart/{rng.choice(('form-data', 'mixed', ''))}; boundary={boundary}"
+            statuses[self._one(bytes(content), {"Content-Type": kind})] += 1
+
+        self._all(one, count)
+        return statuses
+
+    def headers(self, count: int) -> Statuses:
+        """Headers, methods and addresses that are wrong."""
+        rng = random.Random(4)
+        statuses: Statuses = collections.Counter()
+        names = (
+            "Accept",
+            "Content-Type",
+            "Authorization",
+            "Origin",
+            "Host",
+            "Accept-Encoding",
+            "Range",
+            "If-Match",
+            "X",
+        )
+        values = (
+            "",
+            "*/*;q=-1",
+            "image/png;q=1e999",
+            "application/json;;;",
+            "bearer",
+            "Bearer ",
+            "http://[",
+            "[::1",
+            "a" * 999,
+        )
+
+        def one(_: int) -> None:
+            method = rng.choice(("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "BREW"))
+            path = rng.choice(
+                (ADDRESS, "/v1/models/%00/segment", "/v1/models/..%2f..%2fetc/segment", "/" + "a/" * 300, "//")
+            )
+            query = rng.choice(
+                ("", "?scales=" + "1," * 99, "?tile=1e9", "?flip=%ff", "?format=mask&format=x", "?crf=a%0d%0a")
+            )
+            headers = {rng.choice(names): rng.choice((*values, "".join(chr(rng.randint(33, 255)) for _ in range(20))))}
+            statuses[self._one(self.honest, headers, method, path + query)] += 1
+
+        self._all(one, count)
+        return statuses
+
+    def garbage(self, count: int) -> Statuses:
+        """Bytes on a connection."""
+        rng = random.Random(5)
+        starts = (
+            b"POST %b HTTP/1.1\r\nHost: localhost\r\n",
+            b"GET / HTTP/9.9\r\n",
+            b"\x16\x03\x01",
+            b"PRI * HTTP/2.0\r\n\r\n",
+            b"",
+        )
+        middles = (
+            b"Content-Length: -1\r\n\r\n",
+            b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            b"Content-Length: 99999999999999999999\r\n\r\n",
+            b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+            b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+            b"Transfer-Encoding: gzip\r\n\r\n",
+            b"Expect: 200-maybe\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+            b"\r\n",
+        )
+
+        def make() -> bytes:
+            start = rng.choice(starts)
+            start = start % ADDRESS.encode() if b"%b" in start else start
+            return start + rng.choice(middles) + rng.randbytes(rng.randint(0, 300)) + b"\r\n\r\n"
+
+        return self._raw([make() for _ in range(count)])
+
+    def oversized(self, count: int) -> Statuses:
+        """Headers of up to a megabyte."""
+        rng = random.Random(6)
+        head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+        return self._raw([head + b"X: " + b"y" * rng.randint(40_000, 1_000_000) for _ in range(count)])
+
+    def leaving(self, count: int) -> Statuses:
+        """Senders that go away, at any moment."""
+        rng = random.Random(7)
+        head = f"POST {ADDRESS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(self.honest)}\r\n\r\n".encode()
+        whole = head + self.honest
+
+        def one(_: int) -> None:
+            with socket.create_connection(("127.0.0.1", self.server.port), 30) as connection:
+                connection.sendall(whole[: rng.randint(1, len(whole))])
+                if rng.random() < 0.5:  # without a farewell
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        self._all(one, count)
+        return collections.Counter({"gone": count})
+
+    def slow(self, count: int) -> Statuses:
+        """Senders that send a byte a second; all are closed within a minute, and others are answered meanwhile."""
+        connections = [socket.create_connection(("127.0.0.1", self.server.port), 90) for _ in range(count)]
+        head = f"POST {ADDRESS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
+        for index, connection in enumerate(connections):
+            connection.sendall(head if index % 2 else head[:20])
+        statuses: Statuses = collections.Counter()
+        end = time.monotonic() + 60
+        while connections and time.monotonic() < end:
+            time.sleep(1)
+            self.still_well()
+            for connection in list(connections):
+                try:
+                    connection.sendall(b"a")
+                    connection.settimeout(0.001)
+                    received = connection.recv(65536)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    received = b""
+                statuses[status_in(received)] += 1
+                connection.close()
+                connections.remove(connection)
+        assert not connections, f"{len(connections)} slow senders are still connected"
+        return statuses
+
+    def _of_schema(self, count: int, mode: str) -> Statuses:
+        import hypothesis
+        import schemathesis
+
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        schema: Any = schemathesis.openapi.from_url(f"http://127.0.0.1:{self.server.port}/openapi.json")
+        operations = [result.ok() for result in schema.get_all_operations()]
+        statuses: Statuses = collections.Counter()
+        share = {operation.path: 1 for operation in operations} | {"/v1/models/{name}/segment": 20}
+        if mode == "NEGATIVE":  # where there is nothing to give, nothing can be wrong
+            operations = [operation for operation in operations if operation.path.endswith("segment")]
+        total = sum(share[operation.path] for operation in operations)
+        for operation in operations:
+            examples = max(1, round(count * share[operation.path] / total))
+            strategy = operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode])
+
+            @hypothesis.settings(
+                max_examples=examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+            )
+            @hypothesis.seed(0)
+            @hypothesis.given(case=strategy, named=hypothesis.strategies.booleans())
+            def attack(case: Any, named: bool) -> None:
+                if named and case.path_parameters:  # most other names are refused before anything else
+                    case.path_parameters["name"] = "model"
+                statuses[case.call(timeout=60).status_code] += 1
+
+            attack()
+        return statuses
+
+    def _send(self, contents: list[bytes]) -> Statuses:
+        """Pictures, each in an honest request."""
+        statuses: Statuses = collections.Counter()
+
+        def one(index: int) -> None:
+            statuses[self._one(contents[index])] += 1
+
+        self._all(one, len(contents))
+        return statuses
+
+    def _one(
+        self, content: bytes, headers: dict[str, str] | None = None, method: str = "POST", path: str = ADDRESS
+    ) -> int | str:
+        """One request by hand, so that nothing of it is put right; the status."""
+        own = {"Host": "localhost", "Content-Length": str(len(content)), "Connection": "close"} | (headers or {})
+        lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
+        request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + content
+        return self._talk(request)
+
+    def _raw(self, contents: list[bytes]) -> Statuses:
+        statuses: Statuses = collections.Counter()
+
+        def one(index: int) -> None:
+            statuses[self._talk(contents[index], shut=True)] += 1
+
+        self._all(one, len(contents))
+        return statuses
+
+    def _talk(self, request: bytes, shut: bool = False) -> int | str:
+        with socket.create_connection(("127.0.0.1", self.server.port), 60) as connection:
+            try:
+                connection.sendall(request)
+                if shut:
+                    connection.shutdown(socket.SHUT_WR)
+                received = connection.recv(65536)
+            except TimeoutError:
+                raise AssertionError(f"no answer within a minute to {request[:300]!r}") from None
+            except (ConnectionResetError, BrokenPipeError):
+                return "closed"
+        return status_in(received)
+
+    def _all(self, one: Callable[[int], None], count: int) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in pool.map(one, range(count)):
+                pass
+
+
+def status_in(received: bytes) -> int | str:
+    """The status of the first answer in what was received."""
+    return int(received[9:12]) if received.startswith(b"HTTP/1.1 ") else "closed"
+
+
+def encoded(image: np.ndarray, kind: str, **options: Any) -> bytes:
+    """A picture's file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def specimens() -> list[bytes]:
+    """Small pictures of all kinds that are taken."""
+    image = np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8), np.ones((5, 5, 1), np.uint8))
+    grey, deep = image[..., 0], image[..., 0].astype(np.uint16) * 257
+    exif = Image.Exif()
+    exif[274] = 6
+    return [
+        encoded(image, "PNG"),
+        encoded(grey, "PNG"),
+        encoded(deep, "PNG"),
+        encoded(image, "JPEG"),
+        encoded(image, "JPEG", progressive=True, exif=exif),
+        encoded(image, "WEBP"),
+        encoded(image, "WEBP", lossless=True, exif=exif),
+        encoded(image, "TIFF"),
+        encoded(image, "TIFF", compression="tiff_lzw"),
+        encoded(image, "TIFF", compression="jpeg"),
+        encoded(deep, "TIFF"),
+        encoded(image, "BMP"),
+        encoded(grey, "GIF"),
+    ]
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_bomb(rng: random.Random, extra: bytes = b"") -> bytes:
+    """10 kB that become 10 gigapixels."""
+    side = rng.choice((5_000, 100_000, 2**31 - 1))
+    header = struct.pack(
+        ">IIBBBBB", side, side, rng.choice((1, 8, 16)), rng.choice((0, 2, 3, 6)), 0, 0, rng.choice((0, 1))
+    )
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", ZEROS) + png_chunk(b"IEND", b"")
+    )
+
+
+ZEROS = zlib.compress(bytes(10_000_000), 9)
+
+
+def text_bomb(rng: random.Random) -> bytes:
+    """A small PNG whose comment becomes ten megabytes."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    comment = png_chunk(rng.choice((b"zTXt", b"iCCP")), b"x\0\0" + ZEROS)
+    return b"\x89PNG\r\n\x1a\n" + header + comment * rng.randint(1, 9) + png_chunk(b"IEND", b"")
+
+
+def webp_bomb(rng: random.Random) -> bytes:
+    """A WebP whose header names up to 2⁴⁸ pixels."""
+    side = rng.choice((5_000, 16_383, 2**24 - 1)).to_bytes(3, "little")
+    body = b"VP8X" + struct.pack("<I", 10) + bytes([rng.randrange(256), 0, 0, 0]) + side + side + rng.randbytes(60)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def gif_bomb(rng: random.Random) -> bytes:
+    """A GIF of 65,535×65,535 px."""
+    side = struct.pack("<HH", 65_535, rng.choice((9_000, 65_535)))
+    frame = b"," + struct.pack("<HH", 0, 0) + side + b"\0\x08" + b"\xff" + rng.randbytes(255) + b"\0;"
+    return rng.choice((b"GIF87a", b"GIF89a")) + side + b"\xf7\0\0" + bytes(768) + frame
+
+
+def bmp_bomb(rng: random.Random) -> bytes:
+    """A BMP of two gigapixels and more."""
+    side = rng.choice((50_000, 2**31 - 1, -(2**31)))
+    info = struct.pack(
+        "<IiiHHIIiiII", 40, abs(side) % 2**31, side, 1, rng.choice((1, 8, 24, 32)), rng.choice((0, 1, 2)), 0, 0, 0, 0, 0
+    )
+    return b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54) + info + rng.randbytes(500)
+
+
+def tiff_bomb(rng: random.Random) -> bytes:
+    """A TIFF of gigapixels, whose strips all lie in one place."""
+    side = rng.choice((30_000, 2**31, 2**32 - 1))
+    tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, rng.choice((1, 5, 7, 8, 32773))), (262, 3, 1)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 4, rng.choice((1, side))), (279, 4, rng.choice((100, 2**32 - 1)))]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rng.randbytes(300)
+
+
+if __name__ == "__main__":
+    main()

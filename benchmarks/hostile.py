@@ -314,6 +314,7 @@ class Attack:
     def _of_schema(self, count: int, mode: str) -> Statuses:
         import hypothesis
         import schemathesis
+        from hypothesis import strategies
 
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
@@ -329,10 +330,13 @@ class Attack:
             strategy = operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode])
 
             @hypothesis.settings(
-                max_examples=examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
             )
             @hypothesis.seed(0)
-            @hypothesis.given(case=strategy, named=hypothesis.strategies.booleans())
+            @hypothesis.given(case=strategy, named=strategies.booleans())
             def attack(case: Any, named: bool) -> None:
                 if named and case.path_parameters:  # most other names are refused before anything else
                     case.path_parameters["name"] = "model"

@@ -109,7 +109,7 @@ def measure_load(model: Path, data: Path, rounds: int, count: int) -> None:
         files = make_pictures(sorted((data / "val").iterdir()), Path(folder), count)
         contents = [file.read_bytes() for file in files]
         segmenter = atrous.Segmenter(model)
-        expected = [png_of(prediction) for prediction in segmenter(files)]
+        expected = [png_of(segmenter(file)) for file in files]
         server = Server(model, "--waiting", "256")
         load(server, contents, expected)  # each size's first picture takes longest
         bare, served, seconds, left = [], [], [], 0

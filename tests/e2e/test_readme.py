@@ -15,6 +15,8 @@ import torch
 import torchvision
 from PIL import Image
 
+import atrous
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 #: Makes the quickstart short enough for a test; everything else runs as written.
@@ -108,6 +110,24 @@ def test_a_foreign_checkpoint_predicts(trained: Path) -> None:
     mask = Image.open(trained / "masks/one.png")
     assert mask.size == (80, 64)
     assert set(np.unique(np.asarray(mask))) <= set(range(21))
+
+
+def test_a_server_answers_people_and_programs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    serve, ask = "".join(blocks("shell")).strip().splitlines()
+    serve = serve.partition("#")[0].replace("--port 8000", "--port 0").replace("atrous", "exec python -u -m atrous", 1)
+    serve = serve.replace("python", sys.executable, 1)
+    with subprocess.Popen(serve, shell=True, cwd=trained, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = next(filter(None, (re.search(r"http://\S+", line) for line in server.stdout)))[0]
+        subprocess.run(ask.replace("http://127.0.0.1:8000", address), shell=True, cwd=trained, check=True)
+        monkeypatch.chdir(trained)
+        names = {"atrous": atrous}
+        exec("".join(blocks("py")).replace("http://127.0.0.1:8000", address), names)
+        server.terminate()
+    assert server.returncode == 0
+    assert Image.open(trained / "mask.png").size == (80, 64)
+    assert Image.open(trained / "overlay.png").size == (80, 64)
 
 
 def test_python_runs_in_order(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -81,4 +82,5 @@ def _key(file: Path | None) -> str | None:
 
 
 def _say(line: str) -> None:
-    console.print(escape(line))
+    with suppress(OSError, SystemExit):  # nobody reads it any more, which rich takes for the end; the server goes on
+        console.print(escape(line))

@@ -382,7 +382,7 @@ class Attack:
                 received = connection.recv(65536)
             except TimeoutError:
                 raise AssertionError(f"no answer within a minute to {request[:300]!r}") from None
-            except (ConnectionResetError, BrokenPipeError):
+            except OSError:
                 return "closed"
         return status_in(received)
 

@@ -1,11 +1,14 @@
 """A prepared network is the same function, over every paper and every family of backbones."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 import atrous
-from atrous.inference.prepare import LiveConv, SummedASPP, prepare
+from atrous.inference.pipeline import Pipeline
+from atrous.inference.prepare import LiveConv, SummedASPP, fold_scale, prepare, prepared_pipeline
 
 NETWORKS = [
     ("deeplabv1", "vgg16", {}),
@@ -48,6 +51,32 @@ def test_it_is_the_same_function(architecture, backbone, arguments):
             expected, found = model.scores(picture)["main"], prepared.scores(picture)["main"]
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5 * expected.abs().max().item())
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items()), "the original changed"
+
+
+@pytest.mark.parametrize(("architecture", "backbone", "arguments"), NETWORKS, ids=lambda value: str(value))
+@pytest.mark.parametrize("preprocessing", [{}, {"aligned": True}, {"enlarge": 1.5}])
+def test_the_scale_of_pictures_goes_into_the_first_weights(architecture, backbone, arguments, preprocessing):
+    model = used(architecture, backbone, arguments)
+    told = dataclasses.replace(model.info.preprocessing, std=(50.0, 60.0, 70.0), **preprocessing)
+    model.info = dataclasses.replace(model.info, preprocessing=told)
+    plain, folded = Pipeline(model), prepared_pipeline(model)
+    picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected, found = plain(picture), folded(picture)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert (folded.normalize.std == 1).all()
+
+
+def test_where_something_else_gets_the_pictures_their_scale_stays():
+    pipeline = Pipeline(used("deeplabv3plus", "resnet18", {}))
+    scores, std = pipeline.model.scores, pipeline.normalize.std.clone()
+    pipeline.model.scores = lambda images: {"main": scores(images)["main"] + images.mean()}
+    picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = pipeline(picture)
+        fold_scale(pipeline)
+        assert torch.equal(pipeline(picture), expected)
+    assert torch.equal(pipeline.normalize.std, std)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_100", "xception41", "tf_efficientnet_lite0"])

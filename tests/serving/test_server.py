@@ -356,8 +356,9 @@ def test_mistakes_on_the_command_line(tmp_path, capsys):
         ((str(tmp_path / "none.safetensors"),), "no model file at"),
         ((str(ZOO), str(ZOO)), "two models are called 'camvid'"),
         ((f"a/b={ZOO}",), "cannot be part of an address"),
+        ((str(ZOO), "--port", "99999"), "a port is 0 to 65535, got 99999"),
         ((str(ZOO), "--waiting", "0"), "must be more than 0, got 0"),
         ((str(ZOO), "--key-file", str(tmp_path / "none")), "the key cannot be read"),
     ):
-        assert main(["serve", *words, "--port", "0"]) == 2
+        assert main(["serve", "--port", "0", *words]) == 2
         assert message in capsys.readouterr().err

@@ -37,7 +37,7 @@ def serve(
 
     Args:
         models: model files or exported files; as NAME=PATH under another name than the file's.
-        host: to listen at; others than this machine reach it only by its name or 0.0.0.0, and with a key.
+        host: to listen at; this machine's name or 0.0.0.0 lets others ask, too, and needs a key.
         port: to listen at; 0 for a free one.
         key_file: file whose first line is the key that every request must bring; or in the environment, ATROUS_KEY.
         waiting: pictures that may be in line; those beyond are answered 429.

@@ -29,7 +29,7 @@ TOLERANCE = 1e-3
 #: Our precision → OpenVINO's.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 #: Raised when `convert` makes another graph, so that what older versions kept is not taken.
-KEPT_FORMAT = 2
+KEPT_FORMAT = 3
 #: The module whose mean is over the whole picture, as OpenVINO's tracer names what it makes of it.
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
 
@@ -169,10 +169,9 @@ def convert(model: SegmentationModel) -> Any:
     import torch
     from openvino.preprocess import PrePostProcessor
 
-    from atrous.inference.pipeline import Pipeline
-    from atrous.inference.prepare import prepare
+    from atrous.inference.prepare import prepared_pipeline
 
-    pipeline = Pipeline(prepare(model))
+    pipeline = prepared_pipeline(model)
     channels = len(model.info.preprocessing.mean)
     dtype = torch.uint8 if model.info.preprocessing.dtype == "uint8" else torch.float32
     example = _smooth(channels, CHECKED_SIZES[0]).to(dtype)

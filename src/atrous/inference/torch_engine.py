@@ -12,8 +12,7 @@ from torch import Tensor
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.inference import resize_argmax
 from atrous.inference.engine import Engine
-from atrous.inference.pipeline import Pipeline
-from atrous.inference.prepare import prepare
+from atrous.inference.prepare import prepared_pipeline
 from atrous.models import SegmentationModel
 from atrous.models.aspp import GlobalMean
 from atrous.models.layers import resize_rows
@@ -43,8 +42,8 @@ class TorchEngine:
         self._device = pick_device(device)
         self._dtype = pick_precision(precision, self._device)
         self._align_corners = model.align_corners
-        prepared: Any = prepare(model)
-        self._pipeline = Pipeline(prepared.to(memory_format=torch.channels_last)).to(self._device)
+        prepared: Any = prepared_pipeline(model)
+        self._pipeline = prepared.to(memory_format=torch.channels_last).to(self._device)
         self._means = [module for module in self._pipeline.modules() if isinstance(module, GlobalMean)]
         self.pools = bool(self._means)
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)

@@ -109,14 +109,15 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         AtrousError: no such address here, or it is taken.
     """
+    if not 0 <= port <= 65_535:
+        raise AtrousError(f"a port is 0 to 65535, got {port}.")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         return listening
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AtrousError(f"cannot listen at {host}, port {port}: {reason}. Another --port may be free.") from error

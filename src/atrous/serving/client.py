@@ -99,7 +99,11 @@ class Client:
         image = as_array(picture)
         name = model or self._only_model()
         words = {"format": "indices", "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
-        words |= {key: str(value) for key, value in {"crf": crf, "tile": tile, "overlap": overlap}.items() if value}
+        words |= {
+            key: str(value)
+            for key, value in {"crf": crf, "tile": tile, "overlap": overlap}.items()
+            if value is not None
+        }
         content, headers = self._ask(
             "POST", f"{_address_of(name)}/segment?{urlencode(words)}", _content(picture, image)
         )

@@ -172,7 +172,7 @@ class Desk:
 
     def _decode(self, content: bytes, wish: Wish) -> tuple[np.ndarray, np.ndarray]:
         """The picture as it is, and as the network takes it."""
-        most = int(self._limits.pixels / max(wish.looks, 1e-3))
+        most = int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
         image = decode_picture(content, most)
         return image, wish.segmenter.prepare(image)
 

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import numpy as np
 
-from atrous.inference.any_size import SURELY_FITS, AnySize, is_out_of_memory
+from atrous.inference.any_size import SURELY_FITS, AnySize
 from atrous.inference.segmenter import Segmenter
 
 #: Pictures that are stacked at most where a network is faster so (`Segmenter.stacks`).
@@ -95,6 +95,9 @@ class Network:
             return await asyncio.wrap_future(self.submit(job))
         except asyncio.CancelledError:
             job.abandoned.set()
+            with self._changed:
+                if job in self._line:  # its picture is not to wait in memory for its turn
+                    self._line.remove(job)
             raise
 
     def close(self) -> None:
@@ -141,9 +144,8 @@ class Network:
         if len(jobs) > 1:
             try:
                 return jobs[0].segmenter.segment_together([job.image for job in jobs])
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    return [error] * len(jobs)
+            except Exception:  # one of them, or all together: each alone shows whose fault it is
+                pass
         return [self._run_one(job) for job in jobs]
 
     def _run_one(self, job: Job) -> np.ndarray | BaseException:

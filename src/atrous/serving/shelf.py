@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from atrous.serving.network import Job, Network
 
 #: Seconds between two looks at the models' files.
 POLL_SECONDS = 1.0
-#: Ways of looking (scales, flip, CRF) that a model keeps ready.
-LOOKS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,12 @@ class Model:
     segmenter: Segmenter
     loaded: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def __post_init__(self) -> None:
-        self.looking = lru_cache(LOOKS_KEPT)(
-            self._looking
-        )  # the same object each time, so that pictures may be stacked
+    def looking(self, look: Look) -> Segmenter:
+        """What looks at a picture so; plain looks are one object, which is what lets pictures be stacked.
 
-    def _looking(self, look: Look) -> Segmenter:
+        Raises:
+            AtrousError: see `Segmenter.looking`.
+        """
         if look == Look():
             return self.segmenter
         return self.segmenter.looking(scales=look.scales, flip=look.flip, crf=look.crf)

@@ -67,6 +67,13 @@ def test_the_scale_of_pictures_goes_into_the_first_weights(architecture, backbon
     assert (folded.normalize.std == 1).all()
 
 
+def test_preparing_leaves_the_random_numbers_of_a_training_alone():
+    model = used("deeplabv3", "resnet18", {})
+    before = torch.get_rng_state()
+    prepared_pipeline(model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_where_something_else_gets_the_pictures_their_scale_stays():
     pipeline = Pipeline(used("deeplabv3plus", "resnet18", {}))
     scores, std = pipeline.model.scores, pipeline.normalize.std.clone()

@@ -207,6 +207,7 @@ def test_a_legend_shows_the_colours_of_the_classes_there(segmenter, picture):
 def test_channels_first_are_told_from_a_picture_of_many_channels(segmenter, picture):
     with pytest.raises(AtrousError, match=r"C×H×W, \(3, 61, 83\): give picture\.transpose\(1, 2, 0\)"):
         segmenter(picture.transpose(2, 0, 1))
+    assert segmenter(np.zeros((3, 40, 4), np.uint8)).mask.shape == (3, 40)  # three rows of colours and alpha
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
 from atrous.models.info import Info, Preprocessing
 from atrous.serving.answers import FORMATS, Asked, form_for, rle_counts, write
@@ -108,3 +109,9 @@ def test_polygons_are_geojson_in_pixels(prediction):
 def test_what_accept_asks_for(accept, form):
     assert form_for(accept) == form
     assert form is None or form in FORMATS
+
+
+def test_outlines_much_larger_than_the_mask_are_refused():
+    noise = np.random.default_rng(0).integers(0, 2, (1000, 1000), dtype=np.uint8)
+    with pytest.raises(AtrousError, match="more corners than there may be: ask for rle"):
+        write(Prediction(noise, np.zeros((1000, 1000, 3), np.uint8), INFO), Asked("polygons"))

@@ -57,6 +57,43 @@ def test_mistakes_are_the_servers_own_words(server, streets):
             nobody.models()
 
 
+def answer_once(door: socket.socket, head: bytes, body: bytes) -> threading.Thread:
+    """Says the same to whoever comes first, before the whole request is read, and hangs up."""
+
+    def answer() -> None:
+        connection, _ = door.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return thread
+
+
+def test_a_refusal_before_the_picture_has_arrived_is_read():
+    noise = np.random.default_rng(0).integers(0, 255, (2000, 2000, 3), dtype=np.uint8)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        thread = answer_once(door, b"413 Content Too Large\r\nConnection: close", b'{"detail": "too many bytes"}')
+        with pytest.raises(AtrousError, match=r"too many bytes \(HTTP 413\)"):
+            Client(f"http://127.0.0.1:{door.getsockname()[1]}", patience=5).segment(noise, model="any")
+        thread.join()
+
+
+@pytest.mark.parametrize("when", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "1"])
+def test_when_to_come_again_may_be_said_in_any_way(when):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        thread = answer_once(door, b"503 Busy\r\nConnection: close\r\nRetry-After: " + when.encode(), b"{}")
+        client = Client(f"http://127.0.0.1:{door.getsockname()[1]}", patience=10)
+        asking = threading.Thread(target=client.models)
+        asking.start()
+        thread.join()
+        thread = answer_once(door, b"200 OK\r\nConnection: close", b'{"models": []}')
+        asking.join(10)
+        thread.join(10)
+        assert not asking.is_alive()
+
+
 def test_several_models_have_to_be_told_apart(start, other_model, streets):
     server = start(ZOO, f"other={other_model}")
     client = Client(server.address)

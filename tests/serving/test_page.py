@@ -1,6 +1,7 @@
 """The page at / in a real browser, where one is installed."""
 
 import base64
+import dataclasses
 import io
 import os
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+import atrous
 
 from .conftest import ZOO, png
 
@@ -50,13 +53,13 @@ def street(streets, tmp_path) -> Path:
     return path
 
 
-def keep_screenshot(browser) -> None:
+def keep_screenshot(browser, suffix: str = "") -> None:
     """Where ATROUS_SCREENSHOTS names a folder, outside of the repository, each test leaves what it saw."""
     folder = os.environ.get("ATROUS_SCREENSHOTS")
     if folder:
         name = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].split(" ")[0]
         Path(folder).mkdir(parents=True, exist_ok=True)
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+        browser.save_screenshot(str(Path(folder) / f"{name}{suffix}.png"))
 
 
 def until(condition, seconds: float = 30):
@@ -193,7 +196,7 @@ def test_it_fits_a_phone(page, street):
         segment(page, street)
         width = page.execute_script("return document.documentElement.scrollWidth")
         assert width <= 360
-        keep_screenshot(page)
+        keep_screenshot(page, "-phone")
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.set_window_size(1280, 860)
@@ -217,14 +220,70 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_complained_of(page, server,
     assert [entry for entry in complaints if "422" not in entry["message"]] == []  # of the picture that is none
 
 
-def test_a_key_is_asked_for(browser, start, tmp_path, street):
-    server = start(ZOO, "--key-file", key_file(tmp_path))
+def test_a_download_disturbs_nothing(page, street, segmenter, streets):
+    segment(page, street)
+    page.find_element("css selector", "summary").click()
+    page.find_element("id", "flip").click()
+    page.find_element("id", "save-mask").click()
+    downloaded(page, "street.mask.png")
+    expected = segmenter.looking(flip=True)(streets[0])
+    colors = np.asarray(expected.info.colors, np.uint8)[expected.mask]
+    until(lambda: np.array_equal(painted(page)[..., :3], colors))
+    page.execute_script("document.getElementById('status').textContent = ''")
+    segment(page, street)  # the same file once more
+
+
+def test_a_replaced_model_brings_its_own_classes(browser, start, other_model, street, tmp_path):
+    path = tmp_path / "streets.safetensors"
+    shutil.copy(ZOO, path)
+    server = start(path)
     browser.get(server.address)
-    until(lambda: browser.find_element("id", "ask").get_attribute("open"))
-    browser.find_element("id", "key").send_keys("open-sesame")
-    browser.find_element("css selector", "dialog button").click()
     until(lambda: browser.find_element("id", "about").text)
     segment(browser, street)
+    assert names_on(browser) & {"Building"}
+    model = atrous.load(other_model)
+    names = tuple(f"thing {index}" for index in range(11))
+    model.info = dataclasses.replace(model.info, classes=names)
+    atrous.save(model, tmp_path / "new.safetensors")
+    (tmp_path / "new.safetensors").replace(path)
+    until(lambda: any("replaced by the new version" in line for line in server.lines))
+    assert names_on(browser) & {"Building"}  # what is shown is still the old model's
+    browser.find_element("css selector", "summary").click()
+    browser.find_element("id", "flip").click()
+    until(lambda: names_on(browser) and names_on(browser) <= set(names))
+    server.stop()
+
+
+def names_on(browser) -> set[str]:
+    script = "return [...document.querySelectorAll('#classes .name')].map((one) => one.textContent)"
+    return set(browser.execute_script(script))
+
+
+def test_a_key_is_asked_for(browser, start, tmp_path, street):
+    from selenium.webdriver.common.keys import Keys
+
+    def dialog():
+        return browser.find_element("id", "ask").get_attribute("open")
+
+    def give(key: str) -> None:
+        browser.find_element("id", "key").send_keys(key)
+        browser.find_element("css selector", "dialog button").click()
+
+    server = start(ZOO, "--key-file", key_file(tmp_path))
+    browser.get(server.address)
+    until(dialog)
+    give("Schlüssel")  # which no header can carry
+    assert dialog()
+    browser.find_element("id", "key").clear()
+    give("open-seasame")
+    until(lambda: browser.find_element("id", "wrong").is_displayed())
+    browser.find_element("id", "key").send_keys(Keys.ESCAPE)
+    until(lambda: "asks for a key" in browser.find_element("id", "error").text)
+    browser.find_element("id", "file").send_keys(str(street))  # asks again
+    until(dialog)
+    give("open-sesame")
+    until(lambda: "pixels in" in browser.find_element("id", "status").text)
+    assert "classes" in browser.find_element("id", "about").text
     keep_screenshot(browser)
     server.stop()
 

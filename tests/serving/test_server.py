@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import signal
 import socket
 import struct
 import threading
@@ -362,3 +363,41 @@ def test_mistakes_on_the_command_line(tmp_path, capsys):
     ):
         assert main(["serve", "--port", "0", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_exported_file_may_be_overwritten_in_place(start, other_model, streets, tmp_path):
+    from atrous.commands.export import export
+
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    export(other_model, format="openvino", out=tmp_path / "new.xml")
+    export(ZOO, format="openvino", out=tmp_path / "x.xml")
+    server = start(tmp_path / "x.xml")
+    client = Client(server.address)
+    before = [client.segment(picture).mask for picture in streets[:3]]
+    for size in (0, 1000):  # as while it is copied: a mapped file would end the process, or mix two models
+        (tmp_path / "x.bin").write_bytes((tmp_path / "new.bin").read_bytes()[:size])
+        assert all(np.array_equal(client.segment(p).mask, b) for p, b in zip(streets, before, strict=False))
+    (tmp_path / "x.bin").write_bytes((tmp_path / "new.bin").read_bytes())
+    (tmp_path / "x.xml").write_bytes((tmp_path / "new.xml").read_bytes())
+    wait_for(lambda: any("replaced by the new version" in line for line in server.lines), 60)
+    expected = atrous.Segmenter(tmp_path / "new.xml")
+    assert all(np.array_equal(client.segment(p).mask, expected(p).mask) for p in streets[:3])
+    server.stop()
+
+
+def test_who_is_cut_off_is_counted(start):
+    server = start(ZOO, "--megapixels", 100)
+    picture = png(np.zeros((2000, 2000, 3), np.uint8))
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        head = f"POST {SEGMENT}?scales=1,1.5,2&tile=512 HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall(f"{head}Content-Length: {len(picture)}\r\n\r\n".encode() + picture)
+        wait_for(lambda: waiting(server) == 1)
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        server.stop(signal.SIGINT)  # a second Ctrl-C does not wait
+    assert server.lines[-1] == "stopped: 1 requests were cut off"
+
+
+def test_a_tile_s_own_overlap_counts_as_pixels(server):
+    picture = png(np.zeros((1600, 1600, 3), np.uint8))  # of 4 megapixels 2.56; with the default overlap 4.55
+    assert "are allowed" in problem_of(server.ask(f"{SEGMENT}?tile=256", picture), 413)

@@ -54,7 +54,11 @@ def serve(
     """
     paths = named_paths(models)
     limits = Limits(
-        waiting=waiting, picture_bytes=int(megabytes * 2**20), pixels=int(megapixels * 1e6), seconds=seconds
+        waiting=waiting,
+        picture_bytes=int(megabytes * 2**20),
+        pixels=int(megapixels * 1e6),
+        seconds=seconds,
+        held_bytes=max(Limits.held_bytes, int(2 * megabytes * 2**20)),
     )
     limit_bytes(memory)
     key = _key(key_file)

@@ -141,7 +141,7 @@ class AnySize:
         return aligned_side(height, preprocessing.enlarge), aligned_side(width, preprocessing.enlarge)
 
     def _overlap_of(self, tile: int) -> int:
-        return min(OVERLAP, tile // 4) if self.overlap is None else self.overlap
+        return overlap_of(tile, self.overlap)
 
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0) -> int | None:
         """The size of this picture's tiles, None for the whole picture at once; says why."""
@@ -227,6 +227,16 @@ class AnySize:
             import torch
 
             torch.cuda.empty_cache()
+
+
+def overlap_of(tile: int, overlap: int | None) -> int:
+    """Pixels that neighbouring tiles share.
+
+    Args:
+        tile: its side.
+        overlap: that was asked for; None for a quarter of the tile, at most `OVERLAP`.
+    """
+    return min(OVERLAP, tile // 4) if overlap is None else overlap
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,4 +24,7 @@ def openvino_core() -> Any:
     """
     import openvino
 
-    return openvino.Core()
+    core = openvino.Core()
+    # Files are read, not mapped: one that is overwritten in place while it runs would change masks or end the process.
+    core.set_property({"ENABLE_MMAP": False})
+    return core

@@ -160,7 +160,7 @@ class Segmenter:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""
         preprocessing = self.info.preprocessing
         channels = len(preprocessing.mean)
-        if image.shape[0] == channels < min(image.shape[1:]):
+        if image.shape[0] == channels and image.shape[2] not in (1, 3, 4, channels):
             raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
         return to_depth(to_channels(image, channels), preprocessing.dtype)
 

@@ -16,7 +16,7 @@ import atrous
 from atrous.errors import AtrousError
 from atrous.serving import answers
 from atrous.serving.desk import Desk, Wish
-from atrous.serving.limits import Limits, Problem
+from atrous.serving.limits import Problem
 from atrous.serving.metrics import Metrics
 from atrous.serving.network import Network
 from atrous.serving.shelf import Look, Model, Shelf
@@ -87,13 +87,13 @@ SEGMENTED: dict[int | str, Any] = {
 }
 
 
-def make_app(shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -> FastAPI:
+def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> FastAPI:
     """The application, but for the guard before it.
 
     Args:
         shelf: the models.
         network: that runs them.
-        limits: to be kept.
+        desk: that takes the pictures.
         metrics: to be counted.
     """
     app = FastAPI(
@@ -103,7 +103,6 @@ def make_app(shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -
         docs_url=None,
         redoc_url=None,
     )
-    desk = Desk(shelf, network, limits, metrics)
     _answer_problems(app)
     _add_pages(app)
 
@@ -119,9 +118,9 @@ def make_app(shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -
     )
     async def ready() -> dict[str, str]:
         if not network.alive:
-            raise Problem(503, "the server is stopping.")
+            raise Problem(503, "the network has stopped; start the server again.")
         if desk.admission.full:
-            raise Problem(503, f"{limits.waiting} pictures wait already.", {"Retry-After": "1"})
+            raise Problem(503, f"{desk.admission.limits.waiting} pictures wait already.", {"Retry-After": "1"})
         return {"status": "ready"}
 
     @app.get(

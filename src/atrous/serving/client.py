@@ -8,6 +8,8 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -132,7 +134,7 @@ class Client:
                 if status not in (429, 503):
                     break
                 reason = _detail(body)
-                wait = max(wait, float(headers.get("Retry-After", 0)))
+                wait = max(wait, _seconds(headers.get("Retry-After")))
             except (OSError, http.client.HTTPException) as error:
                 reason = f"{self._parts.netloc} cannot be reached: {error or type(error).__name__}."
             if time.monotonic() + wait > end:
@@ -146,7 +148,12 @@ class Client:
     def _try(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes, Any]:
         connection = self._connection()
         try:
-            connection.request(method, self._parts.path.rstrip("/") + path, content, self._headers)
+            try:
+                connection.request(method, self._parts.path.rstrip("/") + path, content, self._headers)
+            except (BrokenPipeError, ConnectionResetError):
+                if connection.sock is None:  # there was no connection
+                    raise
+                # A server may refuse before it has taken the whole picture; what it said is there to be read.
             response = connection.getresponse()
             return response.status, response.read(), response.headers
         except BaseException:  # what comes next on this connection would belong to this request
@@ -178,6 +185,18 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image[..., [2, 1, 0, 3][: image.shape[2]]] if image.shape[2] > 1 else image)[
         1
     ].tobytes()
+
+
+def _seconds(retry_after: str | None) -> float:
+    """What a Retry-After header asks for: seconds, or, as proxies say it, a time (RFC 9110 §10.2.3)."""
+    if retry_after is None:
+        return 0.0
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # neither, or a time of no zone
+        return 0.0
 
 
 def _detail(body: bytes) -> str:

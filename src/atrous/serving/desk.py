@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request, Response
@@ -16,8 +17,9 @@ from starlette.requests import ClientDisconnect
 
 from atrous.data.pictures import TooLarge, decode_picture
 from atrous.errors import AtrousError
-from atrous.inference.any_size import is_out_of_memory
+from atrous.inference.any_size import is_out_of_memory, overlap_of
 from atrous.inference.prediction import Prediction
+from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers
 from atrous.serving.limits import Admission, Limits, Problem
 from atrous.serving.metrics import Metrics
@@ -26,8 +28,11 @@ from atrous.serving.shelf import Look, Model, Shelf
 
 #: Bytes that a form may have besides the picture in it.
 FORM_BYTES = 2**16
-#: Decoded pictures at once, which are large: enough for the network never to wait; more where it stacks them.
+#: Decoded pictures and their masks at once, which are large: enough for the network never to wait; more where it stacks
+#: them.
 AHEAD, AHEAD_STACKED = 4, 32
+
+Result = TypeVar("Result")
 
 
 class Wish:
@@ -40,20 +45,18 @@ class Wish:
         overlap: see `AnySize`.
         asked: the form of the answer.
 
+    Attributes:
+        looks: how often the network looks at each pixel.
+
     Raises:
-        Problem: an overlap of more than half a tile, or a CRF that the model does not have.
+        Problem: an overlap of more than half a tile.
     """
 
     def __init__(self, model: Model, look: Look, tile: int | None, overlap: int | None, asked: answers.Asked) -> None:
-        self.model, self.tile, self.overlap, self.asked = model, tile, overlap, asked
+        self.model, self.look, self.tile, self.overlap, self.asked = model, look, tile, overlap, asked
         if overlap is not None and 2 * overlap > (tile or 512):
             raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
-        try:
-            self.segmenter = model.looking(look)
-        except AtrousError as error:
-            raise Problem(422, str(error)) from error
-        again = (1 / (1 - (overlap or 0) / tile)) ** 2 if tile else 1.0
-        #: How often the network looks at each pixel.
+        again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
         self.looks = sum(scale**2 for scale in look.scales) * (2 if look.flip else 1) * again
 
 
@@ -65,10 +68,14 @@ class Desk:
         network: that runs them.
         limits: to be kept.
         metrics: to be counted.
+
+    Attributes:
+        admission: that counts what is inside: all that is waited for, and work that cannot be stopped, to its end.
+        cut: requests that were inside when the server was stopped, and got no answer.
     """
 
     def __init__(self, shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -> None:
-        self.admission = Admission(limits)
+        self.admission, self.cut = Admission(limits), 0
         self._network, self._limits, self._metrics = network, limits, metrics
         self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures")
         self._ahead = asyncio.Semaphore(AHEAD_STACKED if any(model.segmenter.stacks for model in shelf) else AHEAD)
@@ -76,12 +83,16 @@ class Desk:
     async def serve(self, request: Request, wish: Wish) -> Response:
         """The answer to one request; its work ends where the sender leaves, or the time is over."""
         self.admission.check()
-        content = await self._receive(request)
         try:
-            with self.admission.one():
-                return await self._or_leave(request, self._answer(content, wish))
-        finally:
-            self.admission.hold(-len(content))
+            content = await self._receive(request)
+            return await self._or_leave(request, self._admit(content, wish))
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
+
+    def close(self) -> None:
+        """Lets nothing begin any more."""
+        self._pool.shutdown(cancel_futures=True)
 
     async def _receive(self, request: Request) -> bytes:
         """The picture's file; its bytes are held."""
@@ -109,6 +120,14 @@ class Desk:
             raise _too_many_bytes(limits)
         return picture
 
+    async def _admit(self, content: bytes, wish: Wish) -> Response:
+        """The answer, or the refusal; the picture is held, and inside, until its last work has ended."""
+        try:
+            with self.admission.one():
+                return await self._answer(content, wish)
+        finally:
+            self.admission.hold(-len(content))
+
     async def _or_leave(self, request: Request, work: Any) -> Response:
         """The work's answer, unless its sender leaves before, or the time is over."""
         answer, left = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
@@ -129,31 +148,24 @@ class Desk:
             left.cancel()
 
     async def _answer(self, content: bytes, wish: Wish) -> Response:
-        began, loop = perf_counter(), asyncio.get_running_loop()
+        began = perf_counter()
         async with self._ahead:
             started = perf_counter()
             try:
-                image, prepared = await loop.run_in_executor(self._pool, self._decode, content, wish)
+                segmenter, image, prepared = await self._in_pool(self._decode, content, wish)
+                decoded = perf_counter()
+                job = Job(segmenter, prepared, wish.tile, wish.overlap)
+                mask = await self._network.segment(job)
+                segmented = perf_counter()
+                body = await self._in_pool(answers.write, Prediction(mask, image, segmenter.info), wish.asked)
             except TooLarge as error:
                 raise Problem(413, str(error)) from error
-            except AtrousError as error:
-                raise Problem(422, str(error)) from error
-            decoded = perf_counter()
-            job = Job(wish.segmenter, prepared, wish.tile, wish.overlap)
-            try:
-                mask = await self._network.segment(job)
             except AtrousError as error:
                 raise Problem(422, str(error)) from error
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 raise Problem(413, "this picture takes more memory than there is: send a smaller one.") from error
-        segmented = perf_counter()
-        prediction = Prediction(mask, image, wish.segmenter.info)
-        try:
-            body = await loop.run_in_executor(self._pool, answers.write, prediction, wish.asked)
-        except AtrousError as error:
-            raise Problem(422, str(error)) from error
         ended = perf_counter()
         self._metrics.seconds.labels(wish.model.name).observe(ended - began)
         self._metrics.pixels.labels(wish.model.name).inc(mask.size)
@@ -170,11 +182,22 @@ class Desk:
         }
         return Response(body, media_type=answers.FORMATS[wish.asked.form], headers=headers)
 
-    def _decode(self, content: bytes, wish: Wish) -> tuple[np.ndarray, np.ndarray]:
-        """The picture as it is, and as the network takes it."""
+    def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, np.ndarray, np.ndarray]:
+        """What is to look at the picture, the picture as it is, and as the network takes it."""
+        segmenter = wish.model.looking(wish.look)  # the first CRF takes seconds to load
         most = int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
         image = decode_picture(content, most)
-        return image, wish.segmenter.prepare(image)
+        return segmenter, image, segmenter.prepare(image)
+
+    async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
+        """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped."""
+        future = self._pool.submit(work, *given)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await asyncio.wrap_future(future)
+            raise
 
 
 async def _left(request: Request) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from atrous.serving.limits import Problem
 from atrous.serving.metrics import Metrics
@@ -59,7 +59,7 @@ class Guard:
     def _check(self, scope: Any) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self._key is None:
-            host = _name_of(f"//{headers.get('host', '')}")
+            host = _parts_of(f"//{headers.get('host', '')}").hostname
             if host not in LOCAL:
                 raise Problem(
                     403,
@@ -67,7 +67,7 @@ class Guard:
                     "start it with a key to serve others.",
                 )
             origin = headers.get("origin")
-            if origin is not None and _netloc_of(origin) != headers.get("host"):
+            if origin is not None and _parts_of(origin).netloc != headers.get("host"):
                 raise Problem(403, f"pages of {origin} may not ask this server.")
         elif scope["path"] not in OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -77,19 +77,12 @@ class Guard:
                 )
 
 
-def _netloc_of(address: str) -> str | None:
-    """Name and port in an address; None where there are none."""
+def _parts_of(address: str) -> SplitResult:
+    """An address's parts; all of them empty where it is none."""
     try:
-        return urlsplit(address).netloc or None
+        return urlsplit(address)
     except ValueError:
-        return None
-
-
-def _name_of(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
+        return urlsplit("")
 
 
 async def _refuse(problem: Problem, send: Any) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -90,7 +91,7 @@ class Network:
         return job.mask
 
     async def segment(self, job: Job) -> np.ndarray:
-        """Its mask; where the one who waits is cancelled, the job is abandoned."""
+        """Its mask; where the one who waits is cancelled, the job is abandoned, and what runs of it ends first."""
         try:
             return await asyncio.wrap_future(self.submit(job))
         except asyncio.CancelledError:
@@ -98,6 +99,8 @@ class Network:
             with self._changed:
                 if job in self._line:  # its picture is not to wait in memory for its turn
                     self._line.remove(job)
+            with suppress(Exception):
+                await asyncio.wrap_future(job.mask)
             raise
 
     def close(self) -> None:

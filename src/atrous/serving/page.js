@@ -1,8 +1,9 @@
 // The page at /: one picture, its mask over it, and what the mask says. No framework, nothing from elsewhere.
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], file: null, picture: null, indices: null, width: 0, height: 0, hidden: new Set(), lit: null };
-let running = null; // the request whose answer is awaited
+const state = { models: [], file: null, picture: null, shown: null, hidden: new Set(), lit: null };
+let running = new AbortController(); // of the request whose answer is awaited
+let asking = null; // the promise of a key
 
 class Refusal extends Error {} // what the server said, or why it said nothing
 
@@ -18,27 +19,35 @@ async function ask(path, options = {}) {
   }
   if (answer.ok) return answer;
   if (answer.status === 401) {
-    await askForKey();
+    await (asking ??= askForKey(key !== null).finally(() => (asking = null)));
     return ask(path, options);
   }
   const problem = await answer.json().catch(() => ({}));
   throw new Refusal(problem.detail ?? `The server answered ${answer.status}.`);
 }
 
-function askForKey() {
+function askForKey(again) {
+  $("wrong").hidden = !again;
+  $("key").value = "";
+  $("ask").returnValue = "";
   $("ask").showModal();
-  return new Promise((resolve) => {
-    $("ask").addEventListener("close", () => resolve(sessionStorage.setItem("key", $("key").value)), { once: true });
+  return new Promise((resolve, reject) => {
+    $("ask").addEventListener("close", () => {
+      if ($("ask").returnValue !== "given") return reject(new Refusal("The server asks for a key. Reload this page to give it."));
+      resolve(sessionStorage.setItem("key", $("key").value));
+    }, { once: true });
   });
 }
 
-function segment(format) {
+function modelOf(name) {
+  return state.models.find((model) => model.name === name);
+}
+
+// Where to ask for the picture's mask, as the controls say.
+function address(format) {
   const words = new URLSearchParams({ format, scales: $("scales").value, flip: $("flip").checked });
   if ($("crf").value) words.set("crf", $("crf").value);
-  running?.abort();
-  running = new AbortController();
-  const path = `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
-  return ask(path, { method: "POST", body: state.file, signal: running.signal });
+  return `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
 }
 
 async function show(file) {
@@ -47,21 +56,30 @@ async function show(file) {
   await refresh();
 }
 
-// Segments the picture as the controls say, and shows what comes back.
+// Segments the picture as the controls say, and shows what comes back; of several at once, the last.
 async function refresh() {
-  if (!state.file) return;
-  const file = state.file;
+  if (!state.file || !(state.models.length || (await start()))) return;
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
+  const { file } = state;
+  const name = $("model").value;
   say("Segmenting …");
   $("busy").hidden = false;
   try {
     const began = performance.now();
-    const answer = await segment("indices");
+    const answer = await ask(address("indices"), { method: "POST", body: file, signal });
     const seconds = (performance.now() - began) / 1000;
     const times = answer.headers.get("Server-Timing") ?? "";
     const mask = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
-    const picture = state.picture ?? (await original(file));
-    if (file !== state.file) return;
-    Object.assign(state, { picture, width: mask.width, height: mask.height, indices: redOf(mask), hidden: new Set() });
+    const picture = state.picture ?? (await original(file, signal));
+    if (answer.headers.get("X-Model-Version") !== modelOf(name)?.version) await learnModels(signal);
+    if (signal.aborted) return;
+    const { width, height } = mask;
+    const { classes } = modelOf(name);
+    state.picture = picture;
+    state.shown = { file, width, height, classes, indices: redOf(mask), mask: address("mask") };
+    state.hidden = new Set();
     $("drop").hidden = true;
     $("view").hidden = $("panel").hidden = false;
     drawPicture();
@@ -69,9 +87,9 @@ async function refresh() {
     paint();
     const network = /network;dur=([\d.]+)/.exec(times)?.[1];
     const took = network ? `, ${Math.round(network)} ms of them in the network` : "";
-    say(`${state.width}×${state.height} pixels in ${seconds.toFixed(2)} s${took}. ${summary()}`);
+    say(`${width}×${height} pixels in ${seconds.toFixed(2)} s${took}. ${summary()}`);
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (signal.aborted) return;
     say("");
     complain(error instanceof Refusal ? error.message : `This page failed: ${error.message}`);
   }
@@ -79,13 +97,13 @@ async function refresh() {
 }
 
 // The picture as the browser reads it; where it cannot, as the server does.
-async function original(file) {
+async function original(file, signal) {
   try {
     return await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
     const words = new URLSearchParams({ format: "overlay", opacity: 0 });
     const path = `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
-    return createImageBitmap(await (await ask(path, { method: "POST", body: file })).blob());
+    return createImageBitmap(await (await ask(path, { method: "POST", body: file, signal })).blob());
   }
 }
 
@@ -100,37 +118,36 @@ function redOf(bitmap) {
 }
 
 function drawPicture() {
-  for (const id of ["picture", "mask"]) Object.assign($(id), { width: state.width, height: state.height });
-  $("view").style.setProperty("--aspect", state.width / state.height);
-  $("picture").getContext("2d").drawImage(state.picture, 0, 0, state.width, state.height);
+  const { width, height } = state.shown;
+  for (const id of ["picture", "mask"]) Object.assign($(id), { width, height });
+  $("view").style.setProperty("--aspect", width / height);
+  $("picture").getContext("2d").drawImage(state.picture, 0, 0, width, height);
 }
 
 // Colours each pixel by its class; a black class shows the picture, as everywhere in atrous.
 function paint() {
+  const { width, height, classes, indices } = state.shown;
   const context = $("mask").getContext("2d");
-  const image = context.createImageData(state.width, state.height);
+  const image = context.createImageData(width, height);
   const colors = new Uint32Array(256);
   const parts = new Uint8Array(colors.buffer);
-  classes().forEach(({ index, color }) => {
+  classes.forEach(({ index, color }) => {
     const seen = !state.hidden.has(index) && color.some((part) => part > 0);
     const alpha = !seen ? 0 : state.lit === null || state.lit === index ? 255 : 50;
     parts.set([...color, alpha], 4 * index);
   });
   const pixels = new Uint32Array(image.data.buffer);
-  for (let at = 0; at < pixels.length; at++) pixels[at] = colors[state.indices[at]];
+  for (let at = 0; at < pixels.length; at++) pixels[at] = colors[indices[at]];
   context.putImageData(image, 0, 0);
   $("mask").style.opacity = $("opacity").value / 100;
 }
 
-function classes() {
-  return state.models.find((model) => model.name === $("model").value)?.classes ?? [];
-}
-
 function shares() {
+  const { classes, indices } = state.shown;
   const counts = new Float64Array(256);
-  for (const index of state.indices) counts[index]++;
-  return classes()
-    .map((one) => ({ ...one, pixels: counts[one.index], share: counts[one.index] / state.indices.length }))
+  for (const index of indices) counts[index]++;
+  return classes
+    .map((one) => ({ ...one, pixels: counts[one.index], share: counts[one.index] / indices.length }))
     .filter((one) => one.pixels > 0)
     .sort((one, other) => other.pixels - one.pixels);
 }
@@ -172,7 +189,7 @@ function light(index) {
 
 function toggleAll(shown) {
   for (const box of $("classes").querySelectorAll("input")) box.checked = shown;
-  state.hidden = new Set(shown ? [] : classes().map((one) => one.index));
+  state.hidden = new Set(shown ? [] : state.shown.classes.map((one) => one.index));
   paint();
 }
 
@@ -183,32 +200,35 @@ function split() {
 
 // The class under the pointer, as a label in the corner.
 function point(event) {
+  if (!state.shown) return;
+  const { width, height, classes, indices } = state.shown;
   const box = $("picture").getBoundingClientRect();
-  const x = Math.floor(((event.clientX - box.left) / box.width) * state.width);
-  const y = Math.floor(((event.clientY - box.top) / box.height) * state.height);
-  const inside = x >= 0 && y >= 0 && x < state.width && y < state.height;
-  const index = inside ? state.indices?.[y * state.width + x] : undefined;
-  $("here").textContent = classes().find((one) => one.index === index)?.name ?? "";
+  const x = Math.floor(((event.clientX - box.left) / box.width) * width);
+  const y = Math.floor(((event.clientY - box.top) / box.height) * height);
+  const inside = x >= 0 && y >= 0 && x < width && y < height;
+  const index = inside ? indices[y * width + x] : undefined;
+  $("here").textContent = classes.find((one) => one.index === index)?.name ?? "";
 }
 
 function save(blob, suffix) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${(state.file.name ?? "picture").replace(/\.[^.]*$/, "")}.${suffix}.png`;
+  link.download = `${(state.shown.file.name ?? "picture").replace(/\.[^.]*$/, "")}.${suffix}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 async function saveMask() {
   try {
-    save(await (await segment("mask")).blob(), "mask");
+    const { file, mask } = state.shown;
+    save(await (await ask(mask, { method: "POST", body: file })).blob(), "mask");
   } catch (error) {
-    if (error.name !== "AbortError") complain(error.message);
+    complain(error.message);
   }
 }
 
 function saveOverlay() {
-  const canvas = new OffscreenCanvas(state.width, state.height);
+  const canvas = new OffscreenCanvas(state.shown.width, state.shown.height);
   const context = canvas.getContext("2d");
   context.drawImage($("picture"), 0, 0);
   context.globalAlpha = $("opacity").value / 100;
@@ -228,7 +248,7 @@ function complain(text) {
 }
 
 function describe() {
-  const model = state.models.find((one) => one.name === $("model").value);
+  const model = modelOf($("model").value);
   if (!model) return;
   const score = model.scores?.val?.miou;
   const measured = score ? ` · val mIoU ${score.toFixed(3)}` : "";
@@ -237,18 +257,27 @@ function describe() {
   if ($("crf").selectedOptions[0].disabled) $("crf").value = "";
 }
 
+async function learnModels(signal) {
+  state.models = (await (await ask("v1/models", { signal })).json()).models;
+  describe();
+}
+
+// Whether the models are known then.
 async function start() {
   try {
-    state.models = (await (await ask("v1/models")).json()).models;
+    await learnModels();
   } catch (error) {
-    return complain(error.message);
+    complain(error.message);
+    return false;
   }
   $("model").replaceChildren(...state.models.map((model) => new Option(model.name, model.name)));
   describe();
+  return true;
 }
 
 function take(files) {
   const file = [...(files ?? [])][0];
+  $("file").value = ""; // so that the same file can be chosen again
   if (file) show(file);
 }
 
@@ -262,10 +291,7 @@ $("all").addEventListener("click", () => toggleAll(true));
 $("none").addEventListener("click", () => toggleAll(false));
 $("save-mask").addEventListener("click", saveMask);
 $("save-overlay").addEventListener("click", saveOverlay);
-$("another").addEventListener("click", () => {
-  $("file").value = "";
-  $("file").click();
-});
+$("another").addEventListener("click", () => $("file").click());
 addEventListener("paste", (event) => take(event.clipboardData?.files));
 addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("dragging")));
 addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("dragging"));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import h11
@@ -11,18 +12,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 #: Seconds from a request's first byte, or a connection's opening, to the end of its headers; and for what is left of a
 #: request that is already answered.
 HEAD_SECONDS = 10.0
-#: Seconds for an answer's last bytes to be taken.
-TAKE_SECONDS = 30.0
+#: Seconds without a byte of an answer taken; and for all of it, so that a byte now and then is not enough.
+TAKE_SECONDS, ALL_SECONDS = 30.0, 300.0
+#: Bytes that the system takes ahead of the other side, so that what is taken shows here soon.
+AHEAD_BYTES = 2**16
 
 
 class PatientH11(H11Protocol):
-    """Uvicorn's HTTP/1.1, which closes what is idle after an answer, and here also what is slow before one."""
+    """Uvicorn's HTTP/1.1, which closes what is idle after an answer, and here also what is slow before and in one."""
 
     _late: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # type: ignore[override]
         """Waits for a request, but not for ever."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # whenever something is not taken, `pause_writing` is called
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, AHEAD_BYTES)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -36,15 +43,21 @@ class PatientH11(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY:
             self._watch()
 
+    def pause_writing(self) -> None:
+        """The other side does not take an answer as fast as it comes: from now on it has to hurry."""
+        super().pause_writing()
+        self._wait_for_taking(self.loop.time() + ALL_SECONDS)
+
+    def resume_writing(self) -> None:
+        """All that was written is taken."""
+        super().resume_writing()
+        self._forget_taking()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the time."""
+        """Forgets the times."""
         super().connection_lost(exc)
         self._forget()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Closes an idle connection, also where the other side does not take what was answered."""
-        super().timeout_keep_alive_handler()
-        self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+        self._forget_taking()
 
     def _watch(self) -> None:
         """Starts the time where the next move is the sender's, stops it where it is ours."""
@@ -62,3 +75,23 @@ class PatientH11(H11Protocol):
         self._late = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
+
+    def _wait_for_taking(self, end: float) -> None:
+        left = self._left_to_take()
+
+        def look() -> None:
+            if self.loop.time() > end or self._left_to_take() >= left:
+                self.transport.abort()
+            else:
+                self._wait_for_taking(end)
+
+        self._untaken = self.loop.call_later(TAKE_SECONDS, look)
+
+    def _forget_taking(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
+    def _left_to_take(self) -> int:
+        transport: Any = self.transport  # one that writes, too
+        return transport.get_write_buffer_size()

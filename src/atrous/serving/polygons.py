@@ -7,22 +7,28 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
+from atrous.errors import AtrousError
+
 #: Rings of one polygon: its outline, then its holes; each closed, of (x, y) corners in pixels.
 Polygon = list[list[tuple[int, int]]]
 
 
-def polygons_of(mask: np.ndarray) -> list[Polygon]:
+def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
     """The areas of a mask that hang together by the sides of their pixels.
 
     Args:
         mask: H×W booleans.
+        most: corners that they may have together; None for any number.
 
     Returns:
         Polygons as GeoJSON has them: the outline in mathematically positive order where y points down, holes in the
         other; the first corner comes again at the end. A pixel in column x and row y reaches from (x, y) to
         (x + 1, y + 1).
+
+    Raises:
+        AtrousError: more corners.
     """
-    rings = _rings(mask)
+    rings = _rings(mask, most)
     _, areas = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     of_area: dict[int, Polygon] = {}
     holes: list[tuple[int, list[tuple[int, int]]]] = []
@@ -37,7 +43,7 @@ def polygons_of(mask: np.ndarray) -> list[Polygon]:
     return list(of_area.values())
 
 
-def _rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     """All closed lines between the mask and the rest, by their corners.
 
     Each corner has one horizontal and one vertical side. Sorted along its row, corners pair up to horizontal sides, and
@@ -59,6 +65,8 @@ def _rings(mask: np.ndarray) -> list[list[tuple[int, int]]]:
             columns.append(np.stack([x, y, np.full_like(x, in_column)]))
             second.append(np.stack([x, y], 1))
     corners = np.concatenate(second)
+    if most is not None and len(corners) > most:
+        raise AtrousError("the outlines of this mask have more corners than there may be: ask for rle.")
     beside, below = (_partners(np.concatenate(keys, axis=1)) for keys in (rows, columns))
     return _walk(corners.tolist(), beside.tolist(), below.tolist())
 

@@ -14,6 +14,7 @@ import uvicorn
 
 from atrous.errors import AtrousError
 from atrous.serving.app import make_app
+from atrous.serving.desk import Desk
 from atrous.serving.guard import LOCAL, Guard
 from atrous.serving.limits import Limits
 from atrous.serving.metrics import Metrics
@@ -69,7 +70,8 @@ def run(
         network.close()
         listening.close()
         raise
-    guarded = Guard(make_app(shelf, network, limits, metrics), key, metrics)
+    desk = Desk(shelf, network, limits, metrics)
+    guarded = Guard(make_app(shelf, network, desk, metrics), key, metrics)
     config = uvicorn.Config(
         guarded,
         http=PatientH11,
@@ -81,8 +83,9 @@ def run(
         backlog=MOST_CONNECTIONS,
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(limits.seconds) + 5,
+        timeout_graceful_shutdown=int(limits.sending_seconds + limits.seconds) + 5,
     )
+    server = uvicorn.Server(config)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every request that is none
     warnings.filterwarnings("ignore", module=r"PIL\.")  # and it of every file that is half a picture
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
@@ -90,17 +93,18 @@ def run(
         engine = model.segmenter.engine
         say(f"{model.name}: {model.path} on {engine.name}, {engine.device}, {engine.precision}")
     listening.listen(MOST_CONNECTIONS)
+    # Uvicorn listens to signals only while it runs, and then raises the one again that ended it.
+    before = {kind: signal.signal(kind, server.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}
     say(f"listening at {address} - Ctrl-C ends")
-    # Uvicorn raises the signal again that ended it; it has done what it asked for.
-    before = {kind: signal.signal(kind, lambda *_: None) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+        desk.close()
         shelf.close()
         network.close()
-    say("stopped: all that was asked is answered")
+    say(f"stopped: {f'{desk.cut} requests were cut off' if desk.cut else 'all that was asked is answered'}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -101,6 +101,19 @@ def test_openvino_is_torch_at_any_size(architecture, backbone, arguments, aligne
         assert (ours(image).mask == theirs(image).mask).mean() > 0.999
 
 
+def test_large_pictures_of_one_size_and_of_several_have_the_same_scores(monkeypatch):
+    model = used(backbone="mobilenetv2_100")
+    rng = np.random.default_rng(0)
+    sizes = ((64, 130), (64, 130), (97, 97), (64, 130))
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    plain = Segmenter(model, engine="openvino", precision="float32")
+    monkeypatch.setattr(openvino_engine, "LARGE", 64 * 130)
+    large = Segmenter(model, engine="openvino", precision="float32")
+    for picture in pictures:
+        np.testing.assert_allclose(large.scores(picture)[0], plain.scores(picture)[0], rtol=1e-3, atol=1e-4)
+        assert np.array_equal(large(picture).mask, plain(picture).mask)
+
+
 def test_many_channels_and_deep_pictures():
     model = used(in_channels=5)
     image = np.random.default_rng(0).normal(0, 1, (40, 50, 5)).astype(np.float32)

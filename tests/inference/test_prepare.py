@@ -8,7 +8,7 @@ from torch import nn
 
 import atrous
 from atrous.inference.pipeline import Pipeline
-from atrous.inference.prepare import LiveConv, SummedASPP, fold_scale, prepare, prepared_pipeline
+from atrous.inference.prepare import LiveConv, SummedASPP, WholeConv, prepare, prepared_pipeline, take_whole_numbers
 
 NETWORKS = [
     ("deeplabv1", "vgg16", {}),
@@ -55,9 +55,11 @@ def test_it_is_the_same_function(architecture, backbone, arguments):
 
 @pytest.mark.parametrize(("architecture", "backbone", "arguments"), NETWORKS, ids=lambda value: str(value))
 @pytest.mark.parametrize("preprocessing", [{}, {"aligned": True}, {"enlarge": 1.5}])
-def test_the_scale_of_pictures_goes_into_the_first_weights(architecture, backbone, arguments, preprocessing):
+def test_the_first_convolutions_normalise(architecture, backbone, arguments, preprocessing):
     model = used(architecture, backbone, arguments)
-    told = dataclasses.replace(model.info.preprocessing, std=(50.0, 60.0, 70.0), **preprocessing)
+    told = dataclasses.replace(
+        model.info.preprocessing, mean=(123.7, 116.3, 103.5), std=(50.0, 60.0, 70.0), **preprocessing
+    )
     model.info = dataclasses.replace(model.info, preprocessing=told)
     plain, folded = Pipeline(model), prepared_pipeline(model)
     picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)
@@ -65,6 +67,30 @@ def test_the_scale_of_pictures_goes_into_the_first_weights(architecture, backbon
         expected, found = plain(picture), folded(picture)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     assert (folded.normalize.std == 1).all()
+    assert folded.normalize.mean.flatten().tolist() == [124, 116, 104]
+    assert (plain.normalize.mean != folded.normalize.mean).all()
+
+
+def test_bfloat16_loses_nothing_of_the_pictures():
+    model = used("deeplabv3plus", "resnet18", {})
+    told = dataclasses.replace(model.info.preprocessing, mean=(123.5, 116.5, 103.5), std=(50.0, 60.0, 70.0))
+    model.info = dataclasses.replace(model.info, preprocessing=told)
+    picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)
+    prepared = prepared_pipeline(model)
+    images = prepared.normalize(picture)
+    assert torch.equal(images.bfloat16().float(), images)
+    plain = Pipeline(model).normalize(picture)
+    assert (plain.bfloat16().float() - plain).abs().max() > 0.003  # of a standard deviation
+
+
+def test_other_pictures_than_bytes_keep_their_mean():
+    model = used("deeplabv3plus", "resnet18", {})
+    told = dataclasses.replace(model.info.preprocessing, mean=(0.48, 0.46, 0.4), std=(0.2, 0.3, 0.4), dtype="float32")
+    model.info = dataclasses.replace(model.info, preprocessing=told)
+    prepared = prepared_pipeline(model)
+    assert torch.equal(prepared.normalize.mean, Pipeline(model).normalize.mean)
+    assert (prepared.normalize.std == 1).all()
+    assert not [module for module in prepared.modules() if isinstance(module, WholeConv)]
 
 
 def test_preparing_leaves_the_random_numbers_of_a_training_alone():
@@ -81,8 +107,7 @@ def test_where_something_else_gets_the_pictures_their_scale_stays():
     picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)
     with torch.inference_mode():
         expected = pipeline(picture)
-        fold_scale(pipeline)
-        assert torch.equal(pipeline(picture), expected)
+        assert torch.equal(take_whole_numbers(pipeline)(picture), expected)
     assert torch.equal(pipeline.normalize.std, std)
 
 

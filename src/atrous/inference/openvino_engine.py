@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,19 @@ CHECKED_SIZES = ((133, 158), (96, 67))
 TOLERANCE = 1e-3
 #: Our precision → OpenVINO's.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+#: Pixels from which on the network is made for a picture's own size: it then plans its memory, and takes half as much.
+LARGE = 2**20
 #: Raised when `convert` makes another graph, so that what older versions kept is not taken.
-KEPT_FORMAT = 3
+KEPT_FORMAT = 4
 #: The module whose mean is over the whole picture, as OpenVINO's tracer names what it makes of it.
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
+
+
+class OneSize(NamedTuple):
+    """A network made for pictures of one shape, H×W×C; for all others where the shape is ()."""
+
+    shape: tuple[int, ...]
+    request: Any
 
 
 class OpenVinoEngine:
@@ -63,6 +72,7 @@ class OpenVinoEngine:
         hints["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
         self._request = core.compile_model(graph, "CPU", hints).create_infer_request()
         self._graph, self._hints = graph, hints
+        self._one_size: OneSize | None = None
         self._pinned: Any = None
         self._upto_mean: Any = None
         self.pools = _global_mean(graph) is not None
@@ -92,7 +102,7 @@ class OpenVinoEngine:
     def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> np.ndarray:
         """The scores in the runtime's own memory, until the next run."""
         if pooled is None:
-            request, given = self._request, [_batch(image)]
+            request, given = self._request_for(image), [_batch(image)]
         else:
             self._pinned = self._pinned or self._compile(*_after_mean(self._graph))
             request, given = self._pinned, [_batch(image), pooled[None, :, None, None]]
@@ -106,6 +116,22 @@ class OpenVinoEngine:
                 "torch can."
             ) from error
         return request.get_output_tensor(0).data[0]
+
+    def _request_for(self, image: np.ndarray) -> Any:
+        """What runs the network: for large pictures of one size what was made for it, until one has another.
+
+        Making it takes as long as a picture of two megapixels, so it is made once.
+        """
+        if image.shape[0] * image.shape[1] < LARGE:
+            return self._request
+        if self._one_size is None:
+            graph = self._graph.clone()
+            graph.reshape([1, *image.shape])
+            compiled = openvino_core().compile_model(graph, "CPU", self._hints)
+            self._one_size = OneSize(image.shape, compiled.create_infer_request())
+        if self._one_size.shape != image.shape:
+            self._one_size = OneSize((), self._request)
+        return self._one_size.request
 
     def _compile(self, outputs: list[Any], inputs: list[Any]) -> Any:
         """A part of the network, ready to run; the others are made from the same graph, which it leaves as it is."""

@@ -26,14 +26,12 @@ ROUNDING = 1e-3
 
 
 def prepared_pipeline(model: SegmentationModel) -> Pipeline:
-    """Raw pictures to scores with less work: `prepare`, and the pictures' standard deviations in the first weights.
+    """Raw pictures to scores with less work, and less rounding: `prepare`, and then `take_whole_numbers`.
 
     Args:
         model: in any mode; left as it is.
     """
-    pipeline = Pipeline(prepare(model))
-    fold_scale(pipeline)
-    return pipeline
+    return take_whole_numbers(Pipeline(prepare(model)))
 
 
 def prepare(model: SegmentationModel) -> SegmentationModel:
@@ -71,46 +69,89 @@ def leave_out_taps(model: nn.Module) -> None:
                 setattr(parent, name, LiveConv(part))
 
 
-def fold_scale(pipeline: Pipeline) -> None:
-    """Divides the first convolution's weights by the standard deviations, in place of every picture's pixels.
+def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
+    """Has the first convolutions get pixels less a whole number; their weights do the rest of normalising.
 
-    The mean stays with the pictures: zeros around the map stand for it, and would not if it were a bias. Which
-    convolutions get the pictures is seen by watching one pass; where something else gets them too, the scores differ
-    and everything stays as it was.
+    Means are rounded, and standard deviations are 1, for which the weights are divided by them. What the rounding left
+    is a channel of ones: zeros around the map stand for the mean, and would not if it were a bias. It is the same
+    function; but bfloat16 holds whole numbers up to 256 exactly, and pixels less a fraction to half a level only, which
+    was most of what it changed in masks (docs/performance.md).
+
+    Which convolutions get the pictures is seen by watching one pass.
+
+    Args:
+        pipeline: left as it is.
+
+    Returns:
+        Another; the same one where something else gets the pictures too.
     """
+    raw = _any_picture(pipeline)
+    names, expected = _watch_pictures(pipeline, raw)
+    changed = copy.deepcopy(pipeline)
+    mean, std = changed.normalize.mean, changed.normalize.std
+    whole = mean.round() if pipeline.model.info.preprocessing.dtype == "uint8" else mean
+    rest = whole - mean
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        conv: Any = changed.get_submodule(name)
+        conv.weight = nn.Parameter(conv.weight / std, False)
+        if rest.any():
+            setattr(changed.get_submodule(parent), child, WholeConv(conv, rest))
+    changed.normalize.mean, changed.normalize.std = whole, torch.ones_like(std)
+    with torch.inference_mode():
+        difference = (changed(raw) - expected).abs().max()
+    return changed if names and difference <= ROUNDING * expected.abs().max().clamp(min=1e-6) else pipeline
+
+
+def _any_picture(pipeline: Pipeline) -> Tensor:
+    """1×C×H×W of noise around the mean, by a generator of its own: trainings validate, and their dropout draws too."""
     mean = pipeline.normalize.mean
-    chance = torch.Generator().manual_seed(0)  # its own: trainings validate too, and their dropout must not feel it
-    raw = torch.rand(1, mean.shape[1], WATCHED_SIDE, WATCHED_SIDE, generator=chance).to(mean.device) * mean.max() * 2
+    noise = torch.rand(1, mean.shape[1], WATCHED_SIDE, WATCHED_SIDE, generator=torch.Generator().manual_seed(0))
+    return noise.to(mean.device) * mean.max() * 2
+
+
+def _watch_pictures(pipeline: Pipeline, raw: Tensor) -> tuple[list[str], Tensor]:
+    """The names of the convolutions that get normalised pictures, and the scores."""
     seen: list[Any] = []
-    first: set[nn.Conv2d] = set()
+    first: set[nn.Module] = set()
 
     def before_conv(conv: nn.Module, given: tuple[Tensor, ...]) -> None:
         if given[0] is seen[-1]:
-            first.add(conv)  # pyright: ignore[reportArgumentType]
+            first.add(conv)
 
     hooks = [pipeline.normalize.register_forward_hook(lambda _, __, images: seen.append(images))]
     hooks += [
         module.register_forward_pre_hook(before_conv)
         for module in pipeline.model.modules()
-        if isinstance(module, nn.Conv2d) and "Std" not in type(module).__name__
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and "Std" not in type(module).__name__
     ]
     with torch.inference_mode():
         try:
-            expected = pipeline(raw)
+            scores = pipeline(raw)
         finally:
             for hook in hooks:
                 hook.remove()
-    scale = pipeline.normalize.std.clone()
-    kept = {conv: conv.weight for conv in first}
-    for conv in first:
-        conv.weight = nn.Parameter(conv.weight / scale, False)
-    pipeline.normalize.std.fill_(1.0)
-    with torch.inference_mode():
-        difference = (pipeline(raw) - expected).abs().max()
-    if not first or not difference <= ROUNDING * expected.abs().max().clamp(min=1e-6):
-        pipeline.normalize.std.copy_(scale)
-        for conv, weight in kept.items():
-            conv.weight = weight
+    return [name for name, module in pipeline.named_modules() if module in first], scores
+
+
+class WholeConv(nn.Module):
+    """A first convolution that gets pixels less a whole number, and adds a channel of ones to them.
+
+    Args:
+        conv: on pixels less their mean; it is taken over.
+        rest: what is subtracted too much of each channel now, less than 1, 1×C×1×1.
+    """
+
+    def __init__(self, conv: nn.Conv2d, rest: Tensor) -> None:
+        super().__init__()
+        weight_of_ones = (conv.weight * rest).sum(1, keepdim=True)
+        conv.weight = nn.Parameter(torch.cat([conv.weight, weight_of_ones], 1), False)
+        conv.in_channels += 1
+        self.conv = conv
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N×C×H×W → N×channels×h×w."""
+        return self.conv(torch.cat([images, torch.ones_like(images[:, :1])], 1))
 
 
 def fold_norms(model: SegmentationModel) -> None:

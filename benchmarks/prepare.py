@@ -64,7 +64,7 @@ def steps_of(model: Any) -> dict[str, Any]:
         "norms folded": pipeline.Pipeline(folded),
         "and the ASPP summed": pipeline.Pipeline(summed),
         "and dead taps left out": pipeline.Pipeline(prepare.prepare(model)),
-        "and the pictures' scale in the first weights": prepare.prepared_pipeline(model),
+        "and the first weights normalise": prepare.prepared_pipeline(model),
     }
 
 

@@ -20,6 +20,10 @@ from atrous.errors import AtrousError
 GRID = 32
 
 
+#: Cells of the grid by which a tile of a resized picture may begin earlier, where it then lies nearer to a whole pixel.
+LOOK_BACK = 3
+
+
 class Window(NamedTuple):
     """A rectangle of a picture, in pixels from its top left corner."""
 
@@ -176,8 +180,8 @@ def plan(
     reaches at least overlap / 2 beyond what is kept of it, but at the picture's own edge. The last of a row or column
     ends with the picture. To keep it on the grid too, all tiles are up to `grid` − 1 pixels larger than asked, equally.
 
-    Where the network sees resized pictures, tiles begin where its grid does in the resized picture, to half a pixel,
-    and have the size that is resized by the same factor.
+    Where the network sees resized pictures, tiles begin where its grid does in the resized picture, to half a pixel or
+    better where a start of up to three cells before is, and have the size that is resized by the same factor.
 
     Args:
         height: of the picture, in pixels.
@@ -225,10 +229,19 @@ def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[
     of_tile = math.ceil(tile * factor / GRID)
     if of_tile >= cells:
         return [(0, size, 0, size)]
-    last = cells - of_tile
+
+    def best_below(cell: int, least: int) -> int:
+        """Of the cells up to this one that which lies nearest to a whole pixel."""
+        places = {one: GRID * one / factor for one in range(max(least, cell - LOOK_BACK), cell + 1)}
+        return min(places, key=lambda one: abs(places[one] - round(places[one])))
+
+    last = best_below(cells - of_tile, 1)
     tile = size - round(GRID * last / factor)
     step = max(1, int((tile - overlap - 1) * factor / GRID))
-    return _cut([round(GRID * cell / factor) for cell in (*range(0, last, step), last)], tile, size)
+    starts = [0]
+    while starts[-1] + step < last:
+        starts.append(best_below(starts[-1] + step, starts[-1] + 1))
+    return _cut([round(GRID * cell / factor) for cell in (*starts, last)], tile, size)
 
 
 def _cut(starts: list[int], tile: int, size: int) -> list[tuple[int, int, int, int]]:

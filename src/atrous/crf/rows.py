@@ -7,6 +7,8 @@ two to four, so the inner loops are written here as vector instructions.
 A matrix of N×L floats is kept as panels of up to 16 columns, one after the other in a flat array, so that a row of a
 panel is one line of the cache: column c of row n, in a panel that begins at column b and is w wide, is at
 N·b + n·w + (c − b).
+
+All of them in one file, as each is the next one's pattern: a few lines of LLVM around the same loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A recipe: everything a training run is, as frozen dataclasses that read from YAML and the command line."""
+"""A recipe: everything a training run is, as frozen dataclasses that read from YAML and the command line.
+
+One long file, so that every field stands beside its range, its meaning and its default.
+"""
 
 from __future__ import annotations
 

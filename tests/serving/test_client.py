@@ -80,6 +80,15 @@ def test_a_refusal_before_the_picture_has_arrived_is_read():
         thread.join()
 
 
+def test_a_connection_that_was_closed_meanwhile_costs_no_patience():
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        client = Client(f"http://127.0.0.1:{door.getsockname()[1]}", patience=0)
+        for _ in range(3):
+            thread = answer_once(door, b"200 OK", b'{"models": []}')  # as if it were to stay open
+            assert client.models() == []
+            thread.join()
+
+
 @pytest.mark.parametrize("when", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "1"])
 def test_when_to_come_again_may_be_said_in_any_way(when):
     with socket.create_server(("127.0.0.1", 0)) as door:
@@ -168,11 +177,20 @@ def test_a_changed_file_replaces_the_model_while_it_answers(start, segmenter, ot
             one.result(60)
     assert seen[-1] and not seen[0]
     assert client.models()[0]["not_taken"] is None
+    path.rename(tmp_path / "aside")
+    path.write_text("no model")
+    wait_until(lambda: client.models()[0]["not_taken"])
+    (tmp_path / "aside").replace(path)  # the very file that is served is back
+    wait_until(lambda: client.models()[0]["not_taken"] is None)
     server.stop()
 
 
-def wait_for_line(server, words: str) -> None:
+def wait_until(condition) -> None:
     end = time.monotonic() + 60
-    while not any(words in line for line in server.lines):
-        assert time.monotonic() < end, server.lines
-        time.sleep(0.05)
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def wait_for_line(server, words: str) -> None:
+    wait_until(lambda: any(words in line for line in server.lines))

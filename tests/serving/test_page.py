@@ -187,6 +187,15 @@ def test_mistakes_are_said_aloud(page, tmp_path, street):
     assert not alert.is_displayed()
 
 
+def test_a_picture_that_changed_on_the_disk_is_named(page, street):
+    segment(page, street)
+    street.write_bytes(b"something else, of another length")
+    page.find_element("css selector", "summary").click()
+    page.find_element("id", "flip").click()
+    until(lambda: "has changed or is gone" in page.find_element("id", "error").text)
+    page.get_log("browser")  # where Chromium says so too, which is not to be another test's complaint
+
+
 def test_it_fits_a_phone(page, street):
     page.set_window_size(500, 900)  # the narrowest that headless Chromium takes
     try:

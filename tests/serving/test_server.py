@@ -395,6 +395,7 @@ def test_who_is_cut_off_is_counted(start):
         server.process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         server.stop(signal.SIGINT)  # a second Ctrl-C does not wait
+        assert connection.recv(12) == b"HTTP/1.1 503"
     assert server.lines[-1] == "stopped: 1 requests were cut off"
 
 

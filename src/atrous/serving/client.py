@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -147,18 +148,30 @@ class Client:
 
     def _try(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes, Any]:
         connection = self._connection()
+        if connection.sock is not None:
+            with suppress(ConnectionResetError, BrokenPipeError):  # closed meanwhile, which shows only now
+                return self._exchange(connection, method, path, content)
+        return self._exchange(connection, method, path, content)
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, path: str, content: bytes | None
+    ) -> tuple[int, bytes, Any]:
+        cut = False
         try:
             try:
                 connection.request(method, self._parts.path.rstrip("/") + path, content, self._headers)
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:  # there was no connection
                     raise
-                # A server may refuse before it has taken the whole picture; what it said is there to be read.
+                cut = True  # a server may refuse before it has the whole picture; what it said is there to be read
             response = connection.getresponse()
-            return response.status, response.read(), response.headers
+            answer = response.status, response.read(), response.headers
         except BaseException:  # what comes next on this connection would belong to this request
             connection.close()
             raise
+        if cut:
+            connection.close()
+        return answer
 
     def _connection(self) -> http.client.HTTPConnection:
         if not hasattr(self._own, "connection"):
@@ -191,7 +204,7 @@ def _seconds(retry_after: str | None) -> float:
     """What a Retry-After header asks for: seconds, or, as proxies say it, a time (RFC 9110 §10.2.3)."""
     if retry_after is None:
         return 0.0
-    if retry_after.isdigit():
+    if retry_after.isdecimal():
         return float(retry_after)
     try:
         return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())

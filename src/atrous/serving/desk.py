@@ -77,7 +77,9 @@ class Desk:
     def __init__(self, shelf: Shelf, network: Network, limits: Limits, metrics: Metrics) -> None:
         self.admission, self.cut = Admission(limits), 0
         self._network, self._limits, self._metrics = network, limits, metrics
-        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures")
+        threads = max(2, os.cpu_count() or 2)
+        self._pool = ThreadPoolExecutor(threads, "pictures")
+        self._free = asyncio.Semaphore(threads)
         self._ahead = asyncio.Semaphore(AHEAD_STACKED if any(model.segmenter.stacks for model in shelf) else AHEAD)
 
     async def serve(self, request: Request, wish: Wish) -> Response:
@@ -88,7 +90,7 @@ class Desk:
             return await self._or_leave(request, self._admit(content, wish))
         except asyncio.CancelledError:
             self.cut += 1
-            raise
+            raise Problem(503, "the server is stopping.", {"Retry-After": "1"}) from None
 
     def close(self) -> None:
         """Lets nothing begin any more."""
@@ -190,14 +192,18 @@ class Desk:
         return segmenter, image, segmenter.prepare(image)
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
-        """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped."""
-        future = self._pool.submit(work, *given)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            with suppress(Exception):
-                await asyncio.wrap_future(future)
-            raise
+        """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.
+
+        It waits for a free thread here, and not in the pool's own line, where it would stay with all it holds.
+        """
+        async with self._free:
+            future = self._pool.submit(work, *given)
+            try:
+                return await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                with suppress(Exception):
+                    await asyncio.wrap_future(future)
+                raise
 
 
 async def _left(request: Request) -> None:

@@ -15,6 +15,9 @@ async function ask(path, options = {}) {
     answer = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    await options.body?.slice(0, 1).arrayBuffer().catch(() => {
+      throw new Refusal("The picture's file has changed or is gone. Choose it again.");
+    });
     throw new Refusal("The server cannot be reached. Is it still running?");
   }
   if (answer.ok) return answer;
@@ -80,6 +83,7 @@ async function refresh() {
     state.picture = picture;
     state.shown = { file, width, height, classes, indices: redOf(mask), mask: address("mask") };
     state.hidden = new Set();
+    state.lit = null;
     $("drop").hidden = true;
     $("view").hidden = $("panel").hidden = false;
     drawPicture();
@@ -210,10 +214,10 @@ function point(event) {
   $("here").textContent = classes.find((one) => one.index === index)?.name ?? "";
 }
 
-function save(blob, suffix) {
+function save(blob, file, suffix) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${(state.shown.file.name ?? "picture").replace(/\.[^.]*$/, "")}.${suffix}.png`;
+  link.download = `${(file.name ?? "picture").replace(/\.[^.]*$/, "")}.${suffix}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
@@ -221,19 +225,20 @@ function save(blob, suffix) {
 async function saveMask() {
   try {
     const { file, mask } = state.shown;
-    save(await (await ask(mask, { method: "POST", body: file })).blob(), "mask");
+    save(await (await ask(mask, { method: "POST", body: file })).blob(), file, "mask");
   } catch (error) {
     complain(error.message);
   }
 }
 
 function saveOverlay() {
-  const canvas = new OffscreenCanvas(state.shown.width, state.shown.height);
+  const { file, width, height } = state.shown;
+  const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
   context.drawImage($("picture"), 0, 0);
   context.globalAlpha = $("opacity").value / 100;
   context.drawImage($("mask"), 0, 0);
-  canvas.convertToBlob({ type: "image/png" }).then((blob) => save(blob, "overlay"));
+  canvas.convertToBlob({ type: "image/png" }).then((blob) => save(blob, file, "overlay"));
 }
 
 function say(text) {

@@ -56,6 +56,8 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     odd = (upper_left + upper_right + lower_left + lower_right) % 2 == 1
     falling = (upper_left == 1) & (lower_right == 1) & (upper_right == 0) & (lower_left == 0)
     rising = (upper_right == 1) & (lower_left == 1) & (upper_left == 0) & (lower_right == 0)
+    if most is not None and odd.sum() + 2 * (falling.sum() + rising.sum()) > most:
+        raise AtrousError("the outlines of this mask have more corners than there may be: ask for rle.")
     rows, columns, second = [], [], []
     # In a row the left side's corner comes first; in a column the upper side's, which is the other one where rising.
     for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
@@ -65,8 +67,6 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
             columns.append(np.stack([x, y, np.full_like(x, in_column)]))
             second.append(np.stack([x, y], 1))
     corners = np.concatenate(second)
-    if most is not None and len(corners) > most:
-        raise AtrousError("the outlines of this mask have more corners than there may be: ask for rle.")
     beside, below = (_partners(np.concatenate(keys, axis=1)) for keys in (rows, columns))
     return _walk(corners.tolist(), beside.tolist(), below.tolist())
 

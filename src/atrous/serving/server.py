@@ -104,7 +104,8 @@ def run(
         desk.close()
         shelf.close()
         network.close()
-    say(f"stopped: {f'{desk.cut} requests were cut off' if desk.cut else 'all that was asked is answered'}")
+    cut = max(desk.cut, len(server.server_state.connections))  # before their answers, or within them
+    say(f"stopped: {f'{cut} requests were cut off' if cut else 'all that was asked is answered'}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -129,6 +129,9 @@ class Shelf:
                 stamp = stamp_of(model.path)
                 settled = before.get(name) == stamp  # a file that is still being copied has another the next time
                 before[name] = stamp
+                if stamp == model.stamp:  # the file that is served is back
+                    self.failures.pop(name, None)
+                    self._refused.pop(name, None)
                 if stamp in ("", model.stamp, self._refused.get(name)) or not settled:
                     continue
                 self._replace(name, model.path, stamp)

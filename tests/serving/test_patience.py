@@ -18,8 +18,8 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture
 def listening(monkeypatch) -> Iterator[tuple[uvicorn.Server, int]]:
-    """A server of one large answer, which waits a second for each of its parts."""
-    monkeypatch.setattr(patience, "TAKE_SECONDS", 1.0)
+    """A server of one large answer, which waits two seconds for each of its parts."""
+    monkeypatch.setattr(patience, "TAKE_SECONDS", 2.0)
 
     async def app(scope, receive, send):
         length = str(len(ANSWER)).encode()
@@ -47,7 +47,7 @@ def connect(port: int) -> socket.socket:
 def seconds_until_closed(server) -> float:
     began = time.monotonic()
     while server.server_state.connections:
-        assert time.monotonic() - began < 10, "the connection is still held"
+        assert time.monotonic() - began < 15, "the connection is still held"
         time.sleep(0.02)
     return time.monotonic() - began
 
@@ -60,7 +60,7 @@ def test_an_answer_that_is_not_read_frees_its_connection(listening, request_):
     with connect(port) as connection:
         connection.sendall(request_)
         assert connection.recv(9) == b"HTTP/1.1 "
-        assert seconds_until_closed(server) < 4
+        assert seconds_until_closed(server) < 10
 
 
 def test_who_reads_slowly_gets_everything(listening):
@@ -73,7 +73,7 @@ def test_who_reads_slowly_gets_everything(listening):
             part = connection.recv(2**14)
             assert part, f"cut after {len(received)} bytes"
             received += part
-            time.sleep(0.004)
+            time.sleep(0.006)
     assert received.partition(b"\r\n\r\n")[2] == ANSWER
     assert time.monotonic() - began > 2  # longer than may pass without a byte
 
@@ -95,4 +95,4 @@ def test_a_few_bytes_now_and_then_are_not_enough(listening, monkeypatch):
         took = seconds_until_closed(server)
         ended.set()
         thread.join()
-    assert 3 < took < 8
+    assert 3 < took < 12

@@ -83,6 +83,7 @@ def test_a_few_bytes_now_and_then_are_not_enough(listening, monkeypatch):
     server, port = listening
     with connect(port) as connection:
         connection.sendall(GET)
+        assert connection.recv(9) == b"HTTP/1.1 "  # it is there
         ended = threading.Event()
 
         def trickle() -> None:

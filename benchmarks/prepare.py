@@ -3,7 +3,7 @@
     python benchmarks/prepare.py MODEL… [--size 512] [--rounds 15]
 
 As it is defined, with norms folded, with the ASPP summed too, without taps that meet no map (in torch only), and with
-the pictures' standard deviations in the first weights: in torch and in OpenVINO, bfloat16 where the processor has it,
+the first weights normalising: in torch and in OpenVINO, bfloat16 where the processor has it,
 in turns. That all give the same scores in float32 is asserted.
 """
 

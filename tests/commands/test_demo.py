@@ -15,6 +15,7 @@ def extra():
         pytest.importorskip(package, reason=f"{package} belongs to the extra 'demo'")
 
 
+@pytest.mark.slow
 def test_the_whole_demo_on_few_slices_and_once_more(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(brain_slices, "SLABS", FEW)
     out = tmp_path / "demo"

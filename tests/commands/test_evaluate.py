@@ -279,6 +279,7 @@ def test_the_crf_matrix_is_that_of_the_segmenters_masks(model, shapes):
     assert refined["confusion"] == expected.counts.tolist()
 
 
+@pytest.mark.slow
 def test_the_search_finds_settings_saves_them_and_says_what_they_give(results, model, shapes, tmp_path, capsys):
     out = tmp_path / "new" / "with_crf.safetensors"
     words = ["--split", "test", "--device", "cpu", "--crf-search", "--crf-images", "2", "--save-crf", str(out)]
@@ -297,6 +298,7 @@ def test_the_search_finds_settings_saves_them_and_says_what_they_give(results, m
     assert again["crf"] == found["crf"]
 
 
+@pytest.mark.slow
 def test_the_searched_settings_are_no_worse_than_any_of_the_grid_on_the_same_pictures(model, shapes):
     found = evaluate(model, shapes, split="test", crf_search=True, device="cpu")
     for weight, xy, rgb in ((3, 30, 3), (6, 100, 6), (4, 60, 5)):

@@ -218,6 +218,7 @@ def test_a_model_that_aligns_its_pictures_is_exported_though_some_are_aligned_al
     assert export(tmp_path / "aligned.safetensors", out=tmp_path / NAMES[format]).is_file()  # 129×97 among the sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["model.bin", "model.xml"], ["model.onnx"]])
 def test_int8_is_measured_beside_the_original(names, model, shapes, tmp_path, capsys):
     pytest.importorskip("nncf")
@@ -235,6 +236,7 @@ def test_int8_is_measured_beside_the_original(names, model, shapes, tmp_path, ca
     assert abs(scores[0] - scores[1]) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".xml", ".onnx"])
 def test_what_stays_in_floats_is_named(suffix, model, tmp_path):
     pytest.importorskip("nncf")
@@ -249,6 +251,7 @@ def test_what_stays_in_floats_is_named(suffix, model, tmp_path):
     assert set(kept[1]) < set(kept[2])
 
 
+@pytest.mark.slow
 def test_an_int8_file_that_is_worse_is_not_written(model, shapes, tmp_path, monkeypatch):
     pytest.importorskip("nncf")
     spoiled = model_file.load(model)

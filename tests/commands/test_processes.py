@@ -84,6 +84,7 @@ def frozen(tiny, **changes):
     return tiny(model__arguments=arguments, train__epochs=2, optim__name="sgd", **changes)
 
 
+@pytest.mark.slow
 def test_three_processes_learn_what_one_does(tiny, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -103,6 +104,7 @@ def test_three_processes_learn_what_one_does(tiny, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_three_is_the_uninterrupted_one(tiny, tmp_path):
     """Of three, because the sum of two is the same in any order."""
     for name in ("whole", "halved"):
@@ -122,6 +124,7 @@ def test_a_resumed_run_of_three_is_the_uninterrupted_one(tiny, tmp_path):
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_is_everyones(tiny, tmp_path):
     write_recipe(tiny(data__root=str(tmp_path / "absent")), tmp_path / "recipe.yaml")
     done = torchrun(2, "-m", "atrous", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"))
@@ -138,6 +141,7 @@ def test_a_schedulers_variables_alone_start_nothing(monkeypatch):
         assert joined == Processes()
 
 
+@pytest.mark.slow
 def test_the_scores_are_the_same_on_one_two_and_four_processes(model, shapes, tmp_path):
     found = []
     for count in (1, 2, 4):  # there are 3 pictures: with 4, one process has none

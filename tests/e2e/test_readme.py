@@ -17,6 +17,8 @@ from PIL import Image
 
 import atrous
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 #: Makes the quickstart short enough for a test; everything else runs as written.

@@ -42,6 +42,7 @@ def test_it_segments_a_picture_from_the_command_line(tmp_path, monkeypatch):
     assert np.asarray(mask).max() < 11
 
 
+@pytest.mark.slow
 def test_camvid_scores_what_its_card_says(shared):
     """In bfloat16 where that is fastest; the card's score is float32's."""
     stated = re.search(r"\*\*([01]\.\d{4})\*\*", (ZOO / "camvid.md").read_text())

@@ -141,6 +141,24 @@ def test_focal_of_one_logit():
     assert_same(CrossEntropy(focal=2.0)(scores, labels), -((1 - own) ** 2 * own.log()).mean(), scores)
 
 
+@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("focal", [1e-9, 0.25, 0.5, 1.0, 2.0])
+def test_focal_has_a_finite_gradient_where_a_pixel_costs_nothing(focal, smoothing, classes):
+    labels = torch.randint(0, max(classes, 2), (2, 9, 11), generator=torch.Generator().manual_seed(5)).byte()
+    labels[0, :2] = 255
+    truth = torch.where(labels == 255, 0, labels).long()
+    certain = F.one_hot(truth, max(classes, 2)).permute(0, 3, 1, 2).float()
+    certain = certain[:, 1:] * 2 - 1 if classes == 1 else certain
+    for size in (1e4, 60.0, 17.0, 8.0):  # from a likelihood that is exactly 1 to one just below
+        scores = (size * certain).requires_grad_()
+        value = CrossEntropy(focal=focal, label_smoothing=smoothing)(scores, labels)
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(scores.grad).all()
+        if not smoothing:
+            assert value.item() <= CrossEntropy()(scores, labels).item() + 1e-7
+
+
 @pytest.mark.parametrize("share", [0.05, 0.9, 1.0])
 def test_hard_pixels_are_the_unlikely_and_at_least_a_share(share):
     scores, labels = case()

@@ -140,6 +140,7 @@ def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(start, se
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_changed_file_replaces_the_model_while_it_answers(start, segmenter, other_model, streets, tmp_path):
     path = tmp_path / "streets.safetensors"
     shutil.copy(ZOO, path)

@@ -242,6 +242,7 @@ def test_a_download_disturbs_nothing(page, street, segmenter, streets):
     segment(page, street)  # the same file once more
 
 
+@pytest.mark.slow
 def test_a_replaced_model_brings_its_own_classes(browser, start, other_model, street, tmp_path):
     path = tmp_path / "streets.safetensors"
     shutil.copy(ZOO, path)

@@ -169,11 +169,7 @@ def test_a_file_converted_gives_what_litert_makes_of_it(tmp_path, size, output_s
     assert model.info.arguments["backbone"] == "google_mobilenetv2_025"
     assert model.info.arguments["output_stride"] == output_stride
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    runtime = interpreter.Interpreter(file, num_threads=1)
-    runtime.allocate_tensors()
-    runtime.set_tensor(runtime.get_input_details()[0]["index"], images.permute(0, 2, 3, 1).contiguous().numpy())
-    runtime.invoke()
-    expected = torch.from_numpy(runtime.get_tensor(runtime.get_output_details()[0]["index"])).permute(0, 3, 1, 2)
+    expected = run(interpreter.Interpreter(file, num_threads=1), images.permute(0, 2, 3, 1).contiguous().numpy())
     assert expected.std() > 0.05
     with torch.no_grad():
         torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
@@ -201,20 +197,77 @@ def test_weights_with_a_scale_per_channel_are_dequantised(tmp_path, writer, laye
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
-def test_a_quantised_input_says_its_own_preprocessing(tmp_path, writer):
+def quantise_input(writer: Writer, dtype: str, zero: int, scale: float = 1 / 128) -> None:
+    """Gives the network an integer input, which its first operator turns into floats."""
+    images = writer.graph.inputs[0]
+    given = writer.tensor("integers", writer.shape(images))
     record = schema.QuantizationParametersT()
-    record.scale, record.zeroPoint = [1 / 128], [127]
-    writer.graph.tensors[writer.graph.inputs[0]].type = 3
-    writer.graph.tensors[writer.graph.inputs[0]].quantization = record
-    model = convert(writer.write(tmp_path), source="tensorflow")
-    assert model.info.preprocessing.mean == (127.0,) * 3
-    assert model.info.preprocessing.std == (128.0,) * 3
+    record.scale, record.zeroPoint = [scale], [zero]
+    writer.graph.tensors[given].type = {"uint8": 3, "int8": 9, "int16": 7}[dtype]
+    writer.graph.tensors[given].quantization = record
+    writer.operator("DEQUANTIZE", [given], writer.shape(images), schema.DequantizeOptionsT(), "DequantizeOptions")
+    first = writer.graph.operators.pop()
+    first.outputs, writer.graph.inputs = [images], [given]
+    writer.graph.operators.insert(0, first)
+
+
+@pytest.mark.parametrize(("dtype", "zero", "mean"), [("uint8", 127, 127), ("int8", -1, 127), ("int8", 0, 128)])
+def test_an_integer_input_says_its_own_preprocessing(tmp_path, writer, dtype, zero, mean):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    quantise_input(writer, dtype, zero)
+    file = writer.write(tmp_path)
+    model = convert(file, source="tensorflow")
+    preprocessing = model.info.preprocessing
+    assert (preprocessing.mean, preprocessing.std) == ((mean,) * 3, (128.0,) * 3)
+    picture = np.random.default_rng(0).integers(0, 256, (33, 33, 3), np.uint8)
+    integers = picture if dtype == "uint8" else (picture.astype(int) - 128).astype(np.int8)
+    expected = run(interpreter.Interpreter(file, num_threads=1), integers[None])
+    normalised = (torch.from_numpy(picture).float().permute(2, 0, 1)[None] - mean) / 128
+    with torch.no_grad():
+        torch.testing.assert_close(model(normalised), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("int16", 1 / 128), ("uint8", 0.0), ("int8", -1.0)])
+def test_other_integer_inputs_are_refused(tmp_path, writer, dtype, scale):
+    quantise_input(writer, dtype, 0, scale)
+    with pytest.raises(AtrousError, match="its input has type number"):
+        convert(writer.write(tmp_path), source="tensorflow")
+
+
+def run(interpreter, images: np.ndarray) -> torch.Tensor:
+    """What a file gives for N×H×W×C images, as N×C×H×W."""
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    return torch.from_numpy(found).permute(0, 3, 1, 2)
+
+
+def test_half_pixel_centers_are_pytorchs(tmp_path, writer):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    last = writer.graph.operators[-1].builtinOptions
+    last.alignCorners, last.halfPixelCenters = False, True
+    file = writer.write(tmp_path)
+    model = convert(file, source="tensorflow")
+    assert model.info.arguments["align_corners"] is False
+    images = torch.randn(1, 3, 33, 33, generator=torch.Generator().manual_seed(0))
+    expected = run(interpreter.Interpreter(file, num_threads=1), images.permute(0, 2, 3, 1).contiguous().numpy())
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_first_tensorflows_corners_are_refused_unless_their_shift_is_accepted(tmp_path, writer):
+    writer.graph.operators[-1].builtinOptions.alignCorners = False
+    file = writer.write(tmp_path)
+    with pytest.raises(AtrousError, match="neither align_corners nor half_pixel_centers"):
+        convert(file, source="tensorflow")
+    assert convert(file, source="tensorflow", align_corners=False).info.arguments["align_corners"] is False
 
 
 def test_the_general_reader_hands_over_what_the_graph_says(tmp_path, writer):
     file = read(writer.write(tmp_path))
     assert file.config["output_stride"] == 16
-    assert file.config["align_corners"] is True
+    assert file.config["corners"] == "aligned"
     assert file.config["dilations"]["MobilenetV2/expanded_conv_16/depthwise"] == 2
     assert tensorflow.recognises(file)
     assert convert(tmp_path / "it.tflite").info.provenance["source"] == "tensorflow"

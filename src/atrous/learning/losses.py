@@ -164,8 +164,9 @@ def _summed(
         )
     each = _each(scores, labels, smoothing, weights)
     if focal:
-        likely = torch.exp(-_each(scores, labels, 0.0))
-        each = each * (1 - likely).clamp(min=0) ** focal
+        # 1 − p, kept above 0: the derivative of 0^γ is infinite for γ < 1, and times a loss of 0 it is NaN.
+        unlikely = -torch.expm1(-_each(scores, labels, 0.0))
+        each = each * unlikely.clamp(min=torch.finfo(unlikely.dtype).tiny) ** focal
     return (each if counted is None else each * counted).sum()
 
 

@@ -98,7 +98,7 @@ def read_tflite(path: str | Path) -> Foreign:
 
     Returns:
         `state`: `<layer>/weights` (O×kh×kw×I) or `<layer>/depthwise_weights` (1×kh×kw×C), and `<layer>/bias`, float32.
-        `config`: "output_stride" (the product of the backbone's strides), "align_corners" of the last resize,
+        `config`: "output_stride" (the product of the backbone's strides), "corners" of the last resize,
         "input_size" (H, W), whether it is "quantised", "mean" and "std" of the input, and by layer "strides",
         "dilations" and "activations".
 
@@ -121,10 +121,10 @@ def read_tflite(path: str | Path) -> Foreign:
     mean, std = MEAN, STD
     if graph.input_scale is not None:
         scale, zero = graph.input_scale
-        mean, std = zero, 1 / scale if scale > 0 else STD
+        mean, std = zero, 1 / scale
     config = {
         "output_stride": math.prod(stride for layer, stride in strides.items() if layer.startswith("MobilenetV2/")),
-        "align_corners": graph.align_corners,
+        "corners": graph.corners,
         "input_size": graph.input_shape[1:3],
         "quantised": graph.input_scale is not None,
         "mean": mean,
@@ -175,6 +175,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     config = foreign.config
     if "strides" in config:
         _check_geometry(config)
+    if config.get("corners") == "top_left" and "align_corners" not in given:
+        raise AtrousError(
+            "its last resize has neither align_corners nor half_pixel_centers (TensorFlow 1's default), which is not "
+            "imitated: masks would shift by up to half a cell of the features. Export it with one of the two, or "
+            "accept the shift in Python: atrous.convert(file, align_corners=False)."
+        )
     renamed, left_over = translate(foreign.state, KEYS)
     state = _with_norms(_torch_layout(renamed))
     last, projection, classifier, stem = (
@@ -198,7 +204,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "multi_grid": (1, 1, 1),
         "norm": HEAD_NORM,
         "dropout": 0.1,
-        "align_corners": config.get("align_corners", True) is not False,
+        "align_corners": config.get("corners") != "half_pixel",
     }
     return Adapted(
         architecture="deeplabv3",

@@ -26,7 +26,9 @@ MOST_OPERATORS = 5_000
 
 #: TensorType → NumPy's type, of what convolutions are made of.
 DTYPES = {0: "<f4", 2: "<i4", 3: "u1", 9: "i1"}
-FLOAT32, UINT8 = 0, 3
+FLOAT32, UINT8, INT8 = 0, 3, 9
+#: What is added to an integer input to get a picture of 0–255.
+FROM_UINT8 = {UINT8: 0, INT8: 128}
 #: BuiltinOperator and BuiltinOptions.
 CONV_2D, DEPTHWISE_CONV_2D, RESIZE_BILINEAR = 3, 4, 23
 #: ActivationFunctionType and Padding.
@@ -67,15 +69,18 @@ class Graph:
     Attributes:
         convolutions: in order of execution.
         input_shape: N, H, W, C of the input.
-        input_scale: (scale, zero point) of a quantised input, whose real values are scale · (x − zero point);
-            None where the input is float.
-        align_corners: of the last bilinear resize; None where there is none.
+        input_scale: (scale, zero point) of a quantised input, whose real values are scale · (x − zero point) for a
+            picture x of 0–255; an int8 input takes x − 128, which the zero point here includes. None where the input
+            is float.
+        corners: how the last bilinear resize places its pixels, "aligned" (the outer pixels' centres meet),
+            "half_pixel" (the outer edges meet, as PyTorch does) or "top_left" (the first pixels' centres meet,
+            TensorFlow 1's default); None where there is none.
     """
 
     convolutions: tuple[Convolution, ...]
     input_shape: tuple[int, ...]
     input_scale: tuple[float, float] | None
-    align_corners: bool | None
+    corners: str | None
 
 
 def read_graph(path: Path) -> Graph:
@@ -134,7 +139,7 @@ class _File:
             self._convolution(code, operator) for code, operator in operators if code in (CONV_2D, DEPTHWISE_CONV_2D)
         )
         resizes = [operator for code, operator in operators if code == RESIZE_BILINEAR]
-        return Graph(convolutions, shape, scale, _aligns(resizes[-1]) if resizes else None)
+        return Graph(convolutions, shape, scale, _corners(resizes[-1]) if resizes else None)
 
     def _operators(self) -> Iterator[tuple[int, Any]]:
         count = self.subgraph.OperatorsLength()
@@ -153,9 +158,14 @@ class _File:
             raise AtrousError(f"{self.name} has a graph without input.")
         tensor = self._tensor(self.subgraph.Inputs(0))
         scale, zero = self._quantisation(tensor)
-        if tensor.Type() == FLOAT32 or scale is None:
+        if tensor.Type() == FLOAT32:
             return self._shape(tensor), None
-        return self._shape(tensor), (float(scale[0]), float(zero[0]))
+        if tensor.Type() not in FROM_UINT8 or scale is None or not scale[0] > 0:
+            raise AtrousError(
+                f"{self.name}: its input has type number {tensor.Type()} and the scale {scale}; "
+                "read are float32, and uint8 or int8 with a scale above 0. Export the model with one of these inputs."
+            )
+        return self._shape(tensor), (float(scale[0]), float(zero[0]) + FROM_UINT8[tensor.Type()])
 
     def _convolution(self, code: int, operator: Any) -> Convolution:
         options = _options(operator, code)
@@ -263,5 +273,8 @@ def _options(operator: Any, code: int) -> Any:
     return options
 
 
-def _aligns(resize: Any) -> bool:
-    return _options(resize, RESIZE_BILINEAR).AlignCorners()
+def _corners(resize: Any) -> str:
+    options = _options(resize, RESIZE_BILINEAR)
+    if options.AlignCorners():
+        return "aligned"
+    return "half_pixel" if options.HalfPixelCenters() else "top_left"

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import atrous
 from atrous.errors import AtrousError, unknown_name
 
+_python_shows = warnings.showwarning
 COMMANDS = Path(__file__).parent / "commands"
 
 USAGE = """usage: atrous VERB [arguments]
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that spin as long as OpenMP lets them slow training up to tenfold as soon as anything else wants a
     # core: another program, or our own data workers. Read when torch is imported, so set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    warnings.showwarning = _show_warning
     try:
         return _run(words[0], words[1:])
     except AtrousError as error:
@@ -63,6 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"atrous: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
+
+
+def _show_warning(message: Any, category: type[Warning], *place: Any) -> None:
+    """Prints a warning of ours as a sentence, and others as Python does."""
+    if category.__module__.startswith("atrous."):
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *place)
 
 
 def verbs() -> dict[str, str]:

@@ -96,6 +96,11 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     if fresh and init is not None:
         console.print(escape(start_from(model, model_file.load(init))))
     statistics = recipe.data.statistics
+    if fresh and statistics == "pretrained" and first.dtype != np.uint8:
+        raise AtrousError(
+            f"data.statistics is pretrained, whose means are for 8-bit pictures, 0–255, and these hold {first.dtype}: "
+            "use fit, which measures them, or auto."
+        )
     if fresh and (statistics == "fit" or (statistics == "auto" and first.dtype != np.uint8)):
         mean, std = channel_statistics(dataset, recipe.data.train, channels)
         model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))

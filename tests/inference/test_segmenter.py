@@ -10,7 +10,7 @@ from PIL import Image
 import atrous
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
-from atrous.inference.segmenter import Segmenter, as_array, to_depth
+from atrous.inference.segmenter import Segmenter, as_array
 
 CLASSES = {
     "classes": ("sky", "road", "tree"),
@@ -272,15 +272,6 @@ def test_what_is_no_picture_for_this_model_is_refused(segmenter, given, message)
 def test_unknown_devices_and_precisions_are_refused(options):
     with pytest.raises(AtrousError, match="unknown"):
         Segmenter(make(), **options)
-
-
-def test_depth_is_kept_where_it_fits_and_rounds_where_not():
-    values = np.array([[[0, 256, 257, 65535]]], np.uint16)
-    assert to_depth(values, "uint16") is values
-    assert to_depth(values, "float32") is values
-    assert to_depth(values, "uint8").tolist() == [[[0, 1, 1, 255]]]
-    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    assert np.array_equal(to_depth(to_depth(every, "uint16"), "uint8"), every)
 
 
 def test_a_crf_refines_the_probabilities_of_the_whole_picture(segmenter, picture):

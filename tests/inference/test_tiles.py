@@ -302,7 +302,7 @@ class Small:
     """A segmenter whose device holds 300×300 px."""
 
     pools, scales = True, (1.0,)
-    prepare = staticmethod(lambda image: image)
+    prepare = staticmethod(lambda image, whole: image)
 
     def __init__(self, segmenter: Segmenter, error: Exception) -> None:
         self.info, self.engine, self.crf, self.error = segmenter.info, segmenter.engine, None, error

@@ -22,7 +22,8 @@ from atrous.data.pictures import to_channels
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference import deployed, exported, quantised
 from atrous.inference.pipeline import Pipeline
-from atrous.inference.segmenter import Segmenter, as_array, to_depth
+from atrous.inference.segmenter import Segmenter, as_array
+from atrous.inference.value_range import to_depth
 from atrous.learning.crf_search import evenly
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
@@ -122,7 +122,7 @@ class AnySize:
             except (MemoryError, RuntimeError) as error:
                 looked = self._smaller(error, looked)
             self._free()
-        return before + segment_tiles(
+        work = before + segment_tiles(
             lambda image, valid: self._segment(image, valid, self._ran_out_above, pooled=pooled),
             prepared,
             sink,
@@ -132,6 +132,9 @@ class AnySize:
             self._grid,
             seen,
         )
+        if prepared.largest:
+            self.segmenter.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]))
+        return work
 
     def _seen(self, height: int, width: int) -> tuple[int, int] | None:
         """The sides that the network sees of a whole picture, where it sees it resized and at one scale."""
@@ -251,13 +254,19 @@ class _Prepared:
 
     source: Source
     segmenter: Segmenter
+    #: The largest value read so far, by dtype, where it is not the model's.
+    largest: dict[str, float] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.source.shape
 
     def read(self, window: Window) -> np.ndarray:
-        image, valid = self.segmenter.prepare(self.source.read(window)), self.source.valid(window)
+        read, valid = self.source.read(window), self.source.valid(window)
+        if read.size and read.dtype.name != self.segmenter.info.preprocessing.dtype:
+            name = read.dtype.name
+            self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
+        image = self.segmenter.prepare(read, whole=False)
         if valid is None or valid.all():
             return image
         return np.where(valid[..., None], image, np.asarray(self.segmenter.info.preprocessing.mean, image.dtype))

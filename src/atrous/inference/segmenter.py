@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -18,6 +19,7 @@ from atrous.inference import exported
 from atrous.inference.engine import NotConvertible, choose
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
+from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
 from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class Segmenter:
             None for the model's own.
         crf: refines the probabilities at the picture's full size before the mask is taken: a CRF, or its settings as
             `crf.settings.make_crf` reads them, such as "model" or "deeplabv2"; None for none.
+        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's type, such as
+            (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' type.
 
     Attributes:
         info: of the model.
@@ -77,12 +81,15 @@ class Segmenter:
         flip: bool = False,
         output_stride: int | None = None,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
+        range: Sequence[float] | None = None,
     ) -> None:
         views_of(scales, flip)  # a mistake there is named before the model is loaded
         given = Path(model) if isinstance(model, str | Path) else model
         if output_stride is not None:
             given = _with_output_stride(given, output_stride)
         self.info: Info = given.info if not isinstance(given, Path) else _info_of(given)
+        self._range = check_range(range, self.info.preprocessing)
+        self._doubts: set[str] = set()
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
         of_file = isinstance(model, str | Path)
         self._runner = _runner_for(given, self.info, engine, device, precision, of_file)
@@ -156,13 +163,39 @@ class Segmenter:
 
             self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C as read → H×W×C with the channels and the value range the model was trained on."""
+    def prepare(self, image: np.ndarray, *, whole: bool = True) -> np.ndarray:
+        """H×W×C as read → H×W×C with the channels and the value range the model was trained on.
+
+        Args:
+            image: as read.
+            whole: whether this is a whole picture, whose largest value tells whether its range is the model's.
+
+        Warns:
+            PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
+        """
         preprocessing = self.info.preprocessing
         channels = len(preprocessing.mean)
         if image.shape[0] == channels and image.shape[2] not in (1, 3, 4, channels):
             raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
-        return to_depth(to_channels(image, channels), preprocessing.dtype)
+        image = to_channels(image, channels)
+        if self._range is not None:
+            return scale_range(image, self._range, preprocessing.dtype)
+        if whole and image.dtype.name != preprocessing.dtype and image.size:
+            self.warn_of_values(image.dtype.name, float(image.max()))
+        return to_depth(image, preprocessing.dtype)
+
+    def warn_of_values(self, dtype: str, largest: float) -> None:
+        """Warns, once for each doubt, where a picture's values may not mean what the model takes them for.
+
+        Args:
+            dtype: of the picture as read.
+            largest: value in it.
+        """
+        sentence = doubt(dtype, largest, self.info.preprocessing) if self._range is None else None
+        kind = (sentence or "").partition(":")[0]
+        if sentence is not None and kind not in self._doubts:
+            self._doubts.add(kind)
+            warnings.warn(sentence, PictureWarning, stacklevel=3)
 
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
@@ -310,17 +343,3 @@ def _pixels(picture: Image.Image) -> np.ndarray:
         fits = values.dtype.kind != "f" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
         return values.astype(np.uint16 if fits else np.float32)
     return np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
-
-
-def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
-    """Rescales between 8 and 16 bits where a picture's type is not the model's; float passes as it is."""
-    given = image.dtype.name
-    if given == dtype or dtype == "float32":
-        return image
-    factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
-    if (given, dtype) not in factors:
-        raise AtrousError(
-            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
-            f"scale it to that range and give it as {dtype}."
-        )
-    return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)

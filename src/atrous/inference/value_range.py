@@ -1,0 +1,115 @@
+"""Pixel values in the range that a model was trained on: 8 and 16 bits, a given range, and what is doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from atrous.errors import AtrousError
+from atrous.models.info import Preprocessing
+
+#: Largest values of the depths that cameras and scanners store in 16 bits.
+STORED_IN_16_BITS = (255, 1023, 4095, 16383)
+
+
+class PictureWarning(UserWarning):
+    """A picture's values may not mean what the model takes them for."""
+
+
+def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
+    """Rescales between 8 and 16 bits where a picture's type is not the model's; for a float model values stay.
+
+    Args:
+        image: H×W×C of uint8, uint16 or float32.
+        dtype: of the model's pictures: uint8, uint16 or float32.
+
+    Raises:
+        AtrousError: float32 for a model of integers, whose range nobody knows.
+    """
+    given = image.dtype.name
+    if given == dtype:
+        return image
+    if dtype == "float32":
+        return image.astype(np.float32)
+    factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
+    if (given, dtype) not in factors:
+        raise AtrousError(
+            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
+            f"scale it to that range and give it as {dtype}, or say which values are black and white: "
+            "predict --range LOW,HIGH, in Python Segmenter(range=(LOW, HIGH))."
+        )
+    return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
+
+
+def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessing) -> tuple[float, float] | None:
+    """A range of values as two numbers.
+
+    Args:
+        value_range: the values that become 0 and the largest of the model's type; None for none.
+        preprocessing: of the model.
+
+    Raises:
+        AtrousError: not two finite numbers, the lower first, or a model of float32 pictures.
+    """
+    if value_range is None:
+        return None
+    given = tuple(float(value) for value in value_range)
+    if len(given) != 2 or not np.isfinite(given).all() or not given[0] < given[1]:
+        raise AtrousError(f"range is two numbers, the lower first, such as 0,4095; got {','.join(map(str, given))}.")
+    if preprocessing.dtype == "float32":
+        raise AtrousError(
+            "range scales to 8 or 16 bits, and this model was trained on float32 pictures, whose values are taken "
+            "as they are: leave range out, and give values in the unit of its training pictures."
+        )
+    return given[0], given[1]
+
+
+def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str) -> np.ndarray:
+    """Scales a range of values to a model's: its lower end becomes 0, its upper end the largest value of the type.
+
+    Args:
+        image: H×W×C of uint8, uint16 or float32; values outside of the range become the nearest within; NaN becomes 0.
+        value_range: (lower, upper).
+        dtype: uint8 or uint16.
+
+    Returns:
+        H×W×C of ``dtype``.
+    """
+    low, high = value_range
+    most = np.iinfo(dtype).max
+    scaled = (image.astype(np.float32) - np.float32(low)) * np.float32(most / (high - low))
+    return np.nan_to_num(scaled.clip(0, most), nan=0.0).round().astype(dtype)
+
+
+def doubt(given: str, largest: float, preprocessing: Preprocessing) -> str | None:
+    """A sentence where a picture's values may not mean what the model takes them for.
+
+    Args:
+        given: the picture's dtype: uint8, uint16 or float32.
+        largest: its largest value.
+        preprocessing: of the model.
+
+    Returns:
+        The sentence, with the scaling that would be right where one can be told; None where nothing is doubtful.
+    """
+    wanted = preprocessing.dtype
+    if (given, wanted) == ("uint16", "uint8") and 0 < largest <= STORED_IN_16_BITS[-1]:
+        likely = next(most for most in STORED_IN_16_BITS if largest <= most)
+        return (
+            f"16-bit pictures for a model of 8-bit ones: values reach only {largest:g} of 65535, and 65535 counts as "
+            f"white. If {likely} is white, give --range 0,{likely} (in Python Segmenter(range=(0, {likely})))."
+        )
+    brightest = max(mean + 3 * std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
+    if (given, wanted) == ("uint8", "uint16") and brightest <= STORED_IN_16_BITS[-1]:
+        return (
+            f"8-bit pictures for a model of 16-bit ones, whose training pictures reached about {brightest:.0f}: 255 "
+            f"becomes 65535, far brighter. If 255 is to become {brightest:.0f}, scale the pictures and give uint16."
+        )
+    if wanted == "float32" and given != "float32":
+        means = ", ".join(f"{mean:.3g}" for mean in preprocessing.mean[:4])
+        return (
+            f"{given} pictures for a model of float32 ones: values are taken as they are. The training pictures had "
+            f"the mean {means}; if that is another unit, scale the pictures and give float32."
+        )
+    return None

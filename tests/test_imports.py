@@ -13,10 +13,12 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"errors"}
+LOW = {"errors", "atomic_write", "outputs"}
 ALLOWED = {
     "errors": set(),
-    "console": set(),
+    "atomic_write": set(),
+    "outputs": {"errors", "atomic_write"},
+    "console": LOW,
     "charts": LOW,
     "device": LOW,
     "crf": LOW,

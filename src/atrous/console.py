@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from atrous.outputs import save_json
 
 #: Sentences go to standard output; nothing is highlighted or cut that a person may want to copy.
 console = Console(highlight=False, soft_wrap=True)
@@ -54,13 +55,12 @@ def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
         )
 
 
-def write_json(results: Any, path: Path) -> None:
-    """Writes results for machines to read, and says where.
+def write_json(results: dict[str, Any], path: Path) -> None:
+    """Writes results for machines to read, atomically and with our mark, and says where.
 
     Args:
         results: plain dicts, lists, strings and numbers.
         path: the file; its folder is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_json(results, path)
     console.print(f"written: {escape(str(path))}")

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atrous.atomic_write import atomic_path
 from atrous.errors import AtrousError
+from atrous.outputs import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
-
-#: A header longer than this is no model's (safetensors' own limit is 100 MB).
-MAX_HEADER_BYTES = 16 * 2**20
 
 
 def save(model: SegmentationModel, path: str | Path, *, half: bool = False) -> None:
@@ -87,24 +84,18 @@ def _halved(name: str, weight: Tensor) -> Tensor:
     return halved
 
 
-def check_target(path: Path, name: str) -> None:
-    """Before long work: whether a model may be written there; another model may be replaced, nothing else.
+def check_name(path: Path, flag: str) -> None:
+    """Before long work: whether a path is named as a model file is.
 
     Args:
-        path: where.
-        name: of the argument that said so.
+        path: where a model is to be written.
+        flag: the argument that said so.
 
     Raises:
-        AtrousError: no model file's name, or a file that is none.
+        AtrousError: its name does not end in .safetensors.
     """
     if path.suffix != ".safetensors":
-        raise AtrousError(f"{name} is {path}; a model file's name ends in .safetensors.")
-    if not path.exists():
-        return
-    try:
-        read_info(path)
-    except AtrousError as error:
-        raise AtrousError(f"{path} exists and is no model file of atrous; give another name for {name}.") from error
+        raise AtrousError(f"{flag} is {path}; a model file's name ends in .safetensors.")
 
 
 def read_info(path: str | Path) -> Info:
@@ -134,23 +125,13 @@ def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], p
     """
     from safetensors.torch import save as to_bytes
 
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(to_bytes(dict(tensors), metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # tempfile makes private files; this one is to be shared
-        temporary.replace(path)
+        with atomic_path(path, sync=True) as part:
+            part.write_bytes(to_bytes(dict(tensors), metadata))
     except OSError as error:
         raise AtrousError(
             f"cannot write {path}: {error.strerror or error}. The file before it is untouched."
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def _read_metadata(path: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,9 +16,33 @@ from typing import Any, TypeGuard
 import numpy as np
 import yaml
 
+from atrous.atomic_write import remove_unfinished
 from atrous.errors import AtrousError
+from atrous.outputs import (
+    Output,
+    check_outputs,
+    is_our_json,
+    is_our_metrics,
+    is_our_model,
+    is_our_page,
+    safetensors_metadata,
+)
 
 Record = dict[str, Any]
+
+#: Where a run keeps what is needed to go on.
+CHECKPOINT = Path("checkpoints") / "last.safetensors"
+#: The files that a training writes into its folder, beside TensorBoard's and the lock.
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "best.safetensors",
+    "doctor.json",
+    "evaluation.json",
+    "report.html",
+    "wandb-id",
+    str(CHECKPOINT),
+)
 
 # What is read of each class in evaluation.json.
 _CLASS_FIELDS = {"name", "color", "iou", "dice", "accuracy", "pixels_true"}
@@ -98,8 +122,7 @@ def new_run(out: Path | None, name: str) -> Path:
     Raises:
         AtrousError: there is a run already, or the folder cannot be made.
     """
-    if out is not None and (out / "config.yaml").exists():
-        raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or give another --out.")
+    check_new_run(out, [], overwrite=True)  # again, with what others may have written since the work began
     run, number = out or Path("runs") / name, 2
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +132,7 @@ def new_run(out: Path | None, name: str) -> Path:
                 break
             except FileExistsError:
                 run, number = Path("runs") / f"{name}-{number}", number + 1
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (run / CHECKPOINT.parent).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AtrousError(f"cannot make the run's folder {run}: {error.strerror}.") from error
     return run
@@ -130,7 +153,7 @@ def held(run: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with (run / "checkpoints" / "lock").open("w") as lock:
+    with (run / CHECKPOINT.parent / "lock").open("a") as lock:  # not "w", which would empty a file
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks outlive us in the data workers
         except BlockingIOError as error:
@@ -140,11 +163,77 @@ def held(run: Path) -> Iterator[None]:
         yield
 
 
-def remove_halves(run: Path) -> None:
-    """Removes the files that a killed training was in the middle of writing; nobody else may be training there."""
-    for folder in (run, run / "checkpoints"):
-        for half in folder.glob("*.part"):
-            half.unlink(missing_ok=True)
+def remove_unfinished_files(run: Path) -> None:
+    """Removes the temporary files of a killed training, and nothing else; nobody else may be training there."""
+    for folder in (run, run / CHECKPOINT.parent):
+        remove_unfinished(folder, [Path(name).name for name in RUN_FILES])
+
+
+def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | None]], *, overwrite: bool) -> None:
+    """Refuses, before the work, a folder in which a new run would replace anything.
+
+    Args:
+        out: the run's folder, there or not; None for a new one.
+        inputs: what the training reads, as `check_outputs` takes it.
+        overwrite: replace files in a folder that holds no run; inputs are never replaced.
+
+    Raises:
+        AtrousError: there is a run, or a file that the run would replace, or the folder is the data set's.
+    """
+    if out is None:
+        return
+    given = list(inputs)
+    other = f"give another --out, such as {_free_name(out)}"
+    if (out / "config.yaml").exists():
+        raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or {other}.")
+    for words, path in given:
+        if path is not None and Path(path).is_dir() and out.is_dir() and out.samefile(path):
+            raise AtrousError(f"out is {out}, the folder of {words}: {other}.")
+    files = [out / name for name in RUN_FILES]
+    try:
+        outputs = [Output("out", file, "file of this run", _holds_no_training, out) for file in files]
+        check_outputs("this run", outputs, given, overwrite=overwrite)
+    except AtrousError as error:
+        raise AtrousError(f"{error} For the run, {other}.") from error
+    for folder in (out / CHECKPOINT.parent, out / "tensorboard"):
+        if folder.exists() and not folder.is_dir():
+            raise AtrousError(f"{folder} is a file, where the run needs a folder: {other}.")
+
+
+def check_resumed_run(run: Path, *, overwrite: bool) -> None:
+    """Refuses, before the work, to go on in a folder where files that atrous did not write have the names of a run's.
+
+    Args:
+        run: the run's folder.
+        overwrite: replace them.
+
+    Raises:
+        AtrousError: there is such a file.
+    """
+    is_ours = {
+        "metrics.jsonl": is_our_metrics,
+        "best.safetensors": is_our_model,
+        "evaluation.json": is_our_json,
+        "doctor.json": is_our_json,
+        "report.html": is_our_page,
+    }
+    outputs = [Output("out", run / name, "file of a run", test, run) for name, test in is_ours.items()]
+    check_outputs("this run", outputs, [], overwrite=overwrite)
+
+
+def _holds_no_training(file: Path) -> bool:
+    """Whether a file is the checkpoint of a training that was killed before its first step."""
+    try:
+        return json.loads(safetensors_metadata(file)["atrous-checkpoint"])["progress"]["step"] == 0
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _free_name(folder: Path) -> Path:
+    number = 2
+    while (named := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return named
 
 
 def read_run(folder: Path) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,16 @@ from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.views import full_size
 from atrous.learning.calibration import Reliability, fit_temperature, reliability
+from atrous.outputs import (
+    JSON_KEY,
+    MARK,
+    check_outputs,
+    json_output,
+    model_inputs,
+    model_output,
+    picture_output,
+    save_picture,
+)
 
 #: Numbers kept in memory: of each picture equally many pixels are drawn.
 MOST_VALUES = 5_000_000
@@ -37,6 +47,7 @@ def calibrate(
     chart: Path | None = None,
     json: Path | None = None,
     device: str = "auto",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure how far a model's confidence can be trusted, and mend it by a temperature.
 
@@ -53,6 +64,7 @@ def calibrate(
         chart: picture to write, .png: the reliability diagrams before and after.
         json: file to write the results to.
         device: auto, cpu, cuda, cuda:N or mps.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
         The results, as written by --json: at the "stored" and the "fitted" temperature, each with "temperature",
@@ -64,17 +76,19 @@ def calibrate(
     if is_exported(model):
         raise AtrousError(f"{model} is an exported file, which cannot be changed: calibrate the model file.")
     if out is not None:
-        model_file.check_target(out, "out")
-        if out.exists() and Path(model).exists() and out.samefile(model):
-            raise AtrousError(f"out is {out}, the model itself; give another name. Inputs are never overwritten.")
-    if chart is not None:
-        if chart.suffix != ".png":
-            raise AtrousError(f"chart is {chart}; its name must end in .png.")
-        chart.parent.mkdir(parents=True, exist_ok=True)
-    segmenter = Segmenter(model, engine="torch", device=device, precision="float32")
-    warn_if_fresh(segmenter.info.provenance)
+        model_file.check_name(out, "out")
+    if chart is not None and chart.suffix != ".png":
+        raise AtrousError(f"chart is {chart}; its name must end in .png.")
     dataset = open_dataset(data, layout)
     items = dataset.split(split)
+    check_outputs(
+        "calibrate",
+        [model_output("out", out), picture_output("chart", chart), json_output("json", json)],
+        [*model_inputs(model), ("the data set", data), *_files_of(items)],
+        overwrite=overwrite,
+    )
+    segmenter = Segmenter(model, engine="torch", device=device, precision="float32")
+    warn_if_fresh(segmenter.info.provenance)
     logits, labels = drawn_pixels(segmenter, dataset, items)
     fitted = fit_temperature(logits, labels)
     found = {
@@ -82,6 +96,7 @@ def calibrate(
         for name, temperature in (("stored", segmenter.info.temperature), ("fitted", fitted))
     }
     results = {
+        JSON_KEY: MARK,
         "model": str(model),
         "data": str(Path(data).resolve()),
         "split": split,
@@ -95,7 +110,7 @@ def calibrate(
             (f"T = {heat:.3f} ({name}), error {100 * one.ece:.1f} points", one.pixels, one.confidence, one.accuracy)
             for name, (heat, one) in found.items()
         ]
-        charts.reliability_picture(panels).save(chart)
+        save_picture(charts.reliability_picture(panels), chart)
         console.print(f"written: {escape(str(chart))}")
     if out is not None:
         loaded = model_file.load(model)
@@ -105,6 +120,13 @@ def calibrate(
     if json is not None:
         write_json(results, json)
     return results
+
+
+def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
+    """The pictures and masks as inputs: a mask that `predict` wrote has the mark of a chart."""
+    for item in items:
+        yield "a picture of the split", item.image
+        yield "a mask of the split", item.mask
 
 
 def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from atrous.console import console, write_json
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Info, SegmentationModel
+from atrous.outputs import check_outputs, json_output, model_output
 from atrous.weights import foreign, sources
 from atrous.weights.adapted import Adapted, check_fits, check_values, some
 from atrous.weights.foreign import Foreign
@@ -32,6 +33,7 @@ def convert(
     in_channels: int | None = None,
     classes: Path | None = None,
     json: Path | None = None,
+    overwrite: bool = False,
     **arguments: Any,
 ) -> SegmentationModel:
     """Make a model of a checkpoint from another library, with the same pixels as there.
@@ -51,6 +53,7 @@ def convert(
         in_channels: C of the pictures, for files that hold a backbone alone.
         classes: a classes.yaml with names and colours, one for each output.
         json: file for the report: what was converted, left over and stays fresh.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
         arguments: of the architecture's class, in Python only, such as dropout.
 
     Returns:
@@ -59,8 +62,8 @@ def convert(
     Raises:
         AtrousError: not a checkpoint, not of this source, not complete, or nothing may be written there.
     """
+    _check_targets(file, out, json, classes, overwrite)
     table = ClassTable.from_yaml(classes) if classes is not None else None
-    _check_targets(file, out, json)
     read = foreign.read(file) if isinstance(file, str | Path) else foreign.from_state_dict(file)
     source = source or sources.guess(read)
     named = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
@@ -79,25 +82,26 @@ def convert(
     return model
 
 
-def _check_targets(file: Path | Mapping[str, Any], out: Path | None, json: Path | None) -> None:
+def _check_targets(
+    file: Path | Mapping[str, Any], out: Path | None, json: Path | None, classes: Path | None, overwrite: bool
+) -> None:
     """Before the work: whether the model and its report may be written there."""
+    if out is not None:
+        model_file.check_name(Path(out), "out")
     inputs = [Path(file)] if isinstance(file, str | Path) else []
-    inputs += [folder / name for folder in inputs for name in (*foreign.FOLDER_FILES, *foreign.FOLDER_RECORDS)]
-    for name, target in (("out", out), ("json", json)):
-        if target is not None and any(_same(Path(target), path) for path in inputs):
-            raise AtrousError(
-                f"{name} is {target}, the file to convert; give another name. Inputs are never overwritten."
-            )
-    if out is None:
-        return
-    out = Path(out)
-    if json is not None and (out.absolute() == Path(json).absolute() or _same(out, Path(json))):
-        raise AtrousError(f"out and json are both {out}; give the report another name.")
-    model_file.check_target(out, "out")
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
+    beside = [path.parent for path in inputs if path.name in foreign.FOLDER_FILES]
+    inputs += [
+        folder / name
+        for folder in (*inputs, *beside)
+        for name in (*foreign.FOLDER_FILES, *foreign.FOLDER_RECORDS)
+        if folder.is_dir()
+    ]
+    check_outputs(
+        "convert",
+        [model_output("out", out), json_output("json", json)],
+        [*(("the file to convert", path) for path in inputs), ("the class table", classes)],
+        overwrite=overwrite,
+    )
 
 
 def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:

@@ -19,13 +19,20 @@ from atrous.data.dataset import CLASSES_FILE, open_dataset
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Data, Model, Optim, Recipe, Train
+from atrous.outputs import check_outputs, json_output, picture_output
+from atrous.run_folder import CHECKPOINT, check_new_run, check_resumed_run
 
 #: Enough for a test mIoU above 0.8 in under four minutes on two cores.
 EPOCHS = 20
 
 
 def demo(
-    *, out: Path = Path("runs/demo"), epochs: int = EPOCHS, device: str = "auto", json: Path | None = None
+    *,
+    out: Path = Path("runs/demo"),
+    epochs: int = EPOCHS,
+    device: str = "auto",
+    json: Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write, examine, learn, measure and predict slices of a brain, and report on all of it.
 
@@ -37,14 +44,17 @@ def demo(
         epochs: passes over the training slices, ≥ 1.
         device: auto, cpu, cuda, cuda:N or mps.
         json: file for the test scores, the model's and those of the two thresholds.
+        overwrite: replace files that atrous did not write, too; never the slices.
 
     Returns:
         The report, one HTML page about the test slices.
 
     Raises:
-        AtrousError: a package of the extra 'demo' is missing, or the run's folder is unusable.
+        AtrousError: a package of the extra 'demo' is missing, the run's folder is unusable, or files in it that
+            atrous did not write would be replaced.
     """
     data, model = out / "data", out / "best.safetensors"
+    _check(out, json, overwrite)
 
     _say("1 of 6", f"data: slices of a brain in {data}")
     dataset = open_dataset(data) if (data / CLASSES_FILE).exists() else write_brain_slices(data)
@@ -54,17 +64,17 @@ def demo(
         raise AtrousError(f"{data} is damaged. Remove it, and the demo writes it anew.")
 
     _say("3 of 6", f"atrous train {out / 'config.yaml'}")
-    _train_or_go_on(demo_recipe(data, epochs, device), out)
+    _train_or_go_on(demo_recipe(data, epochs, device), out, overwrite)
 
     _say("4 of 6", f"atrous evaluate {model} {data} --split test")
-    scores = evaluate(model, data, split="test", json=out / "evaluation.json", device=device)
+    scores = evaluate(model, data, split="test", json=out / "evaluation.json", device=device, overwrite=overwrite)
 
     _say("5 of 6", f"atrous predict {model} … --overlay")
     pictures = [item.image for item in dataset.split("test")]
-    predict(model, pictures, out=out / "predictions", overlay=True, device=device)
+    predict(model, pictures, out=out / "predictions", overlay=True, device=device, overwrite=overwrite)
 
     _say("6 of 6", f"atrous report {out}")
-    page = report([out])
+    page = report([out], overwrite=overwrite)
 
     thresholds = best_two_thresholds(dataset)
     if json is not None:
@@ -92,11 +102,23 @@ def demo_recipe(data: Path, epochs: int = EPOCHS, device: str = "auto") -> Recip
     )
 
 
-def _train_or_go_on(recipe: Recipe, out: Path) -> None:
-    if (out / "checkpoints" / "last.safetensors").exists():
-        train(recipe, resume=out)
+def _check(out: Path, json: Path | None, overwrite: bool) -> None:
+    """Before the work: whether the scores and the predictions may be written; training looks after its own files."""
+    if (out / CHECKPOINT).exists():
+        check_resumed_run(out, overwrite=overwrite)
+    else:
+        check_new_run(out, [], overwrite=overwrite)
+    predictions = out / "predictions"
+    there = sorted(predictions.glob("*.png")) if predictions.is_dir() else []
+    outputs = [json_output("json", json), *(picture_output("out", path, predictions) for path in there)]
+    check_outputs("demo", outputs, [("the slices", out / "data")], overwrite=overwrite)
+
+
+def _train_or_go_on(recipe: Recipe, out: Path, overwrite: bool) -> None:
+    if (out / CHECKPOINT).exists():
+        train(recipe, resume=out, overwrite=overwrite)
         return
-    train(recipe, out=out)
+    train(recipe, out=out, overwrite=overwrite)
 
 
 def _say(step: str, what: str) -> None:

@@ -13,9 +13,17 @@ from atrous.data.dataset import CLASSES_FILE
 from atrous.data.examine import Diagnosis, examine
 from atrous.data.findings import Finding
 from atrous.errors import AtrousError
+from atrous.outputs import check_outputs, json_output, table_output
 
 
-def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False, json: Path | None = None) -> int:
+def doctor(
+    data: Path,
+    *,
+    layout: str | None = None,
+    write_classes: bool = False,
+    json: Path | None = None,
+    overwrite: bool = False,
+) -> int:
     """Read every picture and mask of a dataset and say, in plain words, what would spoil a training.
 
     Args:
@@ -23,6 +31,7 @@ def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False
         layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when left out.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: a file for the findings, machine-readable.
+        overwrite: replace a file at `json` that atrous did not write, too; a classes.yaml is never replaced.
 
     Returns:
         The exit code: 0 for a clean dataset or warnings only, 2 for errors.
@@ -30,6 +39,18 @@ def doctor(data: Path, *, layout: str | None = None, write_classes: bool = False
     Raises:
         AtrousError: the folder is no dataset, or there is a classes.yaml already where one should be written.
     """
+    table = Path(data) / CLASSES_FILE
+    if write_classes and table.exists():
+        raise AtrousError(
+            f"{table} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
+            f"`atrous doctor {data}` without --write-classes to see it."
+        )
+    check_outputs(
+        "doctor",
+        [json_output("json", json), table_output("write_classes", table if write_classes else None)],
+        [("the data set", data)],
+        overwrite=overwrite,
+    )
     diagnosis = examine_with_progress(data, layout)
     if write_classes:
         path = _write_proposal(diagnosis)
@@ -101,11 +122,6 @@ def _show_finding(finding: Finding, level: str) -> None:
 
 def _write_proposal(diagnosis: Diagnosis) -> Path:
     path = diagnosis.root / CLASSES_FILE
-    if path.exists():
-        raise AtrousError(
-            f"{path} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
-            f"`atrous doctor {diagnosis.root}` without --write-classes to see it."
-        )
     proposed = diagnosis.proposed_classes or diagnosis.classes
     if proposed is None:
         reasons = " ".join(finding.message for finding in diagnosis.errors)

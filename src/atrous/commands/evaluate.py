@@ -21,6 +21,7 @@ from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.learning.processes import the_processes, together
+from atrous.outputs import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF
@@ -55,6 +56,7 @@ def evaluate(
     engine: str | None = None,
     device: str = "auto",
     precision: str = "float32",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on the labelled pictures of a split.
 
@@ -78,14 +80,22 @@ def evaluate(
         engine: torch, openvino, or auto for the faster of the two; by default torch, and for an exported file its own.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
         The results, as written by --json; scores are 0–1.
 
     Raises:
-        AtrousError: no such model, data or split, classes that do not match the model's, or a CRF that cannot be.
+        AtrousError: no such model, data or split, classes that do not match the model's, a CRF that cannot be, or
+            outputs that would overwrite an input or a file that atrous did not write.
     """
-    _check_crf(model, crf, crf_search, crf_images, save_crf)
+    _check_crf(crf, crf_search, crf_images, save_crf)
+    check_outputs(
+        "evaluate",
+        [json_output("json", json), model_output("save_crf", save_crf)],
+        [*model_inputs(model), ("the data set", data)],
+        overwrite=overwrite,
+    )
     engine = engine or ("auto" if is_exported(model) else "torch")
     segmenter = Segmenter(
         model,
@@ -109,6 +119,7 @@ def evaluate(
         )
         segmenter.crf = _crf_of(found, segmenter)
     results = {
+        JSON_KEY: MARK,
         "model": str(model),
         "data": str(Path(data).resolve()),
         "split": split,
@@ -177,8 +188,8 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     return _crf_of(best.settings, segmenter)
 
 
-def _check_crf(model: Path, crf: str | None, search: bool, images: int, out: Path | None) -> None:
-    """Before the work: whether what was asked of the CRF goes together, and may be saved there."""
+def _check_crf(crf: str | None, search: bool, images: int, out: Path | None) -> None:
+    """Before the work: whether what was asked of the CRF goes together."""
     if search and crf is not None:
         raise AtrousError(f"--crf-search finds the settings that --crf {crf} gives: leave one of them out.")
     if images < 1:
@@ -187,9 +198,7 @@ def _check_crf(model: Path, crf: str | None, search: bool, images: int, out: Pat
         return
     if not search and crf is None:
         raise AtrousError("--save-crf saves what --crf or --crf-search gives: give one of them.")
-    if out.exists() and Path(model).exists() and out.samefile(model):
-        raise AtrousError(f"save_crf is {out}, the model itself; give another name. Inputs are never overwritten.")
-    model_file.check_target(out, "save_crf")
+    model_file.check_name(out, "save_crf")
 
 
 def _crf_of(settings: Mapping[str, Any], segmenter: Segmenter) -> DenseCRF:

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 import atrous
 from atrous import charts, model_file
+from atrous.atomic_write import write_text
 from atrous.commands.predict import find_pictures
 from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
@@ -26,6 +27,7 @@ from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_pic
 from atrous.inference.exported import is_exported
 from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter, as_array
+from atrous.outputs import Output, check_outputs, model_inputs, page_output, picture_output, save_picture
 
 #: Each picture is a few megabytes of the page.
 MOST_PICTURES = 40
@@ -63,6 +65,7 @@ def explain(
     crf: str | None = None,
     tensorboard: bool = False,
     device: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Show why a model answers as it does: one page, and every map of it as a PNG.
 
@@ -79,6 +82,7 @@ def explain(
         crf: settings of a fully connected CRF whose masks are shown too, as in `atrous predict`.
         tensorboard: write the pictures to OUT/tensorboard too.
         device: auto, cpu, cuda, cuda:N or mps.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
         The page's path.
@@ -94,6 +98,13 @@ def explain(
     pictures = find_pictures(paths)
     if len(pictures) > MOST_PICTURES:
         raise AtrousError(f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: choose some.")
+    folders = [out / f"{number:02}_{path.stem}" for number, path in enumerate(pictures, 1)]
+    check_outputs(
+        "explain",
+        [page_output("out", out / "explanation.html"), *_pictures_in(folders, out)],
+        [*model_inputs(model), *(("a picture to explain", path) for path in pictures)],
+        overwrite=overwrite,
+    )
     out.mkdir(parents=True, exist_ok=True)
     network = model_file.load(model).to(pick_device(device))
     warn_if_fresh(network.info.provenance)
@@ -103,7 +114,7 @@ def explain(
     failures: list[str] = []
     with progress_bar() as progress:
         task = progress.add_task("explaining", total=len(pictures), note="")
-        for number, path in enumerate(pictures, 1):
+        for number, (path, folder) in enumerate(zip(pictures, folders, strict=True), 1):
             try:
                 image = as_array(path)
                 found = explain_picture(network, segmenter.prepare(image), classes=chosen, most=most, crf=segmenter.crf)
@@ -111,7 +122,6 @@ def explain(
                 failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             else:
                 layers = list(layers_of(found, network.info))
-                folder = out / f"{number:02}_{path.stem}"
                 _write(layers, visible(image), folder, out / "tensorboard" if tensorboard else None, number)
                 shown.append(_on_page(path, found, layers, image, network.info))
             progress.update(task, advance=1)
@@ -119,16 +129,22 @@ def explain(
         console.print(f"[red]skipped[/] {escape(failure)}")
     page = out / "explanation.html"
     if shown:
-        page.write_text(
-            template("explain.html.j2").render(
-                pictures=shown, model=str(model), info=network.info, version=atrous.__version__
-            ),
-            encoding="utf-8",
+        html = template("explain.html.j2").render(
+            pictures=shown, model=str(model), info=network.info, version=atrous.__version__
         )
+        write_text(page, html)
         console.print(f"written: {escape(str(page))}, and {sum(len(one['layers']) for one in shown)} PNGs beside it")
     if failures:
         raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be explained.")
     return page
+
+
+def _pictures_in(folders: Sequence[Path], out: Path) -> Iterator[Output | None]:
+    """What may be written into each picture's folder: which maps there will be is known only afterwards."""
+    for folder in folders:
+        there = {path.name for path in folder.glob("*.png")} if folder.is_dir() else set[str]()
+        for name in sorted(there | {"picture.png"}):
+            yield picture_output("out", folder / name, out)
 
 
 def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
@@ -205,9 +221,9 @@ def _index(name: str, names: Sequence[str]) -> int:
 
 def _write(layers: Sequence[Layer], picture: NDArray, folder: Path, board: Path | None, number: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(folder / "picture.png")
+    save_picture(Image.fromarray(picture), folder / "picture.png")
     for layer, name in zip(layers, file_names(layers), strict=True):
-        Image.fromarray(layer.picture).save(folder / name)
+        save_picture(Image.fromarray(layer.picture), folder / name)
     if board is None:
         return
     from torch.utils.tensorboard import SummaryWriter

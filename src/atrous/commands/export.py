@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import torch
 from rich.markup import escape
 
 from atrous import model_file
+from atrous.atomic_write import atomic_path
 from atrous.commands._measurement import measure
 from atrous.commands.predict import find_pictures
 from atrous.console import console, warn_if_fresh
@@ -28,6 +28,7 @@ from atrous.learning.crf_search import evenly
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
 from atrous.models.layers import resize
+from atrous.outputs import Output, check_outputs, model_inputs
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
@@ -71,6 +72,7 @@ def export(
     int8: bool = False,
     calibrate: Path | None = None,
     max_drop: float = 0.5,
+    overwrite: bool = False,
 ) -> Path:
     """Write a model as one graph from raw pictures to masks, and check that it gives the same masks.
 
@@ -87,6 +89,7 @@ def export(
         calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores
             from its validation pictures.
         max_drop: by how many points of mean IoU, 0–100, an int8 file may be worse; one that is is not written.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
         The file written.
@@ -96,7 +99,14 @@ def export(
             0.1 % of the pixels of any size, or an int8 file that drops by more than `max_drop`; then nothing is
             written.
     """
-    format, out = _check_target(model, format, out)
+    format, out = _format_and_file(model, format, out)
+    targets = [out, out.with_suffix(".bin")] if format == "openvino" else [out]
+    check_outputs(
+        "export",
+        [Output("out", target, "exported file", _is_ours) for target in targets],
+        [*model_inputs(model), ("the pictures of check", check), ("the data set", calibrate)],
+        overwrite=overwrite,
+    )
     if half and format != "openvino":
         raise AtrousError(f"half is for openvino, whose weights are widened again where it runs; got format {format}.")
     deployed.check_installed(format)
@@ -117,7 +127,8 @@ def export(
                 draft = _in_int8(draft, module, dataset, max_drop)
             for file in (draft.with_suffix(".bin"), draft):  # the .xml last: it is what is opened
                 if file.exists():
-                    _publish(file, out.with_suffix(file.suffix))
+                    with atomic_path(out.with_suffix(file.suffix), sync=True) as part:
+                        file.replace(part)
     except OSError as error:
         raise AtrousError(f"cannot write {out}: {error.strerror or error}. The file before it is untouched.") from error
     _print(out, model, agreements, int8)
@@ -187,7 +198,7 @@ def _as_input(image: np.ndarray, dtype: str) -> np.ndarray:
     return whole.astype(np.uint8 if dtype == "uint8" else np.float32)
 
 
-def _check_target(model: Path, format: str | None, out: Path | None) -> tuple[str, Path]:
+def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple[str, Path]:
     """The format and the file, each from the other where one was not given."""
     if format is None:
         if out is None:
@@ -200,14 +211,13 @@ def _check_target(model: Path, format: str | None, out: Path | None) -> tuple[st
     out = out or model.with_suffix(SUFFIXES[format])
     if out.suffix.lower() != SUFFIXES[format]:
         raise AtrousError(f"out is {out}; the name of a file of format {format} ends in {SUFFIXES[format]}.")
-    for target in (out, out.with_suffix(".bin")) if format == "openvino" else (out,):
-        if target.exists() and not (_is_ours(out) and target.is_file()):
-            raise AtrousError(f"{target} exists and is no exported file of atrous; give another name for out.")
     return format, out
 
 
 def _is_ours(out: Path) -> bool:
     """Whether a file is an export of ours, which another may replace; nothing in it is run."""
+    if out.suffix.lower() == ".bin":
+        return exported.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":
         try:
             with zipfile.ZipFile(out) as file:
@@ -259,14 +269,6 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
         f"the {format} file gives other masks than {model}: they agree on {_words(agreements)}, and at least "
         f"{LEAST_AGREEMENT:.1%} is needed. Nothing was written. {cure}"
     )
-
-
-def _publish(file: Path, target: Path) -> None:
-    """Moves a finished file to its place, whole."""
-    with file.open("rb") as content:
-        os.fsync(content.fileno())
-    file.chmod(0o644)
-    file.replace(target)
 
 
 def _check_int8(format: str, half: bool, calibrate: Path | None, max_drop: float) -> Dataset:

@@ -22,10 +22,14 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference.any_size import AnySize
+from atrous.inference.exported import is_exported
+from atrous.inference.exported import read_info as read_exported_info
 from atrous.inference.memory import limit_bytes
 from atrous.inference.prediction import Prediction, table_of
 from atrous.inference.segmenter import Segmenter, as_array
 from atrous.inference.tiles import Counted
+from atrous.model_file import read_info
+from atrous.outputs import check_outputs, json_output, model_inputs, picture_output, save_picture
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -56,6 +60,7 @@ def predict(
     memory: float | None = None,
     device: str = "auto",
     precision: str = "auto",
+    overwrite: bool = False,
 ) -> list[Path]:
     """Segment pictures and write their masks.
 
@@ -78,15 +83,29 @@ def predict(
         memory: GB that may be used; by default half of what is free.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto for the fastest here, float32 or bfloat16.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
         The masks written, in the order of the pictures.
 
     Raises:
-        AtrousError: no model, no pictures, unknown settings of the CRF.
+        AtrousError: no model, no pictures, unknown settings of the CRF, or a folder with files that predict did not
+            write and would overwrite.
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
     pictures = find_pictures(paths)
+    info = read_exported_info(model) if is_exported(model) else read_info(model)
+    most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
+    windowed = {path for path in pictures if needs_windows(path, most)}
+    deep = raw and not _fits_png(info)
+    targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
+    masks = [mask for target in targets.values() for mask in (target, *([_overlay(target)] if overlay else []))]
+    check_outputs(
+        "predict",
+        [*(picture_output("out", mask, out) for mask in masks), json_output("json", json)],
+        [*model_inputs(model), *(("a picture to segment", path) for path in pictures)],
+        overwrite=overwrite,
+    )
     segmenter = Segmenter(
         model,
         engine=engine,
@@ -99,13 +118,10 @@ def predict(
     )
     warn_if_fresh(segmenter.info.provenance)
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)
-    most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
-    windowed = {path for path in pictures if needs_windows(path, most)}
     lost = [path for path in pictures if path not in windowed and has_place_tags(path)]
     if lost:
         _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")
-    deep = raw and not _fits_png(segmenter.info)
-    targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
+    _make_folder(out)
     read = partial(_read, windowed=windowed, channels=len(segmenter.info.preprocessing.mean))
     records, pending = [], deque[Future[str | None]]()
     with progress_bar() as progress, ThreadPoolExecutor(1) as writer:
@@ -180,12 +196,8 @@ def _targets(pictures: Sequence[Path], out: Path, suffixes: Mapping[Path, str]) 
     """Where each mask goes; pictures of the same name from different folders keep their folder's name.
 
     Raises:
-        AtrousError: the folder cannot be made, or a mask would overwrite a picture.
+        AtrousError: a mask would overwrite a picture.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AtrousError(f"cannot make the folder {out}: {error.strerror}.") from error
     stems = Counter(path.stem for path in pictures)
     targets, taken = {}, {path.resolve() for path in pictures}
     for path, suffix in suffixes.items():
@@ -197,6 +209,13 @@ def _targets(pictures: Sequence[Path], out: Path, suffixes: Mapping[Path, str]) 
         targets[path] = out / f"{name}{suffix}"
         taken |= {targets[path].resolve(), _overlay(targets[path]).resolve()}
     return targets
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AtrousError(f"cannot make the folder {out}: {error.strerror}.") from error
 
 
 def _overlay(target: Path) -> Path:
@@ -233,11 +252,11 @@ def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, recor
     """Writes one picture's files; what fails is noted in its record."""
     try:
         if raw:
-            Image.fromarray(prediction.raw_mask()).save(target)
+            save_picture(Image.fromarray(prediction.raw_mask()), target)
         else:
             prediction.save(target)
         if overlay:
-            prediction.overlay(legend=True).save(_overlay(target))
+            save_picture(prediction.overlay(legend=True), _overlay(target))
     except (OSError, TypeError) as error:
         record["error"] = f"{target} cannot be written: {error}"
 

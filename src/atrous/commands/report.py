@@ -12,8 +12,10 @@ import numpy as np
 
 import atrous
 from atrous import charts
+from atrous.atomic_write import write_text
 from atrous.errors import AtrousError
-from atrous.run_folder import Record, Run, known, points, read_run
+from atrous.outputs import check_outputs, page_output
+from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
@@ -24,7 +26,7 @@ SHOWN = 3  # best and worst pictures, each
 PER_CENT = "\u00a0%"  # kept on the line of its number
 
 
-def report(runs: list[Path], *, out: Path | None = None) -> Path:
+def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False) -> Path:
     """Write one self-contained page about a run, or one that compares several.
 
     Of a run: curves, scores, confusions, best and worst pictures. Of several: scores, curves and classes side by side,
@@ -34,6 +36,7 @@ def report(runs: list[Path], *, out: Path | None = None) -> Path:
     Args:
         runs: folders of runs, as `atrous train` wrote them; or one.
         out: where to write the page; unless given RUN/report.html, and of several comparison.html where you are.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
         The page's path.
@@ -43,17 +46,19 @@ def report(runs: list[Path], *, out: Path | None = None) -> Path:
             or the page cannot be written.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    page = Path(out) if out else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     files = [read_run(folder) for folder in folders]
+    read = [("a file of the run", run.folder / name) for run in files for name in RUN_FILES if name != "report.html"]
+    read += [("the data set", Path(run.data)) for run in files if run.data]
+    check_outputs("report", [page_output("out", page)], read, overwrite=overwrite)
     if len(files) == 1:
-        page, html = files[0].folder / "report.html", render(files[0])
+        html = render(files[0])
     else:
         from atrous.commands._comparison import render_comparison
 
-        page, html = Path("comparison.html"), render_comparison(files)
-    page = Path(out) if out else page
+        html = render_comparison(files)
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(html, encoding="utf-8")
+        write_text(page, html)
     except OSError as error:
         raise AtrousError(f"cannot write the report to '{page}': {error.strerror}. Choose another --out.") from error
     return page

@@ -41,14 +41,21 @@ from atrous.learning.total_loss import loss_for
 from atrous.learning.trainer import Progress, Trainer, checkpoint_of
 from atrous.learning.transfer import network_of
 from atrous.models import SegmentationModel
-from atrous.run_folder import held, new_run, remove_halves
+from atrous.run_folder import check_new_run, check_resumed_run, held, new_run, remove_unfinished_files
 
 #: Validation pictures shown in TensorBoard.
 SHOWN = 3
 
 
 @together()
-def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None, init: Path | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    init: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Train a segmenter from a folder of pictures and masks.
 
     Args:
@@ -56,16 +63,24 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
         out: the run's folder; by default runs/ and the recipe's name, numbered where that exists.
         resume: folder of a run to go on with.
         init: model file to start from, with its network; classes of the same name keep their weights.
+        overwrite: replace files that have the names of a run's, too, in a folder without a run; inputs are never
+            replaced.
 
     Returns:
         The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
 
     Raises:
-        AtrousError: unusable data (every problem named), an impossible recipe, or a loss that is not finite.
+        AtrousError: unusable data (every problem named), an impossible recipe, a loss that is not finite, or a folder
+            in which the run would replace files.
     """
     if resume is not None and (out is not None or init is not None):
         given = "out" if out is not None else "init"
         raise AtrousError(f"--resume goes on in its own folder with its own weights: leave out --{given}.")
+    started_from = ("the model to start from", init or recipe.model.init)
+    if resume is None:
+        check_new_run(out, [started_from, ("the data set", recipe.data.root or None)], overwrite=overwrite)
+    else:
+        check_resumed_run(resume, overwrite=overwrite)
     processes = the_processes()
     recipe = _starting_from(recipe, init, resume)
     dataset, pixels = _open_data(recipe, processes)
@@ -111,7 +126,7 @@ def train(recipe: Recipe, *, out: Path | None = None, resume: Path | None = None
     with ExitStack() as stack:
         processes.by_first(lambda: stack.enter_context(held(run)))
         if processes.first:
-            remove_halves(run)
+            remove_unfinished_files(run)
         trainer.save()  # so that there is something to resume from the first moment on
         if processes.first:
             write_recipe(recipe, run / "config.yaml")  # by which a folder counts as a run
@@ -248,8 +263,9 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
         split=recipe.data.val,
         layout=dataset.layout,
         json=run / "evaluation.json",
+        overwrite=True,  # was asked for before the work
         crf="model" if recipe.crf.trainable else None,
         device=recipe.train.device,
     )
     if processes.first:
-        console.print(f"report: {escape(str(report([run])))}")
+        console.print(f"report: {escape(str(report([run], overwrite=True)))}")

@@ -7,6 +7,8 @@ slice is therefore written with what scanners add: an uneven receiver field, ano
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from atrous.data.dataset import CLASSES_FILE, Dataset, open_dataset
 from atrous.data.labels import ClassTable
-from atrous.errors import missing_extra
+from atrous.errors import AtrousError, missing_extra
 
 CLASSES = ClassTable(
     names=("other", "grey", "white"),
@@ -66,25 +68,36 @@ def write_brain_slices(root: Path | str, *, seed: int = 0) -> Dataset:
         The dataset written.
 
     Raises:
-        AtrousError: nilearn is not installed.
+        AtrousError: nilearn is not installed, or there are files in the folder.
     """
     root = Path(root)
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise AtrousError(f"{root} exists and is no whole data set of the demo: move it away, or give another folder.")
     intensity, label = _volumes()
-    for folder in ("images", "masks", "splits"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for split, slab in SLABS.items():
-        names = []
-        for number in slab:
-            names.append(f"slice_{number:03d}")
-            clean = _axial(intensity, number)
-            scan = scanned(clean, np.random.default_rng([seed, number]))
-            Image.fromarray(scan).save(root / "images" / f"{names[-1]}.png")
-            mask = Image.fromarray(_axial(label, number))
-            mask.putpalette(np.array(CLASSES.colors, dtype=np.uint8).tobytes())
-            mask.save(root / "masks" / f"{names[-1]}.png")
-        (root / "splits" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    CLASSES.to_yaml(root / CLASSES_FILE)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+        unfinished = Path(folder) / root.name  # whole or not at all, so that no file of others is ever in it
+        for name in ("images", "masks", "splits"):
+            (unfinished / name).mkdir(parents=True)
+        for split, slab in SLABS.items():
+            _write_split(
+                unfinished, split, [(number, _axial(intensity, number), _axial(label, number)) for number in slab], seed
+            )
+        CLASSES.to_yaml(unfinished / CLASSES_FILE)
+        unfinished.replace(root)
     return open_dataset(root, layout="folder")
+
+
+def _write_split(root: Path, split: str, slices: Sequence[tuple[int, np.ndarray, np.ndarray]], seed: int) -> None:
+    names = []
+    for number, clean, label in slices:
+        names.append(f"slice_{number:03d}")
+        scan = scanned(clean, np.random.default_rng([seed, number]))
+        Image.fromarray(scan).save(root / "images" / f"{names[-1]}.png")
+        mask = Image.fromarray(label)
+        mask.putpalette(np.array(CLASSES.colors, dtype=np.uint8).tobytes())
+        mask.save(root / "masks" / f"{names[-1]}.png")
+    (root / "splits" / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
 def scanned(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:

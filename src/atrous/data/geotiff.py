@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from atrous.atomic_write import atomic_path
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.errors import AtrousError, missing_extra
+from atrous.outputs import MARK
 
 #: Pixels in height and width of what is compressed at once in the masks.
 BLOCK = 512
@@ -108,7 +111,7 @@ class GeoTiffSource:
 class GeoTiffSink:
     """A mask as a GeoTIFF like the picture's: tiled, compressed, with coordinates, colours and the classes' names.
 
-    To be used in a `with` statement: a mask that is not finished is deleted.
+    To be used in a `with` statement: at the path stands a whole mask, or what was there before.
 
     Args:
         path: the file to write.
@@ -126,6 +129,7 @@ class GeoTiffSink:
 
         like = source.dataset
         self.path, self._table, self._raw = Path(path), table, raw
+        self._unfinished = ExitStack()
         labels = np.array([[*range(len(table.names)), IGNORE_INDEX]], np.uint8)
         values = self._values(labels)[0]
         if values.ndim > 1:
@@ -136,10 +140,13 @@ class GeoTiffSink:
             "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER",
         }  # fmt: skip
         try:
+            part = self._unfinished.enter_context(atomic_path(path))
             with warnings.catch_warnings(action="ignore"):  # rasters without a place on Earth are welcome
-                self._dataset = rasterio.open(path, "w", **profile)
-        except RasterioError as error:
+                self._dataset = rasterio.open(part, "w", **profile)
+        except (RasterioError, OSError) as error:
+            self._unfinished.__exit__(type(error), error, None)
             raise AtrousError(f"{path}: cannot be written ({error}).") from error
+        self._dataset.update_tags(TIFFTAG_SOFTWARE=MARK)
         points, system = like.gcps
         if points:
             self._dataset.gcps = (points, system)
@@ -177,9 +184,14 @@ class GeoTiffSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._dataset.close()
-        if kind is not None:
-            self.path.unlink(missing_ok=True)
+        from rasterio.errors import RasterioError
+
+        try:
+            self._dataset.close()  # which writes what is left
+        except (RasterioError, OSError) as failed:
+            self._unfinished.__exit__(type(failed), failed, failed.__traceback__)
+            raise AtrousError(f"{self.path}: cannot be written ({failed}).") from failed
+        self._unfinished.__exit__(kind, error, trace)
 
     def _flush(self, count: int) -> None:
         from rasterio.errors import RasterioError

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
+from atrous.atomic_write import write_text
 from atrous.errors import AtrousError, unknown_name
+from atrous.outputs import TABLE_MARK
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 255  # labels are uint8 and 255 is taken
@@ -182,8 +184,8 @@ class ClassTable:
         return "\n".join(lines) + "\n"
 
     def to_yaml(self, path: Path | str) -> None:
-        """Write the table to ``path``, to be read by ``from_yaml``."""
-        Path(path).write_text(self.yaml_text(), encoding="utf-8")
+        """Write the table to ``path``, atomically, to be read by ``from_yaml``."""
+        write_text(path, f"{TABLE_MARK}\n{self.yaml_text()}")
 
     def _ignore_value(self) -> Raw | None:
         if self.ignore:

@@ -316,6 +316,20 @@ def _rt_info(path: Path, key: str) -> str | None:
     return None if entry is None else entry.get("value")
 
 
+def is_weights_of(path: Path, weights: Path) -> bool:
+    """Whether a file holds the weights that an .xml was written with.
+
+    Args:
+        path: the .xml, there or not.
+        weights: the .bin file.
+    """
+    try:
+        recorded = _rt_info(path, WEIGHTS_KEY)
+    except (OSError, ElementTree.ParseError):
+        return False
+    return recorded is not None and weights.is_file() and _digest(weights) == recorded
+
+
 def _check_weights(path: Path) -> None:
     """Refuses an .xml beside another's .bin, which OpenVINO would run without a word."""
     weights, recorded = path.with_suffix(".bin"), _rt_info(path, WEIGHTS_KEY)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from atrous.data.labels import ClassTable
 from atrous.inference.legend import with_legend
+from atrous.outputs import save_picture
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -64,10 +65,10 @@ class Prediction:
         return with_legend(mixed, [(self.info.classes[index], self.info.colors[index]) for index in present])
 
     def save(self, path: str | Path) -> None:
-        """Writes the mask as a palette PNG."""
+        """Writes the mask as a palette PNG, atomically, with this program's name in it."""
         # Masks are all runs: twice as fast as the default of 6, and a third larger.
         options: dict[str, Any] = {"compress_level": 3} if Path(path).suffix.lower() == ".png" else {}
-        self.palette_image().save(path, **options)
+        save_picture(self.palette_image(), path, **options)
 
 
 def table_of(info: Info) -> ClassTable:

@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 import yaml
 
+from atrous.atomic_write import write_text
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
+from atrous.outputs import MARK
 
 #: Smallest and largest value of each number; SMALL is the least above 0, ALMOST 1 the most below it, FINITE the largest
 #: of all.
@@ -359,11 +361,9 @@ def to_recipe(record: Any) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the resolved recipe, every field with its value."""
+    """Writes the resolved recipe, every field with its value, atomically: a kill must not cost the run its recipe."""
     text = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
-    temporary = path.with_suffix(".part")  # a kill while writing must not cost the run its recipe
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_text(path, f"# A recipe of {MARK}, with every field; `{MARK} train` takes this file.\n{text}")
 
 
 def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from rich.markup import escape
 
+from atrous.atomic_write import write_text
 from atrous.console import console
 from atrous.errors import AtrousError, missing_extra
 from atrous.learning.recipe import Recipe
@@ -84,7 +85,7 @@ class WeightsAndBiases:
                 f"Weights & Biases cannot be used: {error}. Log in with `wandb login`, set WANDB_MODE=offline to send "
                 "later, or set watch.wandb to false."
             ) from error
-        address.write_text(self._run.id + "\n")
+        write_text(address, self._run.id + "\n")
         # A resumed run may go back a little, which their own counter of steps does not.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -169,9 +170,7 @@ def _up_to(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept = [record for line in path.read_text().splitlines() if (record := _parse(line)) and record["step"] <= step]
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 

@@ -1,0 +1,85 @@
+"""Writes files atomically: into a temporary file in the same folder, which is then renamed to the final name."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: The end of a temporary file's name; `.NAME.RANDOM.atrous-part` stands for NAME.
+SUFFIX = ".atrous-part"
+#: Longest part of a file's name, in characters, that a temporary name repeats: file systems allow 255 bytes.
+MOST_OF_NAME = 50
+
+
+@contextmanager
+def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
+    """A temporary path to write to, which takes the place of `path` when the context ends without an error.
+
+    After an error the temporary file is removed, and what was at `path` is untouched. A symbolic link keeps being
+    one: its target is replaced. A new file gets the permissions that the umask allows, an old one keeps its own.
+
+    Args:
+        path: the file to write; its folder is made. A device or a pipe is written to directly.
+        sync: force the content onto the disk before the rename.
+
+    Yields:
+        An existing, empty file in the same folder.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    if is_stream(path):
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _new_part(target)
+    try:
+        yield part
+        if sync:
+            with part.open("rb") as content:
+                os.fsync(content.fileno())
+        if target.is_file():
+            shutil.copymode(target, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
+    """Writes a text as UTF-8, atomically; see `atomic_path`."""
+    with atomic_path(path, sync=sync) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is no file on a disk, such as /dev/stdout, /dev/null or a pipe: nothing in it can be lost."""
+    if str(path.parent) in ("/dev", "/dev/fd") or path.parts[:2] == ("/", "proc"):
+        return True  # also where a shell has put a file there, which is appended to
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Removes the temporary files that killed processes left in a folder.
+
+    Args:
+        folder: where; nobody may be writing there.
+        names: the final names whose temporary files are removed. All other files stay.
+    """
+    ours = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+    for part in folder.glob(f".*{SUFFIX}"):
+        if ours.fullmatch(part.name) and part.is_file() and not part.is_symlink():
+            part.unlink(missing_ok=True)
+
+
+def _new_part(target: Path) -> Path:
+    """Makes an empty file that did not exist, with the permissions of new files."""
+    part = target.with_name(f".{target.name[:MOST_OF_NAME]}.{secrets.token_hex(8)}{SUFFIX}")
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return part

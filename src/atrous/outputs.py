@@ -1,0 +1,338 @@
+"""What may be written where: no output replaces an input, or a file that this program did not write.
+
+Every verb calls `check_outputs` before its work. A file is ours by a mark inside it: the Software field of a PNG or
+TIFF, a key of a JSON file, the metadata of a safetensors file, the generator of an HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atrous.atomic_write import atomic_path, is_stream, write_text
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: What every mark says.
+MARK = "atrous"
+#: The key of the mark in a JSON file, the first of all, so that it is found in a file that was cut off, too.
+JSON_KEY = "written_by"
+#: The first line of a classes.yaml.
+TABLE_MARK = f"# Class table, written by {MARK}."
+#: Keys of `evaluate --json`, by which files of versions without a mark are known.
+EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
+#: How a page says what made it; pages of versions without this line say so in their title.
+PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
+#: Bytes at the beginning of a text file within which its mark stands.
+HEAD_BYTES = 4096
+#: A header longer than this is no model's (safetensors' own limit is 100 MB).
+MAX_HEADER_BYTES = 16 * 2**20
+#: The Software tag of TIFF 6.0.
+TIFF_SOFTWARE = 305
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a verb is going to write.
+
+    Args:
+        flag: the argument that names it, such as "json".
+        path: the file.
+        kind: what an existing file must be, to be replaced, in words.
+        is_ours: whether an existing file is an earlier output of that kind.
+        folder: for one of many files in a folder, the folder that the argument names.
+    """
+
+    flag: str
+    path: Path
+    kind: str
+    is_ours: Callable[[Path], bool]
+    folder: Path | None = None
+
+
+def check_outputs(
+    verb: str,
+    outputs: Iterable[Output | None],
+    inputs: Iterable[tuple[str, str | Path | None]],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Refuses, before the work, outputs that would destroy something; nothing is written or made.
+
+    Args:
+        verb: the command, for messages.
+        outputs: all files that the call is going to write; None is passed over.
+        inputs: what it reads, as (what it is, in words; a file or a folder); None is passed over. In a folder, all
+            files are inputs that this program did not write.
+        overwrite: replace files that this program did not write; inputs are never replaced.
+
+    Raises:
+        AtrousError: an output is an input, a folder, another output, or a file that this program did not write; or
+            its folder cannot be one.
+    """
+    given = _Inputs(inputs)
+    taken: dict[object, Output] = {}
+    foreign: list[Output] = []
+    for output in outputs:
+        if output is None or is_stream(output.path):
+            continue
+        if output.folder is not None and output.path.is_dir():
+            continue  # one of many, which cannot be written and costs no other
+        _check_place(output)
+        given.refuse_file(output)
+        for key in _identities(output.path):
+            other = taken.setdefault(key, output)
+            if other is not output:
+                raise AtrousError(
+                    f"{other.flag} and {output.flag} are both {output.path}; give one of them another name."
+                )
+        if output.path.exists() and not output.is_ours(output.path):
+            given.refuse_inside(output)
+            foreign.append(output)
+    if foreign and not overwrite:
+        raise _refusal(verb, foreign)
+
+
+class _Inputs:
+    """The inputs of a call, by every name that they have."""
+
+    def __init__(self, inputs: Iterable[tuple[str, str | Path | None]]) -> None:
+        given = [(words, Path(path)) for words, path in inputs if path is not None]
+        self._folders = [(words, Path(os.path.realpath(path))) for words, path in given if path.is_dir()]
+        files = [(words, path) for words, path in given if not path.is_dir()]
+        self._files = {key: words for words, path in files for key in _identities(path)}
+
+    def refuse_file(self, output: Output) -> None:
+        """Refuses one of the files, by whatever link."""
+        for key in _identities(output.path):
+            if key in self._files:
+                raise AtrousError(
+                    f"{output.flag} is {output.path}, {self._files[key]}; give another name. Inputs are never "
+                    "overwritten."
+                )
+
+    def refuse_inside(self, output: Output) -> None:
+        """Refuses a file in one of the folders."""
+        real = Path(os.path.realpath(output.path))
+        for words, folder in self._folders:
+            if real.is_relative_to(folder):
+                raise AtrousError(
+                    f"{output.flag} is {output.path}, a file of {words} in {folder}; give another name. Inputs are "
+                    "never overwritten."
+                )
+
+
+def _identities(path: Path) -> Iterator[object]:
+    """The real path, and for an existing file its number on its disk, which hard links and other spellings share."""
+    yield os.path.realpath(path)
+    try:
+        status = path.stat()
+    except OSError:
+        return
+    yield status.st_dev, status.st_ino
+
+
+def _check_place(output: Output) -> None:
+    if output.path.is_dir():
+        raise AtrousError(
+            f"{output.path} exists and is no {output.kind} of atrous but a folder. Choose another --{output.flag}."
+        )
+    above = output.path.parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise AtrousError(
+            f"cannot make the folder {output.path.parent}: {above} is no folder. Choose another --{output.flag}."
+        )
+    if not os.access(output.path if output.path.exists() else above, os.W_OK):
+        raise AtrousError(f"{output.flag} is {output.path}, which may not be written; give another name.")
+
+
+def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:
+    first = foreign[0]
+    if first.folder is None:
+        return AtrousError(
+            f"{first.path} exists and is no {first.kind} of atrous; give another name for {first.flag}, or --overwrite "
+            "to replace it."
+        )
+    names = [str(each.path.relative_to(first.folder)) for each in foreign if each.folder == first.folder]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return AtrousError(
+        f"{first.folder} holds files that {verb} did not write and would overwrite: {', '.join(names[:3])}{more}. "
+        f"Nothing was written. Give another --{first.flag}, or --overwrite to replace them."
+    )
+
+
+def json_output(flag: str, path: str | Path | None) -> Output | None:
+    """A JSON file, written by `save_json`; None for None."""
+    return None if path is None else Output(flag, Path(path), "JSON file", is_our_json)
+
+
+def model_output(flag: str, path: str | Path | None) -> Output | None:
+    """A model file; None for None."""
+    return None if path is None else Output(flag, Path(path), "model file", is_our_model)
+
+
+def table_output(flag: str, path: str | Path | None) -> Output | None:
+    """A classes.yaml; None for None."""
+    return None if path is None else Output(flag, Path(path), "class table", is_our_table)
+
+
+def page_output(flag: str, path: str | Path) -> Output:
+    """An HTML page."""
+    return Output(flag, Path(path), "page", is_our_page)
+
+
+def picture_output(flag: str, path: str | Path | None, folder: Path | None = None) -> Output | None:
+    """A picture, written by `save_picture`, or one of many in a folder; None for None."""
+    return None if path is None else Output(flag, Path(path), "picture", is_our_picture, folder)
+
+
+def model_inputs(model: str | Path) -> list[tuple[str, Path]]:
+    """The files that a model is read from, as `check_outputs` takes them: of an .xml the .bin beside it, too."""
+    path = Path(model)
+    files = [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
+    return [("the model itself", file) for file in files]
+
+
+def is_our_json(path: Path) -> bool:
+    """Whether a JSON file has our mark; one that was cut off has it, too."""
+    head = _head(path)
+    if re.match(rf'\s*{{\s*"{JSON_KEY}":\s*"{MARK}', head):
+        return True
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if head.lstrip().startswith("{") else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= EVALUATION_KEYS
+
+
+def is_our_metrics(path: Path) -> bool:
+    """Whether a file is a metrics.jsonl of ours: it is empty, or its first line has a kind and a step."""
+    first = _head(path, 2**16).partition("\n")[0]
+    try:
+        line = json.loads(first) if first.strip() else {"kind": "", "step": 0}
+    except ValueError:
+        return False
+    return path.is_file() and isinstance(line, dict) and {"kind", "step"} <= line.keys()
+
+
+def is_our_table(path: Path) -> bool:
+    """Whether a classes.yaml begins with the comment that `ClassTable.to_yaml` writes."""
+    return _head(path).startswith(TABLE_MARK)
+
+
+def is_our_page(path: Path) -> bool:
+    """Whether an HTML page was written by `report` or `explain`."""
+    return PAGE_MARK.search(_head(path)) is not None
+
+
+def is_our_picture(path: Path) -> bool:
+    """Whether a PNG or TIFF names this program as its software."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+        software = _png_software(path) if start.startswith(b"\x89PNG\r\n\x1a\n") else _tiff_software(path, start)
+    except Exception:  # of a damaged file, anything
+        return False
+    return software.split(" ")[0] == MARK
+
+
+def is_our_model(path: Path) -> bool:
+    """Whether a file is a model file of ours, of any version."""
+    return MARK in safetensors_metadata(path)
+
+
+def safetensors_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file; {} of any other file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
+                return {}
+            metadata = json.loads(file.read(length)).get("__metadata__", {})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def save_json(results: dict[str, Any], path: str | Path) -> None:
+    """Writes a JSON file with our mark, atomically.
+
+    Args:
+        results: plain dicts, lists, strings and numbers.
+        path: the file; its folder is made.
+    """
+    marked = {JSON_KEY: MARK, **results}
+    write_text(path, json.dumps(marked, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_picture(picture: Image.Image, path: str | Path, **options: Any) -> None:
+    """Writes a picture with our mark, atomically.
+
+    Args:
+        picture: of any mode that the format has.
+        path: the file; its ending names the format, and its folder is made.
+        options: of Pillow's writer for the format.
+
+    Raises:
+        AtrousError: an ending that no format has.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    suffix = Path(path).suffix.lower()
+    kind = Image.registered_extensions().get(suffix)
+    if kind not in Image.SAVE:
+        raise AtrousError(f"{path}: no picture can be written under a name that ends in '{suffix}'; end it in .png.")
+    if kind == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Software", MARK)
+    elif kind == "TIFF":
+        options["software"] = MARK
+    with atomic_path(path) as part:
+        picture.save(part, kind, **options)
+
+
+def _head(path: Path, length: int = HEAD_BYTES) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(length).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _png_software(path: Path) -> str:
+    """The Software text of a PNG that stands before its pixels, or ""."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while header := file.read(8):
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            if kind == b"tEXt":
+                key, _, text = file.read(length).partition(b"\0")
+                if key == b"Software":
+                    return text.decode("latin-1")
+                length = 0
+            elif kind in (b"IDAT", b"IEND"):
+                break
+            file.seek(length + 4, os.SEEK_CUR)
+    return ""
+
+
+def _tiff_software(path: Path, start: bytes) -> str:
+    """The Software tag of a TIFF's first page, or ""."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    big = start[2:4] in (b"\x2b\0", b"\0\x2b")  # BigTIFF
+    directory = ImageFileDirectory_v2(start if big else start[:8])
+    with path.open("rb") as file:
+        file.seek(directory.next)
+        directory.load(file)
+    return str(directory.get(TIFF_SOFTWARE, ""))

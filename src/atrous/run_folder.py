@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,8 @@ class Run:
         train: the training lines of metrics.jsonl, ascending in step.
         val: its validation lines, likewise.
         evaluation: evaluation.json, or {}.
+        damaged: why evaluation.json cannot be used though it is there, or "".
+        doctor: doctor.json, what the examination of the data set found before the training, or {}.
     """
 
     folder: Path
@@ -65,6 +67,8 @@ class Run:
     train: list[Record]
     val: list[Record]
     evaluation: Record
+    damaged: str = ""
+    doctor: Record = field(default_factory=dict)
 
     @property
     def model_file(self) -> Path:
@@ -243,7 +247,7 @@ def read_run(folder: Path) -> Run:
         folder: the run's folder; of its files only one of metrics.jsonl and evaluation.json must be there.
 
     Raises:
-        AtrousError: no folder, neither of the two files, or a damaged evaluation.json.
+        AtrousError: no folder, neither of the two files, or a damaged evaluation.json alone.
     """
     if not folder.is_dir():
         raise AtrousError(f"there is no run folder '{folder}'. Give the folder that `atrous train` wrote.")
@@ -254,13 +258,31 @@ def read_run(folder: Path) -> Run:
             f"evaluation.json (`atrous evaluate MODEL DATA --json {shlex.quote(str(evaluation))}`)."
         )
     lines = read_metrics(metrics) if metrics.is_file() else []
+    measured, damaged = {}, ""
+    try:
+        measured = read_evaluation(evaluation) if evaluation.is_file() else {}
+    except AtrousError as error:
+        if not lines:
+            raise
+        damaged = str(error).partition(" Make it anew")[0]
     return Run(
         folder,
         config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         [line for line in lines if line["kind"] == "train"],
         [line for line in lines if line["kind"] == "val"],
-        read_evaluation(evaluation) if evaluation.is_file() else {},
+        measured,
+        damaged,
+        _read_doctor(folder / "doctor.json"),
     )
+
+
+def _read_doctor(path: Path) -> Record:
+    """doctor.json, or {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "warnings": [dict(warning) for warning in found["warnings"]]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -284,12 +306,16 @@ def read_evaluation(path: Path) -> Record:
     Raises:
         AtrousError: no JSON, or not what `atrous evaluate --json` writes.
     """
-    cure = f"Make it anew: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))}`, or remove it."
+    cure = f"Make it anew: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))} --overwrite`, or remove it."
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
-        classes, shape = evaluation["classes"], np.asarray(evaluation["confusion"]).shape
+        classes, shape = evaluation["classes"], np.asarray(evaluation["confusion"], np.int64).shape
         lacking = {field for c in classes for field in _CLASS_FIELDS - c.keys()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for c in classes if not lacking else ():
+            _ = str(c["name"]), [int(part) for part in c["color"]], int(c["pixels_true"])
+        for picture in evaluation.get("per_image", []):
+            _ = picture["name"], Path(picture["image"]), Path(picture["mask"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AtrousError(f"'{path}' is not what `atrous evaluate` writes ({error!r}). {cure}") from error
     if not classes or lacking:
         raise AtrousError(f"'{path}' has classes without {', '.join(sorted(lacking)) or 'entries'}. {cure}")

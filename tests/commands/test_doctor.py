@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from atrous.commands.doctor import doctor
+from atrous.data import survey as survey_module
 from atrous.data.dataset import open_dataset
 from atrous.data.examine import Diagnosis, examine
 from atrous.data.labels import ClassTable, default_colors
@@ -385,3 +386,22 @@ def test_real_nuclei_get_their_classes_proposed(shared):
     assert kinds(diagnosis.errors) == ["no_classes"]
     assert diagnosis.proposed_classes
     assert diagnosis.proposed_classes.raw == ((0,), (1,))
+
+
+FAULTS = [MemoryError(), KeyError("tag"), RuntimeError("no codec")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("reader", ["read_picture", "read_raw_mask"])
+def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, reader, fault):
+    def read(path):
+        if path.name == "a.png":
+            raise fault
+        return real(path)
+
+    real = getattr(survey_module, reader)
+    monkeypatch.setattr(survey_module, reader, read)
+    diagnosis = examine(data)
+    (finding,) = [each for each in diagnosis.errors if each.kind == "unreadable"]
+    assert finding.count == 1
+    assert type(fault).__name__ in finding.examples[0]

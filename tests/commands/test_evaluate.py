@@ -13,6 +13,7 @@ from atrous import model_file
 from atrous.cli import main
 from atrous.commands._measurement import matching_classes, warnings
 from atrous.commands.evaluate import evaluate
+from atrous.commands.report import report
 from atrous.crf import PRESETS, DenseCRF
 from atrous.crf.settings import settings_of
 from atrous.data.dataset import open_dataset
@@ -345,3 +346,27 @@ def test_another_output_stride(model, shapes):
     finer = evaluate(model, shapes, split="test", device="cpu", output_stride=8)
     assert finer["output_stride"] == 8
     assert finer["confusion"] != evaluate(model, shapes, split="test", device="cpu")["confusion"]
+
+
+def test_a_report_draws_the_masks_that_were_measured(model, shapes, tmp_path, monkeypatch):
+    """With the options of the measurement, the masks on the page have its confusion; with others they have not."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.safetensors").write_bytes(model.read_bytes())
+    options = {"scales": [0.5, 1.5], "flip": True, "output_stride": 8}
+    options |= {"split": "test", "device": "cpu", "json": run / "evaluation.json"}
+    results = evaluate(run / "best.safetensors", shapes, **options)
+    masks: list[np.ndarray] = []
+
+    def watched(mask: np.ndarray, colors: object) -> str:
+        masks.append(mask)
+        return "data:,"
+
+    monkeypatch.setattr("atrous.charts.mask_uri", watched)
+    report(run)
+    drawn = list(zip(masks[0::2], masks[1::2], strict=True))[: results["images"]]  # all, as best and as worst
+    confusion = ConfusionMatrix(3)
+    for truth, answer in drawn:
+        confusion.update(truth, answer)
+    assert confusion.counts.tolist() == results["confusion"]
+    assert results["confusion"] != evaluate(model, shapes, split="test", device="cpu")["confusion"]

@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from atrous.cli import main
 from atrous.commands.predict import find_pictures, predict
 from atrous.data.pictures import read_raw_mask
 from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.inference import segmenter as segmenter_module
 from atrous.inference.segmenter import Segmenter
 
 COLORS = np.array([(90, 60, 30), (220, 40, 40), (40, 60, 220)], np.uint8)
@@ -298,3 +301,47 @@ def test_a_crf_that_cannot_be(model, photos, tmp_path, capsys, crf, message):
 def test_a_picture_the_crf_cannot_take_is_skipped(model, photos, tmp_path, capsys):
     assert run(model, photos, "--crf", "bilateral_rgb=1e-9", "--out", tmp_path / "out") == 1
     assert "standard deviations from 0" in capsys.readouterr().out
+
+
+FAULTS = [MemoryError(), struct.error("cut off"), KeyError("tag"), SyntaxError("broken"), Exception("x")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_whatever_a_decoder_raises_costs_its_own_picture_only(model, photos, tmp_path, monkeypatch, capsys, fault):
+    def decode(path, *more, **options):
+        if Path(path).name == "1.png":
+            raise fault
+        return read(path, *more, **options)
+
+    read = segmenter_module.as_array
+    monkeypatch.setattr("atrous.commands.predict.as_array", decode)
+    assert run(model, photos, "--out", tmp_path / "out", "--json", tmp_path / "done.json") == 1
+    assert names(tmp_path / "out") == ["0.png", "2.png", "grey.png", "odd.png"]
+    said = capsys.readouterr().out
+    assert f"{photos / '1.png'}: {type(fault).__name__}" in said.replace("\n", "")
+    records = json.loads((tmp_path / "done.json").read_text())["pictures"]
+    assert [Path(record["image"]).name for record in records if "error" in record] == ["1.png"]
+
+
+def test_an_interrupt_still_stops(model, photos, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("atrous.commands.predict.as_array", interrupt)
+    assert run(model, photos, "--out", tmp_path / "out") == 130
+
+
+def test_a_mask_that_cannot_be_written_whole_is_not_there(model, photos, tmp_path, monkeypatch, capsys):
+    """As on a full disk: the first bytes are written, then nothing more."""
+
+    def save(self, file, *more, **options):
+        if Path(file).name.startswith(".1.png"):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(self, file, *more, **options)
+
+    whole = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert run(model, photos, "--out", tmp_path / "out") == 1
+    assert names(tmp_path / "out") == ["0.png", "2.png", "grey.png", "odd.png"]
+    assert "1.png cannot be written: [Errno 28] No space left" in capsys.readouterr().out

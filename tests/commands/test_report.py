@@ -42,6 +42,10 @@ INFO = Info(
 )
 
 
+#: A whole class of an evaluation.
+CLASS = {"name": "a", "color": [1, 2, 3], "iou": 1.0, "dice": 1.0, "accuracy": 1.0, "pixels_true": 5}
+
+
 @dataclass
 class Erring:
     """Answers with the truth, but for one row too few of class 1; `info` as a segmenter has."""
@@ -107,7 +111,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     killed = '\n{"kind": "train", "step": 41, "lo'
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + killed)
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of(data, segmenter)))
-    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, precision, crf: segmenter)
+    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, **options: segmenter)
     monkeypatch.setattr("atrous.model_file.read_info", lambda path: INFO)
     return folder
 
@@ -355,6 +359,32 @@ def test_configuration_and_commands_are_on_the_page(run: Path) -> None:
     assert f"atrous report '{run}'" in page
 
 
+def test_the_command_has_the_options_that_were_measured_with(run: Path) -> None:
+    change(run, scales=[0.5, 1.0], flip=True, output_stride=8, engine="openvino", precision="bfloat16", layout="folder")
+    page = unescape(page_of(run))
+    options = "--layout folder --engine openvino --precision bfloat16 --scales 0.5,1 --flip --output-stride 8"
+    assert f"--split val {options} --json '{run}/evaluation.json'" in page
+    assert "openvino, bfloat16, scales 0.5 1, flip, output stride 8" in page
+
+
+def test_runs_that_were_measured_in_different_ways_are_told(run: Path, tmp_path: Path) -> None:
+    other = copy_of(run, "other", 0.5)
+    change(other, flip=True)
+    html = report([run, other], out=tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "other: torch, float32, flip" in html
+
+
+def test_warnings_about_the_data_are_on_the_page(run: Path) -> None:
+    finding = {"kind": "x", "message": "Two <pictures> are alike.", "count": 7, "examples": ["a.png", "b.png"]}
+    (run / "doctor.json").write_text(json.dumps({"warnings": [finding]}))
+    page = page_of(run)
+    assert "Two &lt;pictures&gt; are alike." in page
+    assert "× 7" in page
+    assert "a.png; b.png …" in page
+    (run / "doctor.json").write_text('{"warnings": 3}')
+    assert "are alike" not in page_of(run)
+
+
 def test_no_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AtrousError, match="there is no run folder"):
         report(tmp_path / "nowhere")
@@ -372,19 +402,29 @@ def test_an_empty_folder_is_an_error_that_names_the_commands(tmp_path: Path) -> 
         ("[]", "not what `atrous evaluate` writes"),
         ('{"classes": [], "confusion": []}', "without entries"),
         ('{"classes": [{"name": "a"}], "confusion": [[1]]}', "without accuracy, color"),
+        (json.dumps({"classes": [CLASS], "confusion": [[1, 2], [3, 4]]}), "1 classes and a confusion matrix of"),
+        (json.dumps({"classes": [{**CLASS, "color": "red"}], "confusion": [[1]]}), "not what `atrous evaluate`"),
+        (json.dumps({"classes": [CLASS], "confusion": [["a"]]}), "not what `atrous evaluate` writes"),
+        (json.dumps({"classes": [CLASS], "confusion": [[1]], "per_image": [3]}), "not what `atrous evaluate` writes"),
     ],
 )
-def test_a_damaged_evaluation_is_an_error(run: Path, text: str, words: str) -> None:
+def test_a_damaged_evaluation_is_said_and_the_page_goes_on_without_it(run: Path, text: str, words: str) -> None:
     (run / "evaluation.json").write_text(text)
-    with pytest.raises(AtrousError, match=words) as caught:
+    page = unescape(page_of(run))
+    assert words in page
+    assert "The page goes on without it: no scores per class and no pictures." in page
+    assert f"--split val --json '{run}/evaluation.json' --overwrite" in page
+    assert '<svg class="chart"' in page
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(AtrousError, match=r"Make it anew: .*--overwrite"):
         report(run)
-    assert "Make it anew" in str(caught.value)
 
 
-def test_a_matrix_that_does_not_fit_is_an_error(run: Path) -> None:
-    change(run, confusion=[[1, 2], [3, 4]])
-    with pytest.raises(AtrousError, match="4 classes and a confusion matrix of"):
-        report(run)
+def test_a_damaged_evaluation_is_said_among_several_runs(run: Path, tmp_path: Path) -> None:
+    other = copy_of(run, "other", 0.5)
+    (other / "evaluation.json").write_text("{")
+    page = unescape(report([run, other], out=tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert f"'{other}/evaluation.json' is not what `atrous evaluate` writes" in page
 
 
 def test_a_page_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -625,3 +626,18 @@ def test_val_without_a_labelled_pixel_is_refused_before_training(fresh_shapes, t
 def test_the_data_decide_the_number_of_classes(tiny, tmp_path):
     with pytest.raises(AtrousError, match=r"model\.arguments\.num_classes is 5, but .* make it 3"):
         train(tiny(model__arguments={"num_classes": 5}), out=tmp_path / "run")
+
+
+def test_what_the_doctor_warns_of_is_printed_kept_and_on_the_page(fresh_shapes, tiny, tmp_path, capsys):
+    table = ClassTable(("ground", "box", "disc", "cat"), ((0, 0, 0),) * 4, ((0,), (7, 8), (300,), (9,)), (65535,))
+    table.to_yaml(fresh_shapes / "classes.yaml")  # no pixel is a cat
+    for kind in ("images", "masks"):  # the same scene in both splits
+        copied = (fresh_shapes / kind / "train_0.png").read_bytes()
+        (fresh_shapes / kind / "val_0.png").write_bytes(copied)
+    out = train(tiny(data__root=str(fresh_shapes), data__check=True), out=tmp_path / "run")
+    printed, page = said(capsys), unescape((out / "report.html").read_text(encoding="utf-8"))
+    warnings = json.loads((out / "doctor.json").read_text())["warnings"]
+    assert {"empty_class", "near_identical"} <= {warning["kind"] for warning in warnings}
+    for warning in warnings:
+        assert warning["message"] in printed
+        assert warning["message"] in page

@@ -80,9 +80,9 @@ def show(diagnosis: Diagnosis) -> None:
     if diagnosis.classes is not None:
         console.print(_class_table(diagnosis))
     for finding in diagnosis.errors:
-        _show_finding(finding, "[bold red]error[/]")
+        show_finding(finding, "[bold red]error[/]")
     for finding in diagnosis.warnings:
-        _show_finding(finding, "[yellow]warning[/]")
+        show_finding(finding, "[yellow]warning[/]")
     if diagnosis.proposed_classes is not None:
         console.print(f"\nProposed {CLASSES_FILE} (`--write-classes` writes it):")
         # a long line wrapped by the terminal must stay one line when copied
@@ -111,7 +111,13 @@ def _class_table(diagnosis: Diagnosis) -> Table:
     return table
 
 
-def _show_finding(finding: Finding, level: str) -> None:
+def show_finding(finding: Finding, level: str) -> None:
+    """Print one kind of problem with its first places.
+
+    Args:
+        finding: the problem.
+        level: how serious it is, in the console's markup.
+    """
     count = f" × {finding.count}" if finding.count > 1 else ""
     console.print(f"\n{level} {finding.kind}{count}: {escape(finding.message)}", highlight=False)
     for example in finding.examples:

@@ -123,6 +123,7 @@ def evaluate(
         "model": str(model),
         "data": str(Path(data).resolve()),
         "split": split,
+        **({"layout": layout} if layout else {}),
         "images": len(items),
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,

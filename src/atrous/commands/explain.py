@@ -18,7 +18,7 @@ from rich.markup import escape
 import atrous
 from atrous import charts, model_file
 from atrous.atomic_write import write_text
-from atrous.commands.predict import find_pictures
+from atrous.commands.predict import failure_in_words, find_pictures
 from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
 from atrous.device import pick_device
@@ -118,12 +118,11 @@ def explain(
             try:
                 image = as_array(path)
                 found = explain_picture(network, segmenter.prepare(image), classes=chosen, most=most, crf=segmenter.crf)
-            except (AtrousError, MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
-                failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            else:
                 layers = list(layers_of(found, network.info))
                 _write(layers, visible(image), folder, out / "tensorboard" if tensorboard else None, number)
                 shown.append(_on_page(path, found, layers, image, network.info))
+            except Exception as error:  # a decoder's own, no memory, a full disk: the other pictures are explained
+                failures.append(failure_in_words(path, error))
             progress.update(task, advance=1)
     for failure in failures:
         console.print(f"[red]skipped[/] {escape(failure)}")

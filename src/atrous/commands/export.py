@@ -28,7 +28,7 @@ from atrous.learning.crf_search import evenly
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
 from atrous.models.layers import resize
-from atrous.outputs import Output, check_outputs, model_inputs
+from atrous.outputs import Output, check_outputs
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
@@ -104,7 +104,11 @@ def export(
     check_outputs(
         "export",
         [Output("out", target, "exported file", _is_ours) for target in targets],
-        [*model_inputs(model), ("the pictures of check", check), ("the data set", calibrate)],
+        [
+            ("the model itself, no exported file of atrous", model),
+            ("the pictures of check", check),
+            ("the data set", calibrate),
+        ],
         overwrite=overwrite,
     )
     if half and format != "openvino":

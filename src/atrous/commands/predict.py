@@ -96,7 +96,7 @@ def predict(
     pictures = find_pictures(paths)
     info = read_exported_info(model) if is_exported(model) else read_info(model)
     most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
-    windowed = {path for path in pictures if needs_windows(path, most)}
+    windowed = {path for path in pictures if _holds(needs_windows, path, most)}
     deep = raw and not _fits_png(info)
     targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
     masks = [mask for target in targets.values() for mask in (target, *([_overlay(target)] if overlay else []))]
@@ -118,7 +118,7 @@ def predict(
     )
     warn_if_fresh(segmenter.info.provenance)
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)
-    lost = [path for path in pictures if path not in windowed and has_place_tags(path)]
+    lost = [path for path in pictures if path not in windowed and _holds(has_place_tags, path)]
     if lost:
         _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")
     _make_folder(out)
@@ -132,7 +132,7 @@ def predict(
             tiles = progress.add_task(path.name, total=None, note="", visible=False)
             show = partial(_show, progress, tiles)
             try:
-                if isinstance(image, AtrousError):
+                if isinstance(image, Exception):
                     raise image
                 if isinstance(image, GeoTiffSource):
                     record |= _segment_windows(any_size, image, targets[path], raw, show)
@@ -142,8 +142,8 @@ def predict(
                 counts = np.bincount(mask.ravel(), minlength=256)
                 record |= {"mask": str(targets[path]), "share": _shares(counts, segmenter.info)}
                 pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
-            except (AtrousError, MemoryError, RuntimeError) as error:  # torch's out-of-memory is a RuntimeError
-                record["error"] = str(error) if str(path) in str(error) else f"{path}: {error}"
+            except Exception as error:  # a decoder's own, or no memory: the other pictures are done
+                record["error"] = failure_in_words(path, error)
             finally:
                 progress.remove_task(tiles)
                 progress.update(task, advance=1)
@@ -162,6 +162,25 @@ def predict(
     if failures:
         raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be used; the others are done.")
     return [targets[path] for path in pictures]
+
+
+def failure_in_words(path: Path, error: Exception) -> str:
+    """A sentence that names the picture, and for an error that is not ours its type.
+
+    Args:
+        path: the picture.
+        error: what was raised while it was read or worked on.
+    """
+    words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
+    return words if str(path) in words else f"{path}: {words}"
+
+
+def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
+    """The answer about a file; False for one so damaged that there is none, which reading it will tell."""
+    try:
+        return question(path, *more)
+    except Exception:
+        return False
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
@@ -222,10 +241,10 @@ def _overlay(target: Path) -> Path:
     return target.with_suffix(".overlay.png")
 
 
-def _read(path: Path, windowed: Container[Path], channels: int) -> np.ndarray | GeoTiffSource | AtrousError:
+def _read(path: Path, windowed: Container[Path], channels: int) -> np.ndarray | GeoTiffSource | Exception:
     try:
         return GeoTiffSource(path, channels) if path in windowed else as_array(path)
-    except AtrousError as error:
+    except Exception as error:  # raised when its turn comes, and noted as this picture's
         return error
 
 
@@ -257,8 +276,8 @@ def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, recor
             prediction.save(target)
         if overlay:
             save_picture(prediction.overlay(legend=True), _overlay(target))
-    except (OSError, TypeError) as error:
-        record["error"] = f"{target} cannot be written: {error}"
+    except Exception as error:  # a full disk, or what no such file can hold: the other masks are written
+        record["error"] = f"{target} cannot be written: {error or type(error).__name__}"
 
 
 def _fits_png(info: Info) -> bool:

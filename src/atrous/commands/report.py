@@ -13,6 +13,7 @@ import numpy as np
 import atrous
 from atrous import charts
 from atrous.atomic_write import write_text
+from atrous.commands._measured import evaluate_command, in_words, measured_layout, measured_model, segmenter_options
 from atrous.errors import AtrousError
 from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
@@ -42,8 +43,8 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
         The page's path.
 
     Raises:
-        AtrousError: the folder is missing, has neither metrics.jsonl nor evaluation.json, or a damaged one;
-            or the page cannot be written.
+        AtrousError: the folder is missing, or has neither metrics.jsonl nor an evaluation.json that can be read; or
+            the page cannot be written, or would replace a file that atrous did not write.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     page = Path(out) if out else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
@@ -74,6 +75,7 @@ def render(run: Run) -> str:
         headline=headline(run),
         remarks=remarks(run),
         warnings=run.evaluation.get("warnings", []),
+        data_warnings=run.doctor.get("warnings", []),
         missing=missing(run),
         curves=[(title, note, Markup(svg)) for title, note, svg in curves(run)],
         classes=[row | {"trend": Markup(row["trend"])} for row in class_rows(run)],
@@ -239,13 +241,9 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     from atrous.data.dataset import open_dataset
     from atrous.inference.segmenter import Segmenter
 
-    settings = run.settings("data")
-    trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     try:
-        dataset = open_dataset(run.data, settings.get("layout") if trained_on_it else None)
-        # as it was measured, so that pictures and scores agree
-        precision, crf = run.evaluation.get("precision") or "auto", run.evaluation.get("crf")
-        segmenter = Segmenter(run.model_file, precision=precision, crf=crf)
+        dataset = open_dataset(run.data, measured_layout(run))
+        segmenter = Segmenter(measured_model(run), **segmenter_options(run))  # so that pictures and scores agree
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
     groups, notes = [], []
@@ -337,8 +335,9 @@ def missing(run: Run) -> dict[str, list[str]]:
     """By the command that makes it, what is missing and what the page lacks for it."""
     train, evaluate, _ = commands(run)
     found: dict[str, list[str]] = {}
+    lost = f"{run.damaged} The page goes on without it:" if run.damaged else "There is no evaluation.json, so"
     for is_there, command, words in (
-        (run.evaluation, evaluate, "There is no evaluation.json, so no scores per class and no pictures."),
+        (run.evaluation, evaluate, f"{lost} no scores per class and no pictures."),
         (run.train or run.val, train, "There is no line in metrics.jsonl, so no curves."),
         (run.config, train, "There is no config.yaml, so the settings are not known."),
         (run.model_file.is_file(), train, "There is no best.safetensors, so nothing can be predicted again."),
@@ -350,17 +349,10 @@ def missing(run: Run) -> dict[str, list[str]]:
 
 def commands(run: Run) -> list[str]:
     """What to type to train, measure and report again."""
-    config, model, evaluation, folder = (
-        shlex.quote(str(path))
-        for path in (run.folder / "config.yaml", run.model_file, run.folder / "evaluation.json", run.folder)
-    )
-    data, split = shlex.quote(run.data or "DATA"), shlex.quote(run.evaluation.get("split") or "val")
-    settings = run.evaluation.get("crf")
-    words = "model" if settings == run.model_info.get("crf") else json.dumps(settings)
-    crf = f" --crf {shlex.quote(words)}" if settings else ""
+    config, folder = (shlex.quote(str(path)) for path in (run.folder / "config.yaml", run.folder))
     return [
         f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
-        f"atrous evaluate {model} {data} --split {split}{crf} --json {evaluation}",
+        evaluate_command(run, overwrite=bool(run.damaged)),
         f"atrous report {folder}",
     ]
 
@@ -368,11 +360,10 @@ def commands(run: Run) -> list[str]:
 def provenance(run: Run) -> dict[str, str]:
     """Where the numbers come from."""
     measured = run.evaluation
-    how = [measured.get("engine"), measured.get("precision")]
     lines = {
         "Measured model": str(measured.get("model", "")),
         "Data": run.data,
-        "Measured with": ", ".join(filter(None, how)),
+        "Measured with": in_words(measured),
         "Measured on": run.written.strftime("%Y-%m-%d %H:%M") if measured else "",
     }
     for name, value in run.model_info.get("provenance", {}).items():

@@ -17,7 +17,7 @@ import atrous
 from atrous import model_file
 from atrous.charts import confusion_picture
 from atrous.commands._measurement import measure
-from atrous.commands.doctor import examine_with_progress
+from atrous.commands.doctor import examine_with_progress, show_finding
 from atrous.commands.evaluate import evaluate
 from atrous.console import console
 from atrous.create import create_for
@@ -41,6 +41,7 @@ from atrous.learning.total_loss import loss_for
 from atrous.learning.trainer import Progress, Trainer, checkpoint_of
 from atrous.learning.transfer import network_of
 from atrous.models import SegmentationModel
+from atrous.outputs import save_json
 from atrous.run_folder import check_new_run, check_resumed_run, held, new_run, remove_unfinished_files
 
 #: Validation pictures shown in TensorBoard.
@@ -83,7 +84,7 @@ def train(
         check_resumed_run(resume, overwrite=overwrite)
     processes = the_processes()
     recipe = _starting_from(recipe, init, resume)
-    dataset, pixels = _open_data(recipe, processes)
+    dataset, pixels, doctor = _open_data(recipe, processes)
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.train.device)
     model = create_for(recipe, dataset, fresh=resume is None)
@@ -130,6 +131,8 @@ def train(
         trainer.save()  # so that there is something to resume from the first moment on
         if processes.first:
             write_recipe(recipe, run / "config.yaml")  # by which a folder counts as a run
+            if doctor:
+                save_json(doctor, run / "doctor.json")
         _say_start(run, recipe, dataset, step, learning)
         trainer.run_all()
         _finish(recipe, run, dataset, processes)
@@ -212,14 +215,15 @@ class _Validate:
         return self.step.crf.learned() if self.step.crf is not None else None
 
 
-def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[int]]:
-    """The dataset, examined first unless the recipe says otherwise, and the training pixels of each class."""
+def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
+    """The dataset, the training pixels of each class, and what the doctor said, where the recipe wants it asked."""
     data = recipe.data
     if not data.root:
         raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
     counted: Mapping[str, Sequence[int]] = {}
+    doctor: dict[str, Any] = {}
     if data.check:
-        counted = processes.by_first(lambda: _examined(data))
+        counted, doctor = processes.by_first(lambda: _examined(data))
     dataset = open_dataset(data.root, data.layout)
     for note in dataset.notes:
         console.print(escape(note))
@@ -230,14 +234,16 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
             counted = {**counted, split: class_pixels(dataset, split)}
         if not sum(counted[split]):
             raise AtrousError(f"the split '{split}' of {data.root} has no labelled pixel: nothing to learn or measure.")
-    return dataset, counted[data.train]
+    return dataset, counted[data.train], doctor
 
 
-def _examined(data: Data) -> Mapping[str, Sequence[int]]:
-    """The pixels of each class by split, of data without errors."""
+def _examined(data: Data) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
+    """The pixels of each class by split, of data without errors, and the whole diagnosis; its warnings are printed."""
     diagnosis = examine_with_progress(Path(data.root), data.layout)
     diagnosis.raise_for_errors()
-    return diagnosis.pixels
+    for finding in diagnosis.warnings:
+        show_finding(finding, "[yellow]warning[/]")
+    return diagnosis.pixels, diagnosis.as_json()
 
 
 def _say_start(run: Path, recipe: Recipe, dataset: Dataset, step: TrainingStep, learning: str) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -118,14 +119,18 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     if item.image.exists():
         try:
             picture = _describe_picture(read_picture(item.image))
-        except AtrousError as error:
-            problems.append(str(error))
+        except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
+            problems.append(_in_words(item.image, error))
     if item.mask is not None:
         try:
             mask = _describe_mask(read_raw_mask(item.mask), stored_lossily(item.mask), classes)
-        except AtrousError as error:
-            problems.append(str(error))
+        except Exception as error:
+            problems.append(_in_words(item.mask, error))
     return Pair(item, picture, mask, tuple(problems))
+
+
+def _in_words(path: Path, error: Exception) -> str:
+    return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
 def _describe_picture(image: np.ndarray) -> PictureFacts:

@@ -98,7 +98,7 @@ def test_float_tiff(tmp_path):
 
 def test_integers_beyond_16_bits(tmp_path):
     fits = saved(tmp_path / "a.tif", Image.fromarray(np.array([[0, 65535]], np.int32)))
-    assert read_picture(fits).dtype == np.uint16
+    assert read_picture(fits).dtype == np.float32  # by the file's type, whatever its values
     negative = saved(tmp_path / "b.tif", Image.fromarray(np.array([[-1024, 3000]], np.int32)))
     np.testing.assert_array_equal(read_picture(negative), np.array([[[-1024], [3000]]], np.float32))
     with pytest.raises(AtrousError, match=r"c\.tif.*float32"):

@@ -4,63 +4,101 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from atrous.atomic_write import atomic_path
 from atrous.data.labels import IGNORE_INDEX, ClassTable
+from atrous.data.orientation import stored_from_upright
+from atrous.data.pictures import read_pixels
+from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError, missing_extra
 from atrous.outputs import MARK
 
 #: Pixels in height and width of what is compressed at once in the masks.
 BLOCK = 512
-#: TIFF's tags of pixel scale, tie points and transformation (GeoTIFF 1.1, OGC 19-008).
-PLACE_TAGS = (33550, 33922, 34264)
+#: Names of files that may have a place on Earth.
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
+#: The identifier of the box in JPEG 2000 that holds a GeoTIFF's tags.
+GEO_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
 #: MB of decoded blocks that GDAL keeps, for the overlap of tiles; left alone it takes a twentieth of the memory.
 CACHE_MB = 128
 
 
-class GeoTiffSource:
-    """A raster that rasterio can read, of which the first bands are the picture.
-
-    Args:
-        path: the file.
-        channels: C ≥ 1 that the model takes. Of a file with more bands the first are taken; one band may stand for 3.
+@dataclass(frozen=True)
+class Place:
+    """Where a raster lies on Earth, for its upright pixels.
 
     Attributes:
-        dataset: rasterio's, open for reading.
+        crs: rasterio's coordinate reference system, or None.
+        transform: rasterio's affine map from (column, row) to coordinates.
+        points: ground control points.
+        points_crs: their coordinate reference system.
+    """
+
+    crs: Any
+    transform: Any
+    points: tuple[Any, ...]
+    points_crs: Any
+
+
+class GeoTiffSource:
+    """A raster with a place on Earth, whose pixels are read window by window as `read_pixels` reads the whole.
+
+    rasterio gives the place only. A JPEG 2000 is decoded as a whole.
+
+    Args:
+        path: a TIFF or JPEG 2000 file.
+        channels: C ≥ 1 that the model takes. Of a file with more than four bands the first are taken, an alpha band
+            left out, and one band may stand for three.
+        pages: as in `read_picture`.
+
+    Attributes:
+        place: where it lies.
+        bands: that the file has, with an alpha band.
 
     Raises:
         AtrousError: rasterio is not installed, the file cannot be read, or it has too few bands or complex numbers.
     """
 
-    def __init__(self, path: str | Path, channels: int) -> None:
-        self.path, self.dataset = Path(path), _open(path)
-        count = self.dataset.count
+    def __init__(self, path: str | Path, channels: int, pages: str = "first") -> None:
+        self.path, self._channels = Path(path), channels
+        with _open(path) as dataset:
+            crs, transform, (points, points_crs) = dataset.crs, dataset.transform, dataset.gcps
+        self._tiff, self._whole = None, None
+        if _is_tiff(path):
+            self._tiff = TiffPicture(path, pages=pages)
+            height, width, self.bands = self._tiff.shape
+            alpha, orientation = self._tiff.alpha, self._tiff.orientation
+        else:
+            self._whole = read_pixels(path, pages)
+            height, width, self.bands = self._whole.values.shape
+            alpha, orientation = self._whole.alpha, 1
+        count = self.bands - (alpha is not None and channels != self.bands)
         if count < channels and not (count == 1 and channels == 3):
             self.close()
             raise AtrousError(
                 f"{path}: {count} band(s), and the model takes the first {channels}: give a file with at least "
                 f"{channels} bands, or train a model with in_channels={count}."
             )
-        self._bands = list(range(1, min(count, channels) + 1))
-        types = {np.dtype(self.dataset.dtypes[band - 1]) for band in self._bands}
-        if any(kind.kind == "c" for kind in types):
-            self.close()
-            raise AtrousError(f"{path}: complex numbers; give magnitudes, as uint8, uint16 or float32.")
-        # One type for all windows, whatever they hold.
-        self._dtype = types.pop() if len(types) == 1 and types <= {np.dtype("u1"), np.dtype("u2")} else np.dtype("f4")
-        flags = [set(self.dataset.mask_flag_enums[band - 1]) for band in self._bands]
-        self._has_gaps = self._dtype.kind == "f" or any({flag.name for flag in of} != {"all_valid"} for of in flags)
+        self._taken = 1 if count == 1 else channels
+        self._size = height, width
+        self._last: tuple[tuple[int, int, int, int], tuple[np.ndarray, np.ndarray | None]] | None = None
+        if orientation != 1:  # coordinates are those of stored pixels
+            matrix = stored_from_upright(self._size, orientation)
+            both = np.reshape([*transform][:9], (3, 3)) @ matrix
+            transform = type(transform)(*both[:2].ravel().tolist())
+            points = [_moved(point, np.linalg.inv(matrix)) for point in points]
+        self.place = Place(crs, transform, tuple(points), points_crs)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C); C is 1 where one band stands for three."""
-        return self.dataset.height, self.dataset.width, len(self._bands)
+        return *self._size, self._taken
 
     def read(self, window: tuple[int, int, int, int]) -> np.ndarray:
         """The window's pixels.
@@ -74,38 +112,30 @@ class GeoTiffSource:
         Raises:
             AtrousError: the file is damaged.
         """
-        values = self._read("read", window)
-        if self._has_gaps:
-            values = np.where(self._present(values, window), values, 0)
-        return np.ascontiguousarray(values.transpose(1, 2, 0), self._dtype)
+        return self._pixels(window)[0]
 
     def valid(self, window: tuple[int, int, int, int]) -> np.ndarray | None:
-        """H×W booleans, False where every band is nodata, masked, transparent or no number; None without any gap."""
-        if not self._has_gaps:
-            return None
-        values = self._read("read", window) if self._dtype.kind == "f" else None
-        present = np.any(self._present(values, window), axis=0)
-        return None if present.all() else present
+        """H×W booleans, False where there is no data (see `Pixels.for_model`); None without any gap."""
+        return self._pixels(window)[1]
 
     def close(self) -> None:
         """Closes the file."""
-        self.dataset.close()
+        if self._tiff is not None:
+            self._tiff.close()
 
-    def _present(self, values: np.ndarray | None, window: tuple[int, int, int, int]) -> np.ndarray:
-        """C×H×W booleans: values that are there."""
-        present = self._read("read_masks", window) > 0
-        return present & np.isfinite(values) if values is not None and values.dtype.kind == "f" else present
-
-    def _read(self, what: str, window: tuple[int, int, int, int]) -> np.ndarray:
-        from rasterio.errors import RasterioError
-
-        try:
-            with _small_cache():
-                return getattr(self.dataset, what)(self._bands, window=_rasterio_window(window))
-        except RasterioError as error:
-            raise AtrousError(
-                f"{self.path}: cannot be read ({error}); the file may be damaged or cut short."
-            ) from error
+    def _pixels(self, window: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        window = tuple(window)  # pyright: ignore[reportAssignmentType]
+        last = self._last
+        if last is not None and last[0] == window:
+            return last[1]
+        if self._tiff is not None:
+            pixels = self._tiff.pixels(window)
+        else:
+            assert self._whole is not None
+            pixels = self._whole.window(window)
+        found = pixels.for_model(self._taken)
+        self._last = window, found
+        return found
 
 
 class GeoTiffSink:
@@ -127,7 +157,8 @@ class GeoTiffSink:
         import rasterio
         from rasterio.errors import RasterioError
 
-        like = source.dataset
+        height, width, _ = source.shape
+        like = source.place
         self.path, self._table, self._raw = Path(path), table, raw
         self._unfinished = ExitStack()
         labels = np.array([[*range(len(table.names)), IGNORE_INDEX]], np.uint8)
@@ -135,7 +166,7 @@ class GeoTiffSink:
         if values.ndim > 1:
             raise AtrousError("masks of colour triples cannot be GeoTIFFs of one band: leave --raw out.")
         profile: dict[str, Any] = {
-            "driver": "GTiff", "dtype": values.dtype, "count": 1, "height": like.height, "width": like.width,
+            "driver": "GTiff", "dtype": values.dtype, "count": 1, "height": height, "width": width,
             "crs": like.crs, "transform": like.transform, "nodata": values[-1].item(), "compress": "deflate",
             "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER",
         }  # fmt: skip
@@ -147,16 +178,15 @@ class GeoTiffSink:
             self._unfinished.__exit__(type(error), error, None)
             raise AtrousError(f"{path}: cannot be written ({error}).") from error
         self._dataset.update_tags(TIFFTAG_SOFTWARE=MARK)
-        points, system = like.gcps
-        if points:
-            self._dataset.gcps = (points, system)
+        if like.points:
+            self._dataset.gcps = (list(like.points), like.points_crs)
         self._dataset.update_tags(
             1, **{f"class_{value}": name for value, name in zip(values.tolist(), table.names, strict=False)}
         )
         if values.dtype == np.uint8:
             colors = {value: (*color, 255) for value, color in zip(values.tolist(), table.colors, strict=False)}
             self._dataset.write_colormap(1, {**colors, values[-1].item(): (0, 0, 0, 0)})
-        self._rows = np.empty((0, like.width), values.dtype)  # not yet written, from self._top on
+        self._rows = np.empty((0, width), values.dtype)  # not yet written, from self._top on
         self._top = 0
 
     def write(self, window: tuple[int, int, int, int], mask: np.ndarray) -> None:
@@ -214,10 +244,10 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
     """Whether a picture is one for `GeoTiffSource`: it has a place on Earth, more than 4 bands or too many pixels.
 
     Args:
-        path: a file; only those named .tif or .tiff are opened, and none without rasterio.
+        path: a file; only TIFF and JPEG 2000 are opened, and none without rasterio.
         most_bytes: that its pixels may take.
     """
-    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+    if Path(path).suffix.lower() not in RASTER_SUFFIXES:
         return False
     try:
         dataset = _open(path)
@@ -230,14 +260,32 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
 
 
 def has_place_tags(path: str | Path) -> bool:
-    """Whether a TIFF has coordinates, seen without rasterio: its mask would lose them."""
-    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+    """Whether a raster has coordinates, seen without rasterio: its mask would lose them."""
+    path = Path(path)
+    if path.suffix.lower() not in RASTER_SUFFIXES:
         return False
     try:
-        with Image.open(path) as picture:
-            return any(tag in getattr(picture, "tag_v2", ()) for tag in PLACE_TAGS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        if not _is_tiff(path):
+            with path.open("rb") as file:
+                return GEO_JP2 in file.read(65536)
+        with TiffPicture(path) as tiff:
+            return tiff.placed
+    except (AtrousError, OSError):
         return False
+
+
+def _is_tiff(path: str | Path) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return is_tiff(file.read(4))
+    except OSError as error:
+        raise AtrousError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _moved(point: Any, matrix: np.ndarray) -> Any:
+    """A ground control point at its upright pixel."""
+    column, row, _ = matrix @ (point.col, point.row, 1.0)
+    return type(point)(row=row, col=column, x=point.x, y=point.y, z=point.z, id=point.id, info=point.info)
 
 
 def _open(path: str | Path) -> Any:

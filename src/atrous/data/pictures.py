@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from atrous.data.decoding import TooLarge as TooLarge
+from atrous.data.decoding import in_words
+from atrous.data.jpeg2000 import is_jpeg2000, read_jpeg2000
+from atrous.data.orientation import ORIENTATION_TAG, upright
+from atrous.data.pixels import Pixels, as_picture_dtype
+from atrous.data.pixels import to_channels as to_channels
+from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError
 
 PICTURE_SUFFIXES = frozenset(
@@ -24,53 +31,59 @@ SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
 #: A JPEG of more scans than this is no photograph: each scan costs a pass over the whole picture, and only a few bytes.
 MOST_SCANS = 200
 
-_ORIENTATION_TAG = 274  # of EXIF and TIFF alike
-_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what Pillow's "L" uses
 
-# EXIF orientation -> (transpose first, flip rows, flip columns); EXIF 2.32, table 6
-_UPRIGHT = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
-
-
-def read_picture(path: Path | str) -> np.ndarray:
+def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     """Read a picture upright, in the depth its file holds.
 
-    Palette, CMYK and other colour spaces become RGB, one-bit pictures become 0 and 255, and grey with alpha
-    loses its alpha. Signed integers and integers beyond 16 bits become ``float32``; so does ``float64``,
-    rounded. Of a file with several frames or pages the first is read. There is no limit on the number of
-    pixels: local files are trusted to be pictures.
+    The numbers are those that the file stores, of a TIFF all bands whatever its photometric interpretation. Palette,
+    CMYK and YCbCr become RGB, one-bit pictures become 0 and 255, and of PNG and WebP grey with alpha loses its alpha.
+    The type follows from the file's: signed integers and integers beyond 16 bits become ``float32``; so does
+    ``float64``, rounded. There is no limit on the number of pixels: local files are trusted to be pictures.
 
     Args:
         path: a picture file.
+        pages: of a TIFF, "first" for the first page, "channels" for the bands of all pages, one after the other. Of
+            other files with several frames the first is read.
 
     Returns:
-        H×W×C ``uint8``, ``uint16`` or ``float32``; C is 1 for grey, 3 for RGB, 4 for RGBA.
+        H×W×C ``uint8``, ``uint16`` or ``float32``; C is 1 for grey, 3 for RGB, 4 for RGBA, all bands for TIFF.
 
     Raises:
         AtrousError: the file is missing, empty, truncated or no picture, or it holds integers that
             ``float32`` cannot keep.
     """
-    with _opened(path) as picture:
-        if picture is None or _deeper_than_pillow_reads(picture):
-            array = _read_deep(path, picture)
-        else:
-            array = _upright(_picture_array(picture), picture)
-    return _as_image(array, path)
+    return read_pixels(path, pages).values
 
 
-class TooLarge(AtrousError):
-    """A picture of more pixels than are allowed."""
+def read_pixels(path: Path | str, pages: str = "first") -> Pixels:
+    """Read a picture as `read_picture` does, with which of its pixels hold data.
+
+    Args:
+        path: a picture file.
+        pages: as in `read_picture`.
+
+    Raises:
+        AtrousError: as `read_picture`.
+    """
+    path = Path(path)
+    start = _start_of(path)
+    if is_tiff(start):
+        with TiffPicture(path, pages=pages) as tiff:
+            return tiff.pixels()
+    with in_words(path):
+        if is_jpeg2000(start):
+            return read_jpeg2000(path.read_bytes(), path)
+        with _opened(path) as picture:
+            return _pixels_of(picture, lambda: np.fromfile(path, dtype=np.uint8), path)
 
 
 def decode_picture(content: bytes, most_pixels: int, name: str = "the picture") -> np.ndarray:
-    """Decode a picture that a stranger sent, as `read_picture` reads a file.
+    """Decode a picture that a stranger sent, as `read_picture` reads a file; see `decode_pixels`."""
+    return decode_pixels(content, most_pixels, name).values
+
+
+def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> Pixels:
+    """Decode a picture that a stranger sent, as `read_pixels` reads a file.
 
     Its size is read from its header and compared before any pixel is decoded, or memory taken for one.
 
@@ -78,26 +91,18 @@ def decode_picture(content: bytes, most_pixels: int, name: str = "the picture") 
         content: of a file: JPEG, PNG, WebP, TIFF, BMP or GIF.
         most_pixels: that are decoded.
         name: for the messages.
-
-    Returns:
-        H×W×C ``uint8``, ``uint16`` or ``float32``, as `read_picture` returns it.
+        pages: as in `read_picture`.
 
     Raises:
-        TooLarge: more pixels.
+        TooLarge: more pixels, or more bytes per pixel than a picture has.
         AtrousError: empty, damaged, or of another format.
     """
-    try:
-        return _decode(content, most_pixels, name)
-    except (AtrousError, MemoryError):
-        raise
-    except Exception as error:  # its decoders raise anything on files that were made to harm
-        raise AtrousError(f"{name}: cannot be read ({error}); the file may be damaged or cut short.") from error
-
-
-def _decode(content: bytes, most_pixels: int, name: str) -> np.ndarray:
-    with _in_words(name):
+    with in_words(name):
         if not content:
             raise AtrousError(f"{name}: it is empty (0 bytes).")
+        if is_tiff(content):
+            with TiffPicture(content, name=name, pages=pages, most_pixels=most_pixels) as tiff:
+                return tiff.pixels()
         _check_pixels(_webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
         picture = _identify(io.BytesIO(content), SAFE_FORMATS)
         if picture is None:
@@ -105,9 +110,7 @@ def _decode(content: bytes, most_pixels: int, name: str) -> np.ndarray:
         _check_pixels(picture.size, most_pixels, name)
         if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
             raise AtrousError(f"{name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
-        if _deeper_than_pillow_reads(picture):
-            return _as_image(_decode_deep(np.frombuffer(content, np.uint8), picture, name), name)
-        return _as_image(_upright(_picture_array(picture), picture), name)
+        return _pixels_of(picture, lambda: np.frombuffer(content, np.uint8), name)
 
 
 def _check_pixels(size: tuple[int, int], most: int, name: str) -> None:
@@ -132,13 +135,23 @@ def read_raw_mask(path: Path | str) -> np.ndarray:
     Raises:
         AtrousError: the file is missing, empty, truncated or no picture, or its values are not whole numbers.
     """
-    with _opened(path) as picture:
-        if picture is None or _deeper_than_pillow_reads(picture):
-            array = _read_deep(path, picture)
-        else:
-            array = _upright(_mask_array(picture), picture)
+    path = Path(path)
+    if is_tiff(_start_of(path)):
+        with TiffPicture(path) as tiff:
+            array = tiff.raw_mask()
+    elif is_jpeg2000(_start_of(path)):
+        with in_words(path):
+            array = read_jpeg2000(path.read_bytes(), path).values
+    else:
+        with in_words(path), _opened(path) as picture:
+            if _deeper_than_pillow_reads(picture):
+                array, _ = _decode_deep(np.fromfile(path, dtype=np.uint8), picture, path)
+            else:
+                array = _upright(_mask_array(picture), picture)
     if array.ndim == 3:
-        array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+        if array.shape[2] > 4:
+            raise AtrousError(f"{path}: the mask has {array.shape[2]} bands; a mask has one, or three for colours.")
+        array = array[:, :, 0] if array.shape[2] <= 2 else array[:, :, :3]
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
             raise AtrousError(f"{path}: the mask holds fractions; a mask holds whole numbers, one per class.")
@@ -146,82 +159,45 @@ def read_raw_mask(path: Path | str) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Give an image the number of channels a model takes.
-
-    Args:
-        image: H×W×C of any dtype, C ≥ 1.
-        channels: wanted channels; grey ↔ RGB and RGBA → RGB or grey are known, other changes are not.
-
-    Returns:
-        H×W×``channels`` of the same dtype; grey is repeated, RGB becomes its luminance, alpha is dropped.
-
-    Raises:
-        AtrousError: there is no agreed way from C to ``channels``.
-    """
-    given = image.shape[2]
-    if given == channels:
-        return image
-    if given == 4 and channels in (1, 3):
-        return to_channels(image[:, :, :3], channels)
-    if given == 1 and channels == 3:
-        return np.repeat(image, 3, axis=2)
-    if given == 3 and channels == 1:
-        luminance = image.astype(np.float32) @ _LUMINANCE
-        if image.dtype.kind != "f":
-            luminance = np.rint(luminance)
-        return luminance.astype(image.dtype)[:, :, None]
-    raise AtrousError(
-        f"the image has {given} channels and {channels} are wanted. Known ways are 1 → 3, 3 → 1, 4 → 3 and "
-        f"4 → 1; train a model with in_channels={given}, or convert the images."
-    )
-
-
 def exif_orientation(path: Path | str) -> int:
-    """Read the EXIF orientation that ``read_picture`` applies, 1 (upright) to 8; 5 and more swap H and W."""
-    with _opened(path) as picture:
-        return 1 if picture is None else int(picture.getexif().get(_ORIENTATION_TAG, 1))
+    """Read the orientation that ``read_picture`` applies, 1 (upright) to 8; 5 and more swap H and W."""
+    path = Path(path)
+    if is_tiff(_start_of(path)):
+        with TiffPicture(path) as tiff:
+            return tiff.orientation
+    with in_words(path), _opened(path) as picture:
+        return _orientation(picture)
 
 
 def stored_lossily(path: Path | str) -> bool:
     """Whether the file's own compression changes values (JPEG, lossy WebP, …), whatever its name says."""
-    with _opened(path) as picture:
-        if picture is None:
-            return False
+    path = Path(path)
+    if is_tiff(_start_of(path)):
+        with TiffPicture(path) as tiff:
+            return tiff.lossy
+    with in_words(path), _opened(path) as picture:
         if picture.format == "WEBP":
-            return not _webp_is_lossless(Path(path).read_bytes())
-        lossy_tiff = picture.info.get("compression") in {"jpeg", "webp"}
-        return lossy_tiff or picture.format in {"JPEG", "MPO", "AVIF"}
+            return not _webp_is_lossless(path.read_bytes())
+        return picture.format in {"JPEG", "MPO", "AVIF"}
+
+
+def _start_of(path: Path) -> bytes:
+    """The first bytes of a file that is not empty."""
+    with in_words(path), path.open("rb") as file:
+        start = file.read(16)
+        if not start:
+            raise AtrousError(f"{path}: the file is empty (0 bytes).")
+        return start
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[Image.Image | None]:
-    """Open a file with Pillow, without its pixel limit, turning every way to fail into an AtrousError.
-
-    Yields None for a TIFF that Pillow does not know; OpenCV may.
-    """
-    path = Path(path)
-    with _in_words(path), path.open("rb") as file:
-        if path.stat().st_size == 0:
-            raise AtrousError(f"{path}: the file is empty (0 bytes).")
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a file with Pillow, without its pixel limit."""
+    with path.open("rb") as file:
         picture = _identify(file)
-        if picture is None and path.suffix.lower() not in (".tif", ".tiff"):
+        if picture is None:
             raise AtrousError(f"{path}: not a picture, or damaged.")
         yield picture
-
-
-@contextmanager
-def _in_words(name: Path | str) -> Iterator[None]:
-    """Turns every way in which a file cannot be read into an AtrousError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise AtrousError(f"{name}: no such file.") from None
-    except AtrousError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise AtrousError(f"{name}: cannot be read ({reason}); the file may be damaged or cut short.") from error
 
 
 def _identify(file: Any, formats: Collection[str] | None = None) -> Image.Image | None:
@@ -238,8 +214,6 @@ def _identify(file: Any, formats: Collection[str] | None = None) -> Image.Image 
             file.seek(0)
             try:
                 if accepts is None or accepts(start) is True:
-                    # Without a name Pillow does not map the file into memory, which shows an uncompressed
-                    # TIFF with an orientation tag scrambled (Pillow 13.0).
                     return reader(file, "")
             except (SyntaxError, IndexError, TypeError, struct.error, UnidentifiedImageError):
                 continue
@@ -248,10 +222,6 @@ def _identify(file: Any, formats: Collection[str] | None = None) -> Image.Image 
 
 def _deeper_than_pillow_reads(picture: Image.Image) -> bool:
     """Whether Pillow would silently cut this file's values to fewer bits; decided from its header."""
-    if picture.format == "TIFF":
-        tags: Any = picture.tag_v2  # type: ignore[attr-defined]
-        bits, sample_formats = tags.get(258, (1,)), tags.get(339, (1,))
-        return not picture.mode.startswith("I;16") and (max(bits) > 8 or set(sample_formats) != {1})
     tiles = getattr(picture, "tile", None) or ()
     arguments = tiles[0][3] if tiles else ()
     if picture.format == "PPM":
@@ -259,39 +229,55 @@ def _deeper_than_pillow_reads(picture: Image.Image) -> bool:
     return isinstance(arguments, str) and "16" in arguments and not picture.mode.startswith("I")
 
 
-def _read_deep(path: Path | str, picture: Image.Image | None) -> np.ndarray:
-    return _decode_deep(np.fromfile(path, dtype=np.uint8), picture, path)
+def _pixels_of(picture: Image.Image, content: Callable[[], np.ndarray], name: Path | str) -> Pixels:
+    """The pixels of a picture that Pillow opened; the file's bytes are asked for where Pillow would cut them."""
+    if _deeper_than_pillow_reads(picture):
+        array, alpha = _decode_deep(content(), picture, name)
+    else:
+        array, alpha = _picture_array(picture)
+        array = _upright(array, picture)
+        alpha = None if alpha is None else _upright(alpha, picture)
+    array = array if array.ndim == 3 else array[:, :, None]
+    values = np.ascontiguousarray(as_picture_dtype(array, name))
+    masked = None if alpha is None or alpha.all() else alpha == 0
+    return Pixels(values, alpha=3 if values.shape[2] == 4 else None, masked=masked)
 
 
-def _decode_deep(content: np.ndarray, picture: Image.Image | None, name: Path | str) -> np.ndarray:
+def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The values, upright, and the alpha where it is no band of them."""
     import cv2  # only these files need it, and it takes 0.1 s to import
 
+    alpha, tile = None, picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]
     try:
         array = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise AtrousError(f"{name}: cannot be read ({error.err}).") from error
     if array is None:
-        bands = "it may have more than 4 bands, or " if picture is None else ""
-        raise AtrousError(f"{name}: cannot be read; {bands}the file may be damaged or cut short.")
+        raise AtrousError(f"{name}: cannot be read; the file may be damaged or cut short.")
     if array.ndim == 3:
         array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]  # OpenCV's BGR(A) to RGB(A)
-    if picture is None or picture.format == "TIFF":
-        return array  # OpenCV turns a TIFF upright itself, other formats it leaves as stored
-    tile = picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]
+    array = _upright(array, picture)
     if tile is not None and str(tile[3]).startswith("LA"):
-        array = array[:, :, :1]
-    return _upright(array, picture)
+        array, alpha = array[:, :, :1], array[:, :, 3]
+    return array, alpha
 
 
-def _picture_array(picture: Image.Image) -> np.ndarray:
+def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """H×W or H×W×C, and the alpha of grey, which is no band of it."""
     mode = picture.mode
+    if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits, which some versions of Pillow widen
+        return np.asarray(picture).astype(np.uint16), None
     if mode in ("L", "RGB", "RGBA", "I", "F") or mode.startswith("I;16"):
-        return np.asarray(picture)
+        return np.asarray(picture), None
     if mode == "1":
-        return np.asarray(picture.convert("L"))
+        return np.asarray(picture.convert("L")), None
     if mode in ("LA", "La"):
-        return np.asarray(picture.convert("LA"))[:, :, 0]
-    return np.asarray(picture.convert("RGBA" if mode in ("RGBa", "RGBX") else "RGB"))
+        both = np.asarray(picture.convert("LA"))
+        return both[:, :, 0], both[:, :, 1]
+    if mode == "PA" or (mode == "P" and "transparency" in picture.info):
+        both = np.asarray(picture.convert("RGBA"))
+        return both[:, :, :3], both[:, :, 3]
+    return np.asarray(picture.convert("RGBA" if mode in ("RGBa", "RGBX") else "RGB")), None
 
 
 def _mask_array(picture: Image.Image) -> np.ndarray:
@@ -318,32 +304,16 @@ def _grey_stretch(picture: Image.Image) -> int:
 
 
 def _upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
-    # Asked only after decoding: Pillow turns a TIFF upright while decoding and then drops its tag.
-    orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-    transpose, flip_rows, flip_columns = _UPRIGHT.get(orientation, (False, False, False))
-    if transpose:
-        array = array.swapaxes(0, 1)
-    return array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+    return upright(array, _orientation(picture))
 
 
-def _as_image(array: np.ndarray, path: Path | str) -> np.ndarray:
-    """H×W or H×W×C of any type → H×W×C of one that a picture may have."""
-    return np.ascontiguousarray(_as_image_dtype(array if array.ndim == 3 else array[:, :, None], path))
-
-
-def _as_image_dtype(array: np.ndarray, path: Path | str) -> np.ndarray:
-    if array.dtype in (np.uint8, np.uint16, np.float32):
-        return array
-    if array.dtype.kind == "f":
-        return array.astype(np.float32)
-    if array.dtype.itemsize > 2 and array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max:
-        return array.astype(np.uint16)
-    converted = array.astype(np.float32)
-    if not np.array_equal(converted.astype(np.float64), array.astype(np.float64)):
-        raise AtrousError(
-            f"{path}: holds integers beyond ±2²⁴, which float32 cannot keep; scale them down or store floats."
-        )
-    return converted
+def _orientation(picture: Image.Image) -> int:
+    """The orientation in EXIF, 1 to 8; 1 where the chunk is broken, which says nothing about the pixels."""
+    try:
+        found = picture.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # its parser raises many kinds
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:

@@ -1,0 +1,50 @@
+"""JPEG 2000 files, of any depth and number of bands."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atrous.data.pixels import Pixels, as_picture_dtype
+from atrous.errors import AtrousError
+
+#: First bytes of a JP2 file (ISO/IEC 15444-1, I.5.1) and of a bare codestream.
+JPEG2000_STARTS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+_END = b"\xff\xd9"  # of a codestream
+
+
+def is_jpeg2000(start: bytes) -> bool:
+    """Whether a file that begins so is JPEG 2000."""
+    return start.startswith(JPEG2000_STARTS)
+
+
+def read_jpeg2000(content: bytes, name: object) -> Pixels:
+    """Decode a JPEG 2000 file, all bands in the depth it stores.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        AtrousError: the file is damaged or cut short.
+    """
+    import imagecodecs  # only these files need it, and it takes 0.1 s to import
+
+    if _END not in content[-1024:]:
+        raise AtrousError(f"{name}: cannot be read (its codestream has no end); the file may be damaged or cut short.")
+    values = np.asarray(imagecodecs.jpeg2k_decode(content))
+    if values.ndim == 2:
+        values = values[:, :, None]
+    return Pixels(np.ascontiguousarray(as_picture_dtype(values, name)), alpha=_alpha_of(content, values.shape[2]))
+
+
+def _alpha_of(content: bytes, bands: int) -> int | None:
+    """The band that the channel definition box calls opacity (ISO/IEC 15444-1, I.5.3.6)."""
+    at = content[:65536].find(b"cdef")
+    if at < 0:
+        return None
+    count = int.from_bytes(content[at + 4 : at + 6], "big")
+    for start in range(at + 6, min(at + 6 + 6 * count, len(content) - 5), 6):
+        channel, kind = (int.from_bytes(content[start + 2 * i : start + 2 * i + 2], "big") for i in (0, 1))
+        if kind in (1, 2) and 0 < channel < bands:
+            return channel
+    return None

@@ -1,0 +1,274 @@
+"""The numbers that one page of a TIFF stores, whole or in windows, by tifffile and its decoders."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from atrous.data.decoding import in_words
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+#: Bytes of decoded strips and tiles that are kept for the next, overlapping window.
+CACHE_BYTES = 128e6
+#: A strip or tile of more bytes than this, and of four times the picture's, is a damaged header.
+LARGEST_SEGMENT = 2**28
+#: Pages of one file that are counted; the rest are as good as none.
+MOST_PAGES = 65536
+#: What a decoder can give at most per byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
+MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
+#: TIFF's numbers for JPEG.
+JPEG = frozenset({6, 7, 34892, 33007})
+
+Window = tuple[int, int, int, int]
+
+
+class Directory(NamedTuple):
+    """Where a page is described, and what kind of page it is."""
+
+    offset: int
+    kind: int  # bits of NewSubfileType: 1 reduced resolution, 2 one of several pages, 4 mask
+
+
+def directories(file: TiffFile) -> list[Directory]:
+    """The pages of a file in order; a chain that runs in a circle or out of the file ends there."""
+    form, handle = file.tiff, file.filehandle
+    handle.seek(form.offsetsize if form.offsetsize == 4 else 8)
+    offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+    found: dict[int, Directory] = {}
+    while offset and offset not in found and offset < handle.size and len(found) < MOST_PAGES:
+        handle.seek(offset)
+        try:
+            count = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0]
+            tags = handle.read(count * form.tagsize)
+            after = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
+        except struct.error:
+            after, tags = 0, b""
+        found[offset] = Directory(offset, _kind(tags, form))
+        offset = after
+    return list(found.values())
+
+
+def _kind(tags: bytes, form: Any) -> int:
+    for start in range(0, len(tags) - form.tagsize + 1, form.tagsize):
+        code, of_type = struct.unpack_from(form.byteorder + "HH", tags, start)
+        place = start + form.tagsize - form.offsetsize  # of the value, where it fits
+        if code == 254:
+            return struct.unpack_from(form.byteorder + ("H" if of_type == 3 else "I"), tags, place)[0]
+        if code == 255:  # the old SubfileType: 2 is reduced, 3 one of several
+            return {2: 1, 3: 2}.get(struct.unpack_from(form.byteorder + "H", tags, place)[0], 0)
+    return 0
+
+
+def page_at(file: TiffFile, directory: Directory, index: int) -> TiffPage:
+    """The tags of one page."""
+    from tifffile import TiffPage
+
+    file.filehandle.seek(directory.offset)
+    return TiffPage(file, index=index)
+
+
+class StoredPage:
+    """One page of an open TIFF.
+
+    Args:
+        page: its tags.
+        name: of the file, for messages.
+
+    Attributes:
+        shape: (H, W, S), S samples a pixel.
+        dtype: of the stored numbers, in this machine's byte order; one bit is ``uint8``.
+
+    Raises:
+        AtrousError: a kind of numbers or a layout that is not supported, or a header that cannot be true.
+    """
+
+    def __init__(self, page: TiffPage, name: object) -> None:
+        self.page, self.name = page, name
+        planes, depth, height, width, together = page.shaped
+        if page.dtype is None or page.dtype.kind not in "biufc":
+            raise AtrousError(
+                f"{name}: values of {page.bitspersample} bits in TIFF's SampleFormat {page.sampleformat}, which is not "
+                "supported; store uint8, uint16 or float32."
+            )
+        if page.dtype.kind == "c":
+            raise AtrousError(f"{name}: complex numbers; give magnitudes, as uint8, uint16 or float32.")
+        if depth != 1:
+            raise AtrousError(f"{name}: a volume of depth {depth}; store each slice as a picture of its own.")
+        if min(page.shaped) < 1:
+            raise AtrousError(f"{name}: {width}×{height} px of {planes * together} bands is no picture.")
+        self.shape = height, width, planes * together
+        self.dtype = np.dtype(np.uint8) if page.dtype.kind == "b" else page.dtype.newbyteorder("=")
+        self._planes, self._together = planes, together
+        if page.is_tiled:
+            self._tall, self._wide = page.tilelength, page.tilewidth
+        else:
+            self._tall, self._wide = min(page.rowsperstrip, height) or height, width
+        self._down, self._across = -(-height // max(self._tall, 1)), -(-width // max(self._wide, 1))
+        self._raw = (
+            page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and not page.is_subsampled
+            and page.bitspersample in (8, 16, 32, 64) and page.dtype.itemsize * 8 == page.bitspersample
+        )  # fmt: skip
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._checked = False
+        if min(self._tall, self._wide) < 1:
+            raise AtrousError(f"{name}: tiles of {self._wide}×{self._tall} px; the file is damaged.")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole page takes in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, window: Window) -> np.ndarray:
+        """The stored numbers of a window.
+
+        Args:
+            window: (top, left, height, width) in stored pixels, inside the page.
+
+        Returns:
+            H×W×S of `dtype`; strips and tiles that the file leaves out hold its nodata value, or 0.
+
+        Raises:
+            AtrousError: the file is damaged or cut short, or it needs a decoder that is not installed.
+        """
+        if not self._checked:
+            self._check()
+            self._checked = True
+        top, left, height, width = window
+        out = np.zeros((height, width, self.shape[2]), self.dtype)
+        parts = list(
+            product(
+                range(self._planes),
+                range(top // self._tall, math.ceil((top + height) / self._tall)),
+                range(left // self._wide, math.ceil((left + width) / self._wide)),
+            )
+        )
+        keep = (height, width) != self.shape[:2]
+
+        def place(part: tuple[int, int, int]) -> None:
+            plane, row, column = part
+            first, start = max(top, row * self._tall), max(left, column * self._wide)
+            last, end = min(top + height, (row + 1) * self._tall), min(left + width, (column + 1) * self._wide)
+            index = (plane * self._down + row) * self._across + column
+            values = self._rows(index, row, first - row * self._tall, last - row * self._tall, keep)
+            bands = slice(None) if self._planes == 1 else slice(plane, plane + 1)
+            inside = slice(start - column * self._wide, end - column * self._wide)
+            out[first - top : last - top, start - left : end - left, bands] = values[:, inside]
+
+        if self._raw or len(parts) == 1:
+            for part in parts:
+                place(part)
+        else:
+            with ThreadPoolExecutor(min(8, len(parts), os.cpu_count() or 1)) as pool:
+                for _ in pool.map(place, parts):  # raises what went wrong
+                    pass
+        return out
+
+    def _check(self) -> None:
+        """Compares the header with the file's size before any memory is taken."""
+        page, height = self.page, self.shape[0]
+        expected = self._planes * self._down * self._across
+        offsets, counts = np.asarray(page.dataoffsets, np.uint64), np.asarray(page.databytecounts, np.uint64)
+        if min(len(offsets), len(counts)) < expected:
+            raise self._cut(f"it lists {min(len(offsets), len(counts))} of {expected} strips or tiles")
+        offsets, counts = offsets[:expected], counts[:expected]
+        size = self.page.parent.filehandle.size
+        if (counts > size).any() or (offsets > size).any() or (offsets + counts > size).any():
+            raise self._cut("a strip or tile ends beyond the end of the file")
+        segment = self._tall * self._wide * self._together * self.dtype.itemsize
+        if segment > max(LARGEST_SEGMENT, 4 * self.nbytes):
+            raise AtrousError(f"{self.name}: a tile of {segment / 1e9:.1f} GB; the file is damaged.")
+        stored = counts[offsets > 0]
+        needed = [min(self._tall, height - row * self._tall) for row in (0, self._down - 1)]
+        factor = MOST_EXPANDED.get(int(page.compression))
+        if factor is not None and len(stored) and self._raw_bytes(min(needed)) > int(stored.max()) * factor + 65536:
+            raise self._cut("its strips or tiles hold too few bytes for its size")
+
+    def _raw_bytes(self, rows: int) -> int:
+        bits = self.page.bitspersample if isinstance(self.page.bitspersample, int) else sum(self.page.bitspersample)
+        samples = self._together if isinstance(self.page.bitspersample, int) else 1
+        return rows * (self._wide * samples * bits // 8)
+
+    def _rows(self, index: int, row: int, first: int, last: int, keep: bool) -> np.ndarray:
+        """L×W×S: rows of one strip or tile."""
+        offset, count = int(self.page.dataoffsets[index]), int(self.page.databytecounts[index])
+        if offset == 0 or count == 0:  # left out, as GDAL does with empty blocks
+            return np.full((last - first, self._wide, self._together), self._empty(), self.dtype)
+        if self._raw:
+            line = self._wide * self._together * self.dtype.itemsize
+            if last * line > count:
+                raise self._cut("a strip or tile is too short")
+            stored = self.page.dtype.newbyteorder(self.page.parent.byteorder)  # type: ignore[union-attr]
+            values = np.frombuffer(self._bytes(offset + first * line, (last - first) * line), stored)
+            return values.reshape(last - first, self._wide, self._together).astype(self.dtype, copy=False)
+        with self._lock:
+            values = self._cache.get(index)
+            if values is not None:
+                self._cache.move_to_end(index)
+        if values is None:
+            values = self._decoded(index, offset, count, min(self._tall, self.shape[0] - row * self._tall))
+            if keep:
+                with self._lock:
+                    self._cache[index] = values
+                    while len(self._cache) > 1 and sum(one.nbytes for one in self._cache.values()) > CACHE_BYTES:
+                        self._cache.popitem(last=False)
+        return values[first:last]
+
+    def _decoded(self, index: int, offset: int, count: int, rows: int) -> np.ndarray:
+        """L×W×S of one strip or tile; L and W may lack what lies outside the picture."""
+        data = self._bytes(offset, count)
+        # libjpeg fills what is missing with grey and reports nothing.
+        if self.page.compression in JPEG and b"\xff\xd9" not in data[-64:]:
+            raise self._cut("a JPEG in it has no end")
+        with in_words(self.name):
+            values = self.page.decode(data, index, jpegtables=self.page.jpegtables)[0]
+        if values is None or values.ndim != 4 or values.shape[3] != self._together or values.shape[1] < rows:
+            raise self._cut("a strip or tile decodes to another size")
+        return values[0].astype(self.dtype, copy=False)
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        handle = self.page.parent.filehandle
+        with self._lock:
+            handle.seek(offset)
+            data = handle.read(count)
+        if len(data) != count:
+            raise self._cut("a strip or tile is missing")
+        return data
+
+    def _empty(self) -> Any:
+        """What a strip or tile holds that the file leaves out."""
+        nodata = nodata_of(self.page)
+        return 0 if nodata is None else nodata
+
+    def _cut(self, why: str) -> AtrousError:
+        return AtrousError(f"{self.name}: cannot be read ({why}); the file may be damaged or cut short.")
+
+
+def nodata_of(page: TiffPage) -> Any:
+    """The value that stands for no data (GDAL's tag 42113), in the page's own type; None where it cannot occur."""
+    text, dtype = page.tags.valueof(42113), page.dtype
+    if not isinstance(text, str) or dtype is None:
+        return None
+    text = text.strip().strip("\0").strip()
+    try:
+        if dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                return dtype.type(float(text))
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+        if dtype.kind == "b":
+            return np.uint8(value) if value in (0, 1) else None
+        inside = np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+        return dtype.type(int(value)) if inside and value == int(value) else None
+    except (ValueError, OverflowError):
+        return None

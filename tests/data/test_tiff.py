@@ -1,0 +1,383 @@
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from atrous.data.decoding import TooLarge
+from atrous.data.geotiff import GeoTiffSource
+from atrous.data.pictures import decode_pixels, exif_orientation, read_picture, read_pixels, read_raw_mask
+from atrous.data.tiff import TiffPicture
+from atrous.errors import AtrousError
+
+rasterio = pytest.importorskip("rasterio")
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+HEIGHT, WIDTH = 37, 45
+
+
+def numbers(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Values over the range that a picture keeps exactly."""
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(0, 1000, shape).astype(np.float32).astype(dtype)
+    info = np.iinfo(dtype)
+    return rng.integers(max(info.min, -(2**24)), min(info.max, 2**24), shape, endpoint=True).astype(dtype)
+
+
+def expected_dtype(dtype: str) -> np.dtype:
+    return np.dtype(dtype if dtype in ("uint8", "uint16") else "float32")
+
+
+def with_rasterio(path: Path, values: np.ndarray, **profile) -> Path:
+    """Writes H×W×C values."""
+    height, width, count = values.shape
+    fixed = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": values.dtype}
+    with warnings.catch_warnings(action="ignore"), rasterio.open(path, "w", **fixed, **profile) as file:
+        file.write(values.transpose(2, 0, 1))
+    return path
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_was_written_is_read_or_an_error_says_why(tmp_path, data):
+    draw = data.draw
+    dtype, bands = draw(st.sampled_from(DTYPES)), draw(st.integers(1, 5))
+    values = numbers(dtype, (HEIGHT, WIDTH, bands), draw(st.integers(0, 3)))
+    path, planar = tmp_path / "a.tif", draw(st.booleans())
+    photometric = draw(st.sampled_from(["minisblack", "miniswhite", "rgb"][: 3 if bands >= 3 else 2]))
+    tiled, compression = draw(st.booleans()), draw(st.sampled_from(["none", "deflate", "lzw", "zstd", "packbits"]))
+    predictor = draw(st.booleans()) and compression in ("deflate", "lzw", "zstd") and np.dtype(dtype).itemsize <= 4
+    if draw(st.booleans()):
+        tiles = {"tiled": True, "blockxsize": 16, "blockysize": 32} if tiled else {"blockysize": 8}
+        with_predictor = {"predictor": 3 if dtype == "float32" else 2} if predictor else {}
+        with_rasterio(
+            path, values, interleave="band" if planar else "pixel", photometric=photometric, compress=compression,
+            BIGTIFF=draw(st.sampled_from(["YES", "NO"])), ENDIANNESS=draw(st.sampled_from(["LITTLE", "BIG"])),
+            **tiles, **with_predictor,
+        )  # fmt: skip
+    else:
+        stored = values.transpose(2, 0, 1) if planar and bands > 1 else values
+        layout = {"planarconfig": "separate" if planar else "contig"} if bands > 1 else {}
+        extra = bands - (3 if photometric == "rgb" else 1)
+        tifffile.imwrite(
+            path, stored if bands > 1 else values[:, :, 0], photometric=photometric, **layout,
+            extrasamples=("unspecified",) * extra if extra else None, tile=(32, 16) if tiled else None,
+            compression=None if compression == "none" else compression, predictor=predictor or None,
+            byteorder=draw(st.sampled_from("<>")), bigtiff=draw(st.booleans()), metadata=None,
+            rowsperstrip=None if tiled else 8,
+        )  # fmt: skip
+    read = read_picture(path)
+    assert read.dtype == expected_dtype(dtype)
+    assert np.array_equal(read, values)
+    assert np.array_equal(read, read_picture(path))
+    top, left = draw(st.integers(0, HEIGHT - 1)), draw(st.integers(0, WIDTH - 1))
+    window = (top, left, draw(st.integers(1, HEIGHT - top)), draw(st.integers(1, WIDTH - left)))
+    part = values[top : top + window[2], left : left + window[3]]
+    with TiffPicture(path) as tiff:
+        assert np.array_equal(tiff.read(window), part)
+        assert tiff.dtype == read.dtype
+        channels = bands
+    with warnings.catch_warnings(action="ignore"):
+        source = GeoTiffSource(path, channels)
+    assert np.array_equal(source.read(window), part)
+    source.close()
+    assert np.array_equal(decode_pixels(path.read_bytes(), HEIGHT * WIDTH).values, values)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("uint32", 2**24 + 1), ("int32", -(2**24) - 1), ("uint64", 2**60 + 1)])
+def test_integers_that_float32_cannot_keep_are_refused(tmp_path, dtype, value):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, value]], dtype))
+    with pytest.raises(AtrousError, match=r"a\.tif.*float32 cannot keep"):
+        read_picture(tmp_path / "a.tif")
+    assert read_raw_mask(tmp_path / "a.tif").tolist() == [[0, value]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int64", "uint64"])
+def test_rarer_types_become_float32(tmp_path, dtype):
+    values = np.arange(-6 if dtype != "uint64" else 0, 6).reshape(-1, 3).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    assert np.array_equal(read_picture(tmp_path / "a.tif")[..., 0], values.astype("float32"))
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 4), "complex64"))
+    with pytest.raises(AtrousError, match="complex numbers"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_imagej_files_keep_their_type(tmp_path):
+    values = numbers("uint16", (9, 8, 1))[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True)
+    read = read_picture(tmp_path / "a.tif")
+    assert read.dtype == np.uint16
+    assert np.array_equal(read[..., 0], values)
+
+
+def test_white_is_zero_masks_hold_the_stored_values(tmp_path):
+    for values in ([[0, 1, 2]], [[0, 255, 255]]):
+        tifffile.imwrite(tmp_path / "m.tif", np.array(values, "u1"), photometric="miniswhite")
+        assert read_raw_mask(tmp_path / "m.tif").tolist() == values
+    with TiffPicture(tmp_path / "m.tif") as tiff:
+        assert tiff.white_is_zero
+
+
+def test_one_bit(tmp_path):
+    bits = np.array([[0, 1, 1], [1, 0, 0]], bool)
+    for photometric in ("minisblack", "miniswhite"):
+        tifffile.imwrite(tmp_path / "a.tif", bits, photometric=photometric)
+        assert np.array_equal(read_picture(tmp_path / "a.tif")[..., 0], bits * 255)
+        assert np.array_equal(read_raw_mask(tmp_path / "a.tif"), bits)
+
+
+@pytest.fixture
+def palette(tmp_path):
+    indices = np.random.default_rng(0).integers(0, 4, (20, 30)).astype("u1")
+    table = np.zeros((3, 256), "u2")
+    table[:, :4] = np.array([[0, 255, 10, 90], [0, 0, 200, 80], [5, 40, 0, 70]]) * 257
+    tifffile.imwrite(tmp_path / "p.tif", indices, photometric="palette", colormap=table)
+    return tmp_path / "p.tif", indices, (table[:, :4].T >> 8).astype("u1")
+
+
+def test_a_palette_is_its_colours_everywhere_and_its_indices_in_masks(palette):
+    path, indices, colours = palette
+    assert np.array_equal(read_picture(path), colours[indices])
+    assert np.array_equal(GeoTiffSource(path, 3).read((3, 4, 9, 8)), colours[indices][3:12, 4:12])
+    assert np.array_equal(read_raw_mask(path), indices)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_the_same_whole_and_in_windows(tmp_path, orientation):
+    values = numbers("uint16", (20, 30, 2))
+    path = tmp_path / "o.tif"
+    tifffile.imwrite(
+        path, values, photometric="minisblack", planarconfig="contig", extratags=[(274, "H", 1, orientation, True)]
+    )
+    whole = read_picture(path)
+    assert whole.shape[:2] == ((30, 20) if orientation >= 5 else (20, 30))
+    turned = np.asarray(
+        Image.fromarray(values[..., 0]).transpose(getattr(Image.Transpose, TURNS[orientation]))
+        if orientation > 1
+        else values[..., 0]
+    )
+    assert np.array_equal(whole[..., 0], turned)
+    assert np.array_equal(GeoTiffSource(path, 2).read((3, 5, 9, 8)), whole[3:12, 5:13])
+    assert np.array_equal(read_raw_mask(path), turned)
+    assert exif_orientation(path) == orientation
+
+
+TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
+
+
+def test_the_place_is_that_of_upright_pixels(tmp_path):
+    transform = rasterio.transform.from_origin(100, 200, 2, 3)
+    path = with_rasterio(tmp_path / "g.tif", numbers("uint8", (20, 30, 1)), crs="EPSG:32632", transform=transform)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages.first
+        assert 274 not in page.tags
+    stored = read_picture(path)
+    tags = {tag.code: tag for tag in tifffile.TiffFile(path).pages.first.tags}
+    extra = [
+        (code, tags[code].dtype, tags[code].count, tags[code].value, True) for code in (33550, 33922, 34735, 34737)
+    ]
+    tifffile.imwrite(tmp_path / "t.tif", stored[..., 0], extratags=[*extra, (274, "H", 1, 6, True)], metadata=None)
+    source = GeoTiffSource(tmp_path / "t.tif", 1)
+    assert source.shape == (30, 20, 1)
+    # Stored (row 4, column 7) is seen at upright row 7, column 20 − 1 − 4.
+    assert source.read((7, 15, 1, 1))[0, 0, 0] == stored[4, 7, 0]
+    assert tuple(source.place.transform @ (15.5, 7.5)) == tuple(transform @ (7.5, 4.5))
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    ink = np.random.default_rng(0).integers(0, 256, (8, 9, 4), np.uint8)
+    picture = Image.fromarray(ink, "CMYK")
+    picture.save(tmp_path / "c.tif")
+    difference = read_picture(tmp_path / "c.tif").astype(int) - np.asarray(picture.convert("RGB"))
+    assert np.abs(difference).max() <= 1
+
+
+def test_jpeg_in_tiff_is_rgb(tmp_path):
+    smooth = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1))).astype("u1")
+    for options in ({"photometric": "ycbcr"}, {"photometric": "rgb"}):
+        with_rasterio(tmp_path / "j.tif", smooth, compress="jpeg", interleave="pixel", **options)
+        read = read_picture(tmp_path / "j.tif").astype(int)
+        assert np.abs(read - smooth).mean() < 8
+
+
+def test_colour_spaces_that_are_not_supported_are_named(tmp_path):
+    tifffile.imwrite(tmp_path / "lab.tif", numbers("uint8", (8, 8, 3)), photometric="cielab")
+    with pytest.raises(AtrousError, match="CIELab"):
+        read_picture(tmp_path / "lab.tif")
+
+
+def test_sparse_blocks_hold_nodata(tmp_path):
+    path = tmp_path / "s.tif"
+    profile = {"tiled": True, "blockxsize": 16, "blockysize": 16, "SPARSE_OK": True, "nodata": 7}
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=32, width=32, dtype="uint8", crs="EPSG:32632",
+        transform=rasterio.transform.from_origin(0, 0, 1, 1), **profile,
+    ) as file:  # fmt: skip
+        file.write(np.full((1, 16, 16), 3, "u1"), window=rasterio.windows.Window(0, 0, 16, 16))
+    expected = np.full((32, 32), 7)
+    expected[:16, :16] = 3
+    assert np.array_equal(read_picture(path)[..., 0], expected)
+    assert np.array_equal(read_pixels(path).for_model(1)[1], expected == 3)
+
+
+def test_pages_as_channels(tmp_path):
+    stack = numbers("uint16", (3, 12, 10))
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for page in stack:
+            writer.write(page, contiguous=False)
+    assert np.array_equal(read_picture(tmp_path / "s.tif")[..., 0], stack[0])
+    assert np.array_equal(read_picture(tmp_path / "s.tif", "channels"), stack.transpose(1, 2, 0))
+    with TiffPicture(tmp_path / "s.tif") as tiff:
+        assert tiff.pages == 3
+
+
+def test_overviews_and_masks_are_no_pages(tmp_path):
+    values = numbers("uint8", (64, 64, 3))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        path = with_rasterio(tmp_path / "o.tif", values, tiled=True, blockxsize=16, blockysize=16)
+        hidden = np.zeros((64, 64), bool)
+        hidden[5:9, 30:50] = True
+        with rasterio.open(path, "r+") as file:
+            file.build_overviews([2, 4])
+            file.write_mask(~hidden)
+    with TiffPicture(path) as tiff:
+        assert tiff.pages == 1
+    pixels = read_pixels(path)
+    assert np.array_equal(pixels.values, values)
+    assert np.array_equal(~pixels.for_model(3)[1], hidden)
+    assert np.array_equal(~GeoTiffSource(path, 3).valid((0, 20, 20, 20)), hidden[:20, 20:40])
+
+
+NODATA = [
+    ("float32", -9999),
+    ("float32", -3.4028234663852886e38),
+    ("float64", np.nan),
+    ("int16", -32768),
+    ("uint16", 0),
+]
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [*NODATA, ("uint16", 0), ("uint32", 2**32 - 1), ("uint8", 255)])
+def test_nodata_is_no_data(tmp_path, dtype, nodata):
+    values = np.full((10, 10, 2), 5, dtype)
+    values[2:4, 3:7] = nodata
+    values[8, 8, 0] = 6
+    path = with_rasterio(tmp_path / "n.tif", values, nodata=nodata)
+    image, valid = read_pixels(path).for_model(2)
+    expected = np.ones((10, 10), bool)
+    expected[2:4, 3:7] = False
+    assert np.array_equal(valid, expected)
+    assert set(np.unique(image)) == {0, 5, 6}
+
+
+def test_alpha_is_a_gap_or_a_band(tmp_path):
+    values = numbers("uint8", (10, 10, 5))
+    values[..., 4] = 255
+    values[:3, :, 4] = 0
+    tifffile.imwrite(
+        tmp_path / "a.tif", values, photometric="rgb", planarconfig="contig", extrasamples=("unspecified", "unassalpha")
+    )
+    pixels = read_pixels(tmp_path / "a.tif")
+    assert pixels.channels == 4
+    image, valid = pixels.for_model()
+    assert valid is not None and not valid[:3].any() and valid[3:].all()
+    assert np.array_equal(image[3:], values[3:, :, :4])
+    image, valid = pixels.for_model(5)
+    assert valid is None and np.array_equal(image, values)
+    source = GeoTiffSource(tmp_path / "a.tif", 4)
+    assert source.shape == (10, 10, 4) and not source.valid((0, 0, 3, 10)).any()
+
+
+def damaged(path: Path) -> AtrousError | None:
+    """Why a file is refused; where it is not, two readings are equal."""
+    try:
+        first = read_picture(path)
+    except AtrousError as error:
+        return error if path.name in str(error) else None
+    assert np.array_equal(first, read_picture(path), equal_nan=True)
+    return None
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "packbits", "zstd", "jpeg", "lzma"])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_cut_files_are_refused(tmp_path, compression, tiled):
+    values = np.kron(numbers("uint8", (5, 6, 3)), np.ones((16, 16, 1), "u1"))
+    shape = {"tile": (32, 32)} if tiled else {"rowsperstrip": 16}
+    tifffile.imwrite(tmp_path / "w.tif", values, photometric="rgb", compression=compression, **shape)
+    content = (tmp_path / "w.tif").read_bytes()
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = file.pages.first
+        ends = [page.dataoffsets[i] + page.databytecounts[i] for i in range(len(page.dataoffsets))]
+        counts = page.tags[325 if tiled else 279]
+    for end in ends:
+        (tmp_path / "cut.tif").write_bytes(content[: end - 2])
+        assert damaged(tmp_path / "cut.tif") is not None
+    for index in range(len(ends)):  # a byte count that is too small
+        with tifffile.TiffFile(tmp_path / "w.tif", mode="r+b") as file:
+            shorter = list(counts.value)
+            shorter[index] //= 2
+            file.pages.first.tags[counts.code].overwrite(shorter)
+        # Of a tile at the border the part inside the picture may still be whole.
+        assert damaged(tmp_path / "w.tif") is not None or np.array_equal(read_picture(tmp_path / "w.tif"), values)
+        (tmp_path / "w.tif").write_bytes(content)
+
+
+def test_damaged_headers_never_give_two_readings_or_anything_but_an_error(tmp_path):
+    values = numbers("uint16", (24, 20, 3))
+    tifffile.imwrite(tmp_path / "w.tif", values, photometric="rgb", compression="deflate", rowsperstrip=5)
+    content, rng, path = (tmp_path / "w.tif").read_bytes(), np.random.default_rng(0), tmp_path / "d.tif"
+    for _ in range(250):
+        broken = np.frombuffer(content, np.uint8).copy()
+        where = rng.integers(4, 400, rng.integers(1, 5))
+        broken[where] = rng.integers(0, 256, len(where))
+        path.write_bytes(broken.tobytes())
+        try:
+            assert decode_pixels(path.read_bytes(), 10**4, name="d.tif").values.size <= 10**4 * 16
+        except AtrousError:
+            continue
+
+
+def test_a_circle_of_pages_ends(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "c.tif") as writer:
+        for _ in range(3):
+            writer.write(np.zeros((4, 4), "u1"), contiguous=False)
+    with tifffile.TiffFile(tmp_path / "c.tif") as file:
+        first, last = file.pages[0].offset, file.pages[2].offset
+    content = bytearray((tmp_path / "c.tif").read_bytes())
+    at = last + 2 + 12 * int.from_bytes(content[last : last + 2], "little")
+    content[at : at + 4] = first.to_bytes(4, "little")
+    (tmp_path / "c.tif").write_bytes(content)
+    with TiffPicture(tmp_path / "c.tif") as tiff:
+        assert tiff.pages == 3
+        assert not tiff.read().any()
+
+
+def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), "u1"), compression="deflate")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        for code in (256, 257, 278):
+            file.pages.first.tags[code].overwrite(60_000)
+    with pytest.raises(AtrousError, match=r"a\.tif"):
+        read_picture(tmp_path / "a.tif")
+    with pytest.raises(TooLarge, match="megapixels"):
+        decode_pixels((tmp_path / "a.tif").read_bytes(), 10**6)
+    tifffile.imwrite(tmp_path / "t.tif", np.zeros((8, 8), "u1"), compression="lzma", tile=(9008, 9008))
+    with pytest.raises(TooLarge, match="tiles of"):
+        decode_pixels((tmp_path / "t.tif").read_bytes(), 10**6)
+    tifffile.imwrite(
+        tmp_path / "b.tif", np.zeros((200, 100, 90), "f4"), planarconfig="contig", photometric="minisblack"
+    )
+    with pytest.raises(TooLarge, match="90 bands"):
+        decode_pixels((tmp_path / "b.tif").read_bytes(), 200 * 100)

@@ -55,7 +55,7 @@ def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
     """Writes a text as UTF-8, atomically; see `atomic_path`."""
     with atomic_path(path, sync=sync) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # in JSON the same name again
 
 
 def is_stream(path: Path) -> bool:

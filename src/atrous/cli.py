@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 some inputs failed, 2 wrong usage or unusable input, 130 interrupted.
     """
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+        _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names and "≈" must not fail where the locale lacks them
+            stream.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE.format(verbs=_describe_verbs()), end="")
         return 0
@@ -63,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"atrous: {error}", file=sys.stderr)
         return 2
+    except UnicodeEncodeError as error:  # of a library that takes paths as text only
+        if not any("\ud800" <= letter <= "\udfff" for letter in error.object):
+            raise
+        print(f"atrous: {error.object!r} is a name that is no text, which this needs: rename it.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"atrous: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
@@ -76,11 +88,22 @@ def _show_warning(message: Any, category: type[Warning], *place: Any) -> None:
         _python_shows(message, category, *place)
 
 
+def _start_again_in_utf8() -> None:
+    """Replaces this process by one whose paths are UTF-8, as libraries in other languages take them (PEP 540).
+
+    What is printed stays in the encoding of the terminal.
+    """
+    shown = f"{sys.stdout.encoding}:backslashreplace" if sys.stdout else ""
+    environment = {"PYTHONIOENCODING": shown, **os.environ, "PYTHONUTF8": "1"}
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
 def verbs() -> dict[str, str]:
     """Each verb and its one sentence, read from the files so that listing them imports nothing."""
     found = {}
     for path in sorted(COMMANDS.glob("[a-z]*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         found[path.stem] = docstring.splitlines()[0].partition(": ")[2]
     return found
 
@@ -102,6 +125,8 @@ def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[st
     import docstring_parser
     from jsonargparse import ArgumentParser
 
+    _accept_any_file_name()
+
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
             raise AtrousError(f"{_in_a_sentence(message)} (`atrous {verb} --help` explains)") from ex
@@ -117,6 +142,19 @@ def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[st
         _check_flags(parser, words)
         return vars(parser.instantiate(parser.parse_args(_in_brackets(words, hints))))
     return _parse_recipe(parser, words, hints["recipe"])
+
+
+def _accept_any_file_name() -> None:
+    """Lets the parser take words with bytes that are no text, which Python keeps as lone surrogates (PEP 383)."""
+    import yaml
+    from jsonargparse import get_loader, set_loader
+
+    load = get_loader("yaml")
+
+    def load_any(text: str) -> Any:
+        return load(text) if text.isascii() or not re.search("[\ud800-\udfff]", text) else text
+
+    set_loader("yaml", load_any, (yaml.YAMLError,))
 
 
 def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_text: str | None) -> None:
@@ -190,8 +228,9 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
     if resumed:
         words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
-        read_recipe(words[0])  # its messages are better than the parser's
-        words = ["--config", *words]
+        recorded = asdict(read_recipe(words[0]))  # its messages are better than the parser's
+        # as JSON in ASCII, because the parser reads files in the encoding of the locale
+        words = ["--config", json.dumps(recorded), *words[1:]]
     _check_flags(parser, words)
     values = vars(parser.instantiate(parser.parse_args(words)))
     values.pop("config")

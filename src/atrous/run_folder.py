@@ -157,7 +157,7 @@ def held(run: Path) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with (run / CHECKPOINT.parent / "lock").open("a") as lock:  # not "w", which would empty a file
+    with (run / CHECKPOINT.parent / "lock").open("a", encoding="utf-8") as lock:  # not "w", which would empty a file
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks outlive us in the data workers
         except BlockingIOError as error:

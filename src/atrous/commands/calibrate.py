@@ -60,7 +60,8 @@ def calibrate(
         data: the dataset's folder, in any layout.
         split: which of its splits.
         out: model file to write, the same model with the fitted temperature; unless given, only measure.
-        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
+        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
+            guessed when not given.
         chart: picture to write, .png: the reliability diagrams before and after.
         json: file to write the results to.
         device: auto, cpu, cuda, cuda:N or mps.

@@ -28,7 +28,8 @@ def doctor(
 
     Args:
         data: the dataset's folder.
-        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when left out.
+        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
+            guessed when left out.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: a file for the findings, machine-readable.
         overwrite: replace a file at `json` that atrous did not write, too; a classes.yaml is never replaced.

@@ -66,7 +66,8 @@ def evaluate(
         model: a model file.
         data: the dataset's folder, in any layout.
         split: which of its splits.
-        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
+        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
+            guessed when not given.
         json: file to write the results to.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
@@ -193,6 +194,8 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             matches = sorted(file for file in path.iterdir() if _is_picture(file))
+            for note in passed_over_notes([path]):
+                console.print(escape(note))
         elif path.exists():
             matches = [path]
         else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atrous.data.dataset import Dataset, Item, classes_of, listed, paired, pictures_in
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, Item, paired, pictures_in
 from atrous.data.labels import ClassTable
+from atrous.data.split_lists import listed
 from atrous.errors import AtrousError
 
 # Order and colours: github.com/alexgkendall/SegNet-Tutorial, Scripts/test_segmentation_camvid.py
@@ -42,30 +44,38 @@ CAMVID_CLASSES = ClassTable(
 
 
 def looks_like_camvid(root: Path) -> bool:
-    """Whether ``root`` has ``train/`` and ``trainannot/``."""
-    return (root / "train").is_dir() and (root / "trainannot").is_dir()
+    """Whether ``root`` has ``train/`` and ``trainannot/``, or these two of ``val`` or ``test``."""
+    return bool(_split_names(root))
 
 
 def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Open a dataset of this layout; without a list, a split is every picture of its folder.
 
     Args:
-        root: the folder with ``train/`` and ``trainannot/``.
-        classes: the class table to use instead of a ``classes.yaml``, or the 11 CamVid classes (11 is void).
+        root: the folder with ``train/`` and ``trainannot/``, or any of the three splits.
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 11 CamVid
+            classes (11 is void).
 
     Raises:
         AtrousError: a folder is missing or empty, or a list is unusable.
     """
     splits: dict[str, tuple[Item, ...]] = {}
     orphans: list[Path] = []
-    for name in ("train", "val", "test"):
-        if not (root / f"{name}annot").is_dir():
-            continue
+    for name in _split_names(root):
         images, masks = pictures_in(root / name), pictures_in(root / f"{name}annot")
-        list_file = root / f"{name}.txt"
-        has_list = list_file.exists()
-        splits[name] = listed(list_file, root / name, images, masks) if has_list else paired(images, masks)
+        lists = [path for suffix in (".txt", ".csv", ".tsv") if (path := root / f"{name}{suffix}").exists()]
+        splits[name] = listed(lists[0], root / name, images, masks) if lists else paired(images, masks)
         orphans += [path for stem, path in masks.items() if stem not in images]
-    if "train" not in splits:
-        raise AtrousError(f"{root}: the layout 'camvid' needs train/ and trainannot/; they are missing.")
-    return Dataset(root, "camvid", classes_of(root, classes, CAMVID_CLASSES), splits, (), tuple(orphans))
+    if not splits:
+        raise AtrousError(
+            f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
+        )
+    first = next(iter(splits))
+    table, told = named_classes(root, classes, root / f"{first}annot", items=splits[first], default=CAMVID_CLASSES)
+    return Dataset(root, "camvid", table, splits, told, tuple(orphans))
+
+
+def _split_names(root: Path) -> list[str]:
+    """The splits that have a folder of pictures and one of masks."""
+    names = ("train", "val", "test")
+    return [name for name in names if (root / name).is_dir() and (root / f"{name}annot").is_dir()]

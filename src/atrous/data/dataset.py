@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from atrous.data.labels import ClassTable
+import numpy as np
+
+from atrous.data.labels import ClassTable, Color
+from atrous.data.palettes import as_colors, palettes_differ, read_palette
+from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_picture, read_raw_mask
 from atrous.data.sample import Sample
+from atrous.data.split_names import canonical_split
 from atrous.errors import AtrousError, unknown_name
 
 CLASSES_FILE = "classes.yaml"
@@ -41,7 +46,7 @@ class Dataset:
 
     Attributes:
         root: the folder.
-        layout: its name: folder, camvid, voc, cityscapes, ade20k or coco_stuff.
+        layout: its name: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet.
         classes: what the raw values in the masks mean.
         splits: the items of each split, by name ("train", "val", "test", …).
         notes: sentences to tell the user, such as the guessed layout and a made-up split.
@@ -54,6 +59,7 @@ class Dataset:
     splits: Mapping[str, tuple[Item, ...]]
     notes: tuple[str, ...] = ()
     masks_without_image: tuple[Path, ...] = field(default=(), repr=False)
+    _palette_seen: dict[int, tuple[Color, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def split(self, name: str) -> tuple[Item, ...]:
         """The items of one split.
@@ -61,6 +67,7 @@ class Dataset:
         Raises:
             AtrousError: there is no such split; the message lists those there are.
         """
+        name = name if name in self.splits else canonical_split(name)
         if name not in self.splits:
             raise unknown_name(f"split of {self.root}", name, self.splits)
         return self.splits[name]
@@ -77,13 +84,42 @@ class Dataset:
         if item.mask is None:
             raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
         image = read_picture(item.image)
-        raw_mask = read_raw_mask(item.mask)
-        check_sizes(item, image.shape[:2], raw_mask.shape[:2])
-        try:
-            label = self.classes.encode(raw_mask)
-        except AtrousError as error:
-            raise AtrousError(f"{item.mask}: {error}") from error
+        label = self.read_label(item.mask)
+        check_sizes(item, image.shape[:2], label.shape)
         return Sample(image, label, item.name)
+
+    def read_label(self, mask: Path) -> np.ndarray:
+        """Read a mask as labels.
+
+        Returns:
+            H×W ``uint8`` of class indices, 255 = ignore.
+
+        Raises:
+            AtrousError: the file is missing or damaged, holds unknown values, or is one of palettes that differ.
+        """
+        raw_mask = self._raw_mask(mask)
+        try:
+            return self.classes.encode(raw_mask)
+        except AtrousError as error:
+            raise AtrousError(f"{mask}: {error}") from error
+
+    def _raw_mask(self, path: Path) -> np.ndarray:
+        """A mask's values, or its palette's colours where the table lists colours.
+
+        Raises:
+            AtrousError: the file is missing or damaged, or an index has another colour than in a mask read before.
+        """
+        raw_mask, palette = read_raw_mask(path), read_palette(path)
+        if palette is None or raw_mask.ndim == 3:
+            return raw_mask
+        if self.classes.color_coded:
+            return as_colors(raw_mask, palette)
+        for index in np.flatnonzero(np.bincount(raw_mask.ravel(), minlength=256)).tolist():
+            color = palette[index] if index < len(palette) else (0, 0, 0)
+            first_color, first_path = self._palette_seen.setdefault(index, (color, path))
+            if color != first_color:
+                raise AtrousError(palettes_differ(index, first_color, str(first_path), color, str(path)))
+        return raw_mask
 
 
 def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTable | None = None) -> Dataset:
@@ -91,8 +127,8 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
 
     Args:
         root: the dataset's folder.
-        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; None to guess it, which the dataset's notes
-            then say.
+        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
+            guess it, which the dataset's notes then say.
         classes: the class table to use instead of the dataset's own.
 
     Raises:
@@ -100,38 +136,26 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
             about its classes (``NoClassesError``).
     """
     # The layouts are written in terms of this file, so they can only be imported once it is complete.
-    from atrous.data import ade20k, camvid, cityscapes, coco_stuff, folder, voc
+    from atrous.data.layouts import LAYOUTS
 
-    layouts: dict[str, tuple[Callable[[Path], bool], Callable[..., Dataset], str]] = {
-        "folder": (folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
-        "camvid": (camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),
-        "voc": (voc.looks_like_voc, voc.read_voc, "JPEGImages/ and SegmentationClass/"),
-        "cityscapes": (cityscapes.looks_like_cityscapes, cityscapes.read_cityscapes, "leftImg8bit/ and gtFine/"),
-        "ade20k": (ade20k.looks_like_ade20k, ade20k.read_ade20k, "ADE_… pictures in images/training/ and annotations/"),
-        "coco_stuff": (
-            coco_stuff.looks_like_coco_stuff,
-            coco_stuff.read_coco_stuff,
-            "images/ and annotations/train2017/",
-        ),
-    }
     root = Path(root)
     if not root.is_dir():
         raise AtrousError(f"{root}: no such folder. Give the folder that holds the dataset.")
-    if layout is not None:
-        if layout not in layouts:
-            raise unknown_name("layout", layout, layouts)
-        return layouts[layout][1](root, classes)
-    for name, (looks_like, read, _) in layouts.items():
-        if looks_like(root):
-            dataset = read(root, classes)
-            note = f"The folder looks like the layout '{name}'; --layout forces another."
-            return replace(dataset, notes=(note, *dataset.notes))
-    found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
-    marks = ", ".join(f"'{name}' has {mark}" for name, (_, _, mark) in layouts.items())
-    raise AtrousError(
-        f"{root}: no known dataset layout; it holds {found}. {marks}. "
-        "Rename the folders, or give the folder one level up or down."
-    )
+    if layout is not None and layout not in LAYOUTS:
+        raise unknown_name("layout", layout, LAYOUTS)
+    name = layout or next((name for name, known in LAYOUTS.items() if known.looks_like(root)), None)
+    if name is None:
+        found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
+        marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
+        raise AtrousError(
+            f"{root}: no known dataset layout; it holds {found}. {marks}. "
+            "Rename the folders, or give the folder one level up or down."
+        )
+    dataset = LAYOUTS[name].read(root, classes)
+    guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
+    paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
+    folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
+    return replace(dataset, notes=(*guessed, *dataset.notes, *passed_over_notes(folders)))
 
 
 def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
@@ -160,12 +184,8 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     Raises:
         AtrousError: the folder is missing or holds no pictures, or two files share a stem.
     """
-    if not folder.is_dir():
-        raise AtrousError(f"{folder}: no such folder.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
-            continue
+    for path in picture_files(folder):
         if path.stem in found:
             raise AtrousError(
                 f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', by "
@@ -173,8 +193,21 @@ def pictures_in(folder: Path) -> dict[str, Path]:
             )
         found[path.stem] = path
     if not found:
-        raise AtrousError(f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.")
+        passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
+        raise AtrousError(f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.{passed_over}")
     return found
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The picture files of a folder, sorted.
+
+    Raises:
+        AtrousError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise AtrousError(f"{folder}: no such folder.")
+    files = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
@@ -236,37 +269,6 @@ def withheld(split: str, pictures: Path) -> str:
     )
 
 
-def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
-    """The items a split list names, in its order, matched by stem whatever suffix or folder it writes.
-
-    Args:
-        path: the list, one stem, file name or "image mask" pair a line.
-        folder: where a picture that the list names and nobody has would be.
-        images: the pictures by stem.
-        masks: the masks by stem.
-
-    Raises:
-        AtrousError: the list is not text or names nothing.
-    """
-    stems = [_stem(line, images) for line in listed_lines(path)]
-    return tuple(Item(stem, images.get(stem, folder / stem), masks.get(stem)) for stem in dict.fromkeys(stems))
-
-
-def listed_lines(path: Path) -> list[str]:
-    """The lines of a split list that are not blank, one or more, without the space around them.
-
-    Raises:
-        AtrousError: the list is not text or names nothing.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise AtrousError(f"{path}: cannot be read as a list of names: {error}") from error
-    if not any(lines):
-        raise AtrousError(f"{path}: the list is empty; write one picture name a line, or remove the file.")
-    return [line for line in lines if line]
-
-
 def seeded_split(items: Iterable[Item], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Item, ...]], str]:
     """Split items 80/10/10 into train, val and test: shuffled by the seed from their sorted names.
 
@@ -312,11 +314,3 @@ def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, .
         f"{item.mask}: the mask is {mask_size[1]}×{mask_size[0]} (width×height) and its picture "
         f"{item.image.name} is {image_size[1]}×{image_size[0]}. {cause}"
     )
-
-
-def _stem(line: str, known: Mapping[str, Path]) -> str:
-    """The stem a list line means: as written, else as a file name, else the first of several words."""
-    line = line.replace("\\", "/")
-    first = line.split()[0]
-    guesses = (line, Path(line).stem, Path(line).name, first, Path(first).stem, Path(first).name)
-    return next((guess for guess in guesses if guess in known), Path(first).stem)

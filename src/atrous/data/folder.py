@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atrous.data.dataset import Dataset, classes_of, listed, paired, pictures_in, seeded_split
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, paired, pictures_in, seeded_split
 from atrous.data.labels import ClassTable
+from atrous.data.mask_names import masks_by_picture
+from atrous.data.split_folders import IMAGE_FOLDERS, MASK_FOLDERS, folder_named, holds_pictures
+from atrous.data.split_lists import find_lists, listed_splits
 from atrous.errors import AtrousError
 
 
 def looks_like_folder(root: Path) -> bool:
-    """Whether ``root`` has ``images/`` and ``masks/``."""
-    return (root / "images").is_dir() and (root / "masks").is_dir()
+    """Whether ``root`` has ``images/`` and ``masks/``, or folders of such names."""
+    return _folders(root) is not None
 
 
 def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; pictures and masks are matched by stem.
+    """Open a dataset of this layout; pictures and masks are matched by stem, with or without a word such as ``_mask``.
 
     Args:
         root: the folder with ``images/`` and ``masks/``.
@@ -24,18 +28,37 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     Raises:
         AtrousError: a folder is missing or empty, there is no class table, or a split list is unusable.
     """
-    images, masks = pictures_in(root / "images"), pictures_in(root / "masks")
-    lists = sorted((root / "splits").glob("*.txt"))
-    notes: list[str] = []
+    folders = _folders(root) or (root / "images", root / "masks")
+    images, files = pictures_in(folders[0]), pictures_in(folders[1])
+    lists, told = find_lists(root)
+    notes = list(told)
     if lists:
-        splits = {path.stem: listed(path, root / "images", images, masks) for path in lists}
-        if "train" not in splits:
-            raise AtrousError(f"{root / 'splits'}: there is no train.txt among the lists; add it.")
+        splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
         if left_out := len(images.keys() - named):
             notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
     else:
-        splits, note = seeded_split(paired(images, masks))
+        splits, note = seeded_split(paired(images, masks_by_picture(images, files)))
         notes.append(note)
-    orphans = tuple(path for stem, path in masks.items() if stem not in images)
-    return Dataset(root, "folder", classes_of(root, classes), splits, tuple(notes), orphans)
+    owned = {path for stem, path in _by_any_name(images, files).items() if stem in images}
+    owned |= {item.mask for items in splits.values() for item in items if item.mask and item.name in images}
+    orphans = tuple(path for path in files.values() if path not in owned)
+    table, told = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
+    return Dataset(root, "folder", table, splits, (*notes, *told), orphans)
+
+
+def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:
+    """The masks by the stem of their picture, and by their own, which a list may pair with any picture."""
+    try:
+        return {**files, **masks_by_picture(images, files)}
+    except AtrousError:  # no name fits, so the list must say
+        return files
+
+
+def _folders(root: Path) -> tuple[Path, Path] | None:
+    images, masks = folder_named(root, IMAGE_FOLDERS), folder_named(root, MASK_FOLDERS)
+    if images is None or masks is None:
+        return None
+    # other names say less, so that both must hold pictures themselves
+    sure = (images.name, masks.name) == ("images", "masks") or (holds_pictures(images) and holds_pictures(masks))
+    return (images, masks) if sure else None

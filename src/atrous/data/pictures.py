@@ -24,6 +24,8 @@ from atrous.errors import AtrousError
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
+    # other names of the same formats, as browsers and cameras write them
+    | {".jfif", ".jpe", ".jif", ".pjpeg", ".pjp", ".apng", ".dib", ".j2k"}
 )
 
 #: What `decode_picture` takes from strangers: few decoders, each well worn, and none that runs another program.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from atrous.data.dataset import Dataset
-from atrous.data.pictures import read_picture, read_raw_mask, to_channels
+from atrous.data.pictures import read_picture, to_channels
 
 #: Pictures that channel statistics are measured on, evenly chosen.
 STATISTICS_PICTURES = 200
@@ -41,6 +41,5 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
     counts = np.zeros(256, dtype=np.int64)
     for item in dataset.split(split):
         if item.mask is not None:
-            label = dataset.classes.encode(read_raw_mask(item.mask))
-            counts += np.bincount(label.ravel(), minlength=256)
+            counts += np.bincount(dataset.read_label(item.mask).ravel(), minlength=256)
     return counts[: len(dataset.classes)].tolist()

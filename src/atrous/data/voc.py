@@ -10,18 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atrous.data.dataset import (
-    Dataset,
-    Item,
-    classes_of,
-    listed,
-    listed_lines,
-    paired,
-    pictures_in,
-    seeded_split,
-    withheld,
-)
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld
 from atrous.data.labels import ClassTable, default_colors
+from atrous.data.split_lists import listed, read_list
+from atrous.data.split_names import canonical_split
 from atrous.errors import AtrousError
 
 _NAMES = (
@@ -51,7 +44,8 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, or one above it.
-        classes: the class table to use instead of a ``classes.yaml``, or the 21 VOC classes (255 is ignored).
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 21 VOC
+            classes (255 is ignored).
 
     Raises:
         AtrousError: a folder is missing or empty, or a list is unusable.
@@ -64,13 +58,16 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     masks = {**added, **pictures_in(year / _MASKS)}
     notes = [] if year == root else [f"The dataset was found in {year}."]
     splits: dict[str, tuple[Item, ...]] = {}
-    for path in _lists(year / "ImageSets"):
+    lists = _lists(year / "ImageSets")
+    if [path.stem for path in lists] == ["default"]:
+        notes.append(f"{lists.pop()} names no split, as CVAT writes it where there is none.")
+    for path in lists:
         augmented = bool(added) and _is_augmented(path)
         items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
         if path.stem == "test" and not any(item.mask for item in items):
             notes.append(withheld("test", path))
             continue
-        splits[path.stem] = items
+        splits[canonical_split(path.stem)] = items
         if augmented:
             notes.append(
                 f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/; those missing, from {_MASKS}/."
@@ -81,7 +78,9 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         splits, note = seeded_split(paired(labelled, masks))
         notes.append(note)
     orphans = tuple(path for stem, path in masks.items() if stem not in images)
-    return Dataset(year, "voc", classes_of(year, classes, VOC_CLASSES), splits, tuple(notes), orphans)
+    folders = (root, year / _MASKS)
+    table, told = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
+    return Dataset(year, "voc", table, splits, (*notes, *told), orphans)
 
 
 def _lists(sets: Path) -> list[Path]:
@@ -93,7 +92,7 @@ def _lists(sets: Path) -> list[Path]:
 
 def _is_augmented(path: Path) -> bool:
     """Whether a list means the augmented set, by its name or by the masks it names."""
-    return "aug" in path.stem.lower() or any(_ADDED_MASKS in line for line in listed_lines(path))
+    return "aug" in path.stem.lower() or any(_ADDED_MASKS in (row.mask or row.image) for row in read_list(path, {}))
 
 
 def _year_folder(root: Path) -> Path | None:

@@ -90,7 +90,7 @@ def limit_bytes(memory: float | None, device: str = "cpu") -> float:
 
 def _system_bytes() -> float:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return float("inf")
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
@@ -104,9 +104,9 @@ def _group_bytes() -> float:
     ):
         group = Path("/sys/fs/cgroup")
         try:
-            allowed = (group / limit).read_text().strip()
+            allowed = (group / limit).read_text(encoding="utf-8").strip()
             if allowed.isdigit():
-                return max(float(allowed) - float((group / used).read_text()), 0.0)
+                return max(float(allowed) - float((group / used).read_text(encoding="utf-8")), 0.0)
         except OSError:
             continue
     return float("inf")

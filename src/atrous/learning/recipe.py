@@ -69,7 +69,8 @@ class Data:
 
     Args:
         root: folder of the data set.
-        layout: folder, camvid, voc, cityscapes, ade20k or coco_stuff; guessed when not given.
+        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
+            guessed when not given.
         train: split to learn from.
         val: split to choose the best weights on.
         workers: processes that decode and augment beside the training, ≥ 0.
@@ -333,7 +334,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         AtrousError: no such file, no YAML, an unknown field (with the nearest match) or a value of the wrong type.
     """
     try:
-        record = yaml.safe_load(Path(path).read_text()) or {}
+        record = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
     except FileNotFoundError as error:
         raise AtrousError(f"no recipe at {path}.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

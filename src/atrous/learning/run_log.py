@@ -77,7 +77,7 @@ class WeightsAndBiases:
                 name=folder.name,
                 dir=folder,
                 config=asdict(recipe),
-                id=address.read_text().strip() if address.is_file() else None,
+                id=address.read_text(encoding="utf-8").strip() if address.is_file() else None,
                 resume="allow",
             )
         except Exception as error:  # its errors have no common type
@@ -125,7 +125,7 @@ class RunLog:
             self._boards.append(TensorBoard(folder / "tensorboard", step))
         if recipe.watch.wandb:
             self._boards.append(WeightsAndBiases(folder, recipe))
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def train(self, *, step: int, epoch: int, **values: float) -> None:
         """Records one training step's numbers."""
@@ -141,7 +141,8 @@ class RunLog:
         self._show({f"val_iou/{name}": value for name, value in per_class.items() if value is not None}, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Records an H×W×3 uint8 picture."""
+        """Records an H×W×3 uint8 picture, its name's bytes that are no text as escapes."""
+        name = name.encode("utf-8", errors="backslashreplace").decode()
         for board in self._boards:
             board.picture(name, image, step)
 
@@ -169,7 +170,8 @@ def _up_to(path: Path, step: int) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl up to a step, which are all that stays in it."""
     if not path.exists():
         return []
-    kept = [record for line in path.read_text().splitlines() if (record := _parse(line)) and record["step"] <= step]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [record for line in lines if (record := _parse(line)) and record["step"] <= step]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 

@@ -1,0 +1,81 @@
+"""Which mask belongs to which picture, by their file names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from atrous.errors import AtrousError
+
+_MASK_WORDS = (
+    "masks|mask|labels|label|lbl|lab|segmentation|segmap|seg|groundtruth|ground_truth|gt|annotations|annotation|annot|"
+    "manual1|labelids|gtfine_labelids|L|P"
+)
+_PICTURE_WORDS = "leftimg8bit|images|image|img|rgb|sat|photo|picture|input|training|test|0000"
+_MASK_ENDING = re.compile(rf"(?P<stem>.+?)[ _.-](?:{_MASK_WORDS})", re.IGNORECASE)
+_MASK_BEGINNING = re.compile(rf"(?:{_MASK_WORDS})[ _.-](?P<stem>.+)", re.IGNORECASE)
+_PICTURE_ENDING = re.compile(rf"(?P<stem>.+?)[ _.-](?:{_PICTURE_WORDS})", re.IGNORECASE)
+_PICTURE_BEGINNING = re.compile(rf"(?:{_PICTURE_WORDS})[ _.-](?P<stem>.+)", re.IGNORECASE)
+
+
+def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """The masks by the stem of their picture: the same stem, or one with a word such as ``_mask`` or ``_label`` more.
+
+    Args:
+        images: the pictures by stem.
+        masks: the masks by their own stem.
+
+    Returns:
+        Every mask: by its picture's stem, or by its own where it has no picture.
+
+    Raises:
+        AtrousError: two masks fit one picture, or no mask fits any picture.
+    """
+    bare = {_without_word(stem, _PICTURE_ENDING, _PICTURE_BEGINNING): stem for stem in images}
+    if len(bare) < len(images):  # two pictures differ in such a word alone
+        bare = {}
+    found: dict[str, Path] = {}
+    for stem, path in masks.items():
+        owner = stem
+        if stem not in images:
+            plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
+            owner = plain if plain in images else bare.get(plain, bare.get(stem, stem))
+        if owner in found:
+            raise AtrousError(
+                f"'{found[owner].name}' and '{path.name}' in {path.parent} may both be the mask of "
+                f"'{images[owner].name}'. Move one kind of them to another folder."
+            )
+        found[owner] = path
+    if images and masks and not found.keys() & images.keys():
+        raise _nothing_fits(images, masks)
+    return found
+
+
+def is_named_as_mask(stem: str) -> str | None:
+    """The stem of the picture that a file named like a mask belongs to; None for any other name."""
+    plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
+    return plain if plain != stem else None
+
+
+def _without_word(stem: str, *forms: re.Pattern[str]) -> str:
+    matched = (form.fullmatch(stem) for form in forms)
+    return next((match["stem"] for match in matched if match), stem)
+
+
+def _nothing_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
+    image, mask = next(iter(images.values())), next(iter(masks.values()))
+    told = (
+        f"no mask in {mask.parent} has the name of a picture in {image.parent}: the first are '{image.name}' and "
+        f"'{mask.name}'. Masks have the stem of their picture, or that stem and a word such as _mask."
+    )
+    endings = {_ending(stem, images) for stem in masks}
+    if len(endings) == 1 and (ending := endings.pop()):
+        told += f' This renames them: cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
+    return AtrousError(told)
+
+
+def _ending(stem: str, images: Mapping[str, Path]) -> str | None:
+    """What a mask's stem has after the stem of the longest picture that it begins with."""
+    owners = [name for name in images if stem.startswith(name)]
+    return stem[len(max(owners, key=len)) :] if owners else None

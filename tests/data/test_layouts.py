@@ -1,0 +1,171 @@
+"""Layouts that labelling tools export, and folders with files of other kinds beside the pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atrous.data.dataset import open_dataset
+from atrous.data.labels import ClassTable, default_colors
+from atrous.errors import AtrousError
+
+TWO = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))
+
+
+def save(path: Path, channels: int = 3, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = (4, 6, 3) if channels == 3 else (4, 6)
+    Image.fromarray(np.full(size, value, np.uint8)).save(
+        path, format=None if Image.registered_extensions().get(path.suffix.lower()) else "PNG"
+    )
+    return path
+
+
+def make(root: Path, pictures: str, masks: str, splits=("train", "val"), stems="ab") -> Path:
+    """Pictures and masks by patterns such as "images/{split}/{stem}.png"."""
+    for split in splits:
+        for stem in stems:
+            save(root / pictures.format(split=split, stem=f"{split[0]}{stem}"))
+            save(root / masks.format(split=split, stem=f"{split[0]}{stem}"), 1)
+    TWO.to_yaml(root / "classes.yaml")
+    return root
+
+
+def pairs(root: Path, layout: str | None = None) -> dict[str, list[tuple[str, str]]]:
+    opened = open_dataset(root, layout)
+    assert not opened.masks_without_image
+    return {
+        name: [(str(i.image.relative_to(root)), str(i.mask.relative_to(root)) if i.mask else "") for i in items]
+        for name, items in opened.splits.items()
+    }
+
+
+EXPORTS = {
+    "split_folders": [
+        ("images/{split}/{stem}.jpg", "masks/{split}/{stem}.png"),
+        ("img_dir/{split}/{stem}.jpg", "ann_dir/{split}/{stem}.png"),
+        ("Images/{split}/{stem}.jpg", "Labels/{split}/{stem}_label.png"),
+        ("{split}/images/{stem}.jpg", "{split}/masks/{stem}.png"),
+        ("{split}/img/{stem}.jpg", "{split}/gt/{stem}_gt.png"),
+        ("{split}/{stem}.png", "{split}_labels/{stem}_L.png"),
+        ("{split}/{stem}.jpg", "{split}_masks/{stem}_mask.gif"),
+        ("{split}_images/{stem}.jpg", "{split}_masks/{stem}.png"),
+    ],
+    "side_by_side": [
+        ("{split}/{stem}.jpg", "{split}/{stem}_mask.png"),
+        ("{split}/{stem}.jpg", "{split}/{stem}.png"),
+    ],
+    "camvid": [("{split}/{stem}.png", "{split}annot/{stem}.png")],
+}
+
+
+@pytest.mark.parametrize(("layout", "form"), [(layout, form) for layout, forms in EXPORTS.items() for form in forms])
+@pytest.mark.parametrize("splits", [("train", "val"), ("train", "val", "test"), ("test",), ("val",)])
+def test_folders_of_splits_in_any_number(tmp_path, layout, form, splits):
+    make(tmp_path, *form, splits=splits)
+    wanted = {
+        split: [tuple(part.format(split=split, stem=f"{split[0]}{stem}") for part in form) for stem in "ab"]
+        for split in splits
+    }
+    assert open_dataset(tmp_path).layout == layout
+    assert pairs(tmp_path) == pairs(tmp_path, layout) == wanted
+
+
+@pytest.mark.parametrize("spelling", ["valid", "validation", "dev", "Valid"])
+def test_spellings_of_val(tmp_path, spelling):
+    make(tmp_path, "images/{split}/{stem}.png", "masks/{split}/{stem}.png", splits=("train", spelling))
+    assert pairs(tmp_path).keys() == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks", "layout"),
+    [
+        ("images/{stem}.jpg", "masks/{stem}_mask.png", "folder"),
+        ("images/{stem}.jpg", "labels/{stem}_label.png", "folder"),
+        ("imgs/{stem}.jpg", "gt/gt_{stem}.png", "folder"),
+        ("images/img_{stem}.jpg", "masks/mask_{stem}.png", "folder"),
+        ("images/{stem}_sat.jpg", "masks/{stem}_mask.png", "folder"),
+        ("img/{stem}.jpg", "masks_machine/{stem}.png", "folder"),
+        ("{stem}.png", "{stem}_mask.png", "side_by_side"),
+        ("{stem}.jpg", "{stem}-seg.png", "side_by_side"),
+        ("{stem}.jpg", "{stem}.png", "side_by_side"),
+        ("imagesTr/{stem}_0000.png", "labelsTr/{stem}.png", "nnunet"),
+    ],
+)
+def test_one_folder_is_split(tmp_path, pictures, masks, layout):
+    make(tmp_path, pictures, masks, stems="abcdef", splits=("train",))
+    assert open_dataset(tmp_path).layout == layout
+    found = pairs(tmp_path)
+    assert {name: len(items) for name, items in found.items()} == {"train": 5, "val": 1}
+    stems = [f"t{stem}" for stem in "abcdef"]
+    assert sorted(pair for items in found.values() for pair in items) == sorted(
+        (pictures.format(stem=stem), masks.format(stem=stem)) for stem in stems
+    )
+
+
+def test_nnunet_with_labelled_test_pictures(tmp_path):
+    make(tmp_path, "imagesTr/{stem}_0000.png", "labelsTr/{stem}.png", stems="abcdefghijkl", splits=("train",))
+    make(tmp_path, "imagesTs/{stem}_0000.png", "labelsTs/{stem}.png", splits=("test",))
+    assert {name: len(items) for name, items in pairs(tmp_path).items()} == {"train": 11, "val": 1, "test": 2}
+    save(tmp_path / "imagesTr/ta_0001.png")
+    with pytest.raises(AtrousError, match="another channel"):
+        open_dataset(tmp_path)
+
+
+def test_pictures_without_masks_of_their_split_are_left_out_and_said(tmp_path):
+    make(tmp_path, "images/{split}/{stem}.png", "masks/{split}/{stem}.png")
+    save(tmp_path / "images/test/x.png")
+    opened = open_dataset(tmp_path)
+    assert opened.splits.keys() == {"train", "val"}
+    assert any("no split 'test'" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize("names", [("a_mask.png", "a_label.png"), ("a.png", "a_mask.png")])
+def test_two_masks_of_one_picture_are_refused(tmp_path, names):
+    make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", splits=("train",), stems="b")
+    save(tmp_path / "images/a.jpg")
+    for name in names:
+        save(tmp_path / "masks" / name, 1)
+    with pytest.raises(AtrousError, match=r"may both be the mask of 'a\.jpg'"):
+        open_dataset(tmp_path)
+
+
+def test_names_that_do_not_fit_are_answered_with_a_command(tmp_path):
+    make(tmp_path, "images/{stem}.jpg", "masks/{stem}-final.png", splits=("train",))
+    with pytest.raises(AtrousError, match=r"mv .*-final"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["x.heic", "x.HEIF", "x.dng", "x.svg", "x.pdf", "x.npy", "x.mat", "x.nii.gz", "x.dcm", "x.xyz", "x"]
+)
+def test_files_of_other_kinds_are_said(tmp_path, name):
+    make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="abc", splits=("train",))
+    (tmp_path / "images" / name).write_bytes(b"1")
+    assert any("passed over" in note and name in note for note in open_dataset(tmp_path).notes)
+
+
+def test_texts_beside_pictures_are_not_said(tmp_path):
+    make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="abc", splits=("train",))
+    for name in ("readme.txt", "Thumbs.db", ".DS_Store", "a.json"):
+        (tmp_path / "images" / name).write_bytes(b"1")
+    assert not any("passed over" in note for note in open_dataset(tmp_path).notes)
+
+
+def test_a_folder_of_nothing_else_names_what_is_there(tmp_path):
+    make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="a", splits=("train",))
+    (tmp_path / "images/ta.jpg").rename(tmp_path / "images/ta.heic")
+    with pytest.raises(AtrousError, match=r"no pictures.*\.heic"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".apng", ".TIFF", ".JPG", ".dib"])
+def test_other_names_of_known_formats_are_read(tmp_path, suffix):
+    make(tmp_path, "images/{stem}.png", "masks/{stem}.png", stems="abc", splits=("train",))
+    formats = {".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG", ".tiff": "TIFF", ".jpg": "JPEG", ".dib": "BMP"}
+    for path in list((tmp_path / "images").iterdir()):
+        Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(path.with_suffix(suffix), format=formats[suffix.lower()])
+        path.unlink()
+    opened = open_dataset(tmp_path)
+    assert (opened.read(opened.split("train")[0]).image == 7).all()

@@ -265,6 +265,22 @@ def test_a_mask_that_cannot_be_written_is_named_and_the_others_are_done(model, t
     assert ["error" in record for record in done["pictures"]] == [True, False]
 
 
+def test_12_bits_in_16_are_said_and_the_range_gives_the_masks_of_8_bits(model, photos, tmp_path, capsys):
+    import cv2
+
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    for index in range(3):
+        picture = cv2.imread(str(photos / f"{index}.png"))
+        cv2.imwrite(str(deep / f"{index}.png"), np.rint(picture / 255 * 4095).astype(np.uint16))
+    assert run(model, deep, "--out", tmp_path / "dark") == 0
+    assert capsys.readouterr().err.count("give --range 0,4095") == 1
+    assert run(model, deep, "--out", tmp_path / "out", "--range", "0,4095") == 0
+    assert "range" not in capsys.readouterr().err
+    assert run(model, photos / "0.png", "--out", tmp_path / "of_8_bits") == 0
+    assert (tmp_path / "out" / "0.png").read_bytes() == (tmp_path / "of_8_bits" / "0.png").read_bytes()
+
+
 def test_crf(model, segmenter, photos, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(model, photos / "0.png", "--crf", "deeplabv2,bilateral_rgb=20", "--out", out) == 0

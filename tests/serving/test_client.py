@@ -14,6 +14,7 @@ from PIL import Image
 import atrous
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.value_range import PictureWarning
 from atrous.serving.client import Client
 
 from .conftest import ZOO
@@ -31,6 +32,16 @@ def test_it_answers_as_the_segmenter_does(server, segmenter, streets, tmp_path):
         assert np.array_equal(prediction.raw_mask(), expected.raw_mask())
     flipped = client.segment(streets[0], flip=True, scales=(0.75, 1.0))
     assert np.array_equal(flipped.mask, segmenter.looking(flip=True, scales=(0.75, 1.0))(streets[0]).mask)
+
+
+def test_a_range_of_values_is_the_segmenters_and_its_lack_is_said(server, segmenter, streets):
+    client, deep = atrous.Client(server.address), np.rint(streets[0] / 255 * 4095).astype(np.uint16)
+    with pytest.warns(PictureWarning, match="--range 0,4095"):
+        assert np.array_equal(client.segment(deep).mask, segmenter.looking(range=(0, 65535))(deep).mask)
+    expected = segmenter(streets[0]).mask
+    assert np.array_equal(client.segment(deep, range=(0, 4095)).mask, expected)
+    with pytest.raises(AtrousError, match="lower first"):
+        client.segment(deep, range=(9, 1))
 
 
 @pytest.mark.parametrize("shape", [(40, 50, 1), (40, 50, 4), (40, 50)])

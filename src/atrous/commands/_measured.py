@@ -12,7 +12,7 @@ from atrous.inference.exported import is_exported
 from atrous.run_folder import Record, Run
 
 #: Recorded options that change masks, beside the model.
-OPTIONS = ("engine", "precision", "scales", "flip", "output_stride", "crf")
+OPTIONS = ("engine", "precision", "scales", "flip", "output_stride", "range", "crf")
 
 
 def measured_model(run: Run) -> Path:
@@ -59,6 +59,8 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         words.append("--flip")
     if "output_stride" in options:
         words += ["--output-stride", str(options["output_stride"])]
+    if "range" in options:
+        words.append(f"--range={','.join(f'{value:g}' for value in options['range'])}")
     if "crf" in options:
         stored = options["crf"] == run.model_info.get("crf")
         words += ["--crf", "model" if stored else json.dumps(options["crf"])]
@@ -68,13 +70,14 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
 
 def in_words(evaluation: Record) -> str:
     """The recorded options in words, such as "torch, float32, scales 0.5 1, flip"; "" where nothing was recorded."""
-    scales, stride = evaluation.get("scales"), evaluation.get("output_stride")
+    scales, stride, values = (evaluation.get(name) for name in ("scales", "output_stride", "range"))
     parts = [
         evaluation.get("engine"),
         evaluation.get("precision"),
         "scales " + " ".join(f"{scale:g}" for scale in scales) if scales else None,
         "flip" if evaluation.get("flip") else None,
         f"output stride {stride}" if stride else None,
+        "range " + " ".join(f"{value:g}" for value in values) if values else None,
         "CRF" if evaluation.get("crf") else None,
     ]
     return ", ".join(filter(None, parts))

@@ -53,6 +53,7 @@ def evaluate(
     scales: list[float] | None = None,
     flip: bool = False,
     output_stride: int | None = None,
+    range: list[float] | None = None,
     engine: str | None = None,
     device: str = "auto",
     precision: str = "float32",
@@ -78,6 +79,8 @@ def evaluate(
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
         output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller; by default the model's.
+        range: values of the pictures that become 0 and the largest of the model's type, such as 0,4095 for 12 bits
+            stored in 16; by default the whole range of the pictures' type.
         engine: torch, openvino, or auto for the faster of the two; by default torch, and for an exported file its own.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bfloat16, or auto for the faster of the two.
@@ -107,6 +110,7 @@ def evaluate(
         flip=flip,
         output_stride=output_stride,
         crf=crf,
+        range=range,
     )
     warn_if_fresh(segmenter.info.provenance)
     dataset = open_dataset(data, layout)
@@ -131,6 +135,7 @@ def evaluate(
         **({"scales": scales} if scales else {}),
         **({"flip": True} if flip else {}),
         **({"output_stride": output_stride} if output_stride else {}),
+        **({"range": range} if range else {}),
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
         **summarise(measure(segmenter, dataset, items), segmenter.info),
     }

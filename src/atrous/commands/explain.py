@@ -63,6 +63,7 @@ def explain(
     classes: list[str] | None = None,
     most: int = 4,
     crf: str | None = None,
+    range: list[float] | None = None,
     tensorboard: bool = False,
     device: str = "auto",
     overwrite: bool = False,
@@ -80,6 +81,8 @@ def explain(
         classes: names of the classes to explain; by default the largest of each mask.
         most: how many classes of each mask, ≥ 1, where no names are given.
         crf: settings of a fully connected CRF whose masks are shown too, as in `atrous predict`.
+        range: values of the pictures that become 0 and the largest of the model's type, such as 0,4095 for 12 bits
+            stored in 16; by default the whole range of the pictures' type.
         tensorboard: write the pictures to OUT/tensorboard too.
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
@@ -108,7 +111,7 @@ def explain(
     out.mkdir(parents=True, exist_ok=True)
     network = model_file.load(model).to(pick_device(device))
     warn_if_fresh(network.info.provenance)
-    segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf)
+    segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf, range=range)
     chosen = None if classes is None else [_index(name, network.info.classes) for name in classes]
     shown: list[dict[str, Any]] = []
     failures: list[str] = []

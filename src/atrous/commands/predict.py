@@ -55,6 +55,7 @@ def predict(
     scales: list[float] | None = None,
     flip: bool = False,
     output_stride: int | None = None,
+    range: list[float] | None = None,
     engine: str = "auto",
     tile: int | None = None,
     overlap: int | None = None,
@@ -78,6 +79,8 @@ def predict(
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
         output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller; by default the model's.
+        range: values of the pictures that become 0 and the largest of the model's type, such as 0,4095 for 12 bits
+            stored in 16; by default the whole range of the pictures' type.
         engine: auto for the fastest here, openvino or torch.
         tile: segment in tiles of this many pixels whatever is larger; by default only what would not fit.
         overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
@@ -116,6 +119,7 @@ def predict(
         flip=flip,
         output_stride=output_stride,
         crf=crf,
+        range=range,
     )
     warn_if_fresh(segmenter.info.provenance)
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)

@@ -139,6 +139,7 @@ class Segmenter:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
+        range: Sequence[float] | None = None,
     ) -> Segmenter:
         """The same network, already loaded, with other scales, flip and CRF; they share it, so one thread may use them.
 
@@ -146,11 +147,14 @@ class Segmenter:
             scales: as at the making.
             flip: as at the making.
             crf: as at the making.
+            range: as at the making; None for this segmenter's.
 
         Raises:
-            AtrousError: scales out of range, unknown settings of the CRF, or a file that gives labels only.
+            AtrousError: scales or range out of range, unknown settings of the CRF, or a file that gives labels only.
         """
         other = copy.copy(self)
+        if range is not None:
+            other._range = check_range(range, self.info.preprocessing)
         other._look(scales, flip, crf)
         return other
 
@@ -180,9 +184,19 @@ class Segmenter:
         image = to_channels(image, channels)
         if self._range is not None:
             return scale_range(image, self._range, preprocessing.dtype)
-        if whole and image.dtype.name != preprocessing.dtype and image.size:
-            self.warn_of_values(image.dtype.name, float(image.max()))
+        if whole:
+            self._warn(self.doubt_of(image))
         return to_depth(image, preprocessing.dtype)
+
+    def doubt_of(self, image: np.ndarray) -> str | None:
+        """A sentence where a picture's values may not mean what the model takes them for; see `value_range.doubt`.
+
+        Args:
+            image: a whole picture, H×W×C as read.
+        """
+        if self._range is not None or image.dtype.name == self.info.preprocessing.dtype or not image.size:
+            return None
+        return doubt(image.dtype.name, float(image.max()), self.info.preprocessing)
 
     def warn_of_values(self, dtype: str, largest: float) -> None:
         """Warns, once for each doubt, where a picture's values may not mean what the model takes them for.
@@ -191,11 +205,13 @@ class Segmenter:
             dtype: of the picture as read.
             largest: value in it.
         """
-        sentence = doubt(dtype, largest, self.info.preprocessing) if self._range is None else None
+        self._warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None)
+
+    def _warn(self, sentence: str | None) -> None:
         kind = (sentence or "").partition(":")[0]
         if sentence is not None and kind not in self._doubts:
             self._doubts.add(kind)
-            warnings.warn(sentence, PictureWarning, stacklevel=3)
+            warnings.warn(sentence, PictureWarning, stacklevel=4)
 
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None

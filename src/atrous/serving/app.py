@@ -31,6 +31,9 @@ SCALES = (0.25, 2.0)
 #: One number or several, with commas.
 SCALES_PATTERN = r"^[0-9]{1,2}(\.[0-9]{1,4})?(,[0-9]{1,2}(\.[0-9]{1,4})?){0,7}$"
 
+#: Two numbers with a comma.
+RANGE_PATTERN = r"^-?[0-9]{1,9}(\.[0-9]{1,9})?,-?[0-9]{1,9}(\.[0-9]{1,9})?$"
+
 #: What every answer that is none looks like.
 PROBLEM = {
     "application/problem+json": {
@@ -181,6 +184,14 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
             ),
         ] = "1",
         flip: Annotated[bool, Query(description="the network looks at the mirrored picture, too")] = False,
+        range: Annotated[
+            str | None,
+            Query(
+                pattern=RANGE_PATTERN,
+                description="values of the picture that become 0 and the largest of the model's type: 0,4095 for 12 "
+                "bits stored in 16; by default the whole range of the picture's type",
+            ),
+        ] = None,
         crf: Annotated[Crf | None, Query(description="refines the mask by a fully connected CRF")] = None,
         tile: Annotated[
             int | None, Query(ge=256, le=8192, description="pixels of the tiles of larger pictures")
@@ -195,11 +206,19 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
         if form is None:
             raise Problem(406, f"Accept takes none of {', '.join(answers.ACCEPTED)}.")
         wish = Wish(
-            _find(shelf, name), Look(_numbers(scales), flip, crf), tile, overlap, answers.Asked(form, opacity, legend)
+            _find(shelf, name),
+            Look(_numbers(scales), flip, crf, _range(range)),
+            tile,
+            overlap,
+            answers.Asked(form, opacity, legend),
         )
         return await desk.serve(request, wish)
 
     return app
+
+
+def _range(text: str | None) -> tuple[float, ...] | None:
+    return None if text is None else tuple(float(part) for part in text.split(","))
 
 
 def _find(shelf: Shelf, name: str) -> Model:

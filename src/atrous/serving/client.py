@@ -7,6 +7,7 @@ import io
 import json
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from PIL import Image
 
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
+from atrous.inference.value_range import PictureWarning
 from atrous.models.info import Info
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Client:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         crf: str | None = None,
+        range: Sequence[float] | None = None,
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Prediction:
@@ -88,6 +91,7 @@ class Client:
             scales: at which the network looks at the picture.
             flip: the network looks at the mirrored picture too.
             crf: "model" or a preset, as `atrous predict --crf` takes them.
+            range: as `Segmenter` takes it.
             tile: size of the tiles of larger pictures.
             overlap: that tiles share.
 
@@ -102,14 +106,17 @@ class Client:
         image = as_array(picture)
         name = model or self._only_model()
         words = {"format": "indices", "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
+        limits = None if range is None else ",".join(f"{value:g}" for value in range)
         words |= {
             key: str(value)
-            for key, value in {"crf": crf, "tile": tile, "overlap": overlap}.items()
+            for key, value in {"crf": crf, "range": limits, "tile": tile, "overlap": overlap}.items()
             if value is not None
         }
         content, headers = self._ask(
             "POST", f"{_address_of(name)}/segment?{urlencode(words)}", _content(picture, image)
         )
+        if note := headers.get("X-Note"):
+            warnings.warn(note, PictureWarning, stacklevel=2)
         mask = np.asarray(Image.open(io.BytesIO(content)))
         return Prediction(mask, image, self._info(name, headers["X-Model-Version"]))
 

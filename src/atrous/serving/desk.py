@@ -154,7 +154,7 @@ class Desk:
         async with self._ahead:
             started = perf_counter()
             try:
-                segmenter, image, prepared = await self._in_pool(self._decode, content, wish)
+                segmenter, image, prepared, note = await self._in_pool(self._decode, content, wish)
                 decoded = perf_counter()
                 job = Job(segmenter, prepared, wish.tile, wish.overlap)
                 mask = await self._network.segment(job)
@@ -181,15 +181,16 @@ class Desk:
             "Server-Timing": ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times.items()),
             "X-Model-Version": wish.model.stamp,
             "Vary": "Accept",
+            **({"X-Note": note} if note else {}),
         }
         return Response(body, media_type=answers.FORMATS[wish.asked.form], headers=headers)
 
-    def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, np.ndarray, np.ndarray]:
-        """What is to look at the picture, the picture as it is, and as the network takes it."""
+    def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, np.ndarray, np.ndarray, str | None]:
+        """The segmenter, the picture as it is and as the network takes it, and what is doubtful about its values."""
         segmenter = wish.model.looking(wish.look)  # the first CRF takes seconds to load
         most = int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
         image = decode_picture(content, most)
-        return segmenter, image, segmenter.prepare(image)
+        return segmenter, image, segmenter.prepare(image), segmenter.doubt_of(image)
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
         """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.

@@ -27,11 +27,13 @@ class Look:
         scales: see `Segmenter`.
         flip: see `Segmenter`.
         crf: settings in words, or None.
+        range: see `Segmenter`.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     crf: str | None = None
+    range: tuple[float, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -62,7 +64,7 @@ class Model:
         """
         if look == Look():
             return self.segmenter
-        return self.segmenter.looking(scales=look.scales, flip=look.flip, crf=look.crf)
+        return self.segmenter.looking(scales=look.scales, flip=look.flip, crf=look.crf, range=look.range)
 
 
 class Shelf:

@@ -13,11 +13,12 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"errors", "atomic_write", "outputs"}
+LOW = {"errors", "atomic_write", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
     "atomic_write": set(),
-    "outputs": {"errors", "atomic_write"},
+    "picture_marks": set(),
+    "outputs": {"errors", "atomic_write", "picture_marks"},
     "console": LOW,
     "charts": LOW,
     "device": LOW,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from atrous.atomic_write import atomic_path, is_stream, write_text
 from atrous.errors import AtrousError
+from atrous.picture_marks import UNSEALED, is_sealed, seal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +35,6 @@ PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* Â
 HEAD_BYTES = 4096
 #: A header longer than this is no model's (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20
-#: The Software tag of TIFF 6.0.
-TIFF_SOFTWARE = 305
 
 
 @dataclass(frozen=True)
@@ -235,14 +234,8 @@ def is_our_page(path: Path) -> bool:
 
 
 def is_our_picture(path: Path) -> bool:
-    """Whether a PNG or TIFF names this program as its software."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-        software = _png_software(path) if start.startswith(b"\x89PNG\r\n\x1a\n") else _tiff_software(path, start)
-    except Exception:  # of a damaged file, anything
-        return False
-    return software.split(" ")[0] == MARK
+    """Whether a PNG or TIFF has our mark, and the pixels that it was written with."""
+    return is_sealed(path)
 
 
 def is_our_model(path: Path) -> bool:
@@ -294,11 +287,13 @@ def save_picture(picture: Image.Image, path: str | Path, **options: Any) -> None
         raise AtrousError(f"{path}: no picture can be written under a name that ends in '{suffix}'; end it in .png.")
     if kind == "PNG":
         options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_text("Software", MARK)
+        options["pnginfo"].add_text("Software", UNSEALED)
     elif kind == "TIFF":
-        options["software"] = MARK
+        options["software"] = UNSEALED
     with atomic_path(path) as part:
         picture.save(part, kind, **options)
+        if kind in ("PNG", "TIFF"):
+            seal(part)
 
 
 def _head(path: Path, length: int = HEAD_BYTES) -> str:
@@ -307,32 +302,3 @@ def _head(path: Path, length: int = HEAD_BYTES) -> str:
             return file.read(length).decode("utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _png_software(path: Path) -> str:
-    """The Software text of a PNG that stands before its pixels, or ""."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while header := file.read(8):
-            length, kind = int.from_bytes(header[:4], "big"), header[4:]
-            if kind == b"tEXt":
-                key, _, text = file.read(length).partition(b"\0")
-                if key == b"Software":
-                    return text.decode("latin-1")
-                length = 0
-            elif kind in (b"IDAT", b"IEND"):
-                break
-            file.seek(length + 4, os.SEEK_CUR)
-    return ""
-
-
-def _tiff_software(path: Path, start: bytes) -> str:
-    """The Software tag of a TIFF's first page, or ""."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    big = start[2:4] in (b"\x2b\0", b"\0\x2b")  # BigTIFF
-    directory = ImageFileDirectory_v2(start if big else start[:8])
-    with path.open("rb") as file:
-        file.seek(directory.next)
-        directory.load(file)
-    return str(directory.get(TIFF_SOFTWARE, ""))

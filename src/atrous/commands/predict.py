@@ -23,13 +23,10 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference.any_size import AnySize
-from atrous.inference.exported import is_exported
-from atrous.inference.exported import read_info as read_exported_info
 from atrous.inference.memory import limit_bytes
 from atrous.inference.prediction import Prediction, table_of
-from atrous.inference.segmenter import Segmenter, as_array
+from atrous.inference.segmenter import Segmenter, as_array, info_of
 from atrous.inference.tiles import Counted
-from atrous.model_file import read_info
 from atrous.outputs import check_outputs, json_output, model_inputs, picture_output, save_picture
 
 if TYPE_CHECKING:
@@ -98,7 +95,7 @@ def predict(
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
     pictures = find_pictures(paths)
-    info = read_exported_info(model) if is_exported(model) else read_info(model)
+    info = info_of(Path(model))
     most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
     windowed = {path for path in pictures if _holds(needs_windows, path, most)}
     deep = raw and not _fits_png(info)

@@ -17,7 +17,7 @@ from atrous.data.orientation import stored_from_upright
 from atrous.data.pictures import read_pixels
 from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError, missing_extra
-from atrous.outputs import MARK
+from atrous.picture_marks import UNSEALED, seal
 
 #: Pixels in height and width of what is compressed at once in the masks.
 BLOCK = 512
@@ -171,13 +171,13 @@ class GeoTiffSink:
             "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER",
         }  # fmt: skip
         try:
-            part = self._unfinished.enter_context(atomic_path(path))
+            self._part = self._unfinished.enter_context(atomic_path(path))
             with warnings.catch_warnings(action="ignore"):  # rasters without a place on Earth are welcome
-                self._dataset = rasterio.open(part, "w", **profile)
+                self._dataset = rasterio.open(self._part, "w", **profile)
         except (RasterioError, OSError) as error:
             self._unfinished.__exit__(type(error), error, None)
             raise AtrousError(f"{path}: cannot be written ({error}).") from error
-        self._dataset.update_tags(TIFFTAG_SOFTWARE=MARK)
+        self._dataset.update_tags(TIFFTAG_SOFTWARE=UNSEALED)
         if like.points:
             self._dataset.gcps = (list(like.points), like.points_crs)
         self._dataset.update_tags(
@@ -214,11 +214,11 @@ class GeoTiffSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from rasterio.errors import RasterioError
-
         try:
             self._dataset.close()  # which writes what is left
-        except (RasterioError, OSError) as failed:
+            if error is None:
+                seal(self._part)
+        except Exception as failed:
             self._unfinished.__exit__(type(failed), failed, failed.__traceback__)
             raise AtrousError(f"{self.path}: cannot be written ({failed}).") from failed
         self._unfinished.__exit__(kind, error, trace)

@@ -87,7 +87,7 @@ class Segmenter:
         given = Path(model) if isinstance(model, str | Path) else model
         if output_stride is not None:
             given = _with_output_stride(given, output_stride)
-        self.info: Info = given.info if not isinstance(given, Path) else _info_of(given)
+        self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
         self._range = check_range(range, self.info.preprocessing)
         self._doubts: set[str] = set()
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
@@ -296,7 +296,8 @@ class Segmenter:
             return refined.argmax(0).to(torch.uint8).cpu().numpy()
 
 
-def _info_of(path: Path) -> Info:
+def info_of(path: Path) -> Info:
+    """What a model file or an exported file says about its model."""
     return exported.read_info(path) if exported.is_exported(path) else model_file.read_info(path)
 
 

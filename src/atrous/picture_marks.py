@@ -1,0 +1,118 @@
+"""The mark in PNG and TIFF files that this program wrote: its name and a checksum of the stored pixels.
+
+The mark is in the Software field, which changes no pixel. An editor may keep that field; the checksum then tells that
+the pixels are no longer those that were written.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+#: What a file is written with; `seal` puts the checksum in the place of the zeros.
+UNSEALED = "atrous 00000000"
+#: TIFF 6.0's tags of the software, and of where strips and tiles lie and how long they are.
+SOFTWARE, STRIPS, TILES = 305, (273, 279), (324, 325)
+#: Codes and sizes in bytes of TIFF's whole numbers: SHORT, LONG, and BigTIFF's LONG8.
+NUMBERS = {3: "H", 4: "I", 16: "Q"}
+#: More entries than any TIFF has that this program wrote.
+MOST_ENTRIES = 4096
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def seal(path: Path) -> None:
+    """Puts the checksum of its stored pixels into a PNG or TIFF that was written with `UNSEALED` as its software.
+
+    Args:
+        path: the file, which is changed in place.
+    """
+    with path.open("r+b") as file:
+        place, _, checksum = _read(file)
+        text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
+        file.seek(place)
+        file.write(text)
+        if _is_png(file):  # whose chunks have checksums of their own
+            file.seek(place + len(text))
+            file.write(struct.pack(">I", zlib.crc32(b"tEXtSoftware\0" + text)))
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a PNG or TIFF has the mark, and the pixels that it was written with."""
+    try:
+        with path.open("rb") as file:
+            _, software, checksum = _read(file)
+    except (OSError, ValueError, LookupError, struct.error):
+        return False
+    return software == f"{UNSEALED[:-8]}{checksum:08x}".encode()
+
+
+def _read(file: BinaryIO) -> tuple[int, bytes, int]:
+    """Where the software's name stands, the name, and the checksum of the stored pixels."""
+    return _read_png(file) if _is_png(file) else _read_tiff(file)
+
+
+def _is_png(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(8) == PNG_START
+
+
+def _read_png(file: BinaryIO) -> tuple[int, bytes, int]:
+    place, software, checksum = 0, b"", 0
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        at = file.tell()
+        if kind == b"IDAT":
+            checksum = zlib.crc32(file.read(length), checksum)
+        elif kind == b"tEXt" and length < 2**16 and (content := file.read(length)).startswith(b"Software\0"):
+            place, software = at + len(b"Software\0"), content[len(b"Software\0") :]
+        file.seek(at + length + 4)
+    return place, software, checksum
+
+
+def _read_tiff(file: BinaryIO) -> tuple[int, bytes, int]:
+    order, entries = _tiff_entries(file)
+    kind, count, place = entries[SOFTWARE]
+    file.seek(place)
+    software = file.read(count if kind == 2 else 0).rstrip(b"\0")
+    size, checksum = os.fstat(file.fileno()).st_size, 0
+    offsets, lengths = TILES if TILES[0] in entries else STRIPS
+    numbers = zip(_numbers(file, order, entries[offsets]), _numbers(file, order, entries[lengths]), strict=True)
+    for offset, length in list(numbers):
+        file.seek(offset)
+        checksum = zlib.crc32(file.read(min(length, size)), checksum)
+    return place, software, checksum
+
+
+def _tiff_entries(file: BinaryIO) -> tuple[str, dict[int, tuple[int, int, int]]]:
+    """The byte order, and of the first page's tags the type, the count of values and where these are."""
+    file.seek(0)
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}[head[:2]]
+    big = struct.unpack(f"{order}H", head[2:4]) == (43,)  # BigTIFF
+    start, counted, entry, offset = (8, "Q", "HHQ", "Q") if big else (4, "H", "HHI", "I")
+    (at,) = struct.unpack_from(order + offset, head, start)
+    file.seek(at)
+    (entries,) = struct.unpack(order + counted, file.read(struct.calcsize(counted)))
+    at, found = file.tell(), {}
+    step = struct.calcsize(order + entry) + struct.calcsize(offset)
+    table = file.read(step * min(entries, MOST_ENTRIES))
+    for index in range(0, len(table) - step + 1, step):
+        tag, kind, count = struct.unpack_from(order + entry, table, index)
+        value = index + struct.calcsize(order + entry)
+        inside = count * struct.calcsize(NUMBERS.get(kind, "B")) <= struct.calcsize(offset)
+        place = at + value if inside else struct.unpack_from(order + offset, table, value)[0]
+        found[tag] = kind, count, place
+    return order, found
+
+
+def _numbers(file: BinaryIO, order: str, entry: tuple[int, int, int]) -> Iterator[int]:
+    kind, count, place = entry
+    code = NUMBERS[kind]
+    file.seek(place)
+    content = file.read(min(count, os.fstat(file.fileno()).st_size) * struct.calcsize(code))
+    return iter(struct.unpack(f"{order}{len(content) // struct.calcsize(code)}{code}", content))

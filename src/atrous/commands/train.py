@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,8 @@ from atrous.commands.evaluate import evaluate
 from atrous.console import console
 from atrous.create import create_for
 from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.readiness import obstacles
+from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError
@@ -227,19 +229,23 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
     dataset = open_dataset(data.root, data.layout)
     for note in dataset.notes:
         console.print(escape(note))
-    for split in (data.train, data.val):
-        if not dataset.split(split):
-            raise AtrousError(f"the split '{split}' of {data.root} has no pictures.")
-        if split not in counted:
-            counted = {**counted, split: class_pixels(dataset, split)}
-        if not sum(counted[split]):
-            raise AtrousError(f"the split '{split}' of {data.root} has no labelled pixel: nothing to learn or measure.")
-    return dataset, counted[data.train], doctor
+    pictures = {name: len(items) for name, items in dataset.splits.items()}
+    _check_fitness(data, obstacles(pictures, dataset.classes, {}, data.train, data.val))
+    usual = {split: split if split in pictures else canonical_split(split) for split in (data.train, data.val)}
+    counted = {**{name: class_pixels(dataset, name) for name in usual.values() if name not in counted}, **counted}
+    _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val))
+    return dataset, counted[usual[data.train]], doctor
+
+
+def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
+    """Refuses data that a training cannot start on, with all reasons."""
+    if reasons := [sentence for _, sentence in found]:
+        raise AtrousError(f"{data.root}: {' '.join(reasons)}")
 
 
 def _examined(data: Data) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
     """The pixels of each class by split, of data without errors, and the whole diagnosis; its warnings are printed."""
-    diagnosis = examine_with_progress(Path(data.root), data.layout)
+    diagnosis = examine_with_progress(Path(data.root), data.layout, train=data.train, val=data.val)
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:
         show_finding(finding, "[yellow]warning[/]")

@@ -14,6 +14,7 @@ from atrous.data.dataset import Dataset, NoClassesError, open_dataset
 from atrous.data.findings import Finding, find_errors, find_warnings
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.propose import Proposal, propose_classes
+from atrous.data.readiness import obstacles
 from atrous.data.survey import Pair, masks_of, survey
 from atrous.errors import AtrousError
 
@@ -85,7 +86,12 @@ class Diagnosis:
 
 
 def examine(
-    root: Path | str, layout: str | None = None, progress: Callable[[int, int], None] | None = None
+    root: Path | str,
+    layout: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    train: str = "train",
+    val: str = "val",
 ) -> Diagnosis:
     """Read every picture and mask of a dataset and say what is wrong with it.
 
@@ -93,6 +99,8 @@ def examine(
         root: the dataset's folder.
         layout: as in `open_dataset`; None to guess it.
         progress: called with the pairs read and their total, after each.
+        train: the split that a training would learn from.
+        val: the split that it would choose the best weights on.
 
     Returns:
         The diagnosis; a dataset without a class table is examined too, and one is proposed.
@@ -107,13 +115,17 @@ def examine(
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
     proposals = list(_proposals(pairs, classes))
     pixels, ignored = _count_pixels(by_split, classes)
+    images = {name: len(part) for name, part in by_split.items()}
+    errors = find_errors(dataset, pairs, classes, proposals)
+    # masks with errors have few labels, and that is said already
+    unfit = obstacles(images, classes, {} if errors else pixels, train, val)
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,
         notes=dataset.notes,
         classes=classes,
-        images={name: len(part) for name, part in by_split.items()},
-        errors=find_errors(dataset, pairs, classes, proposals),
+        images=images,
+        errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
         warnings=find_warnings(dataset, by_split, classes, pixels),
         pixels=pixels,
         ignored=ignored,

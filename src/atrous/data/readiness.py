@@ -1,0 +1,53 @@
+"""What a training needs of a dataset, asked by `doctor` before and by `train` at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from atrous.data.labels import ClassTable
+from atrous.data.split_names import canonical_split
+
+
+def obstacles(
+    pictures: Mapping[str, int],
+    classes: ClassTable | None,
+    pixels: Mapping[str, Sequence[int]],
+    train: str = "train",
+    val: str = "val",
+) -> Iterator[tuple[str, str]]:
+    """Yield why a training cannot start: a kind such as "missing_split", and a sentence with the cure.
+
+    Args:
+        pictures: the number of pictures of each split.
+        classes: the class table, or None where there is none yet.
+        pixels: the labelled pixels of each class by split, as far as they are counted.
+        train: the split to learn from.
+        val: the split to choose the best weights on.
+    """
+    there = ", ".join(f"{name} {count}" for name, count in pictures.items()) or "none"
+    for wanted, purpose in ((train, "to learn from"), (val, "to choose the best weights on")):
+        name = wanted if wanted in pictures else canonical_split(wanted)
+        if name not in pictures:
+            cure = (
+                "add pictures, at least one for each split"
+                if sum(pictures.values()) < 2
+                else f"add its pictures or its list, or name another split in the recipe (data.{_field(wanted, train)})"
+            )
+            yield (
+                "missing_split",
+                f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}.",
+            )
+        elif not pictures[name]:
+            yield "empty_split", f"The split '{wanted}' has no pictures, and training needs it {purpose}. Add some."
+        elif classes is not None and name in pixels and not sum(pixels[name]):
+            yield "nothing_labelled", f"The split '{wanted}' has no labelled pixel: nothing to learn or measure."
+    if classes is not None and len(classes) == 1:
+        yield (
+            "one_class",
+            f"There is one class only, '{classes.names[0]}': nothing to tell apart. Give what surrounds it, such as a "
+            "background, a class of its own in classes.yaml.",
+        )
+
+
+def _field(wanted: str, train: str) -> str:
+    return "train" if wanted == train else "val"

@@ -64,8 +64,7 @@ def test_the_doctor_is_content_where_training_finds_its_data_fit(tmp_path, pictu
     try:
         training._open_data(recipe, the_processes())
         fit = True
-    except AtrousError as error:
-        assert "split" in str(error) or "class" in str(error) or "empty" in str(error)
+    except AtrousError:
         fit = False
     fitting = pictures == 3 and classes == 2 and labelled and lists in ("none", "train and val", "train and valid")
     assert content == fit == fitting

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from atrous.data.blended_edges import blended_values
 from atrous.data.dataset import Dataset, NoClassesError, open_dataset
 from atrous.data.findings import Finding, find_errors, find_warnings
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
-from atrous.data.propose import Proposal, propose_classes
+from atrous.data.mask_findings import (
+    colors_by_palette,
+    files_by_coding,
+    find_blended_edges,
+    find_differing_palettes,
+    find_mixed_codings,
+)
+from atrous.data.propose import Proposal, propose_classes, without_blends
 from atrous.data.readiness import obstacles
 from atrous.data.survey import Pair, masks_of, survey
 from atrous.errors import AtrousError
@@ -113,10 +121,23 @@ def examine(
     pairs = survey(items, classes, progress)
     of_image = {pair.item.image: pair for pair in pairs}
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
-    proposals = list(_proposals(pairs, classes))
+    blended = _blended(pairs, classes)
+    codings = files_by_coding(pairs)
+    mixed = list(find_mixed_codings(dataset, codings, classes))
+    palettes = list(find_differing_palettes(dataset, pairs))
+    proposals = list(_proposals(pairs, classes, blended))
+    if palettes:
+        proposals = list(_proposal_by_palette(pairs, classes))
+    if any(unknown for unknown, _ in mixed):  # a table would mean different things in different files
+        proposals = [replace(proposal, classes=None) for proposal in proposals]
     pixels, ignored = _count_pixels(by_split, classes)
     images = {name: len(part) for name, part in by_split.items()}
-    errors = find_errors(dataset, pairs, classes, proposals)
+    errors = (
+        *find_errors(dataset, pairs, classes, proposals),
+        *find_blended_edges(dataset, pairs, blended),
+        *(finding for unknown, finding in mixed if unknown),
+        *palettes,
+    )
     # masks with errors have few labels, and that is said already
     unfit = obstacles(images, classes, {} if errors else pixels, train, val)
     return Diagnosis(
@@ -126,7 +147,10 @@ def examine(
         classes=classes,
         images=images,
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
-        warnings=find_warnings(dataset, by_split, classes, pixels),
+        warnings=(
+            *find_warnings(dataset, by_split, classes, pixels),
+            *(finding for unknown, finding in mixed if not unknown),
+        ),
         pixels=pixels,
         ignored=ignored,
         # of two proposals, one for numbers and one for colours, neither alone fits all masks
@@ -143,14 +167,38 @@ def _open(root: Path | str, layout: str | None) -> tuple[Dataset, ClassTable | N
         return open_dataset(root, layout, classes=stand_in), None
 
 
-def _proposals(pairs: list[Pair], classes: ClassTable | None) -> Iterator[Proposal]:
+def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:
+    """The values of both modes of masks that are blends at edges."""
+    found: set[Raw] = set()
+    known = {value for values in (*classes.raw, classes.ignore) for value in values} if classes else set()
+    for in_color in (False, True):
+        pixels, inside, between = Counter[Raw](), Counter[Raw](), Counter[Raw]()
+        for _, mask in masks_of(pairs):
+            if mask.in_color == in_color and not mask.lossy:
+                for total, part in ((pixels, mask.counts), (inside, mask.inside), (between, mask.between)):
+                    total.update(dict(zip(mask.values, part.tolist(), strict=True)))
+        found |= blended_values(pixels, inside, between, known)
+    return found
+
+
+def _proposal_by_palette(pairs: list[Pair], classes: ClassTable | None) -> Iterator[Proposal]:
+    """The table that lists the colours of the palettes."""
+    proposal = propose_classes(colors_by_palette([mask for _, mask in masks_of(pairs)]), classes)
+    if proposal:
+        yield replace(proposal, kind="palettes_differ")
+
+
+def _proposals(pairs: list[Pair], classes: ClassTable | None, blended: set[Raw]) -> Iterator[Proposal]:
     for in_color in (False, True):
         masks = [mask for _, mask in masks_of(pairs) if mask.in_color == in_color]
         lossless = [mask for mask in masks if not mask.lossy]
         pixels: Counter[Raw] = Counter()
         for mask in lossless or masks:
             pixels.update(dict(zip(mask.values, mask.counts.tolist(), strict=True)))
-        proposal = propose_classes(pixels, classes)
+        if blended & pixels.keys():
+            proposal = without_blends(pixels, blended & pixels.keys(), classes)
+        else:
+            proposal = propose_classes(pixels, classes)
         # from masks that are all lossy only a threshold can be read, never a list of values
         if proposal and (lossless or proposal.kind == "smeared_mask"):
             yield proposal

@@ -18,7 +18,8 @@ from atrous.data.propose import Proposal
 from atrous.data.survey import MaskFacts, Pair, masks_of
 from atrous.errors import AtrousError
 
-_SHOWN = 5  # examples per finding
+#: Examples per finding.
+SHOWN = 5
 _RARE = 0.01  # share of the labelled train pixels below which a class is called rare
 # Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
 # exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
@@ -97,10 +98,10 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     yield from _grouped(
         "missing_mask",
         "Pictures without a mask. Add the masks under the same file names, or take the pictures out.",
-        [_shown(dataset, item.image) for item in without_mask],
+        [shown(dataset, item.image) for item in without_mask],
     )
-    named = [_shown(dataset, pair.item.image) for pair in pairs if not pair.item.image.exists()]
-    orphans = [_shown(dataset, path) for path in dataset.masks_without_image]
+    named = [shown(dataset, pair.item.image) for pair in pairs if not pair.item.image.exists()]
+    orphans = [shown(dataset, path) for path in dataset.masks_without_image]
     yield from _grouped(
         "missing_image",
         "Pictures that a split list names, or a mask belongs to, are not there. Add them, or take their "
@@ -134,7 +135,7 @@ def _not_finite(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     yield from _grouped(
         "not_finite",
         "Pictures hold NaN or infinite values, which would make the loss NaN. Replace them, or take the pictures out.",
-        [_shown(dataset, pair.item.image) for pair in pairs if pair.picture and not pair.picture.finite],
+        [shown(dataset, pair.item.image) for pair in pairs if pair.picture and not pair.picture.finite],
     )
 
 
@@ -146,7 +147,7 @@ def _mixed_depths(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             f"The pictures mix {' and '.join(sorted(first))}, so the same brightness means different "
             "numbers. Convert them to one.",
             len(first),
-            tuple(f"{dtype}: {_shown(dataset, path)}" for dtype, path in sorted(first.items())),
+            tuple(f"{dtype}: {shown(dataset, path)}" for dtype, path in sorted(first.items())),
         )
 
 
@@ -176,7 +177,7 @@ def _lossy(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             strays = mask.unknown if known_by_name else mask.distinct
             what = "pixels with stray values" if known_by_name else "different values"
             place = "".join(f", first at {_at(mask, value)}" for value in list(mask.places)[:1])
-            examples.append(f"{_shown(dataset, pair.item.mask)}: {strays} {what}{place}")
+            examples.append(f"{shown(dataset, pair.item.mask)}: {strays} {what}{place}")
     yield from _grouped(
         "lossy_mask",
         "Masks were stored lossily (JPEG or lossy WebP, whatever the file name says), which smears their "
@@ -187,7 +188,7 @@ def _lossy(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 
 def _lossy_but_clean(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     clean = [
-        _shown(dataset, pair.item.mask)
+        shown(dataset, pair.item.mask)
         for pair, mask in masks_of(pairs)
         if mask.lossy and mask.labels is not None and not mask.unknown
     ]
@@ -209,18 +210,18 @@ def _wrong_values(
         yield Finding("no_classes", message.strip() + cure)
         return
     for proposal in proposals:
-        if proposal.kind == "wrong_mode":
-            continue  # said by _wrong_modes
+        if proposal.kind in ("wrong_mode", "blended_edges", "palettes_differ"):
+            continue  # said elsewhere
         cure = " The class table proposed fits them." if proposal.classes and len(proposals) == 1 else ""
         examples = [
-            f"{_shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} pixels, "
+            f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} pixels, "
             f"first at {_at(mask, value)}"
             for pair, mask in masks_of(pairs)
             if not mask.lossy
             for value in mask.places
         ]
         if proposal.kind == "foreground_is_255" and not examples:  # 255 is in the table, as ignore
-            examples = [_shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if 255 in mask.values]
+            examples = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if 255 in mask.values]
         yield from _grouped(proposal.kind, proposal.reason + cure, examples or ["all masks"])
 
 
@@ -228,7 +229,7 @@ def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | Non
     """Single masks with 0 and 255 in a set of two classes whose other masks hold 0 and 1."""
     if classes is None or classes.color_coded or len(classes) != 2 or 255 not in classes.ignore:
         return
-    odd = [_shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if mask.values == (0, 255)]
+    odd = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if mask.values == (0, 255)]
     if any(mask.labels is not None and 1 in mask.labels for _, mask in masks_of(pairs)):
         yield from _grouped(
             "foreground_is_255",
@@ -247,13 +248,13 @@ def _mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             "mixed_channels",
             f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",
             len(first),
-            tuple(f"{channels}: {_shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
+            tuple(f"{channels}: {shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
         )
 
 
 def _all_ignored(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     empty = [
-        _shown(dataset, pair.item.mask)
+        shown(dataset, pair.item.mask)
         for pair, mask in masks_of(pairs)
         if mask.labels is not None and (mask.labels == IGNORE_INDEX).all()
     ]
@@ -290,7 +291,7 @@ def _in_two_splits(dataset: Dataset) -> Iterator[Finding]:
         yield from _grouped(
             "same_picture",
             f"Pictures listed both in {first} and in {second}; scores on them say nothing.",
-            sorted(_shown(dataset, path) for path in shared),
+            sorted(shown(dataset, path) for path in shared),
         )
 
 
@@ -338,7 +339,7 @@ def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[t
 
 def _grouped(kind: str, message: str, examples: list[str]) -> Iterator[Finding]:
     if examples:
-        yield Finding(kind, message, len(examples), tuple(examples[:_SHOWN]))
+        yield Finding(kind, message, len(examples), tuple(examples[:SHOWN]))
 
 
 def _at(mask: MaskFacts, value: Raw) -> str:
@@ -352,10 +353,11 @@ def _count(mask: MaskFacts, value: Raw) -> int:
 
 def _mode_example(dataset: Dataset, pair: Pair) -> str:
     values = ", ".join(str(value) for value in (pair.mask.values[:3] if pair.mask else ()))
-    return f"{_shown(dataset, pair.item.mask)}: holds {values}, …"
+    return f"{shown(dataset, pair.item.mask)}: holds {values}, …"
 
 
-def _shown(dataset: Dataset, path: Path | None) -> str:
+def shown(dataset: Dataset, path: Path | None) -> str:
+    """A file's path in the dataset."""
     return _relative(dataset, str(path))
 
 

@@ -54,12 +54,15 @@ def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propo
         reason = "The masks hold one number a pixel, and the class table lists [r, g, b] colours."
         return Proposal("wrong_mode", reason, inner.classes if inner else by_index)
     unknown = [value for value in found if classes is None or value not in _meanings(classes)]
-    if found == [0, 255] and not _has_foreground_255(classes):
+    if found == [0, 255] and not _has_foreground(classes, 255):
         reason = (
             "The masks hold only 0 and 255. 255 usually means 'ignore', but here it must be the foreground: "
             "taken as ignore, nothing but background would be left to learn."
         )
         return Proposal("foreground_is_255", reason, _two_classes(classes, (0,), (255,)))
+    if found == [0, 65535] and classes is not None and not _has_foreground(classes, 65535):
+        reason = "The masks hold only 0 and 65535, white in 16 bits: it is the foreground, not another class."
+        return Proposal("foreground_is_65535", reason, _two_classes(classes, (0,), (65535,)))
     if unknown and _is_smeared(found, pixels):
         middle = (found[0] + found[-1] + 1) // 2
         reason = (
@@ -173,8 +176,35 @@ def _meanings(classes: ClassTable) -> set[Raw]:
     return {value for values in (*classes.raw, classes.ignore) for value in values}
 
 
-def _has_foreground_255(classes: ClassTable | None) -> bool:
-    return classes is not None and any(255 in values for values in classes.raw)
+def _has_foreground(classes: ClassTable | None, white: int) -> bool:
+    return classes is not None and any(white in values for values in classes.raw)
+
+
+def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassTable | None) -> Proposal | None:
+    """Propose a table for masks with blended edges: classes for what is no blend, and the blends ignored.
+
+    Args:
+        pixels: how many pixels hold each raw value.
+        blended: those that are blends; as colours there are too many to list.
+        classes: the table in use, or None.
+
+    Returns:
+        The proposal; it has no table where none fits.
+    """
+    clean = {value: count for value, count in pixels.items() if value not in blended}
+    if len(clean) == 2 and all(isinstance(value, int) for value in pixels):
+        found = sorted(value for value in pixels if isinstance(value, int))
+        if _is_smeared(found, pixels):
+            return propose_classes(pixels, classes)  # a threshold between two classes needs no value ignored
+    proposal = propose_classes(clean, classes)
+    table = proposal.classes if proposal else classes
+    kind, reason = (proposal.kind, proposal.reason) if proposal else ("blended_edges", "")
+    if table is not None and len(blended) <= MAX_CLASSES and all(isinstance(value, int) for value in blended):
+        listed = _meanings(table)
+        ignore = (*table.ignore, *sorted(value for value in blended if value not in listed))
+        table = ClassTable(table.names, table.colors, table.raw, ignore)
+        reason += " The proposed table ignores the blended values at edges."
+    return Proposal(kind, reason.strip(), table)
 
 
 def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:

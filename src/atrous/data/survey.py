@@ -12,8 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from atrous.data.blended_edges import EdgeCounts, count_edges
 from atrous.data.dataset import Item
-from atrous.data.labels import UNKNOWN, ClassTable, Raw, packed_colors, unpacked_color
+from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
+from atrous.data.palettes import as_colors, read_palette
 from atrous.data.pictures import read_picture, read_raw_mask, stored_lossily
 from atrous.errors import AtrousError
 
@@ -58,6 +60,10 @@ class MaskFacts:
         labels: the label of each value; None without a class table, or where that expects another mode.
         unknown: the pixels whose value no class lists.
         places: first (x, y) of the most frequent values that no class lists.
+        inside: the pixels of each value whose neighbours all hold it.
+        between: the pixels of each value that lie strictly between their neighbours' values.
+        between_places: first (x, y) of values that lie between others most often.
+        palette: the colour of each value, where the file has a palette; else None.
     """
 
     size: tuple[int, ...]
@@ -69,6 +75,10 @@ class MaskFacts:
     labels: np.ndarray | None
     unknown: int
     places: Mapping[Raw, tuple[int, int]]
+    inside: np.ndarray
+    between: np.ndarray
+    between_places: Mapping[Raw, tuple[int, int]]
+    palette: Mapping[int, Color] | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,10 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
         try:
-            mask = _describe_mask(read_raw_mask(item.mask), stored_lossily(item.mask), classes)
+            raw_mask, palette = read_raw_mask(item.mask), read_palette(item.mask)
+            if palette and raw_mask.ndim == 2 and classes is not None and classes.color_coded:
+                raw_mask, palette = as_colors(raw_mask, palette), None
+            mask = _describe_mask(raw_mask, stored_lossily(item.mask), classes, palette)
         except Exception as error:
             problems.append(_in_words(item.mask, error))
     return Pair(item, picture, mask, tuple(problems))
@@ -148,7 +161,9 @@ def _describe_picture(image: np.ndarray) -> PictureFacts:
     return PictureFacts((height, width), channels, image.dtype.name, finite, digest, thumbnail.ravel())
 
 
-def _describe_mask(raw_mask: np.ndarray, lossy: bool, classes: ClassTable | None) -> MaskFacts:
+def _describe_mask(
+    raw_mask: np.ndarray, lossy: bool, classes: ClassTable | None, palette: tuple[Color, ...] | None
+) -> MaskFacts:
     size = raw_mask.shape[:2]
     color_coded = classes is not None and classes.color_coded
     grey_as_rgb = raw_mask.ndim == 3 and (raw_mask == raw_mask[:, :, :1]).all()
@@ -163,6 +178,8 @@ def _describe_mask(raw_mask: np.ndarray, lossy: bool, classes: ClassTable | None
         raw = np.array([unpacked_color(int(code)) for code in found]) if in_color else found
         labels = classes.look_up(raw.reshape(shape))[0]
         unknown = int(counts[labels == UNKNOWN].sum())
+    edges = _edges(raw_mask, codes, found) if _may_be_blended(distinct, unknown, lossy, classes) else None
+    kept = np.arange(distinct)
     if distinct > _VALUES:
         kept = np.sort(np.argsort(-counts, kind="stable")[:_VALUES])
         found, counts, labels = found[kept], counts[kept], None if labels is None else labels[kept]
@@ -172,7 +189,38 @@ def _describe_mask(raw_mask: np.ndarray, lossy: bool, classes: ClassTable | None
     for index in strays[np.argsort(-counts[strays], kind="stable")][:_PLACES]:
         y, x = divmod(int(np.argmax(codes == found[index])), size[1])
         places[values[index]] = (x, y)
-    return MaskFacts(size, in_color, lossy, values, counts, distinct, labels, unknown, places)
+    inside, between = (edges.inside[kept], edges.between[kept]) if edges else (counts, np.zeros_like(counts))
+    at = {int(index): value for index, value in zip(kept, values, strict=True)}
+    between_places = {at[index]: place for index, place in (edges.places if edges else {}).items() if index in at}
+    colors = None
+    if palette and not in_color:
+        colors = {int(v): palette[int(v)] for v in values if isinstance(v, int) and 0 <= v < len(palette)}
+    return MaskFacts(
+        size,
+        in_color,
+        lossy,
+        values,
+        counts,
+        distinct,
+        labels,
+        unknown,
+        places,
+        inside,
+        between,
+        between_places,
+        colors,
+    )
+
+
+def _may_be_blended(distinct: int, unknown: int, lossy: bool, classes: ClassTable | None) -> bool:
+    """Whether to look for blends: two values and two blends of them at least, and values without a meaning."""
+    return 4 <= distinct <= 1 << 16 and not lossy and bool(unknown or classes is None)
+
+
+def _edges(raw_mask: np.ndarray, codes: np.ndarray, found: np.ndarray) -> EdgeCounts:
+    indices = np.searchsorted(found, codes)
+    pixels = raw_mask if raw_mask.ndim == 3 and raw_mask.dtype.itemsize <= 2 else indices.astype(np.uint16)
+    return count_edges(np.ascontiguousarray(pixels), indices, len(found), _PLACES)
 
 
 def _histogram(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

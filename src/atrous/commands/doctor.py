@@ -41,11 +41,8 @@ def doctor(
         AtrousError: the folder is no dataset, or there is a classes.yaml already where one should be written.
     """
     table = Path(data) / CLASSES_FILE
-    if write_classes and table.exists():
-        raise AtrousError(
-            f"{table} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
-            f"`atrous doctor {data}` without --write-classes to see it."
-        )
+    if write_classes:
+        _check_no_table(table)
     check_outputs(
         "doctor",
         [json_output("json", json), table_output("write_classes", table if write_classes else None)],
@@ -135,8 +132,17 @@ def _write_proposal(diagnosis: Diagnosis) -> Path:
     if proposed is None:
         reasons = " ".join(finding.message for finding in diagnosis.errors)
         raise AtrousError(f"{diagnosis.root}: no class table fits these masks, so none was written. {reasons}")
+    _check_no_table(path)  # again: reading a data set may take hours
     proposed.to_yaml(path)
     return path
+
+
+def _check_no_table(path: Path) -> None:
+    if path.exists():
+        raise AtrousError(
+            f"{path} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
+            f"`atrous doctor {path.parent}` without --write-classes to see it."
+        )
 
 
 def _counted(count: int, noun: str) -> str:

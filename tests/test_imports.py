@@ -13,9 +13,10 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"errors", "atomic_write", "picture_marks", "outputs"}
+LOW = {"errors", "forks", "atomic_write", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
+    "forks": {"errors"},
     "atomic_write": set(),
     "picture_marks": set(),
     "outputs": {"errors", "atomic_write", "picture_marks"},

@@ -1,5 +1,8 @@
 """The client against real servers: also while they are killed, and while their models change."""
 
+import http.server
+import json
+import os
 import shutil
 import signal
 import socket
@@ -206,3 +209,39 @@ def wait_until(condition) -> None:
 
 def wait_for_line(server, words: str) -> None:
     wait_until(lambda: any(words in line for line in server.lines))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_has_a_connection_of_its_own():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            body = json.dumps({"models": [{"port": self.client_address[1]}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = Client(f"http://127.0.0.1:{server.server_address[1]}", patience=20)
+        before = client.models()[0]["port"]
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                ports = [client.models()[0]["port"] for _ in range(2)]
+                os.write(writer, json.dumps(ports).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as answer:  # ends when the child does
+            first, second = json.loads(answer.read())
+        os.waitpid(child, 0)
+        assert first == second != before
+        assert client.models()[0]["port"] == before
+        server.shutdown()

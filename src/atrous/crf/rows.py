@@ -13,6 +13,8 @@ All of them in one file, as each is the next one's pattern: a few lines of LLVM 
 
 from __future__ import annotations
 
+from functools import lru_cache, wraps
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from atrous.forks import numba_lost
 
 #: What a panel may have for columns.
 WIDTHS = (16, 8, 4)
@@ -34,8 +38,28 @@ _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
 
 
 def compiled(function: Any) -> Any:
-    """A loop as machine code, over all threads, made at its first call and kept on disk where that may be written."""
-    options = {"parallel": True, "error_model": "numpy"}
+    """A loop as machine code, over all threads, made at its first call and kept on disk where that may be written.
+
+    In a forked process, the same loop on one thread (see `forks.numba_lost`); results are equal.
+    """
+    threaded = _machine_code(function, parallel=True)
+
+    @lru_cache(maxsize=1)
+    def alone() -> Any:
+        copied = FunctionType(function.__code__, function.__globals__, function.__name__)
+        # Kept on disk under another name than the threaded one.
+        copied.__qualname__, copied.__module__ = f"{function.__qualname__}_alone", function.__module__
+        return _machine_code(copied, parallel=False)
+
+    @wraps(function)
+    def run(*given: Any) -> Any:
+        return alone()(*given) if numba_lost() else threaded(*given)
+
+    return run
+
+
+def _machine_code(function: Any, *, parallel: bool) -> Any:
+    options = {"parallel": parallel, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside this file nor in the user's own cache

@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from atrous.errors import AtrousError, missing_extra, unknown_name
+from atrous.forks import leave_to_parent
 from atrous.inference.engine import Engine
-from atrous.inference.openvino_core import KERNELS_KEPT, openvino_core
+from atrous.inference.openvino_core import KERNELS_KEPT, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
 
 
 class OnnxGraph:
-    """An exported .onnx file in ONNX Runtime, on the CPU.
+    """An exported .onnx file in ONNX Runtime, on the CPU, for any number of threads.
 
     Args:
         path: of the file.
@@ -154,6 +155,7 @@ class OnnxGraph:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors derive from nothing narrower
             raise _cannot_run(path, "ONNX Runtime", error) from error
+        leave_to_parent(self._session)
         self._path = Path(path)
         self.engine = Engine("onnxruntime", "cpu", "float32", REASON)
         self.has_scores = "scores" in [output.name for output in self._session.get_outputs()]
@@ -184,7 +186,7 @@ class OnnxGraph:
 
 
 class OpenVinoGraph:
-    """An exported .xml file, with its .bin, in OpenVINO, on the CPU.
+    """An exported .xml file, with its .bin, in OpenVINO, on the CPU, for any number of threads.
 
     Args:
         path: of the .xml file.
@@ -228,12 +230,11 @@ class OpenVinoGraph:
             if not self._tail:
                 make: Any = openvino.Model  # its stubs know another signature
                 graph = make([graph.output("scores")], graph.get_parameters())
-            self._compiled = core.compile_model(graph, "CPU", hints)
+            self._network = CompiledNetwork(core.compile_model(graph, "CPU", hints))
         except Exception as error:  # its errors derive from nothing narrower
             raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
         self._path = Path(path)
         self.engine = Engine("openvino", "cpu", precision, REASON)
-        self._request = self._compiled.create_infer_request()
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
 
     def labels(self, image: np.ndarray) -> np.ndarray:
@@ -260,8 +261,8 @@ class OpenVinoGraph:
         _check_scores(self.has_scores, self._path)
 
     def _run(self, output: str, image: np.ndarray) -> np.ndarray:
-        self._request.infer([_batch(image, self.info)])
-        return self._request.get_tensor(output).data[0].copy()  # the next picture is computed into the same memory
+        with self._network.run([_batch(image, self.info)]) as request:
+            return request.get_tensor(output).data[0].copy()
 
 
 def _onnx_record(path: Path) -> str | None:

@@ -1,14 +1,27 @@
-"""The process's one OpenVINO core."""
+"""The process's one OpenVINO core, and networks that any number of threads run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
+
+from atrous.forks import ForkLock, leave_to_parent
 
 #: Kernels that are kept ready, of layers at the sizes that were seen. By default 5000 are: a process that sees pictures
 #: of ever new sizes grows by half a gigabyte and more. So it stays smaller; where sizes come again nothing is slower
 #: (docs/serving.md).
 KERNELS_KEPT = "1000"
+#: Requests that a network keeps while nobody uses them; each holds the memory of the largest picture that it ran.
+REQUESTS_KEPT = 2
+#: In a forked child, where a thread that is not there was in the middle of a picture.
+LOST = (
+    "another thread was running this model when the process forked, so this child cannot use it: open the Segmenter in "
+    "the child, or start processes by multiprocessing's method spawn."
+)
 
 
 @lru_cache(maxsize=1)
@@ -27,4 +40,44 @@ def openvino_core() -> Any:
     core = openvino.Core()
     # Files are read, not mapped: one that is overwritten in place while it runs would change masks or end the process.
     core.set_property({"ENABLE_MMAP": False})
+    leave_to_parent(core)
     return core
+
+
+class CompiledNetwork:
+    """A compiled network that any number of threads run.
+
+    It computes one picture after another, each with all cores. A result lies in the memory of the request that made it,
+    so a request is not used again before its result has been read; where another is being read, there is another
+    request. One thread alone always uses the same one.
+
+    Args:
+        compiled: of OpenVINO.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._computing = compiled, ForkLock(LOST)
+        self._idle = [compiled.create_infer_request()]
+        leave_to_parent(self)
+
+    @contextmanager
+    def run(self, inputs: Sequence[np.ndarray]) -> Iterator[Any]:
+        """Runs the network.
+
+        Args:
+            inputs: in the network's order, not copied.
+
+        Yields:
+            The request, whose outputs are valid until the block ends.
+
+        Raises:
+            AtrousError: in a forked child, where another thread of the parent was running the network.
+        """
+        with self._computing:
+            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+            request.infer(list(inputs), share_inputs=True)
+        try:
+            yield request
+        finally:
+            if len(self._idle) < REQUESTS_KEPT:
+                self._idle.append(request)

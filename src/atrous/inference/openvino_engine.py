@@ -6,6 +6,8 @@ import hashlib
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,8 +16,9 @@ import numpy as np
 
 from atrous import model_file
 from atrous.errors import AtrousError, unknown_name
+from atrous.forks import ForkLock
 from atrous.inference.engine import Engine, NotConvertible
-from atrous.inference.openvino_core import KERNELS_KEPT, openvino_core
+from atrous.inference.openvino_core import KERNELS_KEPT, LOST, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
 if TYPE_CHECKING:
@@ -36,15 +39,19 @@ KEPT_FORMAT = 4
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
 
 
+#: Torch's tracer fails where two threads trace; and of two that open one file, the second finds what the first kept.
+_converting = ForkLock()
+
+
 class OneSize(NamedTuple):
     """A network made for pictures of one shape, H×W×C; for all others where the shape is ()."""
 
     shape: tuple[int, ...]
-    request: Any
+    network: CompiledNetwork
 
 
 class OpenVinoEngine:
-    """A network in OpenVINO, at any size of picture.
+    """A network in OpenVINO, at any size of picture, for any number of threads.
 
     Args:
         model: a model file's path, whose conversion is kept; or a module, converted each time.
@@ -67,14 +74,16 @@ class OpenVinoEngine:
             precision = "bfloat16" if bfloat16 else "float32"
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, ["auto", *PRECISIONS])
-        graph = read_or_convert(core, model) if isinstance(model, Path) else convert(model)
+        with _converting:
+            graph = read_or_convert(core, model) if isinstance(model, Path) else convert(model)
         hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         hints["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
-        self._request = core.compile_model(graph, "CPU", hints).create_infer_request()
+        self._any_size = CompiledNetwork(core.compile_model(graph, "CPU", hints))
         self._graph, self._hints = graph, hints
+        self._compiling = ForkLock(LOST)
         self._one_size: OneSize | None = None
-        self._pinned: Any = None
-        self._upto_mean: Any = None
+        self._pinned: CompiledNetwork | None = None
+        self._upto_mean: CompiledNetwork | None = None
         self.pools = _global_mean(graph) is not None
         self._align_corners = bool(info.arguments.get("align_corners", False))
         self.engine = Engine("openvino", "cpu", precision, reason)
@@ -86,59 +95,66 @@ class OpenVinoEngine:
             image: a picture, or a part of one.
             pooled: mean of the whole picture's `features`, in place of this part's.
         """
-        return self._run(image, pooled).copy()
+        with self._run(image, pooled) as scores:
+            return scores.copy()
 
     def features(self, image: np.ndarray) -> np.ndarray:
         """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
-        if self._upto_mean is None:
-            self._upto_mean = self._compile(*_upto_mean(self._graph))
-        self._upto_mean.infer([_batch(image)], share_inputs=True)
-        return self._upto_mean.get_output_tensor(0).data[0].transpose(1, 2, 0).copy()
+        with self._compiling:
+            self._upto_mean = network = self._upto_mean or self._compile(*_upto_mean(self._graph))
+        with network.run([_batch(image)]) as request:
+            return request.get_output_tensor(0).data[0].transpose(1, 2, 0).copy()
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
-        return resize_argmax(self._run(image, pooled), image.shape[:2], self._align_corners)
+        with self._run(image, pooled) as scores:
+            return resize_argmax(scores, image.shape[:2], self._align_corners)
 
-    def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> np.ndarray:
-        """The scores in the runtime's own memory, until the next run."""
+    @contextmanager
+    def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> Iterator[np.ndarray]:
+        """The scores in the runtime's own memory, until the block ends."""
+        given = [_batch(image)]
         if pooled is None:
-            request, given = self._request_for(image), [_batch(image)]
+            network = self._network_for(image.shape)
         else:
-            self._pinned = self._pinned or self._compile(*_after_mean(self._graph))
-            request, given = self._pinned, [_batch(image), pooled[None, :, None, None]]
-        try:
-            request.infer(given, share_inputs=True)
-        except RuntimeError as error:
-            if min(image.shape[:2]) > 1:
-                raise
-            raise AtrousError(
-                f"OpenVINO cannot run this network on a picture of {image.shape[0]}×{image.shape[1]} px; the engine "
-                "torch can."
-            ) from error
-        return request.get_output_tensor(0).data[0]
+            with self._compiling:
+                self._pinned = network = self._pinned or self._compile(*_after_mean(self._graph))
+            given.append(pooled[None, :, None, None])
+        with ExitStack() as stack:
+            try:
+                request = stack.enter_context(network.run(given))
+            except RuntimeError as error:
+                if min(image.shape[:2]) > 1:
+                    raise
+                raise AtrousError(
+                    f"OpenVINO cannot run this network on a picture of {image.shape[0]}×{image.shape[1]} px; the "
+                    "engine torch can."
+                ) from error
+            yield request.get_output_tensor(0).data[0]
 
-    def _request_for(self, image: np.ndarray) -> Any:
+    def _network_for(self, shape: tuple[int, ...]) -> CompiledNetwork:
         """What runs the network: for large pictures of one size what was made for it, until one has another.
 
         Making it takes as long as a picture of two megapixels, so it is made once.
         """
-        if image.shape[0] * image.shape[1] < LARGE:
-            return self._request
-        if self._one_size is None:
-            graph = self._graph.clone()
-            graph.reshape([1, *image.shape])
-            compiled = openvino_core().compile_model(graph, "CPU", self._hints)
-            self._one_size = OneSize(image.shape, compiled.create_infer_request())
-        if self._one_size.shape != image.shape:
-            self._one_size = OneSize((), self._request)
-        return self._one_size.request
+        if shape[0] * shape[1] < LARGE:
+            return self._any_size
+        with self._compiling:
+            if self._one_size is None:
+                graph = self._graph.clone()
+                graph.reshape([1, *shape])
+                compiled = openvino_core().compile_model(graph, "CPU", self._hints)
+                self._one_size = OneSize(shape, CompiledNetwork(compiled))
+            if self._one_size.shape != shape:
+                self._one_size = OneSize((), self._any_size)
+            return self._one_size.network
 
-    def _compile(self, outputs: list[Any], inputs: list[Any]) -> Any:
+    def _compile(self, outputs: list[Any], inputs: list[Any]) -> CompiledNetwork:
         """A part of the network, ready to run; the others are made from the same graph, which it leaves as it is."""
         import openvino
 
         make: Any = openvino.Model  # its stubs know another signature
-        return openvino_core().compile_model(make(outputs, inputs), "CPU", self._hints).create_infer_request()
+        return CompiledNetwork(openvino_core().compile_model(make(outputs, inputs), "CPU", self._hints))
 
 
 def _batch(image: np.ndarray) -> np.ndarray:

@@ -37,6 +37,9 @@ Picture = str | Path | Image.Image | np.ndarray
 class Segmenter:
     """Runs a model on pictures of any size, on the fastest engine present.
 
+    Any number of threads may call one segmenter, each with its own picture. A forked child may use it too, with fewer
+    threads; a spawned one opens its own.
+
     Args:
         model: the path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is left
             as it is.
@@ -104,7 +107,7 @@ class Segmenter:
     def __call__(self, picture: Iterator[Picture]) -> Iterator[Prediction]: ...
 
     def __call__(self, picture: Any) -> Any:
-        """Segments one picture, or several; the next is read while the network works on one.
+        """Segments one picture, or several; of a list, the next is read while the network works on one.
 
         A picture that would take more than half of the free memory is cut into tiles.
 
@@ -141,7 +144,7 @@ class Segmenter:
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
         range: Sequence[float] | None = None,
     ) -> Segmenter:
-        """The same network, already loaded, with other scales, flip and CRF; they share it, so one thread may use them.
+        """The same network, already loaded, with other scales, flip and CRF; different threads may use both at once.
 
         Args:
             scales: as at the making.
@@ -152,11 +155,18 @@ class Segmenter:
         Raises:
             AtrousError: scales or range out of range, unknown settings of the CRF, or a file that gives labels only.
         """
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         if range is not None:
             other._range = check_range(range, self.info.preprocessing)
         other._look(scales, flip, crf)
         return other
+
+    def __reduce__(self) -> str:
+        raise AtrousError(
+            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: give the model's "
+            "path, and open a Segmenter there."
+        )
 
     def _look(self, scales: Sequence[float], flip: bool, crf: DenseCRF | Mapping[str, Any] | str | None) -> None:
         self._views, self.scales, self.crf = views_of(scales, flip), tuple(scales), None

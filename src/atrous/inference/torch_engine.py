@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,26 @@ from atrous.models.layers import resize_rows
 BAND_BYTES = 4 * 2**20
 
 
+class AtMean(threading.local):
+    """What one thread wants where image pooling takes its mean; other threads run the same network meanwhile.
+
+    Attributes:
+        given: the whole picture's mean, N×C×1×1, in place of this one's; or None.
+        seen: gets what the mean is taken of, N×C×h×w; or None.
+    """
+
+    given: Tensor | None = None
+    seen: list[Tensor] | None = None
+
+    def __call__(self, features: Tensor, mean: Tensor) -> Tensor | None:
+        """The mean to go on with; None for the one that was taken."""
+        if self.seen is not None:
+            self.seen.append(features)
+        return None if self.given is None else self.given.to(mean.dtype)
+
+
 class TorchEngine:
-    """A network in torch.
+    """A network in torch, for any number of threads.
 
     Args:
         model: left as it is; a copy is prepared for inference.
@@ -46,6 +65,13 @@ class TorchEngine:
         self._pipeline = prepared.to(memory_format=torch.channels_last).to(self._device)
         self._means = [module for module in self._pipeline.modules() if isinstance(module, GlobalMean)]
         self.pools = bool(self._means)
+        self._at_mean = at_mean = AtMean()
+
+        def hook(_: Any, given: Any, mean: Any) -> Any:
+            return at_mean(given[0], mean)
+
+        for module in self._means[:1]:
+            module.register_forward_hook(hook)
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
@@ -59,12 +85,11 @@ class TorchEngine:
 
     def features(self, image: np.ndarray) -> np.ndarray:
         """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
-        seen: list[Tensor] = []
-        watching = self._means[0].register_forward_hook(lambda _, given, __: seen.append(given[0]))
+        self._at_mean.seen = seen = []
         try:
             self._run(image)
         finally:
-            watching.remove()
+            self._at_mean.seen = None
         return seen[0][0].permute(1, 2, 0).float().cpu().numpy()
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
@@ -86,12 +111,11 @@ class TorchEngine:
     def _run(self, image: np.ndarray, pooled: np.ndarray | None = None) -> Tensor:
         if pooled is None:
             return self._through(image[None])
-        given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
-        pinning = self._means[0].register_forward_hook(lambda _, __, mean: given.to(mean.dtype))
+        self._at_mean.given = torch.from_numpy(pooled).to(self._device)[None, :, None, None]
         try:
             return self._through(image[None])
         finally:
-            pinning.remove()
+            self._at_mean.given = None
 
     def _through(self, images: np.ndarray) -> Tensor:
         if images.dtype == np.uint16:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import threading
 import time
 import warnings
@@ -36,7 +37,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 class Client:
     """Asks a server of `atrous serve`.
 
-    Several threads may use one client; each has its own connection.
+    Several threads and forked children may use one client; each has its own connection.
 
     Args:
         address: such as "http://127.0.0.1:8000".
@@ -62,6 +63,12 @@ class Client:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._own = threading.local()
         self._infos: dict[tuple[str, str], Info] = {}
+
+    def __reduce__(self) -> str:
+        raise AtrousError(
+            "a Client holds a connection and a key, which are not copied or sent to another process: make a Client "
+            "with the same address there."
+        )
 
     def models(self) -> list[dict[str, Any]]:
         """What the server says of each of its models: name, classes, scores, engine, version and more.
@@ -181,10 +188,11 @@ class Client:
         return answer
 
     def _connection(self) -> http.client.HTTPConnection:
-        if not hasattr(self._own, "connection"):
+        if getattr(self._own, "process", None) != os.getpid():  # none yet, or one that the parent goes on using
             kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
             assert self._parts.hostname is not None
             self._own.connection = kind(self._parts.hostname, self._parts.port, timeout=self._timeout)
+            self._own.process = os.getpid()
         return self._own.connection
 
 

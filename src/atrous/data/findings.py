@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from atrous.data.dataset import Dataset, check_sizes
+from atrous.data.fixed_parts import without_fixed_parts
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.propose import Proposal
 from atrous.data.survey import MaskFacts, Pair, masks_of
@@ -24,6 +25,7 @@ _RARE = 0.01  # share of the labelled train pixels below which a class is called
 # Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
 # exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
 _NEAR_IDENTICAL = 0.95
+_VARYING_ALIKE = 0.8  # of what varies behind a fixed field or bar: copies gave 0.95 and more, other pictures up to 0.4
 
 
 @dataclass(frozen=True)
@@ -297,8 +299,9 @@ def _in_two_splits(dataset: Dataset) -> Iterator[Finding]:
 
 def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
     splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
+    varying = _varying([pair for pairs in splits.values() for pair in pairs.values()])
     for (first, items), (second, others) in _independent_splits(splits):
-        examples = list(_alike(first, [*items.values()], second, [*others.values()]))
+        examples = list(_alike(first, [*items.values()], second, [*others.values()], varying))
         yield from _grouped(
             "near_identical",
             f"Pictures of {second} that look nearly like one of {first}; scores on them flatter. Keep all "
@@ -307,7 +310,16 @@ def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         )
 
 
-def _alike(first: str, pairs: list[Pair], second: str, others: list[Pair]) -> Iterator[str]:
+def _varying(pairs: list[Pair]) -> dict[Path, np.ndarray]:
+    """What varies in each picture, where most of all pictures is the same; else nothing."""
+    facts = {pair.item.image: pair.picture.thumbnail for pair in pairs if pair.picture}
+    found = without_fixed_parts(np.stack([*facts.values()])) if facts else None
+    return {} if found is None else dict(zip(facts, found, strict=True))
+
+
+def _alike(
+    first: str, pairs: list[Pair], second: str, others: list[Pair], varying: Mapping[Path, np.ndarray]
+) -> Iterator[str]:
     """One sentence for each picture of ``others`` that has a near copy in ``pairs``."""
     if not pairs:
         return
@@ -321,6 +333,9 @@ def _alike(first: str, pairs: list[Pair], second: str, others: list[Pair]) -> It
                 yield f"{second} {other.item.image.name} is {first} {twin.item.image.name}, pixel for pixel"
             continue
         likeness = thumbnails @ other.picture.thumbnail
+        if varying:  # the whole pictures are alike by what all share, so what varies must be, too
+            same_parts = np.stack([varying[pair.item.image] for pair in pairs]) @ varying[other.item.image]
+            likeness = np.where(same_parts > _VARYING_ALIKE, likeness, 0)
         best = int(likeness.argmax())
         if likeness[best] > _NEAR_IDENTICAL:
             name = pairs[best].item.image.name

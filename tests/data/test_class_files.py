@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from atrous.data.dataset import open_dataset
+from atrous.data.examine import examine
 from atrous.errors import AtrousError
 
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)
@@ -62,6 +63,22 @@ def test_names_are_taken_from_the_file(tmp_path, name, mask):
         assert np.array_equal(dataset.read(item).label, LABELS)
     if name in COLORED:
         assert dataset.classes.colors == tuple(map(tuple, COLORS.tolist()))
+
+
+def test_published_names_that_were_assumed_are_told(tmp_path):
+    root = voc(tmp_path, "grey")
+    assert "assumed_names" in [found.kind for found in examine(root).warnings]
+    (root / "class_names.txt").write_text(FILES["class_names.txt"], encoding="utf-8")
+    assert "assumed_names" not in [found.kind for found in examine(root).warnings]
+
+
+def test_published_pictures_have_published_names(tmp_path):
+    root = voc(tmp_path, "grey")
+    (root / "ImageSets/Segmentation/default.txt").unlink()
+    for index, stem in enumerate("abc"):
+        (root / f"JPEGImages/{stem}.jpg").rename(root / f"JPEGImages/2007_00000{index}.jpg")
+        (root / f"SegmentationClass/{stem}.png").rename(root / f"SegmentationClass/2007_00000{index}.png")
+    assert "assumed_names" not in [found.kind for found in examine(root).warnings]
 
 
 def test_cvats_list_without_a_split_is_split(tmp_path):

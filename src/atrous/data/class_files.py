@@ -24,6 +24,8 @@ from atrous.data.pictures import read_raw_mask
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError
 
+#: In a note that says so.
+ASSUMED = "the published classes of this layout are assumed"
 _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabeled", "unlabelled"})
 
 
@@ -77,7 +79,7 @@ def named_classes(
             if named:
                 return _table(path, named, items), (f"The classes are named by {path}.",)
     if default is not None:
-        note = f"There is no {CLASSES_FILE}, so the published classes of this layout are assumed."
+        note = f"There is no {CLASSES_FILE}, so {ASSUMED}."
         return default, (note,)
     raise NoClassesError(
         f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "

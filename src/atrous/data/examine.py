@@ -17,6 +17,7 @@ from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.mask_findings import (
     colors_by_palette,
     files_by_coding,
+    find_assumed_names,
     find_blended_edges,
     find_differing_palettes,
     find_mixed_codings,
@@ -24,6 +25,7 @@ from atrous.data.mask_findings import (
 from atrous.data.propose import Proposal, propose_classes, without_blends
 from atrous.data.readiness import obstacles
 from atrous.data.survey import Pair, masks_of, survey
+from atrous.data.turned import find_turned
 from atrous.errors import AtrousError
 
 
@@ -150,6 +152,8 @@ def examine(
         warnings=(
             *find_warnings(dataset, by_split, classes, pixels),
             *(finding for unknown, finding in mixed if not unknown),
+            *find_assumed_names(dataset, pairs, classes),
+            *find_turned(dataset, pairs),
         ),
         pixels=pixels,
         ignored=ignored,

@@ -16,7 +16,7 @@ from atrous.data.blended_edges import EdgeCounts, count_edges
 from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
 from atrous.data.palettes import as_colors, read_palette
-from atrous.data.pictures import read_picture, read_raw_mask, stored_lossily
+from atrous.data.pictures import exif_orientation, read_picture, read_raw_mask, stored_lossily
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # pixels a side
@@ -90,12 +90,14 @@ class Pair:
         picture: the facts of its picture.
         mask: the facts of its mask.
         problems: why files could not be read, each naming its file.
+        turned: the EXIF orientation, 2 to 8, of a picture whose mask has another; else 0.
     """
 
     item: Item
     picture: PictureFacts | None
     mask: MaskFacts | None
     problems: tuple[str, ...]
+    turned: int = 0
 
 
 def survey(
@@ -139,7 +141,17 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
             mask = _describe_mask(raw_mask, stored_lossily(item.mask), classes, palette)
         except Exception as error:
             problems.append(_in_words(item.mask, error))
-    return Pair(item, picture, mask, tuple(problems))
+    turned = _turned(item) if picture and mask and item.mask else 0
+    return Pair(item, picture, mask, tuple(problems), turned)
+
+
+def _turned(item: Item) -> int:
+    try:
+        orientation = exif_orientation(item.image)
+        alike = orientation == 1 or (item.mask is not None and exif_orientation(item.mask) == orientation)
+    except Exception:  # a tag that cannot be read turns nothing
+        return 0
+    return orientation if not alike and 2 <= orientation <= 8 else 0
 
 
 def _in_words(path: Path, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
 from atrous.data.labels import ClassTable
@@ -33,10 +34,15 @@ def obstacles(
                 if sum(pictures.values()) < 2
                 else f"add its pictures or its list, or name another split in the recipe (data.{_field(wanted, train)})"
             )
-            yield (
-                "missing_split",
-                f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}.",
-            )
+            near = difflib.get_close_matches(wanted, pictures, n=1, cutoff=0.7)
+            if near:
+                yield (
+                    "missing_split",
+                    f"unknown split of the data '{wanted}'. Did you mean '{near[0]}'? The splits are {there}.",
+                )
+                continue
+            told = f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}."
+            yield "missing_split", told
         elif not pictures[name]:
             yield "empty_split", f"The split '{wanted}' has no pictures, and training needs it {purpose}. Add some."
         elif classes is not None and name in pixels and not sum(pixels[name]):

@@ -46,7 +46,10 @@ def obstacles(
         elif not pictures[name]:
             yield "empty_split", f"The split '{wanted}' has no pictures, and training needs it {purpose}. Add some."
         elif classes is not None and name in pixels and not sum(pixels[name]):
-            yield "nothing_labelled", f"The split '{wanted}' has no labelled pixel: nothing to learn or measure."
+            yield (
+                "nothing_labelled",
+                f"The split '{wanted}' of the data has no labelled pixel: nothing to learn or measure.",
+            )
     if classes is not None and len(classes) == 1:
         yield (
             "one_class",

@@ -50,26 +50,25 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
 
     Args:
         recipe: which model, and what it starts from.
-        dataset: whose first training picture tells channels and depth.
+        dataset: whose training pictures tell channels and depth.
         fresh: False for a model that gets weights and preprocessing later, from a checkpoint.
 
     Raises:
         AtrousError: as `create_model`, or arguments that the recipe or the data contradict.
     """
-    import numpy as np
     from rich.markup import escape
 
     from atrous import model_file
     from atrous.console import console
-    from atrous.data.pictures import read_picture
-    from atrous.data.statistics import channel_statistics
+    from atrous.data.statistics import channel_statistics, kind_of_pictures
     from atrous.learning.transfer import start_from
     from atrous.models.same_padding import pads_unevenly
 
-    first = read_picture(dataset.split(recipe.data.train)[0].image)
+    kind, differing = kind_of_pictures(dataset, recipe.data.train, recipe.data.pages)
     table, init = dataset.classes, recipe.model.init
-    found = int(first.shape[2])
-    channels = recipe.model.in_channels or {2: 1, 4: 3}.get(found, found)  # alpha is no input
+    channels = recipe.model.in_channels or kind.channels
+    if differing and fresh and not recipe.model.in_channels:
+        console.print(f"[yellow]note[/] {escape(differing)}")
     owned: dict[str, Any] = {
         "backbone": recipe.model.backbone,
         "output_stride": recipe.model.output_stride,
@@ -84,7 +83,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     if fresh and "align_corners" not in arguments:
         arguments["align_corners"] = _pads_unevenly(recipe.model.architecture, arguments)
     model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
-    seen = {"enlarge": recipe.train.enlarge, "aligned": pads_unevenly(model), "dtype": first.dtype.name}
+    seen: dict[str, Any] = {"enlarge": recipe.train.enlarge, "aligned": pads_unevenly(model), "dtype": kind.dtype}
+    seen["pages"] = recipe.data.pages
     model.info = replace(
         model.info,
         preprocessing=replace(model.info.preprocessing, **seen),
@@ -96,13 +96,13 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     if fresh and init is not None:
         console.print(escape(start_from(model, model_file.load(init))))
     statistics = recipe.data.statistics
-    if fresh and statistics == "pretrained" and first.dtype != np.uint8:
+    if fresh and statistics == "pretrained" and kind.dtype != "uint8":
         raise AtrousError(
-            f"data.statistics is pretrained, whose means are for 8-bit pictures, 0–255, and these hold {first.dtype}: "
+            f"data.statistics is pretrained, whose means are for 8-bit pictures, 0–255, and these hold {kind.dtype}: "
             "use fit, which measures them, or auto."
         )
-    if fresh and (statistics == "fit" or (statistics == "auto" and first.dtype != np.uint8)):
-        mean, std = channel_statistics(dataset, recipe.data.train, channels)
+    if fresh and (statistics == "fit" or (statistics == "auto" and kind.dtype != "uint8")):
+        mean, std = channel_statistics(dataset, recipe.data.train, channels, recipe.data.pages)
         model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))
     return model
 

@@ -337,8 +337,8 @@ def test_not_finite_pictures(data):
         path.unlink()
         save(path.with_suffix(".tif"), image)
     diagnosis = examine(data)
-    assert kinds(diagnosis.errors) == ["not_finite"]
-    assert diagnosis.errors[0].examples == ("images/c.tif",)
+    assert not diagnosis.errors
+    assert "images/c.tif: 0.2% of its pixels" in told(diagnosis, "void")
 
 
 def test_photographs_as_masks(data):
@@ -392,7 +392,7 @@ FAULTS = [MemoryError(), KeyError("tag"), RuntimeError("no codec")]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("reader", ["read_picture", "read_raw_mask"])
+@pytest.mark.parametrize("reader", ["read_pixels", "read_raw_mask"])
 def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, reader, fault):
     def read(path):
         if path.name == "a.png":

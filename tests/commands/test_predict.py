@@ -329,8 +329,8 @@ def test_whatever_a_decoder_raises_costs_its_own_picture_only(model, photos, tmp
             raise fault
         return read(path, *more, **options)
 
-    read = segmenter_module.as_array
-    monkeypatch.setattr("atrous.commands.predict.as_array", decode)
+    read = segmenter_module.read_pixels
+    monkeypatch.setattr("atrous.inference.segmenter.read_pixels", decode)
     assert run(model, photos, "--out", tmp_path / "out", "--json", tmp_path / "done.json") == 1
     assert names(tmp_path / "out") == ["0.png", "2.png", "grey.png", "odd.png"]
     said = capsys.readouterr().out
@@ -343,7 +343,7 @@ def test_an_interrupt_still_stops(model, photos, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("atrous.commands.predict.as_array", interrupt)
+    monkeypatch.setattr("atrous.inference.segmenter.read_pixels", interrupt)
     assert run(model, photos, "--out", tmp_path / "out") == 130
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -14,8 +14,10 @@ from atrous.console import console, progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
+from atrous.data.sample import Sample
 from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize
+from atrous.inference.picture_input import Found
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU, BoundaryScore
 from atrous.learning.metrics import ConfusionMatrix, number
@@ -77,16 +79,20 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
+    read = reader_for(segmenter, dataset)
     any_size = AnySize(segmenter, say=lambda line: console.print(escape(line)))
     with progress_bar() as progress:
         processes = the_processes()
         own = processes.part(items)
         task = progress.add_task("evaluating", total=len(own), note="")
-        for item, sample in zip(own, in_background(dataset.read, own), strict=True):
-            truth, image = remap[sample.label], segmenter.prepare(sample.image)
+        for item, sample in zip(own, in_background(read, own), strict=True):
+            truth, image = remap[sample.label], prepared(segmenter, sample)
             one = ConfusionMatrix(classes)
             scores = () if without is None else segmenter.scores(image)
-            mask = segmenter.decide(scores, image, segmenter.crf) if scores else any_size(image, name=item.name)
+            if scores:
+                mask = segmenter.decide(scores, image, segmenter.crf, sample.valid)
+            else:
+                mask = any_size(image, name=item.name)  # where there is no data the truth is ignored
             one.update(truth, mask)
             for counter in measured.counters:
                 counter.update(truth, mask)
@@ -106,6 +112,17 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
     return _of_all(measured, processes)
+
+
+def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:
+    """Reads a dataset's items with the channels and pages that a model takes."""
+    preprocessing = segmenter.info.preprocessing
+    return dataset.taking(len(preprocessing.mean), preprocessing.pages).read
+
+
+def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
+    """A sample's picture as the model takes it, with the training mean where there is no data."""
+    return segmenter.filled(Found(sample.image, sample.image, sample.valid))
 
 
 def _of_all(measured: Measurement, processes: Processes) -> Measurement:

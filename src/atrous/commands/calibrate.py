@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import charts, model_file
-from atrous.commands._measurement import matching_classes
+from atrous.commands._measurement import matching_classes, prepared, reader_for
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX
@@ -152,12 +152,12 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
     logits, labels = [], []
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(items), note="")
-        for sample in in_background(dataset.read, items):
+        for sample in in_background(reader_for(segmenter, dataset), items):
             truth = remap[sample.label]
             places = np.flatnonzero(truth != IGNORE_INDEX)
             if len(places) > most:
                 places = np.sort(draw.choice(places, most, replace=False))
-            (scores,) = segmenter.scores(segmenter.prepare(sample.image))
+            (scores,) = segmenter.scores(prepared(segmenter, sample))
             full = full_size(scores, truth.shape, bool(segmenter.info.arguments.get("align_corners", False)))
             truth = truth.ravel()
             logits.append(full.reshape(len(full), -1)[:, places].T)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import model_file
-from atrous.commands._measurement import matching_classes, measure, summarise
+from atrous.commands._measurement import matching_classes, measure, prepared, reader_for, summarise
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.read_ahead import in_background
@@ -168,15 +168,16 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         scoring = progress.add_task("scoring", total=len(items), note="")
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
-        for sample in in_background(dataset.read, items):
-            scores.append(segmenter.scores(segmenter.prepare(sample.image)))
+        for sample in in_background(reader_for(segmenter, dataset), items):
+            scores.append(segmenter.scores(prepared(segmenter, sample)))
             progress.update(scoring, advance=1)
 
         def miou(crf: DenseCRF | None) -> float:
             confusion = ConfusionMatrix(len(segmenter.info.classes))
-            for sample, scored in zip(in_background(dataset.read, items), scores, strict=True):
-                image = segmenter.prepare(sample.image)
-                confusion.update(remap[sample.label], segmenter.decide(scored, image, crf))
+            read = in_background(reader_for(segmenter, dataset), items)
+            for sample, scored in zip(read, scores, strict=True):
+                image = prepared(segmenter, sample)
+                confusion.update(remap[sample.label], segmenter.decide(scored, image, crf, sample.valid))
                 progress.update(searching, advance=crf is not None)
             return confusion.miou
 

@@ -26,7 +26,7 @@ from atrous.errors import AtrousError, SomeInputsFailed, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
 from atrous.inference.exported import is_exported
 from atrous.inference.prediction import visible
-from atrous.inference.segmenter import Segmenter, as_array
+from atrous.inference.segmenter import Segmenter
 from atrous.outputs import Output, check_outputs, model_inputs, page_output, picture_output, save_picture
 
 #: Each picture is a few megabytes of the page.
@@ -119,8 +119,11 @@ def explain(
         task = progress.add_task("explaining", total=len(pictures), note="")
         for number, (path, folder) in enumerate(zip(pictures, folders, strict=True), 1):
             try:
-                image = as_array(path)
-                found = explain_picture(network, segmenter.prepare(image), classes=chosen, most=most, crf=segmenter.crf)
+                picture = segmenter.read(path)
+                image, taken = picture.shown, segmenter.filled(picture)
+                found = explain_picture(
+                    network, taken, valid=picture.valid, classes=chosen, most=most, crf=segmenter.crf
+                )
                 layers = list(layers_of(found, network.info))
                 _write(layers, visible(image), folder, out / "tensorboard" if tensorboard else None, number)
                 shown.append(_on_page(path, found, layers, image, network.info))
@@ -156,7 +159,8 @@ def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
         found: the explanation.
         info: of the model.
     """
-    colors = np.asarray(info.colors, np.uint8)
+    colors = np.zeros((256, 3), np.uint8)  # black where there is no data
+    colors[: len(info.colors)] = info.colors
     yield Layer("answer", "mask", colors[found.mask])
     if found.refined is not None and found.refined_entropy is not None:
         yield Layer("answer", "mask after the CRF", colors[found.refined])

@@ -14,15 +14,16 @@ from rich.markup import escape
 
 from atrous import model_file
 from atrous.atomic_write import atomic_path
-from atrous.commands._measurement import measure
+from atrous.commands._measurement import measure, prepared, reader_for
 from atrous.commands.predict import find_pictures
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset, open_dataset
-from atrous.data.pictures import to_channels
+from atrous.data.pictures import read_pixels
+from atrous.data.pixels import fill_missing
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference import deployed, exported, quantised
 from atrous.inference.pipeline import Pipeline
-from atrous.inference.segmenter import Segmenter, as_array
+from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import to_depth
 from atrous.learning.crf_search import evenly
 from atrous.models import SegmentationModel
@@ -241,7 +242,8 @@ def _check_images(check: Path | None, preprocessing: Preprocessing) -> list[np.n
         return [draw(size, preprocessing) for size in SIZES]
     images = []
     for path in find_pictures([check])[:MOST_CHECKED]:
-        image = to_depth(to_channels(as_array(path), len(preprocessing.mean)), preprocessing.dtype)
+        image, valid = read_pixels(path, preprocessing.pages).for_model(len(preprocessing.mean))
+        image = fill_missing(to_depth(image, preprocessing.dtype), valid, preprocessing.mean)
         for height, width in SIZES:
             rows = np.linspace(0, image.shape[0] - 1, height).round().astype(int)
             columns = np.linspace(0, image.shape[1] - 1, width).round().astype(int)
@@ -297,7 +299,7 @@ def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop:
     console.print(f"measuring on the {len(items)} validation pictures of {escape(str(dataset.root))}")
     before = measure(segmenter, dataset, items).confusion.miou
     chosen = evenly(dataset.split("train"), CALIBRATED)
-    images = [_as_batch(segmenter.prepare(dataset.read(item).image)) for item in chosen]
+    images = [_as_batch(prepared(segmenter, reader_for(segmenter, dataset)(item))) for item in chosen]
     drops = {}
     for attempt in quantised.ATTEMPTS:
         target = draft.with_name(f"int8-{len(drops)}{draft.suffix}")

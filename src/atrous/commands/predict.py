@@ -24,8 +24,9 @@ from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes
+from atrous.inference.picture_input import Found
 from atrous.inference.prediction import Prediction, table_of
-from atrous.inference.segmenter import Segmenter, as_array, info_of
+from atrous.inference.segmenter import Segmenter, info_of
 from atrous.inference.tiles import Counted
 from atrous.outputs import check_outputs, json_output, model_inputs, picture_output, save_picture
 
@@ -124,7 +125,7 @@ def predict(
     if lost:
         _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")
     _make_folder(out)
-    read = partial(_read, windowed=windowed, channels=len(segmenter.info.preprocessing.mean))
+    read = partial(_read, windowed=windowed, segmenter=segmenter)
     records, pending = [], deque[Future[str | None]]()
     with progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(pictures), note="")
@@ -139,8 +140,8 @@ def predict(
                 if isinstance(image, GeoTiffSource):
                     record |= _segment_windows(any_size, image, targets[path], raw, show)
                     continue
-                mask = any_size(segmenter.prepare(image), name=str(path), progress=show)
-                prediction = Prediction(mask, image, segmenter.info)
+                mask = any_size(segmenter.filled(image), image.valid, name=str(path), progress=show)
+                prediction = Prediction(mask, image.shown, segmenter.info)
                 counts = np.bincount(mask.ravel(), minlength=256)
                 record |= {"mask": str(targets[path]), "share": _shares(counts, segmenter.info)}
                 pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
@@ -245,9 +246,12 @@ def _overlay(target: Path) -> Path:
     return target.with_suffix(".overlay.png")
 
 
-def _read(path: Path, windowed: Container[Path], channels: int) -> np.ndarray | GeoTiffSource | Exception:
+def _read(path: Path, windowed: Container[Path], segmenter: Segmenter) -> Found | GeoTiffSource | Exception:
+    preprocessing = segmenter.info.preprocessing
     try:
-        return GeoTiffSource(path, channels) if path in windowed else as_array(path)
+        if path in windowed:
+            return GeoTiffSource(path, len(preprocessing.mean), preprocessing.pages)
+        return segmenter.read(path)
     except Exception as error:  # raised when its turn comes, and noted as this picture's
         return error
 

@@ -156,9 +156,10 @@ def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Re
 
 
 def _samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:
-    mean = model.info.preprocessing.mean
+    mean, pages = model.info.preprocessing.mean, model.info.preprocessing.pages
     items = dataset.split(recipe.data.train)
-    return AugmentedSamples(dataset, items, recipe.augment, channels=len(mean), seed=recipe.seed, fill=mean)
+    taken = dataset.taking(len(mean), pages)
+    return AugmentedSamples(taken, items, recipe.augment, channels=len(mean), seed=recipe.seed, fill=mean)
 
 
 class _Validate:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.data.labels import ClassTable, Color
+from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
 from atrous.data.palettes import as_colors, palettes_differ, read_palette
 from atrous.data.passed_over import passed_over_notes
-from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_picture, read_raw_mask
+from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_pixels, read_raw_mask
 from atrous.data.sample import Sample
 from atrous.data.split_names import canonical_split
 from atrous.errors import AtrousError, unknown_name
@@ -51,6 +51,8 @@ class Dataset:
         splits: the items of each split, by name ("train", "val", "test", …).
         notes: sentences to tell the user, such as the guessed layout and a made-up split.
         masks_without_image: masks whose picture is missing.
+        channels: C that a model takes of the pictures; None for all bands that are no alpha.
+        pages: of TIFFs with several, "first" or "channels".
     """
 
     root: Path
@@ -59,6 +61,8 @@ class Dataset:
     splits: Mapping[str, tuple[Item, ...]]
     notes: tuple[str, ...] = ()
     masks_without_image: tuple[Path, ...] = field(default=(), repr=False)
+    channels: int | None = None
+    pages: str = "first"
     _palette_seen: dict[int, tuple[Color, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def split(self, name: str) -> tuple[Item, ...]:
@@ -72,21 +76,35 @@ class Dataset:
             raise unknown_name(f"split of {self.root}", name, self.splits)
         return self.splits[name]
 
+    def taking(self, channels: int, pages: str = "first") -> Dataset:
+        """The same dataset, whose pictures are read as a model takes them.
+
+        Args:
+            channels: C that the model takes, see `Pixels.for_model`.
+            pages: as in `read_pixels`.
+        """
+        return replace(self, channels=channels, pages=pages)
+
     def read(self, item: Item) -> Sample:
         """Read a picture and its mask.
 
+        Args:
+            item: one of this dataset's.
+
         Returns:
-            A sample with image H×W×C as ``read_picture`` gives it and label H×W of class indices.
+            A sample with image H×W×C, 0 where there is no data, and label H×W of class indices, 255 there.
 
         Raises:
             AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
         """
         if item.mask is None:
             raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
-        image = read_picture(item.image)
+        image, valid = read_pixels(item.image, self.pages).for_model(self.channels)
         label = self.read_label(item.mask)
         check_sizes(item, image.shape[:2], label.shape)
-        return Sample(image, label, item.name)
+        if valid is not None:
+            label = np.where(valid, label, np.uint8(IGNORE_INDEX))
+        return Sample(image, label, item.name, valid)
 
     def read_label(self, mask: Path) -> np.ndarray:
         """Read a mask as labels.

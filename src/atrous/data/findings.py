@@ -60,7 +60,6 @@ def find_errors(
         *_missing(dataset, pairs),
         *_unreadable(dataset, pairs),
         *_wrong_sizes(dataset, pairs),
-        *_not_finite(dataset, pairs),
         *_mixed_depths(dataset, pairs),
         *_wrong_modes(dataset, pairs, classes, proposals),
         *_lossy(dataset, pairs),
@@ -86,6 +85,7 @@ def find_warnings(
     return (
         *_lossy_but_clean(dataset, pairs),
         *_doubtful_255(dataset, pairs, classes),
+        *_void(dataset, pairs),
         *_mixed_channels(dataset, pairs),
         *_all_ignored(dataset, pairs),
         *_empty_classes(pixels, classes),
@@ -133,11 +133,16 @@ def _wrong_sizes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     )
 
 
-def _not_finite(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+def _void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     yield from _grouped(
-        "not_finite",
-        "Pictures hold NaN or infinite values, which would make the loss NaN. Replace them, or take the pictures out.",
-        [shown(dataset, pair.item.image) for pair in pairs if pair.picture and not pair.picture.finite],
+        "void",
+        "Pictures hold pixels without data: nodata, transparent, NaN or infinite. They are ignored in training and "
+        "scores, and masks hold 255 there.",
+        [
+            f"{shown(dataset, pair.item.image)}: {pair.picture.void:.1%} of its pixels"
+            for pair in sorted(pairs, key=lambda pair: -(pair.picture.void if pair.picture else 0))
+            if pair.picture and pair.picture.void
+        ],
     )
 
 

@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
 MOST_SCANS = 200
 
 
+_GREY, _COLOUR = (
+    frozenset({"1", "L", "LA", "La"}),
+    frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}),
+)
+
+
 def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     """Read a picture upright, in the depth its file holds.
 
@@ -55,6 +62,42 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
             ``float32`` cannot keep.
     """
     return read_pixels(path, pages).values
+
+
+@dataclass(frozen=True)
+class PictureKind:
+    """What a picture's header says.
+
+    Attributes:
+        channels: number of bands that are no alpha.
+        dtype: "uint8", "uint16" or "float32".
+    """
+
+    channels: int
+    dtype: str
+
+
+def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
+    """Read a picture's channels and type from its header; they are those of `read_pixels`.
+
+    Args:
+        path: a picture file.
+        pages: as in `read_picture`.
+
+    Raises:
+        AtrousError: the file is missing, empty, damaged or no picture.
+    """
+    path = Path(path)
+    start = _start_of(path)
+    if is_tiff(start):
+        with TiffPicture(path, pages=pages) as tiff:
+            return PictureKind(tiff.shape[2] - (tiff.alpha is not None), tiff.dtype.name)
+    if not is_jpeg2000(start):
+        with in_words(path), _opened(path) as picture:
+            if not _deeper_than_pillow_reads(picture) and picture.mode in _GREY | _COLOUR:
+                return PictureKind(1 if picture.mode in _GREY else 3, "uint8")
+    pixels = read_pixels(path, pages)
+    return PictureKind(pixels.channels, pixels.values.dtype.name)
 
 
 def read_pixels(path: Path | str, pages: str = "first") -> Pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ def _either(first: np.ndarray | None, second: Any) -> np.ndarray:
     return np.asarray(second if first is None else first | second)
 
 
-def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: tuple[float, ...]) -> np.ndarray:
+def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[float]) -> np.ndarray:
     """Replace the pixels without data by the training mean, which a network sees as 0.
 
     Args:
@@ -103,7 +104,7 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: tuple[float,
         return image
     fill = np.asarray(mean)
     if image.dtype.kind != "f":
-        fill = np.clip(np.rint(fill), 0, np.iinfo(image.dtype).max)
+        fill = np.clip(fill, 0, np.iinfo(image.dtype).max)
     return np.where(valid[:, :, None], image, fill.astype(image.dtype))
 
 

@@ -15,8 +15,10 @@ class Sample:
         image: H×W×C ``uint8``, ``uint16`` or ``float32``, raw values as the file holds them.
         label: H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
         name: the picture's name in its dataset, its file name without suffix.
+        valid: H×W booleans, False where the picture has no data; None for data everywhere.
     """
 
     image: np.ndarray
     label: np.ndarray
     name: str
+    valid: np.ndarray | None = None

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from atrous.data.dataset import Dataset
-from atrous.data.pictures import read_picture, to_channels
+from atrous.data.pictures import PictureKind, read_kind, read_pixels
+from atrous.errors import AtrousError
 
 #: Pictures that channel statistics are measured on, evenly chosen.
 STATISTICS_PICTURES = 200
 
 
-def channel_statistics(dataset: Dataset, split: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    dataset: Dataset, split: str, channels: int, pages: str = "first"
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in raw units, over evenly chosen pictures of a split.
 
     Args:
         dataset: where to read.
         split: its training split.
         channels: C that the model takes.
+        pages: as in `read_pixels`.
     """
     items = dataset.split(split)
     chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
     for item in chosen:
-        pixels = to_channels(read_picture(item.image), channels).reshape(-1, channels).astype(np.float64)
-        pixels = pixels[np.isfinite(pixels).all(1)]
+        image, valid = read_pixels(item.image, pages).for_model(channels)
+        pixels = image.reshape(-1, channels).astype(np.float64)
+        pixels = pixels if valid is None else pixels[valid.ravel()]
         count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
@@ -43,3 +52,45 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
         if item.mask is not None:
             counts += np.bincount(dataset.read_label(item.mask).ravel(), minlength=256)
     return counts[: len(dataset.classes)].tolist()
+
+
+def kind_of_pictures(dataset: Dataset, split: str, pages: str = "first") -> tuple[PictureKind, str | None]:
+    """The channels and the type of a split's pictures, from all their headers.
+
+    Where grey and RGB are mixed it is RGB, where more bands than three are mixed with RGB or grey it is RGB, and of
+    pictures with more than four bands the least, because of those the first are taken.
+
+    Args:
+        dataset: where to read.
+        split: its training split.
+        pages: as in `read_pixels`.
+
+    Returns:
+        The kind, and a sentence where the pictures differ in their channels.
+
+    Raises:
+        AtrousError: a file is damaged, the types differ, or there is no agreed way between the channels.
+    """
+    items = dataset.split(split)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        kinds = list(pool.map(lambda item: read_kind(item.image, pages), items))
+    first = {kind.dtype: item.image for kind, item in reversed(list(zip(kinds, items, strict=True)))}
+    if len(first) > 1:
+        shown = ", ".join(f"{dtype}: {path}" for dtype, path in sorted(first.items()))
+        raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one.")
+    counts = Counter(kind.channels for kind in kinds)
+    dtype = kinds[0].dtype
+    if len(counts) == 1:
+        return kinds[0], None
+    listed = ", ".join(f"{count} with {channels}" for channels, count in sorted(counts.items()))
+    if set(counts) <= {1, 3, 4}:
+        chosen = 3
+    elif min(counts) > 4:
+        chosen = min(counts)
+    else:
+        raise AtrousError(
+            f"the training pictures differ in their channels ({listed}), between which there is no agreed way: convert "
+            "them, or set model.in_channels to what all of them have."
+        )
+    note = f"The training pictures differ in their channels: {listed}. The model takes {chosen}."
+    return PictureKind(chosen, dtype), note

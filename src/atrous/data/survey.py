@@ -16,7 +16,7 @@ from atrous.data.blended_edges import EdgeCounts, count_edges
 from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
 from atrous.data.palettes import as_colors, read_palette
-from atrous.data.pictures import exif_orientation, read_picture, read_raw_mask, stored_lossily
+from atrous.data.pictures import exif_orientation, read_pixels, read_raw_mask, stored_lossily
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # pixels a side
@@ -33,7 +33,7 @@ class PictureFacts:
         size: (H, W) in pixels.
         channels: C.
         dtype: the name of its dtype.
-        finite: whether no value is NaN or infinite.
+        void: share of its pixels that hold no data: nodata, transparent, NaN or infinite.
         digest: a hash of its pixels.
         thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
     """
@@ -41,7 +41,7 @@ class PictureFacts:
     size: tuple[int, ...]
     channels: int
     dtype: str
-    finite: bool
+    void: float
     digest: bytes
     thumbnail: np.ndarray
 
@@ -130,7 +130,7 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     picture, mask, problems = None, None, []
     if item.image.exists():
         try:
-            picture = _describe_picture(read_picture(item.image))
+            picture = _describe_picture(*read_pixels(item.image).for_model())
         except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
@@ -158,7 +158,7 @@ def _in_words(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _describe_picture(image: np.ndarray) -> PictureFacts:
+def _describe_picture(image: np.ndarray, valid: np.ndarray | None) -> PictureFacts:
     height, width, channels = image.shape
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     thumbnail = cv2.resize(image[:, :, :3], (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -169,8 +169,8 @@ def _describe_picture(image: np.ndarray) -> PictureFacts:
     length = float(np.linalg.norm(thumbnail))
     flat = not np.isfinite(length) or length < 1e-6
     thumbnail = np.zeros_like(thumbnail) if flat else thumbnail / length
-    finite = image.dtype.kind != "f" or bool(np.isfinite(image).all())
-    return PictureFacts((height, width), channels, image.dtype.name, finite, digest, thumbnail.ravel())
+    void = 0.0 if valid is None else 1 - float(valid.mean())
+    return PictureFacts((height, width), channels, image.dtype.name, void, digest, thumbnail.ravel())
 
 
 def _describe_mask(

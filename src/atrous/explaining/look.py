@@ -19,6 +19,8 @@ from atrous.models.layers import class_probabilities, resize
 
 #: Gradients keep every layer's output: two or three gigabytes at this size.
 MOST_PIXELS = 2_500_000
+#: What a mask holds where the picture has no data.
+NO_DATA = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,7 @@ def explain_picture(
     model: SegmentationModel,
     image: NDArray,
     *,
+    valid: NDArray[np.bool_] | None = None,
     classes: Sequence[int] | None = None,
     most: int = 4,
     crf: DenseCRF | None = None,
@@ -99,6 +102,7 @@ def explain_picture(
     Args:
         model: put into evaluation mode; its gradients stay as they are.
         image: H×W×C with the model's channels and range.
+        valid: H×W booleans, False where there is no data: the masks are 255 there. None for data everywhere.
         classes: indices to explain; by default the largest of the mask.
         most: how many of them.
         crf: shown before and after.
@@ -125,7 +129,9 @@ def explain_picture(
         given = class_probabilities(logits)[0]
         probabilities = given.cpu().numpy()
     mask = probabilities.argmax(0).astype(np.uint8)
-    counts = np.bincount(mask.ravel(), minlength=len(probabilities))
+    if valid is not None:
+        mask[~valid] = NO_DATA
+    counts = np.bincount(mask.ravel(), minlength=NO_DATA + 1)[: len(probabilities)]
     chosen = list(classes) if classes is not None else [i for i in np.argsort(-counts).tolist() if counts[i]][:most]
     seen = []
     for index in chosen:
@@ -139,8 +145,10 @@ def explain_picture(
     refined = refined_entropy = None
     if crf is not None:
         with torch.inference_mode():
-            after = crf(torch.tensor(image), given).cpu().numpy()
+            after = crf(torch.tensor(image), given, valid).cpu().numpy()
         refined, refined_entropy = after.argmax(0).astype(np.uint8), entropy(after)
+        if valid is not None:
+            refined[~valid] = NO_DATA
     return Explanation(
         mask, entropy(probabilities), margin(probabilities), seen, reach, at, radii, refined, refined_entropy
     )

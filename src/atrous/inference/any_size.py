@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atrous.data.labels import IGNORE_INDEX
+from atrous.data.pixels import fill_missing
 from atrous.errors import AtrousError
 from atrous.inference.memory import limit_bytes, predict_bytes
 from atrous.inference.tiles import (
@@ -266,10 +267,7 @@ class _Prepared:
         if read.size and read.dtype.name != self.segmenter.info.preprocessing.dtype:
             name = read.dtype.name
             self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
-        image = self.segmenter.prepare(read, whole=False)
-        if valid is None or valid.all():
-            return image
-        return np.where(valid[..., None], image, np.asarray(self.segmenter.info.preprocessing.mean, image.dtype))
+        return fill_missing(self.segmenter.prepare(read, whole=False), valid, self.segmenter.info.preprocessing.mean)
 
     def valid(self, window: Window) -> np.ndarray | None:
         return self.source.valid(window)

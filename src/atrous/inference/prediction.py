@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from atrous.data.labels import ClassTable
+from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.inference.legend import with_legend
 from atrous.outputs import save_picture
 
@@ -22,7 +22,7 @@ class Prediction:
     """One picture's mask, and what it takes to show or store it.
 
     Args:
-        mask: H×W uint8 class indices.
+        mask: H×W uint8 class indices, 255 where the picture has no data.
         image: H×W×C, as it was read.
         info: of the model.
     """
@@ -34,7 +34,8 @@ class Prediction:
     def __repr__(self) -> str:
         indices, counts = np.unique(self.mask, return_counts=True)
         largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
-        shares = ", ".join(f"{self.info.classes[index]} {count / self.mask.size:.0%}" for count, index in largest)
+        names = {IGNORE_INDEX: "no data", **dict(enumerate(self.info.classes))}
+        shares = ", ".join(f"{names[index]} {count / self.mask.size:.0%}" for count, index in largest)
         height, width = self.mask.shape
         return f"Prediction({height}×{width}: {shares})"
 
@@ -56,7 +57,8 @@ class Prediction:
             legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
         picture = visible(self.image).astype(np.float32)
-        colors = np.asarray(self.info.colors, dtype=np.float32)
+        colors = np.zeros((256, 3), dtype=np.float32)  # black, which shows nothing, where there is no data
+        colors[: len(self.info.colors)] = self.info.colors
         strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
         mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
         if not legend:

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from atrous import model_file
-from atrous.data.pictures import read_picture, to_channels
+from atrous.data.pictures import read_picture, read_pixels
+from atrous.data.pixels import Pixels, fill_missing, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
 from atrous.inference.engine import NotConvertible, choose
+from atrous.inference.picture_input import Found, clear_pixels, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
@@ -125,16 +127,43 @@ class Segmenter:
             return list(self._all(picture))
         if isinstance(picture, Iterator):
             return self._all(picture)
-        return self._one(as_array(picture))
+        return self._one(self.read(picture))
 
-    def _one(self, image: np.ndarray) -> Prediction:
+    def _one(self, found: Found) -> Prediction:
         from atrous.inference.any_size import AnySize
 
-        return Prediction(AnySize(self)(self.prepare(image)), image, self.info)
+        return Prediction(AnySize(self)(self.filled(found), found.valid), found.shown, self.info)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
-        for image in in_background(as_array, pictures):
-            yield self._one(image)
+        for found in in_background(self.read, pictures):
+            yield self._one(found)
+
+    def read(self, picture: Picture) -> Found:
+        """Reads a picture with the channels that the model takes, and which of its pixels hold data.
+
+        Args:
+            picture: a path, a PIL image or an array, as in a call.
+
+        Raises:
+            AtrousError: unreadable, or with channels this model does not take.
+        """
+        channels, pages = len(self.info.preprocessing.mean), self.info.preprocessing.pages
+        if isinstance(picture, str | Path):
+            return found_in(read_pixels(picture, pages), channels)
+        values = as_array(picture)
+        if isinstance(picture, Image.Image):
+            four = values.shape[2] == 4
+            return found_in(
+                Pixels(values, 3 if four else None, masked=None if four else clear_pixels(picture)), channels
+            )
+        finite = np.asarray(np.isfinite(values).all(axis=2)) if values.dtype.kind == "f" else None
+        if finite is None or finite.all():
+            return Found(values, values, None)
+        return Found(values, np.where(finite[..., None], values, np.float32(0)), finite)
+
+    def filled(self, found: Found) -> np.ndarray:
+        """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0."""
+        return fill_missing(self.prepare(found.image), found.valid, self.info.preprocessing.mean)
 
     def looking(
         self,

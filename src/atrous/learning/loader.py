@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from atrous.console import warnings
 from atrous.data.dataset import Dataset, Item
-from atrous.data.pictures import to_channels
+from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.transforms import Augment, augment
 from atrous.errors import AtrousError
 
@@ -105,7 +105,7 @@ class AugmentedSamples(TorchDataset):
         config: of the augmentation.
         channels: C of the pictures the model takes.
         seed: of the augmentation.
-        fill: raw value per channel outside the picture.
+        fill: raw value per channel outside the picture, and where it has no data.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class AugmentedSamples(TorchDataset):
         number = worker.id if worker is not None else 0
         self.reading[number] = index
         sample = self.dataset.read(self.items[index])
-        image = to_channels(sample.image, self.channels)
+        image = fill_missing(to_channels(sample.image, self.channels), sample.valid, self.fill)
         image, label = augment(
             image, sample.label, self.config, seed=self.seed, epoch=epoch, index=index, fill=self.fill
         )

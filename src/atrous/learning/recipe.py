@@ -77,6 +77,7 @@ class Data:
         check: examine every file before training, and refuse to start on errors.
         statistics: pretrained uses the mean and standard deviation the backbone was trained with, fit measures them
             on the training pictures, auto measures only where pictures are not 8-bit.
+        pages: of TIFFs with several pages, first reads the first page, channels the bands of all pages.
     """
 
     root: str = ""
@@ -86,6 +87,7 @@ class Data:
     workers: int = 1
     check: bool = True
     statistics: Literal["auto", "pretrained", "fit"] = "auto"
+    pages: Literal["first", "channels"] = "first"
 
 
 @dataclass(frozen=True)

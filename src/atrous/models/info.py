@@ -32,6 +32,7 @@ class Preprocessing:
         aligned: whether the network sees sides of 32k + 1 pixels even where nothing is enlarged, which is what
             TensorFlow's SAME padding needs to sample crops and whole pictures alike (`layers.Normalize`).
         dtype: the pixel type the network was trained on; pictures of the other integer type are rescaled to it.
+        pages: of TIFFs with several, "first" for the first page, "channels" for the bands of all of them.
     """
 
     mean: tuple[float, ...]
@@ -39,6 +40,7 @@ class Preprocessing:
     enlarge: float = 1.0
     aligned: bool = False
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    pages: Literal["first", "channels"] = "first"
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -51,6 +53,8 @@ class Preprocessing:
             raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {self.aligned!r}.")
+        if self.pages not in ("first", "channels"):
+            raise AtrousError(f"pages must be 'first' or 'channels', got {self.pages!r}.")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from fastapi import Request, Response
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from atrous.data.pictures import TooLarge, decode_picture
+from atrous.data.pictures import TooLarge, decode_pixels
 from atrous.errors import AtrousError
 from atrous.inference.any_size import is_out_of_memory, overlap_of
+from atrous.inference.picture_input import Found, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers
@@ -154,12 +155,12 @@ class Desk:
         async with self._ahead:
             started = perf_counter()
             try:
-                segmenter, image, prepared, note = await self._in_pool(self._decode, content, wish)
+                segmenter, found, prepared, note = await self._in_pool(self._decode, content, wish)
                 decoded = perf_counter()
-                job = Job(segmenter, prepared, wish.tile, wish.overlap)
+                job = Job(segmenter, prepared, wish.tile, wish.overlap, valid=found.valid)
                 mask = await self._network.segment(job)
                 segmented = perf_counter()
-                body = await self._in_pool(answers.write, Prediction(mask, image, segmenter.info), wish.asked)
+                body = await self._in_pool(answers.write, Prediction(mask, found.shown, segmenter.info), wish.asked)
             except TooLarge as error:
                 raise Problem(413, str(error)) from error
             except AtrousError as error:
@@ -185,12 +186,14 @@ class Desk:
         }
         return Response(body, media_type=answers.FORMATS[wish.asked.form], headers=headers)
 
-    def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, np.ndarray, np.ndarray, str | None]:
+    def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, Found, np.ndarray, str | None]:
         """The segmenter, the picture as it is and as the network takes it, and what is doubtful about its values."""
         segmenter = wish.model.looking(wish.look)  # the first CRF takes seconds to load
         most = int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
-        image = decode_picture(content, most)
-        return segmenter, image, segmenter.prepare(image), segmenter.doubt_of(image)
+        preprocessing = segmenter.info.preprocessing
+        pixels = decode_pixels(content, most, pages=preprocessing.pages)
+        found = found_in(pixels, len(preprocessing.mean))
+        return segmenter, found, segmenter.filled(found), segmenter.doubt_of(found.image)
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
         """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.

@@ -33,6 +33,7 @@ class Job:
         image: H×W×C as its `prepare` gives it.
         tile: as of `AnySize`.
         overlap: as of `AnySize`.
+        valid: H×W booleans, False where there is no data; None for data everywhere.
 
     Attributes:
         mask: H×W uint8 class indices, once it is done.
@@ -45,6 +46,7 @@ class Job:
     image: np.ndarray
     tile: int | None = None
     overlap: int | None = None
+    valid: np.ndarray | None = None
     mask: Future[np.ndarray] = field(default_factory=Future)
     abandoned: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
@@ -158,10 +160,15 @@ class Network:
 
         try:
             any_size = AnySize(job.segmenter, tile=job.tile, overlap=job.overlap, memory=self._memory, say=self._say)
-            return any_size(job.image, progress=check)
+            return any_size(job.image, job.valid, progress=check)
         except Exception as error:  # whatever it is, the next picture is not to suffer from it
             return error
 
 
 def _may_be_stacked(job: Job) -> bool:
-    return job.tile is None and job.segmenter.stacks and job.image.shape[0] * job.image.shape[1] <= SURELY_FITS
+    return (
+        job.tile is None
+        and job.valid is None
+        and job.segmenter.stacks
+        and job.image.shape[0] * job.image.shape[1] <= SURELY_FITS
+    )

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 some inputs failed, 2 wrong usage or unusable input, 130 interrupted.
     """
-    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+    if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -95,7 +95,6 @@ def _start_again_in_utf8() -> None:
     """
     shown = f"{sys.stdout.encoding}:backslashreplace" if sys.stdout else ""
     environment = {"PYTHONIOENCODING": shown, **os.environ, "PYTHONUTF8": "1"}
-    sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 

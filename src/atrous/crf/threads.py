@@ -17,11 +17,15 @@ _running = ForkLock()
 @contextmanager
 def like_torch() -> Iterator[None]:
     """Numba's loops get as many threads as torch's, and leave torch its own: both may share OpenMP's count of them."""
-    if numba_lost():  # loops run without threads then, and asking numba for them would start them
-        yield
+    threads = torch.get_num_threads()
+    if numba_lost():  # loops run without threads then; loading them still sets OpenMP's count
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
         return
     with _running:
-        threads, compiled = torch.get_num_threads(), numba.get_num_threads()
+        compiled = numba.get_num_threads()
         most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
         numba.set_num_threads(min(threads, most))
         try:

@@ -10,9 +10,11 @@ from PIL import Image
 
 from atrous.data.pictures import (
     TooLarge,
-    decode_picture,
+    decode_pixels,
     exif_orientation,
+    read_kind,
     read_picture,
+    read_pixels,
     read_raw_mask,
     stored_lossily,
     to_channels,
@@ -244,15 +246,15 @@ def test_stored_lossily_looks_inside(tmp_path):
 )
 def test_decoding_bytes_is_reading_the_file(tmp_path, name, picture):
     path = saved(tmp_path / name, picture)
-    assert np.array_equal(decode_picture(path.read_bytes(), 63), read_picture(path))
+    assert np.array_equal(decode_pixels(path.read_bytes(), 63).values, read_picture(path))
     with pytest.raises(TooLarge, match=r"7×9 px are 0\.0 megapixels, and 6\.2e-05 are allowed"):
-        decode_picture(path.read_bytes(), 62)
+        decode_pixels(path.read_bytes(), 62)
 
 
 def test_decoding_deep_colours(tmp_path):
     path = tmp_path / "deep.png"
     cv2.imwrite(str(path), DEEP[..., :3])
-    assert np.array_equal(decode_picture(path.read_bytes(), 63), read_picture(path))
+    assert np.array_equal(decode_pixels(path.read_bytes(), 63).values, read_picture(path))
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"save_all": True, "append_images": []}])
@@ -260,20 +262,20 @@ def test_a_webps_size_is_known_before_it_is_opened(tmp_path, options):
     image = Image.fromarray(np.zeros((33, 1025, 3), np.uint8))
     with_profile = {"icc_profile": b"x" * 200} if "save_all" in options else {}
     content = saved(tmp_path / "a.webp", image, **options, **with_profile).read_bytes()
-    assert decode_picture(content, 33 * 1025).shape == (33, 1025, 3)
+    assert decode_pixels(content, 33 * 1025).values.shape == (33, 1025, 3)
     with pytest.raises(TooLarge, match="1025×33 px"):
-        decode_picture(content, 33 * 1025 - 1)
+        decode_pixels(content, 33 * 1025 - 1)
 
 
 def test_strangers_may_not_send_what_runs_programs_or_never_ends():
     with pytest.raises(AtrousError, match="not one of BMP, GIF, JPEG"):
-        decode_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 10**6)
+        decode_pixels(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 10**6)
     with pytest.raises(AtrousError, match="empty"):
-        decode_picture(b"", 10**6)
+        decode_pixels(b"", 10**6)
     file = io.BytesIO()
     Image.fromarray(NOISE[..., :3]).save(file, "JPEG")
     with pytest.raises(AtrousError, match="more than 200 scans"):
-        decode_picture(file.getvalue() + b"\xff\xda" * 201, 10**6)
+        decode_pixels(file.getvalue() + b"\xff\xda" * 201, 10**6)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
@@ -286,6 +288,51 @@ def test_damaged_bytes_are_named_or_decoded_but_nothing_else(kind):
         where = rng.integers(0, len(damaged), rng.integers(1, 9))
         damaged[where] = rng.integers(0, 256, len(where))
         try:
-            assert decode_picture(damaged.tobytes()[: rng.integers(1, len(content) + 1)], 10**5).size <= 4 * 10**5
+            assert decode_pixels(damaged.tobytes()[: rng.integers(1, len(content) + 1)], 10**5).values.size <= 4 * 10**5
         except AtrousError:
             continue
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "LA", "RGBA", "I;16", "4 bits"])
+def test_transparent_pixels_are_void_however_a_png_says_so(mode, tmp_path):
+    values = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    void, options = values == 5, {"transparency": 5}
+    if mode == "RGB":
+        picture, options = Image.fromarray(np.stack([values, values + 1, values + 2], 2)), {"transparency": (5, 6, 7)}
+    elif mode in ("LA", "RGBA"):
+        picture, options = Image.fromarray(values).convert(mode), {}
+        picture.putalpha(Image.fromarray(np.where(void, 0, 255).astype(np.uint8)))
+    elif mode == "1":
+        void = values < 6
+        picture, options = Image.fromarray(~void), {"transparency": 0}
+    elif mode == "4 bits":
+        picture = Image.fromarray(values)  # grey of 4 bits, which Pillow cannot write: made by hand below
+    else:
+        picture = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else values)
+        picture = picture.convert("P") if mode == "P" else picture
+    path = tmp_path / "a.png"
+    picture.save(path, **options)
+    if mode == "4 bits":
+        packed = np.insert((values[:, ::2] << 4) | values[:, 1::2], 0, 0, axis=1).tobytes()
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 4, 0, 0, 0, 0))
+            + chunk(b"tRNS", b"\0\x05")
+            + chunk(b"IDAT", zlib.compress(packed))
+            + chunk(b"IEND", b"")
+        )
+    _, valid = read_pixels(path).for_model()
+    assert valid is not None
+    assert np.array_equal(~valid, void)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@pytest.mark.parametrize("values", [np.uint16, np.uint8])
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 3), (9, 8, 4)])
+def test_a_kind_is_that_of_the_pixels(values, shape, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros(shape, values))
+    kind, pixels = read_kind(tmp_path / "a.png"), read_pixels(tmp_path / "a.png")
+    assert (kind.channels, kind.dtype) == (pixels.channels, pixels.values.dtype.name)

@@ -6,6 +6,8 @@ import tifffile
 from PIL import Image
 
 import atrous
+from atrous.data.pictures import read_pixels
+from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 
 
@@ -44,3 +46,28 @@ def test_transparent_pixels(segmenter, tmp_path):
     assert (prediction.mask[:9] == 255).all() and (prediction.mask[9:] < 3).all()
     assert "no data" in repr(prediction)
     assert prediction.overlay(legend=True).size[0] == 80
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.uint8, np.uint16])
+def test_one_band_of_nodata_hides_a_pixel_of_floats_but_not_of_whole_colours(dtype, tmp_path):
+    image = np.full((8, 9, 3), 7, dtype)
+    nodata = 200 if dtype in (np.uint8, np.uint16) else -999
+    image[0, :, 1], image[1] = nodata, nodata
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", extratags=[(42113, 2, 0, str(nodata), True)])
+    values, valid = read_pixels(tmp_path / "a.tif").for_model(3)
+    assert not valid[1].any() and valid[2:].all()
+    assert valid[0].all() == (dtype in (np.uint8, np.uint16))
+    assert (values[~valid] == 0).all()
+
+
+def test_a_jpeg_2000_with_boxes_behind_its_codestream_is_read_and_one_cut_short_is_not(tmp_path):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    image = np.random.default_rng(0).integers(0, 65536, (40, 30, 3), np.uint16)
+    content = imagecodecs.jpeg2k_encode(image, level=0, reversible=True, codecformat="jp2")
+    box = (8 + 3000).to_bytes(4, "big") + b"xml " + b" " * 3000
+    (tmp_path / "a.jp2").write_bytes(content + box)
+    found = read_pixels(tmp_path / "a.jp2").values
+    assert found.dtype == np.uint16 and np.array_equal(found, image)
+    (tmp_path / "cut.jp2").write_bytes(content[: len(content) // 2])
+    with pytest.raises(AtrousError, match="no end"):
+        read_pixels(tmp_path / "cut.jp2")

@@ -29,12 +29,28 @@ def read_jpeg2000(content: bytes, name: object) -> Pixels:
     """
     import imagecodecs  # only these files need it, and it takes 0.1 s to import
 
-    if _END not in content[-1024:]:
+    if _END not in _codestream(content)[-1024:]:
         raise AtrousError(f"{name}: cannot be read (its codestream has no end); the file may be damaged or cut short.")
     values = np.asarray(imagecodecs.jpeg2k_decode(content))
     if values.ndim == 2:
         values = values[:, :, None]
     return Pixels(np.ascontiguousarray(as_picture_dtype(values, name)), alpha=_alpha_of(content, values.shape[2]))
+
+
+def _codestream(content: bytes) -> bytes:
+    """The codestream of a JP2 file, in its box of that name (ISO/IEC 15444-1, I.5.4); of a bare one, all of it."""
+    at = 0 if content.startswith(JPEG2000_STARTS[0]) else len(content)
+    while at + 8 <= len(content):
+        length, kind, head = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8], 8
+        if length == 1:
+            length, head = int.from_bytes(content[at + 8 : at + 16], "big"), 16
+        end = len(content) if length == 0 else at + length
+        if kind == b"jp2c":
+            return content[at + head : end] if end <= len(content) else b""
+        if end < at + head:
+            break
+        at = end
+    return content
 
 
 def _alpha_of(content: bytes, bands: int) -> int | None:

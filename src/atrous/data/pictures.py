@@ -29,7 +29,7 @@ PICTURE_SUFFIXES = frozenset(
     | {".jfif", ".jpe", ".jif", ".pjpeg", ".pjp", ".apng", ".dib", ".j2k"}
 )
 
-#: What `decode_picture` takes from strangers: few decoders, each well worn, and none that runs another program.
+#: What `decode_pixels` takes from strangers: few decoders, each well worn, and none that runs another program.
 SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
 #: A JPEG of more scans than this is no photograph: each scan costs a pass over the whole picture, and only a few bytes.
 MOST_SCANS = 200
@@ -94,6 +94,10 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
             return PictureKind(tiff.shape[2] - (tiff.alpha is not None), tiff.dtype.name)
     if not is_jpeg2000(start):
         with in_words(path), _opened(path) as picture:
+            if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+                return PictureKind(1, "uint16")
+            if picture.format == "PNG" and _deeper_than_pillow_reads(picture):
+                return PictureKind(1 if picture.mode in _GREY else 3, "uint16")
             if not _deeper_than_pillow_reads(picture) and picture.mode in _GREY | _COLOUR:
                 return PictureKind(1 if picture.mode in _GREY else 3, "uint8")
     pixels = read_pixels(path, pages)
@@ -120,11 +124,6 @@ def read_pixels(path: Path | str, pages: str = "first") -> Pixels:
             return read_jpeg2000(path.read_bytes(), path)
         with _opened(path) as picture:
             return _pixels_of(picture, lambda: np.fromfile(path, dtype=np.uint8), path)
-
-
-def decode_picture(content: bytes, most_pixels: int, name: str = "the picture") -> np.ndarray:
-    """Decode a picture that a stranger sent, as `read_picture` reads a file; see `decode_pixels`."""
-    return decode_pixels(content, most_pixels, name).values
 
 
 def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> Pixels:
@@ -308,14 +307,16 @@ def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) ->
 
 
 def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """H×W or H×W×C, and the alpha of grey, which is no band of it."""
-    mode = picture.mode
+    """H×W or H×W×C, and an alpha that is no band of it: that of grey, of a palette or of a transparent colour."""
+    mode, stretch = picture.mode, _grey_stretch(picture)  # before decoding, which empties picture.tile
     if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits, which some versions of Pillow widen
         return np.asarray(picture).astype(np.uint16), None
     if mode in ("L", "RGB", "RGBA", "I", "F") or mode.startswith("I;16"):
-        return np.asarray(picture), None
+        values = np.asarray(picture)
+        return values, _alpha_of_key(picture.info.get("transparency"), values, stretch)
     if mode == "1":
-        return np.asarray(picture.convert("L")), None
+        values = np.asarray(picture.convert("L"))
+        return values, _alpha_of_key(picture.info.get("transparency"), values, 255)
     if mode in ("LA", "La"):
         both = np.asarray(picture.convert("LA"))
         return both[:, :, 0], both[:, :, 1]
@@ -323,6 +324,15 @@ def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]
         both = np.asarray(picture.convert("RGBA"))
         return both[:, :, :3], both[:, :, 3]
     return np.asarray(picture.convert("RGBA" if mode in ("RGBa", "RGBX") else "RGB")), None
+
+
+def _alpha_of_key(key: object, values: np.ndarray, stretch: int = 1) -> np.ndarray | None:
+    """H×W alpha of a picture in which one grey value or colour is transparent (PNG's tRNS); None without such a key."""
+    if isinstance(key, int) and values.ndim == 2:
+        return (values != key * stretch).astype(np.uint8) * 255
+    if isinstance(key, tuple) and values.ndim == 3 and len(key) == values.shape[2]:
+        return (values != np.array(key)).any(axis=2).astype(np.uint8) * 255
+    return None
 
 
 def _mask_array(picture: Image.Image) -> np.ndarray:

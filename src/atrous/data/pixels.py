@@ -47,15 +47,15 @@ class Pixels:
     def for_model(self, channels: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """The channels that a model takes, and where they hold data.
 
-        A pixel holds no data where it is masked or transparent, where all bands are nodata, or where any band is NaN or
-        infinite. Of more than four bands the first are taken. An alpha band counts as a channel only where the model
-        takes all bands.
+        A pixel holds no data where it is masked or transparent, where any band is NaN or infinite, and where any band
+        of floats or all bands of whole numbers are nodata: a single 0 or 255 may be part of a colour. Of more than four
+        bands the first are taken. An alpha band counts as a channel only where the model takes all bands.
 
         Args:
             channels: C that the model takes; None for all bands that are no alpha.
 
         Returns:
-            H×W×C with 0 for missing values, and H×W booleans, False where there is no data; None where all is data.
+            H×W×C with 0 where there is no data, and H×W booleans, False where there is no data; None where all is data.
 
         Raises:
             AtrousError: there is no agreed way from the picture's bands to ``channels``.
@@ -71,9 +71,7 @@ class Pixels:
             values = values[:, :, :channels]
             missing = None if missing is None else missing[:, :, :channels]
         if missing is not None:
-            gaps = _either(gaps, missing.all(axis=2))
-            if values.dtype.kind == "f":
-                values = np.where(missing, np.float32(0), values)
+            gaps = _either(gaps, missing.any(axis=2) if values.dtype.kind == "f" else missing.all(axis=2))
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
             if not finite.all():

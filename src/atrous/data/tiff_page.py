@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Bytes of decoded strips and tiles that are kept for the next, overlapping window.
 CACHE_BYTES = 128e6
+#: Windows of fewer bytes are decoded in one thread: starting threads takes longer, and small files are read in many
+#: processes at once.
+THREADED_BYTES = 4 * 2**20
 #: A strip or tile of more bytes than this, and of four times the picture's, is a damaged header.
 LARGEST_SEGMENT = 2**28
 #: Pages of one file that are counted; the rest are as good as none.
@@ -166,7 +169,7 @@ class StoredPage:
             inside = slice(start - column * self._wide, end - column * self._wide)
             out[first - top : last - top, start - left : end - left, bands] = values[:, inside]
 
-        if self._raw or len(parts) == 1:
+        if self._raw or len(parts) == 1 or out.nbytes < THREADED_BYTES:
             for part in parts:
                 place(part)
         else:

@@ -35,7 +35,8 @@ def found_in(pixels: Pixels, channels: int) -> Found:
 
 
 def clear_pixels(picture: Image.Image) -> np.ndarray | None:
-    """H×W booleans, True where a PIL image with a palette or grey is transparent; None where it has no transparency."""
-    if picture.mode not in ("LA", "La", "PA", "RGBa") and not (picture.mode == "P" and "transparency" in picture.info):
+    """H×W booleans, True where a PIL image whose alpha is no band of it is transparent; None where it has none."""
+    keyed = picture.mode in ("1", "L", "P", "RGB") and "transparency" in picture.info
+    if picture.mode not in ("LA", "La", "PA", "RGBa") and not keyed:
         return None
     return np.asarray(picture.convert("RGBA"))[:, :, 3] == 0

@@ -115,10 +115,11 @@ class Segmenter:
 
         Args:
             picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; a list of these, or an
-                iterator over any number.
+                iterator over any number. Files and PIL images may be transparent; an array's fourth channel is dropped
+                where the model takes three.
 
         Returns:
-            The mask, in the picture's own size; for a list a list, for an iterator an iterator.
+            The mask, in the picture's own size, 255 where there is no data; of a list a list, of an iterator an iterator.
 
         Raises:
             AtrousError: unreadable, or with channels this model does not take.

@@ -119,7 +119,7 @@ class Segmenter:
                 where the model takes three.
 
         Returns:
-            The mask, in the picture's own size, 255 where there is no data; of a list a list, of an iterator an iterator.
+            The mask, in the picture's own size, 255 where there is no data; a list or an iterator of them likewise.
 
         Raises:
             AtrousError: unreadable, or with channels this model does not take.

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from atrous.atomic_write import atomic_path, remove_unfinished, write_text
+from atrous.errors import AtrousError
 
 
 def test_a_file_is_whole_or_untouched(tmp_path):
@@ -58,3 +60,29 @@ def test_only_temporary_files_of_the_given_names_are_removed(tmp_path):
     (tmp_path / f".a.json.{random[::-1]}.atrous-part").mkdir()
     remove_unfinished(tmp_path, ["a.json"])
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(stay)
+
+
+@pytest.mark.parametrize("call", ["open", "replace"])
+def test_a_folder_that_may_not_be_written_is_named_with_the_reason(tmp_path, monkeypatch, call):
+    def refuse(*given, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(*((os, "open") if call == "open" else (Path, "replace")), refuse)  # root may write everywhere
+    with pytest.raises(AtrousError, match=r"a\.txt: Permission denied.* give another name"):
+        write_text(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_renamed_over_is_written_in_place(tmp_path, monkeypatch):
+    """As a single file that is mounted into a container."""
+
+    def refuse(*given):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    path = tmp_path / "a.txt"
+    path.write_text("old and longer")
+    monkeypatch.setattr(Path, "replace", refuse)
+    number = path.stat().st_ino
+    write_text(path, "new")
+    assert (path.read_text(), path.stat().st_ino) == ("new", number)
+    assert list(tmp_path.iterdir()) == [path]

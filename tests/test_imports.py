@@ -17,7 +17,7 @@ LOW = {"errors", "forks", "atomic_write", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
     "forks": {"errors"},
-    "atomic_write": set(),
+    "atomic_write": {"errors"},
     "picture_marks": set(),
     "outputs": {"errors", "atomic_write", "picture_marks"},
     "console": LOW,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -9,6 +10,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from atrous.errors import AtrousError
 
 #: The end of a temporary file's name; `.NAME.RANDOM.atrous-part` stands for NAME.
 SUFFIX = ".atrous-part"
@@ -31,15 +34,19 @@ def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
         An existing, empty file in the same folder.
 
     Raises:
-        OSError: the folder cannot be made or written, or the disk is full.
+        AtrousError: the folder cannot be made or written.
+        OSError: the disk is full.
     """
     path = Path(path)
     if is_stream(path):
         yield path
         return
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = _new_part(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = _new_part(target)
+    except OSError as error:
+        raise _refusal(path, error) from error
     try:
         yield part
         if sync:
@@ -47,9 +54,24 @@ def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
                 os.fsync(content.fileno())
         if target.is_file():
             shutil.copymode(target, part)
-        part.replace(target)
+        _replace(part, target, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _replace(part: Path, target: Path, path: Path) -> None:
+    try:
+        part.replace(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise _refusal(path, error) from error
+        shutil.copyfile(part, target)  # a single file that is mounted into a container cannot be renamed over
+
+
+def _refusal(path: Path, error: OSError) -> AtrousError:
+    return AtrousError(
+        f"cannot write {path}: {error.strerror or error}. The file before it is untouched; give another name."
+    )
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:

@@ -26,20 +26,26 @@ class ForkLock:
 
     def __init__(self, lost: str = "") -> None:
         self._lock, self._message, self._lost = threading.Lock(), lost, False
+        self._owner: int | None = None
         _locks.add(self)
 
     def __enter__(self) -> None:
         if self._lost:
             raise AtrousError(self._message)
         self._lock.acquire()
+        self._owner = threading.get_ident()
 
     def __exit__(self, *error: object) -> None:
+        self._owner = None
         self._lock.release()
 
     def after_fork(self) -> None:
-        """In a child: a free lock, or one that is lost."""
-        self._lost |= bool(self._message) and self._lock.locked()
-        self._lock = threading.Lock()
+        """In a child: a free lock, one that is lost, or one that its owner, the thread that forked, still holds."""
+        locked, self._lock = self._lock.locked(), threading.Lock()
+        if locked and self._owner == threading.get_ident():
+            self._lock.acquire()
+            return
+        self._lost |= bool(self._message) and locked
 
 
 _locks: WeakSet[ForkLock] = WeakSet()

@@ -143,15 +143,17 @@ def _check_place(output: Output) -> None:
         raise AtrousError(
             f"{output.path} exists and is no {output.kind} of atrous but a folder. Choose another --{output.flag}."
         )
-    above = output.path.parent
+    above = Path(os.path.realpath(output.path)).parent  # where the temporary file will be
     while not above.exists() and above != above.parent:
         above = above.parent
     if not above.is_dir():
         raise AtrousError(
             f"cannot make the folder {output.path.parent}: {above} is no folder. Choose another --{output.flag}."
         )
-    if not os.access(output.path if output.path.exists() else above, os.W_OK):
+    if output.path.exists() and not os.access(output.path, os.W_OK):
         raise AtrousError(f"{output.flag} is {output.path}, which may not be written; give another name.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise AtrousError(f"{output.flag} is {output.path}, but {above} may not be written; give another name.")
 
 
 def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:

@@ -27,7 +27,15 @@ from atrous.errors import AtrousError
 from atrous.inference.exported import INFO_KEY, WEIGHTS_KEY
 from atrous.learning.recipe import to_recipe, write_recipe
 from atrous.model_file import read_info
-from atrous.outputs import is_our_json, is_our_page, is_our_picture, save_json, save_picture
+from atrous.outputs import (
+    check_outputs,
+    is_our_json,
+    is_our_page,
+    is_our_picture,
+    json_output,
+    save_json,
+    save_picture,
+)
 from atrous.run_folder import RUN_FILES
 
 #: Verbs that write no file.
@@ -333,3 +341,15 @@ def test_a_foreign_safetensors_file_is_no_model_of_ours(model, place, capsys):
     save_file({"w": torch.ones(2)}, place / "theirs.safetensors")
     words = ["evaluate", "model.safetensors", "data", "--crf", "deeplabv1", "--save-crf", "theirs.safetensors"]
     assert "no model file of atrous" in refused_and_unchanged(words, place, capsys)
+
+
+def test_a_file_in_a_folder_that_may_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    """A new file takes the old one's place, so the folder counts; of a link the folder that it leads to."""
+    folder = tmp_path / "closed"
+    save_json({}, folder / "scores.json")
+    (tmp_path / "link.json").symlink_to(folder / "scores.json")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and allowed(path, mode))  # root may all
+    for path in (folder / "scores.json", folder / "new.json", tmp_path / "link.json"):
+        with pytest.raises(AtrousError, match="closed may not be written; give another name"):
+            check_outputs("evaluate", [json_output("json", path)], [])

@@ -361,3 +361,17 @@ def test_a_mask_that_cannot_be_written_whole_is_not_there(model, photos, tmp_pat
     assert run(model, photos, "--out", tmp_path / "out") == 1
     assert names(tmp_path / "out") == ["0.png", "2.png", "grey.png", "odd.png"]
     assert "1.png cannot be written: [Errno 28] No space left" in capsys.readouterr().out
+
+
+def test_masks_beside_the_pictures_are_not_segmented_again(model, photos, tmp_path, capsys):
+    folder = tmp_path / "jpegs"
+    folder.mkdir()
+    for index in range(2):
+        Image.open(photos / f"{index}.png").save(folder / f"{index}.jpg")
+    first = {path: path.read_bytes() for path in predict(model, [folder], out=folder, device="cpu")}
+    for _ in range(2):
+        again = {path: path.read_bytes() for path in predict(model, [folder], out=folder, device="cpu")}
+        assert again == first
+        assert "2 picture(s) in" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["0.jpg", "0.png", "1.jpg", "1.png"]
+    assert find_pictures([folder / "0.png"]) == [folder / "0.png"]

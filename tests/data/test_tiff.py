@@ -381,3 +381,12 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path):
     )
     with pytest.raises(TooLarge, match="90 bands"):
         decode_pixels((tmp_path / "b.tif").read_bytes(), 200 * 100)
+
+
+def test_a_file_beside_it_that_is_no_tiff_is_no_mask(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.full((3, 4, 3), 7, np.uint8)).save(path)
+    for content in (b"", b"notes of another program"):
+        Path(f"{path}.msk").write_bytes(content)
+        with TiffPicture(path) as picture:
+            assert picture._beside is None

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import atrous
+from atrous.forks import ForkLock
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -159,3 +160,18 @@ def test_a_crf_of_a_segmenter_works_in_forked_children_in_tiles(model):
     print(all(alike(*both) for both in zip(expected, found)))
     """
     assert run(code, model, "torch") == ["True"]
+
+
+@pytest.mark.parametrize("lost", ["the thread is lost", ""])
+def test_a_thread_that_forks_while_it_holds_a_lock_goes_on_in_the_child(lost):
+    lock = ForkLock(lost)
+    with lock:
+        child = os.fork()
+        held = lock._lock.locked()
+    if child == 0:
+        try:
+            with lock:
+                os._exit(0 if held else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

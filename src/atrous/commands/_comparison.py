@@ -10,7 +10,7 @@ import yaml
 
 import atrous
 from atrous import charts
-from atrous.commands._measured import in_words
+from atrous.commands._recorded_options import options_in_words
 from atrous.commands.report import PER_CENT, duration, percent, template
 from atrous.run_folder import Record, Run, known, points
 
@@ -80,8 +80,10 @@ def remarks(runs: Sequence[Run]) -> list[str]:
             said.append("So small a difference may be chance: train with several seeds to know.")
     if len({(str(run.data), run.evaluation.get("split")) for run in runs}) > 1:
         said.append("These runs were measured on different data or splits: their scores cannot be compared.")
-    if len({in_words(run.evaluation) for run in runs if run.evaluation}) > 1:
-        how = "; ".join(f"{run.folder.resolve().name}: {in_words(run.evaluation)}" for run in runs if run.evaluation)
+    if len({options_in_words(run.evaluation) for run in runs if run.evaluation}) > 1:
+        how = "; ".join(
+            f"{run.folder.resolve().name}: {options_in_words(run.evaluation)}" for run in runs if run.evaluation
+        )
         said.append(f"These runs were measured in different ways ({how}), which changes scores, too.")
     said += [run.damaged for run in runs if run.damaged]
     return said

@@ -28,7 +28,7 @@ from atrous.inference.picture_input import Found
 from atrous.inference.prediction import Prediction, table_of
 from atrous.inference.segmenter import Segmenter, info_of
 from atrous.inference.tiles import Counted
-from atrous.outputs import check_outputs, json_output, model_inputs, picture_output, save_picture
+from atrous.outputs import check_outputs, is_our_picture, json_output, model_inputs, picture_output, save_picture
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -189,13 +189,18 @@ def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """Files, the pictures in folders and what glob patterns match, each once, in order.
 
+    In a folder, pictures that atrous wrote are passed over: masks may lie beside the pictures.
+
     Raises:
         AtrousError: a path that is nothing, or no picture in the end.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            matches = sorted(file for file in path.iterdir() if _is_picture(file))
+            candidates = sorted(file for file in path.iterdir() if _is_picture(file))
+            matches = [file for file in candidates if not is_our_picture(file)]
+            if len(matches) < len(candidates):
+                _say(f"{len(candidates) - len(matches)} picture(s) in {path} are passed over: atrous wrote them")
             for note in passed_over_notes([path]):
                 console.print(escape(note))
         elif path.exists():

@@ -13,7 +13,13 @@ import numpy as np
 import atrous
 from atrous import charts
 from atrous.atomic_write import write_text
-from atrous.commands._measured import evaluate_command, in_words, measured_layout, measured_model, segmenter_options
+from atrous.commands._recorded_options import (
+    evaluate_command,
+    measured_layout,
+    measured_model,
+    options_in_words,
+    segmenter_options,
+)
 from atrous.errors import AtrousError
 from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
@@ -363,7 +369,7 @@ def provenance(run: Run) -> dict[str, str]:
     lines = {
         "Measured model": str(measured.get("model", "")),
         "Data": run.data,
-        "Measured with": in_words(measured),
+        "Measured with": options_in_words(measured),
         "Measured on": run.written.strftime("%Y-%m-%d %H:%M") if measured else "",
     }
     for name, value in run.model_info.get("provenance", {}).items():

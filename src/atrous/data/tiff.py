@@ -37,6 +37,11 @@ def is_tiff(start: bytes) -> bool:
     return start[:4] in TIFF_STARTS
 
 
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
 class TiffPicture:
     """A TIFF, open for reading; to be closed, or used in a `with` statement.
 
@@ -84,7 +89,8 @@ class TiffPicture:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages()
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
-                self._beside = TiffPicture(beside) if beside is not None and beside.is_file() else None
+                if beside is not None and beside.is_file() and is_tiff(_start_of(beside)):
+                    self._beside = TiffPicture(beside)
             except BaseException:
                 self.close()
                 raise

@@ -68,7 +68,7 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
-def in_words(evaluation: Record) -> str:
+def options_in_words(evaluation: Record) -> str:
     """The recorded options in words, such as "torch, float32, scales 0.5 1, flip"; "" where nothing was recorded."""
     scales, stride, values = (evaluation.get(name) for name in ("scales", "output_stride", "range"))
     parts = [

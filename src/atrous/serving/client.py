@@ -201,13 +201,19 @@ def _address_of(name: str) -> str:
 
 
 def _content(picture: Picture, image: np.ndarray) -> bytes:
-    """A picture's file, as it is where the server knows its kind, else as a PNG."""
+    """A picture's file, as it is where the server knows its kind, else as a PNG, or a TIFF for arrays of four bands."""
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in SENT_AS_THEY_ARE:
         return Path(picture).read_bytes()
     if image.dtype == np.float32 or image.shape[2] not in (1, 3, 4):
         raise AtrousError(
             f"a picture that is sent has 1, 3 or 4 channels of uint8 or uint16, got {image.shape[2]} of {image.dtype}."
         )
+    if isinstance(picture, np.ndarray) and image.shape[2] == 4:  # a PNG would make the fourth channel an alpha
+        import tifffile
+
+        file = io.BytesIO()
+        tifffile.imwrite(file, image, photometric="rgb", extrasamples=["unspecified"], compression="zlib")
+        return file.getvalue()
     import cv2
 
     return cv2.imencode(".png", image[..., [2, 1, 0, 3][: image.shape[2]]] if image.shape[2] > 1 else image)[

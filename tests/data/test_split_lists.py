@@ -169,3 +169,38 @@ def test_a_split_answers_to_its_other_names(tmp_path):
     write(tmp_path, "splits/valid.txt", "d\n")
     opened = open_dataset(tmp_path)
     assert opened.split("valid") == opened.split("val") == opened.split("validation")
+
+
+NUMBERED = {
+    "a class under label": ("splits/train.csv", "image,label\n7.png,0\n4.png,1\n", [("7", "7.png"), ("4", "4.png")]),
+    "a fold without a head": ("splits/train.csv", "7.png,0\n4.png,1\n", [("7", "7.png"), ("4", "4.png")]),
+    "an index of pandas": ("splits/train.csv", "0,7.png\n1,4.png\n", [("7", "7.png"), ("4", "4.png")]),
+    "an index of pandas and a head": (
+        "splits/train.csv",
+        ",image\n0,7.png\n1,4.png\n",
+        [("7", "7.png"), ("4", "4.png")],
+    ),
+    "a number under seg": ("splits/train.csv", "id,seg\n7,5\n4,2\n", [("7", "7.png"), ("4", "4.png")]),
+    "a number under mask": ("splits/train.csv", "image,mask\n7.png,5\n4.png,2\n", [("7", "7.png"), ("4", "4.png")]),
+    "two numbers": ("splits/train.csv", "4.png,3,5\n7.png,1,2\n", [("4", "4.png"), ("7", "7.png")]),
+    "a fraction in a text": ("splits/train.txt", "7.png 0.5\n4.png 0.25\n", [("7", "7.png"), ("4", "4.png")]),
+    "a number in JSON": ("splits/train.json", '[{"image": "7.png", "seg": "5"}]', [("7", "7.png")]),
+    "masks by name": ("splits/train.csv", "7.png,5.png\n4.png,2.png\n", [("7", "5.png"), ("4", "2.png")]),
+    "masks by name under seg": ("splits/train.csv", "image,seg\n7.png,5.png\n", [("7", "5.png")]),
+}
+
+
+@pytest.mark.parametrize("form", NUMBERED)
+def test_a_number_beside_a_picture_is_no_mask(tmp_path, form):
+    name, text, expected = NUMBERED[form]
+    dataset(tmp_path, tuple(map(str, range(12))))
+    write(tmp_path, name, text)
+    found = [(item.name, item.mask and item.mask.name) for item in open_dataset(tmp_path).split("train")]
+    assert found == expected
+
+
+def test_columns_that_nothing_tells_apart_are_refused(tmp_path):
+    dataset(tmp_path, tuple(map(str, range(12))))
+    write(tmp_path, "splits/train.csv", "0,7\n1,4\n")
+    with pytest.raises(AtrousError, match="name the pictures' column 'image'"):
+        open_dataset(tmp_path)

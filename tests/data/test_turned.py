@@ -54,3 +54,14 @@ def test_what_cannot_be_told_is_said(tmp_path):
         found for found in examine(dataset(tmp_path, 3, True, plain=True)).warnings if found.kind == "turned_by_exif"
     ]
     assert "cannot be told" in warned[0].examples[0]
+
+
+def test_masks_that_are_wrong_are_found_behind_those_that_are_right(tmp_path):
+    root = dataset(tmp_path / "right", 3, False)
+    wrong = dataset(tmp_path / "wrong", 3, True)
+    for folder in ("images", "masks"):
+        for path in sorted((wrong / folder).iterdir()):
+            path.rename(root / folder / f"z{path.name}")
+    found = next(found for found in examine(root).warnings if found.kind == "turned_by_exif")
+    assert "the masks of 6 fit the stored pixels" in found.message
+    assert all("z" in example.partition(":")[0] for example in found.examples)

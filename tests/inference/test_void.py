@@ -1,14 +1,19 @@
 """Pixels without data are 255 in masks, and other pixels do not feel them."""
 
+import io
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
 import atrous
+from atrous.data.labels import default_colors
 from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
+from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
+from atrous.serving import answers
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +76,19 @@ def test_a_jpeg_2000_with_boxes_behind_its_codestream_is_read_and_one_cut_short_
     (tmp_path / "cut.jp2").write_bytes(content[: len(content) // 2])
     with pytest.raises(AtrousError, match="no end"):
         read_pixels(tmp_path / "cut.jp2")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 16, 17, 254])
+def test_a_mask_file_keeps_void_whatever_the_number_of_classes(classes, tmp_path):
+    from dataclasses import replace
+
+    info = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=classes).info
+    table = {"classes": tuple(map(str, range(classes))), "colors": default_colors(classes)}
+    info = replace(info, **table, raw=tuple((index,) for index in range(classes)))
+    mask = np.full((9, 300), 255, np.uint8)
+    mask[:5, :classes] = np.arange(classes)
+    prediction = Prediction(mask, np.zeros((9, 300, 3), np.uint8), info)
+    prediction.save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), mask)
+    sent = Image.open(io.BytesIO(answers.write(prediction, answers.Asked("mask", 0.5, False))))
+    assert np.array_equal(np.asarray(sent), mask)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.dataset import Item
+from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.split_names import SPELLINGS, canonical_split
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
@@ -45,6 +46,8 @@ mask masks label label_path label_name mask_path mask_name mask_file maskpath an
 segmentation seg seg_map seg_path gt
 """
 _MASK_HEADS = frozenset(_MASK_WORDS.split())
+# under these heads there may be a class, a fold or a count as well as a mask
+_DOUBTFUL_MASK_HEADS = frozenset(["label", "annotation", "ann", "segmentation", "seg", "gt"])
 _SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
 
 
@@ -250,7 +253,7 @@ def _line_row(line: str) -> Row:
     words = [word.strip() for word in re.split(r"[,;\t]", line) if word.strip()]
     if len(words) < 2:
         words = line.split()
-    paired = len(words) == 2 and all(Path(word).suffix for word in words)
+    paired = len(words) == 2 and all(map(_names_file, words))
     return Row(line, words[1]) if paired else Row(line)
 
 
@@ -288,11 +291,30 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
         if image is None:
             raise AtrousError(f"{path}: no column names the pictures; call one 'image'.")
         table = table[1:]
+        if mask is not None and not _is_mask_column(head[mask], [_cell(cells, mask) for cells in table]):
+            mask = None
     else:
-        width = max(map(len, table))
-        split = next((index for index in range(1, width) if _all_splits(table, index)), None)
-        image, mask = 0, next((index for index in range(1, width) if index != split), None)
+        columns = range(max(map(len, table)))
+        split = next((index for index in columns[1:] if _all_splits(table, index)), None)
+        files = [index for index in columns if all(_names_file(_cell(cells, index)) for cells in table)]
+        if not files and len(columns) > 1 + (split is not None):
+            raise AtrousError(
+                f"{path}: several columns and no head; name the pictures' column 'image' in a first line."
+            )
+        image, mask = [*(files or [0]), None, None][:2]
     return [Row(_cell(cells, image) or "", _cell(cells, mask), _cell(cells, split)) for cells in table]
+
+
+def _is_mask_column(head: str, cells: list[str | None]) -> bool:
+    """Whether a column names masks: all its cells are picture files, or its head says mask and no cell is a number."""
+    if all(map(_names_file, cells)):
+        return True
+    return head not in _DOUBTFUL_MASK_HEADS and not any(cell and cell.replace(".", "").isdigit() for cell in cells)
+
+
+def _names_file(cell: str | None) -> bool:
+    """Whether a text ends as a picture's or a mask's file does."""
+    return Path(cell or "").suffix.lower() in PICTURE_SUFFIXES
 
 
 def _all_splits(table: list[list[str]], index: int) -> bool:
@@ -335,11 +357,16 @@ def _json_row(entry: Any, split: str | None, refusal: AtrousError) -> Row:
     if not isinstance(entry, dict):
         raise refusal
     image, mask, named = (
-        next((value for key, value in entry.items() if key.lower() in names and isinstance(value, str)), None)
+        next(
+            ((key.lower(), value) for key, value in entry.items() if key.lower() in names and isinstance(value, str)),
+            None,
+        )
         for names in (_IMAGE_HEADS, _MASK_HEADS, _SPLIT_HEADS)
     )
     if image is None:
         raise refusal
+    mask = mask[1] if mask is not None and _is_mask_column(mask[0], [mask[1]]) else None
+    image, named = image[1], None if named is None else named[1]
     return Row(image, mask, named or split)
 
 

@@ -13,6 +13,8 @@ from atrous.data.survey import Pair
 from atrous.errors import AtrousError
 
 _CLEARLY = 1.3  # times better, from which a mask counts as drawn on one of the two
+#: Turned pictures that are judged at most, evenly chosen (up to twice as many where they do not divide).
+MOST_JUDGED = 100
 _INVERSE = {6: 8, 8: 6}  # a quarter left undoes one right; every other orientation undoes itself
 
 
@@ -31,19 +33,25 @@ def find_turned(dataset: Dataset, pairs: list[Pair]) -> list[Finding]:
         for pair in pairs
         if pair.turned and pair.picture and pair.mask and pair.picture.size == pair.mask.size and pair.item.mask
     ]
-    verdicts = {pair.item: _verdict(pair) for pair in turned[:SHOWN]}
-    if not turned or all(verdict == "upright" for verdict, _ in verdicts.values()):
+    judged = turned[:: max(1, len(turned) // MOST_JUDGED)]
+    verdicts = [(pair, *_verdict(pair)) for pair in judged]
+    stored = [(pair, words) for pair, verdict, words in verdicts if verdict == "stored"]
+    doubtful = [(pair, words) for pair, verdict, words in verdicts if verdict == "unknown"]
+    if not stored and 2 * len(doubtful) <= len(judged):  # a symmetric mask among clear ones says nothing
         return []
+    wrong = stored + doubtful
     return [
         Finding(
             "turned_by_exif",
             "Pictures are turned by their EXIF tag, as viewers show them, and masks without one must be drawn on the "
             "upright picture. Programs that ignore the tag draw on the stored pixels: look whether the masks fit. If "
-            "they do not, turn the masks, or save the pictures upright and without the tag.",
+            "they do not, turn the masks, or save the pictures upright and without the tag. Of "
+            f"{len(turned)} turned pictures {len(judged)} were judged: the masks of {len(stored)} fit the stored "
+            f"pixels, those of {len(doubtful)} neither clearly.",
             len(turned),
             tuple(
-                f"{shown(dataset, pair.item.image)}: orientation {pair.turned}; {verdicts[pair.item][1]}"
-                for pair in turned[:SHOWN]
+                f"{shown(dataset, pair.item.image)}: orientation {pair.turned}; {words}"
+                for pair, words in wrong[:SHOWN]
             ),
         )
     ]

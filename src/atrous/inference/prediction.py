@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from atrous.models.info import Info
 
 
+#: Of pixels without data in palette masks: Pascal VOC's colour for what is not labelled.
+NO_DATA_COLOR = (224, 224, 192)
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """One picture's mask, and what it takes to show or store it.
@@ -40,9 +44,12 @@ class Prediction:
         return f"Prediction({height}×{width}: {shares})"
 
     def palette_image(self) -> Image.Image:
-        """The mask as an indexed picture with the model's colours."""
+        """The mask as an indexed picture with the model's colours; 255, where there is no data, has one of its own."""
+        palette = np.zeros((256, 3), np.uint8)  # all of it: Pillow cuts indices to the bits that a shorter one needs
+        palette[: len(self.info.colors)] = self.info.colors
+        palette[IGNORE_INDEX] = NO_DATA_COLOR
         picture = Image.fromarray(self.mask)
-        picture.putpalette([channel for color in self.info.colors for channel in color])
+        picture.putpalette(palette.tobytes())
         return picture
 
     def raw_mask(self) -> np.ndarray:

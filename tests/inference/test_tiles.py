@@ -254,8 +254,32 @@ def test_tiles_are_told_what_image_pooling_sees_of_the_whole_picture(segmenter, 
 
 
 def test_tiles_begin_on_the_grid_at_every_scale(segmenter):
-    assert AnySize(Segmenter(segmenter_model(), engine="torch", scales=(0.5, 0.75, 1.0)))._grid == 128
-    assert AnySize(segmenter)._grid == 32
+    for scales, grid in (((0.5, 0.75, 1.0), 128), ((0.6,), 160), ((1.2, 0.3), 320), ((0.7,), 320), ((0.35,), 640)):
+        looking = segmenter.looking(scales=scales)
+        assert AnySize(looking)._grid_for(2048) == grid
+    assert AnySize(segmenter)._grid_for(2048) == 32
+
+
+@pytest.mark.parametrize(("scales", "grid"), [((0.3,), 320), ((0.6, 1.2), 160), ((0.7,), 320)])
+def test_tiles_at_scales_that_are_not_quarters_begin_where_the_network_samples_or_it_is_said(segmenter, scales, grid):
+    image, said = np.random.default_rng(3).integers(0, 255, (64, 1000, 3), np.uint8), []
+    looking = segmenter.looking(scales=scales)
+    sink, expected = ArraySink(64, 1000), ArraySink(64, 1000)
+    pooled, _ = mean_features(looking.features, ArraySource(image), 512, grid=grid)
+    segment_tiles(lambda i, v: looking.segment(i, v, pooled), ArraySource(image), expected, 512, 128, grid=grid)
+    AnySize(looking, tile=512, say=said.append).windows(ArraySource(image), sink)
+    assert np.array_equal(sink.mask, expected.mask) and said == []
+    AnySize(looking, tile=128, overlap=64, say=said.append)(image)
+    assert len(said) == 1 and "do not lie on the network's grid" in said[0]
+
+
+def test_an_overlap_is_refused_only_where_there_are_tiles(segmenter, image):
+    sink, any_size = ArraySink(300, 420), AnySize(segmenter, overlap=3000)
+    any_size.windows(ArraySource(image), sink)
+    assert np.array_equal(sink.mask, any_size(image))
+    assert np.array_equal(sink.mask, segmenter.segment(image))
+    with pytest.raises(AtrousError, match="tiles of 256 px with 3000 px of overlap"):
+        AnySize(segmenter, overlap=3000, memory=predict_bytes(segmenter.info, 300, 420) / 1e9 - 0.001)(image)
 
 
 def test_what_has_no_image_pooling_needs_no_first_pass(image):

@@ -14,7 +14,7 @@ import numpy as np
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.pixels import fill_missing
 from atrous.errors import AtrousError
-from atrous.inference.memory import limit_bytes, predict_bytes
+from atrous.inference.memory import CRF_BYTES, CRF_LATTICE, limit_bytes, predict_bytes
 from atrous.inference.tiles import (
     GRID,
     ArraySink,
@@ -38,8 +38,12 @@ Progress = Callable[[int, int], object] | None
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Pixels that neighbours share at most by default: how far most networks see, from both sides (docs/big-pictures.md).
 OVERLAP = 512
-#: Pictures of so few pixels are not predicted: they fit everywhere, and predicting takes a second.
+#: Bytes per pixel of a network, roughly, to which a CRF's are compared before anything is counted.
+NETWORK_BYTES = 512
+#: Pictures of so few pixels that the network sees, more with a CRF, are not predicted: they fit everywhere.
 SURELY_FITS = 2**21
+#: Largest denominators of the scales as fractions for which a grid is looked for, the most exact first: 0.35 = 7/20.
+DENOMINATORS = (20, 4, 1)
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
 WINDOWS_BYTES = 0.3e9
 
@@ -71,9 +75,12 @@ class AnySize:
         self._ran_out_above: int | None = None
         # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
         factors = [segmenter.info.preprocessing.enlarge * scale for scale in segmenter.scales]
-        self._grid = GRID * math.lcm(*(Fraction(factor).limit_denominator(4).denominator for factor in factors))
+        self._grids = [
+            GRID * math.lcm(*(Fraction(factor).limit_denominator(most).denominator for factor in factors))
+            for most in DENOMINATORS
+        ]
         limit_bytes(memory)
-        plan(1, 1, tile or TILES[0], self._overlap_of(tile or TILES[0]), self._grid)
+        plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), self._overlap_of(tile or TILES[0]))
 
     def __call__(
         self,
@@ -114,7 +121,7 @@ class AnySize:
             progress: called after each tile with how many are done, and how many there are.
         """
         height, width, _ = source.shape
-        tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, self._grid)
+        tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, GRID) + (self.overlap or 0)
         prepared, looked, seen = _Prepared(source, self.segmenter), tile, self._seen(*source.shape[:2])
         while True:
             try:
@@ -130,7 +137,7 @@ class AnySize:
             tile,
             self._overlap_of(tile),
             progress,
-            self._grid,
+            self._grid_for(tile),
             seen,
         )
         if prepared.largest:
@@ -147,19 +154,37 @@ class AnySize:
     def _overlap_of(self, tile: int) -> int:
         return overlap_of(tile, self.overlap)
 
+    def _grid_for(self, tile: int) -> int:
+        """Multiples at which tiles of this size begin: the most exact grid of the scales that leaves them a step."""
+        room = tile - self._overlap_of(tile)
+        return next((grid for grid in self._grids if grid <= room), GRID)
+
+    def _say_off_grid(self, tile: int, name: str) -> None:
+        if self._seen(1, 1) is None and self._grid_for(tile) != self._grids[0]:
+            self.say(
+                f"{name}: tiles of {tile} px do not lie on the network's grid at all these scales, which takes tiles "
+                f"of {self._grids[0]} px more than their overlap: the mask differs a little from that of the whole."
+            )
+
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0) -> int | None:
         """The size of this picture's tiles, None for the whole picture at once; says why."""
         given = self.tile or self._ran_out_above
         if given is not None:
-            return given if max(height, width) > given else None
-        if self.memory is None and height * width <= SURELY_FITS:
+            if max(height, width) <= given:
+                return None
+            self._say_off_grid(given, name)
+            return given
+        info, crf = self.segmenter.info, self.segmenter.crf is not None
+        weight = (info.preprocessing.enlarge * max(1.0, *self.segmenter.scales)) ** 2
+        weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if crf else 0
+        if self.memory is None and height * width * weight <= SURELY_FITS:
             return None
-        limit, crf = limit_bytes(self.memory, self.segmenter.engine.device), self.segmenter.crf is not None
-        predict = partial(predict_bytes, self.segmenter.info, crf=crf, scale=max(self.segmenter.scales))
+        limit = limit_bytes(self.memory, self.segmenter.engine.device)
+        predict = partial(predict_bytes, info, crf=crf, scale=max(self.segmenter.scales))
         whole = besides + predict(height, width)
         if whole <= limit:
             return None
-        needs = {tile: besides + predict(tile, tile) for tile in TILES}
+        needs = {tile: besides + predict(*[tile + self._grid_for(tile) - GRID] * 2) for tile in TILES}
         tile = next((tile for tile in TILES if needs[tile] <= limit), None)
         if tile is None and self.memory is not None:
             raise AtrousError(
@@ -168,11 +193,12 @@ class AnySize:
             )
         tile = tile or TILES[-1]
         overlap = self._overlap_of(tile)
-        count = len(plan(height, width, tile, overlap, self._grid, self._seen(height, width)))
+        count = len(plan(height, width, tile, overlap, self._grid_for(tile), self._seen(height, width)))
         self.say(
             f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
             f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
         )
+        self._say_off_grid(tile, name)
         return tile
 
     def _segment(
@@ -195,7 +221,8 @@ class AnySize:
                 if pooled is None:
                     pooled, _, progress = self._pooled(source, tile, progress)
                 segment = partial(self.segmenter.segment, pooled=pooled)
-                segment_tiles(segment, source, sink, tile, overlap, progress, self._grid, self._seen(height, width))
+                grid, seen = self._grid_for(tile), self._seen(height, width)
+                segment_tiles(segment, source, sink, tile, overlap, progress, grid, seen)
                 return sink.mask
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
@@ -206,8 +233,8 @@ class AnySize:
 
     def _smaller(self, error: Exception, size: int) -> int:
         """The size of tiles to go on with after memory ran out; raises all other errors, and where none is left."""
-        smaller = size // 2 // self._grid * self._grid
-        if not is_out_of_memory(error) or smaller < max(TILES[-1], self._overlap_of(smaller) + self._grid):
+        smaller = size // 2 // GRID * GRID
+        if not is_out_of_memory(error) or smaller < max(TILES[-1], self._overlap_of(smaller) + GRID):
             raise error
         return smaller
 
@@ -220,9 +247,10 @@ class AnySize:
             return None, Work(0, 0, 0, 0), progress
         show = progress or (lambda done, total: None)
         seen = self._seen(height, width)
-        first, second = (len(plan(height, width, tile, over, self._grid, seen)) for over in (0, self._overlap_of(tile)))
+        grid, overlap = self._grid_for(tile), self._overlap_of(tile)
+        first, second = (len(plan(height, width, tile, over, grid, seen)) for over in (0, overlap))
         means, work = mean_features(
-            self.segmenter.features, source, tile, lambda done, _: show(done, first + second), self._grid, seen
+            self.segmenter.features, source, tile, lambda done, _: show(done, first + second), grid, seen
         )
         return means or None, work, lambda done, _: show(first + done, first + second)
 

@@ -46,6 +46,18 @@ SURELY_FITS = 2**21
 DENOMINATORS = (20, 4, 1)
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
 WINDOWS_BYTES = 0.3e9
+#: What errors say, in small letters, where memory ran out: torch, C++, CUDA's libraries, numpy and OpenVINO.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "failed to allocate",
+    "unable to allocate",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error_host_allocation_failed",
+)
 
 
 class AnySize:
@@ -273,8 +285,7 @@ def overlap_of(tile: int, overlap: int | None) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True, eq=False)

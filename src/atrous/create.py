@@ -64,7 +64,13 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     from atrous.learning.transfer import start_from
     from atrous.models.same_padding import pads_unevenly
 
-    kind, differing = kind_of_pictures(dataset, recipe.data.train, recipe.data.pages)
+    kind, differing = kind_of_pictures(
+        dataset,
+        recipe.data.train,
+        recipe.data.pages,
+        val=recipe.data.val,
+        in_channels=recipe.model.in_channels,
+    )
     table, init = dataset.classes, recipe.model.init
     channels = recipe.model.in_channels or kind.channels
     if differing and fresh and not recipe.model.in_channels:

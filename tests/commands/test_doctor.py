@@ -394,10 +394,10 @@ FAULTS = [MemoryError(), KeyError("tag"), RuntimeError("no codec")]
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 @pytest.mark.parametrize("reader", ["read_pixels", "read_raw_mask"])
 def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, reader, fault):
-    def read(path):
+    def read(path, *more):
         if path.name == "a.png":
             raise fault
-        return real(path)
+        return real(path, *more)
 
     real = getattr(survey_module, reader)
     monkeypatch.setattr(survey_module, reader, read)

@@ -59,6 +59,18 @@ def test_a_geotiff_becomes_a_geotiff(model, picture, tmp_path):
     assert record["work"]["tiles"] == 1
 
 
+def test_the_mask_of_a_jpeg_2000_lies_where_the_picture_does(model, picture, tmp_path):
+    path = tmp_path / "scene.jp2"
+    fixed = {"driver": "JP2OpenJPEG", "count": 3, "height": 240, "width": 320, "dtype": picture.dtype}
+    with rasterio.open(path, "w", QUALITY="100", REVERSIBLE="YES", **fixed, **PLACE) as file:
+        file.write(picture.transpose(2, 0, 1))
+    assert run(model, path, "--out", tmp_path / "out") == 0
+    with rasterio.open(tmp_path / "out/scene.tif") as file:
+        assert file.transform == PLACE["transform"]
+        assert file.crs.to_epsg() == 32632
+        assert np.array_equal(file.read(1), Segmenter(model, device="cpu", precision="float32")(picture).mask)
+
+
 def test_coordinates_that_would_be_lost_without_rasterio_are_said(model, picture, tmp_path, capsys, monkeypatch):
     save(tmp_path / "scene.tif", picture, **PLACE)
     Image.fromarray(picture).save(tmp_path / "plain.tif")

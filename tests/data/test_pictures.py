@@ -336,3 +336,20 @@ def test_a_kind_is_that_of_the_pixels(values, shape, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros(shape, values))
     kind, pixels = read_kind(tmp_path / "a.png"), read_pixels(tmp_path / "a.png")
     assert (kind.channels, kind.dtype) == (pixels.channels, pixels.values.dtype.name)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
+@pytest.mark.parametrize(
+    "exif",
+    [b"II", b"Exif\0\0MM\0*", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01", bytes(40)],
+)  # fmt: skip
+def test_a_broken_exif_chunk_hides_no_pixels(tmp_path, suffix, exif):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8))
+    options = {"lossless": True} if suffix == ".webp" else {}
+    plain = saved(tmp_path / f"plain{suffix}", picture, **options)
+    broken = saved(tmp_path / f"broken{suffix}", picture, exif=exif, **options)
+    assert broken.stat().st_size > plain.stat().st_size
+    assert np.array_equal(read_picture(broken), read_picture(plain))
+    assert np.array_equal(decode_pixels(broken.read_bytes(), 10**6).values, read_picture(plain))
+    assert np.array_equal(read_raw_mask(broken), read_raw_mask(plain))
+    assert exif_orientation(broken) == 1

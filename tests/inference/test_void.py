@@ -8,7 +8,8 @@ import tifffile
 from PIL import Image
 
 import atrous
-from atrous.data.labels import default_colors
+from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.labels import ClassTable, default_colors
 from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
@@ -92,3 +93,46 @@ def test_a_mask_file_keeps_void_whatever_the_number_of_classes(classes, tmp_path
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), mask)
     sent = Image.open(io.BytesIO(answers.write(prediction, answers.Asked("mask", 0.5, False))))
     assert np.array_equal(np.asarray(sent), mask)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(3, np.uint8), (1, np.uint16), (3, np.uint16), (5, np.uint16)])
+def test_a_jpeg_2000_that_gdal_wrote(tmp_path, bands, dtype):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import from_origin
+
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (bands, 70, 90), dtype)
+    profile = {"crs": "EPSG:32632", "transform": from_origin(500000, 4600000, 10, 10)}
+    options = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES", **profile}
+    path = tmp_path / "a.jp2"
+    with rasterio.open(path, "w", count=bands, height=70, width=90, dtype=dtype, **options) as file:
+        file.write(values)
+    expected = values.transpose(1, 2, 0)
+    found = read_pixels(path).values
+    assert found.dtype == dtype and np.array_equal(found, expected)
+    source = GeoTiffSource(path, bands)
+    assert np.array_equal(source.read((5, 11, 20, 30)), expected[5:25, 11:41])
+    assert has_place_tags(path) and needs_windows(path, 1e9)
+
+
+def test_raw_masks_of_classes_that_mean_255(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    table = ClassTable(("ground", "object"), ((0, 0, 0), (255, 0, 0)), ((0,), (255,)))
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((20, 30, 3), np.uint8), photometric="rgb")
+    source, mask = GeoTiffSource(tmp_path / "a.tif", 3), np.zeros((20, 30), np.uint8)
+    mask[3:, 4:] = 1
+    with GeoTiffSink(tmp_path / "whole.tif", source, table, raw=True) as sink:
+        sink.write((0, 0, 20, 30), mask)
+    with rasterio.open(tmp_path / "whole.tif") as file:
+        assert np.array_equal(file.read(1), mask * 255) and file.nodata is None
+        assert file.colormap(1)[255] == (255, 0, 0, 255)
+    mask[0] = 255
+    with (
+        pytest.raises(AtrousError, match="without --raw"),
+        GeoTiffSink(tmp_path / "void.tif", source, table, raw=True) as sink,
+    ):
+        sink.write((0, 0, 20, 30), mask)
+    assert not (tmp_path / "void.tif").exists()
+    with GeoTiffSink(tmp_path / "void.tif", source, table) as sink:
+        sink.write((0, 0, 20, 30), mask)
+    with rasterio.open(tmp_path / "void.tif") as file:
+        assert np.array_equal(file.read(1), mask) and file.nodata == 255

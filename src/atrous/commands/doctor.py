@@ -60,14 +60,28 @@ def doctor(
     return 2 if diagnosis.errors else 0
 
 
-def examine_with_progress(data: Path, layout: str | None, *, train: str = "train", val: str = "val") -> Diagnosis:
+def examine_with_progress(
+    data: Path,
+    layout: str | None,
+    *,
+    train: str = "train",
+    val: str = "val",
+    pages: str = "first",
+    in_channels: int | None = None,
+) -> Diagnosis:
     """Examine a dataset behind a progress bar with the time left; see ``examine``."""
     # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None, note="")
         return examine(
-            data, layout, lambda done, total: bar.update(task, completed=done, total=total), train=train, val=val
+            data,
+            layout,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            train=train,
+            val=val,
+            pages=pages,
+            in_channels=in_channels,
         )
 
 

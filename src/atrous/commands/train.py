@@ -226,7 +226,7 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
     counted: Mapping[str, Sequence[int]] = {}
     doctor: dict[str, Any] = {}
     if data.check:
-        counted, doctor = processes.by_first(lambda: _examined(data))
+        counted, doctor = processes.by_first(lambda: _examined(data, recipe.model.in_channels))
     dataset = open_dataset(data.root, data.layout)
     for note in dataset.notes:
         console.print(escape(note))
@@ -244,9 +244,11 @@ def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
         raise AtrousError(f"{data.root}: {' '.join(reasons)}")
 
 
-def _examined(data: Data) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
+def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
     """The pixels of each class by split, of data without errors, and the whole diagnosis; its warnings are printed."""
-    diagnosis = examine_with_progress(Path(data.root), data.layout, train=data.train, val=data.val)
+    diagnosis = examine_with_progress(
+        Path(data.root), data.layout, train=data.train, val=data.val, pages=data.pages, in_channels=in_channels
+    )
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:
         show_finding(finding, "[yellow]warning[/]")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from atrous.data.blended_edges import blended_values
+from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels
 from atrous.data.dataset import Dataset, NoClassesError, open_dataset
 from atrous.data.findings import Finding, find_errors, find_warnings
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
@@ -102,6 +103,8 @@ def examine(
     *,
     train: str = "train",
     val: str = "val",
+    pages: str = "first",
+    in_channels: int | None = None,
 ) -> Diagnosis:
     """Read every picture and mask of a dataset and say what is wrong with it.
 
@@ -111,6 +114,8 @@ def examine(
         progress: called with the pairs read and their total, after each.
         train: the split that a training would learn from.
         val: the split that it would choose the best weights on.
+        pages: as in `read_pixels`.
+        in_channels: that the model takes; None for what the training pictures have.
 
     Returns:
         The diagnosis; a dataset without a class table is examined too, and one is proposed.
@@ -120,7 +125,7 @@ def examine(
     """
     dataset, classes = _open(root, layout)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
-    pairs = survey(items, classes, progress)
+    pairs = survey(items, classes, progress, pages)
     of_image = {pair.item.image: pair for pair in pairs}
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
     blended = _blended(pairs, classes)
@@ -134,11 +139,13 @@ def examine(
         proposals = [replace(proposal, classes=None) for proposal in proposals]
     pixels, ignored = _count_pixels(by_split, classes)
     images = {name: len(part) for name, part in by_split.items()}
+    no_way = list(find_channels_without_a_way(dataset, by_split, train, val, in_channels))
     errors = (
         *find_errors(dataset, pairs, classes, proposals),
         *find_blended_edges(dataset, pairs, blended),
         *(finding for unknown, finding in mixed if unknown),
         *palettes,
+        *no_way,
     )
     # masks with errors have few labels, and that is said already
     unfit = obstacles(images, classes, {} if errors else pixels, train, val)
@@ -152,6 +159,7 @@ def examine(
         warnings=(
             *find_warnings(dataset, by_split, classes, pixels),
             *(finding for unknown, finding in mixed if not unknown),
+            *([] if no_way else find_mixed_channels(dataset, pairs)),
             *find_assumed_names(dataset, pairs, classes),
             *find_turned(dataset, pairs),
         ),

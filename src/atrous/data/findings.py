@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -86,7 +85,6 @@ def find_warnings(
         *_lossy_but_clean(dataset, pairs),
         *_doubtful_255(dataset, pairs, classes),
         *_void(dataset, pairs),
-        *_mixed_channels(dataset, pairs),
         *_all_ignored(dataset, pairs),
         *_empty_classes(pixels, classes),
         *_imbalance(pixels, classes),
@@ -243,19 +241,6 @@ def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | Non
             f"Masks hold only 0 and 255 where others hold '{classes.names[1]}'. 255 is ignored; if it is the "
             "foreground in these masks, write it as the others do.",
             odd,
-        )
-
-
-def _mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
-    if len(first) > 1:
-        counts = Counter(pair.picture.channels for pair in pairs if pair.picture)
-        kinds = ", ".join(f"{counts[channels]} with {channels}" for channels in sorted(first))
-        yield Finding(
-            "mixed_channels",
-            f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",
-            len(first),
-            tuple(f"{channels}: {shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
         )
 
 

@@ -161,14 +161,15 @@ class GeoTiffSink:
         like = source.place
         self.path, self._table, self._raw = Path(path), table, raw
         self._unfinished = ExitStack()
-        labels = np.array([[*range(len(table.names)), IGNORE_INDEX]], np.uint8)
-        values = self._values(labels)[0]
+        # a table whose classes mean 255 has no value for void; only a mask that holds some is refused then
+        void = [IGNORE_INDEX] if table.has_ignore_value or not raw else []
+        values = self._values(np.array([[*range(len(table.names)), *void]], np.uint8))[0]
         if values.ndim > 1:
             raise AtrousError("masks of colour triples cannot be GeoTIFFs of one band: leave --raw out.")
         profile: dict[str, Any] = {
             "driver": "GTiff", "dtype": values.dtype, "count": 1, "height": height, "width": width,
-            "crs": like.crs, "transform": like.transform, "nodata": values[-1].item(), "compress": "deflate",
-            "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER",
+            "crs": like.crs, "transform": like.transform, "nodata": values[-1].item() if void else None,
+            "compress": "deflate", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER",
         }  # fmt: skip
         try:
             self._part = self._unfinished.enter_context(atomic_path(path))
@@ -185,7 +186,8 @@ class GeoTiffSink:
         )
         if values.dtype == np.uint8:
             colors = {value: (*color, 255) for value, color in zip(values.tolist(), table.colors, strict=False)}
-            self._dataset.write_colormap(1, {**colors, values[-1].item(): (0, 0, 0, 0)})
+            clear = {values[-1].item(): (0, 0, 0, 0)} if void else {}
+            self._dataset.write_colormap(1, {**colors, **clear})
         self._rows = np.empty((0, width), values.dtype)  # not yet written, from self._top on
         self._top = 0
 

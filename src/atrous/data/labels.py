@@ -143,8 +143,8 @@ class ClassTable:
         if ignore is None:
             if (label == IGNORE_INDEX).any():
                 raise AtrousError(
-                    "the label has ignored pixels, but the class table gives no value to write for them; add "
-                    "one under ignore: in classes.yaml."
+                    "the label has ignored pixels, or pixels without data, but the class table gives no value to "
+                    "write for them; add one under ignore: in classes.yaml, or write class indices, without --raw."
                 )
             ignore = first[0]  # fills the table, never looked up
         table = np.empty((256, 3) if self.color_coded else 256, dtype=_smallest_dtype([*first, ignore]))
@@ -186,6 +186,11 @@ class ClassTable:
     def to_yaml(self, path: Path | str) -> None:
         """Write the table to ``path``, atomically, to be read by ``from_yaml``."""
         write_text(path, f"{TABLE_MARK}\n{self.yaml_text()}")
+
+    @property
+    def has_ignore_value(self) -> bool:
+        """Whether `decode` has a value to write for ignored pixels."""
+        return self._ignore_value() is not None
 
     def _ignore_value(self) -> Raw | None:
         if self.ignore:

@@ -6,7 +6,6 @@ import io
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from atrous.data.decoding import TooLarge as TooLarge
 from atrous.data.decoding import in_words
 from atrous.data.jpeg2000 import is_jpeg2000, read_jpeg2000
 from atrous.data.orientation import ORIENTATION_TAG, upright
-from atrous.data.pixels import Pixels, as_picture_dtype
+from atrous.data.pixels import PictureKind, Pixels, as_picture_dtype
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError
@@ -64,19 +63,6 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     return read_pixels(path, pages).values
 
 
-@dataclass(frozen=True)
-class PictureKind:
-    """What a picture's header says.
-
-    Attributes:
-        channels: number of bands that are no alpha.
-        dtype: "uint8", "uint16" or "float32".
-    """
-
-    channels: int
-    dtype: str
-
-
 def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
     """Read a picture's channels and type from its header; they are those of `read_pixels`.
 
@@ -91,17 +77,24 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path, pages=pages) as tiff:
-            return PictureKind(tiff.shape[2] - (tiff.alpha is not None), tiff.dtype.name)
+            return PictureKind(tiff.shape[2] - (tiff.alpha is not None), tiff.dtype.name, tiff.shape[2])
     if not is_jpeg2000(start):
         with in_words(path), _opened(path) as picture:
             if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
-                return PictureKind(1, "uint16")
+                return PictureKind(1, "uint16", 1)
             if picture.format == "PNG" and _deeper_than_pillow_reads(picture):
-                return PictureKind(1 if picture.mode in _GREY else 3, "uint16")
+                return _kind_of_mode(picture.mode, "uint16")
             if not _deeper_than_pillow_reads(picture) and picture.mode in _GREY | _COLOUR:
-                return PictureKind(1 if picture.mode in _GREY else 3, "uint8")
+                return _kind_of_mode(picture.mode, "uint8")
     pixels = read_pixels(path, pages)
-    return PictureKind(pixels.channels, pixels.values.dtype.name)
+    return PictureKind(pixels.channels, pixels.values.dtype.name, pixels.values.shape[2])
+
+
+def _kind_of_mode(mode: str, dtype: str) -> PictureKind:
+    """The kind of a picture of one of Pillow's modes; only four bands hold an alpha."""
+    if mode in _GREY:
+        return PictureKind(1, dtype, 1)
+    return PictureKind(3, dtype, 4 if mode in ("RGBA", "RGBa", "RGBX") else 3)
 
 
 def read_pixels(path: Path | str, pages: str = "first") -> Pixels:

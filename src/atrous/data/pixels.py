@@ -13,6 +13,21 @@ from atrous.errors import AtrousError
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what Pillow's "L" uses
 
 
+@dataclass(frozen=True)
+class PictureKind:
+    """What a picture's header says.
+
+    Attributes:
+        channels: number of bands that are no alpha.
+        dtype: "uint8", "uint16" or "float32".
+        bands: number of bands, with an alpha band.
+    """
+
+    channels: int
+    dtype: str
+    bands: int
+
+
 @dataclass(frozen=True, eq=False)
 class Pixels:
     """A picture, or a window of one, with what its file says about missing data.
@@ -135,6 +150,18 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
         f"the image has {given} channels and {channels} are wanted. Known ways are 1 → 3, 3 → 1, 4 → 3 and "
         f"4 → 1; train a model with in_channels={given}, or convert the images."
     )
+
+
+def gives_channels(channels: int, bands: int, wanted: int) -> bool:
+    """Whether `Pixels.for_model` has a way from a picture to the channels that a model takes.
+
+    Args:
+        channels: number of the picture's bands that are no alpha.
+        bands: number of its bands, with an alpha band.
+        wanted: C ≥ 1 that the model takes.
+    """
+    known = (1, 3), (3, 1), (4, 1), (4, 3)
+    return wanted in (channels, bands) or (channels, wanted) in known or 4 < channels > wanted
 
 
 def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | None = None) -> np.ndarray:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from atrous.data.channels import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
-from atrous.data.pictures import PictureKind, read_kind, read_pixels
+from atrous.data.pictures import read_kind, read_pixels
+from atrous.data.pixels import PictureKind
+from atrous.data.split_names import canonical_split
 from atrous.errors import AtrousError
 
 #: Pictures that channel statistics are measured on, evenly chosen.
@@ -54,43 +56,39 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
     return counts[: len(dataset.classes)].tolist()
 
 
-def kind_of_pictures(dataset: Dataset, split: str, pages: str = "first") -> tuple[PictureKind, str | None]:
-    """The channels and the type of a split's pictures, from all their headers.
-
-    Where grey and RGB are mixed it is RGB, where more bands than three are mixed with RGB or grey it is RGB, and of
-    pictures with more than four bands the least, because of those the first are taken.
+def kind_of_pictures(
+    dataset: Dataset, split: str, pages: str = "first", *, val: str = "val", in_channels: int | None = None
+) -> tuple[PictureKind, str | None]:
+    """The channels that a model takes and the type of a split's pictures, from all their headers.
 
     Args:
         dataset: where to read.
         split: its training split.
         pages: as in `read_pixels`.
+        val: the split that is measured during the training; its pictures must give the channels, too.
+        in_channels: that the model takes; None for what the training pictures have, see `channels_of`.
 
     Returns:
-        The kind, and a sentence where the pictures differ in their channels.
+        The kind, and a sentence where the training pictures differ in their channels.
 
     Raises:
         AtrousError: a file is damaged, the types differ, or there is no agreed way between the channels.
     """
     items = dataset.split(split)
+    measured = dataset.splits.get(val, dataset.splits.get(canonical_split(val), ()))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         kinds = list(pool.map(lambda item: read_kind(item.image, pages), items))
+        others = list(pool.map(lambda item: read_kind(item.image, pages), measured))
     first = {kind.dtype: item.image for kind, item in reversed(list(zip(kinds, items, strict=True)))}
     if len(first) > 1:
         shown = ", ".join(f"{dtype}: {path}" for dtype, path in sorted(first.items()))
         raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one.")
-    counts = Counter(kind.channels for kind in kinds)
-    dtype = kinds[0].dtype
-    if len(counts) == 1:
-        return kinds[0], None
-    listed = ", ".join(f"{count} with {channels}" for channels, count in sorted(counts.items()))
-    if set(counts) <= {1, 3, 4}:
-        chosen = 3
-    elif min(counts) > 4:
-        chosen = min(counts)
-    else:
-        raise AtrousError(
-            f"the training pictures differ in their channels ({listed}), between which there is no agreed way: convert "
-            "them, or set model.in_channels to what all of them have."
-        )
-    note = f"The training pictures differ in their channels: {listed}. The model takes {chosen}."
-    return PictureKind(chosen, dtype), note
+    training = [(kind, str(item.image)) for kind, item in zip(kinds, items, strict=True)]
+    chosen = channels_of(
+        training, [(kind, str(item.image)) for kind, item in zip(others, measured, strict=True)], in_channels
+    )
+    note = None
+    if len({kind.channels for kind in kinds}) > 1:
+        listed = counts_of_channels(kind for kind, _ in training)
+        note = f"The training pictures differ in their channels: {listed}. The model takes {chosen}."
+    return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds)), note

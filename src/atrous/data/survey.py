@@ -17,6 +17,7 @@ from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
 from atrous.data.palettes import as_colors, read_palette
 from atrous.data.pictures import exif_orientation, read_pixels, read_raw_mask, stored_lossily
+from atrous.data.pixels import Pixels
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # pixels a side
@@ -31,7 +32,8 @@ class PictureFacts:
 
     Attributes:
         size: (H, W) in pixels.
-        channels: C.
+        channels: C, without an alpha band.
+        bands: C, with an alpha band.
         dtype: the name of its dtype.
         void: share of its pixels that hold no data: nodata, transparent, NaN or infinite.
         digest: a hash of its pixels.
@@ -40,6 +42,7 @@ class PictureFacts:
 
     size: tuple[int, ...]
     channels: int
+    bands: int
     dtype: str
     void: float
     digest: bytes
@@ -101,7 +104,10 @@ class Pair:
 
 
 def survey(
-    items: list[Item], classes: ClassTable | None, progress: Callable[[int, int], None] | None = None
+    items: list[Item],
+    classes: ClassTable | None,
+    progress: Callable[[int, int], None] | None = None,
+    pages: str = "first",
 ) -> list[Pair]:
     """Read all items on all cores.
 
@@ -109,6 +115,7 @@ def survey(
         items: what to read.
         classes: the table to look values up in, or None.
         progress: called with the items read and their total, after each.
+        pages: as in `read_pixels`.
 
     Returns:
         One pair per item, in their order; damaged files become problems, not errors.
@@ -117,7 +124,7 @@ def survey(
     # Threads are enough: decoding releases the interpreter lock.
     readers = ThreadPoolExecutor(max_workers=min(_READERS, os.cpu_count() or 1))
     try:
-        for pair in readers.map(lambda item: _read_pair(item, classes), items):
+        for pair in readers.map(lambda item: _read_pair(item, classes, pages), items):
             pairs.append(pair)
             if progress:
                 progress(len(pairs), len(items))
@@ -126,11 +133,11 @@ def survey(
     return pairs
 
 
-def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
+def _read_pair(item: Item, classes: ClassTable | None, pages: str) -> Pair:
     picture, mask, problems = None, None, []
     if item.image.exists():
         try:
-            picture = _describe_picture(*read_pixels(item.image).for_model())
+            picture = _describe_picture(read_pixels(item.image, pages))
         except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
@@ -158,7 +165,8 @@ def _in_words(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _describe_picture(image: np.ndarray, valid: np.ndarray | None) -> PictureFacts:
+def _describe_picture(pixels: Pixels) -> PictureFacts:
+    image, valid = pixels.for_model()
     height, width, channels = image.shape
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     thumbnail = cv2.resize(image[:, :, :3], (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
@@ -170,7 +178,8 @@ def _describe_picture(image: np.ndarray, valid: np.ndarray | None) -> PictureFac
     flat = not np.isfinite(length) or length < 1e-6
     thumbnail = np.zeros_like(thumbnail) if flat else thumbnail / length
     void = 0.0 if valid is None else 1 - float(valid.mean())
-    return PictureFacts((height, width), channels, image.dtype.name, void, digest, thumbnail.ravel())
+    bands = pixels.values.shape[2]
+    return PictureFacts((height, width), channels, bands, image.dtype.name, void, digest, thumbnail.ravel())
 
 
 def _describe_mask(

@@ -1,0 +1,62 @@
+"""What can be wrong with the channels of a dataset's pictures."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from atrous.data.channels import channels_of
+from atrous.data.dataset import Dataset
+from atrous.data.findings import Finding, shown
+from atrous.data.pixels import PictureKind
+from atrous.data.split_names import canonical_split
+from atrous.data.survey import Pair
+from atrous.errors import AtrousError
+
+
+def find_channels_without_a_way(
+    dataset: Dataset, by_split: Mapping[str, list[Pair]], train: str, val: str, in_channels: int | None
+) -> Iterator[Finding]:
+    """Pictures from whose bands there is no agreed way to the channels that a model takes.
+
+    Args:
+        dataset: the dataset.
+        by_split: the pairs of each split.
+        train: the split to learn from.
+        val: the split to choose the best weights on.
+        in_channels: that the model takes; None for what the training pictures have.
+    """
+    training, measured = (
+        [
+            (PictureKind(pair.picture.channels, pair.picture.dtype, pair.picture.bands), str(pair.item.image))
+            for pair in by_split.get(name, by_split.get(canonical_split(name), []))
+            if pair.picture
+        ]
+        for name in (train, val)
+    )
+    try:
+        if training:
+            channels_of(training, measured, in_channels)
+    except AtrousError as error:
+        sentence = str(error).replace(f"{dataset.root}{os.sep}", "")
+        yield Finding("channels_without_a_way", sentence[0].upper() + sentence[1:])
+
+
+def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    """Pictures that differ in their channels.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+    """
+    first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
+    if len(first) > 1:
+        counts = Counter(pair.picture.channels for pair in pairs if pair.picture)
+        kinds = ", ".join(f"{counts[channels]} with {channels}" for channels in sorted(first))
+        yield Finding(
+            "mixed_channels",
+            f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",
+            len(first),
+            tuple(f"{channels}: {shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
+        )

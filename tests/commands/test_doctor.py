@@ -392,7 +392,7 @@ FAULTS = [MemoryError(), KeyError("tag"), RuntimeError("no codec")]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("reader", ["read_pixels", "read_raw_mask"])
+@pytest.mark.parametrize("reader", ["read_pixels", "read_mask"])
 def test_whatever_a_decoder_raises_is_one_unreadable_file(data, monkeypatch, reader, fault):
     def read(path, *more):
         if path.name == "a.png":

@@ -11,7 +11,8 @@ from PIL import Image
 
 from atrous.data.decoding import TooLarge
 from atrous.data.geotiff import GeoTiffSource
-from atrous.data.pictures import decode_pixels, exif_orientation, read_picture, read_pixels, read_raw_mask
+from atrous.data.palettes import as_colors
+from atrous.data.pictures import decode_pixels, exif_orientation, read_mask, read_picture, read_pixels, read_raw_mask
 from atrous.data.tiff import TiffPicture
 from atrous.errors import AtrousError
 
@@ -390,3 +391,16 @@ def test_a_file_beside_it_that_is_no_tiff_is_no_mask(tmp_path):
         Path(f"{path}.msk").write_bytes(content)
         with TiffPicture(path) as picture:
             assert picture._beside is None
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_a_masks_palette_is_that_of_the_picture(factor, tmp_path):
+    """Colour maps of 16 bits, as TIFF has them, and of 8, as some programs write."""
+    colors = np.zeros((3, 256), np.uint16)
+    colors[:, 1], colors[:, 2] = (200, 0, 7), (0, 200, 9)
+    indices = np.array([[0, 1], [2, 1]], np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=colors * factor)
+    values, palette = read_mask(tmp_path / "a.tif")
+    assert np.array_equal(values, indices)
+    assert palette is not None and palette[:3] == ((0, 0, 0), (200, 0, 7), (0, 200, 9))
+    assert np.array_equal(as_colors(values, palette), read_picture(tmp_path / "a.tif"))

@@ -9,8 +9,9 @@ from PIL import Image
 
 import atrous
 from atrous.errors import AtrousError
+from atrous.inference.picture_input import as_array
 from atrous.inference.prediction import Prediction
-from atrous.inference.segmenter import Segmenter, as_array
+from atrous.inference.segmenter import Segmenter
 
 CLASSES = {
     "classes": ("sky", "road", "tree"),

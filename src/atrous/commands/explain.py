@@ -21,6 +21,7 @@ from atrous.atomic_write import write_text
 from atrous.commands.predict import failure_in_words, find_pictures
 from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
+from atrous.data.labels import color_table
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
@@ -159,8 +160,7 @@ def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
         found: the explanation.
         info: of the model.
     """
-    colors = np.zeros((256, 3), np.uint8)  # black where there is no data
-    colors[: len(info.colors)] = info.colors
+    colors = color_table(info.colors)  # black where there is no data
     yield Layer("answer", "mask", colors[found.mask])
     if found.refined is not None and found.refined_entropy is not None:
         yield Layer("answer", "mask after the CRF", colors[found.refined])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from atrous.data.channels import channels_of
+from atrous.data.channels import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
 from atrous.data.findings import Finding, shown
 from atrous.data.pixels import PictureKind
@@ -52,8 +51,7 @@ def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding
     """
     first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
     if len(first) > 1:
-        counts = Counter(pair.picture.channels for pair in pairs if pair.picture)
-        kinds = ", ".join(f"{counts[channels]} with {channels}" for channels in sorted(first))
+        kinds = counts_of_channels(pair.picture.channels for pair in pairs if pair.picture)
         yield Finding(
             "mixed_channels",
             f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",

@@ -28,15 +28,17 @@ def channels_of(
         AtrousError: there is no agreed way from a picture's bands to the channels; the message names files.
     """
     first = {kind.channels: name for kind, name in reversed(training)}
-    if in_channels is None and len(first) > 1 and not set(first) <= {1, 3, 4} and min(first) <= 4:
+    mixed = len(first) > 1
+    of_colour = set(first) <= {1, 3, 4}
+    if in_channels is None and mixed and not of_colour and min(first) <= 4:
         named = ", ".join(f"{channels}: {first[channels]}" for channels in sorted(first))
+        counts = counts_of_channels(kind.channels for kind, _ in training)
         raise AtrousError(
-            f"the training pictures differ in their channels ({counts_of_channels(kind for kind, _ in training)}), "
+            f"the training pictures differ in their channels ({counts}), "
             f"between which there is no agreed way ({named}): convert them, or set model.in_channels to what all of "
             "them have."
         )
-    mixed_colour = len(first) > 1 and set(first) <= {1, 3, 4}
-    chosen = in_channels or (3 if mixed_colour else min(first))
+    chosen = in_channels or (3 if mixed and of_colour else min(first))
     for kind, name in (*training, *measured):
         if not gives_channels(kind.channels, kind.bands, chosen):
             fitting = [other for known, other in training if chosen in (known.channels, known.bands)]
@@ -49,7 +51,10 @@ def channels_of(
     return chosen
 
 
-def counts_of_channels(kinds: Iterable[PictureKind]) -> str:
-    """How many pictures have how many channels, such as "2 with 1, 9 with 3"."""
-    counts = Counter(kind.channels for kind in kinds)
-    return ", ".join(f"{count} with {channels}" for channels, count in sorted(counts.items()))
+def counts_of_channels(each: Iterable[int]) -> str:
+    """How many pictures have how many channels, such as "2 with 1, 9 with 3".
+
+    Args:
+        each: the channels of each picture.
+    """
+    return ", ".join(f"{count} with {channels}" for channels, count in sorted(Counter(each).items()))

@@ -19,8 +19,7 @@ from typing import Any
 
 from atrous.data.dataset import CLASSES_FILE, Item, NoClassesError, classes_of
 from atrous.data.labels import ClassTable, Color, default_colors
-from atrous.data.palettes import read_palette
-from atrous.data.pictures import read_raw_mask
+from atrous.data.pictures import read_mask
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError
 
@@ -123,8 +122,7 @@ def _hold_colors(items: Iterable[Item], colors: set[Color]) -> bool:
         if item.mask is None:
             continue
         try:
-            palette = read_palette(item.mask)
-            mask = read_raw_mask(item.mask)
+            mask, palette = read_mask(item.mask)
         except AtrousError:
             continue
         if palette is None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
-from atrous.data.palettes import as_colors, palettes_differ, read_palette
+from atrous.data.palettes import as_colors, palettes_differ
 from atrous.data.passed_over import passed_over_notes
-from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_pixels, read_raw_mask
+from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask, read_pixels
 from atrous.data.sample import Sample
 from atrous.data.split_names import canonical_split
 from atrous.errors import AtrousError, unknown_name
@@ -127,7 +127,7 @@ class Dataset:
         Raises:
             AtrousError: the file is missing or damaged, or an index has another colour than in a mask read before.
         """
-        raw_mask, palette = read_raw_mask(path), read_palette(path)
+        raw_mask, palette = read_mask(path)
         if palette is None or raw_mask.ndim == 3:
             return raw_mask
         if self.classes.color_coded:

@@ -262,6 +262,20 @@ class ClassTable:
         return unpacked_color(int(code)) if self.color_coded else int(code)
 
 
+def color_table(colors: Sequence[Color]) -> np.ndarray:
+    """Colours by index, as an array to look indices up in.
+
+    Args:
+        colors: (red, green, blue), 0–255, of the first indices; at most 256.
+
+    Returns:
+        256×3 ``uint8``, black beyond the given colours.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    return table
+
+
 def default_colors(count: int) -> tuple[Color, ...]:
     """The first ``count`` colours of the Pascal VOC colour map, which keeps neighbouring indices far apart.
 

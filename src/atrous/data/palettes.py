@@ -2,33 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 
-from atrous.data.labels import Color
-
-_SUFFIXES = frozenset({".png", ".apng", ".gif", ".tif", ".tiff", ".bmp", ".dib"})  # formats that have palettes
-
-
-def read_palette(path: Path | str) -> tuple[Color, ...] | None:
-    """The colours of a file's palette by index.
-
-    Args:
-        path: a picture file; only its head is read.
-
-    Returns:
-        Up to 256 colours; None where the file has no palette, or cannot be opened.
-    """
-    if Path(path).suffix.lower() not in _SUFFIXES:
-        return None
-    try:
-        with Image.open(path) as picture:
-            flat = picture.getpalette("RGB") if picture.mode == "P" else None
-    except Exception:  # whatever a decoder raises; reading the file itself says what is wrong with it
-        return None
-    return None if flat is None else tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+from atrous.data.labels import Color, color_table
 
 
 def palettes_differ(index: int, color: Color, path: str, other_color: Color, other_path: str) -> str:
@@ -50,6 +26,4 @@ def as_colors(indices: np.ndarray, palette: tuple[Color, ...]) -> np.ndarray:
     Returns:
         H×W×3 ``uint8``.
     """
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette)] = palette
-    return table[indices]
+    return color_table(palette)[indices]

@@ -15,10 +15,12 @@ from PIL import Image, UnidentifiedImageError
 from atrous.data.decoding import TooLarge as TooLarge
 from atrous.data.decoding import in_words
 from atrous.data.jpeg2000 import is_jpeg2000, read_jpeg2000
+from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, upright
 from atrous.data.pixels import PictureKind, Pixels, as_picture_dtype
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.tiff import TiffPicture, is_tiff
+from atrous.data.webp import webp_is_lossless, webp_size
 from atrous.errors import AtrousError
 
 PICTURE_SUFFIXES = frozenset(
@@ -140,7 +142,7 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
         if is_tiff(content):
             with TiffPicture(content, name=name, pages=pages, most_pixels=most_pixels) as tiff:
                 return tiff.pixels()
-        _check_pixels(_webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
+        _check_pixels(webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
         picture = _identify(io.BytesIO(content), SAFE_FORMATS)
         if picture is None:
             raise AtrousError(f"{name}: not a picture, damaged, or not one of {', '.join(sorted(SAFE_FORMATS))}.")
@@ -159,7 +161,12 @@ def _check_pixels(size: tuple[int, int], most: int, name: str) -> None:
 
 
 def read_raw_mask(path: Path | str) -> np.ndarray:
-    """Read a mask's values as its file stores them: palette indices stay indices, alpha is dropped.
+    """Read a mask's values as its file stores them, without its palette; see `read_mask`."""
+    return read_mask(path)[0]
+
+
+def read_mask(path: Path | str) -> tuple[np.ndarray, tuple[Color, ...] | None]:
+    """Read a mask's values as its file stores them, and its palette: indices stay indices, alpha is dropped.
 
     Grey values of one, two and four bits are the stored ones (0…15), which Pillow would stretch to 0…255.
 
@@ -167,16 +174,18 @@ def read_raw_mask(path: Path | str) -> np.ndarray:
         path: a mask file.
 
     Returns:
-        H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
+        H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours; and up to 256
+        colours by index, or None where the file has no palette.
 
     Raises:
         AtrousError: the file is missing, empty, truncated or no picture, or its values are not whole numbers.
     """
-    path = Path(path)
-    if is_tiff(_start_of(path)):
+    path, palette = Path(path), None
+    start = _start_of(path)
+    if is_tiff(start):
         with TiffPicture(path) as tiff:
-            array = tiff.raw_mask()
-    elif is_jpeg2000(_start_of(path)):
+            array, palette = tiff.raw_mask(), tiff.palette
+    elif is_jpeg2000(start):
         with in_words(path):
             array = read_jpeg2000(path.read_bytes(), path).values
     else:
@@ -184,7 +193,7 @@ def read_raw_mask(path: Path | str) -> np.ndarray:
             if _deeper_than_pillow_reads(picture):
                 array, _ = _decode_deep(np.fromfile(path, dtype=np.uint8), picture, path)
             else:
-                array = _upright(_mask_array(picture), picture)
+                array, palette = _upright(_mask_array(picture), picture), _palette_of(picture)
     if array.ndim == 3:
         if array.shape[2] > 4:
             raise AtrousError(f"{path}: the mask has {array.shape[2]} bands; a mask has one, or three for colours.")
@@ -193,7 +202,7 @@ def read_raw_mask(path: Path | str) -> np.ndarray:
         if not (np.isfinite(array).all() and (array == np.rint(array)).all()):
             raise AtrousError(f"{path}: the mask holds fractions; a mask holds whole numbers, one per class.")
         array = array.astype(np.int64)
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array), palette
 
 
 def exif_orientation(path: Path | str) -> int:
@@ -214,7 +223,7 @@ def stored_lossily(path: Path | str) -> bool:
             return tiff.lossy
     with in_words(path), _opened(path) as picture:
         if picture.format == "WEBP":
-            return not _webp_is_lossless(path.read_bytes())
+            return not webp_is_lossless(path.read_bytes())
         return picture.format in {"JPEG", "MPO", "AVIF"}
 
 
@@ -342,6 +351,11 @@ def _mask_array(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB") if mode not in ("RGB", "RGBA") else picture)
 
 
+def _palette_of(picture: Image.Image) -> tuple[Color, ...] | None:
+    flat = picture.getpalette("RGB") if picture.mode == "P" else None
+    return None if flat is None else tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
 def _grey_stretch(picture: Image.Image) -> int:
     """The factor by which Pillow multiplies grey values of two (85) or four (17) bits to fill 0…255."""
     tiles = getattr(picture, "tile", None) or ()
@@ -362,28 +376,3 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:  # its parser raises many kinds
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
-def _webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height that a WebP's header names (RFC 9649 §2); 0×0 for all else."""
-    kind, head = content[12:16], content[:30].ljust(30, b"\0")
-    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
-        return 0, 0
-    if kind == b"VP8X":
-        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
-    if kind == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack("<HH", head[26:30])
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _webp_is_lossless(data: bytes) -> bool:
-    position = 12  # after "RIFF", the size and "WEBP"
-    while position + 8 <= len(data):
-        name = data[position : position + 4]
-        size = int.from_bytes(data[position + 4 : position + 8], "little")
-        if name in (b"VP8 ", b"VP8L"):
-            return name == b"VP8L"
-        position += 8 + size + size % 2
-    return False

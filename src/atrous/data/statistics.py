@@ -89,6 +89,6 @@ def kind_of_pictures(
     )
     note = None
     if len({kind.channels for kind in kinds}) > 1:
-        listed = counts_of_channels(kind for kind, _ in training)
+        listed = counts_of_channels(kind.channels for kind in kinds)
         note = f"The training pictures differ in their channels: {listed}. The model takes {chosen}."
     return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds)), note

@@ -15,8 +15,8 @@ import numpy as np
 from atrous.data.blended_edges import EdgeCounts, count_edges
 from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
-from atrous.data.palettes import as_colors, read_palette
-from atrous.data.pictures import exif_orientation, read_pixels, read_raw_mask, stored_lossily
+from atrous.data.palettes import as_colors
+from atrous.data.pictures import exif_orientation, read_mask, read_pixels, stored_lossily
 from atrous.data.pixels import Pixels
 from atrous.errors import AtrousError
 
@@ -142,7 +142,7 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str) -> Pair:
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
         try:
-            raw_mask, palette = read_raw_mask(item.mask), read_palette(item.mask)
+            raw_mask, palette = read_mask(item.mask)
             if palette and raw_mask.ndim == 2 and classes is not None and classes.color_coded:
                 raw_mask, palette = as_colors(raw_mask, palette), None
             mask = _describe_mask(raw_mask, stored_lossily(item.mask), classes, palette)

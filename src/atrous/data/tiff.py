@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atrous.data.decoding import TooLarge, in_words
+from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.pixels import Pixels, as_picture_dtype
 from atrous.data.tiff_page import JPEG, Directory, StoredPage, Window, directories, nodata_of, page_at
@@ -265,12 +266,23 @@ class TiffPicture:
             return stored * np.uint8(_STRETCH[bits])
         return as_picture_dtype(stored, self.name, present)
 
-    def _colours(self, indices: np.ndarray) -> np.ndarray:
+    @property
+    def palette(self) -> tuple[Color, ...] | None:
+        """The colours of indices of 8 bits or fewer; None where the file has no such colour table."""
+        table = self._color_table() if self._photometric == _PALETTE else None
+        if table is None or len(table) > 256:
+            return None
+        return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
+
+    def _color_table(self) -> np.ndarray | None:
+        """N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, as libtiff's tools know, too."""
         table = self._page.colormap
-        if table is None:
+        return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
+
+    def _colours(self, indices: np.ndarray) -> np.ndarray:
+        colours = self._color_table()
+        if colours is None:
             raise AtrousError(f"{self.name}: a picture of colour indices without a colour table; the file is damaged.")
-        # Colours have 16 bits; some programs write 8, as libtiff's tools know, too.
-        colours = (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
         if indices.max(initial=0) >= len(colours):
             raise AtrousError(f"{self.name}: an index beyond its colour table of {len(colours)}; the file is damaged.")
         return np.concatenate([colours[indices[:, :, band]] for band in range(indices.shape[2])], axis=2)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from atrous.data.pictures import read_picture
 from atrous.data.pixels import Pixels
+from atrous.errors import AtrousError
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +44,34 @@ def clear_pixels(picture: Image.Image) -> np.ndarray | None:
     if picture.mode not in ("LA", "La", "PA", "RGBa") and not keyed:
         return None
     return np.asarray(picture.convert("RGBA"))[:, :, 3] == 0
+
+
+def as_array(picture: Any) -> np.ndarray:
+    """A path, PIL image or array as H×W×C uint8, uint16 or float32.
+
+    Raises:
+        AtrousError: another type, or an array of another shape or dtype.
+    """
+    if isinstance(picture, str | Path):
+        return read_picture(picture)
+    if isinstance(picture, Image.Image):
+        picture = _pixels(picture)
+    if not isinstance(picture, np.ndarray):
+        raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}.")
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.dtype == np.float64:
+        picture = picture.astype(np.float32)
+    if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
+        raise AtrousError(
+            f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
+        )
+    return picture
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    if picture.mode[0] in "IF":  # 16 and 32 bits, which converting would cut to 8
+        values = np.asarray(picture)
+        fits = values.dtype.kind != "f" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
+        return values.astype(np.uint16 if fits else np.float32)
+    return np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))

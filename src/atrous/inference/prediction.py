@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from atrous.data.labels import IGNORE_INDEX, ClassTable
+from atrous.data.labels import IGNORE_INDEX, ClassTable, color_table
 from atrous.inference.legend import with_legend
 from atrous.outputs import save_picture
 
@@ -45,8 +45,7 @@ class Prediction:
 
     def palette_image(self) -> Image.Image:
         """The mask as an indexed picture with the model's colours; 255, where there is no data, has one of its own."""
-        palette = np.zeros((256, 3), np.uint8)  # all of it: Pillow cuts indices to the bits that a shorter one needs
-        palette[: len(self.info.colors)] = self.info.colors
+        palette = color_table(self.info.colors)  # all of it: Pillow cuts indices to the bits that a shorter one needs
         palette[IGNORE_INDEX] = NO_DATA_COLOR
         picture = Image.fromarray(self.mask)
         picture.putpalette(palette.tobytes())
@@ -64,8 +63,7 @@ class Prediction:
             legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
         picture = visible(self.image).astype(np.float32)
-        colors = np.zeros((256, 3), dtype=np.float32)  # black, which shows nothing, where there is no data
-        colors[: len(self.info.colors)] = self.info.colors
+        colors = color_table(self.info.colors).astype(np.float32)  # black, which shows nothing, where there is no data
         strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
         mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
         if not legend:

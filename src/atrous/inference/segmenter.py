@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from atrous import model_file
-from atrous.data.pictures import read_picture, read_pixels
+from atrous.data.pictures import read_pixels
 from atrous.data.pixels import Pixels, fill_missing, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
 from atrous.inference.engine import NotConvertible, choose
-from atrous.inference.picture_input import Found, clear_pixels, found_in
+from atrous.inference.picture_input import Found, as_array, clear_pixels, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
@@ -369,34 +369,3 @@ def _runner_for(
     from atrous.inference.torch_engine import TorchEngine
 
     return TorchEngine(model_file.load(model) if isinstance(model, Path) else model, device, precision, reason)
-
-
-def as_array(picture: Any) -> np.ndarray:
-    """A path, PIL image or array as H×W×C uint8, uint16 or float32.
-
-    Raises:
-        AtrousError: another type, or an array of another shape or dtype.
-    """
-    if isinstance(picture, str | Path):
-        return read_picture(picture)
-    if isinstance(picture, Image.Image):
-        picture = _pixels(picture)
-    if not isinstance(picture, np.ndarray):
-        raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}.")
-    if picture.ndim == 2:
-        picture = picture[..., None]
-    if picture.dtype == np.float64:
-        picture = picture.astype(np.float32)
-    if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
-        raise AtrousError(
-            f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
-        )
-    return picture
-
-
-def _pixels(picture: Image.Image) -> np.ndarray:
-    if picture.mode[0] in "IF":  # 16 and 32 bits, which converting would cut to 8
-        values = np.asarray(picture)
-        fits = values.dtype.kind != "f" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
-        return values.astype(np.uint16 if fits else np.float32)
-    return np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))

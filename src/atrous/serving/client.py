@@ -108,7 +108,7 @@ class Client:
         Raises:
             AtrousError: the server cannot be reached, or refuses: its own words.
         """
-        from atrous.inference.segmenter import as_array
+        from atrous.inference.picture_input import as_array
 
         image = as_array(picture)
         name = model or self._only_model()

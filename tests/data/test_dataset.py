@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from atrous.data.dataset import Item, NoClassesError, open_dataset, seeded_split
+from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset, seeded_split
 from atrous.data.labels import ClassTable, default_colors
+from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
 
 BINARY = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))
@@ -187,3 +189,39 @@ def test_real_voc(shared):
     for item in dataset.split("val")[:5]:
         sample = dataset.read(item)
         assert sample.image.shape[:2] == sample.label.shape
+
+
+def _raster(path, values, nodata):
+    tifffile.imwrite(path, values, photometric="minisblack", extratags=[(42113, 2, 0, nodata, True)])
+
+
+@pytest.mark.parametrize(
+    ("values", "nodata", "labels"),
+    [
+        (np.array([[0, 1, 9]], np.uint8), "9", [[0, 1, 255]]),
+        (np.array([[0, 1, -9999]], np.int16), "-9999", [[0, 1, 255]]),
+        (np.array([[0, 1, np.nan]], np.float32), "nan", [[0, 1, 255]]),
+        (np.array([[0, 1, -3.4028235e38]], np.float32), "-3.4028234663852886e+38", [[0, 1, 255]]),
+        (np.array([[0, 1, 1]], np.uint8), "1", [[0, 1, 1]]),  # the class table says what 1 means
+        (np.array([[0, 1, 1]], np.uint8), "0", [[0, 1, 1]]),  # the usual background of rasterised outlines
+    ],
+)
+def test_a_masks_own_nodata_is_no_label_unless_a_class_lists_it(values, nodata, labels, tmp_path):
+    _raster(tmp_path / "m.tif", values, nodata)
+    dataset = Dataset(tmp_path, "folder", ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)), ((0,), (1,))), {})
+    assert dataset.read_label(tmp_path / "m.tif").tolist() == labels
+
+
+def test_nodata_in_gdals_file_beside_a_picture_or_mask(tmp_path):
+    values = np.array([[0, 1, 7]], np.uint8)
+    beside = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>{}</NoDataValue></PAMRasterBand></PAMDataset>'
+    dataset = Dataset(tmp_path, "folder", ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)), ((0,), (1,))), {})
+    for name in ("m.png", "m.tif"):
+        save = tifffile.imwrite if name.endswith("tif") else (lambda path, array: Image.fromarray(array).save(path))
+        save(tmp_path / name, values)
+        with pytest.raises(AtrousError, match="the value 7"):
+            dataset.read_label(tmp_path / name)
+        (tmp_path / f"{name}.aux.xml").write_text(beside.format("7.0"), encoding="utf-8")
+        assert dataset.read_label(tmp_path / name).tolist() == [[0, 1, 255]]
+        valid = read_pixels(tmp_path / name).for_model()[1]
+        assert valid is not None and valid.tolist() == [[True, True, False]]

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 import atrous
+from atrous.data.pictures import read_pixels
+from atrous.data.pillow import pixels_of_picture
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import as_array
 from atrous.inference.prediction import Prediction
@@ -368,3 +370,27 @@ def test_another_output_stride_on_the_same_weights(picture, tmp_path):
     assert (Segmenter(model, device="cpu", precision="float32")(picture).mask != expected).any()
     with pytest.raises(AtrousError, match="8, 16 or 32"):
         Segmenter(model, output_stride=12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_a_pil_image_has_the_channels_and_type_of_its_mode_whatever_its_values(mode, tmp_path):
+    for brightest in (1, 255):  # of which neither may decide the type
+        grey = Image.fromarray(np.array([[0, 1], [brightest, 0]], np.uint8))
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16)) if mode == "I;16" else grey.convert(mode)
+        pixels = pixels_of_picture(image)
+        file = tmp_path / f"{brightest}.{'tif' if mode in ('CMYK', 'I', 'F') else 'png'}"
+        image.save(file)
+        stored = read_pixels(file)
+        assert pixels.values.dtype == stored.values.dtype
+        assert np.array_equal(pixels.values, stored.values)
+        assert (pixels.masked is None) == (stored.masked is None)
+
+
+def test_a_pil_image_that_cannot_be_read_is_refused_in_words(segmenter, tmp_path):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    closed = Image.open(tmp_path / "a.png")
+    closed.close()
+    for image in (closed, Image.open(tmp_path / "cut.png")):
+        with pytest.raises(AtrousError, match="the picture: cannot be read"):
+            segmenter(image)

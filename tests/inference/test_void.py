@@ -12,7 +12,7 @@ from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, need
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
-from atrous.inference.prediction import Prediction
+from atrous.inference.prediction import Prediction, visible
 from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers
 
@@ -136,3 +136,12 @@ def test_raw_masks_of_classes_that_mean_255(tmp_path):
         sink.write((0, 0, 20, 30), mask)
     with rasterio.open(tmp_path / "void.tif") as file:
         assert np.array_equal(file.read(1), mask) and file.nodata == 255
+
+
+def test_nodata_does_not_darken_what_people_are_shown():
+    image = np.random.default_rng(0).uniform(100, 200, (32, 32, 3)).astype(np.float32)
+    valid = np.ones((32, 32), bool)
+    valid[:, :16] = False
+    shown = visible(np.where(valid[..., None], image, np.float32(-3.4e38)), valid)
+    assert np.array_equal(shown[valid], visible(image[:, 16:])[:, :].reshape(-1, 3))
+    assert shown[valid].std() > 50

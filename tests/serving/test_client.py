@@ -245,3 +245,21 @@ def test_a_forked_child_has_a_connection_of_its_own():
         assert first == second != before
         assert client.models()[0]["port"] == before
         server.shutdown()
+
+
+def test_transparent_and_turned_pil_images_are_those_of_the_segmenter(server, segmenter, streets, tmp_path):
+    client = Client(server.address)
+    alpha = np.full(streets[0].shape[:2], 255, np.uint8)
+    alpha[:40] = 0
+    grey = Image.fromarray(streets[0]).convert("L")
+    keyed = grey.copy()
+    keyed.info["transparency"] = int(np.asarray(grey)[50, 50])
+    clear = Image.merge("LA", (grey, Image.fromarray(alpha)))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(streets[0]).save(tmp_path / "turned.jpg", exif=exif)
+    colours = Image.fromarray(np.dstack([streets[0], alpha]))
+    for image in (clear, keyed, colours, grey.convert("CMYK"), Image.open(tmp_path / "turned.jpg")):
+        expected = segmenter(image).mask
+        assert np.array_equal(client.segment(image).mask, expected)
+    assert (segmenter(clear).mask[:40] == 255).all()

@@ -121,12 +121,12 @@ def explain(
         for number, (path, folder) in enumerate(zip(pictures, folders, strict=True), 1):
             try:
                 picture = segmenter.read(path)
-                image, taken = picture.shown, segmenter.filled(picture)
+                image, taken = visible(picture.shown, picture.valid), segmenter.filled(picture)
                 found = explain_picture(
                     network, taken, valid=picture.valid, classes=chosen, most=most, crf=segmenter.crf
                 )
                 layers = list(layers_of(found, network.info))
-                _write(layers, visible(image), folder, out / "tensorboard" if tensorboard else None, number)
+                _write(layers, image, folder, out / "tensorboard" if tensorboard else None, number)
                 shown.append(_on_page(path, found, layers, image, network.info))
             except Exception as error:  # a decoder's own, no memory, a full disk: the other pictures are explained
                 failures.append(failure_in_words(path, error))
@@ -254,7 +254,7 @@ def _on_page(path: Path, found: Explanation, layers: Sequence[Layer], image: NDA
     return {
         "name": path.name,
         "size": f"{width}×{height}",
-        "uri": charts.photo_uri(charts.shrink(visible(image))),
+        "uri": charts.photo_uri(charts.shrink(image)),
         "layers": uris,
         "sections": [list(members) for _, members in groupby(uris, key=lambda one: (one["section"], one["index"]))],
         "entropy": float(found.entropy.mean()),

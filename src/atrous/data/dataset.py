@@ -115,29 +115,29 @@ class Dataset:
         Raises:
             AtrousError: the file is missing or damaged, holds unknown values, or is one of palettes that differ.
         """
-        raw_mask = self._raw_mask(mask)
+        raw_mask, nodata = self._raw_mask(mask)
         try:
-            return self.classes.encode(raw_mask)
+            return self.classes.encode(raw_mask, nodata)
         except AtrousError as error:
             raise AtrousError(f"{mask}: {error}") from error
 
-    def _raw_mask(self, path: Path) -> np.ndarray:
-        """A mask's values, or its palette's colours where the table lists colours.
+    def _raw_mask(self, path: Path) -> tuple[np.ndarray, int | None]:
+        """A mask's values, or its palette's colours where the table lists colours; and its nodata value.
 
         Raises:
             AtrousError: the file is missing or damaged, or an index has another colour than in a mask read before.
         """
-        raw_mask, palette = read_mask(path)
+        raw_mask, palette, nodata = read_mask(path)
         if palette is None or raw_mask.ndim == 3:
-            return raw_mask
+            return raw_mask, nodata
         if self.classes.color_coded:
-            return as_colors(raw_mask, palette)
+            return as_colors(raw_mask, palette), None
         for index in np.flatnonzero(np.bincount(raw_mask.ravel(), minlength=256)).tolist():
             color = palette[index] if index < len(palette) else (0, 0, 0)
             first_color, first_path = self._palette_seen.setdefault(index, (color, path))
             if color != first_color:
                 raise AtrousError(palettes_differ(index, first_color, str(first_path), color, str(path)))
-        return raw_mask
+        return raw_mask, nodata
 
 
 def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTable | None = None) -> Dataset:

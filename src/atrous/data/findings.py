@@ -14,6 +14,7 @@ import numpy as np
 from atrous.data.dataset import Dataset, check_sizes
 from atrous.data.fixed_parts import without_fixed_parts
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Raw
+from atrous.data.pictures import NO_NUMBER
 from atrous.data.propose import Proposal
 from atrous.data.survey import MaskFacts, Pair, masks_of
 from atrous.errors import AtrousError
@@ -85,6 +86,7 @@ def find_warnings(
         *_lossy_but_clean(dataset, pairs),
         *_doubtful_255(dataset, pairs, classes),
         *_void(dataset, pairs),
+        *_void_labels(dataset, pairs),
         *_all_ignored(dataset, pairs),
         *_empty_classes(pixels, classes),
         *_imbalance(pixels, classes),
@@ -140,6 +142,19 @@ def _void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             f"{shown(dataset, pair.item.image)}: {pair.picture.void:.1%} of its pixels"
             for pair in sorted(pairs, key=lambda pair: -(pair.picture.void if pair.picture else 0))
             if pair.picture and pair.picture.void
+        ],
+    )
+
+
+def _void_labels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    yield from _grouped(
+        "void_labels",
+        "Masks hold values that their files declare as no data and no class lists. They are ignored in training and "
+        "scores; list such a value in classes.yaml if it means a class.",
+        [
+            f"{shown(dataset, pair.item.mask)}: {'NaN' if mask.nodata == NO_NUMBER else mask.nodata}"
+            for pair, mask in masks_of(pairs)
+            if mask.nodata is not None and pair.item.mask
         ],
     )
 

@@ -85,12 +85,14 @@ class ClassTable:
         """Whether masks are H×W×3 colours rather than H×W numbers."""
         return _is_triple(self.raw[0][0])
 
-    def encode(self, raw_mask: np.ndarray) -> np.ndarray:
+    def encode(self, raw_mask: np.ndarray, nodata: int | None = None) -> np.ndarray:
         """Map a mask's raw values to labels.
 
         Args:
             raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask stored as three equal channels
                 is taken for H×W.
+            nodata: the value that the mask's file declares as no data, or None. It is ignored, unless the table
+                lists it.
 
         Returns:
             H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
@@ -102,6 +104,9 @@ class ClassTable:
         codes = self._codes_of(raw_mask)
         labels = self._look_up(codes)
         unknown = labels == UNKNOWN
+        if nodata is not None and not self.color_coded:
+            void = unknown & (codes == nodata)
+            labels, unknown = np.where(void, np.uint16(IGNORE_INDEX), labels), unknown & ~void
         if unknown.any():
             raise AtrousError(self._describe_unknown(codes, unknown))
         return labels.astype(np.uint8)

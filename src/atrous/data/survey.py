@@ -67,6 +67,8 @@ class MaskFacts:
         between: the pixels of each value that lie strictly between their neighbours' values.
         between_places: first (x, y) of values that lie between others most often.
         palette: the colour of each value, where the file has a palette; else None.
+        nodata: the value that the file declares as no data, where the mask holds it and no class lists it; else None.
+            It is none of ``values``.
     """
 
     size: tuple[int, ...]
@@ -82,6 +84,7 @@ class MaskFacts:
     between: np.ndarray
     between_places: Mapping[Raw, tuple[int, int]]
     palette: Mapping[int, Color] | None
+    nodata: int | None
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,10 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str) -> Pair:
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
         try:
-            raw_mask, palette = read_mask(item.mask)
+            raw_mask, palette, nodata = read_mask(item.mask)
             if palette and raw_mask.ndim == 2 and classes is not None and classes.color_coded:
                 raw_mask, palette = as_colors(raw_mask, palette), None
-            mask = _describe_mask(raw_mask, stored_lossily(item.mask), classes, palette)
+            mask = _describe_mask(raw_mask, stored_lossily(item.mask), classes, palette, nodata)
         except Exception as error:
             problems.append(_in_words(item.mask, error))
     turned = _turned(item) if picture and mask and item.mask else 0
@@ -183,7 +186,11 @@ def _describe_picture(pixels: Pixels) -> PictureFacts:
 
 
 def _describe_mask(
-    raw_mask: np.ndarray, lossy: bool, classes: ClassTable | None, palette: tuple[Color, ...] | None
+    raw_mask: np.ndarray,
+    lossy: bool,
+    classes: ClassTable | None,
+    palette: tuple[Color, ...] | None,
+    nodata: int | None,
 ) -> MaskFacts:
     size = raw_mask.shape[:2]
     color_coded = classes is not None and classes.color_coded
@@ -193,17 +200,20 @@ def _describe_mask(
     in_color = raw_mask.ndim == 3
     codes = packed_colors(raw_mask) if in_color else raw_mask
     found, counts = _histogram(codes)
-    distinct, unknown, labels = len(found), 0, None
+    labels, void = None, np.zeros(len(found), bool)
     if classes is not None and in_color == color_coded:
         shape = (1, -1, 3) if in_color else (1, -1)
         raw = np.array([unpacked_color(int(code)) for code in found]) if in_color else found
         labels = classes.look_up(raw.reshape(shape))[0]
-        unknown = int(counts[labels == UNKNOWN].sum())
+    if nodata is not None and not in_color:
+        void = (found == nodata) & (True if labels is None else labels == UNKNOWN)
+    distinct = len(found) - int(void.sum())
+    unknown = 0 if labels is None else int(counts[(labels == UNKNOWN) & ~void].sum())
     edges = _edges(raw_mask, codes, found) if _may_be_blended(distinct, unknown, lossy, classes) else None
-    kept = np.arange(distinct)
+    kept = np.flatnonzero(~void)
     if distinct > _VALUES:
-        kept = np.sort(np.argsort(-counts, kind="stable")[:_VALUES])
-        found, counts, labels = found[kept], counts[kept], None if labels is None else labels[kept]
+        kept = np.sort(kept[np.argsort(-counts[kept], kind="stable")[:_VALUES]])
+    found, counts, labels = found[kept], counts[kept], None if labels is None else labels[kept]
     values = tuple(unpacked_color(int(code)) if in_color else int(code) for code in found)
     strays = np.flatnonzero(labels == UNKNOWN) if labels is not None else np.array([], dtype=int)
     places = {}
@@ -230,6 +240,7 @@ def _describe_mask(
         between,
         between_places,
         colors,
+        nodata if void.any() else None,
     )
 
 

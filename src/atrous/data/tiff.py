@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atrous.data.aux_xml import nodata_beside
 from atrous.data.decoding import TooLarge, in_words
 from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.pixels import Pixels, as_picture_dtype
-from atrous.data.tiff_page import JPEG, Directory, StoredPage, Window, directories, nodata_of, page_at
+from atrous.data.tiff_page import JPEG, Directory, StoredPage, Window, as_nodata, directories, nodata_of, page_at
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class TiffPicture:
         alpha: index of the band that holds transparency, or None.
         white_is_zero: whether the file says that 0 is white, which changes no number.
         pages: number of pages; reduced copies and masks are no pages.
+        nodata: the value that stands for no data, in the file's own type; None where none is declared in the file or in
+            GDAL's ``.aux.xml`` beside it, or where it cannot occur.
 
     Raises:
         TooLarge: more pixels than allowed.
@@ -89,6 +92,10 @@ class TiffPicture:
             try:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages()
+                self.nodata = nodata_of(self._page)
+                text = None if self.nodata is not None or isinstance(file, bytes) else nodata_beside(file)
+                if text is not None and self._page.dtype is not None:
+                    self.nodata = as_nodata(text, self._page.dtype)
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
                 if beside is not None and beside.is_file() and is_tiff(_start_of(beside)):
                     self._beside = TiffPicture(beside)
@@ -156,8 +163,7 @@ class TiffPicture:
             if missing is not None and missing.shape != values.shape:  # of a colour table's index
                 gone = np.asarray(missing.all(axis=2))
                 masked, missing = gone if masked is None else masked | gone, None
-            alpha_hides = nodata_of(self._page) is None
-            return Pixels(np.ascontiguousarray(values), self.alpha, missing, masked, alpha_hides)
+            return Pixels(np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None)
 
     def raw_mask(self) -> np.ndarray:
         """The stored numbers of a mask: indices of a colour table stay, bits are not stretched.
@@ -236,10 +242,9 @@ class TiffPicture:
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
         """H×W×C booleans of values that are the file's nodata value."""
-        nodata = nodata_of(self._page)
-        if nodata is None:
+        if self.nodata is None:
             return None
-        missing = np.isnan(stored) if nodata != nodata else stored == nodata
+        missing = np.isnan(stored) if self.nodata != self.nodata else stored == self.nodata
         if self.alpha is not None:
             missing[:, :, self.alpha] = False
         return missing if missing.any() else None

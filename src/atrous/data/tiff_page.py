@@ -261,9 +261,17 @@ class StoredPage:
 def nodata_of(page: TiffPage) -> Any:
     """The value that stands for no data (GDAL's tag 42113), in the page's own type; None where it cannot occur."""
     text, dtype = page.tags.valueof(42113), page.dtype
-    if not isinstance(text, str) or dtype is None:
-        return None
-    text = text.strip().strip("\0").strip()
+    return as_nodata(text.strip().strip("\0"), dtype) if isinstance(text, str) and dtype is not None else None
+
+
+def as_nodata(text: str, dtype: np.dtype) -> Any:
+    """A nodata value that was written as text, in the type of the pixels; None where it cannot occur.
+
+    Args:
+        text: a decimal number or "nan".
+        dtype: of the stored pixels.
+    """
+    text = text.strip()
     try:
         if dtype.kind == "f":
             with np.errstate(over="ignore"):

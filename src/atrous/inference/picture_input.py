@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from atrous.data.pictures import read_picture
+from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import Pixels
 from atrous.errors import AtrousError
 
@@ -38,14 +39,6 @@ def found_in(pixels: Pixels, channels: int) -> Found:
     return Found(pixels.values, *pixels.for_model(channels))
 
 
-def clear_pixels(picture: Image.Image) -> np.ndarray | None:
-    """H×W booleans, True where a PIL image whose alpha is no band of it is transparent; None where it has none."""
-    keyed = picture.mode in ("1", "L", "P", "RGB") and "transparency" in picture.info
-    if picture.mode not in ("LA", "La", "PA", "RGBa") and not keyed:
-        return None
-    return np.asarray(picture.convert("RGBA"))[:, :, 3] == 0
-
-
 def as_array(picture: Any) -> np.ndarray:
     """A path, PIL image or array as H×W×C uint8, uint16 or float32.
 
@@ -55,7 +48,7 @@ def as_array(picture: Any) -> np.ndarray:
     if isinstance(picture, str | Path):
         return read_picture(picture)
     if isinstance(picture, Image.Image):
-        picture = _pixels(picture)
+        picture = pixels_of_picture(picture).values
     if not isinstance(picture, np.ndarray):
         raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}.")
     if picture.ndim == 2:
@@ -67,11 +60,3 @@ def as_array(picture: Any) -> np.ndarray:
             f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
         )
     return picture
-
-
-def _pixels(picture: Image.Image) -> np.ndarray:
-    if picture.mode[0] in "IF":  # 16 and 32 bits, which converting would cut to 8
-        values = np.asarray(picture)
-        fits = values.dtype.kind != "f" and values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
-        return values.astype(np.uint16 if fits else np.float32)
-    return np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))

@@ -62,7 +62,7 @@ class Prediction:
             opacity: of the colours, 0–1.
             legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
-        picture = visible(self.image).astype(np.float32)
+        picture = visible(self.image, self.mask != IGNORE_INDEX).astype(np.float32)
         colors = color_table(self.info.colors).astype(np.float32)  # black, which shows nothing, where there is no data
         strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
         mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
@@ -83,12 +83,22 @@ def table_of(info: Info) -> ClassTable:
     return ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)
 
 
-def visible(image: np.ndarray) -> np.ndarray:
-    """Any picture as H×W×3 uint8 for a person to look at; deeper ones are stretched from 1st to 99th percentile."""
+def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Any picture as H×W×3 uint8 for a person to look at.
+
+    Args:
+        image: H×W×C; of more than three channels the first three are shown. Deeper ones than uint8 are stretched from
+            the 1st to the 99th percentile.
+        valid: H×W booleans, False where there is no data, which must not decide the stretching; None for all.
+    """
     channels = image.shape[2]
     image = image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)
     if image.dtype == np.uint8:
         return image
-    low, high = np.nanpercentile(image, (1, 99))
-    stretched = (image.astype(np.float32) - low) / max(float(high - low), 1e-6)
+    known = np.isfinite(image).all(axis=2)
+    if valid is not None:
+        known &= valid
+    low, high = np.percentile(image[known], (1, 99)) if known.any() else (0.0, 1.0)
+    with np.errstate(over="ignore"):  # of a nodata value
+        stretched = (image.astype(np.float32) - np.float32(low)) / np.float32(max(float(high - low), 1e-6))
     return (np.nan_to_num(stretched).clip(0, 1) * 255).round().astype(np.uint8)

@@ -13,12 +13,13 @@ from PIL import Image
 
 from atrous import model_file
 from atrous.data.pictures import read_pixels
-from atrous.data.pixels import Pixels, fill_missing, to_channels
+from atrous.data.pillow import pixels_of_picture
+from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
 from atrous.inference.engine import NotConvertible, choose
-from atrous.inference.picture_input import Found, as_array, clear_pixels, found_in
+from atrous.inference.picture_input import Found, as_array, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
@@ -151,12 +152,9 @@ class Segmenter:
         channels, pages = len(self.info.preprocessing.mean), self.info.preprocessing.pages
         if isinstance(picture, str | Path):
             return found_in(read_pixels(picture, pages), channels)
-        values = as_array(picture)
         if isinstance(picture, Image.Image):
-            four = values.shape[2] == 4
-            return found_in(
-                Pixels(values, 3 if four else None, masked=None if four else clear_pixels(picture)), channels
-            )
+            return found_in(pixels_of_picture(picture), channels)
+        values = as_array(picture)
         finite = np.asarray(np.isfinite(values).all(axis=2)) if values.dtype.kind == "f" else None
         if finite is None or finite.all():
             return Found(values, values, None)

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import numpy as np
 from PIL import Image
 
+from atrous.data.decoding import in_words
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
@@ -204,6 +205,8 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
     """A picture's file, as it is where the server knows its kind, else as a PNG, or a TIFF for arrays of four bands."""
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in SENT_AS_THEY_ARE:
         return Path(picture).read_bytes()
+    if isinstance(picture, Image.Image):
+        return _png_of(picture)
     if image.dtype == np.float32 or image.shape[2] not in (1, 3, 4):
         raise AtrousError(
             f"a picture that is sent has 1, 3 or 4 channels of uint8 or uint16, got {image.shape[2]} of {image.dtype}."
@@ -219,6 +222,20 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image[..., [2, 1, 0, 3][: image.shape[2]]] if image.shape[2] > 1 else image)[
         1
     ].tobytes()
+
+
+def _png_of(picture: Image.Image) -> bytes:
+    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: with its transparency, not turned."""
+    if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
+        raise AtrousError(f"a picture that is sent has 8 or 16 bits, got an image of mode '{picture.mode}'.")
+    with in_words("the picture"):
+        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I") and not picture.mode.startswith("I;16"):
+            picture = picture.convert("RGBA" if picture.mode in ("La", "PA", "RGBa") else "RGB")
+        plain = picture.copy()
+        plain.info = {key: value for key, value in picture.info.items() if key == "transparency"}
+        file = io.BytesIO()
+        plain.save(file, "PNG", compress_level=3)
+        return file.getvalue()
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -1,0 +1,33 @@
+"""The nodata value that GDAL keeps in a file beside a picture, where the picture's own format has no place for it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+_MOST_BYTES = 2**24
+_NODATA = re.compile(r'<NoDataValue(?:\s+le_hex_equiv="(?P<hex>[0-9A-Fa-f]{16})")?\s*>(?P<text>[^<]*)</NoDataValue>')
+
+
+def nodata_beside(path: Path | str) -> str | None:
+    """The nodata value of the first band in ``PATH.aux.xml`` (GDAL's Persistent Auxiliary Metadata).
+
+    Args:
+        path: a picture file.
+
+    Returns:
+        The number as text; None where there is no such file, or none in it.
+    """
+    beside = Path(f"{path}.aux.xml")
+    try:
+        if not beside.is_file() or beside.stat().st_size > _MOST_BYTES:
+            return None
+        found = _NODATA.search(beside.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    if found is None:
+        return None
+    if found["hex"]:  # exact, where the text is rounded
+        return repr(struct.unpack("<d", bytes.fromhex(found["hex"]))[0])
+    return found["text"].strip()

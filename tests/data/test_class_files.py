@@ -126,3 +126,225 @@ def test_a_classes_yaml_wins(tmp_path):
     (tmp_path / "labelmap.txt").write_text(FILES["labelmap.txt"], encoding="utf-8")
     (tmp_path / "classes.yaml").write_text("classes: [{name: a}, {name: b}, {name: c}]", encoding="utf-8")
     assert open_dataset(tmp_path).classes.names == ("a", "b", "c")
+
+
+def grey(root: Path, values=(0, 1, 2), name: str = "picture") -> Path:
+    """Three pictures in images/ and masks/ that hold these values, without a table."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    mask = np.repeat(np.array(values, np.uint8), 4)[None].repeat(6, 0)
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 255, (*mask.shape, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / f"images/{name}{index}.png")
+        Image.fromarray(mask).save(root / f"masks/{name}{index}.png")
+    return root
+
+
+MORE_FORMS = {
+    "yolo": ("data.yaml", "path: .\nnames: [background, crack, 'weld: bad']\n"),
+    "yolo by value": ("data.yaml", "nc: 3\nnames:\n  0: background\n  1: crack\n  2: 'weld: bad'\n"),
+    "mmsegmentation": (
+        "classes.json",
+        json.dumps({"classes": NAMES, "palette": COLORS.tolist()}),
+    ),
+    "a list": ("classes.json", json.dumps(NAMES)),
+    "values by name": ("classes.json", json.dumps({name: index for index, name in enumerate(NAMES)})),
+    "records": ("classes.json", json.dumps([{"id": index, "name": name} for index, name in enumerate(NAMES)])),
+    "a config": ("id2label.json", json.dumps({"id2label": dict(enumerate(NAMES))})),
+    "nnU-Net 1": ("dataset.json", json.dumps({"labels": dict(enumerate(NAMES)), "modality": {"0": "R"}})),
+    "a table": ("classes.csv", "id;name\n0;background\n1;crack\n2;weld: bad\n"),
+    "value first": ("labelmap.txt", "0: background\n1: crack\n2: weld: bad\n"),
+    "value last": ("labels.txt", "background: 0\ncrack: 1\nweld: bad: 2\n"),
+    "names only": ("labelmap.txt", "background\ncrack\nweld: bad\n".replace(": ", " ")),
+    "comments": ("names.txt", "# made by hand\n\nbackground\ncrack  # thin\n\nweld: bad\n\n"),
+    "commas": ("classes.txt", "background,\ncrack,\nweld: bad,\n"),
+    "quotes": ("labels.txt", "'background'\n'crack'\n'weld: bad'\n"),
+    "labelme": ("labels.txt", "__ignore__\n_background_\ncrack\nweld: bad\n"),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("form", MORE_FORMS)
+def test_more_forms_in_unicode(tmp_path, form, encoding):
+    name, text = MORE_FORMS[form]
+    root = grey(tmp_path)
+    (root / name).write_bytes(text.encode(encoding))
+    expected = NAMES if form != "names only" else ("background", "crack", "weld bad")
+    opened = open_dataset(root)
+    assert opened.classes.names == expected
+    assert opened.classes.raw == ((0,), (1,), (2,))
+
+
+UNRELATED = {
+    "meta.json": ['{"author": "me", "classes": 3}', "[1, 2]", '{"version": 1}', "null", '{"classes": []}'],
+    "notes.json": ['{"todo": ["relabel"]}', '{"a": 1}\n{"b": 2}\n', "draw again", '{"categories": ["a", "b"]}'],
+    "classes.json": ['{"a": {"b": 1}}', "[[1, 2], [3]]", '{"monday": "room 3"}', "[]", "3"],
+    "dataset.json": ['{"name": "mine"}', '{"labels": ["a", "b"]}', '{"labels": {"a": {"count": 2}}}'],
+    "labels.txt": [
+        "picture0.png 1\npicture1.png 0\n",
+        "picture0\npicture1\npicture2\n",
+        "0 0.5 0.5 0.1 0.2\n1 0.2 0.3 0.1 0.1\n",
+        "These masks were drawn by two students.\nAsk them.\n",
+        "author: me\ndate: 2020-01-01\n",
+        "images/a.jpg\nimages/b.jpg\n",
+        "",
+        "\x00\x01\x02\x7f",
+        "0\n1\n2\n",
+    ],
+    "names.txt": ["<html><body></body></html>", "\n".join(f"person {index}" for index in range(400)), "{}"],
+    "classes.txt": ["The classes are described in the paper that came with the data, see there for more\n"],
+    "classes.csv": ["teacher,room\nMs Lee,3\n", "image,label\na.png,1\n"],
+    "data.yaml": ["train: ../train\n", "- a\n", "{", "names: 3\n"],
+    "id2label.json": ['{"model": "b0"}'],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in UNRELATED.items() for text in texts])
+def test_a_file_of_that_name_that_is_something_else_is_passed_over_and_said(tmp_path, name, text):
+    root = grey(tmp_path)
+    (root / name).write_text(text, encoding="utf-8")
+    diagnosis = examine(root)
+    assert [finding.kind for finding in diagnosis.errors] == ["no_classes"]
+    assert any(f"{name} is not read" in note for note in diagnosis.notes)
+    (root / "classes.yaml").write_text("classes: [{name: a}, {name: b}, {name: c}]", encoding="utf-8")
+    assert not examine(root).errors
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("labels.txt", "größe\nhöhe\ntiefe\n".encode("cp1252"), "UTF-8"),
+        ("labels.txt", b"crack\nweld\ncrack\n", "given twice"),
+        ("classes.json", b'{"0": "a", "1": "b", "0": "c"}', "given twice"),
+        ("classes.json", b'["a", "b"', "damaged"),
+        ("meta.json", b'{"classes": [{"title": "a", "color": "red"}]}', "#RRGGBB"),
+        ("class_dict.csv", b"name,r,g,b\na,1,2,3\nb,1,x,3\n", "'b,1,x,3'"),
+        ("label_colors.txt", b"1 2 3 a\nhello\n", "'hello'"),
+        ("dataset.json", b'{"labels": {"background": 0, "all": [1, 2], "core": 2}}', "region"),
+        ("obj_class_to_machine_color.json", b'{"a": 1}', "r, g, b"),
+        ("classes.csv", b"id,name\n0,a\nx,b\n", "'x,b'"),
+    ],
+)
+def test_a_class_file_with_a_mistake_is_refused_in_one_sentence(tmp_path, name, content, told):
+    (grey(tmp_path) / name).write_bytes(content)
+    with pytest.raises(AtrousError, match=rf"{name}.*{told}"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("classes.txt", "background\ncrack\nweld\n"), ("labels.txt", "background\nweld\ncrack\n")),
+        (("classes.txt", "crack\nweld\n"), ("labels.txt", "background\ncrack\nweld\n")),
+        (("classes.txt", "cat\ndog\n"), ("classes.json", '["road", "sky"]')),
+        (
+            ("_classes.csv", "Pixel Value, Class\n0, a\n1, b\n"),
+            ("masks/_classes.csv", "Pixel Value, Class\n0, b\n1, a\n"),
+        ),
+        (("labelmap.txt", "a:0,0,0::\nb:1,1,1::\n"), ("labels.txt", "0 b\n1 a\n2 c\n")),
+    ],
+)
+def test_class_files_that_contradict_each_other_are_refused_with_both_names(tmp_path, first, second):
+    root = grey(tmp_path)
+    for name, text in (first, second):
+        (root / name).write_text(text, encoding="utf-8")
+    with pytest.raises(AtrousError, match="contradict") as error:
+        open_dataset(root)
+    assert first[0] in str(error.value) and second[0] in str(error.value)
+
+
+def test_class_files_that_agree(tmp_path):
+    root = grey(tmp_path)
+    (root / "classes.txt").write_text("background\ncrack\nweld: bad\n", encoding="utf-8")
+    (root / "labels.txt").write_text("__ignore__\n_background_\ncrack\nweld: bad\n", encoding="utf-8")
+    (root / "labelmap.txt").write_text(FILES["labelmap.txt"], encoding="utf-8")
+    (root / "meta.json").write_text(FILES["meta.json"], encoding="utf-8")
+    assert open_dataset(root).classes.names == NAMES
+
+
+def test_a_list_of_other_things_beside_a_tools_own_file_is_said(tmp_path):
+    root = grey(tmp_path)
+    (root / "labelmap.txt").write_text(FILES["labelmap.txt"], encoding="utf-8")
+    (root / "names.txt").write_text("Alice\nBob\n", encoding="utf-8")
+    opened = open_dataset(root)
+    assert opened.classes.names == NAMES
+    assert any("names.txt is not read" in note and "labelmap.txt" in note for note in opened.notes)
+
+
+def test_names_without_a_background_where_masks_hold_one(tmp_path):
+    root = grey(tmp_path)
+    (root / "classes.txt").write_text("crack\nweld\n", encoding="utf-8")
+    diagnosis = examine(root)
+    assert [finding.kind for finding in diagnosis.errors] == ["unnamed_background"]
+    assert diagnosis.proposed_classes and diagnosis.proposed_classes.names == ("background", "crack", "weld")
+    (root / "classes.txt").write_text("crack\nweld\nrust\nhole\n", encoding="utf-8")
+    assert "unnamed_background" in [finding.kind for finding in examine(root).warnings]
+    (root / "classes.txt").write_text("crack\nweld\nrust\n", encoding="utf-8")
+    diagnosis = examine(root)
+    assert not diagnosis.errors and "unnamed_background" not in [finding.kind for finding in diagnosis.warnings]
+
+
+def test_fewer_and_more_names_than_values(tmp_path):
+    root = grey(tmp_path)
+    (root / "classes.txt").write_text("background\ncrack\n", encoding="utf-8")
+    assert [finding.kind for finding in examine(root).errors] == ["unknown_value"]
+    (root / "classes.txt").write_text("background\ncrack\nweld\nrust\n", encoding="utf-8")
+    diagnosis = examine(root)
+    assert not diagnosis.errors
+    assert any(finding.kind == "empty_class" and "rust" in finding.examples for finding in diagnosis.warnings)
+
+
+LAYOUTS = {
+    "cityscapes": ("leftImg8bit/{split}/{city}/{city}_00000{n}_000000_leftImg8bit.png",
+                   "gtFine/{split}/{city}/{city}_00000{n}_000000_gtFine_labelTrainIds.png"),
+    "ade20k": ("images/{ade}/{city}{n}.jpg", "annotations/{ade}/{city}{n}.png"),
+    "coco_stuff": ("images/{split}2017/{city}{n}.jpg", "annotations/{split}2017/{city}{n}.png"),
+    "camvid": ("{split}/{city}{n}.png", "{split}annot/{city}{n}.png"),
+}  # fmt: skip
+
+
+def published(root: Path, layout: str, city: str) -> Path:
+    """A set in the folders of a published layout, of three pictures a split."""
+    for split, ade in (("train", "training"), ("val", "validation")):
+        for n, (pattern, array) in [
+            (n, pair) for n in range(3) for pair in zip(LAYOUTS[layout], (COLORS[LABELS], LABELS), strict=True)
+        ]:
+            path = root / pattern.format(split=split, ade=ade, city=city, n=n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    return root
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_own_classes_in_published_folders(tmp_path, layout):
+    root = published(tmp_path, layout, "ours")
+    if layout == "ade20k":
+        (root / "objectInfo150.txt").unlink(missing_ok=True)
+    found = examine(root, layout)
+    assert any(finding.kind == "assumed_names" for finding in found.warnings)
+    (root / "classes.json").write_text(json.dumps(NAMES), encoding="utf-8")
+    found = examine(root, layout)
+    assert found.classes and found.classes.names == NAMES
+    assert not any(finding.kind == "assumed_names" for finding in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("layout", "city"),
+    [("cityscapes", "aachen"), ("ade20k", "ADE_train_0000000"), ("coco_stuff", "00000000000"), ("camvid", "0001TP_")],
+)
+def test_the_published_pictures_of_every_layout(tmp_path, layout, city):
+    root = published(tmp_path, layout, city)
+    (root / "labels.txt").write_text("0: unlabeled\n1: person\n2: bicycle\n", encoding="utf-8")
+    if layout != "coco_stuff":
+        (root / "labels.txt").unlink()
+    found = examine(root, layout)
+    assert found.classes and len(found.classes) > 10
+    assert not any(finding.kind == "assumed_names" for finding in found.warnings)
+
+
+def test_the_order_of_a_list_of_colours_does_not_contradict_stated_values(tmp_path):
+    root = grey(tmp_path)
+    (root / "obj_class_to_machine_color.json").write_text(json.dumps({"weld": [1, 1, 1], "crack": [2, 2, 2]}))
+    colors = [{"title": "crack", "color": "#FA3253"}, {"title": "weld", "color": "#33DDFF"}]
+    (root / "meta.json").write_text(json.dumps({"classes": colors}), encoding="utf-8")
+    assert open_dataset(root).classes.names == ("background", "weld", "crack")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atrous.data.dataset import Dataset, classes_of, paired_splits, pictures_in, withheld
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld
 from atrous.data.labels import ClassTable, Color
 from atrous.errors import AtrousError
 
@@ -71,8 +72,8 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
 
     Args:
         root: the folder with ``images/`` and ``annotations/``, or the one above ``ADEChallengeData2016``.
-        classes: the class table to use instead of a ``classes.yaml``, or the 150 classes, named by
-            ``objectInfo150.txt`` where it is there (raw values 1 to 150; 0 is ignored).
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 150 classes,
+            named by ``objectInfo150.txt`` where it is there (raw values 1 to 150; 0 is ignored).
 
     Raises:
         AtrousError: a folder is missing or empty, or the list of names is damaged.
@@ -90,7 +91,10 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [] if home == root else [f"The dataset was found in {home}."]
     if (home / "images/testing").is_dir():
         notes.append(withheld("test", home / "images/testing"))
-    return Dataset(home, "ade20k", classes_of(home, classes, _classes(home)), splits, tuple(notes), orphans)
+    folders_of_masks = [home / "annotations" / folder for folder in folders.values()]
+    first = next(iter(splits.values()))
+    table, told = named_classes(home, classes, *folders_of_masks, items=first, default=_classes(home))
+    return Dataset(home, "ade20k", table, splits, (*notes, *told), orphans)
 
 
 def _home(root: Path) -> Path | None:

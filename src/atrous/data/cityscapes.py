@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atrous.data.dataset import Dataset, classes_of, fullest, paired_splits, pictures_in, withheld, without_ending
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld, without_ending
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 
@@ -62,7 +63,8 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
 
     Args:
         root: the folder with ``leftImg8bit/`` and ``gtFine/``.
-        classes: the class table to use instead of a ``classes.yaml``, or the 19 classes that the benchmark scores.
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 19 classes
+            that the benchmark scores.
 
     Raises:
         AtrousError: a folder is missing or empty, or no file is named as a picture or a mask of this layout.
@@ -84,7 +86,9 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [note]
     if (pictures / "test").is_dir():
         notes.append(withheld("test", pictures / "test/*/*"))
-    return Dataset(root, "cityscapes", classes_of(root, classes, _TABLES[ending]), splits, tuple(notes), orphans)
+    first = next(iter(splits.values()))
+    table, told = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
+    return Dataset(root, "cityscapes", table, splits, (*notes, *told), orphans)
 
 
 def _frames(folder: Path, ending: str) -> dict[str, Path]:

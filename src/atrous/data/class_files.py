@@ -3,44 +3,39 @@
 Forms: CVAT and Datumaro ``labelmap.txt`` ("# label:color_rgb:parts:actions"); labelme ``class_names.txt``, and lists of
 names as ``classes.txt`` and ``labels.txt``; Roboflow ``_classes.csv`` ("Pixel Value, Class"); ``class_dict.csv`` (name,
 r, g, b); CamVid's ``label_colors.txt`` ("r g b name"); Supervisely ``obj_class_to_machine_color.json`` and
-``meta.json``; nnU-Net ``dataset.json``; Label Studio ``notes.json``; Hugging Face ``id2label.json``.
+``meta.json``; nnU-Net ``dataset.json``; Label Studio ``notes.json``; Hugging Face ``id2label.json``; YOLO
+``data.yaml``.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from atrous.data.class_file_forms import FORMS, Form, NamedClass
 from atrous.data.dataset import CLASSES_FILE, Item, NoClassesError, classes_of
 from atrous.data.labels import ClassTable, Color, default_colors
 from atrous.data.pictures import read_mask
-from atrous.data.text_files import read_text_file
+from atrous.data.text_files import decodings, read_text_file
 from atrous.errors import AtrousError
 
 #: In a note that says so.
 ASSUMED = "the published classes of this layout are assumed"
+#: In a note that says so.
+IN_ORDER = "their values by the order in it"
 _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabeled", "unlabelled"})
+BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg", "backgrnd", "???"})
 
 
 @dataclass(frozen=True)
-class NamedClass:
-    """What a file says of one class.
+class _ClassFile:
+    """A file that names classes."""
 
-    Attributes:
-        name: its name.
-        value: the number that masks hold for it.
-        color: the (red, green, blue) that masks hold for it, or None.
-    """
-
-    name: str
-    value: int
-    color: Color | None = None
+    path: Path
+    form: Form
+    named: list[NamedClass]
 
 
 def named_classes(
@@ -49,6 +44,7 @@ def named_classes(
     *folders: Path,
     items: Iterable[Item] = (),
     default: ClassTable | None = None,
+    published: Iterable[str] = (),
 ) -> tuple[ClassTable, tuple[str, ...]]:
     """The class table of a dataset and sentences that say where its names are from.
 
@@ -61,43 +57,123 @@ def named_classes(
         folders: where else such a file may be; each is tried with the folder above it, if that is in ``root``.
         items: of the dataset; the first mask tells whether masks hold colours or numbers.
         default: the layout's own table, or None.
+        published: names of files that belong to the published data set and say nothing more than ``default``.
 
     Raises:
         NoClassesError: there is no table.
-        AtrousError: a file is damaged.
+        AtrousError: a file is damaged, or two files contradict each other.
     """
     if given is not None or (root / CLASSES_FILE).exists():
         return classes_of(root, given), ()
+    items = list(items)
     places = [root, *folders, *(folder.parent for folder in folders if folder.parent.is_relative_to(root))]
-    for place in dict.fromkeys(places):
-        for name, parse in _FORMS.items():
-            path = place / name
-            if not path.is_file():
-                continue
-            named = _parsed(path, parse)
-            if named:
-                return _table(path, named, items), (f"The classes are named by {path}.",)
+    found, notes = _class_files(places, items, frozenset(published))
+    if found:
+        colored = _hold_colors(items, {one.color for one in found[0].named if one.color is not None})
+        notes += _compared(found, colored)
+        table = _table(found[0], colored)
+        counted = not table.color_coded and all(one.counted for one in found[0].named)
+        how = f", and {IN_ORDER}" if counted else ""
+        return table, (f"The classes are named by {found[0].path}{how}.", *notes)
     if default is not None:
-        note = f"There is no {CLASSES_FILE}, so {ASSUMED}."
-        return default, (note,)
+        return default, (f"There is no {CLASSES_FILE}, so {ASSUMED}.", *notes)
     raise NoClassesError(
         f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
-        f"`atrous doctor {root} --write-classes` writes one from the values it finds."
+        f"`atrous doctor {root} --write-classes` writes one from the values it finds.",
+        notes,
     )
 
 
-def _parsed(path: Path, parse: Callable[[str], list[NamedClass]]) -> list[NamedClass]:
+def _class_files(
+    places: Iterable[Path], items: list[Item], published: frozenset[str]
+) -> tuple[list[_ClassFile], list[str]]:
+    """The files that name classes, and a sentence for each that might by its name and does not."""
+    found, notes = [], []
+    pictures = {item.name for item in items}
+    for place in dict.fromkeys(places):
+        for name, form in FORMS.items():
+            path = place / name
+            if name in published or not path.is_file():
+                continue
+            named = _parsed(path, form)
+            if named and (form.own or not pictures & {one.name for one in named}):
+                found.append(_ClassFile(path, form, named))
+            else:
+                notes.append(f"{path} is not read: it does not look like a list of classes.")
+    return found, notes
+
+
+def _parsed(path: Path, form: Form) -> list[NamedClass]:
     try:
-        return parse(read_text_file(path))
+        return form.parse(_text(path, form))
     except AtrousError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, csv.Error) as error:
         raise AtrousError(
-            f"{path}: cannot be read as a list of classes ({error}). Correct it, or write a {CLASSES_FILE}."
+            f"{path}: cannot be read as a list of classes: {error}. Correct it, or write a {CLASSES_FILE}."
         ) from error
 
 
-def _table(path: Path, named: list[NamedClass], items: Iterable[Item]) -> ClassTable:
+def _text(path: Path, form: Form) -> str:
+    try:
+        return read_text_file(path)
+    except AtrousError:
+        if form.own or not path.stat().st_size or form.parse(list(decodings(path))[-1]):
+            raise
+        return ""  # in whatever encoding, it names no classes
+
+
+def _compared(found: list[_ClassFile], colored: bool) -> list[str]:
+    """Sentences about files that name other things than the first does.
+
+    Raises:
+        AtrousError: two files contradict each other.
+    """
+    first, notes = found[0], []
+    for other in found[1:]:
+        told = _contradiction(first.named, other.named, colored)
+        if told is None:
+            continue
+        names, others = ({_bare(one.name) for one in part.named} - BACKGROUND_NAMES for part in (first, other))
+        if not other.form.own and first.form.own and not names & others:
+            notes.append(f"{other.path} is not read: it has no class in common with {first.path}.")
+            continue
+        raise AtrousError(
+            f"{first.path} and {other.path} contradict each other: {told}. Remove the wrong one, or write a "
+            f"{CLASSES_FILE}."
+        )
+    return notes
+
+
+def _contradiction(first: list[NamedClass], second: list[NamedClass], colored: bool) -> str | None:
+    """What two files say differently of one class or one value, in words; None where they agree."""
+    one, other = ({_bare(c.name): c for c in part if _bare(c.name) not in _IGNORED_NAMES} for part in (first, second))
+    if colored and all(c.color for c in (*first, *second)):
+        differing = next((name for name in one.keys() & other.keys() if one[name].color != other[name].color), None)
+        return differing and f"'{differing}' is {one[differing].color} in one and {other[differing].color} in the other"
+    if not one.keys() & other.keys() - BACKGROUND_NAMES:
+        names = ["'" + next((c.name for c in part.values()), "") + "'" for part in (one, other)]
+        return f"no class is in both, such as {' and '.join(names)}"
+    by_order = any(c.color and c.counted for c in second) and not any(c.counted for c in first)
+    if colored or by_order:
+        return None  # colours or stated values say more than the order of a list of colours
+    for name in sorted(one.keys() & other.keys()):
+        if one[name].value != other[name].value:
+            return f"'{name}' is {one[name].value} in one and {other[name].value} in the other"
+    by_value = {c.value: c.name for c in other.values()}
+    for c in one.values():
+        if _bare(by_value.get(c.value, c.name)) != _bare(c.name):
+            return f"the value {c.value} is '{c.name}' in one and '{by_value[c.value]}' in the other"
+    return None
+
+
+def _bare(name: str) -> str:
+    name = name.strip().lower()
+    return "background" if name in BACKGROUND_NAMES else name
+
+
+def _table(file: _ClassFile, colored: bool) -> ClassTable:
+    named = file.named
     classes = [one for one in named if one.name.lower() not in _IGNORED_NAMES]
     ignored = [one for one in named if one.name.lower() in _IGNORED_NAMES]
     colors = [one.color for one in named if one.color is not None]
@@ -105,7 +181,7 @@ def _table(path: Path, named: list[NamedClass], items: Iterable[Item]) -> ClassT
     shown = tuple(one.color or fallback[min(max(one.value, 0), len(fallback) - 1)] for one in classes)
     names = tuple(one.name for one in classes)
     try:
-        if len(colors) == len(named) and _hold_colors(items, set(colors)):
+        if len(colors) == len(named) and colored:
             raw = tuple((one.color,) for one in classes if one.color)
             return ClassTable(names, shown, raw, tuple(one.color for one in ignored if one.color))
         values = {one.value for one in classes}
@@ -113,12 +189,12 @@ def _table(path: Path, named: list[NamedClass], items: Iterable[Item]) -> ClassT
         ignore = tuple(dict.fromkeys((*(one.value for one in ignored if one.value not in values), *usual)))
         return ClassTable(names, shown, tuple((one.value,) for one in classes), ignore)
     except AtrousError as error:
-        raise AtrousError(f"{path}: {error}") from error
+        raise AtrousError(f"{file.path}: {error}") from error
 
 
 def _hold_colors(items: Iterable[Item], colors: set[Color]) -> bool:
     """Whether masks hold these colours, in their pixels or in their palettes, by the first mask that can be read."""
-    for item in items:
+    for item in items if colors else ():
         if item.mask is None:
             continue
         try:
@@ -130,124 +206,3 @@ def _hold_colors(items: Iterable[Item], colors: set[Color]) -> bool:
         used = {palette[int(value)] for value in set(mask.ravel().tolist()) if 0 <= int(value) < len(palette)}
         return used <= colors
     return False
-
-
-def _labelmap(text: str) -> list[NamedClass]:
-    """CVAT's and Datumaro's: ``name:r,g,b:parts:actions``; the names may hold colons."""
-    named = []
-    for line in _lines(text):
-        if line.startswith("#"):
-            continue
-        match = re.fullmatch(r"(?P<name>.+?):(?P<color>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)?(:.*)?", line)
-        if match is None:
-            raise ValueError(f"the line {line!r} is not name:r,g,b::")
-        color = _color(match["color"].split(",")) if match["color"] else None
-        named.append(NamedClass(match["name"].strip(), len(named), color))
-    return named
-
-
-def _names(text: str) -> list[NamedClass]:
-    """A name a line, in the order of the values or after them; labelme's ``__ignore__`` is no class."""
-    named: list[NamedClass] = []
-    for line in _lines(text):
-        match = re.fullmatch(r"(?P<value>\d+)\s*[:;,=\t ]\s*(?P<name>\D.*)", line)
-        if match:
-            named.append(NamedClass(match["name"].strip().strip("'\""), int(match["value"])))
-        elif line != "__ignore__":  # which labelme does not count
-            named.append(NamedClass("background" if line == "_background_" else line, len(named)))
-    return named
-
-
-def _roboflow(text: str) -> list[NamedClass]:
-    rows = _rows(text)
-    named = [NamedClass(row[1], int(row[0])) for row in rows if row[0].isdigit()]
-    if len(named) < len(rows) - 1:
-        raise ValueError("its lines are not 'Pixel Value, Class'")
-    return named
-
-
-def _class_dict(text: str) -> list[NamedClass]:
-    rows = [row for row in _rows(text) if len(row) >= 4]
-    colored = [row for row in rows if all(part.isdigit() for part in row[1:4])]
-    return [NamedClass(row[0], index, _color(row[1:4])) for index, row in enumerate(colored)]
-
-
-def _label_colors(text: str) -> list[NamedClass]:
-    named = []
-    for line in _lines(text):
-        red, green, blue, name = line.split(maxsplit=3)
-        named.append(NamedClass(name, len(named), _color([red, green, blue])))
-    return named
-
-
-def _machine_colors(text: str) -> list[NamedClass]:
-    """Supervisely's ``{"name": [v, v, v]}``: masks hold v, as grey."""
-    content: Mapping[str, Any] = json.loads(text)
-    colors = {name: _color(color) for name, color in content.items()}
-    grey = all(len(set(color)) == 1 for color in colors.values())
-    named = [NamedClass(name, color[0], None if grey else color) for name, color in colors.items()]
-    free = 0 not in {one.value for one in named}
-    background = [NamedClass("background", 0, None if grey else (0, 0, 0))] if free else []
-    return [*background, *named]
-
-
-def _supervisely_meta(text: str) -> list[NamedClass]:
-    classes = json.loads(text)["classes"]
-    named = [
-        NamedClass(one["title"], index + 1, _color([int(one["color"][at : at + 2], 16) for at in (1, 3, 5)]))
-        for index, one in enumerate(classes)
-    ]
-    return [NamedClass("background", 0, (0, 0, 0)), *named]
-
-
-def _nnunet(text: str) -> list[NamedClass]:
-    """nnU-Net's ``{"labels": {"name": value}}``, or, before version 2, ``{"value": "name"}``."""
-    content = json.loads(text)
-    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
-        return []  # many things are called dataset.json
-    pairs = [(name, value) if isinstance(value, int) else (value, name) for name, value in content["labels"].items()]
-    return [NamedClass(str(name), int(value)) for name, value in pairs]
-
-
-def _id2label(text: str) -> list[NamedClass]:
-    content = json.loads(text)
-    content = dict(enumerate(content)) if isinstance(content, list) else content
-    return [NamedClass(str(name), int(value)) for value, name in content.items()]
-
-
-def _label_studio(text: str) -> list[NamedClass]:
-    return [NamedClass(str(one["name"]), int(one["id"])) for one in json.loads(text)["categories"]]
-
-
-# by file name; the first that is there is read
-_FORMS: dict[str, Callable[[str], list[NamedClass]]] = {
-    "labelmap.txt": _labelmap,
-    "label_map.txt": _labelmap,
-    "_classes.csv": _roboflow,
-    "class_dict.csv": _class_dict,
-    "class_dict_seg.csv": _class_dict,
-    "label_colors.txt": _label_colors,
-    "obj_class_to_machine_color.json": _machine_colors,
-    "meta.json": _supervisely_meta,
-    "class_names.txt": _names,
-    "classes.txt": _names,
-    "labels.txt": _names,
-    "names.txt": _names,
-    "dataset.json": _nnunet,
-    "id2label.json": _id2label,
-    "classes.json": _id2label,
-    "notes.json": _label_studio,
-}
-
-
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _rows(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if any(row)]
-
-
-def _color(parts: Iterable[Any]) -> Color:
-    red, green, blue = (int(part) for part in parts)
-    return red, green, blue

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from atrous.data.dataset import Dataset, classes_of, fullest, paired_splits, pictures_in, withheld, without_ending
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld, without_ending
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 
@@ -75,7 +76,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
-        classes: the class table to use instead of a ``classes.yaml``, or the 171 classes.
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 171 classes.
 
     Raises:
         AtrousError: a folder is missing or empty, or no mask is named as in this layout.
@@ -95,8 +96,16 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [note]
     if (root / "images/test2017").is_dir():
         notes.append(withheld("test", root / "images/test2017"))
-    table = classes_of(root, classes, release.tables[ending])
-    return Dataset(root, "coco_stuff", table, splits, tuple(notes), orphans)
+    folders_of_masks = [root / "annotations" / folder for folder in folders.values()]
+    table, told = named_classes(
+        root,
+        classes,
+        *folders_of_masks,
+        items=next(iter(splits.values())),
+        default=release.tables[ending],
+        published=["labels.txt"],  # it counts from 1, and masks from 0
+    )
+    return Dataset(root, "coco_stuff", table, splits, (*notes, *told), orphans)
 
 
 def _release(root: Path) -> _Release | None:

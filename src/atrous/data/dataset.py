@@ -22,7 +22,15 @@ SPLIT_SEED = 0
 
 
 class NoClassesError(AtrousError):
-    """The dataset does not say what the values in its masks mean."""
+    """The dataset does not say what the values in its masks mean.
+
+    Attributes:
+        notes: sentences about files that might and do not.
+    """
+
+    def __init__(self, message: str, notes: Iterable[str] = ()) -> None:
+        self.notes = tuple(notes)
+        super().__init__(" ".join([message, *self.notes]))
 
 
 @dataclass(frozen=True)

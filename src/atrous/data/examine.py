@@ -12,13 +12,13 @@ import numpy as np
 
 from atrous.data.blended_edges import blended_values
 from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels
+from atrous.data.class_findings import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.dataset import Dataset, NoClassesError, open_dataset
 from atrous.data.findings import Finding, find_errors, find_warnings
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.mask_findings import (
     colors_by_palette,
     files_by_coding,
-    find_assumed_names,
     find_blended_edges,
     find_differing_palettes,
     find_mixed_codings,
@@ -133,6 +133,8 @@ def examine(
     mixed = list(find_mixed_codings(dataset, codings, classes))
     palettes = list(find_differing_palettes(dataset, pairs))
     proposals = list(_proposals(pairs, classes, blended))
+    found = {value for _, mask in masks_of(pairs) for value in mask.values if isinstance(value, int)}
+    proposals = [proposal_with_background(dataset, proposal, found, classes) for proposal in proposals]
     if palettes:
         proposals = list(_proposal_by_palette(pairs, classes))
     if any(unknown for unknown, _ in mixed):  # a table would mean different things in different files
@@ -161,6 +163,7 @@ def examine(
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
             *find_assumed_names(dataset, pairs, classes),
+            *find_unnamed_background(dataset, pairs, classes),
             *find_turned(dataset, pairs),
         ),
         pixels=pixels,
@@ -174,9 +177,10 @@ def _open(root: Path | str, layout: str | None) -> tuple[Dataset, ClassTable | N
     try:
         dataset = open_dataset(root, layout)
         return dataset, dataset.classes
-    except NoClassesError:
+    except NoClassesError as error:
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
-        return open_dataset(root, layout, classes=stand_in), None
+        dataset = open_dataset(root, layout, classes=stand_in)
+        return replace(dataset, notes=(*dataset.notes, *error.notes)), None
 
 
 def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:

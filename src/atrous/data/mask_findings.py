@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from atrous.data.class_files import ASSUMED
 from atrous.data.dataset import Dataset
 from atrous.data.findings import SHOWN, Finding, shown
 from atrous.data.labels import ClassTable, Color, Raw
@@ -98,31 +96,6 @@ def find_mixed_codings(
             tuple(examples),
         ),
     )
-
-
-#: How the pictures of the published sets are named.
-_PUBLISHED = {
-    "voc": re.compile(r"\d{4}_\d{6}"),
-    "camvid": re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_.*"),
-}
-
-
-def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Published class names that were assumed for data that does not look like the published set."""
-    named = _PUBLISHED.get(dataset.layout)
-    if named is None or classes is None or not any(ASSUMED in note for note in dataset.notes):
-        return
-    strange = [pair for pair in pairs if not named.fullmatch(pair.item.name)]
-    if 2 * len(strange) > len(pairs):
-        names = ", ".join(classes.names[:3])
-        yield Finding(
-            "assumed_names",
-            f"The folders have the layout '{dataset.layout}', and its published classes ({names}, …) are assumed, but "
-            "the pictures are not named as the published ones. If the classes are your own, name them in classes.yaml "
-            "(`--write-classes` writes one to edit).",
-            len(strange),
-            tuple(shown(dataset, pair.item.image) for pair in strange[:SHOWN]),
-        )
 
 
 def find_differing_palettes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:

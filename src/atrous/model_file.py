@@ -42,17 +42,19 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False) -> N
     write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, Path(path))
 
 
-def load(path: str | Path) -> SegmentationModel:
+def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationModel:
     """Reads a model file and rebuilds its model, in evaluation mode.
 
     Args:
         path: a file written by `save`.
+        output_stride: 8, 16 or 32, at which the same weights run; None for the one that was saved.
 
     Returns:
         The module, with `.info`.
 
     Raises:
-        AtrousError: not a model file, truncated, or altered since it was saved.
+        AtrousError: not a model file, truncated, or altered since it was saved; or an output stride that it cannot
+            have.
     """
     import torch
     from safetensors import SafetensorError
@@ -74,6 +76,8 @@ def load(path: str | Path) -> SegmentationModel:
     model = models.build(info.architecture, info.arguments)
     model.load_state_dict(tensors)
     model.info = info
+    if output_stride is not None:
+        model.set_output_stride(output_stride)
     return model.eval()
 
 
@@ -108,13 +112,15 @@ def read_info(path: str | Path) -> Info:
     return _parse_info(_read_metadata(path), path)
 
 
-def recorded_digest(path: str | Path) -> str:
-    """The checksum that a model file says it has; only `load` compares it.
+def digest_of_file(path: str | Path) -> str:
+    """The SHA-256 of a model file's bytes: equal for copies, and another where anything was altered.
 
     Raises:
         AtrousError: not a model file.
     """
-    return str(_read_metadata(Path(path)).get("sha256"))
+    _read_metadata(Path(path))
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:

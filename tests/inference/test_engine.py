@@ -122,38 +122,6 @@ def test_many_channels_and_deep_pictures():
     assert (masks[0] == masks[1]).mean() > 0.999
 
 
-def test_what_was_converted_is_kept_and_used(path, picture, cache, monkeypatch):
-    first = Segmenter(path, engine="openvino", precision="float32")(picture).mask
-    assert len(list(cache.glob("*/network.xml"))) == 1
-    monkeypatch.setattr(openvino_engine, "convert", lambda model: pytest.fail("converted again"))
-    assert np.array_equal(Segmenter(path, engine="openvino", precision="float32")(picture).mask, first)
-
-
-def test_a_changed_file_is_converted_anew(tmp_path, cache, picture):
-    file = tmp_path / "model.safetensors"
-    for seed in (0, 1):
-        model = used()
-        with torch.no_grad():
-            model.classifier.bias.copy_(torch.tensor([0.0, 0.0, 1e4 * seed, 0.0]))
-        atrous.save(model, file)
-        mask = Segmenter(file, engine="openvino")(picture).mask
-        assert (mask == 2).all() == bool(seed)
-    assert len(list(cache.glob("*/network.xml"))) == 2
-
-
-def test_half_a_kept_file_is_made_anew(path, picture, cache):
-    mask = Segmenter(path, engine="openvino", precision="float32")(picture).mask
-    (kept,) = cache.glob("*/network.xml")
-    kept.write_bytes(kept.read_bytes()[:500])
-    assert np.array_equal(Segmenter(path, engine="openvino", precision="float32")(picture).mask, mask)
-
-
-def test_where_nothing_may_be_kept_it_still_runs(path, picture, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert Segmenter(path, engine="openvino")(picture).mask.shape == picture.shape[:2]
-
-
 def test_torch_runs_what_openvino_does_not(path, picture, monkeypatch):
     def refuse(model):
         raise NotConvertible("OpenVINO cannot convert this network: for once")

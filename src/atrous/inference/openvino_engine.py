@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +14,7 @@ import numpy as np
 from atrous import model_file
 from atrous.errors import AtrousError, unknown_name
 from atrous.forks import ForkLock
+from atrous.inference import graph_cache
 from atrous.inference.engine import Engine, NotConvertible
 from atrous.inference.openvino_core import KERNELS_KEPT, LOST, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
@@ -34,7 +32,7 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 #: Pixels from which on the network is made for a picture's own size: it then plans its memory, and takes half as much.
 LARGE = 2**20
 #: Raised when `convert` makes another graph, so that what older versions kept is not taken.
-KEPT_FORMAT = 4
+KEPT_FORMAT = 5
 #: The module whose mean is over the whole picture, as OpenVINO's tracer names what it makes of it.
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
 
@@ -58,6 +56,7 @@ class OpenVinoEngine:
         info: of the model.
         precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
         reason: why this engine.
+        output_stride: of a model file's network; None for its own.
 
     Attributes:
         engine: what this is.
@@ -67,7 +66,14 @@ class OpenVinoEngine:
         AtrousError: unknown precision, or a network that OpenVINO does not run as torch does.
     """
 
-    def __init__(self, model: Path | SegmentationModel, info: Info, precision: str, reason: str) -> None:
+    def __init__(
+        self,
+        model: Path | SegmentationModel,
+        info: Info,
+        precision: str,
+        reason: str,
+        output_stride: int | None = None,
+    ) -> None:
         core = openvino_core()
         if precision == "auto":
             bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -75,7 +81,7 @@ class OpenVinoEngine:
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, ["auto", *PRECISIONS])
         with _converting:
-            graph = read_or_convert(core, model) if isinstance(model, Path) else convert(model)
+            graph = read_or_convert(core, model, output_stride) if isinstance(model, Path) else convert(model)
         hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
         hints["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
         self._any_size = CompiledNetwork(core.compile_model(graph, "CPU", hints))
@@ -183,22 +189,26 @@ def _after_mean(graph: Any) -> tuple[list[Any], list[Any]]:
     return [copied.output(0)], [*copied.get_parameters(), given]
 
 
-def read_or_convert(core: Any, path: Path) -> Any:
+def read_or_convert(core: Any, path: Path, output_stride: int | None = None) -> Any:
     """The converted network of a model file, from the user's cache where it is there.
 
     Args:
         core: OpenVINO's.
         path: of the model file.
+        output_stride: see `model_file.load`.
+
+    Raises:
+        AtrousError: not a model file, or an output stride that it cannot have.
+        NotConvertible: the graph does not answer as the module does.
     """
-    kept = _place_of(path) / "network.xml"
-    if kept.exists():
-        try:
-            return core.read_model(kept)
-        except RuntimeError:  # half a file, or another version's: made anew
-            pass
-    graph = convert(model_file.load(path))
-    _keep(graph, kept)
-    return graph
+    import openvino
+
+    versions = version("atrous"), KEPT_FORMAT, openvino.__version__
+    return graph_cache.read_or_make(
+        core,
+        [*versions, model_file.digest_of_file(path), output_stride],
+        lambda: convert(model_file.load(path, output_stride=output_stride)),
+    )
 
 
 def convert(model: SegmentationModel) -> Any:
@@ -259,30 +269,3 @@ def _smooth(channels: int, size: tuple[int, int]) -> Any:
         torch.sin(9 * (one + 1) * rows)[:, None] * torch.cos(7 * (one + 2) * columns)[None] for one in range(channels)
     ]
     return (torch.stack(waves)[None] + 1) * 127.5
-
-
-def _place_of(path: Path) -> Path:
-    """Where a file's converted network is kept: another file, or another version of anything, has another place."""
-    import openvino
-
-    stat = path.stat()
-    words = [version("atrous"), KEPT_FORMAT, openvino.__version__, model_file.recorded_digest(path)]
-    words += [stat.st_size, stat.st_mtime_ns]
-    name = hashlib.sha256(" ".join(map(str, words)).encode()).hexdigest()[:24]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "atrous" / "openvino" / name
-
-
-def _keep(graph: Any, path: Path) -> None:
-    """Writes the network whole or not at all; where nothing may be written it is made anew each time."""
-    import openvino
-
-    try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent.parent, ignore_cleanup_errors=True) as folder:
-            inside = Path(folder) / "network"
-            inside.mkdir()
-            openvino.save_model(graph, inside / path.name, compress_to_fp16=False)
-            inside.replace(path.parent)
-    except OSError:
-        return

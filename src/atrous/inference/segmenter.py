@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -91,14 +92,15 @@ class Segmenter:
     ) -> None:
         views_of(scales, flip)  # a mistake there is named before the model is loaded
         given = Path(model) if isinstance(model, str | Path) else model
-        if output_stride is not None:
-            given = _with_output_stride(given, output_stride)
         self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
+        if output_stride is not None:
+            given, output_stride = _at_output_stride(given, self.info, output_stride)
+        if output_stride is not None:
+            self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
         self._range = check_range(range, self.info.preprocessing)
         self._doubts: set[str] = set()
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
-        of_file = isinstance(model, str | Path)
-        self._runner = _runner_for(given, self.info, engine, device, precision, of_file)
+        self._runner = _runner_for(given, self.info, engine, device, precision, output_stride)
         self.engine, self.pools = self._runner.engine, self._runner.pools
         self._look(scales, flip, crf)
 
@@ -339,31 +341,46 @@ def info_of(path: Path) -> Info:
     return exported.read_info(path) if exported.is_exported(path) else model_file.read_info(path)
 
 
-def _with_output_stride(model: Path | SegmentationModel, output_stride: int) -> SegmentationModel:
-    """The model, a copy where it was given as a module, with features at another stride."""
+def _at_output_stride(
+    model: Path | SegmentationModel, info: Info, output_stride: int
+) -> tuple[Path | SegmentationModel, int | None]:
+    """The model, a copy of a module at that stride; and the stride if it is not the model's own.
+
+    Raises:
+        AtrousError: an exported file, or a stride that the module cannot have; of a model file, reading it tells.
+    """
     if isinstance(model, Path) and exported.is_exported(model):
         raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
-    changed = model_file.load(model) if isinstance(model, Path) else copy.deepcopy(model)
-    changed.set_output_stride(output_stride)
-    return changed
+    if output_stride == info.arguments.get("output_stride"):
+        return model, None
+    if not isinstance(model, Path):
+        model = copy.deepcopy(model)
+        model.set_output_stride(output_stride)
+    return model, output_stride
 
 
 def _runner_for(
-    model: Path | SegmentationModel, info: Info, engine: str, device: str | torch.device, precision: str, of_file: bool
+    model: Path | SegmentationModel,
+    info: Info,
+    engine: str,
+    device: str | torch.device,
+    precision: str,
+    output_stride: int | None,
 ) -> TorchEngine | OpenVinoEngine | exported.OnnxGraph | exported.OpenVinoGraph:
     """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
     if isinstance(model, Path) and exported.is_exported(model):
         return exported.open_graph(model, engine, str(device), precision)
-    name, reason = choose(engine, str(device), of_file)
+    name, reason = choose(engine, str(device), isinstance(model, Path))
     if name == "openvino":
         from atrous.inference.openvino_engine import OpenVinoEngine
 
         try:
-            return OpenVinoEngine(model, info, precision, reason)
+            return OpenVinoEngine(model, info, precision, reason, output_stride)
         except NotConvertible as error:
             if engine != "auto":
                 raise
             reason = str(error)
     from atrous.inference.torch_engine import TorchEngine
 
-    return TorchEngine(model_file.load(model) if isinstance(model, Path) else model, device, precision, reason)
+    module = model_file.load(model, output_stride=output_stride) if isinstance(model, Path) else model
+    return TorchEngine(module, device, precision, reason)

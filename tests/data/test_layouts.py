@@ -169,3 +169,70 @@ def test_other_names_of_known_formats_are_read(tmp_path, suffix):
         path.unlink()
     opened = open_dataset(tmp_path)
     assert (opened.read(opened.split("train")[0]).image == 7).all()
+
+
+def told(root: Path, layout: str | None = None) -> str:
+    return " | ".join(open_dataset(root, layout).notes)
+
+
+HIDDEN = {
+    "valid beside val": ("images/{split}/{stem}.png", "masks/{split}/{stem}.png", "images/valid/x.png", "images/val"),
+    "valid beside val, splits first": (
+        "{split}/images/{stem}.png", "{split}/masks/{stem}.png", "valid/images/x.png", "val"
+    ),
+    "valid beside val in camvid": ("{split}/{stem}.png", "{split}annot/{stem}.png", "valid/x.png", "val"),
+    "annotations beside labels": (
+        "images/{split}/{stem}.png", "labels/{split}/{stem}.png", "annotations/{split}/x.png", "labels"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_a_folder_that_another_hides_is_answered_with_a_command(tmp_path, case):
+    pictures, masks, hidden, rival = HIDDEN[case]
+    make(tmp_path, pictures, masks)
+    assert "is not read" not in told(tmp_path)
+    extra = save(tmp_path / hidden.format(split="train"))
+    if "camvid" in case:
+        save(tmp_path / "validannot/x.png", 1)
+    before = told(tmp_path)
+    assert "(1 pictures) is not read" in before and f'mv "{tmp_path / rival}"' in before
+    (tmp_path / rival).rename(tmp_path / f"{rival}_unused")  # as the command does
+    try:
+        after = told(tmp_path)
+    except AtrousError as error:
+        after = str(error)  # what is read now lacks its other half
+    assert f"{extra.parent.relative_to(tmp_path)}/ (1" not in after
+
+
+@pytest.mark.parametrize("other", ["labels", "Annotations", "gt"])
+def test_two_folders_of_masks(tmp_path, other):
+    make(tmp_path, "images/{stem}.png", "masks/{stem}.png", stems="abc", splits=("train",))
+    save(tmp_path / other / "ta.png", 1)
+    assert f"{other}/ (1 pictures) is not read, because masks/ is" in told(tmp_path)
+
+
+@pytest.mark.parametrize("extra", ["train/x.png", "previews/x.jpg", "images/tile_1/x.png", "old/images/x.tif", "x.png"])
+def test_any_folder_with_pictures_that_is_not_read_is_said(tmp_path, extra):
+    make(tmp_path, "images/{stem}.png", "masks/{stem}.png", stems="abc", splits=("train",))
+    assert "not read" not in told(tmp_path)
+    save(tmp_path / extra)
+    folder = str(Path(extra).parent) if "/" in extra else "the folder itself"
+    assert "not read" in told(tmp_path) and f"{folder}/ (1)".replace("itself/", "itself") in told(tmp_path)
+
+
+def test_spellings_of_val_in_camvids_layout(tmp_path):
+    make(tmp_path, "{split}/{stem}.png", "{split}annot/{stem}.png", splits=("training", "valid", "test"))
+    assert open_dataset(tmp_path).layout == "camvid"
+    assert pairs(tmp_path).keys() == {"train", "val", "test"}
+    (tmp_path / "valid.txt").write_text("va\n", encoding="utf-8")
+    assert len(pairs(tmp_path)["val"]) == 1
+
+
+@pytest.mark.parametrize("empty", ["images/val", "masks/val"])
+def test_a_split_of_an_empty_folder_is_left_out_and_said(tmp_path, empty):
+    make(tmp_path, "images/{split}/{stem}.png", "masks/{split}/{stem}.png")
+    for path in (tmp_path / empty).iterdir():
+        path.rename(path.with_suffix(".heic"))
+    assert pairs(tmp_path).keys() == {"train"}
+    assert "no split 'val'" in told(tmp_path) and ".heic" in told(tmp_path)

@@ -8,6 +8,7 @@ from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, pictures_in
 from atrous.data.labels import ClassTable
 from atrous.data.split_lists import listed
+from atrous.data.split_names import SPELLINGS
 from atrous.errors import AtrousError
 
 # Order and colours: github.com/alexgkendall/SegNet-Tutorial, Scripts/test_segmentation_camvid.py
@@ -44,8 +45,8 @@ CAMVID_CLASSES = ClassTable(
 
 
 def looks_like_camvid(root: Path) -> bool:
-    """Whether ``root`` has ``train/`` and ``trainannot/``, or these two of ``val`` or ``test``."""
-    return bool(_split_names(root))
+    """Whether ``root`` has ``train/`` and ``trainannot/``, or these two of ``val`` (``valid`` …) or ``test``."""
+    return bool(_split_folders(root))
 
 
 def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
@@ -61,21 +62,27 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     splits: dict[str, tuple[Item, ...]] = {}
     orphans: list[Path] = []
-    for name in _split_names(root):
-        images, masks = pictures_in(root / name), pictures_in(root / f"{name}annot")
-        lists = [path for suffix in (".txt", ".csv", ".tsv") if (path := root / f"{name}{suffix}").exists()]
-        splits[name] = listed(lists[0], root / name, images, masks) if lists else paired(images, masks)
+    folders = _split_folders(root)
+    for name, (pictures, truth) in folders.items():
+        images, masks = pictures_in(pictures), pictures_in(truth)
+        lists = [path for suffix in (".txt", ".csv", ".tsv") if (path := pictures.with_suffix(suffix)).exists()]
+        splits[name] = listed(lists[0], pictures, images, masks) if lists else paired(images, masks)
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
             f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
         )
-    first = next(iter(splits))
-    table, told = named_classes(root, classes, root / f"{first}annot", items=splits[first], default=CAMVID_CLASSES)
+    first, truth = next(iter(splits.values())), next(iter(folders.values()))[1]
+    table, told = named_classes(root, classes, truth, items=first, default=CAMVID_CLASSES)
     return Dataset(root, "camvid", table, splits, told, tuple(orphans))
 
 
-def _split_names(root: Path) -> list[str]:
-    """The splits that have a folder of pictures and one of masks."""
-    names = ("train", "val", "test")
-    return [name for name in names if (root / name).is_dir() and (root / f"{name}annot").is_dir()]
+def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of pictures and masks by split; of two spellings, such as ``val`` and ``valid``, the first's."""
+    found: dict[str, tuple[Path, Path]] = {}
+    for name, spellings in SPELLINGS.items():
+        for spelling in spellings:
+            pictures, masks = root / spelling, root / f"{spelling}annot"
+            if pictures.is_dir() and masks.is_dir():
+                found.setdefault(name, (pictures, masks))
+    return found

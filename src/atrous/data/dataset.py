@@ -15,6 +15,7 @@ from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask, read_pixels
 from atrous.data.sample import Sample
 from atrous.data.split_names import canonical_split
+from atrous.data.unread_folders import unread_folder_notes
 from atrous.errors import AtrousError, unknown_name
 
 CLASSES_FILE = "classes.yaml"
@@ -181,7 +182,9 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
     paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
     folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
-    return replace(dataset, notes=(*guessed, *dataset.notes, *passed_over_notes(folders)))
+    used = [*folders, *(path.parent for path in dataset.masks_without_image)]
+    notes = (*guessed, *dataset.notes, *passed_over_notes(folders))
+    return replace(dataset, notes=(*notes, *unread_folder_notes(root, used, notes)))
 
 
 def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
@@ -283,14 +286,14 @@ def fullest(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path)
 
 
 def withheld(split: str, pictures: Path) -> str:
-    """The sentence that says why a split is not offered: its masks are not public.
+    """The sentence that says why a split is not offered: it has no masks, as published sets keep them secret.
 
     Args:
         split: its name.
         pictures: the folder, list or pattern that its pictures are found by.
     """
     return (
-        f"There is no split '{split}': the masks that belong to {pictures} are not public. "
+        f"There is no split '{split}': there are no masks for {pictures} (those of published sets are kept secret). "
         "`atrous predict` labels its pictures; --raw writes the values that the masks have."
     )
 

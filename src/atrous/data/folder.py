@@ -6,9 +6,10 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, paired, pictures_in, seeded_split
+from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import masks_by_picture
-from atrous.data.split_folders import IMAGE_FOLDERS, MASK_FOLDERS, folder_named, holds_pictures
+from atrous.data.split_folders import folder_named, holds_pictures
 from atrous.data.split_lists import find_lists, listed_splits
 from atrous.errors import AtrousError
 

@@ -10,20 +10,14 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld
+from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import masks_by_picture
+from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.split_lists import find_lists
 from atrous.data.split_names import SPELLINGS
 from atrous.errors import AtrousError
-
-#: What tools call the folder of pictures and that of masks, in lower case; the first found is taken.
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "pictures", "photos", "inputs", "input")
-MASK_FOLDERS = (
-    *("masks", "mask", "masks_machine", "labels", "label", "ann_dir", "annotations", "annotation", "annots", "annot"),
-    *("gt", "gts", "groundtruth", "ground_truth", "segmentation", "segmentations", "seg", "segs", "targets"),
-    *("pixellabels", "manual", "1st_manual"),
-)
 
 
 def looks_like_split_folders(root: Path) -> bool:
@@ -53,6 +47,11 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
             "train/masks/, or train/ and train_masks/; they are missing."
         )
     notes = [withheld(name, images) for name, (images, masks) in folders.items() if not masks]
+    for name, (pictures, part) in list(labelled.items()):
+        empty = next((folder for folder in (pictures, part) if folder and not holds_pictures(folder)), None)
+        if empty is not None and len(labelled) > 1:
+            notes += [f"There is no split '{name}': {empty} holds no pictures.", *passed_over_notes([empty])]
+            del labelled[name]
     images = {name: pictures_in(pictures) for name, (pictures, _) in labelled.items()}
     masks = {name: masks_by_picture(images[name], pictures_in(part)) for name, (_, part) in labelled.items() if part}
     splits, orphans = paired_splits(images, masks)

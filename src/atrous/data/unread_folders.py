@@ -1,0 +1,98 @@
+"""Folders of a dataset that hold pictures and are not read, and the command that has them read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
+from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.split_names import SPELLINGS, canonical_split
+
+_DEPTH = 4  # folders below the dataset's, as in gtFine/train/aachen
+_SHOWN = 8
+
+
+def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) -> tuple[str, ...]:
+    """Sentences that name the folders with pictures that are not read.
+
+    Args:
+        root: the dataset's folder.
+        used: the folders whose pictures and masks are read.
+        notes: sentences already made; a folder named in them is not named again.
+
+    Returns:
+        One sentence for each folder that another of the same meaning hides, such as ``valid`` beside ``val``, and one
+        for all others.
+    """
+    read = {path for folder in used for path in (folder, *folder.parents)}
+    unread = {folder: count for folder, count in _with_pictures(root) if folder not in set(used)}
+    unread = {folder: count for folder, count in unread.items() if not _is_named(root, folder, notes)}
+    told: list[str] = []
+    others: list[str] = []
+    hidden: dict[Path, Path] = {}
+    for folder, count in unread.items():
+        pair = _hidden_by(root, folder, read)
+        if pair is None:
+            others.append(f"{_shown(root, folder)} ({count})")
+        else:
+            hidden.setdefault(*pair)
+    for folder, rival in hidden.items():
+        count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
+        told.append(
+            f"{_shown(root, folder)} ({count} pictures) is not read, because {_shown(root, rival)} is. To read it "
+            f'instead: mv "{rival}" "{rival}_unused"'
+        )
+    if others:
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        told.append(f"Folders with pictures that are not read: {', '.join(others[:_SHOWN])}{more}.")
+    return tuple(told)
+
+
+def _with_pictures(folder: Path, depth: int = _DEPTH) -> Iterator[tuple[Path, int]]:
+    """The folders with pictures, and how many each holds."""
+    count = 0
+    below: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                below.append(Path(entry.path))
+            elif entry.name[entry.name.rfind(".") :].lower() in PICTURE_SUFFIXES:
+                count += 1
+    if count:
+        yield folder, count
+    for path in sorted(below) if depth else ():
+        if os.access(path, os.R_OK | os.X_OK) and not path.is_symlink():
+            yield from _with_pictures(path, depth - 1)
+
+
+def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] | None:
+    """The folder, or one above it, that has the meaning of one beside it that is read, and that one."""
+    for path in (folder, *folder.parents):
+        if path == root or not path.is_relative_to(root):
+            return None
+        meaning = _meaning(path.name)
+        rivals = [other for other in read if other.parent == path.parent and _meaning(other.name) == meaning]
+        if meaning and path not in read and rivals:
+            return path, rivals[0]
+    return None
+
+
+def _meaning(name: str) -> str | None:
+    """The split that a folder's name means, or "images" or "masks"; None for other names."""
+    lowered = name.lower()
+    if (split := canonical_split(lowered)) in SPELLINGS:
+        return split
+    return "images" if lowered in IMAGE_FOLDERS else "masks" if lowered in MASK_FOLDERS else None
+
+
+def _is_named(root: Path, folder: Path, notes: Iterable[str]) -> bool:
+    named = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and path != root]
+    return any(f"{path} " in note or f"{path}/*" in note for path in named for note in notes)
+
+
+def _shown(root: Path, folder: Path) -> str:
+    return "the folder itself" if folder == root else f"{folder.relative_to(root)}{os.sep}"

@@ -1,5 +1,6 @@
 """Layouts that labelling tools export, and folders with files of other kinds beside the pictures."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +237,43 @@ def test_a_split_of_an_empty_folder_is_left_out_and_said(tmp_path, empty):
         path.rename(path.with_suffix(".heic"))
     assert pairs(tmp_path).keys() == {"train"}
     assert "no split 'val'" in told(tmp_path) and ".heic" in told(tmp_path)
+
+
+def label_studio(root: Path) -> Path:
+    """Two pictures and Label Studio's export of their masks, one file for each label."""
+    for task, (stem, labels) in enumerate({"street": ["car", "road-side"], "park": ["road-side"]}.items(), 1):
+        save(root / f"images/{stem}.jpg")
+        for index, label in enumerate(labels):
+            mask = np.zeros((4, 6), np.uint8)
+            mask[2 * index : 2 * index + 2] = 255
+            (root / "labels").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(root / f"labels/task-{task}-annotation-{task}-by-1-tag-{label}-0.png")
+    tasks = [
+        {"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-street.jpg", "text": "x"}},
+        {"id": 2, "data": {"image": "/data/local-files/?d=images/park.jpg"}},
+    ]
+    (root / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    return root
+
+
+def test_masks_of_one_label_each_are_joined_by_the_lines_of_the_documentation(tmp_path, monkeypatch):
+    root = label_studio(tmp_path)
+    with pytest.raises(AtrousError, match=r"one label only, 'car'.*docs/data\.md"):
+        open_dataset(root)
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    lines = page.split("## Label Studio")[1].split("```python")[1].split("```")[0]
+    monkeypatch.chdir(root)
+    exec(compile(lines, "docs/data.md", "exec"), {})
+    opened = open_dataset(root)
+    assert opened.classes.names == ("background", "car", "road-side")
+    labels = {item.name: opened.read(item).label for part in opened.splits.values() for item in part}
+    assert np.array_equal(labels["street"][:, 0], [1, 1, 2, 2])
+    assert np.array_equal(labels["park"][:, 0], [2, 2, 0, 0])
+
+
+def test_masks_of_one_label_each_without_pictures(tmp_path):
+    label_studio(tmp_path)
+    for path in list((tmp_path / "labels").iterdir()):
+        path.rename(tmp_path / path.name)
+    with pytest.raises(AtrousError, match="one label only"):
+        open_dataset(tmp_path)

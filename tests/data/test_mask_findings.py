@@ -11,6 +11,7 @@ from atrous.commands.doctor import doctor
 from atrous.data.dataset import open_dataset
 from atrous.data.examine import Diagnosis, examine
 from atrous.data.labels import ClassTable, default_colors
+from atrous.data.propose import propose_classes
 from atrous.errors import AtrousError
 
 TWO = ClassTable(("background", "foreground"), default_colors(2), ((0,), (1,)))
@@ -175,3 +176,65 @@ def test_unused_colours_of_palettes_may_differ(tmp_path):
     assert not examine(
         dataset(tmp_path, masks, ClassTable(("a", "b", "c"), default_colors(3), ((0,), (1,), (2,))))
     ).errors
+
+
+VALUES = {
+    "255 alone above 0 is the object": ([0, 255], [0, 255], []),
+    "65535 alone above 0 is the object": ([0, 65535], [0, 65535], []),
+    "255 beside class numbers": ([0, 1, 255], [0, 1], [255]),
+    "65535 beside class numbers": ([0, 1, 2, 65535], [0, 1, 2], [65535]),
+    "all bits of 32": ([0, 1, 2, 2**32 - 1], [0, 1, 2], [2**32 - 1]),
+    "three grey levels": ([0, 128, 255], [0, 128, 255], []),
+    "four grey levels": ([0, 85, 170, 255], [0, 85, 170, 255], []),
+    "grey of colours": ([29, 76, 150, 226, 255], [29, 76, 150, 226, 255], []),
+    "-1": ([-1, 0, 1], [0, 1], [-1]),
+    "-128": ([-128, 0, 1], [0, 1], [-128]),
+    "-9999": ([-9999, 0, 1, 2], [0, 1, 2], [-9999]),
+    "255 below larger numbers": ([0, 1, 2, 255, 300], [0, 1, 2, 255, 300], []),
+    "two values": ([1, 255], [1, 255], []),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_which_values_are_proposed_as_ignored(case):
+    found, classes, ignore = VALUES[case]
+    proposal = propose_classes(dict.fromkeys(found, 100), None)
+    assert proposal and proposal.classes
+    assert [values[0] for values in proposal.classes.raw] == classes
+    assert list(proposal.classes.ignore) == ignore
+    if len(found) > 2:
+        assert not ignore or f"It takes {ignore[0]} for ignored pixels" in proposal.reason
+        assert ("255 for a class" in proposal.reason) == (found[-1] == 255 and not ignore)
+
+
+@pytest.mark.parametrize(
+    ("listed", "found", "ignore"),
+    [((0, 1), (0, 1, 255), (255,)), ((0, 1), (0, 1, 65535), (65535,)), ((0, 1), (-1, 0, 1), (-1,)),
+     ((0, 128), (0, 128, 255), ())],
+)  # fmt: skip
+def test_a_value_that_the_table_does_not_list(listed, found, ignore):
+    table = ClassTable(("a", "b"), default_colors(2), tuple((value,) for value in listed))
+    proposal = propose_classes(dict.fromkeys(found, 100), table)
+    assert proposal and proposal.classes
+    assert proposal.classes.ignore == ignore
+    assert len(proposal.classes) == (2 if ignore else 3)
+
+
+@pytest.mark.parametrize("highest", [1, 2])
+def test_masks_of_whole_floats(tmp_path, highest):
+    root = dataset(tmp_path, [Image.fromarray(shapes(seed)) for seed in range(3)])
+    for seed in range(3):
+        (root / f"masks/{seed:02}.png").unlink()
+        Image.fromarray(np.minimum(shapes(seed), highest).astype(np.float32)).save(root / f"masks/{seed:02}.tif")
+    proposed = examine(root).proposed_classes
+    assert proposed and proposed.raw == tuple((value,) for value in range(highest + 1))
+    proposed.to_yaml(root / "classes.yaml")
+    assert not examine(root).errors
+
+
+def test_masks_of_fractions_are_told(tmp_path):
+    root = dataset(tmp_path, [Image.fromarray(shapes(seed)) for seed in range(3)])
+    (root / "masks/00.png").unlink()
+    Image.fromarray(shapes(0).astype(np.float32) / 4).save(root / "masks/00.tif")
+    told = [example for finding in examine(root).errors for example in finding.examples]
+    assert any("masks/00.tif" in example and "whole" in example for example in told), told

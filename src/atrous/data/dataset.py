@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
+from atrous.data.mask_names import join_labels
 from atrous.data.palettes import as_colors, palettes_differ
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask, read_pixels
@@ -173,6 +174,8 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
     name = layout or next((name for name, known in LAYOUTS.items() if known.looks_like(root)), None)
     if name is None:
         found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
+        if told := join_labels(path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern))):
+            raise AtrousError(told)
         marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
         raise AtrousError(
             f"{root}: no known dataset layout; it holds {found}. {marks}. "

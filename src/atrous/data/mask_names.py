@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from atrous.errors import AtrousError
@@ -18,6 +18,8 @@ _MASK_BEGINNING = re.compile(rf"(?:{_MASK_WORDS})[ _.-](?P<stem>.+)", re.IGNOREC
 _PICTURE_ENDING = re.compile(rf"(?P<stem>.+?)[ _.-](?:{_PICTURE_WORDS})", re.IGNORECASE)
 _PICTURE_BEGINNING = re.compile(rf"(?:{_PICTURE_WORDS})[ _.-](?P<stem>.+)", re.IGNORECASE)
 
+_OF_ONE_LABEL = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(?P<label>.+)-\d+")
+
 
 def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
     """The masks by the stem of their picture: the same stem, or one with a word such as ``_mask`` or ``_label`` more.
@@ -30,8 +32,10 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
         Every mask: by its picture's stem, or by its own where it has no picture.
 
     Raises:
-        AtrousError: two masks fit one picture, or no mask fits any picture.
+        AtrousError: two masks fit one picture, no mask fits any picture, or each mask holds one label only.
     """
+    if told := join_labels(masks.values()):
+        raise AtrousError(told)
     bare = {_without_word(stem, _PICTURE_ENDING, _PICTURE_BEGINNING): stem for stem in images}
     if len(bare) < len(images):  # two pictures differ in such a word alone
         bare = {}
@@ -50,6 +54,18 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
     if images and masks and not found.keys() & images.keys():
         raise _nothing_fits(images, masks)
     return found
+
+
+def join_labels(masks: Iterable[Path]) -> str | None:
+    """A sentence on masks that Label Studio exported as one picture for each label; None where there are none."""
+    first = next((path for path in masks if _OF_ONE_LABEL.fullmatch(path.stem)), None)
+    if first is None:
+        return None
+    label = _OF_ONE_LABEL.sub(r"\g<label>", first.stem)
+    return (
+        f"{first} holds one label only, '{label}', as Label Studio exports masks as PNG. Join the labels of each "
+        "picture into one mask of class numbers: docs/data.md, 'Label Studio', has the lines that do it."
+    )
 
 
 def is_named_as_mask(stem: str) -> str | None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from atrous.data.labels import MAX_CLASSES, ClassTable, Color, Raw, default_colors
 
-_USUAL_IGNORE = (255, -1)  # VOC, Cityscapes and most tools; several remote sensing sets
+_IGNORED = -1  # several remote sensing sets
+_IGNORED_TOPS = (255, 65535, 2**32 - 1)  # VOC, Cityscapes and most tools; −1 in unsigned types
+_IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # what GIS tools fill with, and the least of signed types
+_GREY_STEP = 16  # between classes that are drawn as grey levels, on average; class numbers lie nearer
 _MANY = 32  # values beyond which compression or numbered objects are likelier than classes
 _NEARLY_ALL = 0.9
 
@@ -120,8 +123,22 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
     return Proposal("wrong_mode" if classes else "none", reason, table)
 
 
+def _usually_ignored(found: list[int]) -> tuple[int, ...]:
+    """The values among all sorted ones that usually mean "ignore", where two others are left at least.
+
+    White beside other grey levels, as in 0, 128, 255, is a class like them.
+    """
+    if len(found) < 3:
+        return ()
+    *rest, top = found
+    grey_levels = len(rest) > 1 and rest[0] >= 0 and (rest[-1] - rest[0]) / (len(rest) - 1) >= _GREY_STEP
+    ignored = [top] if top in _IGNORED_TOPS and not grey_levels else []
+    ignored += [value for value in found if value == _IGNORED or (value == found[0] and value in _IGNORED_BOTTOMS)]
+    return tuple(ignored) if len(ignored) <= len(found) - 2 else ()
+
+
 def _from_scratch(found: list[int]) -> Proposal:
-    ignore = tuple(value for value in _USUAL_IGNORE if value in found and len(found) > 1)
+    ignore = _usually_ignored(found)
     values = [value for value in found if value not in ignore]
     if len(values) > MAX_CLASSES:
         return _too_many(len(found))
@@ -132,13 +149,21 @@ def _from_scratch(found: list[int]) -> Proposal:
     if len(values) > _MANY:
         reason += " If they number objects rather than classes, export one value per class instead."
     if ignore:
-        reason += f" It takes {' and '.join(map(str, ignore))} for ignored pixels."
+        listed = " and ".join(map(str, ignore))
+        reason += f" It takes {listed} for ignored pixels; if {listed} is a class, list it under classes: instead."
+    elif values[-1] in _IGNORED_TOPS and len(values) > 2:
+        reason += (
+            f" It takes {values[-1]} for a class, since the other values are grey levels, too; if it means 'not "
+            "labelled', list it under ignore: instead."
+        )
     return Proposal("none", reason, ClassTable(names, default_colors(len(values)), raw, ignore))
 
 
 def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
     """The table with a new class for each unknown value, or ignore for those that usually mean it."""
-    ignore = tuple(value for value in unknown if value in _USUAL_IGNORE)
+    known = [value for value in _meanings(classes) if isinstance(value, int)]
+    usual = () if classes.color_coded else _usually_ignored(sorted({*known, *unknown}))
+    ignore = tuple(value for value in unknown if value in usual)
     new = [value for value in unknown if value not in ignore]
     total = len(classes) + len(new)
     if total > MAX_CLASSES:

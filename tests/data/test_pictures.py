@@ -353,3 +353,27 @@ def test_a_broken_exif_chunk_hides_no_pixels(tmp_path, suffix, exif):
     assert np.array_equal(decode_pixels(broken.read_bytes(), 10**6).values, read_picture(plain))
     assert np.array_equal(read_raw_mask(broken), read_raw_mask(plain))
     assert exif_orientation(broken) == 1
+
+
+def _png_of(*sizes: tuple[int, int], bits: int) -> bytes:
+    """A PNG with a header for each size, one after the other."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    headers = b"".join(chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, 2, 0, 0, 0)) for size in sizes)
+    rows = zlib.compress(bytes(8 * (1 + 8 * 3 * bits // 8)))
+    return b"\x89PNG\r\n\x1a\n" + headers + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_with_two_headers_never_becomes_larger_than_allowed(bits):
+    large, small = (30_000, 30_000), (8, 8)
+    assert decode_pixels(_png_of(small, bits=bits), 100).values.shape == (8, 8, 3)
+    with pytest.raises(TooLarge, match="30000×30000"):
+        decode_pixels(_png_of(small, large, bits=bits), 100)
+    if bits == 8:  # Pillow takes the last header for the pixels, too
+        assert decode_pixels(_png_of(large, small, bits=bits), 100).values.shape == (8, 8, 3)
+    else:
+        with pytest.raises(AtrousError, match="damaged"):
+            decode_pixels(_png_of(large, small, bits=bits), 100)

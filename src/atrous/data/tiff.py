@@ -15,7 +15,8 @@ from atrous.data.decoding import TooLarge, in_words
 from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.pixels import Pixels, as_picture_dtype
-from atrous.data.tiff_page import JPEG, Directory, StoredPage, Window, as_nodata, directories, nodata_of, page_at
+from atrous.data.tiff_header import Directory, directories
+from atrous.data.tiff_page import JPEG, StoredPage, Window, as_nodata, nodata_of, page_at
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ MOST_BYTES_PER_PIXEL = 64
 PAGES = ("first", "channels")
 
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
 _COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 _STRETCH = {1: 255, 2: 85, 4: 17}  # to fill 0…255, as Pillow does with PNG
@@ -85,10 +87,12 @@ class TiffPicture:
             from tifffile import TiffFile  # only TIFFs need it, and it takes 0.1 s to import
 
             silence_tifffile()
-            content = io.BytesIO(file) if isinstance(file, bytes) else str(file)
             if not isinstance(file, bytes) and Path(file).stat().st_size == 0:
                 raise AtrousError(f"{self.name}: the file is empty (0 bytes).")
-            self._file, self._beside = TiffFile(content), None
+            with io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as header:
+                self._directories = directories(header, self.name, strangers=most_pixels is not None)
+            content = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+            self._file, self._beside, self._strangers = TiffFile(content), None, most_pixels is not None
             try:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages()
@@ -176,16 +180,14 @@ class TiffPicture:
             return self._cmyk(stored) if self._is_cmyk else stored
 
     def _open(self, pages: str, most_pixels: float | None) -> None:
-        found = directories(self._file)
-        if not found:
-            raise AtrousError(f"{self.name}: cannot be read (it holds no page); the file may be damaged or cut short.")
+        found = self._directories
         full = [one for one in found if not one.kind & (_REDUCED | _MASK)] or found[:1]
-        self._directories, self.pages = found, len(full)
+        self.pages = len(full)
         self._page = page_at(self._file, full[0], 0)
         if most_pixels is not None:
             check_size(self._page, most_pixels, len(full) if pages == "channels" else 1, self.name)
         chosen = [self._page, *(page_at(self._file, one, i) for i, one in enumerate(full[1:], 1) if pages != "first")]
-        self._stored = [StoredPage(page, self.name) for page in chosen]
+        self._stored = [StoredPage(page, self.name, strangers=self._strangers) for page in chosen]
         first = self._stored[0]
         for number, page in enumerate(self._stored[1:], 2):
             if page.shape != first.shape or page.dtype != first.dtype or page.page.photometric != self._photometric:
@@ -227,12 +229,12 @@ class TiffPicture:
 
     def _mask_pages(self) -> list[StoredPage]:
         """The masks in the file that belong to its first page: as large as it, one band."""
-        masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED]
+        masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED][:_MOST_MASKS]
         stored = [self._stored_mask(one, index) for index, one in enumerate(masks, 1)]
         return [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]
 
     def _stored_mask(self, directory: Directory, index: int) -> StoredPage:
-        return StoredPage(page_at(self._file, directory, index), self.name)
+        return StoredPage(page_at(self._file, directory, index), self.name, strangers=self._strangers)
 
     def _read(self, window: Window) -> np.ndarray:
         """H×W×C as stored, upright."""
@@ -306,16 +308,18 @@ def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> 
     Raises:
         TooLarge: too many pixels, or too many bytes in them.
     """
-    pixels = page.imagewidth * page.imagelength
+    planes, depth, height, width, together = page.shaped  # what is decoded, which some tags make another than the size
+    samples = max(planes * together, page.samplesperpixel)
+    pixels = max(depth * height * width, page.imagewidth * page.imagelength)
     if pixels > most_pixels:
         raise TooLarge(
             f"{name}: {page.imagewidth}×{page.imagelength} px are {pixels / 1e6:.1f} megapixels, and "
             f"{most_pixels / 1e6:g} are allowed."
         )
     itemsize = page.dtype.itemsize if page.dtype is not None else 1
-    total = pixels * page.samplesperpixel * itemsize * pages
+    total = pixels * samples * itemsize * pages
     if total > most_pixels * MOST_BYTES_PER_PIXEL:
-        raise TooLarge(f"{name}: {page.samplesperpixel * pages} bands of {itemsize} bytes take {total / 1e6:.0f} MB.")
+        raise TooLarge(f"{name}: {samples * pages} bands of {itemsize} bytes take {total / 1e6:.0f} MB.")
     tile = page.tilewidth * page.tilelength * page.samplesperpixel * itemsize if page.is_tiled else 0
     if tile > max(most_pixels * MOST_BYTES_PER_PIXEL, 4 * total) or tile > max(2**26, 16 * total):
         raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller ones.")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atrous.data.decoding import in_words
+from atrous.data.tiff_header import Directory
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
@@ -26,51 +26,15 @@ CACHE_BYTES = 128e6
 THREADED_BYTES = 4 * 2**20
 #: A strip or tile of more bytes than this, and of four times the picture's, is a damaged header.
 LARGEST_SEGMENT = 2**28
-#: Pages of one file that are counted; the rest are as good as none.
-MOST_PAGES = 65536
 #: What a decoder can give at most per byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
 #: TIFF's numbers for JPEG.
 JPEG = frozenset({6, 7, 34892, 33007})
+#: Compressions that a stranger may send: none, LZW, JPEG, deflate, PackBits and Zstandard, whose decoders give no more
+#: than they are told to. Others take the size from a header of their own.
+SAFE_COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 50000})
 
 Window = tuple[int, int, int, int]
-
-
-class Directory(NamedTuple):
-    """Where a page is described, and what kind of page it is."""
-
-    offset: int
-    kind: int  # bits of NewSubfileType: 1 reduced resolution, 2 one of several pages, 4 mask
-
-
-def directories(file: TiffFile) -> list[Directory]:
-    """The pages of a file in order; a chain that runs in a circle or out of the file ends there."""
-    form, handle = file.tiff, file.filehandle
-    handle.seek(form.offsetsize if form.offsetsize == 4 else 8)
-    offset = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
-    found: dict[int, Directory] = {}
-    while offset and offset not in found and offset < handle.size and len(found) < MOST_PAGES:
-        handle.seek(offset)
-        try:
-            count = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))[0]
-            tags = handle.read(count * form.tagsize)
-            after = struct.unpack(form.offsetformat, handle.read(form.offsetsize))[0]
-        except struct.error:
-            after, tags = 0, b""
-        found[offset] = Directory(offset, _kind(tags, form))
-        offset = after
-    return list(found.values())
-
-
-def _kind(tags: bytes, form: Any) -> int:
-    for start in range(0, len(tags) - form.tagsize + 1, form.tagsize):
-        code, of_type = struct.unpack_from(form.byteorder + "HH", tags, start)
-        place = start + form.tagsize - form.offsetsize  # of the value, where it fits
-        if code == 254:
-            return struct.unpack_from(form.byteorder + ("H" if of_type == 3 else "I"), tags, place)[0]
-        if code == 255:  # the old SubfileType: 2 is reduced, 3 one of several
-            return {2: 1, 3: 2}.get(struct.unpack_from(form.byteorder + "H", tags, place)[0], 0)
-    return 0
 
 
 def page_at(file: TiffFile, directory: Directory, index: int) -> TiffPage:
@@ -87,6 +51,7 @@ class StoredPage:
     Args:
         page: its tags.
         name: of the file, for messages.
+        strangers: whether the file is from a stranger, whose compression must be one of `SAFE_COMPRESSIONS`.
 
     Attributes:
         shape: (H, W, S), S samples a pixel.
@@ -96,8 +61,13 @@ class StoredPage:
         AtrousError: a kind of numbers or a layout that is not supported, or a header that cannot be true.
     """
 
-    def __init__(self, page: TiffPage, name: object) -> None:
+    def __init__(self, page: TiffPage, name: object, strangers: bool = False) -> None:
         self.page, self.name = page, name
+        if strangers and page.compression not in SAFE_COMPRESSIONS:
+            raise AtrousError(
+                f"{name}: compressed by {getattr(page.compression, 'name', page.compression)}; send it uncompressed, "
+                "or by deflate, LZW, PackBits, JPEG or Zstandard."
+            )
         planes, depth, height, width, together = page.shaped
         if page.dtype is None or page.dtype.kind not in "biufc":
             raise AtrousError(
@@ -232,13 +202,36 @@ class StoredPage:
         """L×W×S of one strip or tile; L and W may lack what lies outside the picture."""
         data = self._bytes(offset, count)
         # libjpeg fills what is missing with grey and reports nothing.
-        if self.page.compression in JPEG and b"\xff\xd9" not in data[-64:]:
-            raise self._cut("a JPEG in it has no end")
+        if self.page.compression in JPEG:
+            if b"\xff\xd9" not in data[-64:]:
+                raise self._cut("a JPEG in it has no end")
+            self._check_jpeg(data, index)
         with in_words(self.name):
-            values = self.page.decode(data, index, jpegtables=self.page.jpegtables)[0]
+            if self.page.compression in JPEG and self._planes > 1:
+                values = self._grey_jpeg(data)
+            else:
+                values = self.page.decode(data, index, jpegtables=self.page.jpegtables)[0]
         if values is None or values.ndim != 4 or values.shape[3] != self._together or values.shape[1] < rows:
             raise self._cut("a strip or tile decodes to another size")
         return values[0].astype(self.dtype, copy=False)
+
+    def _grey_jpeg(self, data: bytes) -> np.ndarray:
+        """1×L×W×1 of one band that lies alone, which tifffile takes for all colours of an RGB picture."""
+        import imagecodecs
+
+        band = imagecodecs.jpeg_decode(data, bitspersample=self.page.bitspersample, tables=self.page.jpegtables)
+        return np.asarray(band)[None, :, :, None]
+
+    def _check_jpeg(self, data: bytes, index: int) -> None:
+        """Compares the size that a JPEG names with that of its strip or tile, as the decoder follows the JPEG alone."""
+        sizes = jpeg_sizes(data)
+        row = index % (self._down * self._across) // self._across
+        column = index % self._across
+        tall = {self._tall, min(self._tall, self.shape[0] - row * self._tall)}
+        wide = {self._wide, min(self._wide, self.shape[1] - column * self._wide)}
+        if len(sizes) != 1 or sizes[0][0] not in tall or sizes[0][1] not in wide:
+            named = " and ".join(f"{width}×{height}" for height, width in sizes) or "no size"
+            raise self._cut(f"a JPEG in it names {named}, its strip or tile has {self._wide}×{self._tall} px")
 
     def _bytes(self, offset: int, count: int) -> bytes:
         handle = self.page.parent.filehandle
@@ -283,3 +276,21 @@ def as_nodata(text: str, dtype: np.dtype) -> Any:
         return dtype.type(int(value)) if inside and value == int(value) else None
     except (ValueError, OverflowError):
         return None
+
+
+def jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
+    """(H, W) of every frame header in a JPEG before its first scan (ITU-T T.81, B.2.2); one in a sound file."""
+    sizes, at = [], 2
+    while at + 9 <= len(data):
+        if data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # filling, and markers without a length
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in (0xDA, 0xD9):
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            sizes.append((int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")))
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return sizes

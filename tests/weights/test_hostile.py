@@ -23,6 +23,7 @@ from atrous.errors import AtrousError
 from atrous.weights import huggingface, mmseg
 from atrous.weights.adapted import Adapted, check_values, names
 from atrous.weights.foreign import Foreign, from_state_dict, read
+from atrous.weights.torch_file import read_torch
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -91,11 +92,15 @@ def test_names_of_pytorchs_own_that_fill_the_memory_are_refused_before_it_reads(
         read(path)
 
 
-@pytest.mark.parametrize("name", ["collections\nOrderedDict", "__builtin__\nset"])
+@pytest.mark.parametrize("name", ["collections\nOrderedDict", "__builtin__\nset", "torch\nSize"])
 @pytest.mark.parametrize("again", [b"", b"q\x09]q\x08h\x09"], ids=["named", "remembered"])
-def test_a_container_of_a_tensors_numbers_is_not_made(tmp_path, name, again, monkeypatch):
+@pytest.mark.parametrize(
+    ("before", "call"), [(b"", b"\x85R"), (b"(", b"tR"), (b"K\x01", b"\x86R")], ids=["alone", "marked", "second"]
+)
+def test_a_container_of_a_tensors_numbers_is_not_made(tmp_path, name, again, before, call, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
     program = filling(name).replace(name.encode() + b"\n", name.encode() + b"\n" + again, 1)
+    program = program.replace(b"ctorch._utils", before + b"ctorch._utils").removesuffix(b"\x85Rs.") + call + b"s."
     with pytest.raises(AtrousError, match="of something else than it is written with"):
         read(zipped(tmp_path / "weights.pth", program, bytes(4)))
 
@@ -429,3 +434,11 @@ def test_links_are_followed_as_hubs_keep_their_files(tmp_path):
     (tmp_path / "loop.pth").symlink_to("loop.pth")
     with pytest.raises(AtrousError, match="no file at"):
         read(tmp_path / "loop.pth")
+
+
+def test_shapes_are_read(tmp_path):
+    shapes = [torch.Size(size) for size in ((), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5), (70_000, 2**40))]
+    torch.save({"w": torch.ones(2), "shapes": shapes, "again": shapes}, tmp_path / "a.pth")
+    torch.save({"w": torch.ones(2), "shapes": shapes}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    for name in ("a.pth", "b.pth"):
+        assert read_torch(tmp_path / name)["shapes"] == shapes

@@ -82,6 +82,11 @@ CONTAINERS = {
     "builtins.set": ("EMPTY_LIST",),
 }
 
+#: What a shape is written with: whole numbers in a tuple. It would take the numbers of anything else apart, too.
+SHAPE = frozenset(
+    {"MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BININT", "BININT1", "BININT2", "LONG1"}
+)
+
 #: Pickles in a file of the format before zip: magic number, version, machine, object, keys of the storages.
 LEGACY_PICKLES = 5
 
@@ -138,12 +143,14 @@ def _names_in(pickled: Any) -> Iterator[str]:
     """The names in one pickle, bytes or an open file, which is then at its end."""
     memo: dict[Any, str] = {}
     last = ""  # the name that lies on top of the stack
+    in_shape = False  # between torch.Size and its call
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = last
             continue
-        if opcode.name not in CONTAINERS.get(last, (opcode.name,)):
-            raise ValueError(f"{last} of something else than it is written with")
+        in_shape = (in_shape or last == "torch.Size") and opcode.name != "REDUCE"
+        if opcode.name not in CONTAINERS.get(last, (opcode.name,)) or (in_shape and opcode.name not in SHAPE):
+            raise ValueError(f"{'torch.Size' if in_shape else last} of something else than it is written with")
         last = memo.get(argument, "") if opcode.name in ("BINGET", "LONG_BINGET") else ""
         if opcode.name == "GLOBAL":  # INST and STACK_GLOBAL, the other ways to name code, torch's reader refuses
             module, _, name = str(argument).partition(" ")

@@ -1,9 +1,17 @@
-"""Which errors say that memory ran out."""
+"""Which errors say that memory ran out, what is remembered of it, and what surely fits."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from atrous.inference.any_size import is_out_of_memory
+import atrous
+from atrous.inference import any_size as module
+from atrous.inference.any_size import SURELY_FITS, AnySize, surely_fits
+from atrous.inference.memory import predict_bytes
+from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
+from atrous.inference.segmenter import Segmenter
+from atrous.serving.network import Job, Network
 
 
 @pytest.mark.parametrize(
@@ -38,3 +46,138 @@ def test_an_array_that_numpy_cannot_allocate_is_recognised():
 )
 def test_other_errors_are_not(text: str):
     assert not is_out_of_memory(RuntimeError(text))
+
+
+def test_what_ran_out_at_a_scale_or_without_a_crf_runs_out_at_larger_ones_and_with_one():
+    limits = TileLimits()
+    assert limits.tile(1.0, True) is None
+    limits.lower(512, 1.0, False)
+    limits.lower(768, 1.0, False)
+    limits.lower(256, 2.0, True)
+    assert limits.tile(1.0, False) == limits.tile(1.75, True) == limits.tile(9.0, False) == 512
+    assert limits.tile(2.0, True) == 256
+    assert limits.tile(0.5, False) is limits.tile(0.75, True) is None
+
+
+LARGE = np.random.default_rng(0).integers(0, 255, (288, 1100, 3), np.uint8)
+
+
+@pytest.fixture
+def small(make_model, monkeypatch) -> Segmenter:
+    """A segmenter whose memory holds 288×400 px; it counts how often that was not enough."""
+    segmenter = Segmenter(
+        make_model("deeplabv3plus", backbone="mobilenetv2_035"), engine="torch", device="cpu", precision="float32"
+    )
+    through, segmenter.failures = segmenter._runner._through, []
+
+    def limited(images):
+        if images.shape[1] * images.shape[2] > 288 * 400:
+            segmenter.failures.append(images.shape)
+            raise MemoryError
+        return through(images)
+
+    monkeypatch.setattr(segmenter._runner, "_through", limited)
+    return segmenter
+
+
+def test_a_second_picture_does_not_run_out_of_memory_again(small):
+    first = small(LARGE).mask
+    assert len(small.failures) == 2  # at once, and in tiles of 544 px
+    assert np.array_equal(small(LARGE).mask, first)
+    assert np.array_equal(small.looking()(LARGE).mask, first)
+    assert len(small.failures) == 2
+    assert np.array_equal(first, AnySize(small, tile=256)(LARGE))
+
+
+def test_a_larger_tile_that_was_asked_for_is_not_tried_again(small):
+    for _ in range(2):
+        AnySize(small, tile=640, limits=small.limits)(LARGE)
+    assert len(small.failures) == 1
+    wide = AnySize(small, tile=640, overlap=320, limits=small.limits)  # after which a tile of 352 px is the least
+    assert wide(LARGE).shape == (288, 1100)
+
+
+def test_threads_share_what_ran_out(small):
+    first = small(LARGE).mask
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: small(LARGE).mask, range(4)))
+    assert all(np.array_equal(mask, first) for mask in found) and len(small.failures) == 2
+
+
+def test_a_server_remembers_what_ran_out(small):
+    network = Network()
+    masks = [network.submit(Job(small.looking(), LARGE)).result(60) for _ in range(2)]
+    network.close()
+    assert np.array_equal(*masks) and len(small.failures) == 2
+
+
+def test_a_server_stacks_fewer_pictures_after_memory_ran_out(small, monkeypatch):
+    monkeypatch.setattr(Segmenter, "stacks", property(lambda self: self is small))
+    together: list[int] = []
+
+    def stacked(images):
+        together.append(len(images))
+        if len(images) > 3:
+            raise MemoryError
+        return [small.segment(image) for image in images]
+
+    small.segment_together = stacked
+    image = np.zeros((32, 64, 3), np.uint8)
+    network, sizes = Network(), []
+    for _ in range(2):
+        with network._changed:  # until all are in line
+            jobs = [Job(small, image) for _ in range(6)]
+            network._line.extend(jobs)
+            network._changed.notify()
+        sizes += [job.mask.result(60).shape for job in jobs]
+    network.close()
+    assert sizes == 12 * [(32, 64)] and together == [6, 3, 3]
+    each = predict_bytes(small.info, 32, 64) - predict_bytes(small.info, 0, 0)
+    allowed = Network(memory=(predict_bytes(small.info, 0, 0) + 4.5 * each) / 1e9)
+    assert allowed._most_together(Job(small, image)) == 4
+    allowed.close()
+
+
+def test_what_surely_fits_depends_on_scales_enlargement_and_crf(make_model, monkeypatch):
+    segmenter = Segmenter(make_model("deeplabv3plus", backbone="mobilenetv2_035"), engine="torch", device="cpu")
+    enlarging = Segmenter(
+        make_model("deeplabv3plus", backbone="mobilenetv2_035", enlarge=1.5), engine="torch", device="cpu"
+    )
+    at, below = SURELY_FITS // 1024, SURELY_FITS // 1024 - 1
+    cases = [
+        (segmenter, 1.0),
+        (segmenter.looking(scales=(0.5, 0.75)), 1.0),  # the picture itself stays
+        (segmenter.looking(scales=(0.5, 2.0)), 4.0),
+        (enlarging, 2.25),
+        (enlarging.looking(scales=(2.0,)), 9.0),
+        (segmenter.looking(crf="deeplabv2"), 1 + (24 * 4 + 330) / 512),
+    ]
+    asked: list[float] = []
+    monkeypatch.setattr(module, "limit_bytes", lambda *given: asked.append(1) or 1e15)
+    for looking, weight in cases:
+        assert surely_fits(looking, int(at / weight), 1024) and not surely_fits(looking, int(at / weight) + 2, 1024)
+        any_size = AnySize(looking)
+        assert any_size._tile_for(int(below / weight), 1024, "a.png") is None and not asked
+        assert any_size._tile_for(int(at / weight) + 2, 1024, "a.png") is None and asked.pop()
+
+
+def test_a_server_stacks_only_what_surely_fits(make_model, monkeypatch):
+    monkeypatch.setattr(Segmenter, "stacks", True)
+    plain, enlarging = (
+        Segmenter(make_model("deeplabv3plus", backbone="mobilenetv2_035", enlarge=one), engine="torch", device="cpu")
+        for one in (1.0, 2.0)
+    )
+    image, network = np.zeros((1000, 1000, 3), np.uint8), Network()
+    assert network._most_together(Job(plain, image)) == 16
+    assert network._most_together(Job(enlarging, image)) == 1
+    network.close()
+
+
+def test_valid_of_another_size_is_refused(make_model):
+    segmenter = Segmenter(make_model("deeplabv3plus", backbone="mobilenetv2_035"), engine="torch", device="cpu")
+    image = np.zeros((40, 50, 3), np.uint8)
+    with pytest.raises(atrous.AtrousError, match="booleans of the picture's 40×50 px"):
+        segmenter(image, np.ones((50, 40), bool))
+    valid = np.ones((40, 50), bool)
+    valid[:7] = False
+    assert np.array_equal(segmenter(image, valid).mask == 255, ~valid)

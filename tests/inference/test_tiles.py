@@ -273,6 +273,39 @@ def test_tiles_at_scales_that_are_not_quarters_begin_where_the_network_samples_o
     assert len(said) == 1 and "do not lie on the network's grid" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("scale", "width", "tile", "overlap"),
+    [(0.3, 2560, 1600, 960), (0.6, 1920, 1120, 480), (0.7, 1600, 960, 480), (1.2, 1280, 640, 320)],
+)
+def test_tiles_at_any_scale_see_what_the_whole_picture_shows(make_model, scale, width, tile, overlap):
+    """Of a network without image pooling, with overlaps that cover what it sees: the same mask but at ties."""
+    model = make_model("deeplabv2", backbone="resnet10t", atrous_rates=(1,))
+    looking = Segmenter(model, engine="torch", device="cpu", precision="float32", scales=(scale,))
+    patches = np.random.default_rng(0).integers(0, 256, (10, width // 8, 3), np.uint8)
+    image, said = np.kron(patches, np.ones((8, 8, 1), np.uint8)), []
+    whole = looking.segment(image)
+    assert len(np.unique(whole)) > 1
+    in_tiles = AnySize(looking, tile=tile, overlap=overlap, say=said.append)
+    assert (in_tiles(image) != whole).mean() < 2e-4 and said == []
+    elsewhere = AnySize(looking, tile=tile, overlap=overlap + 16)
+    elsewhere._grids = [16]  # the test can fail: tiles that begin elsewhere differ
+    assert (elsewhere(image) != whole).mean() > 1e-3
+
+
+@pytest.mark.parametrize("scales", [(0.33,), (0.37, 1.0)])
+def test_scales_for_which_no_tile_is_large_enough_are_said(segmenter, scales):
+    said = []
+    AnySize(segmenter.looking(scales=scales), tile=512, say=said.append)._tile_for(64, 1000, "a.png")
+    assert len(said) == 1 and "a.png: tiles of 512 px do not lie on the network's grid" in said[0]
+
+
+def test_resized_pictures_at_several_scales_leave_the_grid_and_it_is_said(make_model):
+    model = make_model("deeplabv2", backbone="mobilenetv2_035", aligned=True)
+    looking, said = Segmenter(model, engine="torch", device="cpu", scales=(0.5, 1.0)), []
+    AnySize(looking, tile=512, say=said.append)._tile_for(64, 1000, "a.png")
+    assert len(said) == 1 and "resized to 32k + 1 px" in said[0]
+
+
 def test_an_overlap_is_refused_only_where_there_are_tiles(segmenter, image):
     sink, any_size = ArraySink(300, 420), AnySize(segmenter, overlap=3000)
     any_size.windows(ArraySource(image), sink)
@@ -350,6 +383,17 @@ def test_out_of_memory_falls_back_to_smaller_tiles_with_one_line(segmenter, erro
     assert said == [
         "out of memory at 1100 px: going on with tiles of 544 px",
         "out of memory at 544 px: going on with tiles of 256 px",
+    ]
+
+
+def test_smaller_tiles_that_leave_the_grid_are_said(segmenter):
+    small, said = Small(segmenter, MemoryError()), []
+    small.scales = (0.7,)
+    any_size = AnySize(small, say=said.append)
+    assert (any_size(np.zeros((832, 1120, 3), np.uint8), name="a.png") == 3).all()
+    assert [line for line in said if "grid" in line] == [
+        "a.png: tiles of 256 px do not lie on the network's grid at all these scales, which takes tiles of 320 px "
+        "more than their overlap: the mask differs a little from that of the whole."
     ]
 
 

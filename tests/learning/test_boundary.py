@@ -125,3 +125,17 @@ def test_boundary_iou_feels_a_shift_that_iou_hardly_does():
     found.update(truth, prediction)
     whole = (truth & prediction).sum() / (truth | prediction).sum()
     assert whole > 0.93 and found.iou[1] < 0.75
+
+
+def test_pixels_without_data_end_the_picture():
+    """Both scores of a picture whose right half has no data are those of its left half."""
+    rng = np.random.default_rng(0)
+    truth, prediction = (np.kron(rng.integers(0, 3, (5, 5)), np.ones((4, 4))).astype(np.uint8) for _ in range(2))
+    void = np.full((20, 20), 255, np.uint8)
+    for score in (BoundaryScore, BoundaryIoU):
+        half, whole = score(3), score(3)
+        half.update(truth, prediction)
+        whole.update(np.concatenate([truth, void], 1), np.concatenate([prediction, void], 1))
+        assert half.counts.any() and np.array_equal(half.counts, whole.counts)
+        whole.update(void, void)
+        assert np.array_equal(half.counts, whole.counts)

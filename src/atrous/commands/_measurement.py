@@ -80,7 +80,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
     read = reader_for(segmenter, dataset)
-    any_size = AnySize(segmenter, say=lambda line: console.print(escape(line)))
+    any_size, plain = any_size_of(segmenter), any_size_of(segmenter.with_crf(None), say=lambda line: None)
     with progress_bar() as progress:
         processes = the_processes()
         own = processes.part(items)
@@ -88,18 +88,15 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         for item, sample in zip(own, in_background(read, own), strict=True):
             truth, image = remap[sample.label], prepared(segmenter, sample)
             one = ConfusionMatrix(classes)
-            scores = () if without is None else segmenter.scores(image)
-            if scores:
-                mask = segmenter.decide(scores, image, segmenter.crf, sample.valid)
-            else:
-                mask = any_size(image, name=item.name)  # where there is no data the truth is ignored
+            scores = None if without is None else any_size.scores(image, name=item.name)
+            mask = any_size(image, sample.valid, name=item.name, scores=scores)
             one.update(truth, mask)
             for counter in measured.counters:
                 counter.update(truth, mask)
             if without is not None:
-                plain = segmenter.decide(scores, image)
+                unrefined = plain(image, sample.valid, name=item.name, scores=scores)
                 for counter in without.counters:
-                    counter.update(truth, plain)
+                    counter.update(truth, unrefined)
             measured.per_image.append(
                 {
                     "name": item.name,
@@ -112,6 +109,16 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
     return _of_all(measured, processes)
+
+
+def any_size_of(segmenter: Segmenter, say: Callable[[str], object] | None = None) -> AnySize:
+    """Runs a segmenter on pictures of any size as `predict` does.
+
+    Args:
+        segmenter: what segments them.
+        say: told when a picture is tiled and why; None to print it.
+    """
+    return AnySize(segmenter, say=say or (lambda line: console.print(escape(line))), limits=segmenter.limits)
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:

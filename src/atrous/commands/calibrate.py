@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import charts, model_file
-from atrous.commands._measurement import matching_classes, prepared, reader_for
+from atrous.commands._measurement import any_size_of, matching_classes, prepared, reader_for
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX
@@ -20,7 +20,6 @@ from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.views import full_size
 from atrous.learning.calibration import Reliability, fit_temperature, reliability
 from atrous.outputs import (
     JSON_KEY,
@@ -148,6 +147,7 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
         raise AtrousError("the split has no pictures: nothing to measure.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
     most = max(1, MOST_VALUES // (len(items) * len(segmenter.info.classes)))
+    any_size = any_size_of(segmenter)
     draw = np.random.default_rng(0)
     logits, labels = [], []
     with progress_bar() as progress:
@@ -157,11 +157,8 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
             places = np.flatnonzero(truth != IGNORE_INDEX)
             if len(places) > most:
                 places = np.sort(draw.choice(places, most, replace=False))
-            (scores,) = segmenter.scores(prepared(segmenter, sample))
-            full = full_size(scores, truth.shape, bool(segmenter.info.arguments.get("align_corners", False)))
-            truth = truth.ravel()
-            logits.append(full.reshape(len(full), -1)[:, places].T)
-            labels.append(truth[places])
+            logits.append(any_size.logits(prepared(segmenter, sample), places, name=sample.name))
+            labels.append(truth.ravel()[places])
             progress.update(task, advance=1)
     return np.concatenate(logits), np.concatenate(labels)
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import model_file
-from atrous.commands._measurement import matching_classes, measure, prepared, reader_for, summarise
+from atrous.commands._measurement import any_size_of, matching_classes, measure, prepared, reader_for, summarise
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.read_ahead import in_background
@@ -151,7 +151,7 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     """Finds a CRF's settings as the papers did; see `learning.crf_search`.
 
     Args:
-        segmenter: the network, which sees each picture once.
+        segmenter: the network, which sees each picture once, and those in tiles once for each of the settings.
         dataset: where to read.
         items: the labelled pictures to search on, at least one.
 
@@ -168,16 +168,18 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         scoring = progress.add_task("scoring", total=len(items), note="")
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
+        scoring_with_crf = any_size_of(segmenter.with_crf(_crf_of({}, segmenter)))  # what it takes in memory counts
         for sample in in_background(reader_for(segmenter, dataset), items):
-            scores.append(segmenter.scores(prepared(segmenter, sample)))
+            scores.append(scoring_with_crf.scores(prepared(segmenter, sample), name=sample.name))
             progress.update(scoring, advance=1)
 
         def miou(crf: DenseCRF | None) -> float:
             confusion = ConfusionMatrix(len(segmenter.info.classes))
+            any_size = any_size_of(segmenter.with_crf(crf), say=lambda line: None)
             read = in_background(reader_for(segmenter, dataset), items)
             for sample, scored in zip(read, scores, strict=True):
-                image = prepared(segmenter, sample)
-                confusion.update(remap[sample.label], segmenter.decide(scored, image, crf, sample.valid))
+                mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name, scores=scored)
+                confusion.update(remap[sample.label], mask)
                 progress.update(searching, advance=crf is not None)
             return confusion.miou
 

@@ -120,7 +120,7 @@ def predict(
         range=range,
     )
     warn_if_fresh(segmenter.info.provenance)
-    any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say)
+    any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say, limits=segmenter.limits)
     lost = [path for path in pictures if path not in windowed and _holds(has_place_tags, path)]
     if lost:
         _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from atrous.data.labels import IGNORE_INDEX
-from atrous.data.pixels import fill_missing
 from atrous.errors import AtrousError
 from atrous.inference.memory import CRF_BYTES, CRF_LATTICE, limit_bytes, predict_bytes
+from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
+from atrous.inference.picture_input import PreparedSource
 from atrous.inference.tiles import (
     GRID,
     ArraySink,
     ArraySource,
     Sink,
     Source,
+    Tile,
     Window,
     Work,
     mean_features,
     plan,
     segment_tiles,
 )
+from atrous.inference.views import logits_at
 from atrous.models.info import aligned_side
 
 if TYPE_CHECKING:
@@ -42,22 +44,12 @@ OVERLAP = 512
 NETWORK_BYTES = 512
 #: Pictures of so few pixels that the network sees, more with a CRF, are not predicted: they fit everywhere.
 SURELY_FITS = 2**21
-#: Largest denominators of the scales as fractions for which a grid is looked for, the most exact first: 0.35 = 7/20.
-DENOMINATORS = (20, 4, 1)
+#: Largest denominators of the scales as fractions for which a grid is looked for: exact ones first, 0.35 = 7/20.
+DENOMINATORS = (1000, 20, 4, 1)
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
 WINDOWS_BYTES = 0.3e9
-#: What errors say, in small letters, where memory ran out: torch, C++, CUDA's libraries, numpy and OpenVINO.
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "failed to allocate",
-    "unable to allocate",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "cudnn_status_internal_error_host_allocation_failed",
-)
+
+Result = TypeVar("Result")
 
 
 class AnySize:
@@ -69,6 +61,8 @@ class AnySize:
         overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
         memory: GB that a picture may take; None for half of what is free on the segmenter's device.
         say: told in one line when a picture is tiled and why, and when memory ran out.
+        limits: the sizes of tiles at which memory ran out before, as `Segmenter.limits` keeps them for all that run
+            its network; None to begin anew.
 
     Raises:
         AtrousError: a tile or an overlap out of range, or memory that is not positive.
@@ -82,16 +76,18 @@ class AnySize:
         overlap: int | None = None,
         memory: float | None = None,
         say: Callable[[str], object] = lambda line: None,
+        limits: TileLimits | None = None,
     ) -> None:
         self.segmenter, self.tile, self.overlap, self.memory, self.say = segmenter, tile, overlap, memory, say
-        self._ran_out_above: int | None = None
+        self._limits = TileLimits() if limits is None else limits
         # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
         factors = [segmenter.info.preprocessing.enlarge * scale for scale in segmenter.scales]
         self._grids = [
             GRID * math.lcm(*(Fraction(factor).limit_denominator(most).denominator for factor in factors))
             for most in DENOMINATORS
         ]
-        limit_bytes(memory)
+        if memory is not None:
+            limit_bytes(memory)
         plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), self._overlap_of(tile or TILES[0]))
 
     def __call__(
@@ -101,6 +97,7 @@ class AnySize:
         *,
         name: str = "the picture",
         progress: Progress = None,
+        scores: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
         """Segments a picture that is in memory.
 
@@ -109,12 +106,61 @@ class AnySize:
             valid: H×W booleans, False where there is no data: the mask is 255 there. None for data everywhere.
             name: of the picture, in what is said.
             progress: called after each tile with how many are done, and how many there are.
+            scores: as `scores` gave them, so that the network does not look again at a picture that is run whole.
 
         Returns:
             H×W uint8 class indices.
         """
         height, width = image.shape[:2]
-        return self._segment(image, valid, self._tile_for(height, width, name), progress)
+        return self._segment(image, valid, self._tile_for(height, width, name), progress, name=name, scores=scores)
+
+    def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
+        """What the network says of a picture that is run whole, to decide several times; None of one in tiles.
+
+        Args:
+            image: H×W×C as `Segmenter.prepare` gives it.
+            name: of the picture, in what is said.
+        """
+        height, width = image.shape[:2]
+
+        def whole(tile: int | None) -> tuple[np.ndarray, ...] | None:
+            return self.segmenter.scores(image) if tile is None or max(height, width) <= tile else None
+
+        return self._until_it_fits(whole, self._tile_for(height, width, name, said=True), height, width, name)
+
+    def logits(self, image: np.ndarray, places: np.ndarray, *, name: str = "the picture") -> np.ndarray:
+        """The logits of some pixels at full size, for a segmenter of one view without a CRF.
+
+        Args:
+            image: H×W×C as `Segmenter.prepare` gives it.
+            places: n indices of pixels, row by row from the top.
+            name: of the picture, in what is said.
+
+        Returns:
+            n×K float32; two columns for one-logit models, the first of them 0.
+        """
+        height, width = image.shape[:2]
+        rows, columns = np.divmod(places, width)
+        aligned = bool(self.segmenter.info.arguments.get("align_corners", False))
+
+        def at_places(tile: int | None) -> np.ndarray:
+            whole, pooled = Window(0, 0, height, width), None
+            tiles = [Tile(whole, whole)]
+            if tile is not None and max(height, width) > tile:
+                pooled, _, _ = self._pooled(ArraySource(image), tile, None)
+                overlap, seen = self._overlap_of(tile), self._seen(height, width)
+                tiles = plan(height, width, tile, overlap, self._grid_for(tile), seen)
+            found = np.zeros((len(places), max(2, len(self.segmenter.info.classes))), np.float32)
+            for read, kept in tiles:
+                below, right = rows - kept.top, columns - kept.left
+                own = np.flatnonzero((below >= 0) & (below < kept.height) & (right >= 0) & (right < kept.width))
+                if len(own):
+                    (scores,) = self.segmenter.scores(image[read.rows, read.columns], pooled)
+                    size = read.height, read.width
+                    found[own] = logits_at(scores, size, rows[own] - read.top, columns[own] - read.left, aligned)
+            return found
+
+        return self._until_it_fits(at_places, self._tile_for(height, width, name), height, width, name)
 
     def windows(
         self,
@@ -134,16 +180,17 @@ class AnySize:
         """
         height, width, _ = source.shape
         tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, GRID) + (self.overlap or 0)
-        prepared, looked, seen = _Prepared(source, self.segmenter), tile, self._seen(*source.shape[:2])
-        while True:
-            try:
-                pooled, before, progress = self._pooled(prepared, looked, progress)
-                break
-            except (MemoryError, RuntimeError) as error:
-                looked = self._smaller(error, looked)
-            self._free()
+        prepared, seen = PreparedSource(source, self.segmenter), self._seen(height, width)
+        pooled, before, progress = self._until_it_fits(
+            lambda size: self._pooled(prepared, size or tile, progress), tile, height, width, name
+        )
+
+        def segment(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+            smaller = self._after_memory_ran_out() or tile  # a tile is a little larger than its size where that fits
+            return self._segment(image, valid, smaller if smaller < tile else None, pooled=pooled, name=name)
+
         work = before + segment_tiles(
-            lambda image, valid: self._segment(image, valid, self._ran_out_above, pooled=pooled),
+            segment,
             prepared,
             sink,
             tile,
@@ -172,24 +219,41 @@ class AnySize:
         return next((grid for grid in self._grids if grid <= room), GRID)
 
     def _say_off_grid(self, tile: int, name: str) -> None:
-        if self._seen(1, 1) is None and self._grid_for(tile) != self._grids[0]:
+        if self._seen(1, 1) is not None:
+            return
+        if self._grid_for(tile) != self._grids[0]:
             self.say(
                 f"{name}: tiles of {tile} px do not lie on the network's grid at all these scales, which takes tiles "
                 f"of {self._grids[0]} px more than their overlap: the mask differs a little from that of the whole."
             )
+        elif self.segmenter.info.preprocessing.aligned or self.segmenter.info.preprocessing.enlarge != 1.0:
+            self.say(
+                f"{name}: tiles do not lie on the network's grid at these scales, because this model sees pictures "
+                f"resized to 32k + 1 px: the mask differs a little from that of the whole."
+            )
 
-    def _tile_for(self, height: int, width: int, name: str, besides: float = 0) -> int | None:
-        """The size of this picture's tiles, None for the whole picture at once; says why."""
-        given = self.tile or self._ran_out_above
-        if given is not None:
-            if max(height, width) <= given:
-                return None
-            self._say_off_grid(given, name)
+    @property
+    def _load(self) -> tuple[float, bool]:
+        """What the memory depends on beside the size: the largest scale, and whether there is a CRF."""
+        return max(self.segmenter.scales), self.segmenter.crf is not None
+
+    def _after_memory_ran_out(self) -> int | None:
+        """The largest tile to take since memory ran out; None if it never did."""
+        tile = self._limits.tile(*self._load)
+        return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
+
+    def _tile_for(self, height: int, width: int, name: str, besides: float = 0, said: bool = False) -> int | None:
+        """The size of this picture's tiles, None for the whole picture at once; says why, unless that is said later."""
+        say = (lambda line: None) if said else self.say
+        given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
+        if given is not None and max(height, width) > given:
+            if not said:
+                self._say_off_grid(given, name)
             return given
+        if self.tile is not None:
+            return None
         info, crf = self.segmenter.info, self.segmenter.crf is not None
-        weight = (info.preprocessing.enlarge * max(1.0, *self.segmenter.scales)) ** 2
-        weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if crf else 0
-        if self.memory is None and height * width * weight <= SURELY_FITS:
+        if self.memory is None and surely_fits(self.segmenter, height, width):
             return None
         limit = limit_bytes(self.memory, self.segmenter.engine.device)
         predict = partial(predict_bytes, info, crf=crf, scale=max(self.segmenter.scales))
@@ -206,11 +270,12 @@ class AnySize:
         tile = tile or TILES[-1]
         overlap = self._overlap_of(tile)
         count = len(plan(height, width, tile, overlap, self._grid_for(tile), self._seen(height, width)))
-        self.say(
+        say(
             f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
             f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
         )
-        self._say_off_grid(tile, name)
+        if not said:
+            self._say_off_grid(tile, name)
         return tile
 
     def _segment(
@@ -220,28 +285,58 @@ class AnySize:
         tile: int | None,
         progress: Progress = None,
         pooled: tuple[np.ndarray, ...] | None = None,
+        *,
+        name: str,
+        scores: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
         """In tiles of this size or at once; in ever smaller tiles where memory runs out, and from then on."""
         height, width = image.shape[:2]
+
+        def segment(tile: int | None) -> np.ndarray:
+            if tile is None or max(height, width) <= tile:
+                mask = self._at_once(image, valid, pooled, scores)
+                return mask if valid is None else np.where(valid, mask, np.uint8(IGNORE_INDEX))
+            sink = ArraySink(height, width)
+            source, overlap = ArraySource(image, valid), self._overlap_of(tile)
+            means, show = pooled, progress
+            if means is None:
+                means, _, show = self._pooled(source, tile, progress)
+            grid, seen = self._grid_for(tile), self._seen(height, width)
+            work = partial(self.segmenter.segment, pooled=means)
+            segment_tiles(work, source, sink, tile, overlap, show, grid, seen)
+            return sink.mask
+
+        return self._until_it_fits(segment, tile, height, width, name)
+
+    def _at_once(
+        self,
+        image: np.ndarray,
+        valid: np.ndarray | None,
+        pooled: tuple[np.ndarray, ...] | None,
+        scores: Sequence[np.ndarray] | None,
+    ) -> np.ndarray:
+        if scores is None or self.segmenter.plain:  # the engine's own masks may differ from scores where classes tie
+            return self.segmenter.segment(image, valid, pooled)
+        return self.segmenter.decide(scores, image, self.segmenter.crf, valid)
+
+    def _until_it_fits(
+        self, work: Callable[[int | None], Result], tile: int | None, height: int, width: int, name: str
+    ) -> Result:
+        """What work gives of a picture in tiles of this size, None for the whole; in smaller ones if memory runs out.
+
+        The smaller size is remembered for the pictures to come.
+        """
         while True:
             try:
-                if tile is None or max(height, width) <= tile:
-                    mask = self.segmenter.segment(image, valid, pooled)
-                    return mask if valid is None else np.where(valid, mask, np.uint8(IGNORE_INDEX))
-                sink = ArraySink(height, width)
-                source, overlap = ArraySource(image, valid), self._overlap_of(tile)
-                if pooled is None:
-                    pooled, _, progress = self._pooled(source, tile, progress)
-                segment = partial(self.segmenter.segment, pooled=pooled)
-                grid, seen = self._grid_for(tile), self._seen(height, width)
-                segment_tiles(segment, source, sink, tile, overlap, progress, grid, seen)
-                return sink.mask
+                return work(tile)
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
             # Outside of the handler: its traceback keeps the network's tensors alive.
             self._free()
             self.say(f"out of memory at {min(tile or width, width)} px: going on with tiles of {smaller} px")
-            tile = self._ran_out_above = smaller
+            self._say_off_grid(smaller, name)
+            self._limits.lower(smaller, *self._load)
+            tile = smaller
 
     def _smaller(self, error: Exception, size: int) -> int:
         """The size of tiles to go on with after memory ran out; raises all other errors, and where none is left."""
@@ -267,10 +362,26 @@ class AnySize:
         return means or None, work, lambda done, _: show(first + done, first + second)
 
     def _free(self) -> None:
-        if self.segmenter.engine.device.startswith("cuda"):
+        """Gives back what torch keeps of freed tensors, for the smaller ones to come."""
+        device = self.segmenter.engine.device
+        if device.startswith(("cuda", "mps")):
             import torch
 
-            torch.cuda.empty_cache()
+            (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()
+
+
+def surely_fits(segmenter: Segmenter, height: int, width: int) -> bool:
+    """Whether a picture is so small to the network, and to a CRF, that it fits everywhere.
+
+    Args:
+        segmenter: whose scales, enlargement and CRF count.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
+    info = segmenter.info
+    weight = (info.preprocessing.enlarge * max(1.0, *segmenter.scales)) ** 2
+    weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if segmenter.crf is not None else 0
+    return height * width * weight <= SURELY_FITS
 
 
 def overlap_of(tile: int, overlap: int | None) -> int:
@@ -281,32 +392,3 @@ def overlap_of(tile: int, overlap: int | None) -> int:
         overlap: that was asked for; None for a quarter of the tile, at most `OVERLAP`.
     """
     return min(OVERLAP, tile // 4) if overlap is None else overlap
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
-
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A source's windows as the model takes them; where there is no data, its mean, which is 0 to the network."""
-
-    source: Source
-    segmenter: Segmenter
-    #: The largest value read so far, by dtype, where it is not the model's.
-    largest: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.source.shape
-
-    def read(self, window: Window) -> np.ndarray:
-        read, valid = self.source.read(window), self.source.valid(window)
-        if read.size and read.dtype.name != self.segmenter.info.preprocessing.dtype:
-            name = read.dtype.name
-            self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
-        return fill_missing(self.segmenter.prepare(read, whole=False), valid, self.segmenter.info.preprocessing.mean)
-
-    def valid(self, window: Window) -> np.ndarray | None:
-        return self.source.valid(window)

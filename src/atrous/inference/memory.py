@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atrous.errors import AtrousError
+from atrous.inference.control_groups import group_bytes
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -59,16 +60,38 @@ def available_bytes(device: str = "cpu") -> float:
     """The memory that is free on a device now.
 
     Args:
-        device: cpu, cuda:0 …; for the processor the smaller of what the system and the control group leave.
+        device: cpu, cuda:0, mps …; for the processor the smaller of what the system and the control groups leave.
 
     Returns:
-        Bytes; infinity where nobody says, as outside Linux.
+        Bytes; infinity where nobody says, as on the processor outside Linux.
     """
     if device.startswith("cuda"):
         import torch
 
-        return float(torch.cuda.mem_get_info(torch.device(device))[0])
-    return min(_system_bytes(), _group_bytes())
+        place = torch.device(device)
+        free, _ = torch.cuda.mem_get_info(place)
+        return with_unused_blocks(free, torch.cuda.memory_reserved(place), torch.cuda.memory_allocated(place))
+    if device.startswith("mps"):
+        import torch
+
+        taken = torch.mps.driver_allocated_memory()
+        free = max(torch.mps.recommended_max_memory() - taken, 0)
+        return with_unused_blocks(free, taken, torch.mps.current_allocated_memory())
+    return min(_system_bytes(), group_bytes())
+
+
+def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
+    """What a GPU has for new tensors, with the blocks that torch keeps of earlier ones.
+
+    Args:
+        free: bytes that the driver can still give.
+        reserved: bytes that torch has taken of the driver.
+        allocated: bytes of these that hold tensors.
+
+    Returns:
+        Bytes. Where the kept blocks are in pieces that are too small, torch gives them back before it fails.
+    """
+    return float(free + max(reserved - allocated, 0))
 
 
 def limit_bytes(memory: float | None, device: str = "cpu") -> float:
@@ -76,7 +99,7 @@ def limit_bytes(memory: float | None, device: str = "cpu") -> float:
 
     Args:
         memory: in GB; None for half of what is free on the device.
-        device: cpu, cuda:0 …
+        device: cpu, cuda:0, mps …
 
     Raises:
         AtrousError: not positive.
@@ -94,22 +117,6 @@ def _system_bytes() -> float:
     except OSError:
         return float("inf")
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
-
-
-def _group_bytes() -> float:
-    """What a container may still take: both versions of control groups, as they are mounted inside of one."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        group = Path("/sys/fs/cgroup")
-        try:
-            allowed = (group / limit).read_text(encoding="utf-8").strip()
-            if allowed.isdigit():
-                return max(float(allowed) - float((group / used).read_text(encoding="utf-8")), 0.0)
-        except OSError:
-            continue
-    return float("inf")
 
 
 def _frozen(value: Any) -> Any:

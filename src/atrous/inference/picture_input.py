@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from atrous.data.pictures import read_picture
 from atrous.data.pillow import pixels_of_picture
-from atrous.data.pixels import Pixels
+from atrous.data.pixels import Pixels, fill_missing
 from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from atrous.inference.segmenter import Segmenter
+    from atrous.inference.tiles import Source, Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,64 @@ def found_in(pixels: Pixels, channels: int) -> Found:
         AtrousError: there is no agreed way from the file's bands to the channels.
     """
     return Found(pixels.values, *pixels.for_model(channels))
+
+
+def found_in_array(values: np.ndarray) -> Found:
+    """What a model takes of an H×W×C array; pixels in which a value is NaN or infinite hold no data."""
+    finite = np.asarray(np.isfinite(values).all(axis=2)) if values.dtype.kind == "f" else None
+    if finite is None or finite.all():
+        return Found(values, values, None)
+    return Found(values, np.where(finite[..., None], values, np.float32(0)), finite)
+
+
+def with_valid(found: Found, valid: np.ndarray) -> Found:
+    """What was read, without data where the caller says that there is none.
+
+    Args:
+        found: the picture.
+        valid: H×W booleans, False where there is no data.
+
+    Raises:
+        AtrousError: `valid` is of another size or type.
+    """
+    if valid.shape != found.image.shape[:2] or valid.dtype != np.bool_:
+        size = "×".join(map(str, found.image.shape[:2]))
+        raise AtrousError(f"valid must be booleans of the picture's {size} px, got {valid.shape} of {valid.dtype}.")
+    return Found(found.shown, found.image, valid if found.valid is None else valid & found.valid)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSource:
+    """A source's windows as the model takes them; where there is no data, its mean, which is 0 to the network.
+
+    Args:
+        source: the picture as it was read.
+        segmenter: that is to look at it.
+
+    Attributes:
+        largest: the largest value read so far, by dtype, where it is not the model's.
+    """
+
+    source: Source
+    segmenter: Segmenter
+    largest: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the whole picture, as it was read."""
+        return self.source.shape
+
+    def read(self, window: Window) -> np.ndarray:
+        """H×W×C of the window, with the model's channels and range."""
+        read, valid = self.source.read(window), self.source.valid(window)
+        if read.size and read.dtype.name != self.segmenter.info.preprocessing.dtype:
+            name = read.dtype.name
+            self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
+        return fill_missing(self.segmenter.prepare(read, whole=False), valid, self.segmenter.info.preprocessing.mean)
+
+    def valid(self, window: Window) -> np.ndarray | None:
+        """H×W booleans of the window, or None."""
+        return self.source.valid(window)
 
 
 def as_array(picture: Any) -> np.ndarray:

@@ -19,8 +19,10 @@ from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
+from atrous.inference.any_size import AnySize
 from atrous.inference.engine import NotConvertible, choose
-from atrous.inference.picture_input import Found, as_array, found_in
+from atrous.inference.out_of_memory import TileLimits
+from atrous.inference.picture_input import Found, as_array, found_in, found_in_array, with_valid
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
@@ -64,6 +66,7 @@ class Segmenter:
         engine: what runs it, and why.
         crf: the CRF, or None.
         scales: as given.
+        limits: the sizes of tiles at which memory ran out, for all that runs this network.
         pools: whether the model's image pooling can be given the mean of a whole picture's `features`.
 
     Raises:
@@ -101,17 +104,17 @@ class Segmenter:
         self._doubts: set[str] = set()
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
         self._runner = _runner_for(given, self.info, engine, device, precision, output_stride)
-        self.engine, self.pools = self._runner.engine, self._runner.pools
+        self.engine, self.pools, self.limits = self._runner.engine, self._runner.pools, TileLimits()
         self._look(scales, flip, crf)
 
     @overload
-    def __call__(self, picture: Picture) -> Prediction: ...
+    def __call__(self, picture: Picture, valid: np.ndarray | None = None) -> Prediction: ...
     @overload
     def __call__(self, picture: list[Picture] | tuple[Picture, ...]) -> list[Prediction]: ...
     @overload
     def __call__(self, picture: Iterator[Picture]) -> Iterator[Prediction]: ...
 
-    def __call__(self, picture: Any) -> Any:
+    def __call__(self, picture: Any, valid: np.ndarray | None = None) -> Any:
         """Segments one picture, or several; of a list, the next is read while the network works on one.
 
         A picture that would take more than half of the free memory is cut into tiles.
@@ -120,13 +123,16 @@ class Segmenter:
             picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; a list of these, or an
                 iterator over any number. Files and PIL images may be transparent; an array's fourth channel is dropped
                 where the model takes three.
+            valid: H×W booleans of an array, False where it holds no data; None for data everywhere but in NaN.
 
         Returns:
             The mask, in the picture's own size, 255 where there is no data; a list or an iterator of them likewise.
 
         Raises:
-            AtrousError: unreadable, or with channels this model does not take.
+            AtrousError: unreadable, with channels this model does not take, or `valid` of another size.
         """
+        if valid is not None:
+            return self._one(with_valid(self.read(picture), valid))
         if isinstance(picture, list | tuple):
             return list(self._all(picture))
         if isinstance(picture, Iterator):
@@ -134,9 +140,7 @@ class Segmenter:
         return self._one(self.read(picture))
 
     def _one(self, found: Found) -> Prediction:
-        from atrous.inference.any_size import AnySize
-
-        return Prediction(AnySize(self)(self.filled(found), found.valid), found.shown, self.info)
+        return Prediction(AnySize(self, limits=self.limits)(self.filled(found), found.valid), found.shown, self.info)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         for found in in_background(self.read, pictures):
@@ -156,11 +160,7 @@ class Segmenter:
             return found_in(read_pixels(picture, pages), channels)
         if isinstance(picture, Image.Image):
             return found_in(pixels_of_picture(picture), channels)
-        values = as_array(picture)
-        finite = np.asarray(np.isfinite(values).all(axis=2)) if values.dtype.kind == "f" else None
-        if finite is None or finite.all():
-            return Found(values, values, None)
-        return Found(values, np.where(finite[..., None], values, np.float32(0)), finite)
+        return found_in_array(as_array(picture))
 
     def filled(self, found: Found) -> np.ndarray:
         """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0."""
@@ -185,11 +185,20 @@ class Segmenter:
         Raises:
             AtrousError: scales or range out of range, unknown settings of the CRF, or a file that gives labels only.
         """
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
+        other = self.with_crf(None)
         if range is not None:
             other._range = check_range(range, self.info.preprocessing)
         other._look(scales, flip, crf)
+        return other
+
+    def with_crf(self, crf: DenseCRF | None) -> Segmenter:
+        """The same look at the same network, with another CRF or with none.
+
+        Args:
+            crf: on the segmenter's device.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, crf=crf)
         return other
 
     def __reduce__(self) -> str:
@@ -263,9 +272,14 @@ class Segmenter:
             valid: H×W booleans; the CRF leaves the other pixels out.
             pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
         """
-        if self.crf is None and self._views == (View(),):
+        if self.plain:
             return self._runner.labels(image, *(pooled or ()))
         return self.decide(self.scores(image, pooled), image, self.crf, valid)
+
+    @property
+    def plain(self) -> bool:
+        """Whether masks are the engine's own: of one view, without a CRF."""
+        return self.crf is None and self._views == (View(),)
 
     @property
     def stacks(self) -> bool:
@@ -273,8 +287,7 @@ class Segmenter:
 
         On processors they are not: one picture keeps all cores busy, and several leave their caches (docs/serving.md).
         """
-        plain = self.crf is None and self._views == (View(),)
-        return plain and self.engine.name == "torch" and not self.engine.device.startswith("cpu")
+        return self.plain and self.engine.name == "torch" and not self.engine.device.startswith("cpu")
 
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Plain masks of pictures of one size, by one pass of the network.

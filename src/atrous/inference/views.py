@@ -100,25 +100,37 @@ def mean_labels(
     return mask
 
 
-def full_size(scores: np.ndarray, size: Sequence[int], align_corners: bool) -> np.ndarray:
-    """One view's scores, interpolated.
+def logits_at(
+    scores: np.ndarray, size: Sequence[int], rows: np.ndarray, columns: np.ndarray, align_corners: bool
+) -> np.ndarray:
+    """One view's scores, interpolated, of some pixels; band by band of rows, so that they never exist as a whole.
 
     Args:
         scores: h×w×K logits.
         size: (H, W) in pixels.
+        rows: n rows of pixels, ascending.
+        columns: n columns, of the same pixels.
         align_corners: see `models.layers.resize`.
 
     Returns:
-        K×H×W float32 logits; of one-logit scores two, the first of them 0.
+        n×K float32 logits; of one-logit scores two, the first of them 0.
     """
     import torch
 
-    from atrous.models.layers import resize
+    from atrous.models.layers import resize_rows
 
+    height, width = size
+    logits = torch.from_numpy(np.ascontiguousarray(scores.transpose(2, 0, 1)))[None]
+    found = np.empty((len(rows), scores.shape[2]), np.float32)
+    band = max(1, BAND_BYTES // (4 * scores.shape[2] * width))
     with torch.inference_mode():
-        logits = resize(torch.from_numpy(np.ascontiguousarray(scores.transpose(2, 0, 1)))[None], size, align_corners)
-    full = logits[0].numpy()
-    return np.concatenate([np.zeros_like(full), full]) if len(full) == 1 else full
+        for start in range(0, height, band):
+            stop = min(start + band, height)
+            own = slice(*np.searchsorted(rows, (start, stop)))
+            if own.start < own.stop:
+                full = resize_rows(logits, size, range(start, stop), align_corners)[0].numpy()
+                found[own] = full[:, rows[own] - start, columns[own]].T
+    return np.concatenate([np.zeros_like(found), found], axis=1) if found.shape[1] == 1 else found
 
 
 def _rows(

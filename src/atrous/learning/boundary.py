@@ -21,7 +21,7 @@ class BoundaryScore:
     """Counts, for each class, the pixels of true and predicted outlines that have one of the other nearby.
 
     A pixel is on its class's outline where one of its four neighbours is of another class. Predicted outlines among
-    ignored pixels count only where they are right.
+    ignored pixels count only where they are right. Beside pixels without data there is no outline, as at the border.
 
     Args:
         num_classes: K ≥ 2.
@@ -38,12 +38,13 @@ class BoundaryScore:
 
         Args:
             truth: H×W class indices, 255 = ignore.
-            prediction: H×W class indices, all < K.
+            prediction: H×W class indices, all < K, or 255 where the picture has no data.
         """
         tolerance = max(1.0, TOLERANCE * math.hypot(*truth.shape))
         labelled = truth != IGNORE_INDEX
-        for index in np.union1d(truth[labelled], prediction):
-            true, predicted = outline(truth == index), outline(prediction == index)
+        void = prediction == IGNORE_INDEX
+        for index in np.union1d(truth[labelled], prediction[~void]):
+            true, predicted = outline(truth == index, void), outline(prediction == index, void)
             right, found = predicted & near(true, tolerance), true & near(predicted, tolerance)
             counted = right | (predicted & labelled)
             self.counts[index] += [np.count_nonzero(one) for one in (right, counted, found, true)]
@@ -70,7 +71,7 @@ class BoundaryIoU:
     """IoU of seams: of the pixels of a class that lie within 2 % of the diagonal of its contour (arXiv:2103.16562).
 
     As in the authors' code (bowenc0221/boundary-iou-api), the picture's border is a contour and distances are counted
-    in king's moves. Pixels without a label are left out.
+    in king's moves. Pixels without a label are left out. Where there is no data, the picture ends.
 
     Args:
         num_classes: K ≥ 2.
@@ -87,11 +88,11 @@ class BoundaryIoU:
 
         Args:
             truth: H×W class indices, 255 = ignore.
-            prediction: H×W class indices, all < K.
+            prediction: H×W class indices, all < K, or 255 where the picture has no data.
         """
         width = max(1, round(SEAM * math.hypot(*truth.shape)))
         labelled = truth != IGNORE_INDEX
-        for index in np.union1d(truth[labelled], prediction):
+        for index in np.union1d(truth[labelled], prediction[prediction != IGNORE_INDEX]):
             true, predicted = (seam(mask == index, width) & labelled for mask in (truth, prediction))
             self.counts[index] += [np.count_nonzero(true & predicted), np.count_nonzero(true | predicted)]
 
@@ -116,10 +117,16 @@ def seam(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return mask & (inner[1:-1, 1:-1] == 0)
 
 
-def outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pixels of a mask beside others that are not of it; the picture's border is none."""
+def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """The pixels of a mask beside others that are not of it; the picture's border is none.
+
+    Args:
+        mask: H×W.
+        void: H×W, True where the picture has no data, which is no outline either; None for nowhere.
+    """
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return mask & (cv2.erode(mask.astype(np.uint8), cross) == 0)
+    covered = mask if void is None else mask | void
+    return mask & (cv2.erode(covered.astype(np.uint8), cross) == 0)
 
 
 def near(points: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ class ConfusionMatrix:
 
         Args:
             truth: class indices of any shape, 255 = ignore.
-            prediction: class indices of the same shape, all < K.
+            prediction: class indices of the same shape, all < K, or 255 where truth is 255 too.
         """
         classes = len(self.counts)
         pairs = truth.reshape(1, -1), prediction.reshape(1, -1)

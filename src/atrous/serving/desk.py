@@ -17,7 +17,8 @@ from starlette.requests import ClientDisconnect
 
 from atrous.data.pictures import TooLarge, decode_pixels
 from atrous.errors import AtrousError
-from atrous.inference.any_size import is_out_of_memory, overlap_of
+from atrous.inference.any_size import overlap_of
+from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.picture_input import Found, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter

@@ -10,10 +10,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from atrous.inference.any_size import SURELY_FITS, AnySize
+from atrous.inference.any_size import AnySize, surely_fits
+from atrous.inference.memory import limit_bytes, predict_bytes
+from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.segmenter import Segmenter
 
 #: Pictures that are stacked at most where a network is faster so (`Segmenter.stacks`).
@@ -72,6 +75,7 @@ class Network:
     ) -> None:
         self._memory, self._say, self._ran = memory, say, ran
         self._line: deque[Job] = deque()
+        self._ran_out: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()  # pixels that may be stacked since
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
         self._thread.start()
@@ -134,23 +138,40 @@ class Network:
             if not self._line:
                 return []
             first = self._line.popleft()
-            if not _may_be_stacked(first):
+            most = self._most_together(first)
+            if most < 2:
                 return [first]
             alike = [
                 job
                 for job in self._line
                 if job.segmenter is first.segmenter and job.image.shape == first.image.shape and _may_be_stacked(job)
             ]
-            jobs = [first, *alike[: MOST_TOGETHER - 1]]
+            jobs = [first, *alike[: most - 1]]
             self._line = deque(job for job in self._line if job not in jobs)
             return jobs
 
+    def _most_together(self, job: Job) -> int:
+        """How many pictures like this one may be stacked: no more than fit, and fewer than ran out of memory before."""
+        if not _may_be_stacked(job):
+            return 1
+        height, width = job.image.shape[:2]
+        limits = [MOST_TOGETHER]
+        if job.segmenter in self._ran_out:
+            limits.append(self._ran_out[job.segmenter] // (height * width))
+        if self._memory is not None:
+            fixed = predict_bytes(job.segmenter.info, 0, 0)
+            of_each = predict_bytes(job.segmenter.info, height, width) - fixed
+            limits.append(int((limit_bytes(self._memory) - fixed) // of_each))
+        return max(1, min(limits))
+
     def _run(self, jobs: list[Job]) -> Sequence[np.ndarray | BaseException]:
         if len(jobs) > 1:
+            segmenter, pixels = jobs[0].segmenter, sum(job.image.shape[0] * job.image.shape[1] for job in jobs)
             try:
-                return jobs[0].segmenter.segment_together([job.image for job in jobs])
-            except Exception:  # one of them, or all together: each alone shows whose fault it is
-                pass
+                return segmenter.segment_together([job.image for job in jobs])
+            except Exception as error:  # one of them, or all together: each alone shows whose fault it is
+                if is_out_of_memory(error):
+                    self._ran_out[segmenter] = pixels // 2
         return [self._run_one(job) for job in jobs]
 
     def _run_one(self, job: Job) -> np.ndarray | BaseException:
@@ -159,16 +180,20 @@ class Network:
                 raise Abandoned
 
         try:
-            any_size = AnySize(job.segmenter, tile=job.tile, overlap=job.overlap, memory=self._memory, say=self._say)
+            any_size = AnySize(
+                job.segmenter,
+                tile=job.tile,
+                overlap=job.overlap,
+                memory=self._memory,
+                say=self._say,
+                limits=job.segmenter.limits,
+            )
             return any_size(job.image, job.valid, progress=check)
         except Exception as error:  # whatever it is, the next picture is not to suffer from it
             return error
 
 
 def _may_be_stacked(job: Job) -> bool:
-    return (
-        job.tile is None
-        and job.valid is None
-        and job.segmenter.stacks
-        and job.image.shape[0] * job.image.shape[1] <= SURELY_FITS
-    )
+    height, width = job.image.shape[:2]
+    whole = job.tile is None and surely_fits(job.segmenter, height, width)
+    return whole and job.valid is None and job.segmenter.stacks

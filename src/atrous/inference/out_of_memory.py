@@ -1,0 +1,55 @@
+"""Which errors say that memory ran out, and at which size of tiles it did not any more."""
+
+from __future__ import annotations
+
+import threading
+
+#: What errors say, in small letters, where memory ran out: torch, C++, CUDA's libraries, numpy and OpenVINO.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "failed to allocate",
+    "unable to allocate",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error_host_allocation_failed",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+class TileLimits:
+    """The largest tiles to take of one loaded network, known once memory ran out; for any number of threads."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._tiles: dict[tuple[float, bool], int] = {}
+
+    def lower(self, tile: int, scale: float, crf: bool) -> None:
+        """Remembers the size to go on with after memory ran out.
+
+        Args:
+            tile: in pixels.
+            scale: the largest at which the network looked at the picture.
+            crf: whether a CRF refined the mask.
+        """
+        with self._changing:
+            self._tiles[scale, crf] = min(tile, self._tiles.get((scale, crf), tile))
+
+    def tile(self, scale: float, crf: bool) -> int | None:
+        """The largest tile to take; None where memory never ran out.
+
+        What ran out at a scale runs out at larger ones, and what ran out without a CRF runs out with one.
+
+        Args:
+            scale: the largest at which the network looks at the picture.
+            crf: whether a CRF refines the mask.
+        """
+        with self._changing:
+            known = [tile for (at, with_crf), tile in self._tiles.items() if at <= scale and with_crf <= crf]
+        return min(known, default=None)

@@ -212,6 +212,7 @@ def _bracketed(values: str, quoted: bool) -> str:
 def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
     """A recipe's file comes first, or is that of the run to resume; every field of it is a flag too."""
     from atrous.learning.recipe import read_recipe
+    from atrous.run_folder import restore_config
 
     parser.usage = f"{parser.prog} RECIPE.yaml [--any.field VALUE]"
     parser.add_class_arguments(recipe)
@@ -222,9 +223,8 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
             f"--resume {resumed} goes on with that run's own recipe: leave {words[0]} out. Single fields may be "
             "changed by their flags."
         )
-    if resumed and not (Path(resumed) / "config.yaml").is_file():
-        raise AtrousError(f"no run to resume at {resumed}: it has no config.yaml.")
     if resumed:
+        restore_config(Path(resumed))
         words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
         recorded = asdict(read_recipe(words[0]))  # its messages are better than the parser's

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import yaml
 
-from atrous.atomic_write import remove_unfinished
+from atrous.atomic_write import remove_unfinished, write_text
 from atrous.errors import AtrousError
 from atrous.outputs import (
     Output,
@@ -189,6 +189,8 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
     given = list(inputs)
     other = f"give another --out, such as {_free_name(out)}"
     if (out / "config.yaml").exists():
+        if not (out / CHECKPOINT).exists():
+            raise AtrousError(f"{out} holds a config.yaml, but no checkpoint to go on from: remove it, or {other}.")
         raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or {other}.")
     for words, path in given:
         if path is not None and Path(path).is_dir() and out.is_dir() and out.samefile(path):
@@ -202,6 +204,27 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
     for folder in (out / CHECKPOINT.parent, out / "tensorboard"):
         if folder.exists() and not folder.is_dir():
             raise AtrousError(f"{folder} is a file, where the run needs a folder: {other}.")
+
+
+def restore_config(run: Path) -> None:
+    """Writes config.yaml from the checkpoint where it is missing: a training killed at its start has no other recipe.
+
+    Args:
+        run: the folder of a run to go on with.
+
+    Raises:
+        AtrousError: there is neither a config.yaml nor a checkpoint with a recipe.
+    """
+    config = run / "config.yaml"
+    if config.is_file():
+        return
+    recipe = _checkpoint_record(run / CHECKPOINT).get("recipe")
+    if not isinstance(recipe, str) or not recipe:
+        raise AtrousError(
+            f"no run to resume at {run}: it has no config.yaml, and no checkpoint that holds its recipe. Start a "
+            f"training there with: atrous train RECIPE --out {shlex.quote(str(run))}"
+        )
+    write_text(config, recipe)
 
 
 def check_resumed_run(run: Path, *, overwrite: bool) -> None:
@@ -227,10 +250,17 @@ def check_resumed_run(run: Path, *, overwrite: bool) -> None:
 
 def _holds_no_training(file: Path) -> bool:
     """Whether a file is the checkpoint of a training that was killed before its first step."""
+    progress = _checkpoint_record(file).get("progress")
+    return isinstance(progress, dict) and progress.get("step") == 0
+
+
+def _checkpoint_record(file: Path) -> Record:
+    """What a checkpoint says of itself; {} of any other file."""
     try:
-        return json.loads(safetensors_metadata(file)["atrous-checkpoint"])["progress"]["step"] == 0
+        record = json.loads(safetensors_metadata(file)["atrous-checkpoint"])
     except (KeyError, TypeError, ValueError):
-        return False
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _free_name(folder: Path) -> Path:

@@ -443,6 +443,42 @@ def test_nothing_to_resume(tmp_path, tiny, capsys):
     assert "nothing to resume" in capsys.readouterr().err
 
 
+def test_stopped_before_its_recipe_was_written_it_goes_on_all_the_same(tiny, tmp_path, monkeypatch):
+    def stop(recipe, path):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("atrous.commands.train.write_recipe", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), out=out)
+    assert not (out / "config.yaml").exists()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert read_recipe(out / "config.yaml").data == tiny().data
+    assert (out / "report.html").is_file()
+
+
+def test_stopped_before_its_first_checkpoint_it_starts_anew(recipe_file, tmp_path, monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("atrous.learning.trainer.Trainer.save", stop)
+        assert main(["train", str(recipe_file), "--out", str(out)]) == 130
+    assert f"atrous train RECIPE --out {out}" in refused(capsys, "train", "--resume", out)
+    assert main(["train", str(recipe_file), "--out", str(out)]) == 0
+
+
+def test_a_folder_with_a_recipe_alone_is_neither_a_run_nor_overwritten(recipe_file, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text("name: mine\n")
+    message = refused(capsys, "train", recipe_file, "--out", tmp_path / "run")
+    assert "no checkpoint to go on from: remove it, or give another --out" in message
+    assert config.read_text() == "name: mine\n"
+
+
 # Starting from another model
 
 

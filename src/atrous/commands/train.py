@@ -130,9 +130,9 @@ def train(
         processes.by_first(lambda: stack.enter_context(held(run)))
         if processes.first:
             remove_unfinished_files(run)
-        trainer.save()  # so that there is something to resume from the first moment on
+        trainer.save()  # first of all, with the recipe: from then on there is something to resume
         if processes.first:
-            write_recipe(recipe, run / "config.yaml")  # by which a folder counts as a run
+            write_recipe(recipe, run / "config.yaml")
             if doctor:
                 save_json(doctor, run / "doctor.json")
         _say_start(run, recipe, dataset, step, learning)

@@ -26,6 +26,7 @@ def save_checkpoint(
     progress: dict[str, Any],
     crf: nn.Module | None = None,
     random: Sequence[dict[str, Tensor]] = (),
+    recipe: str = "",
 ) -> None:
     """Writes the state of a training run.
 
@@ -37,6 +38,7 @@ def save_checkpoint(
         progress: JSON-serialisable: epoch, step, best score, elapsed time.
         crf: trained with the model, or None.
         random: each process's `random_state()`; this one's alone where there are no others.
+        recipe: the run's recipe as YAML, so that the checkpoint alone is enough to go on.
 
     Raises:
         AtrousError: the file cannot be written.
@@ -51,6 +53,7 @@ def save_checkpoint(
     for rank, states in enumerate(random or [random_state()]):
         tensors |= {f"random.{rank}.{kind}": state for kind, state in states.items()}
     record = {"info": model.info.to_dict(), "progress": progress, "optimizer": type(optimizer).__name__}
+    record["recipe"] = recipe
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous-checkpoint": json.dumps(record)}, path)
 

@@ -365,8 +365,13 @@ def to_recipe(record: Any) -> Recipe:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the resolved recipe, every field with its value, atomically: a kill must not cost the run its recipe."""
+    write_text(path, recipe_text(recipe))
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every field with its value."""
     text = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
-    write_text(path, f"# A recipe of {MARK}, with every field; `{MARK} train` takes this file.\n{text}")
+    return f"# A recipe of {MARK}, with every field; `{MARK} train` takes this file.\n{text}"
 
 
 def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:

@@ -23,7 +23,7 @@ from atrous.learning.interrupt import Interrupted, stop_on_signal
 from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, Loader
 from atrous.learning.optim import learning_rate_factor, learning_rates, set_learning_rate
 from atrous.learning.processes import Processes
-from atrous.learning.recipe import Recipe
+from atrous.learning.recipe import Recipe, recipe_text
 from atrous.learning.run_log import RunLog
 from atrous.learning.step import TrainingStep
 from atrous.models import SegmentationModel
@@ -254,6 +254,7 @@ class Trainer:
                 progress=vars(self.progress),
                 crf=self.step.crf,
                 random=random,
+                recipe=recipe_text(self.recipe),
             )
         self._saved = time.monotonic()
 

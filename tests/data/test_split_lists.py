@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from atrous.data.dataset import Dataset, open_dataset
+from atrous.data.examine import examine
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 
@@ -204,3 +205,107 @@ def test_columns_that_nothing_tells_apart_are_refused(tmp_path):
     write(tmp_path, "splits/train.csv", "0,7\n1,4\n")
     with pytest.raises(AtrousError, match="name the pictures' column 'image'"):
         open_dataset(tmp_path)
+
+
+ODD_FORMS = {
+    "absolute paths": {"splits/train.txt": "{root}/images/a.jpg\n/elsewhere/b.jpg\n", "splits/val.txt": "c\n"},
+    "Windows": {"splits/train.txt": "C:\\data\\images\\a.jpg\r\nimages\\b.jpg\r\n", "splits/val.txt": ".\\c.jpg\r\n"},
+    "other suffixes": {"splits/train.txt": "a.tif\nb.JPG\n", "splits/val.txt": "c.png\n"},
+    "spaces and empty lines": {"splits/train.txt": "a.jpg  \n\n \n b \t\n", "splits/val.txt": "\ufeffc \n\n"},
+    "old Macs": {"splits/train.txt": "a\rb\r", "splits/val.txt": "c\r"},
+    "comments": {"splits/train.txt": "# by hand\na\nb\n", "splits/val.txt": "c\n"},
+    "quotes": {"splits/train.txt": "'a'\n\"b.jpg\"\n", "splits/val.csv": '"c"\n'},
+    "bars": {"splits/train.csv": "image|mask\na.jpg|a.png\nb.jpg|b.png\n", "splits/val.csv": "c\n"},
+    "fastai": {"labels.csv": "name,is_valid\na.jpg,False\nb.jpg,False\nc.jpg,True\n"},
+    "fastai's numbers": {"train.csv": "image,is_valid\na,0\nb,0\nc,1\n"},
+    "capitals": {"Splits/TRAIN.TXT": "a\nb\n", "Splits/Val.txt": "c\n"},
+    "a text beside": {"splits/train.txt": "a\nb\n", "splits/val.txt": "c\n", "splits/readme.txt": "by hand, in 2020\n"},
+    "a log beside": {"train.txt": "a\nb\n", "val.txt": "c\n", "train_log.csv": "epoch,loss\n1,2\n"},
+    "paths of YOLO": {
+        "train.txt": "./images/a.jpg\n./images/b.jpg\n", "val.txt": "./images/c.jpg\n",
+        "data.yaml": "train: train.txt\nval: val.txt\n",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ODD_FORMS)
+def test_odd_forms_are_read(tmp_path, form):
+    dataset(tmp_path, tuple("abcde"))
+    for name, text in ODD_FORMS[form].items():
+        write(tmp_path, name, text.replace("{root}", str(tmp_path)))
+    assert stems(open_dataset(tmp_path)) == {"train": ["a", "b"], "val": ["c"]}
+
+
+UNREAD = {
+    "folds.csv": "image,fold\na,0\nb,1\n",
+    "metadata.csv": "image,age,fold\na.jpg,3,0\nb.jpg,4,1\n",
+    "my_train.txt": "a\nb\n",
+    "splits/train.md": "- a\n- b\n",
+    "train.yaml": "- a\n- b\n",
+    "split.yml": "train: [a]\nval: [b]\n",
+    "splits_final.json": '[{"train": ["a", "b"], "val": ["c"]}]',
+    "images/train.txt": "a\nb\n",
+    "partition/train.txt": "a\nb\n",
+    "splits/fold_0/train.txt": "a\nb\n",
+    "ImageSets/Main/train.txt": "a\nb\n",
+    "train.jsonl": '{"image": "a.jpg"}\n',
+    "val.xml": "<image>a.jpg</image>",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_no_split_is_made_up_where_a_file_tells_one(tmp_path, name):
+    dataset(tmp_path, tuple("abcde"))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    write(tmp_path, name, UNREAD[name])
+    with pytest.raises(AtrousError, match=f"{Path(name).name}"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "image,age\na.jpg,3\nb.jpg,4\n"),
+        ("train_log.csv", "epoch,loss\n1,2\n"),
+        ("train.yaml", "name: x\ndata: {root: .}\n"),
+        ("readme.md", "train on a and b\n"),
+        ("test_notes.txt", "nothing here\n"),
+    ],
+)
+def test_texts_that_tell_no_split(tmp_path, name, text):
+    dataset(tmp_path, tuple("abcde"))
+    write(tmp_path, name, text)
+    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
+
+
+def test_numbers_name_pictures_only_alone(tmp_path):
+    dataset(tmp_path, tuple("12345"))
+    write(tmp_path, "train_times.csv", "epoch,seconds\n1,2\n2,3\n")
+    open_dataset(tmp_path)
+    write(tmp_path, "first_train.txt", "1\n2\n")
+    with pytest.raises(AtrousError, match="first_train"):
+        open_dataset(tmp_path)
+
+
+def test_an_entry_that_is_not_there_and_one_in_two_splits_are_told(tmp_path):
+    dataset(tmp_path, tuple("abcde"))
+    write(tmp_path, "splits/train.txt", "a\nnobody.jpg\nb\n")
+    write(tmp_path, "splits/val.txt", "b\nc\n")
+    diagnosis = examine(tmp_path)
+    assert any("nobody" in example for finding in diagnosis.errors for example in finding.examples)
+    assert any(finding.kind == "same_picture" for finding in diagnosis.warnings)
+
+
+def test_lists_beside_camvids_folders(tmp_path):
+    for split in ("train", "val"):
+        for folder in (split, f"{split}annot"):
+            (tmp_path / folder).mkdir()
+            for stem in "ab":
+                Image.fromarray(np.zeros((4, 4, 3) if folder == split else (4, 4), np.uint8)).save(
+                    tmp_path / folder / f"{split}{stem}.png"
+                )
+    write(tmp_path, "train_list.txt", "traina\n")
+    write(tmp_path, "val.json", '["vala"]')
+    opened = open_dataset(tmp_path)
+    assert stems(opened) == {"train": ["traina", "trainb"], "val": ["vala"]}
+    assert any("not used: train_list.txt" in note for note in opened.notes)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, pictures_in
+from atrous.data.find_split_lists import find_lists
 from atrous.data.labels import ClassTable
 from atrous.data.split_lists import listed
 from atrous.data.split_names import SPELLINGS
@@ -62,19 +63,27 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     splits: dict[str, tuple[Item, ...]] = {}
     orphans: list[Path] = []
+    told: list[str] = []
     folders = _split_folders(root)
     for name, (pictures, truth) in folders.items():
         images, masks = pictures_in(pictures), pictures_in(truth)
-        lists = [path for suffix in (".txt", ".csv", ".tsv") if (path := pictures.with_suffix(suffix)).exists()]
+        lists = _lists(pictures)
         splits[name] = listed(lists[0], pictures, images, masks) if lists else paired(images, masks)
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
             f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
         )
+    used = {path for pictures, _ in folders.values() for path in _lists(pictures)[:1]}
+    if unused := [path.name for path in find_lists(root)[0] if path not in used]:
+        told.append(f"The splits are the folders; these lists are not used: {', '.join(unused)}.")
     first, truth = next(iter(splits.values())), next(iter(folders.values()))[1]
-    table, told = named_classes(root, classes, truth, items=first, default=CAMVID_CLASSES)
-    return Dataset(root, "camvid", table, splits, told, tuple(orphans))
+    table, named = named_classes(root, classes, truth, items=first, default=CAMVID_CLASSES)
+    return Dataset(root, "camvid", table, splits, (*told, *named), tuple(orphans))
+
+
+def _lists(pictures: Path) -> list[Path]:
+    return [path for suffix in (".txt", ".csv", ".tsv", ".json") if (path := pictures.with_suffix(suffix)).exists()]
 
 
 def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:

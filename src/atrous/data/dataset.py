@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -238,8 +239,9 @@ def picture_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise AtrousError(f"{folder}: no such folder.")
-    files = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
+    with os.scandir(folder) as entries:  # which knows folders without asking for each
+        files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
+        return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:

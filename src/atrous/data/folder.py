@@ -6,11 +6,13 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, paired, pictures_in, seeded_split
+from atrous.data.find_split_lists import find_lists
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import join_labels, masks_by_picture
 from atrous.data.split_folders import folder_named, holds_pictures
-from atrous.data.split_lists import find_lists, listed_splits
+from atrous.data.split_lists import listed_splits
+from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError
 
 
@@ -31,7 +33,7 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     folders = _folders(root) or (root / "images", root / "masks")
     images, files = pictures_in(folders[0]), pictures_in(folders[1])
-    lists, told = find_lists(root)
+    lists, told = find_lists(root, images)
     notes = list(told)
     if lists:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
@@ -39,6 +41,7 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
         if left_out := len(images.keys() - named):
             notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
     else:
+        check_no_list_is_unread(root, images)
         splits, note = seeded_split(paired(images, masks_by_picture(images, files)))
         notes.append(note)
     owned = {path for stem, path in _by_any_name(images, files).items() if stem in images}

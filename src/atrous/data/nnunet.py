@@ -9,8 +9,10 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld, without_ending
+from atrous.data.find_split_lists import find_lists
 from atrous.data.labels import ClassTable
-from atrous.data.split_lists import find_lists, listed_splits
+from atrous.data.split_lists import listed_splits
+from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError
 
 _FIRST_CHANNEL = "_0000"
@@ -44,7 +46,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             continue
         images, masks = _images(root / f"images{part}"), pictures_in(root / f"labels{part}")
         orphans += [path for stem, path in masks.items() if stem not in images]
-        lists, told = find_lists(root) if part == "Tr" else ([], ())
+        lists, told = find_lists(root, images) if part == "Tr" else ([], ())
         notes += told
         if part == "Ts":
             if "test" in splits:  # made up, and not needed where there is a real one
@@ -53,6 +55,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         elif lists:
             splits.update(listed_splits(lists, root / f"images{part}", images, masks))
         else:
+            check_no_list_is_unread(root, images)
             parts, note = seeded_split(paired(images, masks))
             splits.update(parts)
             notes.append(note)

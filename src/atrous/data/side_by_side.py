@@ -10,10 +10,12 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, picture_files, seeded_split
+from atrous.data.find_split_lists import find_lists
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import is_named_as_mask
 from atrous.data.split_folders import split_folders_in
-from atrous.data.split_lists import find_lists, listed_splits
+from atrous.data.split_lists import listed_splits
+from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError
 
 _LOSSY = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
@@ -51,11 +53,12 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
     else:
         images, masks = _pairs(root)
         orphans += [path for stem, path in masks.items() if stem not in images]
-        lists, told = find_lists(root)
+        lists, told = find_lists(root, images)
         notes += told
         if lists:
             splits = listed_splits(lists, root, images, masks)
         else:
+            check_no_list_is_unread(root, images)
             splits, note = seeded_split(paired(images, masks))
             notes.append(note)
     table, told = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld
+from atrous.data.find_split_lists import find_lists
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import masks_by_picture
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.split_lists import find_lists
 from atrous.data.split_names import SPELLINGS
 from atrous.errors import AtrousError
 

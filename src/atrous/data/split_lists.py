@@ -23,16 +23,10 @@ from atrous.data.split_names import SPELLINGS, canonical_split
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 
-_TEXTS, _TABLES = frozenset({".txt", ".lst", ".list", ""}), frozenset({".csv", ".tsv"})
-LIST_SUFFIXES = _TEXTS | _TABLES | {".json"}
-# named like a list, these hold one that cannot be read
-_UNREAD_SUFFIXES = frozenset(
-    {".xlsx", ".xls", ".ods", ".yaml", ".yml", ".toml", ".xml", ".jsonl", ".pkl", ".parquet", ".npy", ".mat"}
-)
-_SETTINGS = frozenset({".yaml", ".yml", ".toml", ".xml"})
-_FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
+TEXTS, TABLES = frozenset({".txt", ".lst", ".list", ""}), frozenset({".csv", ".tsv"})
+LIST_SUFFIXES = TEXTS | TABLES | {".json"}
 _WORDS = "|".join(spelling for spellings in SPELLINGS.values() for spelling in spellings if spelling != "tr")
-_LIST_NAME = re.compile(
+LIST_NAME = re.compile(
     rf"((list|ids|images|split|files)[_-]?)?(trainval|{_WORDS}|splits?)([_-]?(list|ids|images|split|files|set|names))?"
 )
 _SPLIT_NAME = re.compile(rf"(trainval|{_WORDS})", re.IGNORECASE)
@@ -48,7 +42,8 @@ segmentation seg seg_map seg_path gt
 _MASK_HEADS = frozenset(_MASK_WORDS.split())
 # under these heads there may be a class, a fold or a count as well as a mask
 _DOUBTFUL_MASK_HEADS = frozenset(["label", "annotation", "ann", "segmentation", "seg", "gt"])
-_SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
+SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
+VAL_HEADS = frozenset(["is_valid", "is_val", "is_validation"])  # fastai's: true for val, false for train
 
 
 @dataclass(frozen=True)
@@ -64,32 +59,6 @@ class Row:
     image: str
     mask: str | None = None
     split: str | None = None
-
-
-def find_lists(root: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """Find the split lists of a dataset: those in ``splits/`` or a folder of such a name, else those in ``root``.
-
-    Returns:
-        The lists, sorted, and sentences that name lists which are not used.
-
-    Raises:
-        AtrousError: a list is of a kind that cannot be read.
-    """
-    found: list[Path] = []
-    notes: list[str] = []
-    for folder in (*(root / name for name in _FOLDERS), root):
-        lists = [path for path in _files(folder) if _is_list(path, in_root=folder == root)]
-        if found and lists:
-            names = ", ".join(str(path.relative_to(root)) for path in lists)
-            notes.append(f"The splits are read from {found[0].parent}; not used: {names}.")
-        found = found or lists
-    for path in found:
-        if path.suffix.lower() not in LIST_SUFFIXES:
-            raise AtrousError(
-                f"{path}: a split list is read as .txt, .csv, .tsv or .json. Save it as one of these, or move it away "
-                "to have a split made."
-            )
-    return found, tuple(notes)
 
 
 def listed_splits(
@@ -147,7 +116,10 @@ def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
     Raises:
         AtrousError: the list is unreadable or names nothing.
     """
-    texts = [_rows(path, text) for text in decodings(path)]
+    texts = [
+        [row for row in _rows(path, text) if not row.image.startswith("#") or stem_of(row.image, images) in images]
+        for text in decodings(path)
+    ]
     fitting = [rows for rows in texts if rows and all(stem_of(row.image, images) in images for row in rows)]
     rows = fitting[0] if fitting else texts[0]
     if not rows:
@@ -165,6 +137,8 @@ def stem_of(written: str, known: Mapping[str, Path]) -> str:
         known: the pictures by stem.
     """
     written = written.replace("\\", "/")
+    if written not in known:
+        written = re.sub(r"""^(['"])(.*)\1$""", r"\2", written)
     field, first = re.split(r"[,;\t]", written)[0].strip(), re.split(r"[,;\s]", written.strip())[0]
     guesses = (guess for name in (written, field, first) for guess in (name, Path(name).stem, Path(name).name))
     spelled = (spelling for guess in guesses for spelling in _spellings(guess))
@@ -195,28 +169,6 @@ def _elsewhere(folder: Path, written: str, stem: str) -> Path:
     return named if named.is_file() else folder / stem
 
 
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "~")))
-
-
-def _is_list(path: Path, in_root: bool) -> bool:
-    suffix = path.suffix.lower()
-    if suffix not in LIST_SUFFIXES | _UNREAD_SUFFIXES:
-        return False
-    if not in_root:
-        return suffix != "" or _LIST_NAME.fullmatch(path.stem.lower()) is not None
-    if _LIST_NAME.fullmatch(path.stem.lower()):
-        return suffix not in _SETTINGS or path.stem.lower().startswith("split")  # train.yaml may be a recipe
-    return suffix in _TABLES and _has_split_column(path)
-
-
-def _has_split_column(path: Path) -> bool:
-    head = next(iter(_table(path, next(iter(decodings(path))))), [])
-    return any(cell.lower() in _SPLIT_HEADS for cell in head) and len(head) > 1
-
-
 def _by_split(path: Path, images: Mapping[str, Path]) -> dict[str, list[Row]]:
     rows = read_list(path, images)
     named = [row.split for row in rows if row.split]
@@ -226,7 +178,7 @@ def _by_split(path: Path, images: Mapping[str, Path]) -> dict[str, list[Row]]:
                 f"{path}: it does not say which picture belongs to which split. Add a column 'split' with train, val "
                 "and test, or write one list for each."
             )
-        written = _SPLIT_NAME.search(path.stem) if _LIST_NAME.fullmatch(path.stem.lower()) else None
+        written = _SPLIT_NAME.search(path.stem) if LIST_NAME.fullmatch(path.stem.lower()) else None
         return {written[0] if written else path.stem: rows}
     if strange := next((name for name in named if not _SPLIT_NAME.fullmatch(name)), None):
         raise AtrousError(f"{path}: the split '{strange}' is unknown; write train, val or test.")
@@ -243,8 +195,8 @@ def _rows(path: Path, text: str) -> list[Row]:
         return list(_json_rows(path, text))
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    if suffix in _TABLES or (lines and _is_head(_cells(lines[0], _delimiter(lines[0])))):
-        return _table_rows(path, _table(path, text))
+    if suffix in TABLES or (lines and _is_head(_cells(lines[0], _delimiter(lines[0])))):
+        return _table_rows(path, table_of(path, text))
     return [_line_row(line) for line in lines]
 
 
@@ -258,7 +210,7 @@ def _line_row(line: str) -> Row:
 
 
 def _delimiter(line: str) -> str:
-    return max((",", ";", "\t"), key=line.count)
+    return max((",", ";", "\t", "|"), key=line.count)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -267,10 +219,15 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _is_head(cells: list[str]) -> bool:
     lowered = {cell.lower() for cell in cells}
-    return bool(lowered & _IMAGE_HEADS) and (len(cells) == 1 or bool(lowered & (_MASK_HEADS | _SPLIT_HEADS)))
+    return bool(lowered & _IMAGE_HEADS) and (len(cells) == 1 or bool(lowered & (_MASK_HEADS | SPLIT_HEADS)))
 
 
-def _table(path: Path, text: str) -> list[list[str]]:
+def table_of(path: Path, text: str) -> list[list[str]]:
+    """The cells of a table, line by line, without empty lines.
+
+    Raises:
+        AtrousError: the text is no table.
+    """
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
     try:
@@ -284,8 +241,11 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
     if not table:
         return []
     head = [cell.lower() for cell in table[0]]
-    if any(cell in _IMAGE_HEADS | _SPLIT_HEADS | _MASK_HEADS for cell in head):
-        image, mask, split = (_column(head, names) for names in (_IMAGE_HEADS, _MASK_HEADS, _SPLIT_HEADS))
+    if any(cell in _IMAGE_HEADS | SPLIT_HEADS | _MASK_HEADS | VAL_HEADS for cell in head):
+        image, mask, split = (_column(head, names) for names in (_IMAGE_HEADS, _MASK_HEADS, SPLIT_HEADS))
+        if split is None and (split := _column(head, VAL_HEADS)) is not None:
+            table = [[*cells[:split], _split_of(path, _cell(cells, split)), *cells[split + 1 :]] for cells in table[1:]]
+            table = [head, *table]
         if image is None:
             image = next((index for index in range(len(head)) if index not in (mask, split)), None)
         if image is None:
@@ -303,6 +263,14 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
             )
         image, mask = [*(files or [0]), None, None][:2]
     return [Row(_cell(cells, image) or "", _cell(cells, mask), _cell(cells, split)) for cells in table]
+
+
+def _split_of(path: Path, cell: str | None) -> str:
+    """The split that a cell under ``is_valid`` means."""
+    lowered = (cell or "").lower()
+    if lowered not in ("true", "false", "1", "0", "1.0", "0.0", "yes", "no"):
+        raise AtrousError(f"{path}: '{cell}' does not say whether a picture is for validation; write true or false.")
+    return "val" if lowered in ("true", "1", "1.0", "yes") else "train"
 
 
 def _is_mask_column(head: str, cells: list[str | None]) -> bool:
@@ -361,7 +329,7 @@ def _json_row(entry: Any, split: str | None, refusal: AtrousError) -> Row:
             ((key.lower(), value) for key, value in entry.items() if key.lower() in names and isinstance(value, str)),
             None,
         )
-        for names in (_IMAGE_HEADS, _MASK_HEADS, _SPLIT_HEADS)
+        for names in (_IMAGE_HEADS, _MASK_HEADS, SPLIT_HEADS)
     )
     if image is None:
         raise refusal

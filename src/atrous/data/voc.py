@@ -15,6 +15,7 @@ from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.split_lists import listed, read_list
 from atrous.data.split_names import canonical_split
+from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError
 
 _NAMES = (
@@ -73,6 +74,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
                 f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/; those missing, from {_MASKS}/."
             )
     if not splits:
+        check_no_list_is_unread(year, images)
         # most VOC pictures have boxes only, so a picture without a mask is no mistake here
         labelled = {stem: path for stem, path in images.items() if stem in masks}
         splits, note = seeded_split(paired(labelled, masks))

@@ -45,6 +45,19 @@ def _bare(name: str) -> str:
     return "".join(letter for letter in str(name).lower().replace("+", "plus") if letter.isalnum())
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 picture", "2 pictures", "1,000 classes".
+
+    Args:
+        count: ≥ 0.
+        noun: in the singular.
+        plural: where it is not the noun with s, or es after s, sh, ch and x.
+    """
+    if count != 1:
+        noun = plural or noun + ("es" if noun.endswith(("s", "sh", "ch", "x")) else "s")
+    return f"{count:,} {noun}"
+
+
 def missing_extra(package: str, extra: str) -> AtrousError:
     """An error for an optional package that is not installed, with the command that installs it."""
     return AtrousError(

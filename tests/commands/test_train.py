@@ -25,6 +25,7 @@ from atrous.commands.train import train
 from atrous.create import create_for
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
+from atrous.data.readiness import few_to_choose_on
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
@@ -210,6 +211,59 @@ def test_early_stopping(tiny, tmp_path, capsys):
     assert len(scores) < 40
     assert scores.index(max(scores)) == len(scores) - 3
     assert "stopping early: no better mIoU in 2 validations" in said(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ema", "longest"), [(0.9, 30), (0.97, 30)])
+def test_patience_waits_until_the_average_follows_the_weights(tiny, tmp_path, capsys, ema, longest):
+    """One step an epoch, on weights that stay: 20 steps of an average of 0.9, and 67 of one of 0.97, do not count."""
+    changes = {"train__epochs": longest, "train__patience": 2, "train__batch_size": 8, "optim__lr": 1e-12}
+    out = train(tiny(**changes, train__ema=ema, watch__tensorboard=False), out=tmp_path / "run")
+    done = len(lines(out, "val"))
+    assert 20 < done < longest if ema == 0.9 else done == longest
+    assert ("stopping early" in said(capsys)) is (ema == 0.9)
+
+
+def test_a_split_of_few_pictures_is_warned_of(tiny, fresh_shapes, tmp_path, capsys):
+    (fresh_shapes / "splits" / "val.txt").write_text("val_1")
+    train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
+    assert "the split 'val' has 1 picture: its score says little about other pictures" in said(capsys)
+    assert "'val' has 2 pictures:" in few_to_choose_on(2, "val") and not few_to_choose_on(3, "val")
+
+
+def test_scores_say_in_which_precision_they_were_computed(tiny, tmp_path, capsys):
+    train(tiny(train__precision="bfloat16", train__ema=0.9), out=tmp_path / "run")
+    told = said(capsys)
+    assert re.search(r"epoch 1/1: val mIoU 0\.\d+ \(best\) of the averaged weights, computed in bfloat16", told)
+    assert "final scores of best.safetensors, computed in float32:" in told
+    assert "torch float32)" in told
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_only_where_pictures_hold_no_data_are_refused(tiny, fresh_shapes, tmp_path, check, split):
+    for file in (fresh_shapes / "images").glob("*.png"):
+        picture = Image.open(file)
+        alpha = np.full(picture.size[::-1], 255, np.uint8)
+        if file.name.startswith(split):
+            alpha[1:] = 0  # of the masks the first row is void
+        picture.putalpha(Image.fromarray(alpha))
+        picture.save(file)
+    with pytest.raises(AtrousError, match=f"'{split}' of the data has labelled pixels only where its pictures hold no"):
+        train(tiny(data__root=str(fresh_shapes), data__check=check), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_without_a_label_among_others_cost_nothing(tiny, fresh_shapes, tmp_path):
+    """Batches of them have a loss of 0, not NaN."""
+    for file in (fresh_shapes / "masks").glob("train_*.png"):
+        if file.stem != "train_0":
+            Image.fromarray(np.full((48, 64), 65535, np.uint16)).save(file)
+    recipe = tiny(data__root=str(fresh_shapes), train__batch_size=1, optim__accumulate=1, augment__crop=[48, 64])
+    with_batches_of_one = replace(recipe, loss=replace(recipe.loss, dice=1.0, lovasz=1.0, focal=0.5, hardest=0.3))
+    out = train(replace(with_batches_of_one, train=replace(recipe.train, epochs=2)), out=tmp_path / "run")
+    assert all(math.isfinite(line["loss"]) for line in lines(out, "train"))
+    assert lines(out, "val")[-1]["miou"] > 0
 
 
 def test_a_limit_in_minutes_ends_with_a_validation(tiny, tmp_path):

@@ -22,7 +22,7 @@ from atrous.commands.evaluate import evaluate
 from atrous.console import console
 from atrous.create import create_for
 from atrous.data.dataset import Dataset, Item, open_dataset
-from atrous.data.readiness import obstacles
+from atrous.data.readiness import few_to_choose_on, find_labels_without_data, obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.device import pick_device, pick_precision, precision_name
@@ -193,9 +193,10 @@ class _Validate:
         for item in self.items[:SHOWN]:
             log.picture(f"val/{item.name}", np.asarray(segmenter(item.image).overlay()), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""
+        weights = " of the averaged weights" if self.recipe.train.ema else ""
         log.say(
-            f"epoch {epoch}/{self.recipe.train.epochs}: val mIoU {confusion.miou:.4f}{best}, "
-            f"{progress.seconds / 60:.1f} min of training"
+            f"epoch {epoch}/{self.recipe.train.epochs}: val mIoU {confusion.miou:.4f}{best}{weights}, computed in "
+            f"{segmenter.engine.precision}, {progress.seconds / 60:.1f} min of training"
         )
 
     def _keep(self, judged: SegmentationModel, confusion: ConfusionMatrix, progress: Progress) -> None:
@@ -235,6 +236,12 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
     usual = {split: split if split in pictures else canonical_split(split) for split in (data.train, data.val)}
     counted = {**{name: class_pixels(dataset, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val))
+    if not data.check:  # the doctor has looked already
+        channels = recipe.model.in_channels
+        read_so = dataset.taking(channels, data.pages) if channels else replace(dataset, pages=data.pages)
+        _check_fitness(data, find_labels_without_data(read_so, data.train, data.val))
+    if few := few_to_choose_on(pictures[usual[data.val]], data.val):
+        console.print(f"[yellow]warning[/]: {escape(few)}")
     return dataset, counted[usual[data.train]], doctor
 
 
@@ -272,6 +279,7 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
     """Measures the best weights in full precision and writes the report."""
     from atrous.commands.report import report
 
+    console.print("final scores of best.safetensors, computed in float32:")
     evaluate(
         run / "best.safetensors",
         dataset.root,

@@ -24,7 +24,7 @@ from atrous.data.mask_findings import (
     find_mixed_codings,
 )
 from atrous.data.propose import Proposal, propose_classes, without_blends
-from atrous.data.readiness import obstacles
+from atrous.data.readiness import find_labels_without_data, obstacles
 from atrous.data.survey import Pair, masks_of, survey
 from atrous.data.turned import find_turned
 from atrous.errors import AtrousError
@@ -150,7 +150,10 @@ def examine(
         *no_way,
     )
     # masks with errors have few labels, and that is said already
-    unfit = obstacles(images, classes, {} if errors else pixels, train, val)
+    unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
+    if not errors and not unfit:
+        read_so = dataset.taking(in_channels, pages) if in_channels else replace(dataset, pages=pages)
+        unfit = list(find_labels_without_data(read_so, train, val))
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,

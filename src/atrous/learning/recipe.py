@@ -234,7 +234,8 @@ class Train:
         frozen: names of modules that do not learn either, such as backbone.net.layer1.
         ema: decay, 0–1, of the running average of the weights that is validated and kept; 0 keeps the weights.
         validate_every: epochs between validations, ≥ 1.
-        patience: validations without a better mIoU before stopping early; 0 never stops.
+        patience: validations without a better mIoU before stopping early; 0 never stops. With ema, those of the first
+            2 / (1 − ema) steps do not count.
         minutes: stop after this many minutes of training; 0 is no limit.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto takes bfloat16 where the processor computes in it, else float32.

@@ -33,6 +33,9 @@ LOG_EVERY = 10
 #: Seconds between two checkpoints within an epoch: what a kill can cost.
 SAVE_EVERY = 300
 
+#: Validations count for train.patience after so many times the steps 1 / (1 − ema) that an average of the weights spans.
+AVERAGES_BEFORE_PATIENCE = 2
+
 
 @dataclass
 class Progress:
@@ -216,8 +219,13 @@ class Trainer:
         self.processes.share_statistics(judged)
         miou = self.validate(judged, self.progress, log)
         better = miou > self.progress.best_miou
-        self.progress.stale = 0 if better else self.progress.stale + 1
+        counts = self.progress.step >= self._steps_before_patience()
+        self.progress.stale = self.progress.stale + 1 if counts and not better else 0
         self.progress.best_miou = max(miou, self.progress.best_miou)
+
+    def _steps_before_patience(self) -> float:
+        """Steps until the average of the weights follows them: its scores are low and flat at first."""
+        return AVERAGES_BEFORE_PATIENCE / (1 - self.recipe.train.ema) if self.recipe.train.ema else 0
 
     def _is_done(self) -> bool:
         patience = self.recipe.train.patience

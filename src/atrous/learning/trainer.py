@@ -33,7 +33,7 @@ LOG_EVERY = 10
 #: Seconds between two checkpoints within an epoch: what a kill can cost.
 SAVE_EVERY = 300
 
-#: Validations count for train.patience after so many times the steps 1 / (1 − ema) that an average of the weights spans.
+#: Validations count for train.patience after so many times the 1 / (1 − ema) steps that an average of weights spans.
 AVERAGES_BEFORE_PATIENCE = 2
 
 

@@ -101,7 +101,7 @@ def start() -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="session")
 def server(start) -> Server:
     """The zoo's model of streets, served."""
-    return start(ZOO, "--megapixels", 4, "--megabytes", 2)
+    return start(ZOO, "--megapixels", 16, "--megabytes", 2)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def serve(
     key_file: Path | None = None,
     waiting: int = 64,
     megabytes: float = 32.0,
-    megapixels: float = 25.0,
+    megapixels: float = 50.0,
     seconds: float = 60.0,
     memory: float | None = None,
     engine: str = "auto",
@@ -42,9 +42,10 @@ def serve(
         key_file: file whose first line is the key that every request must bring; or in the environment, ATROUS_KEY.
         waiting: pictures that may be in line; those beyond are answered 429.
         megabytes: of a picture's file, at most.
-        megapixels: that the network looks at for one answer, at most, at all scales together.
+        megapixels: that the network looks at for one answer, at most: at all scales, and enlarged as the model does.
         seconds: that an answer may take.
-        memory: GB that a picture may take; by default half of what is free. Larger pictures are segmented in tiles.
+        memory: GB that a picture may take in the network, and all decoded pictures together; by default half of what is
+            free. Larger pictures are segmented in tiles.
         engine: auto for the fastest here, openvino or torch.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto for the fastest here, float32 or bfloat16.
@@ -59,8 +60,8 @@ def serve(
         pixels=int(megapixels * 1e6),
         seconds=seconds,
         held_bytes=max(Limits.held_bytes, int(2 * megabytes * 2**20)),
+        decoded_bytes=limit_bytes(memory),
     )
-    limit_bytes(memory)
     key = _key(key_file)
     try:
         from atrous.serving.server import run

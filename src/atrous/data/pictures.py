@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from atrous.data.aux_xml import nodata_beside
 from atrous.data.decoding import TooLarge as TooLarge
@@ -152,19 +153,50 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
         AtrousError: empty, damaged, or of another format.
     """
     with in_words(name):
-        if not content:
-            raise AtrousError(f"{name}: it is empty (0 bytes).")
         if is_tiff(content):
             with TiffPicture(content, name=name, pages=pages, most_pixels=most_pixels) as tiff:
                 return tiff.pixels()
-        _check_pixels(webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
-        picture = identify(io.BytesIO(content), SAFE_FORMATS)
-        if picture is None:
-            raise AtrousError(f"{name}: not a picture, damaged, or not one of {', '.join(sorted(SAFE_FORMATS))}.")
-        _check_pixels(picture.size, most_pixels, name)
-        if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
-            raise AtrousError(f"{name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
-        return pixels_of_file(picture, lambda: np.frombuffer(content, np.uint8), name)
+        return pixels_of_file(_identified(content, most_pixels, name), lambda: np.frombuffer(content, np.uint8), name)
+
+
+def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> tuple[int, int]:
+    """What `decode_pixels` would take, by the header alone.
+
+    Args:
+        content: as for `decode_pixels`.
+        most_pixels: as for `decode_pixels`.
+        name: for the messages.
+        pages: as in `read_picture`.
+
+    Returns:
+        Pixels, and bytes that the decoded picture takes at most.
+
+    Raises:
+        TooLarge: as `decode_pixels`.
+        AtrousError: as `decode_pixels`.
+    """
+    with in_words(name):
+        if is_tiff(content):
+            with TiffPicture(content, name=name, pages=pages, most_pixels=most_pixels) as tiff:
+                height, width, bands = tiff.shape
+                return height * width, height * width * bands * max(tiff.dtype.itemsize, tiff.stored_bytes)
+        picture = _identified(content, most_pixels, name)
+        pixels = picture.size[0] * picture.size[1]
+        return pixels, pixels * 4 * (2 if deeper_than_pillow_reads(picture) or picture.mode.startswith("I") else 1)
+
+
+def _identified(content: bytes, most_pixels: int, name: str) -> Image.Image:
+    """A stranger's picture that is no TIFF, not yet decoded."""
+    if not content:
+        raise AtrousError(f"{name}: it is empty (0 bytes).")
+    _check_pixels(webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
+    picture = identify(io.BytesIO(content), SAFE_FORMATS)
+    if picture is None:
+        raise AtrousError(f"{name}: not a picture, damaged, or not one of {', '.join(sorted(SAFE_FORMATS))}.")
+    _check_pixels(picture.size, most_pixels, name)
+    if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise AtrousError(f"{name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
+    return picture
 
 
 def _check_pixels(size: tuple[int, int], most: int, name: str) -> None:

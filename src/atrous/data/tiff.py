@@ -132,6 +132,11 @@ class TiffPicture:
         return sum(page.nbytes for page in self._stored)
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes of one stored number."""
+        return self._stored[0].dtype.itemsize
+
+    @property
     def lossy(self) -> bool:
         """Whether the compression changes values: JPEG, or another that may."""
         return self._page.compression in JPEG | {50001, 34927, 22610}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from atrous.models.info import Info
 
 
+#: Pixels that are mixed at once, and by which a deep picture's stretching is judged, at least.
+PIXELS_AT_ONCE, MOST_JUDGED = 2**18, 2**21
 #: Of pixels without data in palette masks: Pascal VOC's colour for what is not labelled.
 NO_DATA_COLOR = (224, 224, 192)
 
@@ -62,10 +65,15 @@ class Prediction:
             opacity: of the colours, 0–1.
             legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
-        picture = visible(self.image, self.mask != IGNORE_INDEX).astype(np.float32)
+        picture = visible(self.image, self.mask != IGNORE_INDEX)
         colors = color_table(self.info.colors).astype(np.float32)  # black, which shows nothing, where there is no data
-        strength = np.where(colors.any(1), np.float32(opacity), np.float32(0))[self.mask][..., None]
-        mixed = Image.fromarray((picture * (1 - strength) + colors[self.mask] * strength).round().astype(np.uint8))
+        strengths = np.where(colors.any(1), np.float32(opacity), np.float32(0))
+        shown = np.empty(picture.shape, np.uint8)
+        for rows in _some_rows(*picture.shape[:2]):
+            mask = self.mask[rows]
+            strength = strengths[mask][..., None]
+            shown[rows] = (picture[rows].astype(np.float32) * (1 - strength) + colors[mask] * strength).round()
+        mixed = Image.fromarray(shown)
         if not legend:
             return mixed
         present = [index for index in np.unique(self.mask) if colors[index].any()]
@@ -98,7 +106,17 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     known = np.isfinite(image).all(axis=2)
     if valid is not None:
         known &= valid
-    low, high = np.percentile(image[known], (1, 99)) if known.any() else (0.0, 1.0)
-    with np.errstate(over="ignore"):  # of a nodata value
-        stretched = (image.astype(np.float32) - np.float32(low)) / np.float32(max(float(high - low), 1e-6))
-    return (np.nan_to_num(stretched).clip(0, 1) * 255).round().astype(np.uint8)
+    every = max(1, image.shape[0] * image.shape[1] // MOST_JUDGED)
+    low, high = np.percentile(image[known][::every], (1, 99)) if known.any() else (0.0, 1.0)
+    shown = np.empty(image.shape, np.uint8)
+    for rows in _some_rows(*image.shape[:2]):
+        with np.errstate(over="ignore"):  # of a nodata value
+            stretched = (image[rows].astype(np.float32) - np.float32(low)) / np.float32(max(float(high - low), 1e-6))
+        shown[rows] = (np.nan_to_num(stretched).clip(0, 1) * 255).round()
+    return shown
+
+
+def _some_rows(height: int, width: int) -> Iterator[slice]:
+    """Slices of so few rows that floats of them take little memory."""
+    step = max(1, PIXELS_AT_ONCE // max(width, 1))
+    return (slice(top, top + step) for top in range(0, height, step))

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request, Response
+from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from atrous.data.pictures import TooLarge, decode_pixels
+from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError
 from atrous.inference.any_size import overlap_of
 from atrous.inference.out_of_memory import is_out_of_memory
@@ -23,7 +24,7 @@ from atrous.inference.picture_input import Found, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers
-from atrous.serving.limits import Admission, Limits, Problem
+from atrous.serving.limits import Admission, Limits, Memory, Problem
 from atrous.serving.metrics import Metrics
 from atrous.serving.network import Job, Network
 from atrous.serving.shelf import Look, Model, Shelf
@@ -33,6 +34,9 @@ FORM_BYTES = 2**16
 #: Decoded pictures and their masks at once, which are large: enough for the network never to wait; more where it stacks
 #: them.
 AHEAD, AHEAD_STACKED = 4, 32
+
+#: Copies of a picture as the network takes it, in float32 at most, and bytes per pixel of a mask and of its answer.
+COPIES, ANSWER_BYTES = 2, 16
 
 Result = TypeVar("Result")
 
@@ -48,7 +52,8 @@ class Wish:
         asked: the form of the answer.
 
     Attributes:
-        looks: how often the network looks at each pixel.
+        looks: how often the network looks at each pixel, in pixels that it sees: a model that enlarges pictures
+            twofold looks four times.
 
     Raises:
         Problem: an overlap of more than half a tile.
@@ -59,7 +64,10 @@ class Wish:
         if overlap is not None and 2 * overlap > (tile or 512):
             raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
         again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
-        self.looks = sum(scale**2 for scale in look.scales) * (2 if look.flip else 1) * again
+        if tile and model.segmenter.pools:  # a first pass over the tiles, for what image pooling sees of all of them
+            again *= 2
+        enlarged = model.segmenter.info.preprocessing.enlarge**2
+        self.looks = sum(scale**2 for scale in look.scales) * (2 if look.flip else 1) * again * enlarged
 
 
 class Desk:
@@ -80,6 +88,7 @@ class Desk:
         self.admission, self.cut = Admission(limits), 0
         self._network, self._limits, self._metrics = network, limits, metrics
         threads = max(2, os.cpu_count() or 2)
+        self._memory = Memory(limits.decoded_bytes)
         self._pool = ThreadPoolExecutor(threads, "pictures")
         self._free = asyncio.Semaphore(threads)
         self._ahead = asyncio.Semaphore(AHEAD_STACKED if any(model.segmenter.stacks for model in shelf) else AHEAD)
@@ -111,7 +120,7 @@ class Desk:
                     content += part
                     if len(content) > limits.picture_bytes + FORM_BYTES:
                         raise _too_many_bytes(limits)
-            picture = await _picture_in(request, bytes(content))
+            picture = await self._picture_in(request, bytes(content))
         except TimeoutError:
             self.admission.hold(-len(content))
             raise Problem(408, f"the picture did not arrive within {limits.sending_seconds:g} s.") from None
@@ -123,6 +132,12 @@ class Desk:
             self.admission.hold(-len(picture))
             raise _too_many_bytes(limits)
         return picture
+
+    async def _picture_in(self, request: Request, content: bytes) -> bytes:
+        """The content itself, or the file in a form."""
+        if not request.headers.get("content-type", "").lower().startswith("multipart/"):
+            return content
+        return await self._in_pool(_file_in_form, request.headers, content)
 
     async def _admit(self, content: bytes, wish: Wish) -> Response:
         """The answer, or the refusal; the picture is held, and inside, until its last work has ended."""
@@ -153,7 +168,13 @@ class Desk:
 
     async def _answer(self, content: bytes, wish: Wish) -> Response:
         began = perf_counter()
-        async with self._ahead:
+        try:
+            size = await self._in_pool(self._bytes_of, content, wish)
+        except TooLarge as error:
+            raise Problem(413, str(error)) from error
+        except AtrousError as error:
+            raise Problem(422, str(error)) from error
+        async with self._ahead, self._memory.take(size):
             started = perf_counter()
             try:
                 segmenter, found, prepared, note = await self._in_pool(self._decode, content, wish)
@@ -187,12 +208,20 @@ class Desk:
         }
         return Response(body, media_type=answers.FORMATS[wish.asked.form], headers=headers)
 
+    def _bytes_of(self, content: bytes, wish: Wish) -> float:
+        """The most that a picture takes in memory from its decoding to its answer, but for the network itself."""
+        preprocessing = wish.model.segmenter.info.preprocessing
+        pixels, decoded = decoded_size(content, self._most_pixels(wish), pages=preprocessing.pages)
+        return 2 * decoded + pixels * (COPIES * len(preprocessing.mean) * 4 + ANSWER_BYTES)
+
+    def _most_pixels(self, wish: Wish) -> int:
+        return int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
+
     def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, Found, np.ndarray, str | None]:
         """The segmenter, the picture as it is and as the network takes it, and what is doubtful about its values."""
         segmenter = wish.model.looking(wish.look)  # the first CRF takes seconds to load
-        most = int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
         preprocessing = segmenter.info.preprocessing
-        pixels = decode_pixels(content, most, pages=preprocessing.pages)
+        pixels = decode_pixels(content, self._most_pixels(wish), pages=preprocessing.pages)
         found = found_in(pixels, len(preprocessing.mean))
         return segmenter, found, segmenter.filled(found), segmenter.doubt_of(found.image)
 
@@ -217,18 +246,19 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _picture_in(request: Request, content: bytes) -> bytes:
-    """The content itself, or the file in a form."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/"):
-        return content
+def _file_in_form(headers: Headers, content: bytes) -> bytes:
+    """The file in a form. It runs on another thread, as a form of boundaries alone takes seconds."""
 
     async def parts() -> AsyncGenerator[bytes, None]:
         yield content
 
-    parser = MultiPartParser(request.headers, parts(), max_files=1, max_fields=8, max_part_size=FORM_BYTES)
-    parser.spool_max_size = len(content) + 1  # nothing of it touches the disk
+    async def parse() -> FormData:
+        parser = MultiPartParser(headers, parts(), max_files=1, max_fields=8, max_part_size=FORM_BYTES)
+        parser.spool_max_size = len(content) + 1  # nothing of it touches the disk
+        return await parser.parse()
+
     try:
-        form = await parser.parse()
+        form = asyncio.run(parse())
     except MultiPartException as error:
         raise Problem(400, f"the form cannot be read: {error.message}") from error
     except Exception as error:  # its parser raises many kinds on lines that were made to harm
@@ -236,9 +266,8 @@ async def _picture_in(request: Request, content: bytes) -> bytes:
     files = [value for _, value in form.multi_items() if not isinstance(value, str)]
     if not files:
         raise Problem(400, "the form holds no file: send the picture as one, or as the request's whole content.")
-    picture = await files[0].read()
-    await form.close()
-    return picture
+    with files[0].file as file:
+        return file.read()
 
 
 def _too_many_bytes(limits: Limits) -> Problem:

@@ -40,6 +40,8 @@ class Guard:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes a request on, or refuses it."""
+        if scope["type"] == "websocket":  # there are none, and one would pass by the key
+            return await send({"type": "websocket.close", "code": 1008, "reason": "this server has no websockets"})
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +24,8 @@ class Limits:
         seconds: from a picture's last byte to its answer.
         sending_seconds: that a picture may take to arrive.
         held_bytes: of all pictures' files that arrive or wait.
+        decoded_bytes: of all pictures that are decoded at once, with their masks and answers; a picture that alone
+            takes more is refused.
 
     Raises:
         AtrousError: one that is not positive.
@@ -29,10 +33,11 @@ class Limits:
 
     waiting: int = 64
     picture_bytes: int = 32 * 2**20
-    pixels: int = 25_000_000
+    pixels: int = 50_000_000
     seconds: float = 60.0
     sending_seconds: float = 30.0
     held_bytes: int = 512 * 2**20
+    decoded_bytes: float = math.inf
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -113,3 +118,45 @@ class Admission:
 
     def _later(self, reason: str) -> Problem:
         return Problem(429, f"{reason}: try again in a second.", {"Retry-After": "1"})
+
+
+class Memory:
+    """Memory that pictures share: each waits until there is enough of it.
+
+    Args:
+        total: bytes.
+
+    Attributes:
+        used: bytes that are taken now.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.total, self.used = total, 0.0
+        self._turn, self._freed = asyncio.Lock(), asyncio.Event()
+
+    @asynccontextmanager
+    async def take(self, size: float) -> AsyncIterator[None]:
+        """Takes bytes, and gives them back; whoever asks first is served first.
+
+        Args:
+            size: bytes.
+
+        Raises:
+            Problem: 413, more than there is in all.
+        """
+        if size > self.total:
+            raise Problem(
+                413,
+                f"this picture takes {size / 1e9:.2f} GB while it is decoded and answered, and there are "
+                f"{self.total / 1e9:.2f} GB: send a smaller one.",
+            )
+        async with self._turn:
+            while self.used + size > self.total:
+                self._freed.clear()
+                await self._freed.wait()
+            self.used += size
+        try:
+            yield
+        finally:
+            self.used -= size
+            self._freed.set()

@@ -7,7 +7,9 @@ import socket
 from typing import Any
 
 import h11
+from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 #: Seconds from a request's first byte, or a connection's opening, to the end of its headers; and for what is left of a
 #: request that is already answered.
@@ -16,6 +18,41 @@ HEAD_SECONDS = 10.0
 TAKE_SECONDS, ALL_SECONDS = 30.0, 300.0
 #: Bytes that the system takes ahead of the other side, so that what is taken shows here soon.
 AHEAD_BYTES = 2**16
+
+
+#: What `PatientH11` uses of uvicorn's protocol, which uvicorn promises to nobody.
+USED = ("cycle", "conn", "transport", "loop")
+OVERRIDDEN = (
+    "connection_made", "data_received", "on_response_complete", "pause_writing", "resume_writing", "connection_lost",
+)  # fmt: skip
+
+
+def fits(protocol: type = H11Protocol) -> bool:
+    """Whether uvicorn's protocol still has what `PatientH11` builds on.
+
+    Args:
+        protocol: uvicorn's class for HTTP/1.1.
+    """
+    if not all(callable(getattr(protocol, name, None)) for name in OVERRIDDEN):
+        return False
+    loop = asyncio.new_event_loop()
+    try:
+        made = protocol(
+            config=Config(_no_app, log_config=None, lifespan="off", ws="none"),
+            server_state=ServerState(),
+            app_state={},
+            _loop=loop,
+        )
+    except Exception:  # other arguments than today
+        return False
+    finally:
+        loop.close()
+    known = {*vars(made), *getattr(protocol, "__annotations__", ())}
+    return known.issuperset(USED)
+
+
+async def _no_app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers nothing."""
 
 
 class PatientH11(H11Protocol):

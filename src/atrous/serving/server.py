@@ -7,6 +7,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from atrous.serving.guard import LOCAL, Guard
 from atrous.serving.limits import Limits
 from atrous.serving.metrics import Metrics
 from atrous.serving.network import Network
-from atrous.serving.patience import PatientH11
 from atrous.serving.shelf import Shelf
 
 #: Connections at once; those beyond are answered 503.
 MOST_CONNECTIONS = 1024
+#: Files that the server itself opens: models, devices, threads' pipes; and a connection's that is just refused.
+OWN_FILES = 128
 #: Bytes of a request's headers.
 MOST_HEADER_BYTES = 32 * 2**10
 
@@ -72,15 +74,17 @@ def run(
         raise
     desk = Desk(shelf, network, limits, metrics)
     guarded = Guard(make_app(shelf, network, desk, metrics), key, metrics)
+    connections = most_connections()
     config = uvicorn.Config(
         guarded,
-        http=PatientH11,
+        http=_protocol(say),
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        backlog=MOST_CONNECTIONS,
+        limit_concurrency=connections,
+        backlog=connections,
         h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.sending_seconds + limits.seconds) + 5,
@@ -92,7 +96,7 @@ def run(
     for model in shelf:
         engine = model.segmenter.engine
         say(f"{model.name}: {model.path} on {engine.name}, {engine.device}, {engine.precision}")
-    listening.listen(MOST_CONNECTIONS)
+    listening.listen(connections)
     # Uvicorn listens to signals only while it runs, and then raises the one again that ended it.
     before = {kind: signal.signal(kind, server.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}
     say(f"listening at {address} - Ctrl-C ends")
@@ -106,6 +110,41 @@ def run(
         network.close()
     cut = max(desk.cut, len(server.server_state.connections))  # before their answers, or within them
     say(f"stopped: {f'{cut} requests were cut off' if cut else 'all that was asked is answered'}")
+
+
+def most_connections() -> int:
+    """Connections that are taken at once: fewer than `MOST_CONNECTIONS` where a process may not open so many files.
+
+    The process's own limit is raised as far as it may be (`ulimit -n` is often 1024, with a hard limit far above).
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, where sockets are no files
+        return MOST_CONNECTIONS
+    wanted = MOST_CONNECTIONS + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, soft - OWN_FILES))
+
+
+def _protocol(say: Callable[[str], object]) -> Any:
+    """HTTP that ends slow connections, or uvicorn's own where a newer version no longer fits."""
+    try:
+        from atrous.serving.patience import PatientH11, fits
+
+        if fits():
+            return PatientH11
+    except ImportError:
+        pass
+    say(
+        f"uvicorn {uvicorn.__version__} is not known to this server: slow connections are not closed. Install uvicorn "
+        "0.54, or put a proxy with timeouts before it."
+    )
+    return "h11"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,22 @@ def _check_place(output: Output) -> None:
         raise AtrousError(f"{output.flag} is {output.path}, which may not be written; give another name.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise AtrousError(f"{output.flag} is {output.path}, but {above} may not be written; give another name.")
+
+
+@contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Takes away a folder, and parents of it, that were made in this context and in which nothing was written.
+
+    Args:
+        folder: for outputs, there or not; one that was there before stays.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a folder that holds something, and its parents, stay
+            for one in made:
+                one.rmdir()
 
 
 def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_scores_follow_from_the_matrix(results):
 
 def test_the_record_says_what_was_measured(results, model, shapes):
     assert results["model"] == str(model)
+    assert results["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert results["data"] == str(shapes.resolve())
     assert (results["split"], results["images"]) == ("test", 3)
     assert (results["engine"], results["precision"]) == ("torch", "float32")

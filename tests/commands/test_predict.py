@@ -375,3 +375,52 @@ def test_masks_beside_the_pictures_are_not_segmented_again(model, photos, tmp_pa
         assert "2 picture(s) in" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["0.jpg", "0.png", "1.jpg", "1.png"]
     assert find_pictures([folder / "0.png"]) == [folder / "0.png"]
+
+
+def cut_out(path: Path) -> Path:
+    """A picture a quarter of which is transparent."""
+    picture = Image.fromarray(np.full((20, 32, 4), 255, np.uint8))
+    picture.paste((0, 0, 0, 0), (0, 0, 8, 20))
+    picture.save(path)
+    return path
+
+
+def test_pixels_without_data_are_in_the_summary_and_in_the_record(model, photos, tmp_path, capsys):
+    cut_out(photos / "cut.png")
+    assert (
+        run(model, photos / "cut.png", photos / "0.png", "--out", tmp_path / "out", "--json", tmp_path / "a.json") == 0
+    )
+    assert "12.5% without data" in " ".join(capsys.readouterr().out.split())
+    cut, whole = json.loads((tmp_path / "a.json").read_text())["pictures"]
+    assert cut["no_data"] == 0.25 and sum(cut["share"].values()) == pytest.approx(1)
+    assert "no_data" not in whole
+    assert run(model, photos / "0.png", "--out", tmp_path / "out") == 0
+    assert "without data" not in capsys.readouterr().out
+
+
+def test_void_pixels_for_which_raw_masks_have_no_value_are_an_error_without_a_mask(model, photos, tmp_path, capsys):
+    loaded = atrous.load(model)
+    loaded.info = dataclasses.replace(loaded.info, raw=((0,), (128,), (255,)), ignore=())
+    atrous.save(loaded, tmp_path / "m.safetensors")
+    cut = cut_out(tmp_path / "cut.png")
+    out, done = tmp_path / "new" / "out", tmp_path / "done.json"
+    assert run(tmp_path / "m.safetensors", cut, "--raw", "--out", out, "--json", done) == 1
+    assert "without --raw" in " ".join(capsys.readouterr().out.split())
+    (record,) = json.loads(done.read_text())["pictures"]
+    assert record.keys() == {"image", "error"}
+    assert not out.parent.exists()  # nothing was written, so no folder is left
+    assert run(tmp_path / "m.safetensors", cut, photos / "0.png", "--raw", "--out", out, "--json", done) == 1
+    first, second = json.loads(done.read_text())["pictures"]
+    assert "mask" not in first and Path(second["mask"]).is_file()
+    assert names(out) == ["0.png"]
+
+
+def test_where_all_fails_no_folder_is_left_but_one_that_was_there(model, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "there").mkdir()
+    for out in ("a/b", "there/c", "there"):
+        assert run(model, tmp_path / "broken.png", "--out", tmp_path / out) == 1
+    assert names(tmp_path) == ["broken.png", "there"] and names(tmp_path / "there") == []
+    words = ["explain", model, tmp_path / "broken.png", "--out", tmp_path / "explained", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 1
+    assert not (tmp_path / "explained").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -130,6 +131,13 @@ def evaluation_of(data: Path, segmenter: Erring) -> dict:
         measured.per_image.append({"name": f"p{number}", "image": str(image), "mask": str(mask), **scores})
     about = {"model": "best.safetensors", "data": str(data), "split": "val", "images": 8}
     return {**about, "engine": "torch", "precision": "float32", **summarise(measured, INFO)}
+
+
+def module_segmenter():
+    """What `report` opens models with, as a fixture replaced it."""
+    from atrous.inference import segmenter
+
+    return segmenter.Segmenter
 
 
 def change(run: Path, **values: object) -> None:
@@ -365,6 +373,33 @@ def test_the_command_has_the_options_that_were_measured_with(run: Path) -> None:
     options = "--layout folder --engine openvino --precision bfloat16 --scales 0.5,1 --flip --output-stride 8"
     assert f"--split val {options} --json '{run}/evaluation.json'" in page
     assert "openvino, bfloat16, scales 0.5 1, flip, output stride 8" in page
+
+
+def test_the_page_says_where_it_is_and_how_to_write_it_there_again(run: Path, tmp_path: Path, capsys) -> None:
+    page = report(run, out=tmp_path / "my page.html")
+    assert f"written: {page}" in "".join(capsys.readouterr().out.splitlines())
+    assert f"atrous report '{run}' --out '{page}'" in unescape(page.read_text())
+
+
+def test_a_copied_run_is_measured_and_drawn_with_its_own_model(run: Path, monkeypatch) -> None:
+    """The run's own file where it is the measured model, the recorded one where only that is; else nothing is drawn."""
+    opened: list[Path] = []
+    segmenter = module_segmenter()("any")
+    monkeypatch.setattr(
+        "atrous.inference.segmenter.Segmenter", lambda path, **options: opened.append(Path(path)) or segmenter
+    )
+    old, own = run.parent / "old" / "best.safetensors", run / "best.safetensors"
+    old.parent.mkdir()
+    old.write_bytes(b"measured")
+    shutil.copy(old, own)
+    change(run, model=str(old), model_sha256=hashlib.sha256(b"measured").hexdigest())
+    assert f"atrous evaluate '{own}'" in unescape(page_of(run)) and opened == [own]
+    own.write_bytes(b"trained again")
+    assert f"atrous evaluate {old}" in unescape(page_of(run)) and opened == [own, old]
+    old.write_bytes(b"trained again, too")
+    page = unescape(page_of(run))
+    assert "the model was changed after the scores were measured" in page
+    assert f"atrous evaluate '{own}'" in page and "<figure" not in page and len(opened) == 2
 
 
 def test_runs_that_were_measured_in_different_ways_are_told(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -15,10 +16,22 @@ from atrous.run_folder import Record, Run
 OPTIONS = ("engine", "precision", "scales", "flip", "output_stride", "range", "crf")
 
 
-def measured_model(run: Run) -> Path:
-    """The model that was measured where it is still there; else the run's best."""
-    recorded = run.evaluation.get("model")
-    return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_file() else run.model_file
+def digest_of(model: str | Path) -> str:
+    """What tells the content of a model's file from any other's: its SHA-256."""
+    with Path(model).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def measured_model(run: Run) -> Path | None:
+    """The file of the model that was measured: the run's own if that is the same, else as recorded.
+
+    None where both have other contents than the measured one, or where nothing was recorded and nothing is there.
+    """
+    recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
+    there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
+    if digest:
+        return next((path for path in there if digest_of(path) == digest), None)
+    return there[-1] if there else None
 
 
 def measured_layout(run: Run) -> str | None:
@@ -31,7 +44,7 @@ def measured_layout(run: Run) -> str | None:
 def segmenter_options(run: Run) -> dict[str, Any]:
     """The arguments of a `Segmenter` that gives the masks which were measured."""
     recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name)}
-    if recorded.get("engine") not in ENGINES or is_exported(measured_model(run)):
+    if recorded.get("engine") not in ENGINES or is_exported(measured_model(run) or run.model_file):
         recorded.pop("engine", None)  # an exported file has its own
     return recorded
 
@@ -44,7 +57,7 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         overwrite: replace what is there.
     """
     recorded = run.evaluation
-    words: list[str | Path] = ["atrous", "evaluate", measured_model(run), run.data or "DATA"]
+    words: list[str | Path] = ["atrous", "evaluate", measured_model(run) or run.model_file, run.data or "DATA"]
     words += ["--split", recorded.get("split") or "val"]
     if recorded.get("layout"):
         words += ["--layout", recorded["layout"]]
@@ -66,6 +79,42 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         words += ["--crf", "model" if stored else json.dumps(options["crf"])]
     words += ["--json", run.folder / "evaluation.json", *(["--overwrite"] if overwrite else [])]
     return " ".join(shlex.quote(str(word)) for word in words)
+
+
+def commands(run: Run, out: Path | None = None) -> list[str]:
+    """What to type to train, measure and report again.
+
+    Args:
+        run: what the page tells of.
+        out: where the page is, unless that is in the run's folder.
+    """
+    config, folder = (shlex.quote(str(path)) for path in (run.folder / "config.yaml", run.folder))
+    return [
+        f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
+        evaluate_command(run, overwrite=bool(run.damaged)),
+        f"atrous report {folder}" + (f" --out {shlex.quote(str(out))}" if out else ""),
+    ]
+
+
+def missing(run: Run, out: Path | None = None) -> dict[str, list[str]]:
+    """By the command that makes it, what is missing and what the page lacks for it.
+
+    Args:
+        run: what the page tells of.
+        out: as of `commands`.
+    """
+    train, evaluate, _ = commands(run, out)
+    found: dict[str, list[str]] = {}
+    lost = f"{run.damaged} The page goes on without it:" if run.damaged else "There is no evaluation.json, so"
+    for is_there, command, words in (
+        (run.evaluation, evaluate, f"{lost} no scores per class and no pictures."),
+        (run.train or run.val, train, "There is no line in metrics.jsonl, so no curves."),
+        (run.config, train, "There is no config.yaml, so the settings are not known."),
+        (run.model_file.is_file(), train, "There is no best.safetensors, so nothing can be predicted again."),
+    ):
+        if not is_there:
+            found.setdefault(command, []).append(words)
+    return found
 
 
 def options_in_words(evaluation: Record) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.commands._measurement import any_size_of, matching_classes, measure, prepared, reader_for, summarise
+from atrous.commands._recorded_options import digest_of
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.read_ahead import in_background
@@ -126,6 +127,7 @@ def evaluate(
     results = {
         JSON_KEY: MARK,
         "model": str(model),
+        "model_sha256": digest_of(model),
         "data": str(Path(data).resolve()),
         "split": split,
         **({"layout": layout} if layout else {}),

@@ -21,14 +21,22 @@ from atrous.atomic_write import write_text
 from atrous.commands.predict import failure_in_words, find_pictures
 from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
-from atrous.data.labels import color_table
+from atrous.data.labels import IGNORE_INDEX, color_table
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
 from atrous.inference.exported import is_exported
 from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter
-from atrous.outputs import Output, check_outputs, model_inputs, page_output, picture_output, save_picture
+from atrous.outputs import (
+    Output,
+    check_outputs,
+    model_inputs,
+    no_empty_folder,
+    page_output,
+    picture_output,
+    save_picture,
+)
 
 #: Each picture is a few megabytes of the page.
 MOST_PICTURES = 40
@@ -109,14 +117,13 @@ def explain(
         [*model_inputs(model), *(("a picture to explain", path) for path in pictures)],
         overwrite=overwrite,
     )
-    out.mkdir(parents=True, exist_ok=True)
     network = model_file.load(model).to(pick_device(device))
     warn_if_fresh(network.info.provenance)
     segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf, range=range)
     chosen = None if classes is None else [_index(name, network.info.classes) for name in classes]
     shown: list[dict[str, Any]] = []
     failures: list[str] = []
-    with progress_bar() as progress:
+    with no_empty_folder(out), progress_bar() as progress:
         task = progress.add_task("explaining", total=len(pictures), note="")
         for number, (path, folder) in enumerate(zip(pictures, folders, strict=True), 1):
             try:
@@ -226,7 +233,6 @@ def _index(name: str, names: Sequence[str]) -> int:
 
 
 def _write(layers: Sequence[Layer], picture: NDArray, folder: Path, board: Path | None, number: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     save_picture(Image.fromarray(picture), folder / "picture.png")
     for layer, name in zip(layers, file_names(layers), strict=True):
         save_picture(Image.fromarray(layer.picture), folder / name)
@@ -251,17 +257,19 @@ def _on_page(path: Path, found: Explanation, layers: Sequence[Layer], image: NDA
         for layer in layers
     ]
     height, width = found.mask.shape
+    known = found.mask != IGNORE_INDEX
+    pixels = max(int(known.sum()), 1)
     return {
         "name": path.name,
         "size": f"{width}×{height}",
         "uri": charts.photo_uri(charts.shrink(image)),
         "layers": uris,
         "sections": [list(members) for _, members in groupby(uris, key=lambda one: (one["section"], one["index"]))],
-        "entropy": float(found.entropy.mean()),
-        "unsure": float((found.margin < 0.2).mean()),
-        "changed": None if found.refined is None else float((found.refined != found.mask).mean()),
+        "entropy": float(found.entropy[known].sum()) / pixels,
+        "unsure": float((found.margin[known] < 0.2).sum()) / pixels,
+        "changed": None if found.refined is None else float((found.refined != found.mask).sum()) / pixels,
         "radii": found.radii,
-        "classes": {seen.index: _class_on_page(seen, found.mask.size, info) for seen in found.classes},
+        "classes": {seen.index: _class_on_page(seen, pixels, info) for seen in found.classes},
     }
 
 

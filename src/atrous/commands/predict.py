@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.labels import IGNORE_INDEX
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
@@ -28,7 +29,15 @@ from atrous.inference.picture_input import Found
 from atrous.inference.prediction import Prediction, table_of
 from atrous.inference.segmenter import Segmenter, info_of
 from atrous.inference.tiles import Counted
-from atrous.outputs import check_outputs, is_our_picture, json_output, model_inputs, picture_output, save_picture
+from atrous.outputs import (
+    check_outputs,
+    is_our_picture,
+    json_output,
+    model_inputs,
+    no_empty_folder,
+    picture_output,
+    save_picture,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -72,7 +81,8 @@ def predict(
         raw: write the values that the training masks had, instead of class indices with a palette.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
-        json: file to write what was done to: each picture, its mask, its share of pixels per class, or its error.
+        json: file to write what was done to: each picture, its mask, the classes' shares of the pixels with data and,
+            where there are others, their share of the picture; or its error.
         scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
             probabilities are averaged.
         flip: the network looks at the mirrored pictures too.
@@ -124,10 +134,9 @@ def predict(
     lost = [path for path in pictures if path not in windowed and _holds(has_place_tags, path)]
     if lost:
         _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")
-    _make_folder(out)
     read = partial(_read, windowed=windowed, segmenter=segmenter)
     records, pending = [], deque[Future[str | None]]()
-    with progress_bar() as progress, ThreadPoolExecutor(1) as writer:
+    with no_empty_folder(out), progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(pictures), note="")
         for path, image in zip(pictures, in_background(read, pictures), strict=True):
             record: dict = {"image": str(path)}
@@ -142,8 +151,6 @@ def predict(
                     continue
                 mask = any_size(segmenter.filled(image), image.valid, name=str(path), progress=show)
                 prediction = Prediction(mask, image.shown, segmenter.info)
-                counts = np.bincount(mask.ravel(), minlength=256)
-                record |= {"mask": str(targets[path]), "share": _shares(counts, segmenter.info)}
                 pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
             except Exception as error:  # a decoder's own, or no memory: the other pictures are done
                 record["error"] = failure_in_words(path, error)
@@ -240,13 +247,6 @@ def _targets(pictures: Sequence[Path], out: Path, suffixes: Mapping[Path, str]) 
     return targets
 
 
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AtrousError(f"cannot make the folder {out}: {error.strerror}.") from error
-
-
 def _overlay(target: Path) -> Path:
     return target.with_suffix(".overlay.png")
 
@@ -269,7 +269,7 @@ def _segment_windows(
     with closing(source), GeoTiffSink(target, source, table_of(info), raw) as file:
         sink = Counted(file)
         work = any_size.windows(source, sink, name=str(source.path), progress=show)
-    return {"mask": str(target), "share": _shares(sink.counts, info), "work": asdict(work)}
+    return {"mask": str(target), **_shares(sink.counts, info), "work": asdict(work)}
 
 
 def _say(line: str) -> None:
@@ -281,12 +281,14 @@ def _show(progress: Progress, task: TaskID, done: int, total: int) -> None:
 
 
 def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, record: dict) -> None:
-    """Writes one picture's files; what fails is noted in its record."""
+    """Writes one picture's files; its record says what was written and what failed."""
     try:
         if raw:
             save_picture(Image.fromarray(prediction.raw_mask()), target)
         else:
             prediction.save(target)
+        counts = np.bincount(prediction.mask.ravel(), minlength=256)
+        record |= {"mask": str(target), **_shares(counts, prediction.info)}
         if overlay:
             save_picture(prediction.overlay(legend=True), _overlay(target))
     except Exception as error:  # a full disk, or what no such file can hold: the other masks are written
@@ -299,18 +301,26 @@ def _fits_png(info: Info) -> bool:
 
 
 def _found(records: Sequence[dict]) -> str:
-    """The classes of all masks by their mean share of a picture, the largest first."""
-    shares = [record["share"] for record in records if "error" not in record]
-    if not shares:
-        return ""
-    means = {name: sum(share[name] for share in shares) / len(shares) for name in shares[0]}
-    largest = sorted((name for name in means if means[name]), key=lambda name: -means[name])
-    more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
-    return ": " + ", ".join(f"{name} {means[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
+    """The classes of all masks by their mean share of a picture, the largest first, and how much has no data."""
+    done = [record for record in records if "error" not in record]
+    shares = [record["share"] for record in done if record.get("no_data", 0) < 1]
+    void = sum(record.get("no_data", 0) for record in done) / max(len(done), 1)
+    said = [f"{void:.1%} without data"] if void else []
+    if shares:
+        means = {name: sum(share[name] for share in shares) / len(shares) for name in shares[0]}
+        largest = sorted((name for name in means if means[name]), key=lambda name: -means[name])
+        more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
+        said.insert(0, ", ".join(f"{name} {means[name]:.1%}" for name in largest[:MOST_SHOWN]) + more)
+    return ": " + "; ".join(said) if said else ""
 
 
-def _shares(counts: np.ndarray, info: Info) -> dict[str, float]:
-    """Each class's share of the pixels that have data, from how many pixels hold each of 256 labels."""
+def _shares(counts: np.ndarray, info: Info) -> dict[str, Any]:
+    """Each class's share of the pixels that have data, from how many pixels hold each of 256 labels.
+
+    Where some have none, their share of the picture is there, too.
+    """
     of_classes = counts[: len(info.classes)]
     total = max(int(of_classes.sum()), 1)
-    return {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}
+    void = int(counts[IGNORE_INDEX]) / max(int(counts.sum()), 1)
+    share = {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}
+    return {"share": share, **({"no_data": void} if void else {})}

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 
 import atrous
 from atrous import charts
 from atrous.atomic_write import write_text
 from atrous.commands._recorded_options import (
-    evaluate_command,
+    commands,
     measured_layout,
     measured_model,
+    missing,
     options_in_words,
     segmenter_options,
 )
+from atrous.console import console
 from atrous.errors import AtrousError
 from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
-    from atrous.inference.prediction import Prediction
+    from atrous.inference.segmenter import Segmenter
 
 MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are drawn as one
 SHOWN = 3  # best and worst pictures, each
@@ -59,7 +61,7 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     read += [("the data set", Path(run.data)) for run in files if run.data]
     check_outputs("report", [page_output("out", page)], read, overwrite=overwrite)
     if len(files) == 1:
-        html = render(files[0])
+        html = render(files[0], out)
     else:
         from atrous.commands._comparison import render_comparison
 
@@ -68,11 +70,17 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
         write_text(page, html)
     except OSError as error:
         raise AtrousError(f"cannot write the report to '{page}': {error.strerror}. Choose another --out.") from error
+    console.print(f"written: {escape(str(page))}")
     return page
 
 
-def render(run: Run) -> str:
-    """The page as text."""
+def render(run: Run, out: Path | None = None) -> str:
+    """The page as text.
+
+    Args:
+        run: what it tells of.
+        out: where it will be, unless that is in the run's folder.
+    """
     from markupsafe import Markup
 
     groups, picture_notes = pictures(run)
@@ -82,7 +90,7 @@ def render(run: Run) -> str:
         remarks=remarks(run),
         warnings=run.evaluation.get("warnings", []),
         data_warnings=run.doctor.get("warnings", []),
-        missing=missing(run),
+        missing=missing(run, out),
         curves=[(title, note, Markup(svg)) for title, note, svg in curves(run)],
         classes=[row | {"trend": Markup(row["trend"])} for row in class_rows(run)],
         confusion=confusion_rows(run.evaluation),
@@ -90,7 +98,7 @@ def render(run: Run) -> str:
         groups=groups,
         picture_notes=picture_notes,
         config=run.config,
-        commands=commands(run),
+        commands=commands(run, out),
         provenance=provenance(run),
         version=atrous.__version__,
     )
@@ -247,9 +255,12 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     from atrous.data.dataset import open_dataset
     from atrous.inference.segmenter import Segmenter
 
+    model = measured_model(run)
+    if model is None and run.model_file.is_file():
+        return [], ["The pictures cannot be drawn again: the model was changed after the scores were measured."]
     try:
         dataset = open_dataset(run.data, measured_layout(run))
-        segmenter = Segmenter(measured_model(run), **segmenter_options(run))  # so that pictures and scores agree
+        segmenter = Segmenter(model or run.model_file, **segmenter_options(run))  # so that pictures and scores agree
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
     groups, notes = [], []
@@ -291,7 +302,7 @@ def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Reco
 
 def picture_rows(
     records: Sequence[Record],
-    segment: Callable[[np.ndarray], Prediction],
+    segmenter: Segmenter,
     dataset: Dataset,
     pair: tuple[int, int] | None = None,
 ) -> tuple[list[Record], list[str]]:
@@ -299,22 +310,23 @@ def picture_rows(
 
     Args:
         records: entries of `per_image` of an evaluation.
-        segment: from a picture, H×W×C, to what the model says of it.
+        segmenter: the model.
         dataset: reads the pictures and masks.
         pair: the error map shows only the first class's pixels that were taken for the second.
 
     Returns:
         The rows, and a sentence for each picture that could not be read.
     """
-    from atrous.commands._measurement import matching_classes
+    from atrous.commands._measurement import matching_classes, reader_for
     from atrous.data.dataset import Item
 
     rows, notes = [], []
+    read = reader_for(segmenter, dataset)
     for record in records:
         try:
             item = Item(record["name"], Path(record["image"]), Path(record["mask"]))
-            sample = dataset.read(item)
-            prediction = segment(sample.image)
+            sample = read(item)
+            prediction = segmenter(sample.image, *(() if sample.valid is None else (sample.valid,)))
             truth = matching_classes(dataset.classes, prediction.info.classes)[sample.label]
         except (AtrousError, OSError) as error:
             notes.append(f"{record['name']} cannot be shown: {error}")
@@ -335,32 +347,6 @@ def picture_rows(
             }
         )
     return rows, notes
-
-
-def missing(run: Run) -> dict[str, list[str]]:
-    """By the command that makes it, what is missing and what the page lacks for it."""
-    train, evaluate, _ = commands(run)
-    found: dict[str, list[str]] = {}
-    lost = f"{run.damaged} The page goes on without it:" if run.damaged else "There is no evaluation.json, so"
-    for is_there, command, words in (
-        (run.evaluation, evaluate, f"{lost} no scores per class and no pictures."),
-        (run.train or run.val, train, "There is no line in metrics.jsonl, so no curves."),
-        (run.config, train, "There is no config.yaml, so the settings are not known."),
-        (run.model_file.is_file(), train, "There is no best.safetensors, so nothing can be predicted again."),
-    ):
-        if not is_there:
-            found.setdefault(command, []).append(words)
-    return found
-
-
-def commands(run: Run) -> list[str]:
-    """What to type to train, measure and report again."""
-    config, folder = (shlex.quote(str(path)) for path in (run.folder / "config.yaml", run.folder))
-    return [
-        f"atrous train {config}" if run.config else "atrous train RECIPE.yaml",
-        evaluate_command(run, overwrite=bool(run.damaged)),
-        f"atrous report {folder}",
-    ]
 
 
 def provenance(run: Run) -> dict[str, str]:

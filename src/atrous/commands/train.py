@@ -291,4 +291,4 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
         device=recipe.train.device,
     )
     if processes.first:
-        console.print(f"report: {escape(str(report([run], overwrite=True)))}")
+        report([run], overwrite=True)

@@ -280,9 +280,9 @@ def test_a_full_line_says_when_to_come_again(start, streets):
 def test_an_answer_that_takes_too_long(start, streets):
     server = start(ZOO, "--seconds", 2, "--megapixels", 200)
     picture = png(np.zeros((1000, 1000, 3), np.uint8))
-    assert "longer than 2 s" in problem_of(server.ask(f"{SEGMENT}?scales=1,1.5,2&tile=512", picture), 503)
+    assert "longer than 2 s" in problem_of(server.ask(f"{SEGMENT}?scales=1,1.5,2&tile=256", picture), 503)
     # The line is free again as soon as the tile at hand is done, long before all of them would be.
-    client = Client(server.address, patience=30)
+    client = Client(server.address, patience=120)
     assert client.segment(streets[0]).mask.shape == streets[0].shape[:2]
     server.stop()
 

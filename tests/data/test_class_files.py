@@ -348,3 +348,38 @@ def test_the_order_of_a_list_of_colours_does_not_contradict_stated_values(tmp_pa
     colors = [{"title": "crack", "color": "#FA3253"}, {"title": "weld", "color": "#33DDFF"}]
     (root / "meta.json").write_text(json.dumps({"classes": colors}), encoding="utf-8")
     assert open_dataset(root).classes.names == ("background", "weld", "crack")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{split}/{kind}/{stem}.png", "{kind}/{split}/{stem}.png", "camvid", "{split}/{stem}{mask}.png"]
+)
+def test_class_files_of_splits_that_contradict_each_other(tmp_path, pattern):
+    for split in ("train", "val"):
+        for stem in "ab":
+            for kind, mask, array in (("images", "", COLORS[LABELS]), ("masks", "_mask", LABELS)):
+                form = "{split}{annot}/{stem}.png" if pattern == "camvid" else pattern
+                annot = "annot" if mask else ""
+                path = tmp_path / form.format(split=split, kind=kind, stem=f"{split}{stem}", mask=mask, annot=annot)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+        text = "Pixel Value, Class\n0, background\n" + ("1, a\n2, b\n" if split == "train" else "1, b\n2, a\n")
+        (path.parent / "_classes.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(AtrousError, match="contradict") as error:
+        open_dataset(tmp_path)
+    assert str(error.value).count("_classes.csv") == 2
+
+
+@pytest.mark.parametrize("name", ["Classes.TXT", "LABELS.txt", "Names.txt"])
+def test_capitals_in_the_names_of_class_files(tmp_path, name):
+    root = grey(tmp_path)
+    (root / name).write_text("background\ncrack\nweld: bad\n", encoding="utf-8")
+    assert open_dataset(root).classes.names == NAMES
+
+
+@pytest.mark.parametrize("name", ["classes.yml", "classes.yaml.txt", "Classes.YML"])
+def test_a_table_of_nearly_the_right_name_is_said(tmp_path, name):
+    root = grey(tmp_path)
+    (root / name).write_text("classes: [{name: a}, {name: b}, {name: c}]", encoding="utf-8")
+    with pytest.raises(AtrousError, match=r"rename it classes\.yaml"):
+        open_dataset(root)
+    assert any("rename it classes.yaml" in note for note in examine(root).notes)

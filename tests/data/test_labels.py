@@ -188,3 +188,13 @@ def test_yaml_nested_beyond_reason_is_an_error(tmp_path):
     path.write_text("classes: " + "[" * 100_000)
     with pytest.raises(AtrousError, match="cannot be read as YAML"):
         ClassTable.from_yaml(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_table_in_any_unicode(tmp_path, encoding):
+    path = tmp_path / "classes.yaml"
+    path.write_bytes("classes:\r\n  - {name: straße}\r\n  - {name: 車}\r\n".encode(encoding))
+    assert ClassTable.from_yaml(path).names == ("straße", "車")
+    path.write_bytes("classes: [{name: straße}]".encode("cp1252"))
+    with pytest.raises(AtrousError, match=r"classes\.yaml: line 1 is no UTF-8"):
+        ClassTable.from_yaml(path)

@@ -139,12 +139,26 @@ def test_names_that_do_not_fit_are_answered_with_a_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["x.heic", "x.HEIF", "x.dng", "x.svg", "x.pdf", "x.npy", "x.mat", "x.nii.gz", "x.dcm", "x.xyz", "x"]
+    "name",
+    [
+        *("x.heic", "x.HEIF", "x.dng", "x.svg", "x.pdf", "x.npy", "x.mat", "x.nii.gz", "x.dcm", "x.xyz", "x"),
+        *("x.psd", "x.jxl", "x.mp4", "x.zip", "x.jpg.part", "x.jpg~", "x.mpo"),
+    ],
 )
 def test_files_of_other_kinds_are_said(tmp_path, name):
     make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="abc", splits=("train",))
     (tmp_path / "images" / name).write_bytes(b"1")
     assert any("passed over" in note and name in note for note in open_dataset(tmp_path).notes)
+
+
+def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
+    make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="abc", splits=("train",))
+    for index in range(3):
+        (tmp_path / f"images/{index}.heic").write_bytes(b"1")
+        (tmp_path / f"masks/{index}.npy").write_bytes(b"1")
+    notes = told(tmp_path)
+    assert f"{tmp_path / 'images'}: passed over, because this format is not read: 3 ending in .heic" in notes
+    assert f"{tmp_path / 'masks'}: passed over, because this format is not read: 3 ending in .npy" in notes
 
 
 def test_texts_beside_pictures_are_not_said(tmp_path):
@@ -161,10 +175,18 @@ def test_a_folder_of_nothing_else_names_what_is_there(tmp_path):
         open_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".apng", ".TIFF", ".JPG", ".dib"])
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".pjpeg", ".apng", ".TIFF", ".JPG", ".dib"])
 def test_other_names_of_known_formats_are_read(tmp_path, suffix):
     make(tmp_path, "images/{stem}.png", "masks/{stem}.png", stems="abc", splits=("train",))
-    formats = {".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG", ".tiff": "TIFF", ".jpg": "JPEG", ".dib": "BMP"}
+    formats = {
+        ".jfif": "JPEG",
+        ".jpe": "JPEG",
+        ".pjpeg": "JPEG",
+        ".apng": "PNG",
+        ".tiff": "TIFF",
+        ".jpg": "JPEG",
+        ".dib": "BMP",
+    }
     for path in list((tmp_path / "images").iterdir()):
         Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(path.with_suffix(suffix), format=formats[suffix.lower()])
         path.unlink()

@@ -77,8 +77,8 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     used = {path for pictures, _ in folders.values() for path in _lists(pictures)[:1]}
     if unused := [path.name for path in find_lists(root)[0] if path not in used]:
         told.append(f"The splits are the folders; these lists are not used: {', '.join(unused)}.")
-    first, truth = next(iter(splits.values())), next(iter(folders.values()))[1]
-    table, named = named_classes(root, classes, truth, items=first, default=CAMVID_CLASSES)
+    first, truth = next(iter(splits.values())), [masks for _, masks in folders.values()]
+    table, named = named_classes(root, classes, *truth, items=first, default=CAMVID_CLASSES)
     return Dataset(root, "camvid", table, splits, (*told, *named), tuple(orphans))
 
 

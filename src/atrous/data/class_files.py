@@ -10,6 +10,7 @@ r, g, b); CamVid's ``label_colors.txt`` ("r g b name"); Supervisely ``obj_class_
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ ASSUMED = "the published classes of this layout are assumed"
 #: In a note that says so.
 IN_ORDER = "their values by the order in it"
 _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabeled", "unlabelled"})
+_NEARLY = ("classes.yml", "classes.yaml.txt", "class.yaml", "labels.yaml")
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg", "backgrnd", "???"})
 
 
@@ -91,16 +93,25 @@ def _class_files(
     found, notes = [], []
     pictures = {item.name for item in items}
     for place in dict.fromkeys(places):
+        files = _texts_by_lower_name(place)
+        notes += [f"{files[name]} is not read: rename it {CLASSES_FILE}." for name in _NEARLY if name in files]
         for name, form in FORMS.items():
-            path = place / name
-            if name in published or not path.is_file():
+            if name in published or name not in files:
                 continue
+            path = files[name]
             named = _parsed(path, form)
             if named and (form.own or not pictures & {one.name for one in named}):
                 found.append(_ClassFile(path, form, named))
             else:
                 notes.append(f"{path} is not read: it does not look like a list of classes.")
     return found, notes
+
+
+def _texts_by_lower_name(folder: Path) -> dict[str, Path]:
+    suffixes = {Path(name).suffix for name in (*FORMS, *_NEARLY)}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in suffixes)
+    return {name.lower(): folder / name for name in names if (folder / name).is_file()}
 
 
 def _parsed(path: Path, form: Form) -> list[NamedClass]:

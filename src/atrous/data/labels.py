@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from atrous.atomic_write import write_text
+from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, unknown_name
 from atrous.outputs import TABLE_MARK
 
@@ -169,11 +170,11 @@ class ClassTable:
             AtrousError: the file is missing, is no YAML, or has unknown or wrong entries.
         """
         path = Path(path)
+        if not path.exists():
+            raise AtrousError(f"{path}: no such file.")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise AtrousError(f"{path}: no such file.") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            content = yaml.safe_load(read_text_file(path))
+        except (yaml.YAMLError, RecursionError) as error:
             raise AtrousError(f"{path}: cannot be read as YAML: {error}") from error
         try:
             return cls(**_parsed(content))

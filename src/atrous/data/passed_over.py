@@ -7,11 +7,11 @@ from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 
-#: What belongs beside pictures and is none: texts, settings, archives, and what systems leave.
+#: What belongs beside pictures and is none: texts, settings, and what systems leave.
 _ENDINGS = """
 .txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .md .rst .html .htm .log .ini .cfg .db .lst .list .py .ipynb
-.sh .zip .gz .tar .tgz .7z .rar .xlsx .xls .ods .doc .docx .lnk .url .tfw .jgw .pgw .wld .prj .ovr .cpg .cache
-.bak .part .tmp .crdownload .download .shp .shx .dbf .geojson .xmp .thm .aae .mp4 .mov .avi .mkv .wav .mp3
+.sh .xlsx .xls .ods .doc .docx .lnk .url .tfw .jgw .pgw .wld .prj .ovr .cpg .cache
+.bak .tmp .shp .shx .dbf .geojson .xmp .thm .aae .wav .mp3
 """
 _NO_PICTURES = frozenset(_ENDINGS.split())
 _CURES = {
@@ -29,6 +29,10 @@ _CURES = {
     ): "develop these camera files as TIFF or PNG",
     (".svg", ".pdf", ".eps", ".ai"): "they are drawings or pages: export them as PNG",
     (".npy", ".npz", ".mat", ".h5", ".hdf5", ".pt", ".pkl"): "they are arrays: save them as PNG or TIFF",
+    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"): "they are videos: save frames as PNG",
+    (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar"): "they are archives: unpack them",
+    (".part", ".crdownload", ".download"): "they are downloads that were not finished: load them again",
+    (".psd", ".xcf", ".kra"): "they are layered drawings: export them as PNG",
     (
         ".nii",
         ".nii.gz",

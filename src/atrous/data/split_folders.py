@@ -58,8 +58,8 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     if lists := find_lists(root)[0]:
         names = ", ".join(str(path.relative_to(root)) for path in lists)
         notes.append(f"The splits are the folders; these lists are not used: {names}.")
-    first = next(iter(labelled.values()))
-    table, told = named_classes(root, classes, first[1], items=next(iter(splits.values())))
+    folders_of_masks = [part for _, part in labelled.values() if part]
+    table, told = named_classes(root, classes, *folders_of_masks, items=next(iter(splits.values())))
     return Dataset(root, "split_folders", table, splits, (*notes, *told), orphans)
 
 

@@ -259,6 +259,8 @@ STATES: dict[Callable[[Path], None], bool] = {
     folder_of_val_is_empty: False,
     only_a_test_split: False,
     all_void: False,
+    pictures_without_data: False,
+    pictures_of_nan: False,
     some_void: True,
     mixed_sizes: True,
     grey_and_alpha: True,

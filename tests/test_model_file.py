@@ -283,3 +283,23 @@ def test_a_folder_that_cannot_be_made(tmp_path, model):
 def test_a_saved_file_can_be_read_by_others(path):
     save(make(), path)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_saving_replaces_model_files_and_nothing_else(tmp_path):
+    """Not a checkpoint of others either, nor a picture under that name."""
+    model = atrous.create_model("deeplabv1", backbone="mobilenetv2_035", num_classes=2, fov_channels=8)
+    own, others, text = (tmp_path / name for name in ("own.safetensors", "others.safetensors", "notes.txt"))
+    save_file({"weight": torch.zeros(2)}, others)
+    text.write_text("of somebody")
+    before = {file: file.read_bytes() for file in (others, text)}
+    for _ in range(2):
+        save(model, own)
+    save(model, own, half=True)
+    for file in (others, text):
+        with pytest.raises(AtrousError, match="no model file of atrous, so it is not replaced; .*overwrite=True"):
+            save(model, file)
+    with pytest.raises(AtrousError, match="is a folder"):
+        save(model, tmp_path)
+    assert {file: file.read_bytes() for file in (others, text)} == before
+    save(model, others, overwrite=True)
+    load(others)

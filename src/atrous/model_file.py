@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from atrous.atomic_write import atomic_path
 from atrous.errors import AtrousError
-from atrous.outputs import MAX_HEADER_BYTES
+from atrous.outputs import MAX_HEADER_BYTES, check_replaceable, is_our_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from atrous.models.info import Info
 
 
-def save(model: SegmentationModel, path: str | Path, *, half: bool = False) -> None:
+def save(model: SegmentationModel, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
     """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
 
     Args:
         model: a module with `.info`.
         path: where; its folder is made.
         half: the convolutions' weights in 16 bits (float16), for half the size; norms and biases stay as they are.
+        overwrite: replace a file that is no model file of atrous, too.
 
     Raises:
-        AtrousError: the file cannot be written, or a weight is too large for 16 bits.
+        AtrousError: the file is another's or cannot be written, or a weight is too large for 16 bits.
     """
+    check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
     info = json.dumps(model.info.to_dict())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:

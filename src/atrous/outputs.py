@@ -188,6 +188,27 @@ def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:
     )
 
 
+def check_replaceable(path: str | Path, kind: str, is_ours: Callable[[Path], bool], *, overwrite: bool = False) -> None:
+    """Refuses, before a Python caller's file is written, to replace one that this program did not write.
+
+    Args:
+        path: the file to write.
+        kind: what an existing file must be, in words.
+        is_ours: whether an existing file is an earlier output of that kind.
+        overwrite: replace any file.
+
+    Raises:
+        AtrousError: it is a folder, or such a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise AtrousError(f"{path} is a folder; give a file's name.")
+    if path.exists() and not overwrite and not is_stream(path) and not is_ours(path):
+        raise AtrousError(
+            f"{path} exists and is no {kind} of atrous, so it is not replaced; give another name, or overwrite=True."
+        )
+
+
 def json_output(flag: str, path: str | Path | None) -> Output | None:
     """A JSON file, written by `save_json`; None for None."""
     return None if path is None else Output(flag, Path(path), "JSON file", is_our_json)

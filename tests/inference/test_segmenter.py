@@ -394,3 +394,25 @@ def test_a_pil_image_that_cannot_be_read_is_refused_in_words(segmenter, tmp_path
     for image in (closed, Image.open(tmp_path / "cut.png")):
         with pytest.raises(AtrousError, match="the picture: cannot be read"):
             segmenter(image)
+
+
+def test_saving_a_mask_replaces_our_masks_and_nothing_else(small, tmp_path):
+    """Neither the picture itself, nor a mask that somebody has corrected."""
+    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(picture)
+    prediction = atrous.Segmenter(small, engine="torch", device="cpu")(picture)
+    for _ in range(2):
+        prediction.save(mask)
+    corrected = np.asarray(Image.open(mask)).copy()
+    corrected[:5] = 3
+    with Image.open(mask) as ours:
+        changed = ours.copy()
+    changed.putdata(corrected.ravel().tolist())
+    changed.save(mask)
+    before = {file: file.read_bytes() for file in (picture, mask)}
+    for file in (picture, mask):
+        with pytest.raises(AtrousError, match="no mask of atrous, so it is not replaced; .*overwrite=True"):
+            prediction.save(file)
+    assert {file: file.read_bytes() for file in (picture, mask)} == before
+    prediction.save(mask, overwrite=True)
+    assert np.array_equal(np.asarray(Image.open(mask)), prediction.mask)

@@ -286,7 +286,7 @@ def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, recor
         if raw:
             save_picture(Image.fromarray(prediction.raw_mask()), target)
         else:
-            prediction.save(target)
+            prediction.save(target, overwrite=True)  # was asked for before the work
         counts = np.bincount(prediction.mask.ravel(), minlength=256)
         record |= {"mask": str(target), **_shares(counts, prediction.info)}
         if overlay:

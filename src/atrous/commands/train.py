@@ -211,7 +211,7 @@ class _Validate:
         }
         scores = {self.recipe.data.val: confusion.summary()}
         judged.info = replace(before, scores=scores, crf=self._crf() or before.crf, provenance=provenance)
-        model_file.save(judged, self.run / "best.safetensors")
+        model_file.save(judged, self.run / "best.safetensors", overwrite=True)  # was asked for before the work
         judged.info = before
 
     def _crf(self) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from atrous.data.labels import IGNORE_INDEX, ClassTable, color_table
 from atrous.inference.legend import with_legend
-from atrous.outputs import save_picture
+from atrous.outputs import check_replaceable, is_our_picture, save_picture
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -79,8 +79,17 @@ class Prediction:
         present = [index for index in np.unique(self.mask) if colors[index].any()]
         return with_legend(mixed, [(self.info.classes[index], self.info.colors[index]) for index in present])
 
-    def save(self, path: str | Path) -> None:
-        """Writes the mask as a palette PNG, atomically, with this program's name in it."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the mask as a palette PNG, atomically, with this program's name in it.
+
+        Args:
+            path: the file; its folder is made.
+            overwrite: replace a file that atrous did not write, or that was changed since, too.
+
+        Raises:
+            AtrousError: there is such a file, or an ending that no format has.
+        """
+        check_replaceable(path, "mask", is_our_picture, overwrite=overwrite)
         # Masks are all runs: twice as fast as the default of 6, and a third larger.
         options: dict[str, Any] = {"compress_level": 3} if Path(path).suffix.lower() == ".png" else {}
         save_picture(self.palette_image(), path, **options)

@@ -1,6 +1,6 @@
 import pytest
 
-from atrous.errors import AtrousError, SomeInputsFailed, missing_extra, unknown_name
+from atrous.errors import AtrousError, SomeInputsFailed, counted, missing_extra, unknown_name
 
 
 def test_a_few_allowed_names_are_all_listed_with_the_nearest_first():
@@ -40,3 +40,18 @@ def test_names_are_compared_as_they_sound(given, nearest):
 
 def test_where_nothing_is_near_some_are_listed():
     assert "Allowed: name 0, " in str(unknown_name("name", "xyz", [f"name {n}" for n in range(30)]))
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "words"),
+    [
+        (0, "picture", "0 pictures"),
+        (1, "picture", "1 picture"),
+        (2, "class", "2 classes"),
+        (1, "class", "1 class"),
+        (3, "process", "3 processes"),
+        (12345, "pixel", "12,345 pixels"),
+    ],
+)
+def test_counts_agree_with_their_nouns(count, noun, words):
+    assert counted(count, noun) == words

@@ -296,7 +296,7 @@ def test_saving_replaces_model_files_and_nothing_else(tmp_path):
         save(model, own)
     save(model, own, half=True)
     for file in (others, text):
-        with pytest.raises(AtrousError, match="no model file of atrous, so it is not replaced; .*overwrite=True"):
+        with pytest.raises(AtrousError, match=r"no model file of atrous, so it is not replaced; .*overwrite=True"):
             save(model, file)
     with pytest.raises(AtrousError, match="is a folder"):
         save(model, tmp_path)

@@ -94,7 +94,7 @@ def test_the_classes_found_are_named_the_largest_first(model, segmenter, photos,
     counts = np.bincount(mask.ravel(), minlength=3)
     order = [index for index in np.argsort(-counts, kind="stable") if counts[index]]
     shares = ", ".join(f"{segmenter.info.classes[index]} {counts[index] / mask.size:.1%}" for index in order)
-    assert f"1 masks in {tmp_path / 'out'}: {shares}\n" in capsys.readouterr().out
+    assert f"1 mask in {tmp_path / 'out'}: {shares}\n" in capsys.readouterr().out
 
 
 def test_a_model_whose_head_nobody_trained_says_so(photos, tmp_path, capsys):
@@ -372,7 +372,7 @@ def test_masks_beside_the_pictures_are_not_segmented_again(model, photos, tmp_pa
     for _ in range(2):
         again = {path: path.read_bytes() for path in predict(model, [folder], out=folder, device="cpu")}
         assert again == first
-        assert "2 picture(s) in" in capsys.readouterr().out
+        assert "2 pictures in" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["0.jpg", "0.png", "1.jpg", "1.png"]
     assert find_pictures([folder / "0.png"]) == [folder / "0.png"]
 
@@ -424,3 +424,13 @@ def test_where_all_fails_no_folder_is_left_but_one_that_was_there(model, tmp_pat
     words = ["explain", model, tmp_path / "broken.png", "--out", tmp_path / "explained", "--device", "cpu"]
     assert main([str(word) for word in words]) == 1
     assert not (tmp_path / "explained").exists()
+
+
+def test_subfolders_with_pictures_are_named_where_a_folder_has_none(model, tmp_path, capsys):
+    for folder, count in (("a", 1), ("b/c", 2)):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "photos" / folder / f"{index}.png")
+    assert main(["predict", str(model), str(tmp_path / "photos"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'photos' / 'a'} (1 picture), {tmp_path / 'photos' / 'b' / 'c'} (2 pictures)." in told

@@ -92,7 +92,7 @@ def test_three_processes_learn_what_one_does(tiny, tmp_path):
     weighted = {"loss__class_weights": "inverse", "loss__boundary": 2.0, "loss__hardest": 0.3}
     recipe = frozen(tiny, train__batch_size=4, **weighted)
     said = trained(recipe, tmp_path / "b" / "run", 3)
-    assert "3 processes, 1 threads each\n" in said
+    assert "3 processes, 1 thread each\n" in said
     assert "batch norms over each process's own pictures" in said
     assert said.count("epoch 2/2") == 1  # the second is silent
     trained(recipe, tmp_path / "a" / "run", 1)

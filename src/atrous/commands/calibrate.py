@@ -17,7 +17,7 @@ from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.read_ahead import in_background
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.calibration import Reliability, fit_temperature, reliability
@@ -57,13 +57,13 @@ def calibrate(
     Args:
         model: a model file.
         data: the dataset's folder, in any layout.
-        split: which of its splits.
+        split: split to measure on.
         out: model file to write, the same model with the fitted temperature; unless given, only measure.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
-            guessed when not given.
+        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
+            or nnunet; guessed when not given.
         chart: picture to write, .png: the reliability diagrams before and after.
-        json: file to write the results to.
-        device: auto, cpu, cuda, cuda:N or mps.
+        json: JSON file to write the results to.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
@@ -183,6 +183,6 @@ def _print(results: dict[str, Any]) -> None:
     sure = "too sure of itself" if fitted["temperature"] > stored["temperature"] else "less sure than it may be"
     console.print(
         f"The model is {sure}: its confidence is {100 * stored['ece']:.1f} points off on average, "
-        f"{100 * fitted['ece']:.1f} at the fitted temperature ({results['pixels']} pixels drawn from "
-        f"{results['images']} pictures, {escape(results['split'])})."
+        f"{100 * fitted['ece']:.1f} at the fitted temperature ({counted(results['pixels'], 'pixel')} drawn from "
+        f"{counted(results['images'], 'picture')}, {escape(results['split'])})."
     )

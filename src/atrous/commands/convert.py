@@ -13,7 +13,7 @@ from rich.markup import escape
 from atrous import model_file, models
 from atrous.console import console, write_json
 from atrous.data.labels import ClassTable
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.models import Info, SegmentationModel
 from atrous.outputs import check_outputs, json_output, model_output
 from atrous.weights import foreign, sources
@@ -43,16 +43,17 @@ def convert(
     Args:
         file: a checkpoint (.pth, .pt, .bin, .safetensors, .npz, .tflite, .caffemodel) or a Hugging Face folder; in
             Python also a state dict.
-        source: torchvision, smp, huggingface, tensorflow, mmseg, vainf, kazuto1011, timm-backbone or vgg16; guessed
-            from the file when not given.
+        source: where the checkpoint comes from: torchvision, smp, huggingface, tensorflow, mmseg, vainf, kazuto1011,
+            timm-backbone or vgg16; guessed from the file when not given.
         out: the model file to write, NAME.safetensors; nothing is written when not given.
-        architecture: deeplabv1, deeplabv2, deeplabv3 or deeplabv3plus, for files that hold a backbone alone.
-        backbone: its name, where the file does not tell.
-        output_stride: 8, 16 or 32; that of the source when not given.
-        num_classes: K, for files that hold a backbone alone.
-        in_channels: C of the pictures, for files that hold a backbone alone.
+        architecture: paper to build for a file that holds a backbone alone: deeplabv1, deeplabv2, deeplabv3 or
+            deeplabv3plus.
+        backbone: name of the backbone, where the file does not tell.
+        output_stride: output stride of the model, 8, 16 or 32; by default the source's.
+        num_classes: number of classes, for a file that holds a backbone alone.
+        in_channels: number of channels of the pictures, for a file that holds a backbone alone.
         classes: a classes.yaml with names and colours, one for each output.
-        json: file for the report: what was converted, left over and stays fresh.
+        json: JSON file to write the report to: what was converted, what was left over, and what stays random.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
         arguments: of the architecture's class, in Python only, such as dropout.
 
@@ -160,7 +161,9 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
     if table is None:
         return info
     if len(table) != len(info.classes):
-        raise AtrousError(f"the class table has {len(table)} classes; the model separates {len(info.classes)}.")
+        raise AtrousError(
+            f"the class table has {counted(len(table), 'class')}; the model separates {len(info.classes)}."
+        )
     return replace(info, classes=table.names, colors=table.colors, raw=table.raw, ignore=table.ignore)
 
 

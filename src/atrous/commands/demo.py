@@ -40,10 +40,10 @@ def demo(
     classes are grey matter, white matter and the rest. Called again, it goes on from where it was stopped.
 
     Args:
-        out: folder for everything: the run, its data/ and its predictions/.
+        out: folder for everything: the run, its data and its predictions.
         epochs: passes over the training slices, ≥ 1.
-        device: auto, cpu, cuda, cuda:N or mps.
-        json: file for the test scores, the model's and those of the two thresholds.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
+        json: JSON file to write the test scores to, of the model and of two thresholds.
         overwrite: replace files that atrous did not write, too; never the slices.
 
     Returns:

@@ -12,7 +12,7 @@ from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import CLASSES_FILE
 from atrous.data.examine import Diagnosis, examine
 from atrous.data.findings import Finding
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.outputs import check_outputs, json_output, table_output
 
 
@@ -28,10 +28,10 @@ def doctor(
 
     Args:
         data: the dataset's folder.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
-            guessed when left out.
+        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
+            or nnunet; guessed when left out.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
-        json: a file for the findings, machine-readable.
+        json: JSON file to write the findings to.
         overwrite: replace a file at `json` that atrous did not write, too; a classes.yaml is never replaced.
 
     Returns:
@@ -103,9 +103,9 @@ def show(diagnosis: Diagnosis) -> None:
         console.print(diagnosis.proposed_classes.yaml_text(), markup=False, highlight=False, soft_wrap=True)
     errors, warnings = len(diagnosis.errors), len(diagnosis.warnings)
     if errors:
-        console.print(f"[bold red]{_counted(errors, 'error')}[/], {_counted(warnings, 'warning')}.")
+        console.print(f"[bold red]{counted(errors, 'error')}[/], {counted(warnings, 'warning')}.")
     else:
-        console.print(f"[bold green]Ready to train[/]: no errors, {_counted(warnings, 'warning')}.")
+        console.print(f"[bold green]Ready to train[/]: no errors, {counted(warnings, 'warning')}.")
 
 
 def _class_table(diagnosis: Diagnosis) -> Table:
@@ -157,7 +157,3 @@ def _check_no_table(path: Path) -> None:
             f"{path} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
             f"`atrous doctor {path.parent}` without --write-classes to see it."
         )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

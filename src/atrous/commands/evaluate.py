@@ -16,7 +16,7 @@ from atrous.commands._recorded_options import digest_of
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.read_ahead import in_background
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
@@ -67,24 +67,25 @@ def evaluate(
     Args:
         model: a model file.
         data: the dataset's folder, in any layout.
-        split: which of its splits.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
-            guessed when not given.
-        json: file to write the results to.
+        split: split to measure on.
+        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
+            or nnunet; guessed when not given.
+        json: JSON file to write the results to.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
         crf_search: find the CRF's settings on this split, coarse to fine, then measure with them.
         crf_images: pictures of the split to search on, ≥ 1; the papers took 100.
         save_crf: model file to write, the same model with the CRF's settings in it.
-        scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
-            probabilities are averaged.
-        flip: the network looks at the mirrored pictures too.
-        output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller; by default the model's.
-        range: values of the pictures that become 0 and the largest of the model's type, such as 0,4095 for 12 bits
-            stored in 16; by default the whole range of the pictures' type.
-        engine: torch, openvino, or auto for the faster of the two; by default torch, and for an exported file its own.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: float32, bfloat16, or auto for the faster of the two.
+        scales: resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all
+            of them are averaged.
+        flip: average the probabilities of each picture and its mirror image.
+        output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower; by default the model's own.
+        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
+            by default the limits of the pictures' type.
+        engine: runtime of the network: torch, openvino, or auto for the faster of the two; by default torch, and for an
+            exported file its own.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
+        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
@@ -192,8 +193,8 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
             progress.update(searching, note=f"mIoU {plain:.4f}, best with CRF {best_of(trials).miou:.4f}")
     best = best_of(trials)
     console.print(
-        f"searched {len(trials)} settings on {len(items)} pictures: mIoU {plain:.4f} without CRF, {best.miou:.4f} with "
-        + "  ".join(f"{name} {value:g}" for name, value in best.settings.items())
+        f"searched {counted(len(trials), 'setting')} on {counted(len(items), 'picture')}: mIoU {plain:.4f} "
+        f"without CRF, {best.miou:.4f} with " + "  ".join(f"{name} {value:g}" for name, value in best.settings.items())
     )
     if not best.miou > plain:
         console.print("[yellow]warning:[/] no settings of the CRF score better than the network alone.")
@@ -245,7 +246,8 @@ def _print(results: dict[str, Any]) -> None:
         f"mean accuracy {results['mean_accuracy'] or 0:.4f}  frequency-weighted IoU "
         f"{results['frequency_weighted_iou']:.4f}  Dice {results['dice'] or 0:.4f}  "
         f"boundary F {results['boundary_f'] or 0:.4f}  boundary IoU {results['boundary_iou'] or 0:.4f}  "
-        f"({results['images']} pictures, {escape(results['split'])}, {results['engine']} {results['precision']})"
+        f"({counted(results['images'], 'picture')}, {escape(results['split'])}, {results['engine']} "
+        f"{results['precision']})"
     )
     sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
     console.print(f"accuracy on segments that are {', '.join(sizes)} (below 32², below 96², and larger)")

@@ -23,7 +23,7 @@ from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
 from atrous.data.labels import IGNORE_INDEX, color_table
 from atrous.device import pick_device
-from atrous.errors import AtrousError, SomeInputsFailed, unknown_name
+from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
 from atrous.inference.exported import is_exported
 from atrous.inference.prediction import visible
@@ -88,12 +88,12 @@ def explain(
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the page, explanation.html, and for a folder of PNGs per picture.
         classes: names of the classes to explain; by default the largest of each mask.
-        most: how many classes of each mask, ≥ 1, where no names are given.
+        most: largest number of classes of each mask to explain, ≥ 1, where no names are given.
         crf: settings of a fully connected CRF whose masks are shown too, as in `atrous predict`.
-        range: values of the pictures that become 0 and the largest of the model's type, such as 0,4095 for 12 bits
-            stored in 16; by default the whole range of the pictures' type.
+        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
+            by default the limits of the pictures' type.
         tensorboard: write the pictures to OUT/tensorboard too.
-        device: auto, cpu, cuda, cuda:N or mps.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
@@ -146,9 +146,11 @@ def explain(
             pictures=shown, model=str(model), info=network.info, version=atrous.__version__
         )
         write_text(page, html)
-        console.print(f"written: {escape(str(page))}, and {sum(len(one['layers']) for one in shown)} PNGs beside it")
+        console.print(
+            f"written: {escape(str(page))}, and {counted(sum(len(one['layers']) for one in shown), 'PNG')} beside it"
+        )
     if failures:
-        raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be explained.")
+        raise SomeInputsFailed(f"{len(failures)} of {counted(len(pictures), 'picture')} could not be explained.")
     return page
 
 

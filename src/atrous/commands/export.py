@@ -79,17 +79,17 @@ def export(
 
     Args:
         model: a model file.
-        format: onnx, openvino (a .xml with a .bin beside it) or torch (a .pt2, for other programs only); taken from
-            the name of `out` when not given.
+        format: file format: onnx, openvino (a .xml with a .bin beside it) or torch (a .pt2, for other programs only);
+            taken from the name of `out` when not given.
         out: the file to write, .onnx, .xml or .pt2; the model's name with that when not given.
         scores: also give the low-resolution scores, which scales, flips and the CRF need.
-        half: for openvino, weights in 16 bits: half the file, nearly the same masks.
+        half: store the weights in 16 bits (openvino only): half the file, nearly the same masks.
         check: a picture or a folder of pictures to compare on; drawn ones when not given.
-        int8: for openvino and onnx, 8-bit whole numbers, a quarter of the file and in OpenVINO faster; both files are
-            measured on `calibrate`.
-        calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores
-            from its validation pictures.
-        max_drop: by how many points of mean IoU, 0–100, an int8 file may be worse; one that is is not written.
+        int8: compute in 8-bit whole numbers (openvino and onnx only), a quarter of the file and in OpenVINO faster;
+            both files are measured on `calibrate`.
+        calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores from
+            its validation pictures.
+        max_drop: points of mean IoU, 0–100, that an int8 file may lose; a worse one is not written.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter, deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from atrous.data.labels import IGNORE_INDEX
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
-from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.errors import AtrousError, SomeInputsFailed, counted
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes
 from atrous.inference.picture_input import Found
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 #: Masks that may wait for the disk before the network waits for it.
 WRITES_WAITING = 8
+#: Subfolders that are named where a folder itself holds no pictures.
+SUBFOLDERS = 4
 #: Classes that the last sentence names.
 MOST_SHOWN = 8
 
@@ -81,20 +83,21 @@ def predict(
         raw: write the values that the training masks had, instead of class indices with a palette.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
-        json: file to write what was done to: each picture, its mask, the classes' shares of the pixels with data and,
-            where there are others, their share of the picture; or its error.
-        scales: of the pictures, at which the network looks at them, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); its
-            probabilities are averaged.
-        flip: the network looks at the mirrored pictures too.
-        output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller; by default the model's.
-        range: values of the pictures that become 0 and the largest of the model's type, such as 0,4095 for 12 bits
-            stored in 16; by default the whole range of the pictures' type.
-        engine: auto for the fastest here, openvino or torch.
-        tile: segment in tiles of this many pixels whatever is larger; by default only what would not fit.
+        json: JSON file to write the results to: of each picture its mask and its share of pixels per class, or its
+            error.
+        scales: resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all
+            of them are averaged.
+        flip: average the probabilities of each picture and its mirror image.
+        output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower; by default the model's own.
+        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
+            by default the limits of the pictures' type.
+        engine: runtime of the network: openvino, torch, or auto for the faster of those installed.
+        tile: side of a tile in pixels; larger pictures are cut into tiles; by default only those that memory does not
+            hold.
         overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
-        memory: GB that may be used; by default half of what is free.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto for the fastest here, float32 or bfloat16.
+        memory: memory to use, in GB; by default half of what is free.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
+        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:
@@ -133,7 +136,10 @@ def predict(
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say, limits=segmenter.limits)
     lost = [path for path in pictures if path not in windowed and _holds(has_place_tags, path)]
     if lost:
-        _say(f"{len(lost)} GeoTIFF(s) lose their coordinates without rasterio: pip install 'atrous[geo]'")
+        _say(
+            f"no coordinates in the masks of {counted(len(lost), 'GeoTIFF')} without rasterio: pip install "
+            f"'atrous[geo]'"
+        )
     read = partial(_read, windowed=windowed, segmenter=segmenter)
     records, pending = [], deque[Future[str | None]]()
     with no_empty_folder(out), progress_bar() as progress, ThreadPoolExecutor(1) as writer:
@@ -162,15 +168,17 @@ def predict(
         while pending:
             pending.popleft().result()
     if overlay and windowed:
-        _say(f"no overlay of the {len(windowed)} GeoTIFF(s): a geographic viewer shows the mask over the picture")
+        _say(f"no overlay of {counted(len(windowed), 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
     failures = [record for record in records if "error" in record]
     for record in failures:
         console.print(f"[red]skipped[/] {escape(record['error'])}")
     if json is not None:
         write_json({"model": str(model), "pictures": records}, json)
-    console.print(f"{len(records) - len(failures)} masks in {escape(str(out))}{escape(_found(records))}")
+    console.print(f"{counted(len(records) - len(failures), 'mask')} in {escape(str(out))}{escape(_found(records))}")
     if failures:
-        raise SomeInputsFailed(f"{len(failures)} of {len(pictures)} pictures could not be used; the others are done.")
+        raise SomeInputsFailed(
+            f"{len(failures)} of {counted(len(pictures), 'picture')} could not be used; the others are done."
+        )
     return [targets[path] for path in pictures]
 
 
@@ -207,7 +215,7 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
             candidates = sorted(file for file in path.iterdir() if _is_picture(file))
             matches = [file for file in candidates if not is_our_picture(file)]
             if len(matches) < len(candidates):
-                _say(f"{len(candidates) - len(matches)} picture(s) in {path} are passed over: atrous wrote them")
+                _say(f"{counted(len(candidates) - len(matches), 'picture')} in {path} passed over: written by atrous")
             for note in passed_over_notes([path]):
                 console.print(escape(note))
         elif path.exists():
@@ -220,8 +228,19 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     if not found:
         raise AtrousError(
             f"no pictures in {', '.join(map(str, paths))}; known are {', '.join(sorted(PICTURE_SUFFIXES))}."
+            + _pictures_below(Path(path) for path in paths)
         )
     return list(found)
+
+
+def _pictures_below(folders: Iterable[Path]) -> str:
+    """A sentence that names the subfolders that hold pictures, or ""."""
+    files = (file for folder in folders if folder.is_dir() for file in folder.rglob("*"))
+    below = Counter(file.parent for file in files if _is_picture(file) and not is_our_picture(file))
+    if not below:
+        return ""
+    named = ", ".join(f"{folder} ({counted(count, 'picture')})" for folder, count in sorted(below.items())[:SUBFOLDERS])
+    return f" Subfolders are not searched; give those that are meant: {named}{' …' if len(below) > SUBFOLDERS else ''}."
 
 
 def _is_picture(path: Path) -> bool:

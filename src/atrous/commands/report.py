@@ -44,7 +44,7 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
 
     Args:
         runs: folders of runs, as `atrous train` wrote them; or one.
-        out: where to write the page; unless given RUN/report.html, and of several comparison.html where you are.
+        out: HTML page to write; by default RUN/report.html, and comparison.html for several runs.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
 
     Returns:

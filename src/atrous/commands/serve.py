@@ -36,19 +36,19 @@ def serve(
     """Serve models over HTTP, with a page at the address for people.
 
     Args:
-        models: model files or exported files; as NAME=PATH under another name than the file's.
-        host: to listen at; this machine's name or 0.0.0.0 lets others ask, too, and needs a key.
-        port: to listen at; 0 for a free one.
+        models: model files or exported files; NAME=PATH serves one under another name.
+        host: address to listen at; 0.0.0.0 or this machine's name serves other machines too, and needs a key.
+        port: port to listen at; 0 takes a free one.
         key_file: file whose first line is the key that every request must bring; or in the environment, ATROUS_KEY.
-        waiting: pictures that may be in line; those beyond are answered 429.
-        megabytes: of a picture's file, at most.
-        megapixels: that the network looks at for one answer, at most: at all scales, and enlarged as the model does.
-        seconds: that an answer may take.
-        memory: GB that a picture may take in the network, and all decoded pictures together; by default half of what is
-            free. Larger pictures are segmented in tiles.
-        engine: auto for the fastest here, openvino or torch.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto for the fastest here, float32 or bfloat16.
+        waiting: largest number of waiting pictures; those beyond get the status 429.
+        megabytes: largest upload, in MB.
+        megapixels: largest picture, in megapixels, at all scales together and enlarged as the model does.
+        seconds: longest time for a response, in seconds.
+        memory: memory for a picture in the network, and for all decoded pictures together, in GB; by default half of what
+            is free. Larger pictures are segmented in tiles.
+        engine: runtime of the network: openvino, torch, or auto for the faster of those installed.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
+        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
 
     Raises:
         AtrousError: no model file, an address that is taken or open to others without a key, limits out of range.

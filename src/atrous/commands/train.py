@@ -26,7 +26,7 @@ from atrous.data.readiness import few_to_choose_on, find_labels_without_data, ob
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.device import pick_device, pick_precision, precision_name
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import load_checkpoint
@@ -268,8 +268,9 @@ def _say_start(run: Path, recipe: Recipe, dataset: Dataset, step: TrainingStep, 
     train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
     console.print(
         f"{recipe.model.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
-        f"{len(dataset.classes)} classes; {train_count} pictures to learn from, {val_count} to choose on; "
-        f"{device} {precision_name(step.precision)}, {torch.get_num_threads()} threads"
+        f"{counted(len(dataset.classes), 'class')}; {counted(train_count, 'picture')} to learn from, "
+        f"{val_count} to choose on; "
+        f"{device} {precision_name(step.precision)}, {counted(torch.get_num_threads(), 'thread')}"
     )
     console.print(learning)
     console.print(f"run: {escape(str(run))}   watch: tensorboard --logdir {escape(str(run))}")

@@ -13,7 +13,7 @@ import yaml
 
 from atrous.atomic_write import write_text
 from atrous.data.text_files import read_text_file
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, counted, unknown_name
 from atrous.outputs import TABLE_MARK
 
 IGNORE_INDEX = 255
@@ -254,7 +254,8 @@ class ClassTable:
         values, counts = np.unique(codes[unknown], return_counts=True)
         y, x = np.argwhere(unknown)[0]
         shown = ", ".join(
-            f"{self._raw_of(value)} ({count} pixels)" for value, count in zip(values[:5], counts[:5], strict=True)
+            f"{self._raw_of(value)} ({counted(count, 'pixel')})"
+            for value, count in zip(values[:5], counts[:5], strict=True)
         )
         more = f" and {len(values) - 5} more" if len(values) > 5 else ""
         noun = "value" if len(values) == 1 else f"{len(values)} values"

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from atrous.console import console
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 
 T = TypeVar("T")
 #: How long processes wait for each other before they give up: as long as the first may take to examine the data.
@@ -175,7 +175,7 @@ def together() -> Iterator[Processes]:
         if processes.world != asked:
             raise AtrousError(f"{asked} processes were asked for, and {processes.world} came.")
         silent, console.quiet = console.quiet, not processes.first
-        console.print(f"{processes.world} processes, {torch.get_num_threads()} threads each")
+        console.print(f"{counted(processes.world, 'process')}, {counted(torch.get_num_threads(), 'thread')} each")
         yield processes
         console.quiet = silent
     finally:

@@ -15,7 +15,7 @@ from torch import nn
 
 from atrous.console import console, progress_bar
 from atrous.device import keep_freed_memory
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import random_state, save_checkpoint
 from atrous.learning.freezing import keep_frozen_statistics
@@ -230,7 +230,7 @@ class Trainer:
     def _is_done(self) -> bool:
         patience = self.recipe.train.patience
         if patience and self.progress.stale >= patience:
-            console.print(f"stopping early: no better mIoU in {patience} validations.")
+            console.print(f"stopping early: no better mIoU in {counted(patience, 'validation')}.")
             return True
         return self._is_last()
 

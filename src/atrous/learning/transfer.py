@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atrous import model_file, models
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.learning.recipe import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.info import placeholder_classes
@@ -136,7 +136,7 @@ def _sentence(
     """What was kept and what is fresh."""
     others = [name for name in info.classes if name not in matched]
     whole = len(fitting) + (0 if others else len(rows))
-    kept = f"{whole} of {len(state)} weights start from the given model"
+    kept = f"{whole} of {counted(len(state), 'weight')} start from the given model"
     if rows and others:
         layers = ", ".join(sorted({name.rpartition(".")[0] for name in rows}))
         kept += f"; in {layers} the classes {_some(matched)} keep their rows; fresh rows: {_some(others)}"

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from atrous.data.decoding import in_words
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
 from atrous.models.info import Info
@@ -131,7 +131,7 @@ class Client:
     def _only_model(self) -> str:
         names = [model["name"] for model in self.models()]
         if len(names) != 1:
-            raise AtrousError(f"the server has {len(names)} models: give model, one of {', '.join(names)}.")
+            raise AtrousError(f"the server has {counted(len(names), 'model')}: give model, one of {', '.join(names)}.")
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:

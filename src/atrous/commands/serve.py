@@ -42,10 +42,10 @@ def serve(
         key_file: file whose first line is the key that every request must bring; or in the environment, ATROUS_KEY.
         waiting: largest number of waiting pictures; those beyond get the status 429.
         megabytes: largest upload, in MB.
-        megapixels: largest picture, in megapixels, at all scales together and enlarged as the model does.
+        megapixels: largest picture, in megapixels, at all scales together and as the model enlarges it.
         seconds: longest time for a response, in seconds.
-        memory: memory for a picture in the network, and for all decoded pictures together, in GB; by default half of what
-            is free. Larger pictures are segmented in tiles.
+        memory: memory for a picture in the network, and for all decoded pictures together, in GB; by default half of
+            what is free. Larger pictures are segmented in tiles.
         engine: runtime of the network: openvino, torch, or auto for the faster of those installed.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
         precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.

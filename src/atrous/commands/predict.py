@@ -83,8 +83,8 @@ def predict(
         raw: write the values that the training masks had, instead of class indices with a palette.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
-        json: JSON file to write the results to: of each picture its mask, the classes' shares of the pixels with data and,
-            where there are others, their share of the picture; or its error.
+        json: JSON file to write the results to: of each picture its mask, the classes' shares of the pixels with data
+            and, where there are others, their share of the picture; or its error.
         scales: resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all
             of them are averaged.
         flip: average the probabilities of each picture and its mirror image.

@@ -76,7 +76,7 @@ def test_coordinates_that_would_be_lost_without_rasterio_are_said(model, picture
     Image.fromarray(picture).save(tmp_path / "plain.tif")
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert run(model, tmp_path, "--out", tmp_path / "out") == 0
-    assert "1 GeoTIFF(s) lose their coordinates" in " ".join(capsys.readouterr().out.split())
+    assert "no coordinates in the masks of 1 GeoTIFF" in " ".join(capsys.readouterr().out.split())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"scene.png", "plain.png"}
 
 

@@ -13,7 +13,7 @@ from atrous.data.mask_names import join_labels, masks_by_picture
 from atrous.data.split_folders import folder_named, holds_pictures
 from atrous.data.split_lists import listed_splits
 from atrous.data.unread_lists import check_no_list_is_unread
-from atrous.errors import AtrousError, counted
+from atrous.errors import AtrousError
 
 
 def looks_like_folder(root: Path) -> bool:
@@ -39,7 +39,7 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
         if left_out := len(images.keys() - named):
-            notes.append(f"{left_out} of {counted(len(images), 'picture')} in no split list, so not used.")
+            notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
     else:
         check_no_list_is_unread(root, images)
         splits, note = seeded_split(paired(images, masks_by_picture(images, files)))

@@ -33,11 +33,26 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
         The error, to be raised by the caller.
     """
     names = sorted(allowed)
-    bare = {_bare(name): name for name in reversed(names)}
-    nearest = [bare[name] for name in difflib.get_close_matches(_bare(given), bare, n=8, cutoff=0.5)]
-    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    shown = ", ".join(names) if len(names) <= 20 else ", ".join([*(nearest or names[:8]), f"… ({len(names)} in all)"])
+    near = _near(given, names)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    shown = ", ".join(names) if len(names) <= 20 else ", ".join([*(near or names[:8]), f"… ({len(names)} in all)"])
     return AtrousError(f"unknown {kind} '{given}'.{hint} Allowed: {shown}.")
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that is most like a given one, or None where none is like it.
+
+    Args:
+        given: the name as the user wrote it.
+        allowed: the names to compare it with.
+    """
+    near = _near(given, sorted(allowed))
+    return near[0] if near else None
+
+
+def _near(given: str, names: list[str]) -> list[str]:
+    bare = {_bare(name): name for name in reversed(names)}
+    return [bare[name] for name in difflib.get_close_matches(_bare(given), bare, n=8, cutoff=0.5)]
 
 
 def _bare(name: str) -> str:

@@ -1,5 +1,7 @@
 """A real server on loopback: what it answers, and what it refuses."""
 
+import base64
+import gzip
 import io
 import json
 import re
@@ -401,3 +403,99 @@ def test_a_tile_s_own_overlap_counts_as_pixels(server):
     # Enlarged twofold 1.9 megapixels are 7.7, with the first pass of tiles 15.4 of 16, and with their overlap 27.3.
     picture = png(np.zeros((1385, 1385, 3), np.uint8))
     assert "are allowed" in problem_of(server.ask(f"{SEGMENT}?tile=256", picture), 413)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/camvid", "/docs", "/"])
+def test_head_is_get_without_the_body(server, path):
+    status, headers, content = server.ask(path, method="HEAD")
+    got = server.ask(path)
+    assert (status, content) == (200, b"")
+    assert headers["content-type"] == got[1]["content-type"]
+    if path != "/metrics":  # which counts the requests
+        assert headers["content-length"] == got[1]["content-length"] == str(len(got[2]))
+    assert server.ask("/v1/models/camvit", method="HEAD")[::2] == (404, b"")
+    assert server.ask(SEGMENT, method="HEAD")[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (f"{SEGMENT}?formats=areas", "unknown query parameter 'formats'. Did you mean 'format'?"),
+        (f"{SEGMENT}?flips=true", "Did you mean 'flip'?"),
+        (f"{SEGMENT}?Flip=true", "Did you mean 'flip'?"),
+        (f"{SEGMENT}?flip=true&flip=false", "flip is given 2 times"),
+        (f"{SEGMENT}?format=mask&format=mask", "format is given 2 times"),
+        (f"{SEGMENT}?wholly_other=", "unknown query parameter 'wholly_other'. Allowed: crf, flip, format"),
+    ],
+)
+def test_no_query_parameter_is_passed_over(server, streets, path, said):
+    assert said in problem_of(server.ask(path, png(streets[0])), 422)
+
+
+def test_addresses_without_query_parameters_say_so_and_probes_may_add_theirs(server):
+    assert "takes no query parameters, got 'flip'" in problem_of(server.ask("/v1/models?flip=true"), 422)
+    assert "takes no query parameters" in problem_of(server.ask("/v1/models/camvid?x=1"), 422)
+    assert server.ask("/healthz?probe=7")[0] == 200
+
+
+def form_of(**fields: bytes) -> bytes:
+    """A form with fields of text, and one file where the name is picture."""
+    parts = []
+    for name, value in fields.items():
+        file = b'; filename="a.png"' if name == "picture" else b""
+        parts.append(b'--X\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n' % (name.encode(), file, value))
+    return b"".join(parts) + b"--X--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"format": b"areas"}, "Did you mean the query parameter 'format', ?format=areas?"),
+        ({"formats": b"areas"}, "Did you mean the query parameter 'format'"),
+        ({"nothing_like_it": b"1"}, "the query may have crf, flip, format"),
+    ],
+)
+def test_no_form_field_is_passed_over(server, streets, fields, said):
+    for order in ({"picture": png(streets[0]), **fields}, {**fields, "picture": png(streets[0])}):
+        answer = server.ask(SEGMENT, form_of(**order), Content_Type="multipart/form-data; boundary=X")
+        assert said in problem_of(answer, 422)
+
+
+def test_a_picture_field_that_is_text_is_told_how_to_be_a_file(server):
+    text = b'--X\r\nContent-Disposition: form-data; name="picture"\r\n\r\nx.jpg\r\n--X--\r\n'
+    answer = server.ask(SEGMENT, text, Content_Type="multipart/form-data; boundary=X")
+    assert "-F picture=@picture.jpg" in problem_of(answer, 422)
+
+
+def packed(kind: str, picture: bytes) -> bytes:
+    """A picture's file as clients of other services wrap it."""
+    text = base64.b64encode(picture)
+    return {
+        "JSON": json.dumps({"image": text.decode()}).encode(),
+        "a data URL": b"data:image/png;base64," + text,
+        "base64": text,
+        "gzip": gzip.compress(picture),
+        "form fields": b"picture=" + text,
+        "an address": b"https://example.org/x.jpg",
+        "a form without": form_of(picture=picture),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["JSON", "a data URL", "base64", "gzip", "form fields", "an address", "a form without"]
+)
+def test_a_wrapped_picture_is_told_how_to_be_sent(server, streets, kind):
+    content = packed(kind, png(streets[0]))
+    detail = problem_of(server.ask(f"{SEGMENT}?format=areas", content), 422)
+    assert f"this is {kind}" in detail and "Send the file's own bytes: curl --data-binary @picture.jpg '" in detail
+    assert f"http://127.0.0.1:{server.port}{SEGMENT}?format=areas'" in detail
+    if kind != "a form without":
+        answer = server.ask(SEGMENT, form_of(picture=content), Content_Type="multipart/form-data; boundary=X")
+        assert "Send the file's own bytes: curl" in problem_of(answer, 422)
+
+
+def test_the_content_of_a_request_is_not_compressed(server, streets):
+    content = gzip.compress(png(streets[0]))
+    detail = problem_of(server.ask(SEGMENT, content, Content_Encoding="gzip"), 422)
+    assert "Content-Encoding: gzip" in detail and "curl --data-binary" in detail
+    assert server.ask(SEGMENT, png(streets[0]), Content_Encoding="identity")[0] == 200

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from jinja2 import Environment, PackageLoader
@@ -13,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import atrous
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, unknown_name
 from atrous.serving import answers
 from atrous.serving.desk import Desk, Wish
 from atrous.serving.limits import Problem
@@ -109,6 +111,12 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
     _answer_problems(app)
     _add_pages(app)
 
+    def check_query(request: Request) -> None:
+        _check_query(request, _query_names(app, request))
+
+    # Not of /healthz, /readyz and /metrics: what probes them may add parameters of its own.
+    only_known = [Depends(check_query)]
+
     @app.get("/healthz", summary="Whether the server lives", response_description="It does.")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
@@ -140,8 +148,9 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
     @app.get(
         "/v1/models",
         summary="All models",
+        dependencies=only_known,
         response_description="Name, classes, scores, engine and version of each.",
-        responses=_only(401, 403),
+        responses=_only(401, 403, 422),
     )
     async def models() -> dict[str, Any]:
         return {"models": [_described(model, shelf) for model in shelf]}
@@ -149,6 +158,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
     @app.get(
         "/v1/models/{name}",
         summary="One model",
+        dependencies=only_known,
         response_description="The same of one, and all that its file says but where it comes from.",
         responses=_only(401, 403, 404, 422),
     )
@@ -160,6 +170,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
     @app.post(
         "/v1/models/{name}/segment",
         summary="Segment a picture",
+        dependencies=only_known,
         response_class=Response,
         responses=SEGMENTED,
         openapi_extra={"requestBody": PICTURE_BODY},
@@ -211,10 +222,29 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
             tile,
             overlap,
             answers.Asked(form, opacity, legend),
+            _query_names(app, request),
         )
         return await desk.serve(request, wish)
 
     return app
+
+
+def _query_names(app: FastAPI, request: Request) -> list[str]:
+    """The names of the query parameters that a request's address takes."""
+    operation = app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
+    return [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+
+
+def _check_query(request: Request, allowed: Collection[str]) -> None:
+    """Refuses parameters that nothing would read, and those given twice, of which one would not be read."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in counts.items():
+        if name not in allowed and not allowed:
+            raise Problem(422, f"{request.url.path} takes no query parameters, got '{name[:100]}'.")
+        if name not in allowed:
+            raise Problem(422, str(unknown_name("query parameter", name[:100], allowed)))
+        if count > 1:
+            raise Problem(422, f"the query parameter {name} is given {count} times: give it once.")
 
 
 def _range(text: str | None) -> tuple[float, ...] | None:
@@ -306,7 +336,7 @@ def _add_pages(app: FastAPI) -> None:
         app.add_api_route(
             address,
             _file(HERE / name, kind),
-            methods=["GET", "HEAD"],
+            methods=["GET"],
             include_in_schema=False,
             response_class=FileResponse,
         )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import http.client
 import io
-import json
-import os
-import threading
+import ssl
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import numpy as np
 from PIL import Image
@@ -25,12 +22,15 @@ from atrous.errors import AtrousError, counted
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
 from atrous.models.info import Info
+from atrous.serving.connection import Answer, Connection
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture
 
 #: Endings of files that are sent as they are; others are sent as PNG.
 SENT_AS_THEY_ARE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+#: Answers after which a request is tried again: too many pictures wait, or a proxy does not reach the server.
+PASSING = (429, 502, 503, 504)
 #: Seconds before the second try; each further one waits twice as long, up to the last.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 
@@ -38,7 +38,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 class Client:
     """Asks a server of `atrous serve`.
 
-    Several threads and forked children may use one client; each has its own connection.
+    Several threads and forked children may use one client; each has its own connection. Redirects are followed with
+    the same picture; the key is sent to no other server.
 
     Args:
         address: such as "http://127.0.0.1:8000".
@@ -48,7 +49,7 @@ class Client:
             same picture twice gives the same mask, so nothing is lost or done double.
 
     Raises:
-        AtrousError: no address of HTTP.
+        AtrousError: no address of HTTP, a key that no header can hold, or times that are no positive numbers.
 
     Examples:
         >>> import atrous
@@ -57,12 +58,9 @@ class Client:
     """
 
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 120.0, patience: float = 60.0) -> None:
-        parts = urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise AtrousError(f"a server's address is like http://127.0.0.1:8000, got '{address}'.")
-        self._parts, self._timeout, self._patience = parts, timeout, patience
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._own = threading.local()
+        if not isinstance(patience, int | float) or not patience >= 0:
+            raise AtrousError(f"patience is a number of seconds, 0 or more, got {patience!r}.")
+        self._connection, self._patience = Connection(address, key, timeout), patience
         self._infos: dict[tuple[str, str], Info] = {}
 
     def __reduce__(self) -> str:
@@ -75,9 +73,14 @@ class Client:
         """What the server says of each of its models: name, classes, scores, engine, version and more.
 
         Raises:
-            AtrousError: it cannot be reached, or refuses.
+            AtrousError: it cannot be reached, refuses, or is no server of this program.
         """
-        return json.loads(self._ask("GET", "/v1/models")[0])["models"]
+        answer = self._ask("GET", "/v1/models")
+        record = answer.json()
+        models = record.get("models") if isinstance(record, dict) else None
+        if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
+            raise answer.stranger("without a list of models")
+        return models
 
     def segment(
         self,
@@ -120,16 +123,16 @@ class Client:
             for key, value in {"crf": crf, "range": limits, "tile": tile, "overlap": overlap}.items()
             if value is not None
         }
-        content, headers = self._ask(
-            "POST", f"{_address_of(name)}/segment?{urlencode(words)}", _content(picture, image)
-        )
-        if note := headers.get("X-Note"):
+        answer = self._ask("POST", f"{_address_of(name)}/segment?{urlencode(words)}", _content(picture, image))
+        if note := answer.headers.get("X-Note"):
             warnings.warn(note, PictureWarning, stacklevel=2)
-        mask = np.asarray(Image.open(io.BytesIO(content)))
-        return Prediction(mask, image, self._info(name, headers["X-Model-Version"]))
+        mask, version = _mask_in(answer, image.shape[:2]), answer.headers.get("X-Model-Version")
+        if version is None:
+            raise answer.stranger("without the model's version")
+        return Prediction(mask, image, self._info(name, version))
 
     def _only_model(self) -> str:
-        names = [model["name"] for model in self.models()]
+        names = [str(model.get("name")) for model in self.models()]
         if len(names) != 1:
             raise AtrousError(f"the server has {counted(len(names), 'model')}: give model, one of {', '.join(names)}.")
         return names[0]
@@ -137,68 +140,61 @@ class Client:
     def _info(self, name: str, version: str) -> Info:
         """Of the version of a model that answered; where it was just replaced, of the one that came after."""
         if (name, version) not in self._infos:
-            record = json.loads(self._ask("GET", _address_of(name))[0])
-            self._infos[name, version] = self._infos[name, record["version"]] = Info.from_dict(record["info"])
+            answer = self._ask("GET", _address_of(name))
+            record = answer.json()
+            try:
+                info, current = Info.from_dict(record["info"]), str(record["version"])
+            except (KeyError, TypeError, AttributeError):
+                raise answer.stranger("without a model's record") from None
+            self._infos[name, version] = self._infos[name, current] = info
         return self._infos[name, version]
 
-    def _ask(self, method: str, path: str, content: bytes | None = None) -> tuple[bytes, Any]:
-        """The answer's content and headers, tried again until patience ends."""
+    def _ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
+        """The answer, tried again until patience ends."""
         end, wait = time.monotonic() + self._patience, FIRST_WAIT
         while True:
             try:
-                status, body, headers = self._try(method, path, content)
-                if status not in (429, 503):
+                answer = self._connection.ask(method, path, content)
+                if answer.status not in PASSING:
                     break
-                reason = _detail(body)
-                wait = max(wait, _seconds(headers.get("Retry-After")))
+                reason = f"{answer.detail()} (HTTP {answer.status})"
+                wait = max(wait, _seconds(answer.headers.get("Retry-After")))
+            except ssl.SSLCertVerificationError as error:
+                raise AtrousError(
+                    f"{self._connection.address.origin} cannot show who it is: {error.verify_message}. Where the "
+                    "certificate is your own, name it in the environment variable SSL_CERT_FILE."
+                ) from error
             except (OSError, http.client.HTTPException) as error:
-                reason = f"{self._parts.netloc} cannot be reached: {error or type(error).__name__}."
+                reason = f"{self._connection.address.origin} cannot be reached: {error or type(error).__name__}."
             if time.monotonic() + wait > end:
                 raise AtrousError(f"no answer within {self._patience:g} s: {reason}")
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
-        if status >= 400:
-            raise AtrousError(f"{_detail(body)} (HTTP {status})")
-        return body, headers
-
-    def _try(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes, Any]:
-        connection = self._connection()
-        if connection.sock is not None:
-            with suppress(ConnectionResetError, BrokenPipeError):  # closed meanwhile, which shows only now
-                return self._exchange(connection, method, path, content)
-        return self._exchange(connection, method, path, content)
-
-    def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, content: bytes | None
-    ) -> tuple[int, bytes, Any]:
-        cut = False
-        try:
-            try:
-                connection.request(method, self._parts.path.rstrip("/") + path, content, self._headers)
-            except (BrokenPipeError, ConnectionResetError):
-                if connection.sock is None:  # there was no connection
-                    raise
-                cut = True  # a server may refuse before it has the whole picture; what it said is there to be read
-            response = connection.getresponse()
-            answer = response.status, response.read(), response.headers
-        except BaseException:  # what comes next on this connection would belong to this request
-            connection.close()
-            raise
-        if cut:
-            connection.close()
+        if answer.status >= 400:
+            raise AtrousError(f"{answer.detail()} (HTTP {answer.status})")
+        if answer.status != 200:
+            raise answer.stranger("which is no answer to this request")
         return answer
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if getattr(self._own, "process", None) != os.getpid():  # none yet, or one that the parent goes on using
-            kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-            assert self._parts.hostname is not None
-            self._own.connection = kind(self._parts.hostname, self._parts.port, timeout=self._timeout)
-            self._own.process = os.getpid()
-        return self._own.connection
 
 
 def _address_of(name: str) -> str:
     return f"/v1/models/{quote(name, safe='')}"
+
+
+def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
+    """The mask in an answer: H×W uint8 of the picture's own size.
+
+    Raises:
+        AtrousError: something else, which no server of this program sends.
+    """
+    try:
+        picture = Image.open(io.BytesIO(answer.content), formats=["PNG"])
+        mask = np.asarray(picture) if picture.size == size[::-1] and picture.mode in ("L", "P") else None
+    except Exception:  # Pillow raises many types
+        raise answer.stranger("not a mask") from None
+    if mask is None:
+        raise answer.stranger("not a mask of the picture's size")
+    return mask
 
 
 def _content(picture: Picture, image: np.ndarray) -> bytes:
@@ -248,11 +244,3 @@ def _seconds(retry_after: str | None) -> float:
         return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):  # neither, or a time of no zone
         return 0.0
-
-
-def _detail(body: bytes) -> str:
-    """The sentence in a problem."""
-    try:
-        return str(json.loads(body)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return body.decode(errors="replace")[:200] or "the server gave no reason"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import perf_counter
@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, nearest
 from atrous.inference.any_size import overlap_of
 from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.picture_input import Found, found_in
@@ -27,10 +27,13 @@ from atrous.serving import answers
 from atrous.serving.limits import Admission, Limits, Memory, Problem
 from atrous.serving.metrics import Metrics
 from atrous.serving.network import Job, Network
+from atrous.serving.packed import how_to_send, packing_of
 from atrous.serving.shelf import Look, Model, Shelf
 
 #: Bytes that a form may have besides the picture in it.
 FORM_BYTES = 2**16
+#: The form field of the picture's file, as the documentation has it; a file under another name is taken, too.
+FILE_FIELD = "picture"
 #: Decoded pictures and their masks at once, which are large: enough for the network never to wait; more where it stacks
 #: them.
 AHEAD, AHEAD_STACKED = 4, 32
@@ -50,6 +53,7 @@ class Wish:
         tile: see `AnySize`.
         overlap: see `AnySize`.
         asked: the form of the answer.
+        parameters: all that a query may hold, for messages about forms.
 
     Attributes:
         looks: how often the network looks at each pixel, in pixels that it sees: a model that enlarges pictures
@@ -59,8 +63,17 @@ class Wish:
         Problem: an overlap of more than half a tile.
     """
 
-    def __init__(self, model: Model, look: Look, tile: int | None, overlap: int | None, asked: answers.Asked) -> None:
+    def __init__(
+        self,
+        model: Model,
+        look: Look,
+        tile: int | None,
+        overlap: int | None,
+        asked: answers.Asked,
+        parameters: Collection[str] = (),
+    ) -> None:
         self.model, self.look, self.tile, self.overlap, self.asked = model, look, tile, overlap, asked
+        self.parameters = parameters
         if overlap is not None and 2 * overlap > (tile or 512):
             raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
         again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
@@ -96,9 +109,10 @@ class Desk:
     async def serve(self, request: Request, wish: Wish) -> Response:
         """The answer to one request; its work ends where the sender leaves, or the time is over."""
         self.admission.check()
+        _check_encoding(request)
         try:
-            content = await self._receive(request)
-            return await self._or_leave(request, self._admit(content, wish))
+            content = await self._receive(request, wish)
+            return await self._or_leave(request, self._admit(content, wish, _how_to_send(request)))
         except asyncio.CancelledError:
             self.cut += 1
             raise Problem(503, "the server is stopping.", {"Retry-After": "1"}) from None
@@ -107,7 +121,7 @@ class Desk:
         """Lets nothing begin any more."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def _receive(self, request: Request) -> bytes:
+    async def _receive(self, request: Request, wish: Wish) -> bytes:
         """The picture's file; its bytes are held."""
         limits, content = self._limits, bytearray()
         declared = request.headers.get("content-length", "0")
@@ -120,7 +134,7 @@ class Desk:
                     content += part
                     if len(content) > limits.picture_bytes + FORM_BYTES:
                         raise _too_many_bytes(limits)
-            picture = await self._picture_in(request, bytes(content))
+            picture = await self._picture_in(request, bytes(content), wish)
         except TimeoutError:
             self.admission.hold(-len(content))
             raise Problem(408, f"the picture did not arrive within {limits.sending_seconds:g} s.") from None
@@ -133,17 +147,17 @@ class Desk:
             raise _too_many_bytes(limits)
         return picture
 
-    async def _picture_in(self, request: Request, content: bytes) -> bytes:
+    async def _picture_in(self, request: Request, content: bytes, wish: Wish) -> bytes:
         """The content itself, or the file in a form."""
         if not request.headers.get("content-type", "").lower().startswith("multipart/"):
             return content
-        return await self._in_pool(_file_in_form, request.headers, content)
+        return await self._in_pool(_file_in_form, request.headers, content, wish.parameters)
 
-    async def _admit(self, content: bytes, wish: Wish) -> Response:
+    async def _admit(self, content: bytes, wish: Wish, sending: str) -> Response:
         """The answer, or the refusal; the picture is held, and inside, until its last work has ended."""
         try:
             with self.admission.one():
-                return await self._answer(content, wish)
+                return await self._answer(content, wish, sending)
         finally:
             self.admission.hold(-len(content))
 
@@ -166,14 +180,16 @@ class Desk:
             answer.cancel()
             left.cancel()
 
-    async def _answer(self, content: bytes, wish: Wish) -> Response:
+    async def _answer(self, content: bytes, wish: Wish, sending: str) -> Response:
         began = perf_counter()
         try:
             size = await self._in_pool(self._bytes_of, content, wish)
         except TooLarge as error:
             raise Problem(413, str(error)) from error
         except AtrousError as error:
-            raise Problem(422, str(error)) from error
+            packing = packing_of(content)
+            reason = str(error) if packing is None else f"this is {packing}, not a picture. {sending}"
+            raise Problem(422, reason) from error
         async with self._ahead, self._memory.take(size):
             started = perf_counter()
             try:
@@ -246,8 +262,23 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _file_in_form(headers: Headers, content: bytes) -> bytes:
-    """The file in a form. It runs on another thread, as a form of boundaries alone takes seconds."""
+def _check_encoding(request: Request) -> None:
+    """Refuses a compressed request: pictures are compressed already, and a small one could fill the memory."""
+    encoding = request.headers.get("content-encoding", "").strip()
+    if encoding and encoding.lower() != "identity":
+        raise Problem(422, f"the picture was sent with Content-Encoding: {encoding[:40]}. {_how_to_send(request)}")
+
+
+def _how_to_send(request: Request) -> str:
+    return how_to_send(str(request.url), key="authorization" in request.headers)
+
+
+def _file_in_form(headers: Headers, content: bytes, parameters: Collection[str] = ()) -> bytes:
+    """The file in a form. It runs on another thread, as a form of boundaries alone takes seconds.
+
+    Raises:
+        Problem: no form, none or several files in it, or a field of text, which nothing would read.
+    """
 
     async def parts() -> AsyncGenerator[bytes, None]:
         yield content
@@ -264,10 +295,30 @@ def _file_in_form(headers: Headers, content: bytes) -> bytes:
     except Exception as error:  # its parser raises many kinds on lines that were made to harm
         raise Problem(400, "the form cannot be read.") from error
     files = [value for _, value in form.multi_items() if not isinstance(value, str)]
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            for file in files:
+                file.file.close()
+            raise Problem(422, _text_field(name, value, parameters))
     if not files:
         raise Problem(400, "the form holds no file: send the picture as one, or as the request's whole content.")
     with files[0].file as file:
         return file.read()
+
+
+def _text_field(name: str, value: str, parameters: Collection[str]) -> str:
+    """The sentence about a field of text in a form."""
+    shown = name[:100]
+    if name == FILE_FIELD:
+        return f"the form's field {FILE_FIELD} is text, not a file: with curl, -F {FILE_FIELD}=@picture.jpg."
+    near = nearest(name, parameters)
+    if near is None:
+        known = f"unknown form field '{shown}': a form holds only the picture's file, in the field {FILE_FIELD}; "
+        return f"{known}the query may have {', '.join(sorted(parameters))}."
+    return (
+        f"unknown form field '{shown}': a form holds only the picture's file. Did you mean the query parameter "
+        f"'{near}', ?{near}={value[:40]}?"
+    )
 
 
 def _too_many_bytes(limits: Limits) -> Problem:

@@ -44,8 +44,13 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008, "reason": "this server has no websockets"})
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        head = scope["method"] == "HEAD"
+        if head:  # as GET, without the body (RFC 9110 §9.3.2)
+            scope = {**scope, "method": "GET"}
 
         async def send_counted(message: Any) -> None:
+            if head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 route = getattr(scope.get("route"), "path", "other")
                 self._metrics.requests.labels(route, str(message["status"])).inc()

@@ -1,0 +1,67 @@
+"""Pictures that arrive wrapped in something else, and how to send them instead."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import shlex
+
+#: The first bytes of archives and compressed files.
+ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+#: Bytes at the start that tell base64 from other text.
+LOOKED_AT = 64
+
+
+def packing_of(content: bytes) -> str | None:
+    """What a picture is wrapped in, in words; None where nothing is known.
+
+    Args:
+        content: what was sent, which no reader of pictures took.
+    """
+    for start, name in ARCHIVES.items():
+        if content.startswith(start):
+            return name
+    start = content[: 4 * LOOKED_AT].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:5].lower() == b"data:":
+        return "a data URL"
+    if start[:1] in (b"{", b"[", b'"'):
+        return "JSON"
+    if start.startswith(b"--") and b"content-disposition" in content[:1024].lower():
+        return "a form without Content-Type: multipart/form-data"
+    if start[:1] == b"<":
+        return "HTML or XML"
+    if re.match(rb"[A-Za-z_.\-]{1,40}=", start):
+        return "form fields (application/x-www-form-urlencoded)"
+    if re.match(rb"https?://|file://", start, re.IGNORECASE):
+        return "an address"
+    return "base64" if _is_base64(start) else None
+
+
+def how_to_send(url: str, *, key: bool) -> str:
+    """The sentence that says how a picture is sent, with a line for the shell.
+
+    Args:
+        url: of the request.
+        key: whether the request gave one.
+    """
+    header = " -H 'Authorization: Bearer KEY'" if key else ""
+    return f"Send the file's own bytes: curl{header} --data-binary @picture.jpg {shlex.quote(url[:1000])}"
+
+
+def _is_base64(text: bytes) -> bool:
+    """Whether text is base64, in either alphabet; a picture's bytes are no text from the first on."""
+    text = re.sub(rb"\s", b"", text)
+    if len(text) < 16 or not re.fullmatch(rb"[A-Za-z0-9+/_\-]+=*", text):
+        return False
+    try:
+        base64.b64decode(text[: len(text) // 4 * 4], altchars=b"-_" if re.search(rb"[-_]", text) else None)
+    except binascii.Error:
+        return False
+    return True

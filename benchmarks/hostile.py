@@ -3,8 +3,8 @@
     python benchmarks/hostile.py [--share 1.0] [--json FILE]
 
 After each kind of attack the server has to answer an honest picture with its mask at once; no answer may be a 5xx, no
-connection may stay open, and memory may not grow. The model is small and random: what is measured is the house around
-it.
+connection may stay open, and memory may not grow. The server runs at its default limits. The model is small and random:
+what is measured is the server around it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,16 @@ COUNTS = {
     "wrong headers and types": 8_000,
     "bytes that are no HTTP": 6_000,
     "oversized headers": 500,
+    "TIFFs whose headers contradict": 4_000,
+    "forms of boundaries alone": 12,
+    "large pictures at once, as overlays": 24,
+    "websockets": 500,
+    "connections at once": 1_500,
     "senders that leave": 3_000,
     "slow senders": 300,
 }
+#: Megabytes that the large pictures may take at once, beyond what the server takes at work.
+MOST_MEGABYTES = 4_000
 Statuses = collections.Counter
 
 
@@ -67,6 +74,11 @@ def main() -> None:
             attack.headers,
             attack.garbage,
             attack.oversized,
+            attack.contradicting,
+            attack.boundaries,
+            attack.large,
+            attack.websockets,
+            attack.connections,
             attack.leaving,
             attack.slow,
         ]
@@ -87,7 +99,9 @@ def main() -> None:
             resident = attack.server.resident
             print(f"| {name} | {statuses.total():,} | {answers} | {seconds:.0f} | {resident:.0f} |", flush=True)
             assert not any(str(status).startswith("5") for status in statuses), statuses
-            assert resident < 1.15 * attack.resident + 30, "memory grew"
+            assert resident < 1.15 * attack.resident + 30, (
+                f"memory grew from {attack.resident:.0f} to {resident:.0f} MB"
+            )
         total = sum(one["cases"] for one in results.values())
         print(f"{total:,} cases")
         attack.server.stop()
@@ -108,7 +122,7 @@ class Attack:
         rng = np.random.default_rng(0)
         self.picture = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
         self.honest = encoded(self.picture, "PNG")
-        self.server = Server(path, "--megapixels", "1", "--megabytes", "1", "--waiting", "256")
+        self.server = Server(path)
         self.expected = png_of(atrous.Segmenter(path)(self.picture))
         self.resident = 0.0
 
@@ -269,6 +283,99 @@ class Attack:
         rng = random.Random(6)
         head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
         return self._raw([head + b"X: " + b"y" * rng.randint(40_000, 1_000_000) for _ in range(count)])
+
+    def contradicting(self, count: int) -> Statuses:
+        """TIFFs with a tag twice, a JPEG of another size than its tile, or endless pages and values."""
+        rng = random.Random(8)
+        makers = (doubled_tiff, jpeg_in_tiff, endless_tiff)
+        return self._send([rng.choice(makers)(rng) for _ in range(count)])
+
+    def boundaries(self, count: int) -> Statuses:
+        """Forms of 30 MB that hold nothing but the beginnings of parts; others are answered meanwhile."""
+        rng = random.Random(9)
+        lines = (b"--B\r\n", b"\r\n--", b"\r\n--B\r", b"--B--\r\n", b"\r\n--B\r\nX: y\r\n\r\n")
+        statuses: Statuses = collections.Counter()
+
+        def one(_: int) -> None:
+            line = rng.choice(lines)
+            content = line * (30_000_000 // len(line))
+            statuses[self._one(content, {"Content-Type": "multipart/form-data; boundary=B"})] += 1
+
+        with ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(one, index) for index in range(count)]
+            while not all(future.done() for future in done):
+                self.alive_at_once()
+            for future in done:
+                future.result()
+        return statuses
+
+    def alive_at_once(self) -> None:
+        """Asserts that the event loop is not held up."""
+        began = time.monotonic()
+        assert self.server.ask("/healthz")[0] == 200
+        assert time.monotonic() - began < 2, "the event loop was held up"
+
+    def large(self, count: int) -> Statuses:
+        """Pictures of 24 megapixels, eight at once, whose overlays would take gigabytes each."""
+        rng = np.random.default_rng(10)
+        noise = np.kron(rng.integers(0, 255, (400, 600, 3), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
+        content, statuses, most = encoded(noise, "JPEG"), collections.Counter(), 0.0
+
+        def one(_: int) -> None:
+            statuses[self._one(content, path=f"{ADDRESS}?format=overlay")] += 1
+
+        before = self.resident
+        with ThreadPoolExecutor(8) as pool:
+            for part in (8, max(1, count - 8)):  # after the first, the network keeps memory for pictures of this size
+                done = [pool.submit(one, index) for index in range(part)]
+                while not all(future.done() for future in done):
+                    most = max(most, self.server.resident)
+                    time.sleep(0.1)
+                for future in done:
+                    future.result()
+                if part == 8:
+                    self.resident = self.server.resident
+        assert most - before < MOST_MEGABYTES, f"{most:.0f} MB at once"
+        print(
+            f"| | | {before:.0f} MB before, {most:.0f} MB at most | | {self.resident:.0f} MB after eight |", flush=True
+        )
+        return statuses
+
+    def websockets(self, count: int) -> Statuses:
+        """Requests for a websocket at every kind of address."""
+        rng = random.Random(11)
+        head = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        head += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        paths = ("/", "/v1/models", ADDRESS, "/metrics", "/ws")
+        statuses = self._raw([head.format(rng.choice(paths)).encode() for _ in range(count)])
+        assert 101 not in statuses, "a websocket was opened"
+        return statuses
+
+    def connections(self, count: int) -> Statuses:
+        """More connections at once than are taken; all are answered or closed, and so is an honest request after."""
+        statuses: Statuses = collections.Counter()
+        with ThreadPoolExecutor(64) as pool:
+            opened = list(pool.map(self._opened, range(count)))
+        for connection in opened:
+            if connection is None:
+                statuses["closed"] += 1
+                continue
+            with connection:
+                try:
+                    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    received = connection.recv(65536)
+                except OSError:
+                    received = b""
+                status = status_in(received)
+                statuses["refused for now" if status == 503 else status] += 1
+        time.sleep(1)
+        return statuses
+
+    def _opened(self, _: int) -> socket.socket | None:
+        try:
+            return socket.create_connection(("127.0.0.1", self.server.port), 60)
+        except OSError:
+            return None
 
     def leaving(self, count: int) -> Statuses:
         """Senders that go away, at any moment."""
@@ -483,6 +590,44 @@ def tiff_bomb(rng: random.Random) -> bytes:
     tags += [(273, 4, 8), (277, 3, 1), (278, 4, rng.choice((1, side))), (279, 4, rng.choice((100, 2**32 - 1)))]
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rng.randbytes(300)
+
+
+def doubled_tiff(rng: random.Random) -> bytes:
+    """A TIFF of 8×8 px whose size, or another tag of its pixels, stands twice."""
+    side = rng.choice((30_000, 2**31, 2**32 - 1))
+    tags = [(256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1)]
+    tags += [(273, 4, 8), (277, 3, 1), (278, 4, 8), (279, 4, 64)]
+    for code in rng.sample((256, 257, 277, 278, 279), rng.randint(1, 3)):
+        tags.insert(rng.randint(0, len(tags)), (code, 4, side))
+    return _tiff(tags, rng.randbytes(300))
+
+
+def jpeg_in_tiff(rng: random.Random) -> bytes:
+    """A TIFF of 16×16 px whose JPEG says that it is up to 65,535×65,535."""
+    jpeg = bytearray(encoded(np.zeros((16, 16, 3), np.uint8), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", rng.choice((16, 40_000, 65_535)), rng.choice((17, 40_000, 65_535)))
+    tags = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 7), (262, 3, 6), (273, 4, 200), (277, 3, 3)]
+    tags += [(278, 4, 16), (279, 4, len(jpeg))]
+    content = _tiff(tags, b"")
+    return content + bytes(200 - len(content)) + bytes(jpeg)
+
+
+def endless_tiff(rng: random.Random) -> bytes:
+    """A TIFF whose pages follow each other in a circle or without end, or whose tags hold millions of values."""
+    if rng.random() < 0.5:
+        pages = rng.choice((2, 300, 20_000))
+        links = [struct.pack("<HI", 0, 8 + 6 * (index + 1) % (6 * pages)) for index in range(pages)]
+        return b"II*\0" + struct.pack("<I", 8) + b"".join(links)
+    count = rng.choice((2**20 + 1, 2**31, 2**32 - 1))
+    entries = struct.pack("<HHII", 256, 4, 1, 8) + struct.pack("<HHII", 273, rng.choice((4, 16)), count, 8)
+    return b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(rng.choice((10, 900_000)))
+
+
+def _tiff(tags: list[tuple[int, int, int]], rest: bytes) -> bytes:
+    """A little-endian TIFF of one page; each tag has one value."""
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rest
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"errors", "forks", "atomic_write", "picture_marks", "outputs"}
+LOW = {"errors", "json_yaml", "forks", "atomic_write", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
+    "json_yaml": {"errors"},
     "forks": {"errors"},
     "atomic_write": {"errors"},
     "picture_marks": set(),
-    "outputs": {"errors", "atomic_write", "picture_marks"},
+    "outputs": {"errors", "json_yaml", "atomic_write", "picture_marks"},
     "console": LOW,
     "charts": LOW,
     "device": LOW,

@@ -2,6 +2,7 @@
 
 import pytest
 import seeded
+import torch
 
 import atrous
 from atrous.data.ade20k import ADE20K_CLASSES
@@ -10,7 +11,7 @@ from atrous.data.labels import default_colors
 from atrous.errors import AtrousError
 from atrous.models import build
 from atrous.models.backbones import Backbone
-from atrous.weights import mmseg, sources
+from atrous.weights import mmseg, mmseg_config, mmseg_told, sources
 from atrous.weights.adapted import check_fits
 from atrous.weights.foreign import Foreign
 
@@ -86,7 +87,8 @@ def test_the_record_tells_the_configuration():
     [("1, 2, 2, 1", "1, 2, 4", (0.5, 1, 2)), ("1, 2, 1, 1", "1, 2, 4", (0.25, 0.5, 1)), ("1, 2, 1, 1", "2, 2", None)],
 )
 def test_the_records_multi_grid_is_the_rates_themselves(strides, grid, expected):
-    told = mmseg._told(f"backbone=dict(strides=({strides}), multi_grid=({grid}))")
+    text = f"backbone=dict(strides=({strides}), multi_grid=({grid}))"
+    told = mmseg_told.arguments(mmseg_config.read({"cfg": text}), None)
     assert told["multi_grid"] == (expected or (0.5, 0.5))
     backbone = Backbone("resnet50" if expected else "resnet18", **told)
     convs = [module.conv2 for module in backbone.net.get_submodule("layer4")]
@@ -137,3 +139,106 @@ def test_other_networks_are_refused(drop, message):
     state = seeded.hollow("mmseg_deeplabv3_r18-d8")
     with pytest.raises(AtrousError, match=message):
         mmseg.adapt(Foreign({key: tensor for key, tensor in state.items() if not key.startswith(drop)}), {})
+
+
+def record(**head) -> str:
+    """A configuration of ResNet-18 at output stride 8, with BGR pictures in 0–255 as version 1.x writes them."""
+    words = "".join(f", {name}={value!r}" for name, value in head.items())
+    return (
+        "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
+        "data_preprocessor = dict(type='SegDataPreProcessor', mean=[0.0, 1.0, 2.0], std=[255.0, 256.0, 257.0], "
+        "bgr_to_rgb=False)\n"
+        "model = dict(type='EncoderDecoder', data_preprocessor=data_preprocessor, backbone=dict(type='ResNetV1c', "
+        "depth=18, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True, norm_cfg=norm_cfg), "
+        f"decode_head=dict(type='ASPPHead', dilations=(1, 12, 24, 36), norm_cfg=norm_cfg{words}))\n"
+        "train_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]\n"
+    )
+
+
+def test_the_records_normalisation_and_channel_order_are_taken():
+    """BGR by turning the first filters: the logits of RGB pictures are those of the same pictures in BGR."""
+    golden = seeded.read("mmseg_deeplabv3_r18-d8")
+    state = golden.state()
+    plain = atrous.convert(dict(state), source="mmseg")
+    model = atrous.convert({"state_dict": dict(state), "meta": {"cfg": record()}})
+    assert model.info.preprocessing.mean == (2.0, 1.0, 0.0)
+    assert model.info.preprocessing.std == (257.0, 256.0, 255.0)
+    images = seeded.noise((64, 64))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), plain(images.flip(1)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_the_normalisation_of_version_0(merged):
+    words = "mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True"
+    step = f"dict(type='Normalize', {words})" if merged else "dict(type='Normalize', **img_norm_cfg)"
+    text = f"img_norm_cfg = dict({words})\ntest_pipeline = [dict(type='MultiScaleFlipAug', transforms=[{step}])]"
+    found = adapted({"cfg": text})
+    assert (found.preprocessing.mean, found.preprocessing.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    state = seeded.read("mmseg_deeplabv3_r18-d8").state()
+    first = mmseg.adapt(Foreign(dict(state), {"meta": {"cfg": text}}), {}).state["backbone.net.conv1.0.weight"]
+    assert torch.equal(first, state["backbone.stem.0.weight"])
+
+
+def of_one_output():
+    state = seeded.read("mmseg_deeplabv3_r18-d8").state()
+    return {key: tensor[:1] if key.startswith("decode_head.conv_seg.") else tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize(("head", "threshold"), [({"threshold": 0.7}, 0.7), ({}, 0.3), ({"threshold": 0.5}, 0.5)])
+def test_one_output_has_two_names_and_its_threshold_in_the_bias(head, threshold, capsys):
+    state = of_one_output()
+    meta = {"cfg": record(num_classes=2, out_channels=1, **head), "CLASSES": ["sound", "cracked"]}
+    meta["PALETTE"] = [[1, 2, 3], [4, 5, 6]]
+    model = atrous.convert({"state_dict": state, "meta": meta})
+    assert model.info.classes == ("sound", "cracked")
+    assert model.info.colors == ((1, 2, 3), (4, 5, 6))
+    shift = model.state_dict()["classifier.bias"] - state["decode_head.conv_seg.bias"]
+    assert torch.sigmoid(-shift).item() == pytest.approx(threshold)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"threshold {threshold} is in the bias" in said) == (threshold != 0.5)
+
+
+def test_one_output_without_a_record_says_what_is_not_told(capsys):
+    assert len(atrous.convert(of_one_output()).info.classes) == 2
+    assert "threshold of its one output is not told: 0.5 here, 0.3 there" in " ".join(capsys.readouterr().out.split())
+    one = {"dataset_meta": {"classes": ("crack",)}}
+    model = atrous.convert({"state_dict": of_one_output(), "meta": one})
+    assert model.info.classes == ("background", "crack")
+
+
+def test_the_record_tells_rates_norms_style_and_more():
+    text = record(dropout_ratio=0.25, ignore_index=200).replace("36)", "48)").replace("type='SyncBN'", "eps=1e-3")
+    told = adapted({"cfg": text, "CLASSES": [f"kind {index}" for index in range(19)]})
+    assert told.arguments["atrous_rates"] == (6, 12, 24)
+    assert told.arguments["norm"] == told.arguments["backbone_arguments"]["norm"] == (1e-3, 0.1)
+    assert (told.arguments["dropout"], told.classes.ignore, told.untold) == (0.25, (200,), ())
+    assert build("deeplabv3", told.arguments).info.arguments["atrous_rates"] == (6, 12, 24)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("depth=18", "depth=50", "backbone.depth = 50.*weights have 18"),
+        ("num_classes=19", "num_classes=20", "decode_head.num_classes = 20.*weights have 19"),
+        ("(1, 12, 24, 36)", "(1, 12, 24)", "decode_head.dilations = 3.*weights have 4"),
+        ("(1, 12, 24, 36)", "(2, 12, 24, 36)", "first branch here has rate 1"),
+        ("ResNetV1c", "ResNetV1d", "backbone.type = ResNetV1d"),
+        ("dilations=(1, 1, 2, 4)", "dilations=(1, 1, 1, 1)", "backbone.dilations"),
+        ("std=[255.0, 256.0, 257.0]", "std=[255.0]", "std = .*needed are 3 numbers"),
+        ("std=[255.0, 256.0, 257.0]", "std=[255.0, 0.0, 1.0]", "std must be positive"),
+        ("dict(type='PackSegInputs')", "dict(type='Normalize', mean=[1, 2, 3], std=[1, 1, 1])", "contradict each other"),
+        ("depth=18", "depth=18, dcn=dict(type='DCN')", "backbone.dcn"),
+        ("num_classes=19", "num_classes=19, act_cfg=dict(type='GELU')", "act_cfg"),
+    ],
+)
+def test_what_a_record_contradicts_or_cannot_be_here_is_refused(old, new, message):
+    text = record(num_classes=19)
+    assert old in text
+    with pytest.raises(AtrousError, match=message):
+        adapted({"cfg": text.replace(old, new)})
+
+
+@pytest.mark.parametrize("text", ["a = (", "x = " + "[" * 5000, "model = 3", "data_preprocessor = dict(mean=f())", "\0"])
+def test_a_record_that_is_no_configuration_tells_nothing(text):
+    assert adapted({"cfg": text}).arguments == adapted({}).arguments

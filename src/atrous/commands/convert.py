@@ -16,8 +16,8 @@ from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError, counted
 from atrous.models import Info, SegmentationModel
 from atrous.outputs import check_outputs, json_output, model_output
-from atrous.weights import foreign, sources
-from atrous.weights.adapted import Adapted, check_fits, check_values, some
+from atrous.weights import foreign, sets, sources
+from atrous.weights.adapted import Adapted, check_fits, check_values, set_aside, some
 from atrous.weights.foreign import Foreign
 
 
@@ -32,6 +32,7 @@ def convert(
     num_classes: int | None = None,
     in_channels: int | None = None,
     classes: Path | None = None,
+    weights: str | None = None,
     json: Path | None = None,
     overwrite: bool = False,
     **arguments: Any,
@@ -53,6 +54,8 @@ def convert(
         num_classes: number of classes, for a file that holds a backbone alone.
         in_channels: number of channels of the pictures, for a file that holds a backbone alone.
         classes: a classes.yaml with names and colours, one for each output.
+        weights: name of the set of weights to take where the file holds several, such as state_dict_ema; by default
+            the first that is not named as an average or a teacher.
         json: JSON file to write the report to: what was converted, what was left over, and what stays random.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
         arguments: of the architecture's class, in Python only, such as dropout.
@@ -66,12 +69,16 @@ def convert(
     _check_targets(file, out, json, classes, overwrite)
     table = ClassTable.from_yaml(classes) if classes is not None else None
     read = foreign.read(file) if isinstance(file, str | Path) else foreign.from_state_dict(file)
+    if source is not None:
+        sources.adapter(source)
+    chosen = sets.choose(read, source, weights)
+    read = chosen.foreign
     source = source or sources.guess(read)
     named = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
     named |= {"in_channels": in_channels, **arguments}
     given = {name: value for name, value in named.items() if value is not None}
     adapted = _adapt(read, source, given, architecture)
-    model, fresh = _build(adapted)
+    adapted, model, fresh = _build(adapted, read, chosen)
     model.info = _describe(model.info, adapted, table, {"source": source, "file": read.name, "fresh": fresh})
     report = {**_report(model), "notes": _notes(adapted, source, given, table)}
     _print(model.info, report)
@@ -90,13 +97,7 @@ def _check_targets(
     if out is not None:
         model_file.check_name(Path(out), "out")
     inputs = [Path(file)] if isinstance(file, str | Path) else []
-    beside = [path.parent for path in inputs if path.name in foreign.FOLDER_FILES]
-    inputs += [
-        folder / name
-        for folder in (*inputs, *beside)
-        for name in (*foreign.FOLDER_FILES, *foreign.FOLDER_RECORDS)
-        if folder.is_dir()
-    ]
+    inputs = [each for path in inputs for each in (path, *foreign.files_of(path))]
     check_outputs(
         "convert",
         [model_output("out", out), json_output("json", json)],
@@ -140,14 +141,22 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
     return replace(adapted, arguments={name: value for name, value in merged.items() if name != "architecture"})
 
 
-def _build(adapted: Adapted) -> tuple[SegmentationModel, tuple[str, ...]]:
-    """The model with its weights, and the names of those that stay fresh."""
+def _build(
+    adapted: Adapted, read: Foreign, chosen: sets.Chosen
+) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
+    """What of the checkpoint fits, the model with its weights, and the names of those that stay fresh."""
     with torch.device("meta"):  # a file of wrong widths shall not make a network that fills the memory
-        fresh = check_fits(adapted, models.build(adapted.architecture, adapted.arguments).state_dict())
+        empty = models.build(adapted.architecture, adapted.arguments)
+        fitting = set_aside(adapted, empty.state_dict(), read.state)
+        if fitting.arguments != adapted.arguments:
+            empty = models.build(fitting.architecture, fitting.arguments)
+        adapted, fresh = fitting, check_fits(fitting, empty.state_dict())
     check_values(adapted)
     model = models.build(adapted.architecture, adapted.arguments)
     model.load_state_dict(adapted.state, strict=False)
-    return model.eval(), fresh
+    left_over = [chosen.keys.get(key, key) for key in adapted.left_over]
+    adapted = replace(adapted, left_over=(*left_over, *chosen.beside), notes=(*chosen.notes, *adapted.notes))
+    return adapted, model.eval(), fresh
 
 
 def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: dict[str, Any]) -> Info:

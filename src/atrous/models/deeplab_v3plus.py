@@ -76,7 +76,8 @@ class DeepLabV3Plus(nn.Module):
         num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
         output_stride: 8, 16 or 32; 16 trains well, 8 is finer and costs several times more.
         in_channels: C ≥ 1 of the pictures.
-        atrous_rates: of the ASPP at output stride 16; doubled at 8, halved at 32 (arXiv:1706.05587 §3.3).
+        atrous_rates: of the ASPP at output stride 16, whole or half numbers; doubled at 8, halved at 32
+            (arXiv:1706.05587 §3.3).
         aspp_channels: C of the ASPP, 256 in the paper.
         aspp_conv: one more 3×3 unit after the ASPP's projection, as segmentation-models-pytorch has it.
         projection_kernel: of the ASPP's projection; 1 in the paper, 3 in mmsegmentation.
@@ -107,7 +108,7 @@ class DeepLabV3Plus(nn.Module):
         num_classes: int = 21,
         output_stride: int = 16,
         in_channels: int = 3,
-        atrous_rates: Sequence[int] = (6, 12, 18),
+        atrous_rates: Sequence[float] = (6, 12, 18),
         aspp_channels: int = 256,
         aspp_conv: bool = False,
         projection_kernel: int = 1,
@@ -128,7 +129,7 @@ class DeepLabV3Plus(nn.Module):
         if separable is None:
             separable = is_separable_family(backbone)
         arguments = dict(locals())
-        check_arguments(arguments)
+        check_arguments(arguments, halves=True)
         self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
         self.backbone = create_backbone(
             backbone,
@@ -165,7 +166,7 @@ class DeepLabV3Plus(nn.Module):
         self.auxiliary = AuxiliaryHead(middle, num_classes, norm=norm) if auxiliary else None
 
     def _rates(self, output_stride: int) -> tuple[int, ...]:
-        return tuple(max(1, rate * 16 // output_stride) for rate in self.atrous_rates)
+        return tuple(max(1, int(rate * 16 // output_stride)) for rate in self.atrous_rates)
 
     def set_output_stride(self, output_stride: int) -> None:
         """Changes the density of the features in place, on the same weights (arXiv:1706.05587 §3.3).

@@ -39,12 +39,15 @@ class Features(NamedTuple):
     high: Tensor
 
 
-def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, **least: int) -> None:
+def check_arguments(
+    arguments: Mapping[str, Any], *, fewest_rates: int = 0, halves: bool = False, **least: int
+) -> None:
     """Refuses values out of range among the arguments of a paper's class.
 
     Args:
         arguments: by name; what is not there is not asked for.
         fewest_rates: how many atrous rates there must be.
+        halves: whether atrous rates may be half numbers, which are whole at output stride 8.
         least: instead of those in `LEAST`.
 
     Raises:
@@ -64,8 +67,9 @@ def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, **le
             f"norm must be (eps above 0, momentum from 0 to 1), such as (1e-5, 0.1), got {given['norm']}."
         )
     rates = given.get("atrous_rates", ())
-    if not _is_list(rates) or len(rates) < fewest_rates or not all(_is_whole(rate) and rate >= 1 for rate in rates):
-        raise AtrousError(f"atrous_rates must be whole numbers, 1 or more, such as (6, 12, 18), got {rates!r}.")
+    if not _is_list(rates) or len(rates) < fewest_rates or not all(_is_rate(rate, halves) for rate in rates):
+        kind = "whole or half numbers, 0.5 or more" if halves else "whole numbers, 1 or more"
+        raise AtrousError(f"atrous_rates must be {kind}, such as (6, 12, 18), got {rates!r}.")
     grid = given.get("multi_grid", ())
     if not _is_list(grid) or not all(_is_number(factor) and 0 < factor < math.inf for factor in grid):
         raise AtrousError(f"multi_grid must be factors above 0, such as (1, 2, 4), got {grid!r}.")
@@ -85,6 +89,12 @@ def check_channels(in_channels: int) -> None:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_rate(value: Any, halves: bool) -> bool:
+    return (_is_whole(value) and value >= 1) or (
+        halves and isinstance(value, float) and value >= 0.5 and float(2 * value).is_integer()
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
+#: Masks hold one byte for each pixel, in which 255 means that it is ignored.
+MOST_CLASSES = 255
+
 Color = tuple[int, int, int]
 #: A raw value in a mask file: an index, or a colour in colour-coded masks.
 Raw = int | Color
@@ -95,6 +98,11 @@ class Info:
                 f"classes, colours and raw values must be equally many, got {len(self.classes)}, "
                 f"{len(self.colors)} and {len(self.raw)}."
             )
+        if len(self.classes) > MOST_CLASSES:
+            raise AtrousError(
+                f"a model has at most {MOST_CLASSES} classes, because masks hold one byte for each pixel; got "
+                f"{len(self.classes)}."
+            )
         outputs = self.arguments.get("num_classes")
         if outputs is not None and len(self.classes) != max(outputs, 2):
             raise AtrousError(
@@ -158,7 +166,7 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
             channels' mean.
 
     Raises:
-        AtrousError: num_classes below 1.
+        AtrousError: num_classes below 1 or above 255.
     """
     mean, std = [255 * value for value in backbone.mean], [255 * value for value in backbone.std]
     if backbone.in_channels != len(mean):
@@ -174,8 +182,11 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
 
 def placeholder_classes(num_classes: int) -> dict[str, Any]:
     """Names, colours and raw values of a model that was never told its classes."""
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise AtrousError(f"num_classes must be a whole number, 1 (binary, one logit) or more, got {num_classes!r}.")
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not 1 <= num_classes <= MOST_CLASSES:
+        raise AtrousError(
+            f"num_classes must be a whole number, 1 (binary, one logit) to {MOST_CLASSES} (masks hold one byte for each "
+            f"pixel), got {num_classes!r}."
+        )
     count = max(num_classes, 2)  # one logit separates two classes
     return {
         "classes": tuple(f"class {index}" for index in range(count)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +19,17 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 #: Longer than any class's name, in characters.
 LONGEST_NAME = 200
+
+#: What layers call their weights, in PyTorch's names and TensorFlow's; other names are of counters, losses and flags.
+LAYER_LEAVES = frozenset(
+    {
+        *("weight", "bias", "gamma", "beta", "running_mean", "running_var", "weights", "depthwise_weights", "biases"),
+        *("moving_mean", "moving_variance", "weight_orig", "weight_mask", "weight_g", "weight_v"),
+    }
+)
+
+#: The end of the name of a norm's count of batches, which says nothing.
+COUNT = "num_batches_tracked"
 
 #: Inverted residuals in each stage of MobileNetV2 (arXiv:1801.04381 Table 2).
 MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
@@ -81,6 +92,12 @@ def names(given: Any, num_classes: int) -> tuple[str, ...] | None:
     return found if shown and len({*found}) == num_classes else None
 
 
+def of_one_output(given: Any, num_classes: int) -> Any:
+    """The names in a record, with the background before the one name of a single output."""
+    one = num_classes == 1 and isinstance(given, list | tuple) and len(given) == 1
+    return ["background" if given[0] != "background" else "other", given[0]] if one else given
+
+
 def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:
     """Where timm has the blocks that others number through.
 
@@ -124,7 +141,7 @@ def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor
             raise AtrousError(f"'{origin[name]}' and '{key}' both stand for '{name}': this file is of another layout.")
         else:
             renamed[name], origin[name] = tensor, key
-    return renamed, tuple(key for key in left_over if not key.endswith("num_batches_tracked"))
+    return renamed, tuple(key for key in left_over if not key.endswith(COUNT))
 
 
 def _rename(key: str, keys: Iterable[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]) -> str | None:
@@ -180,23 +197,65 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
     """
     built = f"{adapted.architecture} over {adapted.arguments.get('backbone')}"
     advice = "Another backbone may fit (--backbone), or the file is of another network, incomplete or altered."
-    extra = [name for name in adapted.state if name not in ours and not name.endswith("num_batches_tracked")]
+    extra = [name for name in adapted.state if name not in ours and not name.endswith(COUNT)]
     if extra:
         raise AtrousError(f"the file has weights that {built} has not: {some(extra)}. {advice}")
     for name, tensor in adapted.state.items():
         if name not in ours:
             continue
-        count = name.endswith("num_batches_tracked")
+        count = name.endswith(COUNT)
         if tensor.shape != ours[name].shape and not (count and tensor.shape == (1,)):
             shapes = f"{tuple(tensor.shape)} in the file, {tuple(ours[name].shape)} in {built}"
             raise AtrousError(f"'{name}' differs in shape: {shapes}. {advice}")
         if not (count or tensor.is_floating_point()):
             raise AtrousError(f"'{name}' holds {tensor.dtype}, not floating-point numbers: quantised files differ.")
-    absent = [name for name in ours if name not in adapted.state and not name.endswith("num_batches_tracked")]
+    absent = [name for name in ours if name not in adapted.state and not name.endswith(COUNT)]
     missing = [name for name in absent if name.startswith(adapted.fills)]
     if missing:
         raise AtrousError(f"the file lacks {len(missing)} weights of {built}: {some(missing)}. {advice}")
     return tuple(absent)
+
+
+def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Adapted:
+    """Leaves over what is no part of the network: counters and flags in its parts, an auxiliary head of another kind.
+
+    Args:
+        adapted: the checkpoint.
+        ours: the state dict of the model that is to take it.
+        theirs: the foreign tensors by their names, which are named as left over.
+
+    Returns:
+        The checkpoint without them. Without the auxiliary head `auxiliary` is False and the model another.
+    """
+    beside = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
+    head = {name for name in (*ours, *adapted.state) if name.startswith("auxiliary.") and not name.endswith(COUNT)}
+    other = [name for name in head if not (_shape(adapted.state, name) == _shape(ours, name))]
+    notes = ()
+    arguments = adapted.arguments
+    if arguments.get("auxiliary") and other:
+        beside |= {name for name in adapted.state if name.startswith("auxiliary.")}
+        arguments = {**arguments, "auxiliary": False}
+        found = _shape(adapted.state, "auxiliary.classifier.weight")
+        notes = (
+            "Its auxiliary head, which helps training alone, is of another kind than ours "
+            + (f"({found[0]} outputs beside {arguments['num_classes']})" if found else "(other layers)")
+            + " and is left over.",
+        )
+    if not beside:
+        return adapted
+    names = {id(tensor): key for key, tensor in theirs.items()}
+    named = tuple(names.get(id(adapted.state[name]), name) for name in adapted.state if name in beside)
+    return replace(
+        adapted,
+        arguments=arguments,
+        state={name: tensor for name, tensor in adapted.state.items() if name not in beside},
+        left_over=(*adapted.left_over, *(name for name in named if not name.endswith(COUNT))),
+        notes=(*adapted.notes, *notes),
+    )
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape) if name in state else ()
 
 
 def check_values(adapted: Adapted) -> None:

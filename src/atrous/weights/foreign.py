@@ -6,7 +6,6 @@ thousand times its size, or a tensor of all memory that repeats one number. What
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zipfile
@@ -21,8 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from atrous.errors import AtrousError
+from atrous.json_yaml import read_json
+from atrous.models.wrapped import without_wrappers
+from atrous.weights import shards
 from atrous.weights.caffe import read_caffemodel
+from atrous.weights.shards import FOLDER_INDEXES
 from atrous.weights.torch_file import read_torch
+from atrous.weights.two_parts import joined
 
 
 @dataclass(frozen=True)
@@ -30,21 +34,28 @@ class Foreign:
     """What a file of another library holds.
 
     Args:
-        state: tensors by the other library's names, out of whatever wrapped them.
+        state: tensors by the other library's names, out of whatever wrapped them; of several sets the first.
         config: of a Hugging Face folder, its config.json, with preprocessor_config.json under "preprocessor"; of a
-            .tflite file, what its graph says; of an OpenMMLab checkpoint its record, under "meta"; else empty.
+            .tflite file, what its graph says; of an OpenMMLab checkpoint its record, under "meta", of a Lightning
+            checkpoint its arguments, under "hyper_parameters"; else empty.
         name: the file's, for messages and provenance; empty for a state dict in memory.
+        sets: each dict of tensors in the file by its place there, such as "state_dict", as it is.
     """
 
     state: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    sets: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            object.__setattr__(self, "sets", {"": self.state})
 
 
 #: A zip file may unpack to so many times its size (weights hardly shrink) or so many bytes, whichever is more.
 MOST_TIMES, MOST_BYTES = 20, 2**28
 
-#: Under these keys training scripts keep the model's state dict, the first that is there counts.
+#: Under these keys training scripts mostly keep the model's state dict; they are looked into first, in this order.
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -61,8 +72,11 @@ WRAPPERS = (
     "module",
 )
 
-#: DataParallel, Lightning and torch.compile put one of these before every key.
-PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+#: Under these they keep other things than a model's weights.
+NO_WEIGHTS = ("optim", "scheduler", "lr_sched", "scaler", "amp", "callbacks", "loops", "rng", "random")
+
+#: What Lightning and others mostly put before every key of the network.
+PREFIXES = ("model.", "net.", "network.")
 
 #: Bytes 4 to 8 of a TensorFlow Lite file.
 TFLITE = b"TFL3"
@@ -115,9 +129,15 @@ def read(path: str | Path) -> Foreign:
             from atrous.weights import tensorflow
 
             return tensorflow.read_tflite(path)
-    state, record = _read_file(path)
+    if path.name in FOLDER_INDEXES:
+        sets = {"": _read_shards(path)}
+        record: dict[str, Any] = {}
+    else:
+        _refuse_one_shard(path)
+        sets, record = _read_file(path)
     beside = path.name in FOLDER_FILES and (path.parent / "config.json").is_file()
-    return Foreign(state, _read_config(path.parent) if beside else record, path.name)
+    record = {**record, **_read_config(path.parent)} if beside else record
+    return Foreign(_first_state(sets), record, path.name, sets)
 
 
 def from_state_dict(given: Mapping[str, Any]) -> Foreign:
@@ -126,11 +146,12 @@ def from_state_dict(given: Mapping[str, Any]) -> Foreign:
     Raises:
         AtrousError: there are no weights in it.
     """
-    return Foreign(_unwrap(given, "the given dict"), _record(given))
+    sets = _unwrap(given, "the given dict")
+    return Foreign(_first_state(sets), _record(given), sets=sets)
 
 
 #: The files of a Hugging Face folder that hold weights, in the order of choice.
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+FOLDER_FILES = ("model.safetensors", *FOLDER_INDEXES[:1], "pytorch_model.bin", *FOLDER_INDEXES[1:])
 FOLDER_RECORDS = ("config.json", "preprocessor_config.json")
 
 
@@ -139,28 +160,52 @@ def _read_folder(folder: Path) -> Foreign:
         raise AtrousError(f"{folder} is a folder without config.json. Give a file, or a Hugging Face model's folder.")
     for name in FOLDER_FILES:
         if (folder / name).is_file():
-            return Foreign(_read_file(folder / name)[0], _read_config(folder), folder.resolve().name)
+            found = read(folder / name)
+            return Foreign(found.state, _read_config(folder), folder.resolve().name, found.sets)
     raise AtrousError(f"{folder} has a config.json but no weights; one of {', '.join(FOLDER_FILES)} is needed.")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     config, processor = (folder / name for name in FOLDER_RECORDS)
-    record = _read_json(config)
-    return {**record, "preprocessor": _read_json(processor)} if processor.is_file() else record
+    record = _mapping_in(config)
+    return {**record, "preprocessor": _mapping_in(processor)} if processor.is_file() else record
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AtrousError(f"{path} is no JSON: {error}.") from error
+def _mapping_in(path: Path) -> dict[str, Any]:
+    record = read_json(path)
     if not isinstance(record, dict):
         raise AtrousError(f"{path} is no configuration of a model.")
     return record
 
 
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict, and the record beside it."""
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of every file that an index names."""
+    found: dict[str, Tensor] = {}
+    for file, keys in shards.read_index(index).items():
+        held = _read_file(file)[0]
+        state = next(iter(held.values()))
+        shards.check_shard(file, state.keys(), keys)
+        found |= state
+    return found
+
+
+def _refuse_one_shard(path: Path) -> None:
+    index = shards.index_of(path)
+    if index is not None:
+        raise AtrousError(f"{path} holds a part of the weights: give the folder, {path.parent}, or {index}.")
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file that `read` may read for a path: itself, or what lies in its folder, records and shards included."""
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.name not in FOLDER_FILES:
+        return [path]
+    parts = [part for name in FOLDER_INDEXES for part in shards.parts_beside(folder / name)]
+    return [path, *(folder / name for name in (*FOLDER_FILES, *FOLDER_RECORDS)), *parts]
+
+
+def _read_file(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The dicts of tensors by their places, and the record beside them."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -195,9 +240,9 @@ def _unpacked(path: Path, head: bytes) -> int:
 
 
 def _record(found: Any) -> dict[str, Any]:
-    """What a training script wrote beside the weights: OpenMMLab's "meta", with classes and configuration."""
-    meta = found.get("meta") if isinstance(found, Mapping) else None
-    return {"meta": meta} if isinstance(meta, Mapping) else {}
+    """What was written beside the weights: OpenMMLab's "meta", with classes and configuration; Lightning's arguments."""
+    records = {key: found.get(key) for key in ("meta", "hyper_parameters")} if isinstance(found, Mapping) else {}
+    return {key: record for key, record in records.items() if isinstance(record, Mapping)}
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
@@ -271,22 +316,24 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="))) for name, array in numbers.items()}
 
 
-def _unwrap(found: Any, name: str, most: float = math.inf) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, of at most so many numbers, without the prefixes that wrappers put there."""
+def _unwrap(found: Any, name: str, most: float = math.inf) -> dict[str, dict[str, Tensor]]:
+    """Every dict of tensors in a checkpoint by its place there, of at most so many numbers in all."""
     if isinstance(found, Mapping) and "param_groups" in found:
         raise AtrousError(f"{name} is an optimiser's state, not a model's weights.")
     if isinstance(found, torch.nn.Module):
         raise AtrousError(f"{name} is a module; give its state_dict().")
-    for state in _candidates(found):
+    sets = {}
+    for path, state in _candidates(found):
         tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
-        tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts here
         for key, tensor in tensors.items():
             _check_sound(key, tensor, name)
         if sum(tensor.numel() for tensor in tensors.values()) > most:
             raise AtrousError(f"{name} claims to be more numbers than it has bytes: altered, or no weights.")
         if tensors:
-            return _without_prefix({key: _single(tensor) for key, tensor in tensors.items()})
-    raise AtrousError(f"{name} holds no weights: no dict of tensors, nor one under {', '.join(WRAPPERS)}.")
+            sets.setdefault(path, joined(tensors))
+    if not sets:
+        raise AtrousError(f"{name} holds no weights: no dict of tensors, nor one under {', '.join(WRAPPERS)}.")
+    return sets
 
 
 def _check_sound(key: str, tensor: Tensor, name: str) -> None:
@@ -301,27 +348,31 @@ def _check_sound(key: str, tensor: Tensor, name: str) -> None:
         raise AtrousError(f"{name} has '{key}' of shape {shape}, which repeats fewer numbers: altered, or no weights.")
 
 
-def _single(tensor: Tensor) -> Tensor:
+def single(tensor: Tensor) -> Tensor:
     """The values alone, in single precision where they are floating-point numbers."""
     tensor = Tensor.detach(tensor)
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _candidates(found: Any, depth: int = 3) -> Iterator[Mapping[Any, Any]]:
-    """Dicts that may be the state dict, the likeliest first: inside wrappers, then as it stands."""
-    if not isinstance(found, Mapping) or not depth:
+def _candidates(found: Any, path: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Dicts that may hold weights and their places, the likeliest first: inside wrappers, then as it stands."""
+    if not isinstance(found, Mapping) or not depth or "param_groups" in found:
         return
-    for wrapper in WRAPPERS:
-        yield from _candidates(found.get(wrapper), depth - 1)
-    yield found
+    names = [key for key in found if isinstance(key, str) and not key.lower().startswith(NO_WEIGHTS)]
+    for key in sorted(names, key=lambda key: WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS)):
+        yield from _candidates(found[key], f"{path}.{key}" if path else key, depth - 1)
+    yield path, found
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under keys without what wrappers put before all of them, however often."""
-    keys = list(state)
-    while shared := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in keys)), None):
-        keys = [key.removeprefix(shared) for key in keys]
-    return dict(zip(keys, state.values(), strict=True))
+def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The first dict's tensors, under keys without what wrappers put there."""
+    state = next(iter(sets.values()))
+    bare = {without_wrappers(key): key for key in state}
+    keys = bare if len(bare) == len(state) else {key: key for key in state}
+    keys.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts here
+    while shared := next((prefix for prefix in PREFIXES if keys and all(key.startswith(prefix) for key in keys)), None):
+        keys = {key.removeprefix(shared): theirs for key, theirs in keys.items()}
+    return {key: single(state[theirs]) for key, theirs in keys.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -3,11 +3,11 @@
 Source: mmseg/models/decode_heads/{aspp_head,sep_aspp_head,fcn_head}.py, mmseg/models/backbones/resnet.py,
 mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; version 1.2.2.
 
-Its weights do not tell the output stride, whether corners are aligned (its 769×769 configurations) and the multi-grid
-("d16-mg124"). Where the checkpoint carries its configuration they are read from it; else the output stride is 8, and
-the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
-multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it. A stage's first
-block has half its rate where the configuration says contract_dilation, as all published ones do.
+Its weights do not tell the output stride, the ASPP's rates, whether corners are aligned (its 769×769 configurations), the
+multi-grid ("d16-mg124"), how pixel values are normalised, the order of the channels and the threshold of a single
+output. Where the checkpoint carries its configuration they are read from it (mmseg_told.py); else the output stride is
+8, and the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
+multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from atrous.data.coco_stuff import COCO_STUFF_TRAIN_IDS
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
+from atrous.weights import mmseg_config, mmseg_told
 from atrous.weights.adapted import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -34,6 +35,7 @@ from atrous.weights.adapted import (
     move_channels,
     names,
     normalisation,
+    of_one_output,
     translate,
 )
 from atrous.weights.foreign import Foreign
@@ -59,7 +61,7 @@ CLASSES = {
 SPELT = {"television receiver": "television"}
 
 #: What only its configuration tells, with the values that are most used.
-UNTOLD = {"output_stride": 8, "align_corners": False, "multi_grid": (1, 1, 1)}
+UNTOLD = {"output_stride": 8, "atrous_rates": (6, 12, 18), "align_corners": False, "multi_grid": (1, 1, 1)}
 
 #: Its name of a layer in a unit → its place in ours.
 _PLACES = {
@@ -117,15 +119,29 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     state, left_over = translate(foreign.state, KEYS)
     if "classifier.weight" not in state or "aspp.project.0.weight" not in state:
         raise AtrousError("decode_head has no conv_seg or no bottleneck: not a whole network of mmsegmentation's.")
-    # its image pooling comes first in the concatenation
-    state["aspp.project.0.weight"] = move_channels(state["aspp.project.0.weight"], (1, 2, 3, 4, 0))
+    # its image pooling comes first in the concatenation, then the 1×1 branch and those of each rate
+    branches = len({key.split(".")[2] for key in foreign.state if key.startswith("decode_head.aspp_modules.")})
+    state["aspp.project.0.weight"] = move_channels(state["aspp.project.0.weight"], (*range(1, branches + 1), 0))
     plus = "decoder.reduce.0.weight" in state
     num_classes, channels = state["classifier.weight"].shape[:2]
     stem = "backbone.stem.0.weight" if "backbone.stem.0.weight" in foreign.state else "backbone.conv1.weight"
     in_channels = foreign.state[stem].shape[1]
-    text = _configuration(meta)
+    config = mmseg_config.read(meta)
+    backbone = _backbone(foreign.state)
+    mmseg_told.check(config, backbone["backbone"], num_classes, in_channels, branches)
+    told = mmseg_told.arguments(config, given.get("output_stride"))
+    inner = {**(backbone["backbone_arguments"] or {}), **mmseg_told.backbone_arguments(config, backbone["backbone"])}
+    seen, turned = mmseg_told.normalisation(config, in_channels)
+    if turned:
+        first = "backbone.net.conv1.0.weight" if "backbone.net.conv1.0.weight" in state else "backbone.net.conv1.weight"
+        state[first] = state[first].flip(1)
+    notes = mmseg_told.notes(config, num_classes)
+    threshold = mmseg_told.threshold(config, num_classes)
+    if threshold is not None:
+        state["classifier.bias"] = state["classifier.bias"] - math.log(threshold / (1 - threshold))
     arguments = {
-        **_backbone(foreign.state),
+        **backbone,
+        "backbone_arguments": inner or None,
         **UNTOLD,
         "num_classes": num_classes,
         "in_channels": in_channels,
@@ -135,15 +151,16 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "auxiliary": "auxiliary.classifier.weight" in state,
         "dropout": 0.1,
         **({"low_channels": len(state["decoder.reduce.0.weight"]), "decoder_convs": 2} if plus else {}),
-        **_told(text),
+        **told,
     }
     return Adapted(
         architecture="deeplabv3plus" if plus else "deeplabv3",
         arguments=arguments | dict(given),
         state=state,
         left_over=left_over,
-        preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
-        untold=() if text else tuple(UNTOLD),
+        preprocessing=seen or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
+        untold=tuple(name for name in UNTOLD if name not in told),
+        notes=notes,
         **_classes(meta, num_classes),
     )
 
@@ -164,47 +181,25 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"backbone": name, "backbone_arguments": arguments or None}
 
 
-def _configuration(meta: Mapping[str, Any]) -> str:
-    """The Python text in the checkpoint's record; empty where there is none."""
-    return next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
-
-
-def _told(text: str) -> dict[str, Any]:
-    """What the configuration tells beyond the weights."""
-    told: dict[str, Any] = {}
-    strides = re.search(r"\bstrides=[(\[]([\d,\s]{1,200})[)\]]", text)
-    found = re.findall(r"\d+", strides[1]) if strides else []
-    if found:
-        told["output_stride"] = 4 * math.prod(map(int, found))
-    if re.search(r"\balign_corners=True", text):
-        told["align_corners"] = True
-    grid = re.search(r"\bmulti_grid=[(\[]([\d,\s]{1,200})[)\]]", text)
-    factors = re.findall(r"\d+", grid[1]) if grid else []
-    if factors:
-        stride = told.get("output_stride", UNTOLD["output_stride"])
-        told["multi_grid"] = tuple(int(rate) * stride / 32 for rate in factors)
-    if re.search(r"\bdilations=", text) and not re.search(r"\bcontract_dilation=True", text):
-        told["dilation_rule"] = "full"
-    return told
-
-
 def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """The classes and colours in the checkpoint's record, with the values that its masks have for them."""
     record = {key.lower(): value for key, value in {**meta, **_mapping(meta.get("dataset_meta"))}.items()}
-    named = names(record.get("classes"), num_classes)
+    count = max(num_classes, 2)  # one output separates two classes
+    named = names(of_one_output(record.get("classes"), num_classes), count)
     if named is None:
         return by_number(num_classes, CLASSES)
     usual = tuple(SPELT.get(name, name) for name in named)
     for table in CLASSES.values():
         if table.names == usual:
             return {"classes": table}
-    reduced = record.get("reduce_zero_label") is True or "reduce_zero_label=True" in _configuration(meta)
+    reduced = record.get("reduce_zero_label") is True or mmseg_told.reduces_zero(mmseg_config.read(meta))
     first = int(reduced)
+    ignored = mmseg_told.ignored(mmseg_config.read(meta))
     table = ClassTable(
         names=named,
-        colors=_colors(record.get("palette"), num_classes),
-        raw=tuple((index + first,) for index in range(num_classes)),
-        ignore=(0, 255) if reduced else (255,),
+        colors=_colors(record.get("palette"), count),
+        raw=tuple((index + first,) for index in range(count)),
+        ignore=(0, 255) if reduced else tuple(value for value in (ignored,) if value >= count),
     )
     return {"classes": table}
 

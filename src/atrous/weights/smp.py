@@ -1,7 +1,8 @@
 """segmentation-models-pytorch's DeepLabV3 and DeepLabV3+, over its own encoders and timm's (`tu-`).
 
-Source: segmentation_models_pytorch/decoders/deeplabv3/ and encoders/, version 0.6.0. What its files do not hold: the
-output stride (8 for V3, 16 for V3+ unless named) and the atrous rates (12, 24, 36).
+Source: segmentation_models_pytorch/decoders/deeplabv3/ and encoders/, version 0.6.0. What its weights do not tell: the
+output stride (8 for V3, 16 for V3+ unless named) and the atrous rates (12, 24, 36). A folder of `save_pretrained` has
+them in its config.json, a Lightning checkpoint mostly in its hyperparameters.
 
 Its own encoders are dilated by the *full* rule, timm's by timm's, *previous*. It takes pictures whose sides the output
 stride divides; at these the logits are the same, at others they are ours alone.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -19,7 +21,8 @@ from torch import Tensor
 
 from atrous.errors import AtrousError
 from atrous.models.backbones import create_backbone
-from atrous.weights.adapted import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, normalisation, translate
+from atrous.weights import smp_config
+from atrous.weights.adapted import IMAGENET_MEAN, IMAGENET_STD, LAYER_LEAVES, Adapted, Keys, normalisation, translate
 from atrous.weights.foreign import Foreign
 from atrous.weights.smp_encoders import ENCODERS, REFUSED, TIMM_ENCODERS, Encoder
 
@@ -143,8 +146,9 @@ TIMM_STEM = r"(model\.)?(conv_stem|conv1|conv1\.0|stem_0|(stem|stem_0)\.conv|ste
 
 def recognises(foreign: Foreign) -> bool:
     """Whether the keys are those of smp's DeepLabV3 or V3+."""
-    prefix = _prefix(foreign.state)
-    return prefix is not None and any(re.match(re.escape(prefix) + _ASPP + r"convs\.", key) for key in foreign.state)
+    state = foreign.state
+    begun = any(key.startswith("encoder.") for key in state)
+    return "segmentation_head.0.weight" in state and begun and any(re.match(_ASPP + r"convs\.", key) for key in state)
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
@@ -165,13 +169,17 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     Raises:
         AtrousError: an encoder that the file does not tell, or that is not here; says why.
     """
-    prefix = _prefix(foreign.state) or ""
-    beside = tuple(key for key in foreign.state if not key.startswith(prefix))
-    state = {key.removeprefix(prefix): tensor for key, tensor in foreign.state.items() if key.startswith(prefix)}
-    encoder, own = _find_encoder(state, given.get("backbone"))
+    config = smp_config.read(foreign.config)
+    state: Mapping[str, Tensor] = foreign.state
     architecture = "deeplabv3plus" if "decoder.block1.0.weight" in state else "deeplabv3"
-    arguments = _arguments(architecture, encoder, own, given)
+    told = smp_config.told(config, architecture)
+    encoder, own = _find_encoder(state, given.get("backbone") or config.get("encoder_name"))
+    _check_name(config.get("encoder_name"), encoder, own)
+    if not own and config.get("drop_path_rate"):
+        encoder = replace(encoder, arguments={**encoder.arguments, "drop_path_rate": config["drop_path_rate"]})
+    arguments = _arguments(architecture, encoder, own, told, given)
     twin = _twin(arguments)
+    aspp_separable = f"{_aspp(state)}convs.1.0.1.weight" in state
     state, arguments["separable"] = _unmix(state)
     keys = KEYS if arguments["separable"] else PLAIN_KEYS
     ours, left_over = translate(_number_by_stage(state, twin.net), keys)
@@ -181,21 +189,35 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "aspp_channels": len(ours["aspp.point.0.weight"]),
         "in_channels": _in_channels(ours, twin.net),
     }
+    smp_config.check(config, arguments, aspp_separable)
+    scale = "half" if config.get("encoder_weights") in smp_config.HALF else encoder.scale
     return Adapted(
         architecture,
         arguments,
         ours,
-        (*left_over, *beside),
-        preprocessing=normalisation(*SCALES[encoder.scale], arguments["in_channels"]) if own else None,
-        untold=("output_stride", "atrous_rates"),
+        left_over,
+        preprocessing=normalisation(*SCALES[scale], arguments["in_channels"]) if own else None,
+        untold=tuple(name for name in ("output_stride", "atrous_rates") if name not in told),
     )
 
 
-def _prefix(state: Mapping[str, Tensor]) -> str | None:
-    """What stands before every key of the model, in a Lightning module "model.", mostly nothing; None if not smp's."""
-    head = "segmentation_head.0.weight"
-    prefixes = [key.removesuffix(head) for key in state if key.endswith(head)]
-    return next((prefix for prefix in prefixes if any(key.startswith(f"{prefix}encoder.") for key in state)), None)
+def _aspp(state: Mapping[str, Tensor]) -> str:
+    """What stands before the ASPP's layers."""
+    return next(match[0] for match in (re.match(_ASPP + r"(?=convs\.)", key) for key in state) if match)
+
+
+def _check_name(named: str | None, encoder: Encoder, own: bool) -> None:
+    """Whether the encoder that the configuration names is that of the weights."""
+    if named is None:
+        return
+    theirs = ENCODERS.get(named)
+    if own and theirs is not encoder:
+        raise AtrousError(f"its configuration has encoder_name = {named}, its weights are those of {encoder.backbone}.")
+    if not own and theirs is not None:
+        raise AtrousError(
+            f"its configuration has encoder_name = {named}, which is smp's own; its weights are those of a timm network "
+            "(tu-)."
+        )
 
 
 def _find_encoder(state: Mapping[str, Tensor], named: str | None) -> tuple[Encoder, bool]:
@@ -217,7 +239,7 @@ def _find_encoder(state: Mapping[str, Tensor], named: str | None) -> tuple[Encod
 
 def _size(weights: Mapping[str, Tensor], stem: str) -> int:
     """How many numbers the weights are without those of the first convolution, of this key or pattern."""
-    counted = (key for key in weights if not key.endswith("num_batches_tracked") and not re.fullmatch(stem, key))
+    counted = (key for key in weights if key.rpartition(".")[2] in LAYER_LEAVES and not re.fullmatch(stem, key))
     return sum(weights[key].numel() for key in counted)
 
 
@@ -250,10 +272,13 @@ def _possible() -> str:
     return ", ".join([*ENCODERS, "and timm's (tu-…)"])
 
 
-def _arguments(architecture: str, encoder: Encoder, own: bool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of smp, and over them what the user named."""
+def _arguments(
+    architecture: str, encoder: Encoder, own: bool, told: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The defaults of smp, over them what its configuration tells, and over that what the user named."""
     arguments = {
         **LAYOUTS[architecture],
+        **told,
         "backbone_arguments": dict(encoder.arguments),
         "dilation_rule": "full" if own else "previous",
         **{name: value for name, value in given.items() if name != "architecture"},
@@ -266,8 +291,10 @@ def _arguments(architecture: str, encoder: Encoder, own: bool, given: Mapping[st
             f"{encoder.backbone} from smp can have output_stride {allowed}, not {output_stride}: there it dilates as "
             "no backbone here is."
         )
-    if "atrous_rates" not in given:
-        arguments["atrous_rates"] = tuple(rate * output_stride // 16 for rate in LAYOUT["atrous_rates"])
+    if "atrous_rates" not in given:  # its rates are those at the stride that it has, whichever
+        stride = told.get("output_stride", output_stride)
+        rates = (rate * stride / 16 for rate in told.get("atrous_rates", LAYOUT["atrous_rates"]))
+        arguments["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in rates)
     return arguments
 
 

@@ -1,0 +1,60 @@
+"""Weights that are kept in two parts, of pruning and of weight normalisation, as the weights they are.
+
+Source: torch/nn/utils/prune.py (`weight_orig`, `weight_mask`), weight_norm.py (`weight_g`, `weight_v`) and
+parametrizations.py (`parametrizations.weight.original0`, `original1`, a length and a direction).
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+
+def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without such parts.
+
+    Args:
+        state: under any library's names.
+
+    Returns:
+        The same tensors, and one for each pair of parts, in the place of its first.
+    """
+    made: dict[str, Tensor] = {}
+    second: set[str] = set()
+    for key, tensor in state.items():
+        if key in second:
+            continue
+        name, value, others = _joined(key, tensor, state)
+        made[name] = value
+        second |= others
+        for other in others:
+            made.pop(other, None)
+    return made
+
+
+def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Tensor, set[str]]:
+    """The name and the value of the weight whose part this is, and the key of the other part."""
+    if key.endswith("_orig"):
+        name = key.removesuffix("_orig")
+        mask = state.get(f"{name}_mask")
+        if mask is not None and mask.shape == tensor.shape:
+            return name, tensor * mask, {f"{name}_mask"}
+    for pattern, by_name in ((r"(.*)_v", True), (r"(.*)parametrizations\.(\w+)\.original1", False)):
+        match = re.fullmatch(pattern, key)
+        if match:
+            name = match[1] if by_name else f"{match[1]}{match[2]}"
+            other = f"{match[1]}_g" if by_name else key.removesuffix("1") + "0"
+            found = state.get(other)
+            if found is not None and found.ndim == tensor.ndim:
+                return name, _of_length(tensor, found), {other}
+    return key, tensor, set()
+
+
+def _of_length(direction: Tensor, length: Tensor) -> Tensor:
+    """The direction at that length, over all dimensions but those that the length has."""
+    over = [dim for dim, size in enumerate(length.shape) if size == 1]
+    if not over:
+        return direction.sign() * length
+    return direction * (length / torch.linalg.vector_norm(direction, dim=over, keepdim=True))

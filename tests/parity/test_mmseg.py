@@ -11,7 +11,7 @@ from atrous.data.labels import default_colors
 from atrous.errors import AtrousError
 from atrous.models import build
 from atrous.models.backbones import Backbone
-from atrous.weights import mmseg, mmseg_config, mmseg_told, sources
+from atrous.weights import mmseg, sources
 from atrous.weights.adapted import check_fits
 from atrous.weights.foreign import Foreign
 
@@ -87,8 +87,7 @@ def test_the_record_tells_the_configuration():
     [("1, 2, 2, 1", "1, 2, 4", (0.5, 1, 2)), ("1, 2, 1, 1", "1, 2, 4", (0.25, 0.5, 1)), ("1, 2, 1, 1", "2, 2", None)],
 )
 def test_the_records_multi_grid_is_the_rates_themselves(strides, grid, expected):
-    text = f"backbone=dict(strides=({strides}), multi_grid=({grid}))"
-    told = mmseg_told.arguments(mmseg_config.read({"cfg": text}), None)
+    told = mmseg._told(f"backbone=dict(strides=({strides}), multi_grid=({grid}))")
     assert told["multi_grid"] == (expected or (0.5, 0.5))
     backbone = Backbone("resnet50" if expected else "resnet18", **told)
     convs = [module.conv2 for module in backbone.net.get_submodule("layer4")]
@@ -227,7 +226,11 @@ def test_the_record_tells_rates_norms_style_and_more():
         ("dilations=(1, 1, 2, 4)", "dilations=(1, 1, 1, 1)", "backbone.dilations"),
         ("std=[255.0, 256.0, 257.0]", "std=[255.0]", "std = .*needed are 3 numbers"),
         ("std=[255.0, 256.0, 257.0]", "std=[255.0, 0.0, 1.0]", "std must be positive"),
-        ("dict(type='PackSegInputs')", "dict(type='Normalize', mean=[1, 2, 3], std=[1, 1, 1])", "contradict each other"),
+        (
+            "dict(type='PackSegInputs')",
+            "dict(type='Normalize', mean=[1, 2, 3], std=[1, 1, 1])",
+            "contradict each other",
+        ),
         ("depth=18", "depth=18, dcn=dict(type='DCN')", "backbone.dcn"),
         ("num_classes=19", "num_classes=19, act_cfg=dict(type='GELU')", "act_cfg"),
     ],
@@ -239,6 +242,6 @@ def test_what_a_record_contradicts_or_cannot_be_here_is_refused(old, new, messag
         adapted({"cfg": text.replace(old, new)})
 
 
-@pytest.mark.parametrize("text", ["a = (", "x = " + "[" * 5000, "model = 3", "data_preprocessor = dict(mean=f())", "\0"])
+@pytest.mark.parametrize("text", ["a = (", "x = " + "[" * 5000, "model = 3", "data_preprocessor = f()", "\0"])
 def test_a_record_that_is_no_configuration_tells_nothing(text):
     assert adapted({"cfg": text}).arguments == adapted({}).arguments

@@ -1,4 +1,4 @@
-"""Lets the tests here import `protobuf`, which lies beside them, and parity's `seeded`; pytest's importlib mode alone would not."""
+"""Lets the tests of this folder import `protobuf` and parity's `seeded`; pytest's importlib mode alone would not."""
 
 import sys
 from pathlib import Path

@@ -109,7 +109,11 @@ def test_what_no_source_knows_is_left_over_by_each(source):
     """Beside the network and in its parts, where nothing stands before its keys."""
     plain, given = state_of(source), {"backbone": "mobilenetv2_035"} if source == "timm-backbone" else {}
     first = next(iter(plain)).rpartition(".")[0]
-    beside = {"criterion.weight": torch.ones(3), "metrics.confusion": torch.ones(3, 3), f"{first}.spread": torch.ones(4)}
+    beside = {
+        "criterion.weight": torch.ones(3),
+        "metrics.confusion": torch.ones(3, 3),
+        f"{first}.spread": torch.ones(4),
+    }
     adapter = sources.adapter(source)
     files = [sets.choose(Foreign(state)).foreign for state in (plain, {**plain, **beside})]
     found = [adapter.adapt(file, given) for file in files]

@@ -141,9 +141,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
     return replace(adapted, arguments={name: value for name, value in merged.items() if name != "architecture"})
 
 
-def _build(
-    adapted: Adapted, read: Foreign, chosen: sets.Chosen
-) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
+def _build(adapted: Adapted, read: Foreign, chosen: sets.Chosen) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
     """What of the checkpoint fits, the model with its weights, and the names of those that stay fresh."""
     with torch.device("meta"):  # a file of wrong widths shall not make a network that fills the memory
         empty = models.build(adapted.architecture, adapted.arguments)

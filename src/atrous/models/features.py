@@ -39,9 +39,7 @@ class Features(NamedTuple):
     high: Tensor
 
 
-def check_arguments(
-    arguments: Mapping[str, Any], *, fewest_rates: int = 0, halves: bool = False, **least: int
-) -> None:
+def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halves: bool = False, **least: int) -> None:
     """Refuses values out of range among the arguments of a paper's class.
 
     Args:

@@ -184,8 +184,8 @@ def placeholder_classes(num_classes: int) -> dict[str, Any]:
     """Names, colours and raw values of a model that was never told its classes."""
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not 1 <= num_classes <= MOST_CLASSES:
         raise AtrousError(
-            f"num_classes must be a whole number, 1 (binary, one logit) to {MOST_CLASSES} (masks hold one byte for each "
-            f"pixel), got {num_classes!r}."
+            f"num_classes must be a whole number, 1 (binary, one logit) to {MOST_CLASSES} (a mask's pixel is one "
+            f"byte), got {num_classes!r}."
         )
     count = max(num_classes, 2)  # one logit separates two classes
     return {

@@ -229,7 +229,7 @@ def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str,
     """
     beside = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
     head = {name for name in (*ours, *adapted.state) if name.startswith("auxiliary.") and not name.endswith(COUNT)}
-    other = [name for name in head if not (_shape(adapted.state, name) == _shape(ours, name))]
+    other = [name for name in head if _shape(adapted.state, name) != _shape(ours, name)]
     notes = ()
     arguments = adapted.arguments
     if arguments.get("auxiliary") and other:

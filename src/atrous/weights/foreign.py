@@ -240,7 +240,7 @@ def _unpacked(path: Path, head: bytes) -> int:
 
 
 def _record(found: Any) -> dict[str, Any]:
-    """What was written beside the weights: OpenMMLab's "meta", with classes and configuration; Lightning's arguments."""
+    """What was written beside the weights: OpenMMLab's classes and configuration, or Lightning's arguments."""
     records = {key: found.get(key) for key in ("meta", "hyper_parameters")} if isinstance(found, Mapping) else {}
     return {key: record for key, record in records.items() if isinstance(record, Mapping)}
 

@@ -3,8 +3,8 @@
 Source: mmseg/models/decode_heads/{aspp_head,sep_aspp_head,fcn_head}.py, mmseg/models/backbones/resnet.py,
 mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; version 1.2.2.
 
-Its weights do not tell the output stride, the ASPP's rates, whether corners are aligned (its 769×769 configurations), the
-multi-grid ("d16-mg124"), how pixel values are normalised, the order of the channels and the threshold of a single
+Its weights do not tell the output stride, the ASPP's rates, whether corners are aligned (its 769×769 configurations),
+the multi-grid ("d16-mg124"), how pixel values are normalised, the order of the channels and the threshold of a single
 output. Where the checkpoint carries its configuration they are read from it (mmseg_told.py); else the output stride is
 8, and the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
 multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it.
@@ -129,7 +129,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     config = mmseg_config.read(meta)
     backbone = _backbone(foreign.state)
     mmseg_told.check(config, backbone["backbone"], num_classes, in_channels, branches)
-    told = mmseg_told.arguments(config, given.get("output_stride"))
+    told = _told(config, given.get("output_stride"))
     inner = {**(backbone["backbone_arguments"] or {}), **mmseg_told.backbone_arguments(config, backbone["backbone"])}
     seen, turned = mmseg_told.normalisation(config, in_channels)
     if turned:
@@ -179,6 +179,11 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
         width = len(state["backbone.stem.0.weight"])
         arguments |= {"stem_type": "deep", "stem_width": width}
     return {"backbone": name, "backbone_arguments": arguments or None}
+
+
+def _told(config: str | Mapping[str, Any], output_stride: int | None = None) -> dict[str, Any]:
+    """What the configuration, Python text or read already, tells beyond the weights."""
+    return mmseg_told.arguments(mmseg_config.read({"config": config}), output_stride)
 
 
 def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

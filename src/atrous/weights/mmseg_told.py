@@ -215,7 +215,9 @@ def _norm(record: Mapping[str, Any]) -> tuple[float, float]:
 def _numbers(value: Any) -> list[int]:
     """A row of whole numbers; [] where it is none."""
     row = value if isinstance(value, list | tuple) else []
-    return list(row) if row and all(isinstance(number, int) and 0 < number < 10**4 for number in row) else []
+    return (
+        list(row) if 0 < len(row) < 10 and all(isinstance(number, int) and 0 < number < 10**4 for number in row) else []
+    )
 
 
 def _refused(name: str, value: Any, why: str) -> AtrousError:

@@ -1,7 +1,7 @@
 """Which of a checkpoint's sets of weights is converted, where in it the network lies, and what is beside.
 
-A network may lie under any name (Lightning's attribute, a teacher's, an average's), with wrappers' words anywhere in its
-keys, and with losses, counters and other networks beside it. One rule for all sources: a set is whole if a source
+A network may lie under any name (Lightning's attribute, a teacher's, an average's), with wrappers' words anywhere in
+its keys, and with losses, counters and other networks beside it. One rule for all sources: a set is whole if a source
 recognises it under some beginning of its keys. Of several the first is taken that is not named as an average or as a
 teacher.
 """
@@ -55,7 +55,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Network:
-    """A set of weights that sources recognise: where it lies, its tensors, its keys in the file, and whose it may be."""
+    """A set of weights that sources recognise: its place, tensors, keys in the file, and whose it may be."""
 
     path: str
     word: str

@@ -38,7 +38,9 @@ def read_index(index: Path) -> dict[Path, set[str]]:
     files: dict[Path, set[str]] = {}
     for key, file in named.items():
         if file in ("", ".", "..") or re.search(r"[\\/:\0]", file):
-            raise AtrousError(f"{index} names the file {file[:100]!r}; those of a folder of weights lie in that folder.")
+            raise AtrousError(
+                f"{index} names the file {file[:100]!r}; those of a folder of weights lie in that folder."
+            )
         files.setdefault(index.parent / file, set()).add(key)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -60,7 +62,9 @@ def check_shard(file: Path, held: Collection[str], named: Collection[str]) -> No
     """
     for words, keys in (("lacks", {*named} - {*held}), ("holds, against the index,", {*held} - {*named})):
         if keys:
-            raise AtrousError(f"{file} {words} '{min(keys)}'{f' and {len(keys) - 1} more' if keys - {min(keys)} else ''}.")
+            raise AtrousError(
+                f"{file} {words} '{min(keys)}'{f' and {len(keys) - 1} more' if keys - {min(keys)} else ''}."
+            )
 
 
 def parts_beside(index: Path) -> list[Path]:

@@ -215,8 +215,8 @@ def _check_name(named: str | None, encoder: Encoder, own: bool) -> None:
         raise AtrousError(f"its configuration has encoder_name = {named}, its weights are those of {encoder.backbone}.")
     if not own and theirs is not None:
         raise AtrousError(
-            f"its configuration has encoder_name = {named}, which is smp's own; its weights are those of a timm network "
-            "(tu-)."
+            f"its configuration has encoder_name = {named}, which is smp's own; its weights are those of a timm "
+            "network (tu-)."
         )
 
 

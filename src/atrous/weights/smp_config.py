@@ -1,7 +1,7 @@
 """The arguments that smp's `save_pretrained` writes beside the weights, and what of them ours must have.
 
-Source: segmentation_models_pytorch/decoders/deeplabv3/model.py, base/hub_mixin.py, version 0.6.0. Each argument is taken,
-or refused by its name; one that the weights tell, too, must agree with them.
+Source: segmentation_models_pytorch/decoders/deeplabv3/model.py, base/hub_mixin.py, version 0.6.0. Each argument is
+taken, or refused by its name; one that the weights tell, too, must agree with them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HALF = ("advprop",)
 
 
 def read(config: Mapping[str, Any]) -> dict[str, Any]:
-    """smp's arguments in a file's record: of its config.json, or of a Lightning module's hyperparameters.
+    """Arguments of smp in a file's record: of its config.json, or of a Lightning module's hyperparameters.
 
     Args:
         config: `Foreign.config`.

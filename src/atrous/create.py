@@ -64,7 +64,7 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     from atrous.learning.transfer import start_from
     from atrous.models.same_padding import pads_unevenly
 
-    kind, differing = kind_of_pictures(
+    kind, notes = kind_of_pictures(
         dataset,
         recipe.data.train,
         recipe.data.pages,
@@ -73,8 +73,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     )
     table, init = dataset.classes, recipe.model.init
     channels = recipe.model.in_channels or kind.channels
-    if differing and fresh and not recipe.model.in_channels:
-        console.print(f"[yellow]note[/] {escape(differing)}")
+    for note in () if recipe.data.check or not fresh else notes:  # the doctor has told them
+        console.print(f"[yellow]note[/] {escape(note)}")
     owned: dict[str, Any] = {
         "backbone": recipe.model.backbone,
         "output_stride": recipe.model.output_stride,

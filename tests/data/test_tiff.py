@@ -409,7 +409,7 @@ def test_a_masks_palette_is_that_of_the_picture(factor, tmp_path):
     colors[:, 1], colors[:, 2] = (200, 0, 7), (0, 200, 9)
     indices = np.array([[0, 1], [2, 1]], np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=colors * factor)
-    values, palette, _ = read_mask(tmp_path / "a.tif")
+    values, palette, *_ = read_mask(tmp_path / "a.tif")
     assert np.array_equal(values, indices)
     assert palette is not None and palette[:3] == ((0, 0, 0), (200, 0, 7), (0, 200, 9))
     assert np.array_equal(as_colors(values, palette), read_picture(tmp_path / "a.tif"))

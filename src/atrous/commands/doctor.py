@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import cv2
 from rich.markup import escape
@@ -20,6 +22,10 @@ def doctor(
     data: Path,
     *,
     layout: str | None = None,
+    train: str = "train",
+    val: str = "val",
+    pages: Literal["first", "channels"] = "first",
+    in_channels: int | None = None,
     write_classes: bool = False,
     json: Path | None = None,
     overwrite: bool = False,
@@ -30,6 +36,10 @@ def doctor(
         data: the dataset's folder.
         layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
             or nnunet; guessed when left out.
+        train: split that a training would learn from.
+        val: split that it would choose the best weights on.
+        pages: of TIFFs with several pages, first reads the first page, channels the bands of all pages.
+        in_channels: channels that the model takes; by default what the training pictures have.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: JSON file to write the findings to.
         overwrite: replace a file at `json` that atrous did not write, too; a classes.yaml is never replaced.
@@ -49,11 +59,12 @@ def doctor(
         [("the data set", data)],
         overwrite=overwrite,
     )
-    diagnosis = examine_with_progress(data, layout)
+    asked = partial(examine_with_progress, data, layout, train=train, val=val, pages=pages, in_channels=in_channels)
+    diagnosis = asked()
     if write_classes:
         path = _write_proposal(diagnosis)
         console.print(f"Wrote {escape(str(path))}; examining again.")
-        diagnosis = examine_with_progress(data, layout)
+        diagnosis = asked()
     show(diagnosis)
     if json is not None:
         write_json(diagnosis.as_json(), json)

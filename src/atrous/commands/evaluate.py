@@ -15,9 +15,11 @@ from atrous.commands._measurement import any_size_of, matching_classes, measure,
 from atrous.commands._recorded_options import digest_of
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.file_kinds import kinds_of
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, counted
 from atrous.inference.exported import is_exported
+from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.metrics import ConfusionMatrix
@@ -119,6 +121,9 @@ def evaluate(
     for note in dataset.notes:
         console.print(escape(note))
     items = dataset.split(split)
+    preprocessing = segmenter.info.preprocessing
+    kinds = kinds_of((item.image for item in items), preprocessing.pages)
+    segmenter.warn_of(doubts_of_files(kinds, preprocessing))
     first = the_processes().first
     if crf_search:
         found = the_processes().by_first(

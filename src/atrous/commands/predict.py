@@ -17,6 +17,7 @@ from PIL import Image
 from rich.markup import escape
 
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
+from atrous.data.file_kinds import kinds_of
 from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.passed_over import passed_over_notes
@@ -25,7 +26,7 @@ from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, SomeInputsFailed, counted
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes
-from atrous.inference.picture_input import Found
+from atrous.inference.picture_input import Found, doubt_of_alpha, doubts_of_files
 from atrous.inference.prediction import Prediction, table_of
 from atrous.inference.segmenter import Segmenter, info_of
 from atrous.inference.tiles import Counted
@@ -133,6 +134,8 @@ def predict(
         range=range,
     )
     warn_if_fresh(segmenter.info.provenance)
+    preprocessing = segmenter.info.preprocessing
+    segmenter.warn_of(doubts_of_files(kinds_of(pictures, preprocessing.pages), preprocessing))
     any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say, limits=segmenter.limits)
     lost = [path for path in pictures if path not in windowed and _holds(has_place_tags, path)]
     if lost:
@@ -288,6 +291,8 @@ def _segment_windows(
     with closing(source), GeoTiffSink(target, source, table_of(info), raw) as file:
         sink = Counted(file)
         work = any_size.windows(source, sink, name=str(source.path), progress=show)
+        if source.alpha_may_be_a_channel:
+            any_size.segmenter.warn_of([doubt_of_alpha(source.path)])
     return {"mask": str(target), **_shares(sink.counts, info), "work": asdict(work)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,12 +23,13 @@ from atrous.commands.evaluate import evaluate
 from atrous.console import console
 from atrous.create import create_for
 from atrous.data.dataset import Dataset, Item, open_dataset
-from atrous.data.readiness import few_to_choose_on, find_labels_without_data, obstacles
+from atrous.data.readiness import few_to_choose_on, obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.value_range import PictureWarning
 from atrous.learning.average import WeightAverage
 from atrous.learning.checkpoint import load_checkpoint
 from atrous.learning.freezing import freeze
@@ -191,7 +193,9 @@ class _Validate:
         )
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         for item in self.items[:SHOWN]:
-            log.picture(f"val/{item.name}", np.asarray(segmenter(item.image).overlay()), progress.step)
+            with warnings.catch_warnings(action="ignore", category=PictureWarning):  # the doctor has told it
+                shown = segmenter(item.image).overlay()
+            log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""
         weights = " of the averaged weights" if self.recipe.train.ema else ""
         log.say(
@@ -221,25 +225,22 @@ class _Validate:
 
 def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
     """The dataset, the training pixels of each class, and what the doctor said, where the recipe wants it asked."""
-    data = recipe.data
+    data, in_channels = recipe.data, recipe.model.in_channels
     if not data.root:
         raise AtrousError("no data given: set data.root in the recipe, or --data.root FOLDER.")
     counted: Mapping[str, Sequence[int]] = {}
     doctor: dict[str, Any] = {}
     if data.check:
-        counted, doctor = processes.by_first(lambda: _examined(data, recipe.model.in_channels))
+        counted, doctor = processes.by_first(lambda: _examined(data, in_channels))
     dataset = open_dataset(data.root, data.layout)
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}
     _check_fitness(data, obstacles(pictures, dataset.classes, {}, data.train, data.val))
     usual = {split: split if split in pictures else canonical_split(split) for split in (data.train, data.val)}
-    counted = {**{name: class_pixels(dataset, name) for name in usual.values() if name not in counted}, **counted}
+    taken = dataset.taking(in_channels, data.pages)
+    counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val))
-    if not data.check:  # the doctor has looked already
-        channels = recipe.model.in_channels
-        read_so = dataset.taking(channels, data.pages) if channels else replace(dataset, pages=data.pages)
-        _check_fitness(data, find_labels_without_data(read_so, data.train, data.val))
     if few := few_to_choose_on(pictures[usual[data.val]], data.val):
         console.print(f"[yellow]warning[/]: {escape(few)}")
     return dataset, counted[usual[data.train]], doctor
@@ -281,15 +282,16 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
     from atrous.commands.report import report
 
     console.print("final scores of best.safetensors, computed in float32:")
-    evaluate(
-        run / "best.safetensors",
-        dataset.root,
-        split=recipe.data.val,
-        layout=dataset.layout,
-        json=run / "evaluation.json",
-        overwrite=True,  # was asked for before the work
-        crf="model" if recipe.crf.trainable else None,
-        device=recipe.train.device,
-    )
+    with warnings.catch_warnings(action="ignore", category=PictureWarning):  # the doctor has told it
+        evaluate(
+            run / "best.safetensors",
+            dataset.root,
+            split=recipe.data.val,
+            layout=dataset.layout,
+            json=run / "evaluation.json",
+            overwrite=True,  # was asked for before the work
+            crf="model" if recipe.crf.trainable else None,
+            device=recipe.train.device,
+        )
     if processes.first:
         report([run], overwrite=True)

@@ -209,7 +209,7 @@ def _hold_colors(items: Iterable[Item], colors: set[Color]) -> bool:
         if item.mask is None:
             continue
         try:
-            mask, palette, _ = read_mask(item.mask)
+            mask, palette, *_ = read_mask(item.mask)
         except AtrousError:
             continue
         if palette is None:

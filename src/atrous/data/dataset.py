@@ -87,11 +87,11 @@ class Dataset:
             raise unknown_name(f"split of {self.root}", name, self.splits)
         return self.splits[name]
 
-    def taking(self, channels: int, pages: str = "first") -> Dataset:
+    def taking(self, channels: int | None, pages: str = "first") -> Dataset:
         """The same dataset, whose pictures are read as a model takes them.
 
         Args:
-            channels: C that the model takes, see `Pixels.for_model`.
+            channels: C that the model takes, see `Pixels.for_model`; None for all bands that are no alpha.
             pages: as in `read_pixels`.
         """
         return replace(self, channels=channels, pages=pages)
@@ -110,7 +110,11 @@ class Dataset:
         """
         if item.mask is None:
             raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
-        image, valid = read_pixels(item.image, self.pages).for_model(self.channels)
+        pixels = read_pixels(item.image, self.pages)
+        try:
+            image, valid = pixels.for_model(self.channels)
+        except AtrousError as error:
+            raise AtrousError(f"{item.image}: {error}") from error
         label = self.read_label(item.mask)
         check_sizes(item, image.shape[:2], label.shape)
         if valid is not None:
@@ -138,7 +142,7 @@ class Dataset:
         Raises:
             AtrousError: the file is missing or damaged, or an index has another colour than in a mask read before.
         """
-        raw_mask, palette, nodata = read_mask(path)
+        raw_mask, palette, nodata, *_ = read_mask(path)
         if palette is None or raw_mask.ndim == 3:
             return raw_mask, nodata
         if self.classes.color_coded:

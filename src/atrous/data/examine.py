@@ -12,8 +12,11 @@ import numpy as np
 
 from atrous.data.blended_edges import blended_values
 from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels
+from atrous.data.channels import channels_of
 from atrous.data.class_findings import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.dataset import Dataset, NoClassesError, open_dataset
+from atrous.data.file_findings import find_doubtful_alpha, find_void, find_what_is_not_read
+from atrous.data.file_kinds import kinds_of
 from atrous.data.findings import Finding, find_errors, find_warnings
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.mask_findings import (
@@ -23,8 +26,10 @@ from atrous.data.mask_findings import (
     find_differing_palettes,
     find_mixed_codings,
 )
+from atrous.data.pixels import PictureKind
 from atrous.data.propose import Proposal, propose_classes, without_blends
-from atrous.data.readiness import find_labels_without_data, obstacles
+from atrous.data.readiness import obstacles
+from atrous.data.split_names import canonical_split
 from atrous.data.survey import Pair, masks_of, survey
 from atrous.data.turned import find_turned
 from atrous.errors import AtrousError
@@ -42,8 +47,8 @@ class Diagnosis:
         images: the number of pictures per split.
         errors: problems that would spoil a training, or stop it.
         warnings: problems that may be meant.
-        pixels: per split the pixels of each class, in the order of the table.
-        ignored: per split the pixels that belong to no class.
+        pixels: per split the pixels of each class where the pictures hold data, in the order of the table.
+        ignored: per split the pixels that belong to no class, or where the picture holds no data.
         proposed_classes: the table that would fit the values found, or None where the present one does or
             none would.
     """
@@ -125,7 +130,9 @@ def examine(
     """
     dataset, classes = _open(root, layout)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
-    pairs = survey(items, classes, progress, pages)
+    kinds = kinds_of((item.image for item in items), pages)
+    channels = _channels(dataset, kinds, train, val, in_channels)
+    pairs = survey(items, classes, progress, pages, channels)
     of_image = {pair.item.image: pair for pair in pairs}
     by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
     blended = _blended(pairs, classes)
@@ -151,9 +158,6 @@ def examine(
     )
     # masks with errors have few labels, and that is said already
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
-    if not errors and not unfit:
-        read_so = dataset.taking(in_channels, pages) if in_channels else replace(dataset, pages=pages)
-        unfit = list(find_labels_without_data(read_so, train, val))
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,
@@ -165,6 +169,9 @@ def examine(
             *find_warnings(dataset, by_split, classes, pixels),
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
+            *find_what_is_not_read(dataset, pairs, kinds, channels, pages),
+            *find_void(dataset, pairs),
+            *find_doubtful_alpha(dataset, pairs),
             *find_assumed_names(dataset, pairs, classes),
             *find_unnamed_background(dataset, pairs, classes),
             *find_turned(dataset, pairs),
@@ -184,6 +191,24 @@ def _open(root: Path | str, layout: str | None) -> tuple[Dataset, ClassTable | N
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
         dataset = open_dataset(root, layout, classes=stand_in)
         return replace(dataset, notes=(*dataset.notes, *error.notes)), None
+
+
+def _channels(
+    dataset: Dataset, kinds: Mapping[Path, PictureKind], train: str, val: str, in_channels: int | None
+) -> int | None:
+    """The channels that a model would take; None where a training would not start."""
+    training, measured = (
+        [
+            (kinds[item.image], str(item.image))
+            for item in dataset.splits.get(name, dataset.splits.get(canonical_split(name), ()))
+            if item.image in kinds
+        ]
+        for name in (train, val)
+    )
+    try:
+        return channels_of(training, measured, in_channels) if training else in_channels
+    except AtrousError:  # told by `find_channels_without_a_way`
+        return in_channels
 
 
 def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:
@@ -231,7 +256,8 @@ def _count_pixels(
         counts = np.zeros(UNKNOWN + 1, dtype=np.int64)
         for _, mask in masks_of(pairs):
             if mask.labels is not None:
-                np.add.at(counts, mask.labels, mask.counts)
+                np.add.at(counts, mask.labels, mask.seen)
+                counts[IGNORE_INDEX] += int((mask.counts - mask.seen).sum())
         pixels[split] = tuple(counts[: len(classes)].tolist()) if classes else ()
         ignored[split] = int(counts[IGNORE_INDEX])
     return pixels, ignored

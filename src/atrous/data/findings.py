@@ -85,7 +85,6 @@ def find_warnings(
     return (
         *_lossy_but_clean(dataset, pairs),
         *_doubtful_255(dataset, pairs, classes),
-        *_void(dataset, pairs),
         *_void_labels(dataset, pairs),
         *_all_ignored(dataset, pairs),
         *_empty_classes(pixels, classes),
@@ -130,19 +129,6 @@ def _wrong_sizes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
                 examples.append(_relative(dataset, str(error)))
     yield from _grouped(
         "size_mismatch", "Masks that differ in size from their pictures, so pixels do not match.", examples
-    )
-
-
-def _void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    yield from _grouped(
-        "void",
-        "Pictures hold pixels without data: nodata, transparent, NaN or infinite. They are ignored in training and "
-        "scores, and masks hold 255 there.",
-        [
-            f"{shown(dataset, pair.item.image)}: {pair.picture.void:.1%} of its pixels"
-            for pair in sorted(pairs, key=lambda pair: -(pair.picture.void if pair.picture else 0))
-            if pair.picture and pair.picture.void
-        ],
     )
 
 
@@ -263,9 +249,16 @@ def _all_ignored(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     empty = [
         shown(dataset, pair.item.mask)
         for pair, mask in masks_of(pairs)
-        if mask.labels is not None and (mask.labels == IGNORE_INDEX).all()
+        if mask.labels is not None
+        and mask.size
+        and not ((mask.labels != IGNORE_INDEX) & (mask.seen > 0)).any()
+        and not (pair.picture and pair.picture.void == 1)  # told as all_void
     ]
-    yield from _grouped("all_ignore", "Masks in which every pixel is ignored; they teach nothing.", empty)
+    yield from _grouped(
+        "all_ignore",
+        "Masks in which every pixel is ignored, or labelled only where the picture has no data; they teach nothing.",
+        empty,
+    )
 
 
 def _empty_classes(pixels: Mapping[str, tuple[int, ...]], classes: ClassTable | None) -> Iterator[Finding]:

@@ -60,6 +60,7 @@ class GeoTiffSource:
     Attributes:
         place: where it lies.
         bands: that the file has, with an alpha band.
+        alpha_may_be_a_channel: whether a window was read whose alpha band hides pixels and looks like a channel.
 
     Raises:
         AtrousError: rasterio is not installed, the file cannot be read, or it has too few bands or complex numbers.
@@ -85,6 +86,7 @@ class GeoTiffSource:
                 f"{path}: {count} band(s), and the model takes the first {channels}: give a file with at least "
                 f"{channels} bands, or train a model with in_channels={count}."
             )
+        self.alpha_may_be_a_channel = False
         self._taken = 1 if count == 1 else channels
         self._size = height, width
         self._last: tuple[tuple[int, int, int, int], tuple[np.ndarray, np.ndarray | None]] | None = None
@@ -134,6 +136,8 @@ class GeoTiffSource:
             assert self._whole is not None
             pixels = self._whole.window(window)
         found = pixels.for_model(self._taken)
+        if not self.alpha_may_be_a_channel and found[1] is not None and pixels.channels <= self._taken < self.bands:
+            self.alpha_may_be_a_channel = pixels.alpha_hides and pixels.alpha_may_be_a_channel
         self._last = window, found
         return found
 

@@ -15,7 +15,15 @@ from atrous.data.decoding import TooLarge as TooLarge
 from atrous.data.decoding import in_words
 from atrous.data.jpeg2000 import is_jpeg2000, read_jpeg2000
 from atrous.data.labels import Color
-from atrous.data.pillow import deeper_than_pillow_reads, identify, mask_of_file, opened, orientation_of, pixels_of_file
+from atrous.data.pillow import (
+    deeper_than_pillow_reads,
+    frames_of,
+    identify,
+    mask_of_file,
+    opened,
+    orientation_of,
+    pixels_of_file,
+)
 from atrous.data.pixels import PictureKind, Pixels
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.tiff import TiffPicture, is_tiff
@@ -81,24 +89,28 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path, pages=pages) as tiff:
-            return PictureKind(tiff.shape[2] - (tiff.alpha is not None), tiff.dtype.name, tiff.shape[2])
+            return tiff.kind
     if not is_jpeg2000(start):
         with in_words(path), opened(path) as picture:
-            if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
-                return PictureKind(1, "uint16", 1)
-            if picture.format == "PNG" and deeper_than_pillow_reads(picture):
-                return _kind_of_mode(picture.mode, "uint16")
-            if not deeper_than_pillow_reads(picture) and picture.mode in _GREY | _COLOUR:
-                return _kind_of_mode(picture.mode, "uint8")
-    pixels = read_pixels(path, pages)
-    return PictureKind(pixels.channels, pixels.values.dtype.name, pixels.values.shape[2])
+            kind = _kind_of_mode(picture)
+            if kind is not None:
+                return replace(kind, may_lack_data=kind.may_lack_data or nodata_beside(path) is not None)
+    return read_pixels(path, pages).kind
 
 
-def _kind_of_mode(mode: str, dtype: str) -> PictureKind:
-    """The kind of a picture of one of Pillow's modes; only four bands hold an alpha."""
-    if mode in _GREY:
-        return PictureKind(1, dtype, 1)
-    return PictureKind(3, dtype, 4 if mode in ("RGBA", "RGBa", "RGBX") else 3)
+def _kind_of_mode(picture: Image.Image) -> PictureKind | None:
+    """The kind of a picture that Pillow opened, of which only four bands hold an alpha; None where its mode is rare."""
+    mode, deep = picture.mode, deeper_than_pillow_reads(picture)
+    clear = "A" in mode.upper() or "transparency" in picture.info
+    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
+        return PictureKind(1, "uint16", 1, frames_of(picture), may_lack_data=clear)
+    if mode not in _GREY | _COLOUR or (deep and picture.format != "PNG"):
+        return None
+    channels = 1 if mode in _GREY else 3
+    bands = 4 if mode in ("RGBA", "RGBa", "RGBX") else channels
+    return PictureKind(
+        channels, "uint16" if deep else "uint8", bands, frames_of(picture), may_lack_data=clear or bands == 4
+    )
 
 
 def read_pixels(path: Path | str, pages: str = "first") -> Pixels:
@@ -220,11 +232,17 @@ class StoredMask(NamedTuple):
         palette: up to 256 colours by index, or None where the file has none.
         nodata: the value that the file declares as no data; None where it declares none, or 0, which programs that
             draw outlines into rasters declare by default and use for the background.
+        pages: number of pages or frames in the file, of which the first is read.
+        stacks: whether they are pages of a TIFF.
+        white_is_zero: whether the file says that 0 is white, which changes no value; None where it says neither.
     """
 
     values: np.ndarray
     palette: tuple[Color, ...] | None
     nodata: int | None
+    pages: int
+    stacks: bool
+    white_is_zero: bool | None
 
 
 def read_mask(path: Path | str) -> StoredMask:
@@ -238,17 +256,19 @@ def read_mask(path: Path | str) -> StoredMask:
     Raises:
         AtrousError: the file is missing, empty, truncated or no picture, or its values are not whole numbers.
     """
-    path, palette, nodata = Path(path), None, None
+    path, palette, nodata, white_is_zero, pages = Path(path), None, None, None, 1
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path) as tiff:
             array, palette, nodata = tiff.raw_mask(), tiff.palette, tiff.nodata
+            white_is_zero, pages = tiff.white_is_zero, tiff.pages
     elif is_jpeg2000(start):
         with in_words(path):
             array = read_jpeg2000(path.read_bytes(), path).values
     else:
         with in_words(path), opened(path) as picture:
             array, palette = mask_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)
+            pages = frames_of(picture)
     if array.ndim == 3:
         if array.shape[2] > 4:
             raise AtrousError(f"{path}: the mask has {array.shape[2]} bands; a mask has one, or three for colours.")
@@ -258,7 +278,7 @@ def read_mask(path: Path | str) -> StoredMask:
     if array.dtype.kind == "f":
         array, nodata = _whole_numbers(array, nodata, path), NO_NUMBER
     declared = None if nodata is None or nodata == 0 or array.ndim == 3 else int(nodata)
-    return StoredMask(np.ascontiguousarray(array), palette, declared)
+    return StoredMask(np.ascontiguousarray(array), palette, declared, pages, is_tiff(start), white_is_zero)
 
 
 def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> np.ndarray:

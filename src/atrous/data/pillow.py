@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,20 @@ def pixels_of_file(picture: Image.Image, content: Callable[[], np.ndarray], name
     """
     deep = deeper_than_pillow_reads(picture)
     array, alpha = _decode_deep(content(), picture, name) if deep else _picture_array(picture)
-    return _as_pixels(_upright(array, picture), None if alpha is None else _upright(alpha, picture), name)
+    pixels = _as_pixels(_upright(array, picture), None if alpha is None else _upright(alpha, picture), name)
+    return replace(pixels, pages=frames_of(picture))
+
+
+def frames_of(picture: Image.Image) -> int:
+    """The number of frames of an animation or MPO; 1 where they cannot be counted.
+
+    Args:
+        picture: as `opened` gives it; one that was decoded stays at its first frame.
+    """
+    try:
+        return max(int(getattr(picture, "n_frames", 1)), 1)
+    except Exception:  # damaged after the first frame, which alone is read
+        return 1
 
 
 def pixels_of_picture(picture: Image.Image) -> Pixels:

@@ -10,6 +10,7 @@ import numpy as np
 
 from atrous.errors import AtrousError
 
+_MANY_VALUES = 16  # different values between zero and full, from which an alpha band may be a channel
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what Pillow's "L" uses
 
 
@@ -21,11 +22,19 @@ class PictureKind:
         channels: number of bands that are no alpha.
         dtype: "uint8", "uint16" or "float32".
         bands: number of bands, with an alpha band.
+        pages: number of pages or frames in the file.
+        stacks: whether its pages can be read as channels, as those of a TIFF.
+        white_is_zero: whether the file says that 0 is white; None where it says neither.
+        may_lack_data: whether some pixels may hold no data: by nodata, alpha, a mask, NaN.
     """
 
     channels: int
     dtype: str
     bands: int
+    pages: int = 1
+    stacks: bool = False
+    white_is_zero: bool | None = None
+    may_lack_data: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +48,8 @@ class Pixels:
         masked: H×W booleans, True where a mask in the file or beside it, or an alpha that is not in ``values``,
             hides the pixel; None for nowhere.
         alpha_hides: whether pixels of alpha 0 hold no data; not so where the file declares a nodata value, as in GDAL.
+        pages: number of pages or frames in the file.
+        stacks: whether its pages can be read as channels, as those of a TIFF.
     """
 
     values: np.ndarray
@@ -46,11 +57,32 @@ class Pixels:
     missing: np.ndarray | None = None
     masked: np.ndarray | None = None
     alpha_hides: bool = True
+    pages: int = 1
+    stacks: bool = False
 
     @property
     def channels(self) -> int:
         """Number of bands that are no alpha."""
         return self.values.shape[2] - (self.alpha is not None)
+
+    @property
+    def kind(self) -> PictureKind:
+        """What its file's header says."""
+        return PictureKind(self.channels, self.values.dtype.name, self.values.shape[2], self.pages, self.stacks)
+
+    @property
+    def alpha_may_be_a_channel(self) -> bool:
+        """Whether the alpha band looks like a channel, such as near infrared, that GDAL marked as alpha.
+
+        An alpha is full or zero nearly everywhere, or holds few values. A channel has many values between.
+        """
+        if self.alpha is None:
+            return False
+        alpha = self.values[:, :, self.alpha]
+        full = 1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max
+        shown = alpha[alpha != 0]
+        between = shown[shown != full]
+        return 2 * len(between) > len(shown) and len(np.unique(between[:: 1 + len(between) // 10**6])) >= _MANY_VALUES
 
     def window(self, window: tuple[int, int, int, int]) -> Pixels:
         """A part, given as (top, left, height, width) in pixels; not copied."""

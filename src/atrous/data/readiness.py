@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
-from atrous.data.dataset import Dataset
-from atrous.data.labels import IGNORE_INDEX, ClassTable
+from atrous.data.labels import ClassTable
 from atrous.data.split_names import canonical_split
 from atrous.errors import counted
 
@@ -53,7 +52,8 @@ def obstacles(
         elif classes is not None and name in pixels and not sum(pixels[name]):
             yield (
                 "nothing_labelled",
-                f"The split '{wanted}' of the data has no labelled pixel: nothing to learn or measure.",
+                f"The split '{wanted}' of the data has no labelled pixel where its pictures hold data (not "
+                "nodata, transparent, NaN or infinite): nothing to learn or measure. Compare masks and pictures.",
             )
     if classes is not None and len(classes) == 1:
         yield (
@@ -61,29 +61,6 @@ def obstacles(
             f"There is one class only, '{classes.names[0]}': nothing to tell apart. Give what surrounds it, such as a "
             "background, a class of its own in classes.yaml.",
         )
-
-
-def find_labels_without_data(dataset: Dataset, train: str = "train", val: str = "val") -> Iterator[tuple[str, str]]:
-    """Yield the splits whose labelled pixels all lie where their pictures hold no data: they count as unlabelled.
-
-    Pictures are read until the first labelled pixel of each split, so usually one.
-
-    Args:
-        dataset: whose masks have labelled pixels; read as the model takes it.
-        train: the split to learn from.
-        val: the split to choose the best weights on.
-
-    Raises:
-        AtrousError: a picture or a mask cannot be read.
-    """
-    for split in dict.fromkeys((train, val)):
-        samples = (dataset.read(item) for item in dataset.split(split) if item.mask is not None)
-        if all((sample.label == IGNORE_INDEX).all() for sample in samples):
-            yield (
-                "nothing_labelled",
-                f"The split '{split}' of the data has labelled pixels only where its pictures hold no data (nodata, "
-                "transparent, NaN or infinite): nothing to learn or measure. Compare its masks with its pictures.",
-            )
 
 
 def few_to_choose_on(pictures: int, val: str) -> str:

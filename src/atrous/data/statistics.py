@@ -9,6 +9,7 @@ import numpy as np
 
 from atrous.data.channels import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
+from atrous.data.file_kinds import kinds_of, notes_on
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.pixels import PictureKind
 from atrous.data.split_names import canonical_split
@@ -43,22 +44,28 @@ def channel_statistics(
 
 
 def class_pixels(dataset: Dataset, split: str) -> list[int]:
-    """Labelled pixels of each class over a whole split; only masks are read.
+    """Labelled pixels of each class over a whole split, where the pictures hold data, as training sees them.
+
+    Pictures are read only where their headers say that pixels may hold no data.
 
     Args:
-        dataset: where to read.
+        dataset: where to read, with the channels and pages that a model takes.
         split: whose masks.
     """
     counts = np.zeros(256, dtype=np.int64)
-    for item in dataset.split(split):
-        if item.mask is not None:
-            counts += np.bincount(dataset.read_label(item.mask).ravel(), minlength=256)
+    items = [item for item in dataset.split(split) if item.mask is not None]
+    kinds = kinds_of((item.image for item in items), dataset.pages)
+    for item in items:
+        kind = kinds.get(item.image)
+        whole = kind is not None and not kind.may_lack_data
+        label = dataset.read_label(item.mask) if whole and item.mask is not None else dataset.read(item).label
+        counts += np.bincount(label.ravel(), minlength=256)
     return counts[: len(dataset.classes)].tolist()
 
 
 def kind_of_pictures(
     dataset: Dataset, split: str, pages: str = "first", *, val: str = "val", in_channels: int | None = None
-) -> tuple[PictureKind, str | None]:
+) -> tuple[PictureKind, tuple[str, ...]]:
     """The channels that a model takes and the type of a split's pictures, from all their headers.
 
     Args:
@@ -69,7 +76,7 @@ def kind_of_pictures(
         in_channels: that the model takes; None for what the training pictures have, see `channels_of`.
 
     Returns:
-        The kind, and a sentence where the training pictures differ in their channels.
+        The kind, and sentences where the training pictures differ, and on what of them is not read.
 
     Raises:
         AtrousError: a file is damaged, the types differ, or there is no agreed way between the channels.
@@ -87,8 +94,10 @@ def kind_of_pictures(
     chosen = channels_of(
         training, [(kind, str(item.image)) for kind, item in zip(others, measured, strict=True)], in_channels
     )
-    note = None
+    notes = []
     if len({kind.channels for kind in kinds}) > 1:
         listed = counts_of_channels(kind.channels for kind in kinds)
-        note = f"The training pictures differ in their channels: {listed}. The model takes {chosen}."
-    return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds)), note
+        notes = [f"The training pictures differ in their channels: {listed}. The model takes {chosen}."]
+    all_kinds = {item.image: kind for item, kind in zip((*items, *measured), (*kinds, *others), strict=True)}
+    notes += [note.message for note in notes_on(all_kinds, chosen, pages)]
+    return PictureKind(chosen, kinds[0].dtype, max(kind.bands for kind in kinds)), tuple(notes)

@@ -16,8 +16,8 @@ from atrous.data.blended_edges import EdgeCounts, count_edges
 from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
 from atrous.data.palettes import as_colors
-from atrous.data.pictures import exif_orientation, read_mask, read_pixels, stored_lossily
-from atrous.data.pixels import Pixels
+from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
+from atrous.data.pixels import Pixels, gives_channels
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # pixels a side
@@ -36,6 +36,7 @@ class PictureFacts:
         bands: C, with an alpha band.
         dtype: the name of its dtype.
         void: share of its pixels that hold no data: nodata, transparent, NaN or infinite.
+        doubtful_alpha: whether its alpha band hides pixels, and looks like a channel that was marked as alpha.
         digest: a hash of its pixels.
         thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
     """
@@ -45,6 +46,7 @@ class PictureFacts:
     bands: int
     dtype: str
     void: float
+    doubtful_alpha: bool
     digest: bytes
     thumbnail: np.ndarray
 
@@ -59,6 +61,7 @@ class MaskFacts:
         lossy: whether the file was compressed lossily.
         values: the raw values found, sorted; the 1024 most frequent if there are more.
         counts: the pixels of each value.
+        seen: the pixels of each value where the picture holds data; others are ignored in training.
         distinct: the number of different values in the file.
         labels: the label of each value; None without a class table, or where that expects another mode.
         unknown: the pixels whose value no class lists.
@@ -69,6 +72,9 @@ class MaskFacts:
         palette: the colour of each value, where the file has a palette; else None.
         nodata: the value that the file declares as no data, where the mask holds it and no class lists it; else None.
             It is none of ``values``.
+        pages: number of pages or frames in the file, of which the first is read.
+        stacks: whether they are pages of a TIFF.
+        white_is_zero: whether the file says that 0 is white; None where it says neither.
     """
 
     size: tuple[int, ...]
@@ -76,6 +82,7 @@ class MaskFacts:
     lossy: bool
     values: tuple[Raw, ...]
     counts: np.ndarray
+    seen: np.ndarray
     distinct: int
     labels: np.ndarray | None
     unknown: int
@@ -85,6 +92,9 @@ class MaskFacts:
     between_places: Mapping[Raw, tuple[int, int]]
     palette: Mapping[int, Color] | None
     nodata: int | None
+    pages: int
+    stacks: bool
+    white_is_zero: bool | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,7 @@ def survey(
     classes: ClassTable | None,
     progress: Callable[[int, int], None] | None = None,
     pages: str = "first",
+    channels: int | None = None,
 ) -> list[Pair]:
     """Read all items on all cores.
 
@@ -119,6 +130,7 @@ def survey(
         classes: the table to look values up in, or None.
         progress: called with the items read and their total, after each.
         pages: as in `read_pixels`.
+        channels: C that a model takes, which decides where a picture holds data; None for all that are no alpha.
 
     Returns:
         One pair per item, in their order; damaged files become problems, not errors.
@@ -127,7 +139,7 @@ def survey(
     # Threads are enough: decoding releases the interpreter lock.
     readers = ThreadPoolExecutor(max_workers=min(_READERS, os.cpu_count() or 1))
     try:
-        for pair in readers.map(lambda item: _read_pair(item, classes, pages), items):
+        for pair in readers.map(lambda item: _read_pair(item, classes, pages, channels), items):
             pairs.append(pair)
             if progress:
                 progress(len(pairs), len(items))
@@ -136,19 +148,21 @@ def survey(
     return pairs
 
 
-def _read_pair(item: Item, classes: ClassTable | None, pages: str) -> Pair:
-    picture, mask, problems = None, None, []
+def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int | None) -> Pair:
+    picture, mask, valid, problems = None, None, None, []
     if item.image.exists():
         try:
-            picture = _describe_picture(read_pixels(item.image, pages))
+            pixels = read_pixels(item.image, pages)
+            wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None
+            picture, valid = _describe_picture(pixels, wanted)
         except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
         try:
-            raw_mask, palette, nodata = read_mask(item.mask)
-            if palette and raw_mask.ndim == 2 and classes is not None and classes.color_coded:
-                raw_mask, palette = as_colors(raw_mask, palette), None
-            mask = _describe_mask(raw_mask, stored_lossily(item.mask), classes, palette, nodata)
+            stored = read_mask(item.mask)
+            if stored.palette and stored.values.ndim == 2 and classes is not None and classes.color_coded:
+                stored = stored._replace(values=as_colors(stored.values, stored.palette), palette=None)
+            mask = _describe_mask(stored, stored_lossily(item.mask), classes, valid)
         except Exception as error:
             problems.append(_in_words(item.mask, error))
     turned = _turned(item) if picture and mask and item.mask else 0
@@ -168,9 +182,10 @@ def _in_words(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _describe_picture(pixels: Pixels) -> PictureFacts:
-    image, valid = pixels.for_model()
-    height, width, channels = image.shape
+def _describe_picture(pixels: Pixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
+    """The facts, and H×W booleans of where the picture holds data; None for everywhere."""
+    image, valid = pixels.for_model(channels)
+    height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     thumbnail = cv2.resize(image[:, :, :3], (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
@@ -182,16 +197,15 @@ def _describe_picture(pixels: Pixels) -> PictureFacts:
     thumbnail = np.zeros_like(thumbnail) if flat else thumbnail / length
     void = 0.0 if valid is None else 1 - float(valid.mean())
     bands = pixels.values.shape[2]
-    return PictureFacts((height, width), channels, bands, image.dtype.name, void, digest, thumbnail.ravel())
+    doubtful = bool(void) and pixels.alpha_hides and channels != bands and pixels.alpha_may_be_a_channel
+    facts = PictureFacts(
+        (height, width), pixels.channels, bands, image.dtype.name, void, doubtful, digest, thumbnail.ravel()
+    )
+    return facts, valid
 
 
-def _describe_mask(
-    raw_mask: np.ndarray,
-    lossy: bool,
-    classes: ClassTable | None,
-    palette: tuple[Color, ...] | None,
-    nodata: int | None,
-) -> MaskFacts:
+def _describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:
+    raw_mask, palette, nodata = stored.values, stored.palette, stored.nodata
     size = raw_mask.shape[:2]
     color_coded = classes is not None and classes.color_coded
     grey_as_rgb = raw_mask.ndim == 3 and (raw_mask == raw_mask[:, :, :1]).all()
@@ -207,13 +221,18 @@ def _describe_mask(
         labels = classes.look_up(raw.reshape(shape))[0]
     if nodata is not None and not in_color:
         void = (found == nodata) & (True if labels is None else labels == UNKNOWN)
+    seen = counts
+    if valid is not None and valid.shape == codes.shape:
+        seen = np.zeros_like(counts)
+        there, pixels = _histogram(codes[valid])
+        seen[np.searchsorted(found, there)] = pixels
     distinct = len(found) - int(void.sum())
     unknown = 0 if labels is None else int(counts[(labels == UNKNOWN) & ~void].sum())
     edges = _edges(raw_mask, codes, found) if _may_be_blended(distinct, unknown, lossy, classes) else None
     kept = np.flatnonzero(~void)
     if distinct > _VALUES:
         kept = np.sort(kept[np.argsort(-counts[kept], kind="stable")[:_VALUES]])
-    found, counts, labels = found[kept], counts[kept], None if labels is None else labels[kept]
+    found, counts, seen, labels = found[kept], counts[kept], seen[kept], None if labels is None else labels[kept]
     values = tuple(unpacked_color(int(code)) if in_color else int(code) for code in found)
     strays = np.flatnonzero(labels == UNKNOWN) if labels is not None else np.array([], dtype=int)
     places = {}
@@ -232,6 +251,7 @@ def _describe_mask(
         lossy,
         values,
         counts,
+        seen,
         distinct,
         labels,
         unknown,
@@ -241,6 +261,9 @@ def _describe_mask(
         between_places,
         colors,
         nodata if void.any() else None,
+        stored.pages,
+        stored.stacks,
+        stored.white_is_zero,
     )
 
 

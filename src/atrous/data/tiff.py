@@ -14,7 +14,7 @@ from atrous.data.aux_xml import nodata_beside
 from atrous.data.decoding import TooLarge, in_words
 from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
-from atrous.data.pixels import Pixels, as_picture_dtype
+from atrous.data.pixels import PictureKind, Pixels, as_picture_dtype
 from atrous.data.tiff_header import Directory, directories
 from atrous.data.tiff_page import JPEG, StoredPage, Window, as_nodata, nodata_of, page_at
 from atrous.errors import AtrousError
@@ -32,6 +32,7 @@ PAGES = ("first", "channels")
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
+_GREY = (0, 1)  # WhiteIsZero, BlackIsZero
 _COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
 _STRETCH = {1: 255, 2: 85, 4: 17}  # to fill 0…255, as Pillow does with PNG
 
@@ -62,7 +63,7 @@ class TiffPicture:
         shape: (H, W, C) of the upright picture.
         orientation: TIFF's, 1 to 8, which is applied.
         alpha: index of the band that holds transparency, or None.
-        white_is_zero: whether the file says that 0 is white, which changes no number.
+        white_is_zero: whether the file of a grey picture says that 0 is white, which changes no number; else None.
         pages: number of pages; reduced copies and masks are no pages.
         nodata: the value that stands for no data, in the file's own type; None where none is declared in the file or in
             GDAL's ``.aux.xml`` beside it, or where it cannot occur.
@@ -142,6 +143,21 @@ class TiffPicture:
         return self._page.compression in JPEG | {50001, 34927, 22610}
 
     @property
+    def kind(self) -> PictureKind:
+        """What the header says of the picture."""
+        name, bands = self.dtype.name, self.shape[2]
+        marked = self.alpha is not None or self.nodata is not None or bool(self._masks) or self._beside is not None
+        return PictureKind(
+            bands - (self.alpha is not None),
+            name,
+            bands,
+            self.pages,
+            stacks=True,
+            white_is_zero=self.white_is_zero,
+            may_lack_data=marked or name == "float32",
+        )
+
+    @property
     def dtype(self) -> np.dtype:
         """Of `read`; it follows from the file's header."""
         empty = np.zeros((1, 1, self._stored[0].shape[2]), self._stored[0].dtype)
@@ -172,7 +188,9 @@ class TiffPicture:
             if missing is not None and missing.shape != values.shape:  # of a colour table's index
                 gone = np.asarray(missing.all(axis=2))
                 masked, missing = gone if masked is None else masked | gone, None
-            return Pixels(np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None)
+            return Pixels(
+                np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None, self.pages, stacks=True
+            )
 
     def raw_mask(self) -> np.ndarray:
         """The stored numbers of a mask: indices of a colour table stay, bits are not stretched.
@@ -203,7 +221,7 @@ class TiffPicture:
         self._check_colours()
         orientation = self._page.tags.valueof(ORIENTATION_TAG)
         self.orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-        self.white_is_zero = self._photometric == _WHITE_IS_ZERO
+        self.white_is_zero = self._photometric == _WHITE_IS_ZERO if self._photometric in _GREY else None
         channels = 3 if self._photometric == _PALETTE or self._is_cmyk else first.shape[2]
         self.alpha = self._alpha_of(first.shape[2]) if len(chosen) == 1 and channels == first.shape[2] else None
         height, width = upright_size(*first.shape[:2], self.orientation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from atrous.data.file_kinds import Note, notes_on
 from atrous.data.pictures import read_picture
 from atrous.data.pillow import pixels_of_picture
-from atrous.data.pixels import Pixels, fill_missing
+from atrous.data.pixels import PictureKind, Pixels, fill_missing
 from atrous.errors import AtrousError
+from atrous.models.info import Preprocessing
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Segmenter
@@ -42,6 +45,48 @@ def found_in(pixels: Pixels, channels: int) -> Found:
         AtrousError: there is no agreed way from the file's bands to the channels.
     """
     return Found(pixels.values, *pixels.for_model(channels))
+
+
+def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocessing) -> Iterator[Note]:
+    """What a model does not read of files, or what may mean different things in them.
+
+    Args:
+        kinds: what the headers of the files say.
+        preprocessing: of the model.
+    """
+    for note in notes_on(kinds, len(preprocessing.mean), preprocessing.pages):
+        yield note._replace(message=f"{note.paths[0]}: {note.message}") if len(kinds) == 1 else note
+
+
+def doubts_of(name: str | Path, pixels: Pixels, preprocessing: Preprocessing) -> Iterator[Note]:
+    """What a model does not read of a picture, and an alpha band that hides pixels and looks like a channel.
+
+    Args:
+        name: of the picture, for the sentences.
+        pixels: as read.
+        preprocessing: of the model.
+    """
+    yield from doubts_of_files({Path(name): pixels.kind}, preprocessing)
+    hides = pixels.alpha_hides and len(preprocessing.mean) != pixels.values.shape[2]
+    if pixels.alpha is None or not hides or (pixels.values[:, :, pixels.alpha] != 0).all():
+        return
+    if pixels.alpha_may_be_a_channel:
+        yield doubt_of_alpha(name)
+
+
+def doubt_of_alpha(name: str | Path) -> Note:
+    """What is said of a picture whose alpha band has many values between zero and full.
+
+    Args:
+        name: of the picture.
+    """
+    return Note(
+        "doubtful_alpha",
+        f"{name}: its last band is marked as alpha and holds many values between zero and full, as near infrared would "
+        "(GDAL marks the fourth of four bands of uint8 so by default). It is read as alpha: where it is 0 there is no "
+        "data. To take it as a channel, train a model with model.in_channels of all bands.",
+        (Path(name),),
+    )
 
 
 def found_in_array(values: np.ndarray) -> Found:

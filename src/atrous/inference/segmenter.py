@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from atrous import model_file
+from atrous.data.file_kinds import Note
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import fill_missing, to_channels
@@ -22,7 +23,7 @@ from atrous.inference import exported
 from atrous.inference.any_size import AnySize
 from atrous.inference.engine import NotConvertible, choose
 from atrous.inference.out_of_memory import TileLimits
-from atrous.inference.picture_input import Found, as_array, found_in, found_in_array, with_valid
+from atrous.inference.picture_input import Found, as_array, doubts_of, found_in, found_in_array, with_valid
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
@@ -155,12 +156,15 @@ class Segmenter:
         Raises:
             AtrousError: unreadable, or with channels this model does not take.
         """
-        channels, pages = len(self.info.preprocessing.mean), self.info.preprocessing.pages
+        preprocessing = self.info.preprocessing
         if isinstance(picture, str | Path):
-            return found_in(read_pixels(picture, pages), channels)
-        if isinstance(picture, Image.Image):
-            return found_in(pixels_of_picture(picture), channels)
-        return found_in_array(as_array(picture))
+            pixels = read_pixels(picture, preprocessing.pages)
+            self.warn_of(doubts_of(picture, pixels, preprocessing))
+        elif isinstance(picture, Image.Image):
+            pixels = pixels_of_picture(picture)
+        else:
+            return found_in_array(as_array(picture))
+        return found_in(pixels, len(preprocessing.mean))
 
     def filled(self, found: Found) -> np.ndarray:
         """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0."""
@@ -238,27 +242,22 @@ class Segmenter:
         return to_depth(image, preprocessing.dtype)
 
     def doubt_of(self, image: np.ndarray) -> str | None:
-        """A sentence where a picture's values may not mean what the model takes them for; see `value_range.doubt`.
-
-        Args:
-            image: a whole picture, H×W×C as read.
-        """
+        """Tells where a whole picture's values, H×W×C as read, may mean something else; see `value_range.doubt`."""
         if self._range is not None or image.dtype.name == self.info.preprocessing.dtype or not image.size:
             return None
         return doubt(image.dtype.name, float(image.max()), self.info.preprocessing)
 
     def warn_of_values(self, dtype: str, largest: float) -> None:
-        """Warns, once for each doubt, where a picture's values may not mean what the model takes them for.
-
-        Args:
-            dtype: of the picture as read.
-            largest: value in it.
-        """
+        """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else."""
         self._warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None)
 
-    def _warn(self, sentence: str | None) -> None:
-        kind = (sentence or "").partition(":")[0]
-        if sentence is not None and kind not in self._doubts:
+    def warn_of(self, notes: Iterable[Note]) -> None:
+        """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
+        for kind, message, _ in notes:
+            self._warn(message, kind)
+
+    def _warn(self, sentence: str | None, kind: str | None = None) -> None:
+        if sentence is not None and (kind := kind or sentence.partition(":")[0]) not in self._doubts:
             self._doubts.add(kind)
             warnings.warn(sentence, PictureWarning, stacklevel=4)
 

@@ -20,7 +20,7 @@ from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, nearest
 from atrous.inference.any_size import overlap_of
 from atrous.inference.out_of_memory import is_out_of_memory
-from atrous.inference.picture_input import Found, found_in
+from atrous.inference.picture_input import Found, doubts_of, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers
@@ -239,7 +239,9 @@ class Desk:
         preprocessing = segmenter.info.preprocessing
         pixels = decode_pixels(content, self._most_pixels(wish), pages=preprocessing.pages)
         found = found_in(pixels, len(preprocessing.mean))
-        return segmenter, found, segmenter.filled(found), segmenter.doubt_of(found.image)
+        doubts = [note.message for note in doubts_of("the picture", pixels, preprocessing)]
+        doubts += [doubt] if (doubt := segmenter.doubt_of(found.image)) else []
+        return segmenter, found, segmenter.filled(found), " ".join(doubts) or None
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
         """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.

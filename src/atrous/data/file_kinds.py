@@ -1,0 +1,133 @@
+"""What the headers of a set's picture files say, and what of the files is not read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from atrous.data.pictures import read_kind
+from atrous.data.pixels import PictureKind
+from atrous.errors import AtrousError
+
+
+class Note(NamedTuple):
+    """Something to tell about several files.
+
+    Attributes:
+        kind: a short name, such as "several_pages".
+        message: a sentence.
+        paths: the files.
+    """
+
+    kind: str
+    message: str
+    paths: tuple[Path, ...]
+
+
+def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureKind]:
+    """Read the headers of pictures; files that cannot be read are left out.
+
+    Args:
+        paths: picture files.
+        pages: as in `read_pixels`.
+    """
+    paths = list(paths)
+
+    def kind_or_none(path: Path) -> PictureKind | None:
+        try:
+            return read_kind(path, pages)
+        except AtrousError:  # told where the file is read
+            return None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        kinds = list(pool.map(kind_or_none, paths))
+    return {path: kind for path, kind in zip(paths, kinds, strict=True) if kind is not None}
+
+
+def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str = "first") -> Iterator[Note]:
+    """Tell what of pictures is not read, and what means different things in different files.
+
+    Args:
+        kinds: of the pictures.
+        channels: C that the model takes; None for all bands that are no alpha.
+        pages: as in `read_pixels`.
+    """
+    yield from notes_on_pages({path: (kind.pages, kind.stacks) for path, kind in kinds.items()}, "picture", pages)
+    if channels is not None:
+        dropping = {path: kind for path, kind in kinds.items() if _drops(kind, channels)}
+        if dropping:
+            most = max(kind.channels for kind in dropping.values())
+            counts = ", ".join(
+                f"{_counted(count, 'picture')} with {given}"
+                for given, count in sorted(Counter(kind.channels for kind in dropping.values()).items())
+            )
+            read = "the first 3, as grey," if channels == 1 and most == 4 else f"the first {channels}"
+            yield Note(
+                "dropped_channels",
+                f"The model takes {channels} channel{'' if channels == 1 else 's'}, and there are more ({counts}): "
+                f"{read} are read, and the others are not. A model trained with `--model.in_channels {most}` takes "
+                f"all {most}.",
+                tuple(dropping),
+            )
+    yield from notes_on_white_is_zero({path: kind.white_is_zero for path, kind in _grey(kinds).items()}, "picture")
+
+
+def _grey(kinds: Mapping[Path, PictureKind]) -> dict[Path, PictureKind]:
+    """The pictures of one channel; of those without the TIFF's word, 0 is black."""
+    return {path: kind for path, kind in kinds.items() if kind.channels == 1 and kind.bands <= 2}
+
+
+def _drops(kind: PictureKind, channels: int) -> bool:
+    return kind.channels > channels and channels != kind.bands and (kind.channels, channels) != (3, 1)
+
+
+def notes_on_pages(files: Mapping[Path, tuple[int, bool]], what: str, pages: str = "first") -> Iterator[Note]:
+    """Tell of files with several pages or frames, of which the first is read.
+
+    Args:
+        files: of each file, its number of pages or frames, and whether they are a TIFF's.
+        what: the files are: "picture" or "mask".
+        pages: as in `read_pixels`.
+    """
+    for tiff in (True, False):
+        several = {path: count for path, (count, stacks) in files.items() if count > 1 and stacks is tiff}
+        if not several or (tiff and pages == "channels"):
+            continue
+        counts = sorted(set(several.values()))
+        word = "page" if tiff else "frame"
+        number = f"{counts[0]} {word}s each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} {word}s each"
+        have = "has" if len(several) == 1 else "have"
+        number = number.removesuffix(" each") if len(several) == 1 else number
+        cure = "; `--data.pages channels` in train takes the bands of all pages" if tiff and what == "picture" else ""
+        yield Note(
+            "several_pages" if tiff else "several_frames",
+            f"{_counted(len(several), what)} {have} {number}; {word} 1 is read{cure}.",
+            tuple(several),
+        )
+
+
+def notes_on_white_is_zero(files: Mapping[Path, bool | None], what: str) -> Iterator[Note]:
+    """Tell of grey files of which some say that 0 is white and others that it is black.
+
+    Args:
+        files: of each grey file whether it says that 0 is white; None where it says neither, so that 0 is black.
+        what: the files are: "picture" or "mask".
+    """
+    white = [path for path, is_white in files.items() if is_white]
+    if white and len(white) < len(files):
+        black = next(path for path, is_white in files.items() if not is_white)
+        yield Note(
+            "mixed_white_is_zero",
+            f"{_counted(len(white), what)} of {len(files)} say{'s' if len(white) == 1 else ''} that 0 is white "
+            f"(WhiteIsZero), and others, such as {black.name}, that it is black. The stored numbers are read as they "
+            "are, so that the same shade may be different numbers: convert the files to one kind.",
+            tuple(white),
+        )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -69,6 +69,7 @@ CALLS = {
 #: Where an output names a folder: a file in it that the verb would write.
 IN_FOLDER = {
     ("demo", "out"): "predictions/slice_111.png",
+    ("doctor", "pictures"): "train.png",
     ("explain", "out"): "01_test_0/picture.png",
     ("predict", "out"): "test_0.overlay.png",
     ("train", "out"): "best.safetensors",

@@ -10,12 +10,13 @@ import cv2
 from rich.markup import escape
 from rich.table import Table
 
+from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import CLASSES_FILE
-from atrous.data.examine import Diagnosis, examine
+from atrous.data.examine import Diagnosis, examine, open_to_examine
 from atrous.data.findings import Finding
 from atrous.errors import AtrousError, counted
-from atrous.outputs import check_outputs, json_output, table_output
+from atrous.outputs import check_outputs, json_output, no_empty_folder, table_output
 
 
 def doctor(
@@ -28,6 +29,7 @@ def doctor(
     in_channels: int | None = None,
     write_classes: bool = False,
     json: Path | None = None,
+    pictures: Path | None = None,
     overwrite: bool = False,
 ) -> int:
     """Read every picture and mask of a dataset and say, in plain words, what would spoil a training.
@@ -42,7 +44,10 @@ def doctor(
         in_channels: channels that the model takes; by default what the training pictures have.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: JSON file to write the findings to.
-        overwrite: replace a file at `json` that atrous did not write, too; a classes.yaml is never replaced.
+        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and doubtful
+            pictures that an EXIF tag turns.
+        overwrite: replace files at `json` and in `pictures` that atrous did not write, too; a classes.yaml is never
+            replaced.
 
     Returns:
         The exit code: 0 for a clean dataset or warnings only, 2 for errors.
@@ -53,9 +58,11 @@ def doctor(
     table = Path(data) / CLASSES_FILE
     if write_classes:
         _check_no_table(table)
+    dataset = open_to_examine(data, layout)[0] if pictures is not None else None
+    planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []
     check_outputs(
         "doctor",
-        [json_output("json", json), table_output("write_classes", table if write_classes else None)],
+        [json_output("json", json), table_output("write_classes", table if write_classes else None), *planned],
         [("the data set", data)],
         overwrite=overwrite,
     )
@@ -66,8 +73,16 @@ def doctor(
         console.print(f"Wrote {escape(str(path))}; examining again.")
         diagnosis = asked()
     show(diagnosis)
+    drawn = []
+    if dataset is not None and pictures is not None:
+        with no_empty_folder(Path(pictures)):
+            drawn = draw_pictures(dataset, diagnosis, Path(pictures), pages, in_channels)
+        for picture in drawn:
+            console.print(
+                f"Wrote {escape(str(picture.path))}: {escape(picture.words)}.", highlight=False, soft_wrap=True
+            )
     if json is not None:
-        write_json(diagnosis.as_json(), json)
+        write_json({**diagnosis.as_json(), "pictures": [str(picture.path) for picture in drawn]}, json)
     return 2 if diagnosis.errors else 0
 
 

@@ -31,7 +31,7 @@ from atrous.data.propose import Proposal, propose_classes, without_blends
 from atrous.data.readiness import obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.survey import Pair, masks_of, survey
-from atrous.data.turned import find_turned
+from atrous.data.turned import TurnedPair, find_turned, judge_turned
 from atrous.errors import AtrousError
 
 
@@ -51,6 +51,7 @@ class Diagnosis:
         ignored: per split the pixels that belong to no class, or where the picture holds no data.
         proposed_classes: the table that would fit the values found, or None where the present one does or
             none would.
+        turned: pictures turned by their EXIF tag whose masks are in doubt.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Diagnosis:
     pixels: Mapping[str, tuple[int, ...]]
     ignored: Mapping[str, int]
     proposed_classes: ClassTable | None
+    turned: tuple[TurnedPair, ...] = ()
 
     def raise_for_errors(self) -> None:
         """Refuse a dataset with errors.
@@ -128,7 +130,7 @@ def examine(
     Raises:
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
-    dataset, classes = _open(root, layout)
+    dataset, classes = open_to_examine(root, layout)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
     kinds = kinds_of((item.image for item in items), pages)
     channels = _channels(dataset, kinds, train, val, in_channels)
@@ -156,6 +158,7 @@ def examine(
         *palettes,
         *no_way,
     )
+    turned = judge_turned(pairs)
     # masks with errors have few labels, and that is said already
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
     return Diagnosis(
@@ -174,16 +177,29 @@ def examine(
             *find_doubtful_alpha(dataset, pairs),
             *find_assumed_names(dataset, pairs, classes),
             *find_unnamed_background(dataset, pairs, classes),
-            *find_turned(dataset, pairs),
+            *find_turned(dataset, turned),
         ),
         pixels=pixels,
         ignored=ignored,
         # of two proposals, one for numbers and one for colours, neither alone fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
+        turned=turned.doubtful,
     )
 
 
-def _open(root: Path | str, layout: str | None) -> tuple[Dataset, ClassTable | None]:
+def open_to_examine(root: Path | str, layout: str | None = None) -> tuple[Dataset, ClassTable | None]:
+    """Open a dataset that may have no class table.
+
+    Args:
+        root: the dataset's folder.
+        layout: as in `open_dataset`; None to guess it.
+
+    Returns:
+        The dataset, and its class table; None where it has none, and then ``Dataset.classes`` means nothing.
+
+    Raises:
+        AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
+    """
     try:
         dataset = open_dataset(root, layout)
         return dataset, dataset.classes

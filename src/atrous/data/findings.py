@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from atrous.data.dataset import Dataset, check_sizes
-from atrous.data.fixed_parts import without_fixed_parts
+from atrous.data.fixed_parts import FixedParts
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
 from atrous.data.propose import Proposal
@@ -25,7 +25,6 @@ _RARE = 0.01  # share of the labelled train pixels below which a class is called
 # Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
 # exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
 _NEAR_IDENTICAL = 0.95
-_VARYING_ALIKE = 0.8  # of what varies behind a fixed field or bar: copies gave 0.95 and more, other pictures up to 0.4
 
 
 @dataclass(frozen=True)
@@ -297,9 +296,14 @@ def _in_two_splits(dataset: Dataset) -> Iterator[Finding]:
 
 def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
     splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
-    varying = _varying([pair for pairs in splits.values() for pair in pairs.values()])
+    facts = {pair.item.image: pair.picture for pairs in splits.values() for pair in pairs.values() if pair.picture}
+    if not facts:
+        return
+    thumbnails = np.stack([picture.thumbnail for picture in facts.values()])
+    fixed_parts = FixedParts(thumbnails, np.array([picture.contrast for picture in facts.values()]))
+    rows = {image: row for row, image in enumerate(facts)}
     for (first, items), (second, others) in _independent_splits(splits):
-        examples = list(_alike(first, [*items.values()], second, [*others.values()], varying))
+        examples = list(_alike(first, [*items.values()], second, [*others.values()], fixed_parts, rows))
         yield from _grouped(
             "near_identical",
             f"Pictures of {second} that look nearly like one of {first}; scores on them flatter. Keep all "
@@ -308,20 +312,19 @@ def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         )
 
 
-def _varying(pairs: list[Pair]) -> dict[Path, np.ndarray]:
-    """What varies in each picture, where most of all pictures is the same; else nothing."""
-    facts = {pair.item.image: pair.picture.thumbnail for pair in pairs if pair.picture}
-    found = without_fixed_parts(np.stack([*facts.values()])) if facts else None
-    return {} if found is None else dict(zip(facts, found, strict=True))
-
-
 def _alike(
-    first: str, pairs: list[Pair], second: str, others: list[Pair], varying: Mapping[Path, np.ndarray]
+    first: str,
+    pairs: list[Pair],
+    second: str,
+    others: list[Pair],
+    fixed_parts: FixedParts,
+    rows: Mapping[Path, int],
 ) -> Iterator[str]:
     """One sentence for each picture of ``others`` that has a near copy in ``pairs``."""
     if not pairs:
         return
     thumbnails = np.stack([pair.picture.thumbnail for pair in pairs if pair.picture])
+    rows_of_first = np.array([rows[pair.item.image] for pair in pairs])
     same = {pair.picture.digest: pair for pair in pairs if pair.picture}
     for other in others:
         if other.picture is None:
@@ -331,11 +334,11 @@ def _alike(
                 yield f"{second} {other.item.image.name} is {first} {twin.item.image.name}, pixel for pixel"
             continue
         likeness = thumbnails @ other.picture.thumbnail
-        if varying:  # the whole pictures are alike by what all share, so what varies must be, too
-            same_parts = np.stack([varying[pair.item.image] for pair in pairs]) @ varying[other.item.image]
-            likeness = np.where(same_parts > _VARYING_ALIKE, likeness, 0)
-        best = int(likeness.argmax())
-        if likeness[best] > _NEAR_IDENTICAL:
+        near = np.flatnonzero(likeness > _NEAR_IDENTICAL)
+        if len(near):  # perhaps by what all pictures of a camera share
+            near = near[fixed_parts.are_alike(rows[other.item.image], rows_of_first[near])]
+        if len(near):
+            best = int(near[likeness[near].argmax()])
             name = pairs[best].item.image.name
             yield f"{second} {other.item.image.name} ≈ {first} {name} (correlation {likeness[best]:.2f})"
 

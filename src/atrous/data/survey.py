@@ -39,6 +39,8 @@ class PictureFacts:
         doubtful_alpha: whether its alpha band hides pixels, and looks like a channel that was marked as alpha.
         digest: a hash of its pixels.
         thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
+        contrast: the thumbnail's root mean square before it was scaled, in grey levels: of a deep picture 1/255 of
+            its thumbnail's range.
     """
 
     size: tuple[int, ...]
@@ -49,6 +51,7 @@ class PictureFacts:
     doubtful_alpha: bool
     digest: bytes
     thumbnail: np.ndarray
+    contrast: float
 
 
 @dataclass(frozen=True)
@@ -189,17 +192,19 @@ def _describe_picture(pixels: Pixels, channels: int | None) -> tuple[PictureFact
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
     thumbnail = cv2.resize(image[:, :, :3], (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
+    level = 1.0 if image.dtype == np.uint8 else float(np.ptp(thumbnail)) / 255
     # Without its slow changes a vignette or a sky no longer makes different pictures look alike.
     thumbnail -= cv2.GaussianBlur(thumbnail, (0, 0), _THUMBNAIL / 8)
     thumbnail -= thumbnail.mean()
     length = float(np.linalg.norm(thumbnail))
     flat = not np.isfinite(length) or length < 1e-6
     thumbnail = np.zeros_like(thumbnail) if flat else thumbnail / length
+    contrast = 0.0 if flat else length / (_THUMBNAIL * level)
     void = 0.0 if valid is None else 1 - float(valid.mean())
     bands = pixels.values.shape[2]
     doubtful = bool(void) and pixels.alpha_hides and channels != bands and pixels.alpha_may_be_a_channel
     facts = PictureFacts(
-        (height, width), pixels.channels, bands, image.dtype.name, void, doubtful, digest, thumbnail.ravel()
+        (height, width), pixels.channels, bands, image.dtype.name, void, doubtful, digest, thumbnail.ravel(), contrast
     )
     return facts, valid
 

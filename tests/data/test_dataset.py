@@ -8,6 +8,7 @@ from PIL import Image
 from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset, seeded_split
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.pictures import read_pixels
+from atrous.data.survey import survey
 from atrous.errors import AtrousError
 
 BINARY = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))
@@ -203,13 +204,46 @@ def _raster(path, values, nodata):
         (np.array([[0, 1, np.nan]], np.float32), "nan", [[0, 1, 255]]),
         (np.array([[0, 1, -3.4028235e38]], np.float32), "-3.4028234663852886e+38", [[0, 1, 255]]),
         (np.array([[0, 1, 1]], np.uint8), "1", [[0, 1, 1]]),  # the class table says what 1 means
-        (np.array([[0, 1, 1]], np.uint8), "0", [[0, 1, 1]]),  # the usual background of rasterised outlines
+        (np.array([[0, 1, 1]], np.uint8), "0", [[0, 1, 1]]),
+        (np.array([[0, 1, -np.inf]], np.float32), "-9999", [[0, 1, 255]]),
+        (np.array([[0, 1, 1]], np.float32), "0", [[0, 1, 1]]),
     ],
 )
 def test_a_masks_own_nodata_is_no_label_unless_a_class_lists_it(values, nodata, labels, tmp_path):
     _raster(tmp_path / "m.tif", values, nodata)
     dataset = Dataset(tmp_path, "folder", ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)), ((0,), (1,))), {})
     assert dataset.read_label(tmp_path / "m.tif").tolist() == labels
+
+
+def test_a_declared_zero_is_void_only_where_a_table_does_not_list_it(tmp_path):
+    """Programs that draw outlines into rasters declare 0 by default, and use it for the background."""
+    values = np.array([[0, 1, 2, 2]] * 4, np.uint8)
+    for dtype in (np.uint8, np.float32):
+        _raster(tmp_path / "m.tif", values.astype(dtype), "0")
+        without = Dataset(tmp_path, "folder", ClassTable(("a", "b"), ((0, 0, 0), (9, 9, 9)), ((1,), (2,))), {})
+        assert without.read_label(tmp_path / "m.tif")[0].tolist() == [255, 0, 1, 1]
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    _raster(tmp_path / "m.tif", values, "0")
+    item = Item("a", tmp_path / "a.png", tmp_path / "m.tif")
+    assert [pair.mask.values for pair in survey([item], None) if pair.mask] == [(0, 1, 2)]
+    assert [pair.mask.values for pair in survey([item], without.classes) if pair.mask] == [(1, 2)]
+
+
+def test_nodata_in_gdals_file_is_compared_with_what_the_picture_stores(tmp_path):
+    beside = '<PAMDataset><PAMRasterBand band="1"><NoDataValue>{}</NoDataValue></PAMRasterBand></PAMDataset>'
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 200, 0, 0, 0, 0, 0])
+    palette.save(tmp_path / "p.bmp")
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "b.png")
+    tifffile.imwrite(tmp_path / "t.tif", np.array([[0, 3]], np.uint8), extratags=[(42113, 2, 0, "0", True)])
+    for name, nodata, valid in (
+        ("p.bmp", 0, [[False, True, True]]),
+        ("b.png", 1, [[True, False]]),
+        ("t.tif", 3, [[True, False]]),  # which GDAL prefers to the file's own
+    ):
+        (tmp_path / f"{name}.aux.xml").write_text(beside.format(nodata), encoding="utf-8")
+        found = read_pixels(tmp_path / name).for_model()[1]
+        assert found is not None and found.tolist() == valid, name
 
 
 def test_nodata_in_gdals_file_beside_a_picture_or_mask(tmp_path):

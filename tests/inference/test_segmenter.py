@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -384,6 +385,18 @@ def test_a_pil_image_has_the_channels_and_type_of_its_mode_whatever_its_values(m
         assert pixels.values.dtype == stored.values.dtype
         assert np.array_equal(pixels.values, stored.values)
         assert (pixels.masked is None) == (stored.masked is None)
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_a_pil_image_of_16_bits_keeps_its_type_in_any_order_of_bytes(order, tmp_path):
+    values = np.array([[0, 1], [300, 65535]], np.uint16)
+    with tifffile.TiffWriter(tmp_path / "a.tif", byteorder=order[0]) as file:
+        file.write(values, photometric="minisblack")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.mode.startswith("I;16")
+        found = pixels_of_picture(image).values
+    assert found.dtype == np.uint16 and found.dtype.isnative
+    assert np.array_equal(found[:, :, 0], values)
 
 
 def test_a_pil_image_that_cannot_be_read_is_refused_in_words(segmenter, tmp_path):

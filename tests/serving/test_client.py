@@ -259,7 +259,18 @@ def test_transparent_and_turned_pil_images_are_those_of_the_segmenter(server, se
     exif[274] = 6
     Image.fromarray(streets[0]).save(tmp_path / "turned.jpg", exif=exif)
     colours = Image.fromarray(np.dstack([streets[0], alpha]))
-    for image in (clear, keyed, colours, grey.convert("CMYK"), Image.open(tmp_path / "turned.jpg")):
+    big = Image.frombytes("I;16B", grey.size, np.asarray(grey).astype(">u2").tobytes())
+    turned = Image.open(tmp_path / "turned.jpg")
+    for image in (
+        clear,
+        clear.convert("La"),
+        keyed,
+        colours,
+        colours.convert("RGBa"),
+        grey.convert("CMYK"),
+        big,
+        turned,
+    ):
         expected = segmenter(image).mask
         assert np.array_equal(client.segment(image).mask, expected)
     assert (segmenter(clear).mask[:40] == 255).all()

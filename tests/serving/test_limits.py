@@ -143,10 +143,13 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch):
     class Request:
         headers = desk.Headers({"content-type": "multipart/form-data; boundary=B"})
 
+    class Asked:
+        parameters = ("format",)
+
     async def ask() -> bytes:
         made = desk.Desk((), None, desk.Limits(), Metrics())  # type: ignore[arg-type]
         try:
-            return await made._picture_in(Request(), content)  # type: ignore[arg-type]
+            return await made._picture_in(Request(), content, Asked())  # type: ignore[arg-type]
         finally:
             made.close()
 

@@ -44,8 +44,8 @@ def serve(
         megabytes: largest upload, in MB.
         megapixels: largest picture, in megapixels, at all scales together and as the model enlarges it.
         seconds: longest time for a response, in seconds.
-        memory: memory for a picture in the network, and for all decoded pictures together, in GB; by default half of
-            what is free. Larger pictures are segmented in tiles.
+        memory: memory for a picture in the network, in GB; by default half of what is free. Larger pictures are
+            segmented in tiles.
         engine: runtime of the network: openvino, torch, or auto for the faster of those installed.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
         precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
@@ -60,8 +60,9 @@ def serve(
         pixels=int(megapixels * 1e6),
         seconds=seconds,
         held_bytes=max(Limits.held_bytes, int(2 * megabytes * 2**20)),
-        decoded_bytes=limit_bytes(memory),
+        decoded_bytes=limit_bytes(None),
     )
+    limit_bytes(memory)
     key = _key(key_file)
     try:
         from atrous.serving.server import run

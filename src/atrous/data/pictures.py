@@ -134,16 +134,23 @@ def read_pixels(path: Path | str, pages: str = "first") -> Pixels:
         else:
             with opened(path) as picture:
                 pixels = pixels_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)
-        return _with_nodata_beside(pixels, path)
+        text = nodata_beside(path)
+        return pixels if text is None else _with_nodata(pixels, text, path)
 
 
-def _with_nodata_beside(pixels: Pixels, path: Path) -> Pixels:
-    """The pixels, with those missing whose nodata value GDAL keeps beside the file."""
-    text = nodata_beside(path)
-    nodata = None if text is None else as_nodata(text, pixels.values.dtype)
+def _with_nodata(pixels: Pixels, text: str, path: Path) -> Pixels:
+    """The pixels, with those missing that the file stores as the nodata value which GDAL keeps beside it."""
+    stored = pixels.values
+    if not is_jpeg2000(_start_of(path)):  # before a palette or the stretching of few bits
+        with opened(path) as picture:
+            stored = mask_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)[0]
+    nodata = as_nodata(text, stored.dtype)
     if nodata is None:
         return pixels
-    missing = np.isnan(pixels.values) if nodata != nodata else pixels.values == nodata
+    missing = np.isnan(stored) if nodata != nodata else stored == nodata
+    if missing.ndim == 2:
+        missing = missing[:, :, None]
+    missing = np.repeat(missing, pixels.values.shape[2], axis=2) if missing.shape[2] == 1 else missing.copy()
     if pixels.alpha is not None:
         missing[:, :, pixels.alpha] = False
     return replace(pixels, missing=missing if missing.any() else None, alpha_hides=False)
@@ -194,7 +201,8 @@ def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pa
                 return height * width, height * width * bands * max(tiff.dtype.itemsize, tiff.stored_bytes)
         picture = _identified(content, most_pixels, name)
         pixels = picture.size[0] * picture.size[1]
-        return pixels, pixels * 4 * (2 if deeper_than_pillow_reads(picture) or picture.mode.startswith("I") else 1)
+        bands = 4 if "P" in picture.mode else max(len(picture.getbands()), 3)
+        return pixels, pixels * bands * (2 if deeper_than_pillow_reads(picture) or picture.mode.startswith("I") else 1)
 
 
 def _identified(content: bytes, most_pixels: int, name: str) -> Image.Image:
@@ -230,8 +238,8 @@ class StoredMask(NamedTuple):
     Attributes:
         values: H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
         palette: up to 256 colours by index, or None where the file has none.
-        nodata: the value that the file declares as no data; None where it declares none, or 0, which programs that
-            draw outlines into rasters declare by default and use for the background.
+        nodata: the value that the file declares as no data; None where it declares none. Programs that draw outlines
+            into rasters declare 0 by default and use it for the background.
         pages: number of pages or frames in the file, of which the first is read.
         stacks: whether they are pages of a TIFF.
         white_is_zero: whether the file says that 0 is white, which changes no value; None where it says neither.
@@ -276,18 +284,18 @@ def read_mask(path: Path | str) -> StoredMask:
     if not is_tiff(start) and (text := nodata_beside(path)) is not None:
         nodata = as_nodata(text, array.dtype)
     if array.dtype.kind == "f":
-        array, nodata = _whole_numbers(array, nodata, path), NO_NUMBER
-    declared = None if nodata is None or nodata == 0 or array.ndim == 3 else int(nodata)
+        array, nodata = _whole_numbers(array, nodata, path)
+    declared = None if nodata is None or array.ndim == 3 else int(nodata)
     return StoredMask(np.ascontiguousarray(array), palette, declared, pages, is_tiff(start), white_is_zero)
 
 
-def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> np.ndarray:
-    """A mask of floats as int64, ``NO_NUMBER`` where it holds NaN or its nodata value."""
-    void = np.isnan(array) if not nodata else np.isnan(array) | (array == nodata)
+def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
+    """A mask of floats as int64, ``NO_NUMBER`` where it is NaN, infinite or its nodata value, and its nodata value."""
+    void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
     whole = np.where(void, 0, array)
-    if not (np.isfinite(whole).all() and (whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):
+    if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):
         raise AtrousError(f"{path}: the mask holds fractions; a mask holds whole numbers, one per class.")
-    return np.where(void, NO_NUMBER, whole.astype(np.int64))
+    return np.where(void, NO_NUMBER, whole.astype(np.int64)), 0 if nodata == 0 and not void.any() else NO_NUMBER
 
 
 def exif_orientation(path: Path | str) -> int:

@@ -210,7 +210,7 @@ def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | Non
     Raises:
         AtrousError: ``float32`` cannot keep an integer, a float is too large, or the numbers are complex.
     """
-    if stored.dtype in (np.uint8, np.uint16, np.float32):
+    if stored.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32):
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if stored.dtype.kind not in "iuf":
         raise AtrousError(f"{name}: holds {stored.dtype} values; give magnitudes as uint8, uint16 or float32.")

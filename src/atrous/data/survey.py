@@ -224,7 +224,7 @@ def _describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, 
         shape = (1, -1, 3) if in_color else (1, -1)
         raw = np.array([unpacked_color(int(code)) for code in found]) if in_color else found
         labels = classes.look_up(raw.reshape(shape))[0]
-    if nodata is not None and not in_color:
+    if nodata is not None and not in_color and (nodata != 0 or labels is not None):  # see `StoredMask.nodata`
         void = (found == nodata) & (True if labels is None else labels == UNKNOWN)
     seen = counts
     if valid is not None and valid.shape == codes.shape:

@@ -97,10 +97,9 @@ class TiffPicture:
             try:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages()
-                self.nodata = nodata_of(self._page)
-                text = None if self.nodata is not None or isinstance(file, bytes) else nodata_beside(file)
-                if text is not None and self._page.dtype is not None:
-                    self.nodata = as_nodata(text, self._page.dtype)
+                text = None if isinstance(file, bytes) else nodata_beside(file)  # which GDAL prefers
+                dtype = self._page.dtype
+                self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
                 if beside is not None and beside.is_file() and is_tiff(_start_of(beside)):
                     self._beside = TiffPicture(beside)

@@ -126,7 +126,7 @@ class AnySize:
         def whole(tile: int | None) -> tuple[np.ndarray, ...] | None:
             return self.segmenter.scores(image) if tile is None or max(height, width) <= tile else None
 
-        return self._until_it_fits(whole, self._tile_for(height, width, name, said=True), height, width, name)
+        return self._until_it_fits(whole, self._tile_for(height, width, name, quiet=True), height, width, name)
 
     def logits(self, image: np.ndarray, places: np.ndarray, *, name: str = "the picture") -> np.ndarray:
         """The logits of some pixels at full size, for a segmenter of one view without a CRF.
@@ -242,12 +242,15 @@ class AnySize:
         tile = self._limits.tile(*self._load)
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
-    def _tile_for(self, height: int, width: int, name: str, besides: float = 0, said: bool = False) -> int | None:
-        """The size of this picture's tiles, None for the whole picture at once; says why, unless that is said later."""
-        say = (lambda line: None) if said else self.say
-        given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
+    def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
+        """The size of this picture's tiles, None for the whole picture at once; says why, unless quiet."""
+        say = (lambda line: None) if quiet else self.say
+        remembered = self._after_memory_ran_out()
+        given = min((tile for tile in (self.tile, remembered) if tile), default=None)
         if given is not None and max(height, width) > given:
-            if not said:
+            if given != self.tile:
+                say(f"{name}: tiles of {given} px, as memory ran out with larger ones before")
+            if not quiet:
                 self._say_off_grid(given, name)
             return given
         if self.tile is not None:
@@ -274,7 +277,7 @@ class AnySize:
             f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
             f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
         )
-        if not said:
+        if not quiet:
             self._say_off_grid(tile, name)
         return tile
 

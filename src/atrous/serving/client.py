@@ -225,9 +225,12 @@ def _png_of(picture: Image.Image) -> bytes:
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
         raise AtrousError(f"a picture that is sent has 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):
-        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I") and not picture.mode.startswith("I;16"):
-            picture = picture.convert("RGBA" if picture.mode in ("La", "PA", "RGBa") else "RGB")
-        plain = picture.copy()
+        if picture.mode.startswith("I;16"):  # of any order of bytes, of which a PNG knows one
+            plain = Image.fromarray(np.asarray(picture).astype(np.uint16))
+        elif picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I"):
+            plain = picture.copy()
+        else:
+            plain = picture.convert({"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(picture.mode, "RGB"))
         plain.info = {key: value for key, value in picture.info.items() if key == "transparency"}
         file = io.BytesIO()
         plain.save(file, "PNG", compress_level=3)

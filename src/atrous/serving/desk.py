@@ -38,7 +38,7 @@ FILE_FIELD = "picture"
 #: them.
 AHEAD, AHEAD_STACKED = 4, 32
 
-#: Copies of a picture as the network takes it, in float32 at most, and bytes per pixel of a mask and of its answer.
+#: Copies of a picture as the network takes it, and bytes per pixel of a mask and of its answer.
 COPIES, ANSWER_BYTES = 2, 16
 
 Result = TypeVar("Result")
@@ -228,7 +228,8 @@ class Desk:
         """The most that a picture takes in memory from its decoding to its answer, but for the network itself."""
         preprocessing = wish.model.segmenter.info.preprocessing
         pixels, decoded = decoded_size(content, self._most_pixels(wish), pages=preprocessing.pages)
-        return 2 * decoded + pixels * (COPIES * len(preprocessing.mean) * 4 + ANSWER_BYTES)
+        prepared = len(preprocessing.mean) * np.dtype(preprocessing.dtype).itemsize
+        return 2 * decoded + pixels * (COPIES * prepared + ANSWER_BYTES)
 
     def _most_pixels(self, wish: Wish) -> int:
         return int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too

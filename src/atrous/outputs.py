@@ -28,6 +28,8 @@ MARK = "atrous"
 JSON_KEY = "written_by"
 #: The first line of a classes.yaml.
 TABLE_MARK = f"# Class table, written by {MARK}."
+#: The beginning of a recipe with every field, such as a run's config.yaml.
+RECIPE_MARK = f"# A recipe of {MARK}"
 #: Keys of `evaluate --json`, by which files of versions without a mark are known.
 EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
 #: How a page says what made it; pages of versions without this line say so in their title.
@@ -266,6 +268,11 @@ def is_our_metrics(path: Path) -> bool:
 def is_our_table(path: Path) -> bool:
     """Whether a classes.yaml begins with the comment that `ClassTable.to_yaml` writes."""
     return _head(path).startswith(TABLE_MARK)
+
+
+def is_our_recipe(path: Path) -> bool:
+    """Whether a recipe begins with the comment that a training writes into its folder's config.yaml."""
+    return _head(path).startswith(RECIPE_MARK)
 
 
 def is_our_page(path: Path) -> bool:

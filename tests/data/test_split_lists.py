@@ -1,7 +1,11 @@
 """Split lists in the forms that people and tools write them; none is passed over in silence."""
 
 import json
+import os
 import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,8 @@ from atrous.data.dataset import Dataset, open_dataset
 from atrous.data.examine import examine
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
+from atrous.learning.recipe import Recipe, write_recipe
+from atrous.outputs import save_json
 
 TRAIN, VAL = ("a", "b é", "日本"), ("d",)
 
@@ -250,6 +256,11 @@ UNREAD = {
     "ImageSets/Main/train.txt": "a\nb\n",
     "train.jsonl": '{"image": "a.jpg"}\n',
     "val.xml": "<image>a.jpg</image>",
+    "folds.json": '{"a.jpg": 0, "b.jpg": 1}',
+    "list_partition.txt": "a.jpg 0\nb.jpg 1\n",
+    "partition.csv": "image,age,sex,group\na.jpg,3,f,1\nb.jpg,4,m,2\n",
+    "numbered_train.csv": "index,image\n0,a.jpg\n1,b.jpg\n",
+    "lists_of_train.md": "# Pictures\n\n1. a.jpg\n2. b.jpg\n3. c.jpg\n",
 }
 
 
@@ -278,6 +289,106 @@ def test_texts_that_tell_no_split(tmp_path, name, text):
     assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
 
 
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}],
+    "annotations": [{"id": 7, "image_id": 1, "bbox": [0, 0, 1, 1], "category_id": 1}],
+    "categories": [{"id": 1, "name": "thing"}],
+}
+OTHER_FILES = {
+    "annotations/instances_train.json": json.dumps(COCO),
+    "annotations/instances_val.json": json.dumps(COCO, indent=1),
+    "val_predictions.json": '[{"image": "a.jpg", "mask": "a.png"}, {"image": "b.jpg", "mask": "b.png"}]',
+    "test_labels.json": '{"a.jpg": "cat", "b.jpg": "dog"}',
+    "cross_val_scores.csv": "image,iou\na.jpg,0.5\nb.jpg,0.7\n",
+    "dev/quality.csv": "image,sharpness,noise\na,0.5,0.25\nb,0.7,0.125\n",
+    "dev/notes.txt": "We drew a.jpg again\n",
+    "dev/todo.txt": "The mask of a.jpg is wrong at its left edge\n",
+    "train/boxes.xml": "<annotation><filename>a.jpg</filename><width>4</width><depth>3</depth></annotation>",
+    "test/report.txt": "a.jpg\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_a_file_of_a_split_that_is_no_list_is_passed_over(tmp_path, name):
+    dataset(tmp_path, tuple("abcde"))
+    write(tmp_path, name, OTHER_FILES[name])
+    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
+
+
+@pytest.mark.parametrize("folder", ["train1", "runs/train1", "val"])
+def test_what_this_program_wrote_is_passed_over(tmp_path, folder):
+    dataset(tmp_path, tuple("abcde"))
+    (tmp_path / folder).mkdir(parents=True)
+    save_json({"per_image": ["a", "b", "c"]}, tmp_path / folder / "evaluation.json")
+    (tmp_path / folder / "metrics.jsonl").write_text('{"kind": "val", "step": 1, "worst": ["a", "b", "c", "d"]}\n')
+    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
+    write_recipe(Recipe(), tmp_path / folder / "config.yaml")
+    (tmp_path / folder / "worst.txt").write_text("a\nb\n")
+    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
+
+
+@pytest.mark.parametrize("name", ["val.json", "splits/train.json", "test.json"])
+def test_scores_named_like_a_split_are_no_list(tmp_path, name):
+    dataset(tmp_path, tuple("abcde"))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    save_json({"model": "m", "split": "val", "per_image": {"a": 0.5}}, tmp_path / name)
+    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
+
+
+@contextmanager
+def stranger() -> Iterator[None]:
+    """Runs as a user who owns nothing, where the tests run as the administrator, who may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["lost+found", "train", "splits", "partition/train", "old/masks", "lists"])
+def test_folders_that_may_not_be_read_are_passed_over(name):
+    with tempfile.TemporaryDirectory() as folder:
+        root = dataset(Path(folder) / "data", tuple("abcde"))
+        root.parent.chmod(0o755)
+        (root / name).mkdir(parents=True)
+        (root / name).chmod(0)
+        try:
+            with stranger():
+                assert any("no split lists" in note for note in open_dataset(root).notes)
+        finally:
+            (root / name).chmod(0o700)
+
+
+@pytest.mark.parametrize("layout", ["folder", "camvid", "split_folders", "side_by_side"])
+def test_a_folder_of_the_dataset_that_may_not_be_read_is_named(layout):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        split_folders(root, FOLDER_FORMS[layout]) if layout in FOLDER_FORMS else dataset(root)
+        ClassTable(("thing",), default_colors(1), ((0,),)).to_yaml(root / "classes.yaml")
+        root.parent.chmod(0o755)
+        closed = next(path for path in sorted(root.rglob("*")) if path.is_dir())
+        closed.chmod(0)
+        try:
+            with stranger(), pytest.raises(AtrousError):
+                open_dataset(root, layout)
+        finally:
+            closed.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["my_train.txt", "folds.csv", "metadata.csv", "dev/a.json"])
+def test_files_that_may_not_be_read_and_have_no_lists_name_are_passed_over(name):
+    with tempfile.TemporaryDirectory() as folder:
+        root = dataset(Path(folder) / "data", tuple("abcde"))
+        root.parent.chmod(0o755)
+        write(root, name, "image,split\na,train\n")
+        (root / name).chmod(0)
+        with stranger():
+            assert any("no split lists" in note for note in open_dataset(root).notes)
+
+
 def test_numbers_name_pictures_only_alone(tmp_path):
     dataset(tmp_path, tuple("12345"))
     write(tmp_path, "train_times.csv", "epoch,seconds\n1,2\n2,3\n")
@@ -296,14 +407,57 @@ def test_an_entry_that_is_not_there_and_one_in_two_splits_are_told(tmp_path):
     assert any(finding.kind == "same_picture" for finding in diagnosis.warnings)
 
 
-def test_lists_beside_camvids_folders(tmp_path):
+def split_folders(root: Path, form: str) -> None:
+    """Two pictures and masks in folders of train and val; form is the path of a picture or a mask."""
     for split in ("train", "val"):
-        for folder in (split, f"{split}annot"):
-            (tmp_path / folder).mkdir()
-            for stem in "ab":
-                Image.fromarray(np.zeros((4, 4, 3) if folder == split else (4, 4), np.uint8)).save(
-                    tmp_path / folder / f"{split}{stem}.png"
-                )
+        for stem in "ab":
+            for kind, annot, mask, shape in (("images", "", "", (4, 4, 3)), ("masks", "annot", "_mask", (4, 4))):
+                path = root / form.format(split=split, kind=kind, annot=annot, stem=f"{split}{stem}", mask=mask)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.zeros(shape, np.uint8)).save(path)
+
+
+FOLDER_FORMS = {
+    "camvid": "{split}{annot}/{stem}.png",
+    "split_folders": "{kind}/{split}/{stem}.png",
+    "side_by_side": "{split}/{stem}{mask}.png",
+}
+UNUSED = {
+    "train.json": json.dumps({"images": [{"id": 1, "file_name": "traina.png"}], "annotations": []}),
+    "val.json": '{"lr": 0.1}',
+    "test.json": "[",
+    "train.pkl": "\x80",
+    "test.xlsx": "PK",
+    "split.yaml": "- a\n",
+    "train.csv": "epoch,loss\n1,0.5\n",
+    "splits/folds.npy": "",
+}
+
+
+@pytest.mark.parametrize("layout", FOLDER_FORMS)
+@pytest.mark.parametrize("name", UNUSED)
+def test_where_folders_are_the_splits_any_list_is_only_said(tmp_path, layout, name):
+    split_folders(tmp_path, FOLDER_FORMS[layout])
+    ClassTable(("thing",), default_colors(1), ((0,),)).to_yaml(tmp_path / "classes.yaml")
+    write(tmp_path, name, UNUSED[name])
+    opened = open_dataset(tmp_path)
+    assert opened.layout == layout
+    assert stems(opened) == {"train": ["traina", "trainb"], "val": ["vala", "valb"]}
+    assert any(f"not used: {name}" in note for note in opened.notes)
+
+
+def test_pictures_that_camvids_lists_leave_out_are_counted(tmp_path):
+    split_folders(tmp_path, FOLDER_FORMS["camvid"])
+    write(tmp_path, "train.txt", "traina.png\n")
+    write(tmp_path, "val.json", '["vala.png", "valb.png"]')
+    opened = open_dataset(tmp_path)
+    assert stems(opened) == {"train": ["traina"], "val": ["vala", "valb"]}
+    told = [note for note in opened.notes if "not used" in note]
+    assert len(told) == 1 and "1 of 2 pictures" in told[0] and "is not in train.txt" in told[0]
+
+
+def test_lists_beside_camvids_folders(tmp_path):
+    split_folders(tmp_path, FOLDER_FORMS["camvid"])
     write(tmp_path, "train_list.txt", "traina\n")
     write(tmp_path, "val.json", '["vala"]')
     opened = open_dataset(tmp_path)

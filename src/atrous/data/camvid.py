@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, pictures_in
-from atrous.data.find_split_lists import find_lists
+from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.labels import ClassTable
-from atrous.data.split_lists import listed
+from atrous.data.split_lists import is_list_of_names, listed, read_list, stem_of
 from atrous.data.split_names import SPELLINGS
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 
 # Order and colours: github.com/alexgkendall/SegNet-Tutorial, Scripts/test_segmentation_camvid.py
 CAMVID_CLASSES = ClassTable(
@@ -64,26 +66,42 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     splits: dict[str, tuple[Item, ...]] = {}
     orphans: list[Path] = []
     told: list[str] = []
+    used: list[Path] = []
     folders = _split_folders(root)
     for name, (pictures, truth) in folders.items():
         images, masks = pictures_in(pictures), pictures_in(truth)
-        lists = _lists(pictures)
-        splits[name] = listed(lists[0], pictures, images, masks) if lists else paired(images, masks)
+        listing = _list(pictures, images)
+        splits[name] = listed(listing, pictures, images, masks) if listing else paired(images, masks)
+        if listing:
+            used.append(listing)
+            left_out = len(images.keys() - {item.name for item in splits[name]})
+            many = f"{left_out} of {counted(len(images), 'picture')} in {pictures} {'is' if left_out == 1 else 'are'}"
+            told += [f"{many} not in {listing.name} and not used."] if left_out else []
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
             f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
         )
-    used = {path for pictures, _ in folders.values() for path in _lists(pictures)[:1]}
-    if unused := [path.name for path in find_lists(root)[0] if path not in used]:
-        told.append(f"The splits are the folders; these lists are not used: {', '.join(unused)}.")
+    told += unused_lists_note(root, used)
     first, truth = next(iter(splits.values())), [masks for _, masks in folders.values()]
     table, named = named_classes(root, classes, *truth, items=first, default=CAMVID_CLASSES)
     return Dataset(root, "camvid", table, splits, (*told, *named), tuple(orphans))
 
 
-def _lists(pictures: Path) -> list[Path]:
-    return [path for suffix in (".txt", ".csv", ".tsv", ".json") if (path := pictures.with_suffix(suffix)).exists()]
+def _list(pictures: Path, images: Mapping[str, Path]) -> Path | None:
+    """The list beside a folder: the layout's text, else a table or a JSON list of names that names its pictures."""
+    text = pictures.with_suffix(".txt")
+    others = (pictures.with_suffix(suffix) for suffix in (".csv", ".tsv", ".json"))
+    return text if text.exists() else next((path for path in others if _names_any(path, images)), None)
+
+
+def _names_any(path: Path, images: Mapping[str, Path]) -> bool:
+    if not os.access(path, os.R_OK) or (path.suffix == ".json" and not is_list_of_names(path)):
+        return False
+    try:
+        return any(stem_of(row.image, images) in images for row in read_list(path, images))
+    except AtrousError:
+        return False  # a table of other things
 
 
 def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:

@@ -166,12 +166,21 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
 
     Raises:
         AtrousError: there is no such folder or layout, the folder has no known layout, or it says nothing
-            about its classes (``NoClassesError``).
+            about its classes (``NoClassesError``), or one of its folders may not be read.
     """
+    try:
+        return _opened(Path(root), layout, classes)
+    except PermissionError as error:
+        raise AtrousError(
+            f"{error.filename or root}: this folder of the dataset may not be read by you ({error.strerror}). Change "
+            "its permissions."
+        ) from error
+
+
+def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Dataset:
     # The layouts are written in terms of this file, so they can only be imported once it is complete.
     from atrous.data.layouts import LAYOUTS
 
-    root = Path(root)
     if not root.is_dir():
         raise AtrousError(f"{root}: no such folder. Give the folder that holds the dataset.")
     if layout is not None and layout not in LAYOUTS:

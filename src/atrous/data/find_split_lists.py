@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from atrous.data.split_lists import (
@@ -19,6 +20,7 @@ from atrous.data.split_lists import (
 )
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
+from atrous.outputs import is_our_json
 
 # named like a list, these hold one that cannot be read
 _UNREAD_SUFFIXES = frozenset(
@@ -43,8 +45,7 @@ def find_lists(root: Path, images: Mapping[str, Path] | None = None) -> tuple[li
     """
     found: list[Path] = []
     notes: list[str] = []
-    for folder in (*(_in_any_case(root, name) for name in _FOLDERS), root):
-        lists = [path for path in _files(folder) if _is_list(path, in_root=folder == root)]
+    for lists in _named_as_lists(root):
         others = [path for path in lists if images is not None and _is_other_text(path, images)]
         lists = [path for path in lists if path not in others]
         notes += [f"{path} is not read: it names no picture." for path in others]
@@ -61,19 +62,37 @@ def find_lists(root: Path, images: Mapping[str, Path] | None = None) -> tuple[li
     return found, tuple(notes)
 
 
+def unused_lists_note(root: Path, used: Iterable[Path] = ()) -> list[str]:
+    """A sentence that names the split lists of a dataset whose splits are its folders, or none.
+
+    Args:
+        root: the dataset's folder.
+        used: the lists that are read all the same.
+    """
+    first = next((lists for lists in _named_as_lists(root) if lists), [])
+    names = ", ".join(str(path.relative_to(root)) for path in first if path not in set(used))
+    return [f"The splits are the folders; these lists are not used: {names}."] if names else []
+
+
+def _named_as_lists(root: Path) -> Iterator[list[Path]]:
+    """The files that are lists by their names or heads, of each folder that may hold some."""
+    for folder in (*(_in_any_case(root, name) for name in _FOLDERS), root):
+        yield [path for path in _files(folder) if _is_list(path, in_root=folder == root)]
+
+
 def _in_any_case(root: Path, name: str) -> Path:
     """The folder of a name, or one whose name differs in capitals only."""
     folder = root
     for part in Path(name).parts:
         found = folder / part
-        if not found.is_dir() and folder.is_dir():
+        if not found.is_dir() and folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
             found = next((path for path in sorted(folder.iterdir()) if path.name.lower() == part.lower()), found)
         folder = found
     return folder
 
 
 def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         return []
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "~")))
 
@@ -82,12 +101,14 @@ def _is_list(path: Path, in_root: bool) -> bool:
     suffix = path.suffix.lower()
     if suffix not in LIST_SUFFIXES | _UNREAD_SUFFIXES:
         return False
+    if suffix == ".json" and is_our_json(path):  # such as the scores of a split, val.json
+        return False
     if not in_root:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None
     if LIST_NAME.fullmatch(path.stem.lower()):
         # train.yaml may be a recipe
         return suffix not in _SETTINGS or path.stem.lower().startswith("split") or _begins_as_list(path)
-    return suffix in TABLES and _has_split_column(path)
+    return suffix in TABLES and os.access(path, os.R_OK) and _has_split_column(path)
 
 
 def _is_other_text(path: Path, images: Mapping[str, Path]) -> bool:

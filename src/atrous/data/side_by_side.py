@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, picture_files, seeded_split
-from atrous.data.find_split_lists import find_lists
+from atrous.data.find_split_lists import find_lists, unused_lists_note
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import is_named_as_mask
 from atrous.data.split_folders import split_folders_in
@@ -50,6 +50,7 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
             images, masks = _pairs(folder)
             splits[name] = paired(images, masks)
             orphans += [path for stem, path in masks.items() if stem not in images]
+        notes += unused_lists_note(root)
     else:
         images, masks = _pairs(root)
         orphans += [path for stem, path in masks.items() if stem not in images]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld
-from atrous.data.find_split_lists import find_lists
+from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import masks_by_picture
@@ -55,9 +55,7 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     images = {name: pictures_in(pictures) for name, (pictures, _) in labelled.items()}
     masks = {name: masks_by_picture(images[name], pictures_in(part)) for name, (_, part) in labelled.items() if part}
     splits, orphans = paired_splits(images, masks)
-    if lists := find_lists(root)[0]:
-        names = ", ".join(str(path.relative_to(root)) for path in lists)
-        notes.append(f"The splits are the folders; these lists are not used: {names}.")
+    notes += unused_lists_note(root)
     folders_of_masks = [part for _, part in labelled.values() if part]
     table, told = named_classes(root, classes, *folders_of_masks, items=next(iter(splits.values())))
     return Dataset(root, "split_folders", table, splits, (*notes, *told), orphans)

@@ -129,6 +129,15 @@ def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
     return rows
 
 
+def is_list_of_names(path: Path) -> bool:
+    """Whether a JSON file is a list of texts, and no settings or labels."""
+    try:
+        content = json.loads(next(iter(decodings(path))))
+    except (AtrousError, ValueError, RecursionError):
+        return False
+    return isinstance(content, list) and all(isinstance(entry, str) for entry in content)
+
+
 def stem_of(written: str, known: Mapping[str, Path]) -> str:
     """The stem that a name in a list means: as written, else as a file name, else the first of several words.
 

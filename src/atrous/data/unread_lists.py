@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,26 +11,19 @@ from atrous.data.split_lists import stem_of
 from atrous.data.split_names import SPELLINGS
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
+from atrous.outputs import is_our_json, is_our_metrics, is_our_recipe
 
 _SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".lst", ".list", ".md", ".yaml", ".yml", ".xml", ""})
-_WORDS = frozenset(
-    [
-        "split",
-        "splits",
-        "fold",
-        "folds",
-        "kfold",
-        "partition",
-        "partitions",
-        "subset",
-        "subsets",
-        "trainval",
-    ]
-).union(*SPELLINGS.values())
+_TABLES = frozenset({".csv", ".tsv"})
+# a file of such a name is about splits; one that is named train or in a folder train may be anything of that split
+_SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
+_WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
-_OTHER_THINGS = frozenset(
-    ["log", "logs", "loss", "losses", "metrics", "history", "results", "recipe", "config", "readme"]
-)
+_OTHER_WORDS = """
+log logs loss losses metrics history results recipe config readme notes prediction predictions predicted pred preds
+score scores result metric iou miou dice accuracy errors report stats statistics
+"""
+_OTHER_THINGS = frozenset(_OTHER_WORDS.split())
 _BYTES = 1 << 20  # of a file that is looked through
 _FILES = 100  # in a folder; more are labels of single pictures
 
@@ -37,15 +31,17 @@ _FILES = 100  # in a folder; more are labels of single pictures
 def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
     """Refuse to make a split at random where a file seems to tell one.
 
+    Files that this program wrote, folders of its trainings, and what may not be read are passed over.
+
     Args:
         root: the dataset's folder, in which no split list was found.
         images: the pictures by stem.
 
     Raises:
-        AtrousError: a file is named like a split, or has such a column, and names pictures of the dataset.
+        AtrousError: a file is named like a split, or has such a column, and holds little but names of pictures.
     """
     for path in _texts(root):
-        if _tells_of_splits(path, root) and _names_pictures(path, images):
+        if _may_be_list(path, root, images) and not (is_our_json(path) or is_our_metrics(path)):
             raise AtrousError(
                 f"{path} names pictures and seems to tell their split, and is in no form that is read. Write "
                 f"{root / 'splits'}/train.txt and val.txt with one name a line, or a table splits.csv with the columns "
@@ -55,38 +51,76 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
 
 def _texts(folder: Path, depth: int = 2) -> Iterator[Path]:
     """The small texts of a folder and of those in it."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "~"))]
     files = [path for path in entries if path.suffix.lower() in _SUFFIXES and path.is_file()]
-    yield from files if len(files) <= _FILES else ()
+    yield from (path for path in files if len(files) <= _FILES and os.access(path, os.R_OK))
     for path in entries if depth else ():
-        if not path.suffix and path.is_dir() and not path.is_symlink():
+        if not path.suffix and path.is_dir() and not path.is_symlink() and not is_our_recipe(path / "config.yaml"):
             yield from _texts(path, depth - 1)
 
 
-def _tells_of_splits(path: Path, root: Path) -> bool:
+def _may_be_list(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
     words = [word for part in (path.parent / path.stem).relative_to(root).parts for word in _words(part)]
     if _OTHER_THINGS.intersection(words):
         return False
-    if _WORDS.intersection(words):
-        return True
-    return path.suffix.lower() in (".csv", ".tsv") and any(
-        cell.strip(" \"'\ufeff").lower() in _COLUMNS
-        for cell in re.split(r"[,;\t|]", _beginning(path).partition("\n")[0])
-    )
+    if _SPLIT_WORDS.intersection(_words(path.stem)) or _has_column(path):
+        return _names_pictures(path, images)
+    return bool(_WORDS.intersection(words)) and _is_of_names(path, images)
 
 
 def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", name.lower())
 
 
+def _has_column(path: Path) -> bool:
+    cells = re.split(r"[,;\t|]", _beginning(path).partition("\n")[0]) if path.suffix.lower() in _TABLES else []
+    return any(cell.strip(" \"'\ufeff\r").lower() in _COLUMNS for cell in cells)
+
+
 def _names_pictures(path: Path, images: Mapping[str, Path]) -> bool:
-    """Whether a text names pictures; numbers alone do only where all its lines are such."""
-    text = _beginning(path)
-    tokens = [token for token in re.split(r"[\s,;|\"'\[\]{}()<>=:]+", text) if token]
-    if any(not token.isdigit() and stem_of(token, images) in images for token in tokens):
+    """Whether at least half of a text's lines or of its entries are of pictures."""
+    lines = _entries(path, images)
+    named = sum(any(_is_picture(entry, images) for entry in line) for line in lines)
+    entries = [entry for line in lines for entry in line]
+    pictures = sum(_is_picture(entry, images) for entry in entries)
+    return bool(named) and (2 * named >= len(lines) or 2 * pictures >= len(entries))
+
+
+def _is_of_names(path: Path, images: Mapping[str, Path]) -> bool:
+    """Whether more than half of a text's entries are pictures; numbers alone are only where all its lines are such."""
+    lines = _entries(path, images)
+    entries = [entry for line in lines for entry in line]
+    if 2 * sum(_is_picture(entry, images) for entry in entries) > len(entries):
         return True
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return bool(lines) and all(line in images for line in lines)
+    return bool(lines) and all(len(line) == 1 and line[0] in images for line in lines)
+
+
+def _entries(path: Path, images: Mapping[str, Path]) -> list[list[str]]:
+    """The entries of each line, without tags, keys, a table's head and a number that counts the lines."""
+    text = re.sub(r"<[^<>]*>", " ", _beginning(path))
+    lines = []
+    for line in map(str.strip, text.splitlines()):
+        if _is_picture(line, images) and line in images:  # a name that holds spaces
+            lines.append([line])
+            continue
+        tokens = re.findall(r"[^\s,;|\"'\[\]{}()<>=:]+(?:[\"']?\s*:(?=\s|$|[\"'\[{\d]))?", line)
+        kept = [token for token in tokens if not token.endswith(":") or _is_picture(_bare(token), images)]
+        entries = [bare for bare in map(_bare, kept) if re.search(r"\w", bare)]
+        counted = re.match(r"[\"']?\d+\b", line) and any(_is_picture(entry, images) for entry in entries[1:])
+        lines.append(entries[1:] if counted and entries[0].rstrip(".)").isdigit() else entries)
+    if path.suffix.lower() in _TABLES and lines and not any(_is_picture(entry, images) for entry in lines[0]):
+        del lines[0]
+    return [line for line in lines if line]
+
+
+def _bare(token: str) -> str:
+    return token.rstrip(":").rstrip().rstrip("\"'")
+
+
+def _is_picture(entry: str, images: Mapping[str, Path]) -> bool:
+    return not entry.isdigit() and stem_of(entry, images) in images
 
 
 def _beginning(path: Path) -> str:

@@ -18,7 +18,7 @@ import yaml
 from atrous.atomic_write import write_text
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
-from atrous.outputs import MARK
+from atrous.outputs import MARK, RECIPE_MARK
 
 #: Smallest and largest value of each number; SMALL is the least above 0, ALMOST 1 the most below it, FINITE the largest
 #: of all.
@@ -372,7 +372,7 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 def recipe_text(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every field with its value."""
     text = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
-    return f"# A recipe of {MARK}, with every field; `{MARK} train` takes this file.\n{text}"
+    return f"{RECIPE_MARK}, with every field; `{MARK} train` takes this file.\n{text}"
 
 
 def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:

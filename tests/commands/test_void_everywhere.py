@@ -24,7 +24,8 @@ from .conftest import CLASSES, draw
 
 pytestmark = pytest.mark.slow  # a training and a server for each kind of file
 
-FILLERS = ("nodata", "alpha", "nan", "pages")
+FILLERS = ("nodata", "deep", "alpha", "nan", "pages")
+FOUR_BANDS = ("nodata", "deep")  # of 8 and of 16 bits
 NAMES = tuple(f"p{index}" for index in range(6))
 SIZE = 48, 64
 FIXED = ["--device", "cpu", "--precision", "float32"]
@@ -58,6 +59,8 @@ def save(path: Path, image: np.ndarray, void: np.ndarray, filler: str) -> Path:
         return path
     near_infrared = np.where(void, 0, 255 - values[..., 0].clip(0, 254)).astype(np.uint8)
     four = np.dstack([values.astype(np.uint8), near_infrared])
+    if filler == "deep":
+        four = four * np.uint16(40)
     tifffile.imwrite(path, four, photometric="minisblack", planarconfig="contig", extratags=nodata)
     return path
 
@@ -95,7 +98,7 @@ def run(filler: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "train: {epochs: 8, validate_every: 8, batch_size: 2, device: cpu, precision: float32}\n"
     )
     words = ["--data.root", data, "--data.workers", 0, "--data.pages", "channels" if filler == "pages" else "first"]
-    words += ["--model.in_channels", 4] if filler == "nodata" else []
+    words += ["--model.in_channels", 4] if filler in FOUR_BANDS else []
     assert main(["train", str(recipe), *map(str, words), "--out", str(out)]) == 0
     return out
 
@@ -133,7 +136,7 @@ def test_the_doctor_and_train_know_no_nan(run, data, filler):
     for line in (run / "metrics.jsonl").read_text().splitlines():
         assert np.isfinite(json.loads(line, parse_constant=pytest.fail).get("loss", 0))
     preprocessing = atrous.load(run / "best.safetensors").info.preprocessing
-    assert len(preprocessing.mean) == (4 if filler == "nodata" else 3)
+    assert len(preprocessing.mean) == (4 if filler in FOUR_BANDS else 3)
     assert preprocessing.pages == ("channels" if filler == "pages" else "first")
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from atrous.atomic_write import atomic_path
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json
+from atrous.model_state import described, kept_state
 from atrous.outputs import MAX_HEADER_BYTES, check_replaceable, is_our_model
 
 if TYPE_CHECKING:
@@ -27,21 +29,37 @@ if TYPE_CHECKING:
 def save(model: SegmentationModel, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
     """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
 
+    What `load` would not read again is refused before the old file is touched.
+
     Args:
-        model: a module with `.info`.
+        model: a module with `.info`; torch.compile's and DataParallel's are taken off, pruned weights are computed.
         path: where; its folder is made.
         half: the convolutions' weights in 16 bits (float16), for half the size; norms and biases stay as they are.
         overwrite: replace a file that is no model file of atrous, too.
 
     Raises:
-        AtrousError: the file is another's or cannot be written, or a weight is too large for 16 bits.
+        AtrousError: the file is another's or cannot be written, a weight is too large for 16 bits, or the model's
+            weights and record do not fit each other or hold values that are not finite.
     """
     check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
-    info = json.dumps(model.info.to_dict())
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    plain, record = described(model)
+    info = _record_text(record)
+    tensors = kept_state(plain, record)
     if half:
         tensors = {name: _halved(name, tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, Path(path))
+
+
+def _record_text(info: Info) -> str:
+    """A model's record as JSON that is read again."""
+    try:
+        text = json.dumps(info.to_dict(), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AtrousError(f"the model's info cannot be written as JSON: {error}. Nothing was written.") from error
+    if len(text) > MAX_HEADER_BYTES // 2:  # what else the header holds, and quotes doubled in it, takes room, too
+        raise AtrousError(f"the model's info is {len(text)} characters long, more than a model file keeps.")
+    type(info).from_dict(parse_json(text, "the model's info"))
+    return text
 
 
 def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationModel:
@@ -157,8 +175,8 @@ def _read_metadata(path: Path) -> dict[str, str]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
                 raise ValueError("no safetensors header")
-            metadata = json.loads(file.read(length)).get("__metadata__", {})
-    except (ValueError, AttributeError, RecursionError) as error:  # json and unicode errors are ValueErrors
+            metadata = parse_json(file.read(length), str(path)).get("__metadata__", {})
+    except (ValueError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(
             f"{path} is no model file (atrous model files are .safetensors files written by atrous). "
             f"Checkpoints of other libraries are converted first: atrous convert {path} --out model.safetensors."
@@ -172,7 +190,7 @@ def _parse_info(metadata: dict[str, str], path: Path) -> Info:
     from atrous.models.info import Info
 
     try:
-        return Info.from_dict(json.loads(metadata["atrous"]))
+        return Info.from_dict(parse_json(metadata["atrous"], "its record"))
     except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(f"{path}: {error}") from error
 

@@ -152,7 +152,7 @@ def test_what_could_not_be_read_again_leaves_the_old_file(make, message, good):
 
 @pytest.mark.parametrize("count", [256, 300, True, 0, 2.0])
 def test_numbers_of_classes_that_a_mask_cannot_hold(count):
-    with pytest.raises(AtrousError, match="num_classes must be a whole number, 1 .* to 255"):
+    with pytest.raises(AtrousError, match=r"num_classes must be a whole number, 1 .* to 255"):
         atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=count)
 
 

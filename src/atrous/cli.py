@@ -153,7 +153,7 @@ def _accept_any_file_name() -> None:
     def load_any(text: str) -> Any:
         return load(text) if text.isascii() or not re.search("[\ud800-\udfff]", text) else text
 
-    set_loader("yaml", load_any, (yaml.YAMLError,))
+    set_loader("yaml", load_any, (yaml.YAMLError, RecursionError, ValueError))
 
 
 def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_text: str | None) -> None:

@@ -30,7 +30,7 @@ def described(model: Any) -> tuple[Any, Info]:
     if not isinstance(model, torch.nn.Module):
         kind = "a state dict" if isinstance(model, Mapping) else f"{type(model).__name__}"
         raise AtrousError(
-            f"a model is needed, got {kind}: build one with atrous.create_model, load one with atrous.load, or make one "
+            f"a model is needed, got {kind}: build one with atrous.create_model, load one with atrous.load, or make it "
             "of another library's weights with atrous.convert."
         )
     inside = unwrapped(model)
@@ -114,7 +114,7 @@ def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], info: 
         if found[name].shape != wanted.shape:
             raise AtrousError(
                 f"'{name}' has the shape {tuple(found[name].shape)}, by the model's record ({built}) "
-                f"{tuple(wanted.shape)}: a part was replaced. Build the model with other arguments, such as num_classes, "
+                f"{tuple(wanted.shape)}: a part was replaced. Build the model with other arguments (num_classes) "
                 f"instead. {cure}"
             )
 
@@ -125,7 +125,8 @@ def _checked(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
 
     if tensor.is_meta:
         raise AtrousError(f"'{name}' is on the meta device, a shape without values; nothing was written.")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_floating_point() != wanted.is_floating_point():
+    same_kind = tensor.is_floating_point() == wanted.is_floating_point()
+    if tensor.layout != torch.strided or tensor.is_quantized or not same_kind:
         raise AtrousError(f"'{name}' holds {tensor.dtype}, not plain floating-point numbers; nothing was written.")
     tensor = tensor.cpu().contiguous()
     if tensor.is_floating_point() and str(tensor.dtype) not in KEPT:

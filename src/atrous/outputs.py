@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from atrous.atomic_write import atomic_path, is_stream, write_text
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json, read_json
 from atrous.picture_marks import UNSEALED, is_sealed, seal
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def is_our_json(path: Path) -> bool:
     if re.match(rf'\s*{{\s*"{JSON_KEY}":\s*"{MARK}', head):
         return True
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if head.lstrip().startswith("{") else None
+        content = read_json(path, finite=False) if head.lstrip().startswith("{") else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.keys() >= EVALUATION_KEYS
@@ -259,7 +260,7 @@ def is_our_metrics(path: Path) -> bool:
     """Whether a file is a metrics.jsonl of ours: it is empty, or its first line has a kind and a step."""
     first = _head(path, 2**16).partition("\n")[0]
     try:
-        line = json.loads(first) if first.strip() else {"kind": "", "step": 0}
+        line = parse_json(first, "its first line", finite=False) if first.strip() else {"kind": "", "step": 0}
     except ValueError:
         return False
     return path.is_file() and isinstance(line, dict) and {"kind", "step"} <= line.keys()
@@ -297,7 +298,7 @@ def safetensors_metadata(path: Path) -> dict[str, Any]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size):
                 return {}
-            metadata = json.loads(file.read(length)).get("__metadata__", {})
+            metadata = parse_json(file.read(length), str(path)).get("__metadata__", {})
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return metadata if isinstance(metadata, dict) else {}

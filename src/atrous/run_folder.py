@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-import yaml
 
 from atrous.atomic_write import remove_unfinished, write_text
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json, parse_yaml, read_json
 from atrous.outputs import (
     Output,
     check_outputs,
@@ -99,8 +98,8 @@ class Run:
     def settings(self, part: str) -> Record:
         """One part of the recipe, such as "data"; {} when there is none or config.yaml is no YAML."""
         try:
-            recipe = yaml.safe_load(self.config)
-        except yaml.YAMLError:
+            recipe = parse_yaml(self.config, "config.yaml")
+        except AtrousError:
             return {}
         found = recipe.get(part) if isinstance(recipe, dict) else None
         return found if isinstance(found, dict) else {}
@@ -257,7 +256,7 @@ def _holds_no_training(file: Path) -> bool:
 def _checkpoint_record(file: Path) -> Record:
     """What a checkpoint says of itself; {} of any other file."""
     try:
-        record = json.loads(safetensors_metadata(file)["atrous-checkpoint"])
+        record = parse_json(safetensors_metadata(file)["atrous-checkpoint"], str(file), finite=False)
     except (KeyError, TypeError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -309,7 +308,7 @@ def read_run(folder: Path) -> Run:
 def _read_doctor(path: Path) -> Record:
     """doctor.json, or {} where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return {**found, "warnings": [dict(warning) for warning in found["warnings"]]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -323,7 +322,7 @@ def read_metrics(path: Path) -> list[Record]:
     found: dict[tuple[str, float], Record] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line = parse_json(text, str(path), finite=False)  # a diverged run has NaN
             found[line["kind"], float(line["step"])] = line
         except (ValueError, KeyError, TypeError):
             continue
@@ -338,7 +337,7 @@ def read_evaluation(path: Path) -> Record:
     """
     cure = f"Make it anew: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))} --overwrite`, or remove it."
     try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = read_json(path, finite=False)  # a page shows scores that are not numbers as unknown
         classes, shape = evaluation["classes"], np.asarray(evaluation["confusion"], np.int64).shape
         lacking = {field for c in classes for field in _CLASS_FIELDS - c.keys()}
         for c in classes if not lacking else ():

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-import yaml
-
 import atrous
 from atrous import charts
 from atrous.commands._recorded_options import options_in_words
 from atrous.commands.report import PER_CENT, duration, percent, template
+from atrous.errors import AtrousError
+from atrous.json_yaml import parse_yaml
 from atrous.run_folder import Record, Run, known, points
 
 #: Curves that can be told apart in one chart.
@@ -132,8 +132,8 @@ def differences(runs: Sequence[Run]) -> list[Record]:
 
 def _recipe(run: Run) -> Record:
     try:
-        record = yaml.safe_load(run.config)
-    except yaml.YAMLError:
+        record = parse_yaml(run.config, "config.yaml")
+    except AtrousError:
         return {}
     return record if isinstance(record, dict) else {}
 

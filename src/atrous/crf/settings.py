@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from atrous.crf.mean_field import PRESETS, DenseCRF
 from atrous.errors import AtrousError, unknown_name
+from atrous.json_yaml import parse_yaml
 
 #: The word for the settings that a model file stores.
 STORED = "model"
@@ -103,9 +102,9 @@ def _pairs(text: str) -> dict[str, Any]:
 
 def _mapping(text: str) -> dict[str, Any]:
     try:
-        record = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise AtrousError(f"CRF settings cannot be read from {text!r}: {error}") from error
+        record = parse_yaml(text, "the text")
+    except AtrousError as error:
+        raise AtrousError(f"CRF settings cannot be read from {text[:200]!r}: {error}") from error
     if not isinstance(record, dict):
         raise AtrousError(f"CRF settings are a mapping of names to values, got {text!r}.")
     return record

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from atrous.data.labels import MAX_CLASSES, Color
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.errors import AtrousError
+from atrous.json_yaml import parse_yaml
 
 _WORDS = 8  # of a class name at most; a line of more is a sentence
 _LETTERS = 100  # of a line at most
@@ -178,8 +178,8 @@ def parse_label_colors(text: str) -> list[NamedClass]:
 def parse_yolo(text: str) -> list[NamedClass]:
     """The ``names`` of YOLO's ``data.yaml``: a list, or names by value."""
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        content = parse_yaml(text, "the file")
+    except AtrousError:
         return []
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):

@@ -14,6 +14,7 @@ import yaml
 from atrous.atomic_write import write_text
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, unknown_name
+from atrous.json_yaml import parse_yaml
 from atrous.outputs import TABLE_MARK
 
 IGNORE_INDEX = 255
@@ -172,10 +173,7 @@ class ClassTable:
         path = Path(path)
         if not path.exists():
             raise AtrousError(f"{path}: no such file.")
-        try:
-            content = yaml.safe_load(read_text_file(path))
-        except (yaml.YAMLError, RecursionError) as error:
-            raise AtrousError(f"{path}: cannot be read as YAML: {error}") from error
+        content = parse_yaml(read_text_file(path), f"{path}:")
         try:
             return cls(**_parsed(content))
         except AtrousError as error:

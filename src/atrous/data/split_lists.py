@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 import unicodedata
@@ -22,6 +21,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.split_names import SPELLINGS, canonical_split
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json
 
 TEXTS, TABLES = frozenset({".txt", ".lst", ".list", ""}), frozenset({".csv", ".tsv"})
 LIST_SUFFIXES = TEXTS | TABLES | {".json"}
@@ -132,8 +132,8 @@ def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
 def is_list_of_names(path: Path) -> bool:
     """Whether a JSON file is a list of texts, and no settings or labels."""
     try:
-        content = json.loads(next(iter(decodings(path))))
-    except (AtrousError, ValueError, RecursionError):
+        content = parse_json(next(iter(decodings(path))), str(path))
+    except AtrousError:
         return False
     return isinstance(content, list) and all(isinstance(entry, str) for entry in content)
 
@@ -308,10 +308,7 @@ def _cell(cells: list[str], index: int | None) -> str | None:
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
     """The rows of a list, of a mapping from splits to lists or from pictures to splits, or of COCO's images."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AtrousError(f"{path}: cannot be read as JSON: {error}") from error
+    content = parse_json(text, f"{path}:")
     refusal = AtrousError(
         f'{path}: no list of pictures. Write ["a.png", …], {{"train": ["a.png", …], "val": […]}}, or move the file '
         "away to have a split made."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from atrous.forks import leave_to_parent
 from atrous.inference.engine import Engine
 from atrous.inference.openvino_core import KERNELS_KEPT, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
+from atrous.json_yaml import parse_json
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -74,7 +74,7 @@ def read_info(path: str | Path) -> Info:
             "files of `atrous export` can be run."
         )
     try:
-        return Info.from_dict(json.loads(record))
+        return Info.from_dict(parse_json(record, "its record"))
     except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(f"{path}: {error}") from error
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from atrous.atomic_write import SUFFIX
 from atrous.errors import AtrousError
+from atrous.json_yaml import read_json
 from atrous.outputs import JSON_KEY, MARK, is_our_json
 
 #: The environment variable that says how many GB may be kept, and what is kept without it.
@@ -169,7 +170,7 @@ def _record_of(entry: Path) -> dict[str, list[Any]] | None:
     """Each file's size and SHA-256, as written with it; None where there is no such record of ours."""
     path = entry / RECORD
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"] if is_our_json(path) else {}
+        files = read_json(path)["files"] if is_our_json(path) else {}
         return {name: list(files[name]) for name in FILES}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json
 from atrous.learning.average import WeightAverage
 from atrous.model_file import write_safetensors
 from atrous.models import Info, SegmentationModel
@@ -90,7 +91,7 @@ def load_checkpoint(
         raise AtrousError(f"nothing to resume: no checkpoint at {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["atrous-checkpoint"])
+            record = parse_json((file.metadata() or {})["atrous-checkpoint"], str(path), finite=False)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         model.load_state_dict(_under("weights.", tensors))
         if average is not None:

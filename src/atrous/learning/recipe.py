@@ -18,6 +18,7 @@ import yaml
 from atrous.atomic_write import write_text
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_yaml
 from atrous.outputs import MARK, RECIPE_MARK
 
 #: Smallest and largest value of each number; SMALL is the least above 0, ALMOST 1 the most below it, FINITE the largest
@@ -337,10 +338,10 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         AtrousError: no such file, no YAML, an unknown field (with the nearest match) or a value of the wrong type.
     """
     try:
-        record = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+        record = parse_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path)) or {}
     except FileNotFoundError as error:
         raise AtrousError(f"no recipe at {path}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"{path} cannot be read as YAML: {error}") from error
     for name, value in (overrides or {}).items():
         _put(record, name.split("."), value)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from atrous.atomic_write import write_text
 from atrous.console import console
 from atrous.errors import AtrousError, missing_extra
+from atrous.json_yaml import parse_json
 from atrous.learning.recipe import Recipe
 
 
@@ -179,7 +180,7 @@ def _up_to(path: Path, step: int) -> list[dict[str, Any]]:
 def _parse(line: str) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None for the half line of a killed process."""
     try:
-        record = json.loads(line)
+        record = parse_json(line, "metrics.jsonl", finite=False)
         return record if {"kind", "step"} <= record.keys() else None
     except (ValueError, AttributeError):
         return None

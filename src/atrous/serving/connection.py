@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json
 
 #: Redirects that one request follows.
 MOST_REDIRECTS = 5
@@ -97,8 +97,8 @@ class Answer:
             AtrousError: it is something else, as a proxy or another program may send it.
         """
         try:
-            return json.loads(self.content)
-        except (ValueError, RecursionError):
+            return parse_json(self.content, self.url)
+        except AtrousError:
             raise self.stranger("not JSON") from None
 
     def stranger(self, reason: str) -> AtrousError:
@@ -115,8 +115,8 @@ class Answer:
 
     def detail(self) -> str:
         """The sentence in a problem; of another's error page its title."""
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
-            return str(json.loads(self.content)["detail"])
+        with suppress(ValueError, KeyError, TypeError):
+            return str(parse_json(self.content, self.url)["detail"])
         if self.content.lstrip()[:1] == b"<":
             return f"{self.url} answered with a page of a proxy or another program{_titled(self.content)}"
         return self.content.decode(errors="replace").strip()[:200] or "the server gave no reason"

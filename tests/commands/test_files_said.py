@@ -204,6 +204,16 @@ def test_a_channel_marked_as_alpha_is_said_and_can_be_read(tmp_path, count):
     assert (mask[SIZE // 4 :] != 255).all()
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_channel_marked_as_alpha_is_said_where_it_is_never_zero(tmp_path, count):
+    """It hides no pixel then, and is lost as a channel all the same."""
+    root = dataset(tmp_path / "data", bands(count, alpha=True, zeros=False))
+    assert f"6 pictures mark band {count} as alpha" in told(root, "doubtful_alpha")
+    assert told(root, "doubtful_alpha", in_channels=count) == told(root, "void") == ""
+    with pytest.warns(PictureWarning, match="near infrared"):
+        Segmenter(model_for(root), engine="torch")(root / "images/0.tif")
+
+
 def test_true_transparency_is_no_doubt(tmp_path):
     def cut_out(path, label, seed):
         alpha = np.where(label, 255, 0).astype(np.uint8)

@@ -238,3 +238,22 @@ def test_masks_of_fractions_are_told(tmp_path):
     Image.fromarray(shapes(0).astype(np.float32) / 4).save(root / "masks/00.tif")
     told = [example for finding in examine(root).errors for example in finding.examples]
     assert any("masks/00.tif" in example and "whole" in example for example in told), told
+
+
+@pytest.mark.parametrize("blur", [5, 9])
+@pytest.mark.parametrize("known", [False, True])
+def test_two_classes_with_many_blends_are_cut_at_the_middle(tmp_path, known, blur):
+    """However many pixels are blended: ignoring the seen blends would leave out all edges, and refuse the next mask."""
+    values = np.array([0, 255], np.uint8)
+    masks = [
+        Image.fromarray(cv2.GaussianBlur(values[(shapes(seed) == 2).astype(int)], (blur, blur), 0)) for seed in range(6)
+    ]
+    table = ClassTable(("a", "b"), default_colors(2), ((0,), (255,))) if known else None
+    root = dataset(tmp_path, masks, table)
+    diagnosis = examine(root)
+    proposed = diagnosis.proposed_classes
+    assert proposed is not None and not proposed.ignore
+    assert proposed.raw == (tuple(range(128)), tuple(range(128, 256)))
+    assert proposed.names == (("a", "b") if known else ("background", "foreground"))
+    proposed.to_yaml(root / "classes.yaml")
+    assert not examine(root).errors

@@ -274,7 +274,8 @@ def _say_start(run: Path, recipe: Recipe, dataset: Dataset, step: TrainingStep, 
         f"{device} {precision_name(step.precision)}, {counted(torch.get_num_threads(), 'thread')}"
     )
     console.print(learning)
-    console.print(f"run: {escape(str(run))}   watch: tensorboard --logdir {escape(str(run))}")
+    watch = f"   watch: tensorboard --logdir {escape(str(run))}" if recipe.watch.tensorboard else ""
+    console.print(f"run: {escape(str(run))}{watch}")
 
 
 def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -> None:

@@ -60,7 +60,8 @@ class GeoTiffSource:
     Attributes:
         place: where it lies.
         bands: that the file has, with an alpha band.
-        alpha_may_be_a_channel: whether a window was read whose alpha band hides pixels and looks like a channel.
+        alpha_may_be_a_channel: whether a window was read whose alpha band, which the model does not take, looks like a
+            channel.
 
     Raises:
         AtrousError: rasterio is not installed, the file cannot be read, or it has too few bands or complex numbers.
@@ -136,8 +137,8 @@ class GeoTiffSource:
             assert self._whole is not None
             pixels = self._whole.window(window)
         found = pixels.for_model(self._taken)
-        if not self.alpha_may_be_a_channel and found[1] is not None and pixels.channels <= self._taken < self.bands:
-            self.alpha_may_be_a_channel = pixels.alpha_hides and pixels.alpha_may_be_a_channel
+        if not self.alpha_may_be_a_channel and self._taken < self.bands:
+            self.alpha_may_be_a_channel = pixels.alpha_may_be_a_channel
         self._last = window, found
         return found
 

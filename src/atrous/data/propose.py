@@ -13,6 +13,8 @@ _IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # what GIS tools fill with, 
 _GREY_STEP = 16  # between classes that are drawn as grey levels, on average; class numbers lie nearer
 _MANY = 32  # values beyond which compression or numbered objects are likelier than classes
 _NEARLY_ALL = 0.9
+_MUCH_RARER = 0.1  # pixels that one value of a blend has at most, of those that a class has
+_MUCH_RARER = 0.1  # of the pixels of a class, what one value of a blend between two holds at most
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,7 @@ def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propo
         reason = "The masks hold only 0 and 65535, white in 16 bits: it is the foreground, not another class."
         return Proposal("foreground_is_65535", reason, _two_classes(classes, (0,), (65535,)))
     if unknown and _is_smeared(found, pixels):
-        middle = (found[0] + found[-1] + 1) // 2
-        reason = (
-            f"The masks hold {len(found)} values between {found[0]} and {found[-1]}, which nearly all pixels "
-            "have: in-between values as smoothing or lossy compression leaves them. Export the masks again "
-            f"without either, or take {middle} as the threshold, as the proposed table does."
-        )
-        low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
-        return Proposal("smeared_mask", reason, _two_classes(classes, low, high))
+        return _cut_at_the_middle(found, classes)
     if classes is None:
         return _from_scratch(found)
     if not unknown:
@@ -183,6 +178,18 @@ def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
     return Proposal("unknown_value", reason, table)
 
 
+def _cut_at_the_middle(found: list[int], classes: ClassTable | None) -> Proposal:
+    """Two classes, of which each value between them belongs to the nearer one."""
+    middle = (found[0] + found[-1] + 1) // 2
+    reason = (
+        f"The masks hold {len(found)} values from {found[0]} to {found[-1]}, most of them in few pixels or at edges: "
+        "in-between values as smoothing or lossy compression leaves them. Export the masks again without either, or "
+        f"take {middle} as the threshold, as the proposed table does."
+    )
+    low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
+    return Proposal("smeared_mask", reason, _two_classes(classes, low, high))
+
+
 def _two_classes(classes: ClassTable | None, low: tuple[int, ...], high: tuple[int, ...]) -> ClassTable:
     if classes is not None and len(classes) == 2:
         return ClassTable(classes.names, classes.colors, (low, high))
@@ -217,10 +224,11 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
         The proposal; it has no table where none fits.
     """
     clean = {value: count for value, count in pixels.items() if value not in blended}
-    if len(clean) == 2 and all(isinstance(value, int) for value in pixels):
+    if all(isinstance(value, int) for value in pixels):
         found = sorted(value for value in pixels if isinstance(value, int))
-        if _is_smeared(found, pixels):
-            return propose_classes(pixels, classes)  # a threshold between two classes needs no value ignored
+        two = {found[0], found[-1]} == set(clean) and found[-1] - found[0] < 256
+        if len(found) > _MANY and (two or _is_smeared(found, pixels)):
+            return _cut_at_the_middle(found, classes)  # a threshold between two classes needs no value ignored
     proposal = propose_classes(clean, classes)
     table = proposal.classes if proposal else classes
     kind, reason = (proposal.kind, proposal.reason) if proposal else ("blended_edges", "")
@@ -233,8 +241,11 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
 
 
 def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
-    ends = pixels[found[0]] + pixels[found[-1]]
-    return _MANY < len(found) <= 256 and ends >= _NEARLY_ALL * sum(pixels.values())
+    """Whether many values lie between two, which together are rare, or each of them much rarer than both."""
+    if not _MANY < len(found) <= 256:
+        return False
+    ends, between = (pixels[found[0]], pixels[found[-1]]), [pixels[value] for value in found[1:-1]]
+    return sum(ends) >= _NEARLY_ALL * sum(pixels.values()) or max(between) <= _MUCH_RARER * min(ends)
 
 
 def _starts_at_one(found: list[int], classes: ClassTable) -> bool:

@@ -17,7 +17,7 @@ from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
-from atrous.data.pixels import Pixels, gives_channels
+from atrous.data.pixels import Pixels, fill_missing, gives_channels
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # pixels a side
@@ -190,7 +190,8 @@ def _describe_picture(pixels: Pixels, channels: int | None) -> tuple[PictureFact
     image, valid = pixels.for_model(channels)
     height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-    thumbnail = cv2.resize(image[:, :, :3], (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    known = image[:, :, :3] if valid is None else _without_void(image[:, :, :3], valid)
+    thumbnail = cv2.resize(known, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
     level = 1.0 if image.dtype == np.uint8 else float(np.ptp(thumbnail)) / 255
     # Without its slow changes a vignette or a sky no longer makes different pictures look alike.
@@ -202,11 +203,16 @@ def _describe_picture(pixels: Pixels, channels: int | None) -> tuple[PictureFact
     contrast = 0.0 if flat else length / (_THUMBNAIL * level)
     void = 0.0 if valid is None else 1 - float(valid.mean())
     bands = pixels.values.shape[2]
-    doubtful = bool(void) and pixels.alpha_hides and channels != bands and pixels.alpha_may_be_a_channel
+    doubtful = channels != bands and pixels.alpha_may_be_a_channel
     facts = PictureFacts(
         (height, width), pixels.channels, bands, image.dtype.name, void, doubtful, digest, thumbnail.ravel(), contrast
     )
     return facts, valid
+
+
+def _without_void(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The image, with its own mean where there is no data: a common border makes no two pictures alike."""
+    return fill_missing(image, valid, image[valid].mean(axis=0)) if valid.any() else image
 
 
 def _describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:

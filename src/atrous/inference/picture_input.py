@@ -59,7 +59,7 @@ def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocess
 
 
 def doubts_of(name: str | Path, pixels: Pixels, preprocessing: Preprocessing) -> Iterator[Note]:
-    """What a model does not read of a picture, and an alpha band that hides pixels and looks like a channel.
+    """What a model does not read of a picture, and an alpha band that looks like a channel.
 
     Args:
         name: of the picture, for the sentences.
@@ -67,10 +67,7 @@ def doubts_of(name: str | Path, pixels: Pixels, preprocessing: Preprocessing) ->
         preprocessing: of the model.
     """
     yield from doubts_of_files({Path(name): pixels.kind}, preprocessing)
-    hides = pixels.alpha_hides and len(preprocessing.mean) != pixels.values.shape[2]
-    if pixels.alpha is None or not hides or (pixels.values[:, :, pixels.alpha] != 0).all():
-        return
-    if pixels.alpha_may_be_a_channel:
+    if len(preprocessing.mean) != pixels.values.shape[2] and pixels.alpha_may_be_a_channel:
         yield doubt_of_alpha(name)
 
 
@@ -83,8 +80,8 @@ def doubt_of_alpha(name: str | Path) -> Note:
     return Note(
         "doubtful_alpha",
         f"{name}: its last band is marked as alpha and holds many values between zero and full, as near infrared would "
-        "(GDAL marks the fourth of four bands of uint8 so by default). It is read as alpha: where it is 0 there is no "
-        "data. To take it as a channel, train a model with model.in_channels of all bands.",
+        "(GDAL marks the fourth of four bands of uint8 so by default). It is read as alpha: it is no channel, and "
+        "there is no data where it is 0. To take it as a channel, train a model with model.in_channels of all bands.",
         (Path(name),),
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atrous.data.class_file_forms import FORMS
 from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
 from atrous.errors import AtrousError
@@ -158,6 +159,21 @@ MORE_FORMS = {
     "names only": ("labelmap.txt", "background\ncrack\nweld: bad\n".replace(": ", " ")),
     "comments": ("names.txt", "# made by hand\n\nbackground\ncrack  # thin\n\nweld: bad\n\n"),
     "commas": ("classes.txt", "background,\ncrack,\nweld: bad,\n"),
+    "tabs": ("labels.txt", "0\tbackground\n1\tcrack\n2\tweld: bad\n"),
+    "tabs after": ("label_map.txt", "background\t0\ncrack\t1\nweld: bad\t2\n".replace(": ", " ")),
+    "wide spaces": ("classes.txt", "0\u00a0background\n1\u3000crack\n2  weld: bad\n"),
+    "a head": ("classes.txt", "id,name\n0,background\n1,crack\n2,weld: bad\n"),
+    "a head last": ("names.txt", "name\tvalue\nbackground\t0\ncrack\t1\nweld: bad\t2\n"),
+    "colours after": ("classes.txt", "background 0 0 0\ncrack 250 50 83\nweld: bad 51 221 255\n"),
+    "colours after a head": ("classes.txt", "name r g b\nbackground 0 0 0\ncrack 250 50 83\nweld: bad 51 221 255\n"),
+    "colours before": ("labels.txt", "0 0 0 background\n250 50 83 crack\n51 221 255 weld: bad\n"),
+    "values and colours": ("labels.txt", "1,crack,250,50,83\n0,background,0,0,0\n2,weld: bad,51,221,255\n"),
+    "stated ids": ("class_dict.csv", "name,r,g,b,id\nweld: bad,51,221,255,2\ncrack,250,50,83,1\nbackground,0,0,0,0\n"),
+    "a head in another order": ("class_dict.csv", "R;G;B;Class Name\n0;0;0;background\n1;1;1;crack\n2;2;2;weld: bad\n"),
+    "no head": ("class_dict.csv", "background,0,0,0\ncrack,250,50,83\nweld: bad,51,221,255\n"),
+    "a number under class": ("classes.csv", "class,name\n0,background\n1,crack\n2,weld: bad\n"),
+    "categories": ("labels.csv", "id,category,name\n0,none,background\n1,bad,crack\n2,bad,weld: bad\n"),
+    "Roboflow's columns the other way": ("_classes.csv", "Class,Pixel Value\nbackground,0\ncrack,1\nweld: bad,2\n"),
     "quotes": ("labels.txt", "'background'\n'crack'\n'weld: bad'\n"),
     "labelme": ("labels.txt", "__ignore__\n_background_\ncrack\nweld: bad\n"),
 }
@@ -169,16 +185,29 @@ def test_more_forms_in_unicode(tmp_path, form, encoding):
     name, text = MORE_FORMS[form]
     root = grey(tmp_path)
     (root / name).write_bytes(text.encode(encoding))
-    expected = NAMES if form != "names only" else ("background", "crack", "weld bad")
+    expected = dict(enumerate(NAMES if "weld: bad" in text else (*NAMES[:2], "weld bad")))
     opened = open_dataset(root)
-    assert opened.classes.names == expected
-    assert opened.classes.raw == ((0,), (1,), (2,))
+    assert {raw: name for name, (raw,) in zip(opened.classes.names, opened.classes.raw, strict=True)} == expected
 
 
 UNRELATED = {
-    "meta.json": ['{"author": "me", "classes": 3}', "[1, 2]", '{"version": 1}', "null", '{"classes": []}'],
+    "meta.json": [
+        '{"labels": {"quality": 5, "year": 2020}}',
+        '{"author": "me", "classes": 3}',
+        "[1, 2]",
+        '{"version": 1}',
+        "null",
+        '{"classes": []}',
+    ],
     "notes.json": ['{"todo": ["relabel"]}', '{"a": 1}\n{"b": 2}\n', "draw again", '{"categories": ["a", "b"]}'],
-    "classes.json": ['{"a": {"b": 1}}', "[[1, 2], [3]]", '{"monday": "room 3"}', "[]", "3"],
+    "classes.json": [
+        '{"a": {"b": 1}}',
+        "[[1, 2], [3]]",
+        '{"monday": "room 3"}',
+        "[]",
+        "3",
+        '{"width": 512, "height": 256}',
+    ],
     "dataset.json": ['{"name": "mine"}', '{"labels": ["a", "b"]}', '{"labels": {"a": {"count": 2}}}'],
     "labels.txt": [
         "picture0.png 1\npicture1.png 0\n",
@@ -190,10 +219,25 @@ UNRELATED = {
         "",
         "\x00\x01\x02\x7f",
         "0\n1\n2\n",
+        "car 10 20 30 40\ntree 50 60 70 80\n",
+        "car 640 480 300\ntree 600 400 500\n",
     ],
     "names.txt": ["<html><body></body></html>", "\n".join(f"person {index}" for index in range(400)), "{}"],
     "classes.txt": ["The classes are described in the paper that came with the data, see there for more\n"],
     "classes.csv": ["teacher,room\nMs Lee,3\n", "image,label\na.png,1\n"],
+    "labels.csv": [
+        "id,label\nimg0,dog\n",
+        "id,label\nimg0,dog\nimg1,cat\n",
+        "filename,label,id\npicture0,car,0\npicture1,tree,1\n",
+        "name,label,id\npicture0.png,car,0\npicture1.png,tree,1\n",
+        "id,label\n0,dog\n1,dog\n2,cat\n",
+    ],
+    "labels.json": [
+        '{"picture0.png": 0, "picture1.png": 1}',
+        '{"picture0": 0, "picture1": 1}',
+        '{"elsewhere.jpg": 0, "other.jpg": 1}',
+        '{"0": "picture0.png", "1": "picture1.png", "2": "picture2.png"}',
+    ],
     "data.yaml": ["train: ../train\n", "- a\n", "{", "names: 3\n"],
     "id2label.json": ['{"model": "b0"}'],
 }
@@ -219,6 +263,12 @@ def test_a_file_of_that_name_that_is_something_else_is_passed_over_and_said(tmp_
         ("classes.json", b'["a", "b"', "damaged"),
         ("meta.json", b'{"classes": [{"title": "a", "color": "red"}]}', "#RRGGBB"),
         ("class_dict.csv", b"name,r,g,b\na,1,2,3\nb,1,x,3\n", "'b,1,x,3'"),
+        ("class_dict.csv", b"background,0,0\ncar,255,0,0\ntree,0,255,0\n", "'background,0,0'"),
+        ("class_dict.csv", b"car,255,0,0,2\ntree,0,255,0,1\n", "more numbers"),
+        ("class_dict.csv", b"name,r,g,b,id\ncar,255,0,0,x\ntree,0,255,0,y\n", "do not fit the head"),
+        ("_classes.csv", b"x, car\n1, tree\n", "'x,car'"),
+        ("classes.txt", b"background 0 0 0\ncar 255 0 0\ntree 0 255\n", "'tree 0 255'"),
+        ("labels.txt", b"0 0 0 background\n255 0 0 car\ntree\n", "'tree'"),
         ("label_colors.txt", b"1 2 3 a\nhello\n", "'hello'"),
         ("dataset.json", b'{"labels": {"background": 0, "all": [1, 2], "core": 2}}', "region"),
         ("obj_class_to_machine_color.json", b'{"a": 1}', "r, g, b"),
@@ -269,6 +319,55 @@ def test_a_list_of_other_things_beside_a_tools_own_file_is_said(tmp_path):
     opened = open_dataset(root)
     assert opened.classes.names == NAMES
     assert any("names.txt is not read" in note and "labelmap.txt" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta.json", b"{"),
+        ("classes.json", b'["a", "b"'),
+        ("labels.csv", b"id,name\n0,a\n1,b\nx,c\n"),
+        ("names.txt", "größe\nhöhe\n".encode("cp1252")),
+    ],
+)
+@pytest.mark.parametrize("good", ["classes.txt", "labelmap.txt"])
+def test_a_damaged_file_beside_a_good_one_is_said(tmp_path, good, name, content):
+    root = grey(tmp_path)
+    (root / good).write_text(FILES[good], encoding="utf-8")
+    (root / name).write_bytes(content)
+    opened = open_dataset(root)
+    assert opened.classes.names == NAMES
+    assert any(f"{name} is not read" in note for note in opened.notes)
+
+
+def test_values_are_compared_with_more_masks_than_the_first(tmp_path):
+    root = grey(tmp_path)
+    mask = np.zeros((6, 12), np.uint8)
+    Image.fromarray(mask).save(root / "masks/picture0.png")
+    (root / "classes.json").write_text('{"crack": 1, "weld": 2}', encoding="utf-8")
+    assert open_dataset(root).classes.names == ("crack", "weld")
+    for index in range(3):
+        Image.fromarray(mask).save(root / f"masks/picture{index}.png")
+    assert open_dataset(root).classes.names == ("crack", "weld")
+    (root / "classes.json").write_text('{"width": 512, "height": 256}', encoding="utf-8")
+    with pytest.raises(AtrousError, match=r"classes\.json is not read"):
+        open_dataset(root)
+
+
+def test_a_picture_may_be_named_like_a_class(tmp_path):
+    root = grey(tmp_path)
+    for folder in ("images", "masks"):
+        (root / folder / "picture0.png").rename(root / folder / "crack.png")
+    (root / "labels.txt").write_text("background\ncrack\nweld\n", encoding="utf-8")
+    assert open_dataset(root).classes.names == ("background", "crack", "weld")
+
+
+def test_colours_in_a_plain_list_are_those_of_the_masks(tmp_path):
+    root = voc(tmp_path, "rgb")
+    (root / "classes.txt").write_text("background 0 0 0\ncrack 250 50 83\nweld: bad 51 221 255\n", encoding="utf-8")
+    opened = open_dataset(root)
+    assert opened.classes.names == NAMES
+    assert np.array_equal(opened.read(opened.split("train")[0]).label, LABELS)
 
 
 def test_names_without_a_background_where_masks_hold_one(tmp_path):
@@ -383,3 +482,8 @@ def test_a_table_of_nearly_the_right_name_is_said(tmp_path, name):
     with pytest.raises(AtrousError, match=r"rename it classes\.yaml"):
         open_dataset(root)
     assert any("rename it classes.yaml" in note for note in examine(root).notes)
+
+
+def test_the_documentation_lists_every_class_file():
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    assert [name for name in FORMS if f"`{name}`" not in text] == []

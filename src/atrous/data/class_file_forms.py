@@ -6,8 +6,6 @@ Each takes a text and returns its classes, or nothing where the text is of anoth
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,35 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atrous.data.labels import MAX_CLASSES, Color
+from atrous.data.class_tables import (
+    NamedClass,
+    color_of,
+    is_head,
+    lines_of,
+    parse_class_dict,
+    parse_label_colors,
+    parse_roboflow,
+    parse_table,
+)
+from atrous.data.labels import MAX_CLASSES
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 
 _WORDS = 8  # of a class name at most; a line of more is a sentence
 _LETTERS = 100  # of a line at most
-_VALUE_HEADS = frozenset(
-    ["value", "pixel value", "pixel_value", "pixelvalue", "id", "index", "class_id", "label_id", "classid", "number"]
-)
-_NAME_HEADS = frozenset(["class", "name", "label", "class_name", "label_name", "classname", "category", "title"])
-_COLOR_HEADS = (("r", "g", "b"), ("red", "green", "blue"))
-
-
-@dataclass(frozen=True)
-class NamedClass:
-    """What a file says of one class.
-
-    Attributes:
-        name: its name.
-        value: the number that masks hold for it.
-        color: the (red, green, blue) that masks hold for it, or None.
-        counted: whether the value is only the place in the file.
-    """
-
-    name: str
-    value: int
-    color: Color | None = None
-    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class Form:
 
 def parse_labelmap(text: str) -> list[NamedClass]:
     """CVAT's and Datumaro's ``name:r,g,b:parts:actions``, whose names may hold colons; else as ``parse_names``."""
-    lines, named = _lines(text), []
+    lines, named = lines_of(text), []
     if lines and (not any(":" in line for line in lines) or all(map(_NUMBERED.fullmatch, lines))):
         if wrong := next((line for line in lines if re.search(r"\d+\s+\d+\s+\d+$", line)), None):
             raise ValueError(f"the line {wrong!r} is not name:r,g,b::")
@@ -70,12 +56,12 @@ def parse_labelmap(text: str) -> list[NamedClass]:
         match = re.fullmatch(r"(?P<name>.+?):(?P<color>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)?(:.*)?", line)
         if match is None:
             raise ValueError(f"the line {line!r} is not name:r,g,b::")
-        color = _color(match["color"].split(",")) if match["color"] else None
+        color = color_of(match["color"].split(",")) if match["color"] else None
         named.append(NamedClass(match["name"].strip(), len(named), color, counted=True))
     return named
 
 
-_NUMBERED = re.compile(r"(?P<value>-?\d+)\s*[:;,=\t ]\s*(?P<name>[^\d\s].*)")
+_NUMBERED = re.compile(r"(?P<value>-?\d+)\s*[:;,=\s]\s*(?P<name>[^\d\s].*)")
 _NUMBERED_AFTER = re.compile(r"(?P<name>.*\D)\s*[:;,=\t]\s*(?P<value>-?\d+)")
 
 
@@ -84,9 +70,15 @@ def parse_names(text: str) -> list[NamedClass]:
 
     labelme's ``__ignore__`` is no class and is not counted; its ``_background_`` is the background.
     """
-    lines = [re.sub(r"\s#\s.*", "", line).strip().rstrip(",") for line in _lines(text)]
+    lines = [re.sub(r"\s#\s.*", "", line).strip().rstrip(",") for line in lines_of(text)]
+    if len(lines) > 1 and is_head(words := re.split(r"[\s,;]+", lines[0])) and len(words) > 1:
+        if named := parse_table(text):
+            return named
+        del lines[0]
     if not lines or len(lines) > MAX_CLASSES + 1 or not all(map(_may_be_name, lines)):
         return []
+    if any(map(_THREE_NUMBERS.search, lines)) or any(map(_COLOR_FIRST.fullmatch, lines)):
+        return _with_colors(lines)
     with_colon = sum(bool(re.search(r":\s", line)) for line in lines)
     for form in (_NUMBERED, _NUMBERED_AFTER):
         found = [form.fullmatch(line) for line in lines if line != "__ignore__"]
@@ -102,13 +94,48 @@ def parse_names(text: str) -> list[NamedClass]:
     return [NamedClass(name, index, counted=True) for index, name in enumerate(plain)]
 
 
+_THREE_NUMBERS = re.compile(r"[\s,;:](\d+[\s,;]+){2,}\d+$")
+_COLOR = r"(?P<color>\d{1,3}[\s,;]+\d{1,3}[\s,;]+\d{1,3})"
+_COLOR_FIRST = re.compile(rf"{_COLOR}[\s,;:]+(?P<name>[^\d\s].*)")
+_COLOR_LAST = re.compile(rf"(?P<name>.*[^\s,;:])[\s,;:]+{_COLOR}")
+_VALUE_FIRST = re.compile(r"(?P<value>\d+)[\s,;:]+(?P<name>[^\d\s].*)")
+
+
+def _with_colors(lines: list[str]) -> list[NamedClass]:
+    """Lines of a name and red, green and blue, or these before it, and perhaps a value before all; else nothing."""
+    found = [_COLOR_FIRST.fullmatch(line) or _COLOR_LAST.fullmatch(line) for line in lines]
+    fitting = [
+        match
+        for match in found
+        if match
+        and not re.search(r"(^|[\s,;:])\d+$", match["name"])  # a fourth number
+        and max(map(int, re.findall(r"\d+", match["color"]))) <= 255
+    ]
+    if len(fitting) < len(lines):
+        wrong = next(line for line, match in zip(lines, found, strict=True) if match not in fitting)
+        if 2 * len(fitting) > len(lines):
+            raise ValueError(f"the line {wrong!r} is not a name with red, green and blue")
+        return []  # boxes, sizes
+    valued = [_VALUE_FIRST.fullmatch(match["name"]) for match in fitting]
+    stated = all(valued)
+    return [
+        NamedClass(
+            _plain_name(value["name"] if value and stated else match["name"]),
+            int(value["value"]) if value and stated else index,
+            color_of(re.split(r"[\s,;]+", match["color"])),
+            counted=not stated,
+        )
+        for index, (match, value) in enumerate(zip(fitting, valued, strict=True))
+    ]
+
+
 def _may_be_name(line: str) -> bool:
     words = line.split()
     sentence = line[-1:] in ".!" and len(words) > 2 and not line.endswith("etc.")
     picture = any(Path(word.rstrip(",;")).suffix.lower() in PICTURE_SUFFIXES for word in words)
     return (
         bool(line)
-        and line.isprintable()
+        and re.sub(r"\s", " ", line).isprintable()
         and len(line) <= _LETTERS
         and len(re.sub(r",.*", "", line).split()) <= _WORDS
         and not (sentence or picture or line[0] in "{[<" or re.fullmatch(r"[-+\d.,;:\s]+", line))
@@ -118,61 +145,6 @@ def _may_be_name(line: str) -> bool:
 def _plain_name(name: str) -> str:
     name = name.strip().strip("'\"").strip()
     return "background" if name == "_background_" else name
-
-
-def parse_roboflow(text: str) -> list[NamedClass]:
-    """Roboflow's "Pixel Value, Class"."""
-    rows = _rows(text)
-    named = [NamedClass(row[1], int(row[0])) for row in rows if len(row) > 1 and row[0].isdigit()]
-    if len(named) < len(rows) - 1 or (rows and not named):
-        raise ValueError("its lines are not 'Pixel Value, Class'")
-    return named
-
-
-def parse_class_dict(text: str) -> list[NamedClass]:
-    """Lines of name, red, green and blue, with or without a head."""
-    named = []
-    for index, row in enumerate(_rows(text)):
-        if len(row) >= 4 and all(part.isdigit() for part in row[1:4]):
-            named.append(NamedClass(row[0], len(named), _color(row[1:4]), counted=True))
-        elif index:
-            raise ValueError(f"the line {','.join(row)!r} is not name,r,g,b")
-    return named
-
-
-def parse_table(text: str) -> list[NamedClass]:
-    """A table whose head names a column of classes and one of values or three of colours."""
-    rows = _rows(text)
-    head = [cell.lower() for cell in rows[0]] if rows else []
-    name = next((index for index, cell in enumerate(head) if cell in _NAME_HEADS), None)
-    value = next((index for index, cell in enumerate(head) if cell in _VALUE_HEADS), None)
-    color = next(([head.index(cell) for cell in heads] for heads in _COLOR_HEADS if set(heads) <= set(head)), None)
-    if name is None or (value is None and color is None) or len(rows) > MAX_CLASSES + 2:
-        return []
-    columns = [name, *([] if value is None else [value]), *(color or [])]
-    for row in rows[1:]:
-        if len(row) <= max(columns) or not all(re.fullmatch(r"-?\d+", row[column]) for column in columns[1:]):
-            raise ValueError(f"the line {','.join(row)!r} does not fit its head")
-    return [
-        NamedClass(
-            row[name],
-            index if value is None else int(row[value]),
-            _color(row[column] for column in color) if color else None,
-            counted=value is None,
-        )
-        for index, row in enumerate(rows[1:])
-    ]
-
-
-def parse_label_colors(text: str) -> list[NamedClass]:
-    """CamVid's "r g b name"."""
-    named = []
-    for line in _lines(text):
-        parts = line.split(maxsplit=3)
-        if len(parts) < 4 or not all(part.isdigit() for part in parts[:3]):
-            raise ValueError(f"the line {line!r} is not 'r g b name'")
-        named.append(NamedClass(parts[3], len(named), _color(parts[:3]), counted=True))
-    return named
 
 
 def parse_yolo(text: str) -> list[NamedClass]:
@@ -227,7 +199,7 @@ def parse_machine_colors(text: str) -> list[NamedClass]:
     if not isinstance(content, Mapping) or not all(isinstance(color, list) for color in content.values()):
         raise ValueError('it is not {"name": [r, g, b], …}')
     _check_once(content)
-    colors = {name: _color(color) for name, color in content.items()}
+    colors = {name: color_of(color) for name, color in content.items()}
     grey = all(len(set(color)) == 1 for color in colors.values())
     named = [NamedClass(name, color[0], None if grey else color) for name, color in colors.items()]
     free = 0 not in {one.value for one in named}
@@ -269,7 +241,7 @@ def _supervisely(classes: Sequence[Mapping[str, Any]]) -> list[NamedClass]:
         digits = re.fullmatch(r"#([0-9a-fA-F]{6})", str(one.get("color")))
         if "color" in one and digits is None:
             raise ValueError(f"the colour {one['color']!r} of '{one['title']}' is not #RRGGBB")
-        color = _color(int(digits[1][at : at + 2], 16) for at in (0, 2, 4)) if digits else None
+        color = color_of(int(digits[1][at : at + 2], 16) for at in (0, 2, 4)) if digits else None
         named.append(NamedClass(str(one["title"]), index + 1, color, counted=True))
     return named
 
@@ -286,13 +258,13 @@ def _records(records: Sequence[Any]) -> list[NamedClass]:
         if not isinstance(name, str) or not (_is_number(value) or (value is None and rgb)):
             return []
         place = len(named) if value is None else int(value)
-        named.append(NamedClass(name, place, _color(color) if rgb and color else None, counted=value is None))
+        named.append(NamedClass(name, place, color_of(color) if rgb and color else None, counted=value is None))
     return named
 
 
 def _in_order(names: Sequence[Any], palette: Any = None) -> list[NamedClass]:
     fits = isinstance(palette, list) and len(palette) == len(names) and all(isinstance(one, list) for one in palette)
-    colors = [_color(one) for one in palette] if fits else [None] * len(names)
+    colors = [color_of(one) for one in palette] if fits else [None] * len(names)
     return [
         NamedClass(str(name), index, color, counted=True)
         for index, (name, color) in enumerate(zip(names, colors, strict=True))
@@ -335,21 +307,6 @@ def _json(text: str) -> Any:
         except (ValueError, RecursionError):
             raise ValueError(f"it is damaged JSON: {error}") from error
         return None
-
-
-def _lines(text: str) -> list[str]:
-    return [stripped for line in text.splitlines() if (stripped := line.strip()) and stripped[0] != "#"]
-
-
-def _rows(text: str) -> list[list[str]]:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max((",", ";", "\t"), key=first.count)
-    return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
-
-
-def _color(parts: Iterable[Any]) -> Color:
-    red, green, blue = (int(part) for part in parts)
-    return red, green, blue
 
 
 def _is_whole(value: Any) -> bool:

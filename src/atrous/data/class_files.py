@@ -13,15 +13,21 @@ import csv
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from atrous.data.class_file_forms import FORMS, Form, NamedClass
+import numpy as np
+
+from atrous.data.class_file_forms import FORMS, Form
+from atrous.data.class_tables import NamedClass
 from atrous.data.dataset import CLASSES_FILE, Item, NoClassesError, classes_of
 from atrous.data.labels import ClassTable, Color, default_colors
-from atrous.data.pictures import read_mask
+from atrous.data.pictures import PICTURE_SUFFIXES, read_mask
 from atrous.data.text_files import decodings, read_text_file
 from atrous.errors import AtrousError
 
+#: Masks that are looked at to tell whether a file's values are those of the masks.
+MASKS_COMPARED = 8
 #: In a note that says so.
 ASSUMED = "the published classes of this layout are assumed"
 #: In a note that says so.
@@ -91,7 +97,7 @@ def _class_files(
 ) -> tuple[list[_ClassFile], list[str]]:
     """The files that name classes, and a sentence for each that might by its name and does not."""
     found, notes = [], []
-    pictures = {item.name for item in items}
+    damaged: dict[Path, AtrousError] = {}
     for place in dict.fromkeys(places):
         files = _texts_by_lower_name(place)
         notes += [f"{files[name]} is not read: rename it {CLASSES_FILE}." for name in _NEARLY if name in files]
@@ -99,12 +105,48 @@ def _class_files(
             if name in published or name not in files:
                 continue
             path = files[name]
-            named = _parsed(path, form)
-            if named and (form.own or not pictures & {one.name for one in named}):
+            try:
+                named = _parsed(path, form)
+            except AtrousError as error:
+                if form.own:
+                    raise
+                damaged[path] = error
+                continue
+            if named and (form.own or not (_are_pictures(named, items) or _are_other_values(named, items))):
                 found.append(_ClassFile(path, form, named))
             else:
                 notes.append(f"{path} is not read: it does not look like a list of classes.")
+    if damaged and not found:
+        raise next(iter(damaged.values()))
+    notes += [f"{path} is not read: it cannot be read as a list of classes." for path in damaged]
     return found, notes
+
+
+def _are_pictures(named: list[NamedClass], items: Iterable[Item]) -> bool:
+    """Whether names are those of pictures or masks, with or without a suffix."""
+    names = {one.name for one in named}
+    known = {name for item in items for name in (item.name, item.image.name, *([item.mask.name] if item.mask else []))}
+    return 2 * len(names & known) >= len(names) or any(Path(one).suffix.lower() in PICTURE_SUFFIXES for one in names)
+
+
+def _are_other_values(named: list[NamedClass], items: Iterable[Item]) -> bool:
+    """Whether the values that a file states are none that masks hold, by the first masks that can be read."""
+    stated = {one.value for one in named if not one.counted}
+    seen: set[int] = set()
+    masks = (item.mask for item in items if item.mask is not None)
+    for path in islice(masks, MASKS_COMPARED if stated else 0):
+        try:
+            mask, *_ = read_mask(path)
+        except AtrousError:
+            continue
+        if mask.ndim == 3 or stated & (found := set(np.unique(mask).tolist())):
+            return False
+        if mask.dtype.kind in "iu" and 2 * len([one for one in stated if one > np.iinfo(mask.dtype).max]) >= len(
+            stated
+        ):
+            return True
+        seen |= found
+    return not seen <= {0, 255}  # which may be a background and void alone
 
 
 def _texts_by_lower_name(folder: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ from atrous.commands.train import train
 from atrous.create import create_for
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
-from atrous.data.readiness import few_to_choose_on
+from atrous.data.readiness import few_pictures_note
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
@@ -228,7 +228,7 @@ def test_a_split_of_few_pictures_is_warned_of(tiny, fresh_shapes, tmp_path, caps
     (fresh_shapes / "splits" / "val.txt").write_text("val_1")
     train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
     assert "the split 'val' has 1 picture: its score says little about other pictures" in said(capsys)
-    assert "'val' has 2 pictures:" in few_to_choose_on(2, "val") and not few_to_choose_on(3, "val")
+    assert "'val' has 2 pictures:" in few_pictures_note(2, "val") and not few_pictures_note(3, "val")
 
 
 def test_scores_say_in_which_precision_they_were_computed(tiny, tmp_path, capsys):

@@ -73,12 +73,13 @@ def test_published_names_that_were_assumed_are_told(tmp_path):
     assert "assumed_names" not in [found.kind for found in examine(root).warnings]
 
 
-def test_published_pictures_have_published_names(tmp_path):
+@pytest.mark.parametrize("stem", ["2007_00000{}", "00003{}", "00996{}"])
+def test_published_pictures_have_published_names(tmp_path, stem):
     root = voc(tmp_path, "grey")
     (root / "ImageSets/Segmentation/default.txt").unlink()
-    for index, stem in enumerate("abc"):
-        (root / f"JPEGImages/{stem}.jpg").rename(root / f"JPEGImages/2007_00000{index}.jpg")
-        (root / f"SegmentationClass/{stem}.png").rename(root / f"SegmentationClass/2007_00000{index}.png")
+    for index, name in enumerate("abc"):
+        (root / f"JPEGImages/{name}.jpg").rename(root / f"JPEGImages/{stem.format(index)}.jpg")
+        (root / f"SegmentationClass/{name}.png").rename(root / f"SegmentationClass/{stem.format(index)}.png")
     assert "assumed_names" not in [found.kind for found in examine(root).warnings]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable, default_colors
+from atrous.data.unread_folders import folders_with_pictures, unread_folder_notes
 from atrous.errors import AtrousError
 
 TWO = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))
@@ -219,7 +220,7 @@ def test_a_folder_that_another_hides_is_answered_with_a_command(tmp_path, case):
     if "camvid" in case:
         save(tmp_path / "validannot/x.png", 1)
     before = told(tmp_path)
-    assert "(1 pictures) is not read" in before and f'mv "{tmp_path / rival}"' in before
+    assert "(1 picture) is not read" in before and f'mv "{tmp_path / rival}"' in before
     (tmp_path / rival).rename(tmp_path / f"{rival}_unused")  # as the command does
     try:
         after = told(tmp_path)
@@ -232,7 +233,7 @@ def test_a_folder_that_another_hides_is_answered_with_a_command(tmp_path, case):
 def test_two_folders_of_masks(tmp_path, other):
     make(tmp_path, "images/{stem}.png", "masks/{stem}.png", stems="abc", splits=("train",))
     save(tmp_path / other / "ta.png", 1)
-    assert f"{other}/ (1 pictures) is not read, because masks/ is" in told(tmp_path)
+    assert f"{other}/ (1 picture) is not read, because masks/ is" in told(tmp_path)
 
 
 @pytest.mark.parametrize("extra", ["train/x.png", "previews/x.jpg", "images/tile_1/x.png", "old/images/x.tif", "x.png"])
@@ -299,3 +300,21 @@ def test_masks_of_one_label_each_without_pictures(tmp_path):
         path.rename(tmp_path / path.name)
     with pytest.raises(AtrousError, match="one label only"):
         open_dataset(tmp_path)
+
+
+def test_folders_with_pictures_are_searched_to_a_depth_and_counted_with_their_noun(tmp_path):
+    deep = tmp_path
+    for level in range(7):
+        deep = deep / f"level{level}"
+        deep.mkdir()
+        (deep / "a.png").write_bytes(b"")
+    (tmp_path / "level0" / "b.png").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "level0")
+    found = dict(folders_with_pictures(tmp_path, lambda path: path.name != "b.png"))
+    assert [len(folder.relative_to(tmp_path).parts) for folder in found] == [1, 2, 3, 4]
+    assert set(found.values()) == {1}
+    for name in ("val", "valid"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+    told = unread_folder_notes(tmp_path, [tmp_path / "val"], [])
+    assert "(1 picture) is not read" in told[0]

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from atrous.data.labels import IGNORE_INDEX
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
+from atrous.data.unread_folders import folders_with_pictures
 from atrous.errors import AtrousError, SomeInputsFailed, counted
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes
@@ -238,12 +240,16 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
 
 def _pictures_below(folders: Iterable[Path]) -> str:
     """A sentence that names the subfolders that hold pictures, or ""."""
-    files = (file for folder in folders if folder.is_dir() for file in folder.rglob("*"))
-    below = Counter(file.parent for file in files if _is_picture(file) and not is_our_picture(file))
+    found = (one for folder in folders if folder.is_dir() for one in folders_with_pictures(folder, _is_to_predict))
+    below = dict(islice(found, SUBFOLDERS + 1))
     if not below:
         return ""
-    named = ", ".join(f"{folder} ({counted(count, 'picture')})" for folder, count in sorted(below.items())[:SUBFOLDERS])
+    named = ", ".join(f"{folder} ({counted(count, 'picture')})" for folder, count in list(below.items())[:SUBFOLDERS])
     return f" Subfolders are not searched; give those that are meant: {named}{' …' if len(below) > SUBFOLDERS else ''}."
+
+
+def _is_to_predict(path: Path) -> bool:
+    return path.is_file() and not is_our_picture(path)
 
 
 def _is_picture(path: Path) -> bool:

@@ -23,7 +23,7 @@ from atrous.commands.evaluate import evaluate
 from atrous.console import console
 from atrous.create import create_for
 from atrous.data.dataset import Dataset, Item, open_dataset
-from atrous.data.readiness import few_to_choose_on, obstacles
+from atrous.data.readiness import few_pictures_note, obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.device import pick_device, pick_precision, precision_name
@@ -241,7 +241,7 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
     taken = dataset.taking(in_channels, data.pages)
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val))
-    if few := few_to_choose_on(pictures[usual[data.val]], data.val):
+    if few := few_pictures_note(pictures[usual[data.val]], data.val):
         console.print(f"[yellow]warning[/]: {escape(few)}")
     return dataset, counted[usual[data.train]], doctor
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld, without_ending
+from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld_split_note, without_ending
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 
@@ -85,7 +85,7 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
     splits, orphans = paired_splits(_named_as_pictures(images), _named_as_pictures(masks[ending]))
     notes = [note]
     if (pictures / "test").is_dir():
-        notes.append(withheld("test", pictures / "test/*/*"))
+        notes.append(withheld_split_note("test", pictures / "test/*/*"))
     first = next(iter(splits.values()))
     table, told = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
     return Dataset(root, "cityscapes", table, splits, (*notes, *told), orphans)

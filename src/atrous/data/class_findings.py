@@ -19,7 +19,7 @@ stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld b
 """
 #: How the pictures of the published sets are named.
 _PUBLISHED = {
-    "voc": re.compile(r"\d{4}_\d{6}"),
+    "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 2007's are 000005 to 009963
     "camvid": re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_.*"),
     "cityscapes": re.compile(rf"({'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}_.*"),
     "ade20k": re.compile(r"ADE_(train|val|test)_\d{8}"),

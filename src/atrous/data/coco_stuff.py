@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld, without_ending
+from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld_split_note, without_ending
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 
@@ -95,7 +95,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
     splits, orphans = paired_splits(images, masks[ending])
     notes = [note]
     if (root / "images/test2017").is_dir():
-        notes.append(withheld("test", root / "images/test2017"))
+        notes.append(withheld_split_note("test", root / "images/test2017"))
     folders_of_masks = [root / "annotations" / folder for folder in folders.values()]
     table, told = named_classes(
         root,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
-from atrous.data.mask_names import join_labels
+from atrous.data.mask_names import single_labels_note
 from atrous.data.palettes import as_colors, palettes_differ
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask, read_pixels
@@ -188,7 +188,7 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Datas
     name = layout or next((name for name, known in LAYOUTS.items() if known.looks_like(root)), None)
     if name is None:
         found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
-        if told := join_labels(path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern))):
+        if told := single_labels_note(path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern))):
             raise AtrousError(told)
         marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
         raise AtrousError(
@@ -303,7 +303,7 @@ def fullest(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path)
     return chosen, note + "".join(f" To read *{ending}.png, move these away." for ending in others)
 
 
-def withheld(split: str, pictures: Path) -> str:
+def withheld_split_note(split: str, pictures: Path) -> str:
     """The sentence that says why a split is not offered: it has no masks, as published sets keep them secret.
 
     Args:

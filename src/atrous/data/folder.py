@@ -9,7 +9,7 @@ from atrous.data.dataset import Dataset, paired, pictures_in, seeded_split
 from atrous.data.find_split_lists import find_lists
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
-from atrous.data.mask_names import join_labels, masks_by_picture
+from atrous.data.mask_names import masks_by_picture, single_labels_note
 from atrous.data.split_folders import folder_named, holds_pictures
 from atrous.data.split_lists import listed_splits
 from atrous.data.unread_lists import check_no_list_is_unread
@@ -56,7 +56,7 @@ def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, P
     try:
         return {**files, **masks_by_picture(images, files)}
     except AtrousError:  # no name fits, so the list must say
-        if join_labels(files.values()):
+        if single_labels_note(files.values()):
             raise
         return files
 

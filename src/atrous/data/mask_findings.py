@@ -9,6 +9,7 @@ from atrous.data.findings import SHOWN, Finding, shown
 from atrous.data.labels import ClassTable, Color, Raw
 from atrous.data.palettes import palettes_differ
 from atrous.data.survey import MaskFacts, Pair, masks_of
+from atrous.errors import counted
 
 _TOPS = (255, 65535)  # what white is in masks of 8 and of 16 bits
 
@@ -82,7 +83,7 @@ def find_mixed_codings(
     if not unknown and classes is not None and len(classes) == 2:
         return  # told as foreground_is_255
     examples = [
-        f"{coding} ({_values(part)}): {len(part)} files, such as "
+        f"{coding} ({_values(part)}): {counted(len(part), 'file')}, such as "
         + ", ".join(shown(dataset, pair.item.mask) for pair in part[:SHOWN])
         for coding, part in groups.items()
     ]

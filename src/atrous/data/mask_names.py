@@ -34,7 +34,7 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
     Raises:
         AtrousError: two masks fit one picture, no mask fits any picture, or each mask holds one label only.
     """
-    if told := join_labels(masks.values()):
+    if told := single_labels_note(masks.values()):
         raise AtrousError(told)
     bare = {_without_word(stem, _PICTURE_ENDING, _PICTURE_BEGINNING): stem for stem in images}
     if len(bare) < len(images):  # two pictures differ in such a word alone
@@ -56,7 +56,7 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
     return found
 
 
-def join_labels(masks: Iterable[Path]) -> str | None:
+def single_labels_note(masks: Iterable[Path]) -> str | None:
     """A sentence on masks that Label Studio exported as one picture for each label; None where there are none."""
     first = next((path for path in masks if _OF_ONE_LABEL.fullmatch(path.stem)), None)
     if first is None:

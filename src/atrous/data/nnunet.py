@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld, without_ending
+from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld_split_note, without_ending
 from atrous.data.find_split_lists import find_lists
 from atrous.data.labels import ClassTable
 from atrous.data.split_lists import listed_splits
@@ -42,7 +42,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         if not (root / f"images{part}").is_dir():
             continue
         if not (root / f"labels{part}").is_dir():
-            notes.append(withheld("test", root / f"images{part}"))
+            notes.append(withheld_split_note("test", root / f"images{part}"))
             continue
         images, masks = _images(root / f"images{part}"), pictures_in(root / f"labels{part}")
         orphans += [path for stem, path in masks.items() if stem not in images]

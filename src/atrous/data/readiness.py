@@ -63,7 +63,7 @@ def obstacles(
         )
 
 
-def few_to_choose_on(pictures: int, val: str) -> str:
+def few_pictures_note(pictures: int, val: str) -> str:
     """A sentence where a split is too small for its score to mean much, or "".
 
     Args:

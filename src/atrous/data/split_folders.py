@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld
+from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld_split_note
 from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
@@ -46,7 +46,7 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
             f"{root}: the layout 'split_folders' needs images/train/ and masks/train/, or train/images/ and "
             "train/masks/, or train/ and train_masks/; they are missing."
         )
-    notes = [withheld(name, images) for name, (images, masks) in folders.items() if not masks]
+    notes = [withheld_split_note(name, images) for name, (images, masks) in folders.items() if not masks]
     for name, (pictures, part) in list(labelled.items()):
         empty = next((folder for folder in (pictures, part) if folder and not holds_pictures(folder)), None)
         if empty is not None and len(labelled) > 1:

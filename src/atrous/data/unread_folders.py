@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.split_names import SPELLINGS, canonical_split
+from atrous.errors import counted
 
 _DEPTH = 4  # folders below the dataset's, as in gtFine/train/aachen
 _SHOWN = 8
@@ -27,7 +28,7 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
         for all others.
     """
     read = {path for folder in used for path in (folder, *folder.parents)}
-    unread = {folder: count for folder, count in _with_pictures(root) if folder not in set(used)}
+    unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}
     unread = {folder: count for folder, count in unread.items() if not _is_named(root, folder, notes)}
     told: list[str] = []
     others: list[str] = []
@@ -41,8 +42,8 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
     for folder, rival in hidden.items():
         count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
         told.append(
-            f"{_shown(root, folder)} ({count} pictures) is not read, because {_shown(root, rival)} is. To read it "
-            f'instead: mv "{rival}" "{rival}_unused"'
+            f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is. "
+            f'To read it instead: mv "{rival}" "{rival}_unused"'
         )
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
@@ -50,8 +51,16 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
     return tuple(told)
 
 
-def _with_pictures(folder: Path, depth: int = _DEPTH) -> Iterator[tuple[Path, int]]:
-    """The folders with pictures, and how many each holds."""
+def folders_with_pictures(
+    folder: Path, counts: Callable[[Path], bool] = lambda path: True, depth: int = _DEPTH
+) -> Iterator[tuple[Path, int]]:
+    """Yield the folders that hold pictures, and how many each holds; none that is hidden, a link, or may not be read.
+
+    Args:
+        folder: where to begin.
+        counts: whether a picture counts.
+        depth: levels of folders below it, 0 or more.
+    """
     count = 0
     below: list[Path] = []
     with os.scandir(folder) as entries:
@@ -60,13 +69,13 @@ def _with_pictures(folder: Path, depth: int = _DEPTH) -> Iterator[tuple[Path, in
                 continue
             if entry.is_dir():
                 below.append(Path(entry.path))
-            elif entry.name[entry.name.rfind(".") :].lower() in PICTURE_SUFFIXES:
+            elif entry.name[entry.name.rfind(".") :].lower() in PICTURE_SUFFIXES and counts(Path(entry.path)):
                 count += 1
     if count:
         yield folder, count
     for path in sorted(below) if depth else ():
         if os.access(path, os.R_OK | os.X_OK) and not path.is_symlink():
-            yield from _with_pictures(path, depth - 1)
+            yield from folders_with_pictures(path, counts, depth - 1)
 
 
 def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] | None:

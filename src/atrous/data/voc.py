@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld
+from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld_split_note
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.split_lists import listed, read_list
 from atrous.data.split_names import canonical_split
@@ -66,7 +66,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         augmented = bool(added) and _is_augmented(path)
         items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
         if path.stem == "test" and not any(item.mask for item in items):
-            notes.append(withheld("test", path))
+            notes.append(withheld_split_note("test", path))
             continue
         splits[canonical_split(path.stem)] = items
         if augmented:

@@ -13,9 +13,10 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"errors", "json_yaml", "forks", "atomic_write", "picture_marks", "outputs"}
+LOW = {"arguments", "errors", "json_yaml", "forks", "atomic_write", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
+    "arguments": {"errors"},
     "json_yaml": {"errors"},
     "forks": {"errors"},
     "atomic_write": {"errors"},

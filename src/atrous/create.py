@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from atrous.arguments import checked
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel, build
 from atrous.weights.pretrained import load_pretrained_backbone
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from atrous.learning.recipe import Recipe
 
 
+@checked
 def create_model(architecture: str, *, pretrained: bool = False, **arguments: Any) -> SegmentationModel:
     """Builds a paper's model, ready to train or to load weights into.
 

@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from atrous.errors import unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -23,6 +23,8 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     """
     if isinstance(name, torch.device):
         return name
+    if not isinstance(name, str):
+        raise AtrousError(f"a device is a name, such as cpu or cuda:0, or a torch.device, got {shown(name)}.")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     present = ["auto", "cpu"]

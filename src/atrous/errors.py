@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: Characters of a value that a message shows.
+SHOWN = 80
 
 
 class AtrousError(ValueError):
@@ -32,11 +37,12 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
     Returns:
         The error, to be raised by the caller.
     """
+    given = given[:SHOWN] if isinstance(given, str) else shown(given)
     names = sorted(allowed)
     near = _near(given, names)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    shown = ", ".join(names) if len(names) <= 20 else ", ".join([*(near or names[:8]), f"… ({len(names)} in all)"])
-    return AtrousError(f"unknown {kind} '{given}'.{hint} Allowed: {shown}.")
+    listed = ", ".join(names) if len(names) <= 20 else ", ".join([*(near or names[:8]), f"… ({len(names)} in all)"])
+    return AtrousError(f"unknown {kind} '{given}'.{hint} Allowed: {listed}.")
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
@@ -51,6 +57,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def _near(given: str, names: list[str]) -> list[str]:
+    given = given[:SHOWN]
     bare = {_bare(name): name for name in reversed(names)}
     return [bare[name] for name in difflib.get_close_matches(_bare(given), bare, n=8, cutoff=0.5)]
 
@@ -58,6 +65,27 @@ def _near(given: str, names: list[str]) -> list[str]:
 def _bare(name: str) -> str:
     """A name as it sounds: "mobilenet_v2" is near "mobilenetv2_100", "deeplabv3+" is "deeplabv3plus"."""
     return "".join(letter for letter in str(name).lower().replace("+", "plus") if letter.isalnum())
+
+
+def shown(value: Any) -> str:
+    """A value in a message: its type, and as much of it as fits into a line.
+
+    Args:
+        value: anything, even with a `repr` that fails.
+    """
+    kind = type(value).__name__
+    if value is None or isinstance(value, bool):
+        return str(value)
+    if (shape := getattr(value, "shape", None)) is not None:
+        return f"{kind} of shape {tuple(shape)} and {getattr(value, 'dtype', 'unknown type')}"
+    if isinstance(value, Mapping):
+        return f"{kind} of {counted(len(value), 'entry', 'entries')}"
+    try:
+        text = reprlib.repr(value)
+    except Exception:
+        return kind
+    kind = "" if isinstance(value, str | int | float) else f"{kind} "
+    return f"{kind}{text if len(text) <= SHOWN else text[:SHOWN] + ' …'}"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

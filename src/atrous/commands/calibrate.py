@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import charts, model_file
+from atrous.arguments import checked
 from atrous.commands._measurement import any_size_of, matching_classes, prepared, reader_for
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
@@ -36,6 +37,7 @@ from atrous.outputs import (
 MOST_VALUES = 5_000_000
 
 
+@checked
 def calibrate(
     model: Path,
     data: Path,

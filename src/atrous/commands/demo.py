@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from atrous.arguments import checked
 from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
@@ -26,6 +27,7 @@ from atrous.run_folder import CHECKPOINT, check_new_run, check_resumed_run
 EPOCHS = 20
 
 
+@checked
 def demo(
     *,
     out: Path = Path("runs/demo"),

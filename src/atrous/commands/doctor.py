@@ -10,6 +10,7 @@ import cv2
 from rich.markup import escape
 from rich.table import Table
 
+from atrous.arguments import checked
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import CLASSES_FILE
@@ -19,6 +20,7 @@ from atrous.errors import AtrousError, counted
 from atrous.outputs import check_outputs, json_output, no_empty_folder, table_output
 
 
+@checked
 def doctor(
     data: Path,
     *,

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import model_file
+from atrous.arguments import checked
 from atrous.commands._measurement import any_size_of, matching_classes, measure, prepared, reader_for, summarise
 from atrous.commands._recorded_options import digest_of
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
@@ -42,6 +43,7 @@ HEADLINES = (
 
 
 @together()
+@checked
 def evaluate(
     model: Path,
     data: Path,

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 import atrous
 from atrous import charts, model_file
+from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.commands.predict import failure_in_words, find_pictures
 from atrous.commands.report import template
@@ -64,6 +65,7 @@ class Layer:
     index: int | None = None
 
 
+@checked
 def explain(
     model: Path,
     paths: list[Path],

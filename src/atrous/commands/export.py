@@ -13,6 +13,7 @@ import torch
 from rich.markup import escape
 
 from atrous import model_file
+from atrous.arguments import checked
 from atrous.atomic_write import atomic_path
 from atrous.commands._measurement import measure, prepared, reader_for
 from atrous.commands.predict import find_pictures
@@ -62,6 +63,7 @@ class Agreement:
     classes: int
 
 
+@checked
 def export(
     model: Path,
     *,

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from rich.markup import escape
 
+from atrous.arguments import checked
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.file_kinds import kinds_of
 from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
@@ -30,7 +31,8 @@ from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes
 from atrous.inference.picture_input import Found, doubt_of_alpha, doubts_of_files
 from atrous.inference.prediction import Prediction, table_of
-from atrous.inference.segmenter import Segmenter, info_of
+from atrous.inference.runner import info_of
+from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import Counted
 from atrous.outputs import (
     check_outputs,
@@ -55,6 +57,7 @@ SUBFOLDERS = 4
 MOST_SHOWN = 8
 
 
+@checked
 def predict(
     model: Path,
     paths: list[Path],

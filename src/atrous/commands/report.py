@@ -12,6 +12,7 @@ from rich.markup import escape
 
 import atrous
 from atrous import charts
+from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.commands._recorded_options import (
     commands,
@@ -35,6 +36,7 @@ SHOWN = 3  # best and worst pictures, each
 PER_CENT = "\u00a0%"  # kept on the line of its number
 
 
+@checked
 def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False) -> Path:
     """Write one self-contained page about a run, or one that compares several.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from atrous.arguments import checked
 from atrous.console import console
 from atrous.errors import AtrousError, missing_extra
 from atrous.inference.memory import limit_bytes
@@ -18,6 +19,7 @@ from atrous.serving.shelf import named_paths
 KEY_VARIABLE = "ATROUS_KEY"
 
 
+@checked
 def serve(
     models: list[str],
     *,

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 import atrous
 from atrous import model_file
+from atrous.arguments import checked
 from atrous.charts import confusion_picture
 from atrous.commands._measurement import measure
 from atrous.commands.doctor import examine_with_progress, show_finding
@@ -27,7 +28,7 @@ from atrous.data.readiness import few_pictures_note, obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.device import pick_device, pick_precision, precision_name
-from atrous.errors import AtrousError, counted
+from atrous.errors import AtrousError, counted, shown
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import PictureWarning
 from atrous.learning.average import WeightAverage
@@ -53,6 +54,7 @@ SHOWN = 3
 
 
 @together()
+@checked
 def train(
     recipe: Recipe,
     *,
@@ -78,6 +80,11 @@ def train(
         AtrousError: unusable data (every problem named), an impossible recipe, a loss that is not finite, or a folder
             in which the run would replace files.
     """
+    if not isinstance(recipe, Recipe):
+        raise AtrousError(
+            f"recipe must be a Recipe, got {shown(recipe)}: atrous.learning.recipe.read_recipe(path) reads one from a "
+            "file, to_recipe(record) from a dict."
+        )
     if resume is not None and (out is not None or init is not None):
         given = "out" if out is not None else "init"
         raise AtrousError(f"--resume goes on in its own folder with its own weights: leave out --{given}.")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from atrous.crf.lattice_torch import TorchLattice
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 
 #: In standard deviations, as far from 0 as float32 still keeps near points apart.
 FARTHEST = 1e5
@@ -28,6 +28,7 @@ class Lattice:
     """
 
     def __init__(self, features: Tensor) -> None:
+        _check_tensor("features", features)
         if features.ndim != 2 or not features.numel():
             raise AtrousError(f"features must be N×d with N, d ≥ 1, got {tuple(features.shape)}.")
         if not features.isfinite().all():
@@ -57,6 +58,7 @@ class Lattice:
         Raises:
             AtrousError: not as many rows as points.
         """
+        _check_tensor("values", values)
         if values.ndim != 2 or len(values) != self.count:
             raise AtrousError(f"values must be {self.count}×L, one row for each point, got {tuple(values.shape)}.")
         result: Any = _Filter.apply(values, self)
@@ -106,6 +108,11 @@ def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
         N×L.
     """
     return Lattice(features).filter(values)
+
+
+def _check_tensor(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.is_meta:
+        raise AtrousError(f"{name} must be a tensor of floats, got {shown(tensor)}.")
 
 
 class _Filter(torch.autograd.Function):

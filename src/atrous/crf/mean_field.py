@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atrous.arguments import checked
 from atrous.crf.gaussian import Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
 from atrous.errors import AtrousError, unknown_name
@@ -75,6 +77,7 @@ class DenseCRF(nn.Module):
         AtrousError: values out of range.
     """
 
+    @checked
     def __init__(
         self,
         bilateral_weight: float = 4,
@@ -108,7 +111,10 @@ class DenseCRF(nn.Module):
         self.gaussian_weight = nn.Parameter(torch.tensor(float(gaussian_weight)), requires_grad=trainable)
         self.compatibility: nn.Parameter | None = None
         if not isinstance(compatibility, str):
-            matrix = torch.as_tensor(compatibility, dtype=torch.float32)
+            try:
+                matrix = torch.as_tensor(compatibility, dtype=torch.float32)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise AtrousError(f"compatibility must be 'potts' or a K×K matrix: {error}.") from error
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
                 raise AtrousError(
                     f"compatibility must be 'potts' or a finite K×K matrix, got shape {tuple(matrix.shape)}."
@@ -118,10 +124,15 @@ class DenseCRF(nn.Module):
             raise unknown_name("compatibility", compatibility, ["potts"])
 
     @classmethod
+    @checked
     def preset(cls, name: str, **changes: Any) -> DenseCRF:
         """The CRF with the settings of a key of `PRESETS`, some of them changed."""
         if name not in PRESETS:
             raise unknown_name("CRF preset", name, PRESETS)
+        known = inspect.signature(cls).parameters
+        for setting in changes:
+            if setting not in known:
+                raise unknown_name("CRF setting", setting, known)
         settings: Mapping[str, Any] = {**PRESETS[name], **changes}
         return cls(**settings)
 
@@ -140,8 +151,9 @@ class DenseCRF(nn.Module):
         Raises:
             AtrousError: shapes that do not agree, nothing to refine, NaN, or values that are no probabilities.
         """
-        if isinstance(probabilities, np.ndarray):
+        if not isinstance(probabilities, Tensor):
             return self(image, _tensor(probabilities), valid).detach().numpy()
+        probabilities = _tensor(probabilities)
         picture, mask = _tensor(image), None if valid is None else _tensor(valid).to(probabilities.device).bool()
         _check(picture, probabilities, mask)
         if probabilities.ndim == 3:
@@ -257,10 +269,12 @@ def _features(image: Tensor, xy: float, rgb: float, valid: Tensor | None) -> Ten
 def _tensor(array: Any) -> Tensor:
     """An array as a tensor on its memory, unless torch cannot have it: reversed, or read-only as PIL's are."""
     if isinstance(array, Tensor):
+        if array.is_meta:
+            raise AtrousError("a tensor of the device meta holds no numbers.")
         return array
     try:
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a PIL image, or an object that calls itself an array, raises
         raise AtrousError(f"an array or tensor of numbers is needed, got {type(array).__name__}: {error}") from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atrous.crf.mean_field import PRESETS, DenseCRF
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 from atrous.json_yaml import parse_yaml
 
 #: The word for the settings that a model file stores.
@@ -34,6 +34,8 @@ def make_crf(given: DenseCRF | Mapping[str, Any] | str, stored: Mapping[str, Any
     """
     if isinstance(given, DenseCRF):
         return given
+    if not isinstance(given, str | Mapping):
+        raise AtrousError(f"a CRF is a DenseCRF, the name of its settings or a mapping of them, got {shown(given)}.")
     record = _read(given, stored) if isinstance(given, str) else dict(given)
     for name in record:
         if name not in DEFAULTS:

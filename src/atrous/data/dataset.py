@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
 from atrous.data.mask_names import single_labels_note
 from atrous.data.palettes import as_colors, palettes_differ
@@ -18,7 +19,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask, 
 from atrous.data.sample import Sample
 from atrous.data.split_names import canonical_split
 from atrous.data.unread_folders import unread_folder_notes
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 
 CLASSES_FILE = "classes.yaml"
 SPLIT_SEED = 0
@@ -155,6 +156,7 @@ class Dataset:
         return raw_mask, nodata
 
 
+@checked
 def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTable | None = None) -> Dataset:
     """Find the pictures, masks, splits and classes in a folder; no picture is read yet.
 
@@ -181,6 +183,8 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Datas
     # The layouts are written in terms of this file, so they can only be imported once it is complete.
     from atrous.data.layouts import LAYOUTS
 
+    if classes is not None and not isinstance(classes, ClassTable):
+        raise AtrousError(f"classes must be a ClassTable, such as ClassTable.from_yaml reads, got {shown(classes)}.")
     if not root.is_dir():
         raise AtrousError(f"{root}: no such folder. Give the folder that holds the dataset.")
     if layout is not None and layout not in LAYOUTS:

@@ -40,6 +40,13 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in (".onnx", ".xml")
 
 
+def is_named_as_exported(path: str | Path) -> bool:
+    """Whether a file may be one that `atrous export` wrote, to be run here or elsewhere, or a part of one."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    return is_exported(path) or suffix == ".pt2" or (suffix == ".bin" and not _is_torch_file(path))
+
+
 def read_info(path: str | Path) -> Info:
     """What an exported file says about its model; neither runtime is needed.
 
@@ -59,7 +66,14 @@ def read_info(path: str | Path) -> Info:
             "or openvino to run it here."
         )
     if suffix == ".bin":
-        raise AtrousError(f"{path} holds the weights alone: give {path.with_suffix('.xml')}, the file beside it.")
+        beside = path.with_suffix(".xml")
+        raise AtrousError(
+            f"{path} holds the weights alone: give {beside}, the file beside it."
+            if beside.is_file()
+            else f"{path} may be the weights of an exported file: give {beside}, which is missing beside it."
+            if path.is_file()
+            else f"no file at {path}; of an exported model, give the .xml."
+        )
     if not is_exported(path):
         raise AtrousError(f"{path} is no exported file: their names end in .onnx or .xml.")
     if not path.is_file():
@@ -263,6 +277,14 @@ class OpenVinoGraph:
     def _run(self, output: str, image: np.ndarray) -> np.ndarray:
         with self._network.run([_batch(image, self.info)]) as request:
             return request.get_tensor(output).data[0].copy()
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether a file starts as torch writes checkpoints, some of which are named .bin, too."""
+    if not path.is_file() or path.with_suffix(".xml").is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
 
 
 def _onnx_record(path: Path) -> str | None:

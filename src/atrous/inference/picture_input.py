@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from atrous.data.decoding import TooLarge
 from atrous.data.file_kinds import Note, notes_on
 from atrous.data.pictures import read_picture
 from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import PictureKind, Pixels, fill_missing
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.models.info import Preprocessing
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def with_valid(found: Found, valid: np.ndarray) -> Found:
     Raises:
         AtrousError: `valid` is of another size or type.
     """
+    if not isinstance(valid, np.ndarray):
+        raise AtrousError(f"valid must be an array of booleans, got {shown(valid)}.")
     if valid.shape != found.image.shape[:2] or valid.dtype != np.bool_:
         size = "×".join(map(str, found.image.shape[:2]))
         raise AtrousError(f"valid must be booleans of the picture's {size} px, got {valid.shape} of {valid.dtype}.")
@@ -155,13 +158,21 @@ def as_array(picture: Any) -> np.ndarray:
     if isinstance(picture, Image.Image):
         picture = pixels_of_picture(picture).values
     if not isinstance(picture, np.ndarray):
-        raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}.")
+        hint = ": give tensor.cpu().permute(1, 2, 0).numpy()" if type(picture).__name__ == "Tensor" else ""
+        raise AtrousError(f"a picture is a path, a PIL image or an array, got {shown(picture)}{hint}.")
+    if isinstance(picture, np.ma.MaskedArray):
+        raise AtrousError("a masked array is not read: give array.data, and valid=~mask where pixels hold no data.")
+    picture = np.asarray(picture, picture.dtype.newbyteorder("="))
     if picture.ndim == 2:
         picture = picture[..., None]
     if picture.dtype == np.float64:
-        picture = picture.astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity holds no data
+            picture = picture.astype(np.float32)
     if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
         raise AtrousError(
             f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
         )
-    return picture
+    try:
+        return np.ascontiguousarray(picture)  # reversed and other views, which torch and OpenCV do not take
+    except MemoryError as error:
+        raise TooLarge(f"a picture of {picture.shape} takes more memory than there is.") from error

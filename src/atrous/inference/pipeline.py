@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from atrous.models import SegmentationModel
+from atrous.models.given import check_model
 from atrous.models.layers import Normalize
 
 
@@ -13,10 +14,14 @@ class Pipeline(nn.Module):
 
     Args:
         model: a paper's module with `.scores` and `.info`; put into evaluation mode.
+
+    Raises:
+        AtrousError: no model of atrous.
     """
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
+        check_model(model)
         self.normalize = Normalize.of(model.info.preprocessing)
         self.model = model
         self.eval()

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX, ClassTable, color_table
+from atrous.errors import AtrousError, shown
 from atrous.inference.legend import with_legend
+from atrous.models.info import Info
 from atrous.outputs import check_replaceable, is_our_picture, save_picture
-
-if TYPE_CHECKING:
-    from atrous.models.info import Info
-
 
 #: Pixels that are mixed at once, and by which a deep picture's stretching is judged, at least.
 PIXELS_AT_ONCE, MOST_JUDGED = 2**18, 2**21
@@ -38,6 +37,14 @@ class Prediction:
     image: np.ndarray
     info: Info
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.mask, np.ndarray) or self.mask.ndim != 2 or self.mask.dtype != np.uint8:
+            raise AtrousError(f"a mask is an array of H×W uint8, got {shown(self.mask)}.")
+        if not isinstance(self.image, np.ndarray) or self.image.ndim != 3 or self.image.shape[:2] != self.mask.shape:
+            raise AtrousError(f"an image is H×W×C, with the mask's {self.mask.shape}, got {shown(self.image)}.")
+        if not isinstance(self.info, Info):
+            raise AtrousError(f"info is a model's record, model.info, got {shown(self.info)}.")
+
     def __repr__(self) -> str:
         indices, counts = np.unique(self.mask, return_counts=True)
         largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
@@ -58,6 +65,7 @@ class Prediction:
         """The mask with the values that the training masks had, the first of each class."""
         return table_of(self.info).decode(self.mask)
 
+    @checked
     def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:
         """The picture with the mask's colours over it; a class whose colour is black leaves it as it is.
 
@@ -65,6 +73,8 @@ class Prediction:
             opacity: of the colours, 0–1.
             legend: the names and colours of the mask's classes below the picture, which makes it higher.
         """
+        if not 0 <= opacity <= 1:
+            raise AtrousError(f"opacity is 0 to 1, got {opacity}.")
         picture = visible(self.image, self.mask != IGNORE_INDEX)
         colors = color_table(self.info.colors).astype(np.float32)  # black, which shows nothing, where there is no data
         strengths = np.where(colors.any(1), np.float32(opacity), np.float32(0))
@@ -79,6 +89,7 @@ class Prediction:
         present = [index for index in np.unique(self.mask) if colors[index].any()]
         return with_legend(mixed, [(self.info.classes[index], self.info.colors[index]) for index in present])
 
+    @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Writes the mask as a palette PNG, atomically, with this program's name in it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from atrous import model_file
+from atrous.arguments import checked
 from atrous.data.file_kinds import Note
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
@@ -21,20 +20,19 @@ from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
 from atrous.inference.any_size import AnySize
-from atrous.inference.engine import NotConvertible, choose
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import Found, as_array, doubts_of, found_in, found_in_array, with_valid
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
+from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
 from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
+from atrous.models.given import check_model
 
 if TYPE_CHECKING:
     import torch
 
     from atrous.crf import DenseCRF
-    from atrous.inference.openvino_engine import OpenVinoEngine
-    from atrous.inference.torch_engine import TorchEngine
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
@@ -81,6 +79,7 @@ class Segmenter:
         (40, 60)
     """
 
+    @checked
     def __init__(
         self,
         model: str | Path | SegmentationModel,
@@ -94,17 +93,25 @@ class Segmenter:
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
         range: Sequence[float] | None = None,
     ) -> None:
+        if not isinstance(device, str):
+            from atrous.device import pick_device  # with torch, which a path on OpenVINO does without
+
+            device = pick_device(device)
         views_of(scales, flip)  # a mistake there is named before the model is loaded
-        given = Path(model) if isinstance(model, str | Path) else model
+        given = Path(model) if isinstance(model, str | Path) else check_model(model, weights=True)
         self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
         if output_stride is not None:
-            given, output_stride = _at_output_stride(given, self.info, output_stride)
+            given, output_stride = at_output_stride(given, self.info, output_stride)
         if output_stride is not None:
             self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
         self._range = check_range(range, self.info.preprocessing)
         self._doubts: set[str] = set()
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
-        self._runner = _runner_for(given, self.info, engine, device, precision, output_stride)
+        if crf is not None:
+            from atrous.crf.settings import make_crf
+
+            crf = make_crf(crf, self.info.crf)  # a mistake there, too, is named before the network is loaded
+        self._runner = runner_for(given, self.info, engine, device, precision, output_stride)
         self.engine, self.pools, self.limits = self._runner.engine, self._runner.pools, TileLimits()
         self._look(scales, flip, crf)
 
@@ -156,6 +163,8 @@ class Segmenter:
         Raises:
             AtrousError: unreadable, or with channels this model does not take.
         """
+        if isinstance(picture, str) and (not picture or "\0" in picture):
+            raise AtrousError(f"a picture's path is empty or holds a zero character: {picture[:80]!r}.")
         preprocessing = self.info.preprocessing
         if isinstance(picture, str | Path):
             pixels = read_pixels(picture, preprocessing.pages)
@@ -170,6 +179,7 @@ class Segmenter:
         """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0."""
         return fill_missing(self.prepare(found.image), found.valid, self.info.preprocessing.mean)
 
+    @checked
     def looking(
         self,
         *,
@@ -346,53 +356,3 @@ class Segmenter:
         with torch.inference_mode():
             refined = crf(torch.tensor(image), probabilities.to(self.engine.device), valid)
             return refined.argmax(0).to(torch.uint8).cpu().numpy()
-
-
-def info_of(path: Path) -> Info:
-    """What a model file or an exported file says about its model."""
-    return exported.read_info(path) if exported.is_exported(path) else model_file.read_info(path)
-
-
-def _at_output_stride(
-    model: Path | SegmentationModel, info: Info, output_stride: int
-) -> tuple[Path | SegmentationModel, int | None]:
-    """The model, a copy of a module at that stride; and the stride if it is not the model's own.
-
-    Raises:
-        AtrousError: an exported file, or a stride that the module cannot have; of a model file, reading it tells.
-    """
-    if isinstance(model, Path) and exported.is_exported(model):
-        raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
-    if output_stride == info.arguments.get("output_stride"):
-        return model, None
-    if not isinstance(model, Path):
-        model = copy.deepcopy(model)
-        model.set_output_stride(output_stride)
-    return model, output_stride
-
-
-def _runner_for(
-    model: Path | SegmentationModel,
-    info: Info,
-    engine: str,
-    device: str | torch.device,
-    precision: str,
-    output_stride: int | None,
-) -> TorchEngine | OpenVinoEngine | exported.OnnxGraph | exported.OpenVinoGraph:
-    """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
-    if isinstance(model, Path) and exported.is_exported(model):
-        return exported.open_graph(model, engine, str(device), precision)
-    name, reason = choose(engine, str(device), isinstance(model, Path))
-    if name == "openvino":
-        from atrous.inference.openvino_engine import OpenVinoEngine
-
-        try:
-            return OpenVinoEngine(model, info, precision, reason, output_stride)
-        except NotConvertible as error:
-            if engine != "auto":
-                raise
-            reason = str(error)
-    from atrous.inference.torch_engine import TorchEngine
-
-    module = model_file.load(model, output_stride=output_stride) if isinstance(model, Path) else model
-    return TorchEngine(module, device, precision, reason)

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import yaml
 
+from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.data.transforms import Augment
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.json_yaml import parse_yaml
 from atrous.outputs import MARK, RECIPE_MARK
 
@@ -327,6 +328,7 @@ class Recipe:
             )
 
 
+@checked
 def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Reads a recipe's YAML file.
 
@@ -396,7 +398,8 @@ def nearest_field(name: str) -> str:
 
 def _check_fields(record: Any, kind: type, prefix: str) -> None:
     if not isinstance(record, dict):
-        raise AtrousError(f"{prefix.rstrip('.') or 'a recipe'} must be a mapping of fields to values, got {record!r}.")
+        part = prefix.rstrip(".") or "a recipe"
+        raise AtrousError(f"{part} must be a mapping of fields to values, got {shown(record)}.")
     known = {item.name: item.default_factory for item in dataclasses.fields(kind)}
     optional = {item.name for item in dataclasses.fields(kind) if item.default is None}
     for name, value in record.items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from atrous.errors import AtrousError, shown
 from atrous.learning.depthwise import FastDepthwise
 from atrous.models import SegmentationModel
+from atrous.models.given import check_model
 from atrous.models.layers import Normalize
 
 if TYPE_CHECKING:
@@ -24,6 +27,9 @@ class TrainingStep(nn.Module):
         precision: bfloat16 runs the network under autocast; the loss is always computed in float32.
         auxiliary: weight of an auxiliary head's loss, ≥ 0; the others, such as each scale's of DeepLabV2, have 1.
         crf: comes between the main output and its loss, as the model's last layer; or None.
+
+    Raises:
+        AtrousError: no model of atrous, or values out of range.
     """
 
     def __init__(
@@ -35,6 +41,13 @@ class TrainingStep(nn.Module):
         crf: CrfLayer | None = None,
     ) -> None:
         super().__init__()
+        check_model(model)
+        if not callable(loss):
+            raise AtrousError(f"loss is called with scores, labels and align_corners, got {shown(loss)}.")
+        if not isinstance(precision, torch.dtype) or precision not in (torch.float32, torch.bfloat16, torch.float16):
+            raise AtrousError(f"precision is torch.float32, torch.bfloat16 or torch.float16, got {shown(precision)}.")
+        if isinstance(auxiliary, bool) or not isinstance(auxiliary, int | float) or not 0 <= auxiliary < math.inf:
+            raise AtrousError(f"auxiliary is a weight, 0 or more, got {shown(auxiliary)}.")
         self.auxiliary = auxiliary
         self.model = model
         self.loss = loss

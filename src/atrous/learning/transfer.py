@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from atrous import model_file, models
+from atrous.arguments import checked
 from atrous.errors import AtrousError, counted
 from atrous.learning.recipe import Model
 from atrous.models import Info, SegmentationModel
+from atrous.models.given import check_model
 from atrous.models.info import placeholder_classes
 
 
+@checked
 def start_from(model: SegmentationModel, source: SegmentationModel | str | Path) -> str:
     """Copies every weight that fits, by name and shape, and the input scaling it was trained with.
 
@@ -34,8 +37,8 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
     Raises:
         AtrousError: nothing fits, or no model file.
     """
-    if isinstance(source, str | Path):
-        source = model_file.load(source)
+    check_model(model)
+    source = model_file.load(source) if isinstance(source, str | Path) else check_model(source)
     state, given = model.state_dict(), source.state_dict()
     classwise = classwise_names(model)
     fitting = {

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 from atrous.models.info import Info, Preprocessing
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
     Raises:
         AtrousError: unknown architecture or argument.
     """
-    paper = _architectures().get(architecture)
+    paper = _architectures().get(str(architecture))
     if paper is None:
         raise unknown_name("architecture", architecture, _PAPERS)
     allowed = inspect.signature(paper).parameters
@@ -78,5 +78,7 @@ def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
             raise unknown_name(f"argument of {architecture}", name, allowed)
     try:
         return paper(**arguments)
-    except (TypeError, RuntimeError) as error:
-        raise AtrousError(f"{architecture} cannot be built from {arguments}: {error}.") from error
+    except AtrousError:
+        raise
+    except Exception as error:  # what layers raise of odd values is of many types
+        raise AtrousError(f"{architecture} cannot be built from {shown(arguments)}: {error}.") from error

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 
 if TYPE_CHECKING:
     from atrous.models.backbones import Backbone
@@ -46,6 +47,12 @@ class Preprocessing:
     pages: Literal["first", "channels"] = "first"
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple | list) or not all(isinstance(value, Real) for value in values):
+                raise AtrousError(f"{name} must be one number per channel, got {shown(values)}.")
+        if not isinstance(self.enlarge, Real):
+            raise AtrousError(f"enlarge must be a number, got {shown(self.enlarge)}.")
         if len(self.mean) != len(self.std) or not self.mean:
             raise AtrousError(f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}.")
         if not all(0 < value < math.inf for value in self.std):
@@ -55,9 +62,9 @@ class Preprocessing:
         if not 0 < self.enlarge < math.inf:
             raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
-            raise AtrousError(f"aligned must be true or false, got {self.aligned!r}.")
-        if self.pages not in ("first", "channels"):
-            raise AtrousError(f"pages must be 'first' or 'channels', got {self.pages!r}.")
+            raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
+        if not isinstance(self.pages, str) or self.pages not in ("first", "channels"):
+            raise AtrousError(f"pages must be 'first' or 'channels', got {shown(self.pages)}.")
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,12 @@ class Info:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.arguments, Mapping):
+            given = f"{shown(self.preprocessing)} and {shown(self.arguments)}"
+            raise AtrousError(f"preprocessing is a Preprocessing and arguments are a dict, got {given}.")
+        for name in ("classes", "colors", "raw"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise AtrousError(f"{name} must be a tuple, one entry per class, got {shown(getattr(self, name))}.")
         if not len(self.classes) == len(self.colors) == len(self.raw):
             raise AtrousError(
                 f"classes, colours and raw values must be equally many, got {len(self.classes)}, "
@@ -109,7 +122,7 @@ class Info:
                 f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.classes)}."
             )
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
-            raise AtrousError(f"temperature must be positive and finite, got {self.temperature!r}.")
+            raise AtrousError(f"temperature must be positive and finite, got {shown(self.temperature)}.")
         channels = self.arguments.get("in_channels")
         if channels is not None and len(self.preprocessing.mean) != channels:
             raise AtrousError(
@@ -127,6 +140,8 @@ class Info:
         Raises:
             AtrousError: fields missing or unknown, or a newer format.
         """
+        if not isinstance(record, Mapping):
+            raise AtrousError(f"a model's record is a dict, got {shown(record)}.")
         version = record.get("format_version")
         if version != FORMAT_VERSION:
             raise AtrousError(

@@ -17,8 +17,9 @@ from urllib.parse import quote, urlencode
 import numpy as np
 from PIL import Image
 
+from atrous.arguments import checked
 from atrous.data.decoding import in_words
-from atrous.errors import AtrousError, counted
+from atrous.errors import AtrousError, counted, shown
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
 from atrous.models.info import Info
@@ -59,7 +60,7 @@ class Client:
 
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 120.0, patience: float = 60.0) -> None:
         if not isinstance(patience, int | float) or not patience >= 0:
-            raise AtrousError(f"patience is a number of seconds, 0 or more, got {patience!r}.")
+            raise AtrousError(f"patience is a number of seconds, 0 or more, got {shown(patience)}.")
         self._connection, self._patience = Connection(address, key, timeout), patience
         self._infos: dict[tuple[str, str], Info] = {}
 
@@ -82,6 +83,7 @@ class Client:
             raise answer.stranger("without a list of models")
         return models
 
+    @checked
     def segment(
         self,
         picture: Picture,
@@ -123,9 +125,13 @@ class Client:
             for key, value in {"crf": crf, "range": limits, "tile": tile, "overlap": overlap}.items()
             if value is not None
         }
-        answer = self._ask("POST", f"{_address_of(name)}/segment?{urlencode(words)}", _content(picture, image))
+        answer = self._ask(
+            "POST",
+            f"{_address_of(name)}/segment?{urlencode(words, errors='surrogateescape')}",
+            _content(picture, image),
+        )
         if note := answer.headers.get("X-Note"):
-            warnings.warn(note, PictureWarning, stacklevel=2)
+            warnings.warn(note, PictureWarning, stacklevel=3)
         mask, version = _mask_in(answer, image.shape[:2]), answer.headers.get("X-Model-Version")
         if version is None:
             raise answer.stranger("without the model's version")
@@ -178,7 +184,7 @@ class Client:
 
 
 def _address_of(name: str) -> str:
-    return f"/v1/models/{quote(name, safe='')}"
+    return f"/v1/models/{quote(name, safe='', errors='surrogateescape')}"
 
 
 def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
@@ -200,7 +206,8 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
 def _content(picture: Picture, image: np.ndarray) -> bytes:
     """A picture's file, as it is where the server knows its kind, else as a PNG, or a TIFF for arrays of four bands."""
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in SENT_AS_THEY_ARE:
-        return Path(picture).read_bytes()
+        with in_words(picture):
+            return Path(picture).read_bytes()
     if isinstance(picture, Image.Image):
         return _png_of(picture)
     if image.dtype == np.float32 or image.shape[2] not in (1, 3, 4):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.json_yaml import parse_json
 
 #: Redirects that one request follows.
@@ -143,7 +143,7 @@ class Connection:
             )
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
         if not number or not 0 < timeout <= threading.TIMEOUT_MAX or not math.isfinite(timeout):
-            raise AtrousError(f"timeout is a number of seconds above 0, got {timeout!r}.")
+            raise AtrousError(f"timeout is a number of seconds above 0, got {shown(timeout)}.")
         self._timeout, self._own = timeout, threading.local()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 

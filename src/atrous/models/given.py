@@ -1,0 +1,78 @@
+"""The check of a network that is given from outside: what it is, and what to give instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atrous.errors import AtrousError, shown
+from atrous.models.info import Info
+
+if TYPE_CHECKING:
+    from atrous.models import SegmentationModel
+
+#: Attributes under which wrappers keep the network: DataParallel and DistributedDataParallel, torch.compile, FSDP.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
+#: Classes that a mask of one byte per pixel tells apart, as 255 means no data.
+MOST_CLASSES = 255
+
+
+def check_model(model: Any, *, weights: bool = False) -> SegmentationModel:
+    """A network of this package, in memory.
+
+    Args:
+        model: whatever was given as a model.
+        weights: whether its weights must be there, and in float32.
+
+    Returns:
+        The same.
+
+    Raises:
+        AtrousError: a path, a state dict, a wrapper, another library's module, weights of another type or none yet,
+            or more classes than a mask tells apart.
+    """
+    import torch
+
+    if isinstance(model, str | Path):
+        raise AtrousError(f"a model in memory is wanted, got a path: give atrous.load({str(model)!r}).")
+    if isinstance(model, Mapping):
+        raise AtrousError(
+            f"a dict of {len(model)} entries is no model; a state dict holds weights alone. Of a network of atrous: "
+            "model = atrous.create_model(…); model.load_state_dict(weights). Of another library: "
+            "model = atrous.convert(weights)."
+        )
+    if isinstance(model, type) and issubclass(model, torch.nn.Module):
+        raise AtrousError(f"a model is wanted, got the class {model.__name__}: give atrous.create_model(…).")
+    if not isinstance(model, torch.nn.Module):
+        raise AtrousError(f"a model is what atrous.create_model, load or convert return, got {shown(model)[:200]}.")
+    info = getattr(model, "info", None)
+    kind = type(model).__name__
+    inside = next((name for name in WRAPPERS if isinstance(getattr(model, name, None), torch.nn.Module)), None)
+    if inside is not None and "info" not in vars(model):
+        raise AtrousError(f"a {kind} wraps the model: give the model in it, .{inside}.")
+    if not isinstance(info, Info) or not callable(getattr(model, "scores", None)):
+        raise AtrousError(
+            f"{kind} is no model of atrous: it has no record of its classes and pictures (.info). Weights of other "
+            "libraries become one by atrous.convert(module.state_dict()); atrous.create_model builds a new one."
+        )
+    if weights:
+        _check_weights(model)
+    if len(info.classes) > MOST_CLASSES:
+        raise AtrousError(
+            f"the model has {len(info.classes)} classes; a mask of one byte per pixel tells {MOST_CLASSES} apart."
+        )
+    return model  # pyright: ignore[reportReturnType] (as its record says)
+
+
+def _check_weights(model: Any) -> None:
+    import torch
+
+    for name, tensor in model.state_dict().items():
+        if tensor.is_meta:
+            raise AtrousError(f"the model has no weights yet ('{name}' is on the device meta): load them first.")
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise AtrousError(
+                f"the model's weights are {str(tensor.dtype).removeprefix('torch.')} ('{name}'), not float32: give "
+                "model.float(). Segmenter(precision='bfloat16') computes in 16 bits, save(half=True) stores 16 bits."
+            )

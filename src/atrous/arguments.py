@@ -56,7 +56,7 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
         except BrokenPipeError:  # nobody reads what is printed
             raise
         except OSError as error:
-            raise AtrousError(f"{title}: {error}") from error
+            raise AtrousError(str(error)) from error
 
     return with_checks
 

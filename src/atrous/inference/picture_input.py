@@ -159,7 +159,7 @@ def as_array(picture: Any) -> np.ndarray:
         picture = pixels_of_picture(picture).values
     if not isinstance(picture, np.ndarray):
         hint = ": give tensor.cpu().permute(1, 2, 0).numpy()" if type(picture).__name__ == "Tensor" else ""
-        raise AtrousError(f"a picture is a path, a PIL image or an array, got {shown(picture)}{hint}.")
+        raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}{hint}.")
     if isinstance(picture, np.ma.MaskedArray):
         raise AtrousError("a masked array is not read: give array.data, and valid=~mask where pixels hold no data.")
     picture = np.asarray(picture, picture.dtype.newbyteorder("="))

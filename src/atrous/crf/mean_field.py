@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from atrous.arguments import checked
 from atrous.crf.gaussian import Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -77,7 +78,6 @@ class DenseCRF(nn.Module):
         AtrousError: values out of range.
     """
 
-    @checked
     def __init__(
         self,
         bilateral_weight: float = 4,
@@ -96,14 +96,16 @@ class DenseCRF(nn.Module):
             ("gaussian_weight", gaussian_weight),
             ("prune", prune),
         ):
-            if not 0 <= value < math.inf:
-                raise AtrousError(f"{name} must be 0 or more, and finite, got {value}.")
+            if not isinstance(value, Real) or not 0 <= value < math.inf:
+                raise AtrousError(f"{name} must be 0 or more, and finite, got {shown(value)}.")
         extents = {"bilateral_xy": bilateral_xy, "bilateral_rgb": bilateral_rgb, "gaussian_xy": gaussian_xy}
         for name, value in extents.items():
-            if not 0 < value < math.inf:
-                raise AtrousError(f"{name} must be more than 0, and finite, got {value}.")
-        if not 0 <= iterations < math.inf or iterations != int(iterations):
-            raise AtrousError(f"iterations must be a whole number, 0 or more, got {iterations}.")
+            if not isinstance(value, Real) or not 0 < value < math.inf:
+                raise AtrousError(f"{name} must be more than 0, and finite, got {shown(value)}.")
+        if not isinstance(iterations, Real) or not 0 <= iterations < math.inf or iterations != int(iterations):
+            raise AtrousError(f"iterations must be a whole number, 0 or more, got {shown(iterations)}.")
+        if not isinstance(trainable, bool):
+            raise AtrousError(f"trainable is True or False, got {shown(trainable)}.")
         self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = bilateral_xy, bilateral_rgb, gaussian_xy
         self.iterations, self.prune = int(iterations), float(prune)
         self._scratch: Any = None

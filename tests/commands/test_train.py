@@ -249,7 +249,7 @@ def test_labels_only_where_pictures_hold_no_data_are_refused(tiny, fresh_shapes,
             alpha[1:] = 0  # of the masks the first row is void
         picture.putalpha(Image.fromarray(alpha))
         picture.save(file)
-    with pytest.raises(AtrousError, match=f"'{split}' of the data has labelled pixels only where its pictures hold no"):
+    with pytest.raises(AtrousError, match=f"'{split}' of the data has no labelled pixel where its pictures hold data"):
         train(tiny(data__root=str(fresh_shapes), data__check=check), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

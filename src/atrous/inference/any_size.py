@@ -245,11 +245,8 @@ class AnySize:
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
         """The size of this picture's tiles, None for the whole picture at once; says why, unless quiet."""
         say = (lambda line: None) if quiet else self.say
-        remembered = self._after_memory_ran_out()
-        given = min((tile for tile in (self.tile, remembered) if tile), default=None)
+        given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
         if given is not None and max(height, width) > given:
-            if given != self.tile:
-                say(f"{name}: tiles of {given} px, as memory ran out with larger ones before")
             if not quiet:
                 self._say_off_grid(given, name)
             return given

@@ -113,7 +113,7 @@ def test_windows_are_judged_by_the_largest_value_of_all(picture):
 
 @pytest.mark.parametrize("given", [(5, 5), (9, 1), (0,), (0, 1, 2), (0, float("nan"))])
 def test_ranges_that_are_none_are_refused(given):
-    with pytest.raises(AtrousError, match="two numbers, the lower first|range must be a number, got NaN"):
+    with pytest.raises(AtrousError, match=r"two numbers, the lower first|range must be a number, got NaN"):
         segmenter(model(), range=given)
 
 

@@ -199,6 +199,30 @@ def test_a_worker_that_dies_or_hangs_costs_no_batch(dataset, alone, how, workers
     assert_same(list(loader), alone[1])
 
 
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionResetError(104, "reset"), ConnectionRefusedError(111, "refused")]
+)
+def test_a_batch_that_died_with_its_worker_is_made_again(dataset, error, monkeypatch):
+    """It lies in the queue, and the connection to the worker that holds its memory ends in its middle."""
+    order = EpochOrder(COUNT, 4, seed=3)
+    loader = Loader(samples(dataset), order, 1, patience=30)
+    iterate = loader._begin
+    broken = [error]
+
+    class Broken:
+        def __init__(self, iterator):
+            self.iterator = iterator
+
+        def __next__(self):
+            if broken:
+                raise broken.pop()
+            return next(self.iterator)
+
+    monkeypatch.setattr(loader, "_begin", lambda: Broken(iterate()))
+    assert len(list(loader)) == 3
+    assert loader.workers == 0
+
+
 def test_a_worker_that_dies_between_epochs_costs_no_batch(dataset, alone, capsys):
     order = EpochOrder(COUNT, 4, seed=3)
     config = Augment(crop=(16, 24), rotation=10, brightness=0.2, blur=0.3)

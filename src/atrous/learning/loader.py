@@ -220,6 +220,11 @@ class Loader:
         while True:
             try:
                 return next(iterator, None)
+            except (EOFError, ConnectionError) as error:
+                if not self.workers:
+                    raise
+                # A batch in the queue is fetched from the worker that made it, which may be dead by then.
+                raise RuntimeError("DataLoader worker exited unexpectedly") from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
                     raise

@@ -139,6 +139,15 @@ def digest_of_file(path: str | Path) -> str:
         AtrousError: not a model file.
     """
     _read_metadata(Path(path))
+    return sha256_of(path)
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits; of any file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

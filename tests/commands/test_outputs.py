@@ -166,9 +166,7 @@ def test_no_input_is_overwritten_even_where_that_is_asked_for(verb, name, link, 
     """The input is there by another name, which only its identity tells."""
     first = next((word for word in CALLS[verb] if (place / word).is_file()), None)
     if first is None or first == "recipe.yaml":
-        first = {"doctor": "data/masks/val_0.png", "report": "run/evaluation.json", "train": "model.safetensors"}.get(
-            verb
-        )
+        first = OTHER_INPUTS.get(verb)
     if first is None:
         pytest.skip(f"{verb} has no input")
     words = over(verb, name, place, lambda file: LINKS[link](place / first, file))

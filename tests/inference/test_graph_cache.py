@@ -266,7 +266,7 @@ def test_the_longest_unused_are_removed_when_it_is_full(path, cache, entry, monk
     kept = sum(file.stat().st_size for file in entry.iterdir())
     made = fill(cache, entry, "abcd", 20_000_000)
     monkeypatch.setenv("ATROUS_CACHE_GB", str((45_000_000 + 3 * kept) / 1e9))
-    Segmenter(path, engine="openvino")  # reads one, and makes no room
+    Segmenter(path, engine="openvino")  # reads one, and removes none
     assert all(folder.exists() for folder in made.values())
     os.utime(made["a"] / "entry.json")  # another process has just used it
     Segmenter(path, engine="openvino", output_stride=8)

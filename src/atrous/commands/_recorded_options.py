@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -10,16 +9,11 @@ from typing import Any
 
 from atrous.inference.engine import ENGINES
 from atrous.inference.exported import is_exported
+from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run
 
 #: Recorded options that change masks, beside the model.
 OPTIONS = ("engine", "precision", "scales", "flip", "output_stride", "range", "crf")
-
-
-def digest_of(model: str | Path) -> str:
-    """What tells the content of a model's file from any other's: its SHA-256."""
-    with Path(model).open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def measured_model(run: Run) -> Path | None:
@@ -30,7 +24,7 @@ def measured_model(run: Run) -> Path | None:
     recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
     there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
     if digest:
-        return next((path for path in there if digest_of(path) == digest), None)
+        return next((path for path in there if sha256_of(path) == digest), None)
     return there[-1] if there else None
 
 

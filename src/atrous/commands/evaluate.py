@@ -13,7 +13,6 @@ from rich.table import Table
 from atrous import model_file
 from atrous.arguments import checked
 from atrous.commands._measurement import any_size_of, matching_classes, measure, prepared, reader_for, summarise
-from atrous.commands._recorded_options import digest_of
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.file_kinds import kinds_of
@@ -25,6 +24,7 @@ from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.learning.processes import the_processes, together
+from atrous.model_file import sha256_of
 from atrous.outputs import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def evaluate(
     results = {
         JSON_KEY: MARK,
         "model": str(model),
-        "model_sha256": digest_of(model),
+        "model_sha256": sha256_of(model),
         "data": str(Path(data).resolve()),
         "split": split,
         **({"layout": layout} if layout else {}),

@@ -34,7 +34,7 @@ ABANDONED_AFTER = 24 * 3600
 
 _ENTRY = re.compile(r"[0-9a-f]{24}")
 _UNFINISHED = re.compile(rf"\.[0-9a-f]{{24}}\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
-#: Entries that this process uses: they are not removed to make room.
+#: Entries that this process uses: they are not removed when the cache exceeds its limit.
 _in_use: set[Path] = set()
 
 
@@ -81,7 +81,7 @@ def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any
     try:
         aside = _keep(core, graph, entry)
         _in_use.add(entry)
-        _make_room(entry.parent, limit)
+        _remove_beyond(entry.parent, limit)
     except (OSError, RuntimeError) as error:  # OpenVINO raises the second where a disk is full
         _warn_of_no_cache(error)
         return graph
@@ -245,7 +245,7 @@ def _remove_files(folder: Path) -> None:
         folder.rmdir()
 
 
-def _make_room(root: Path, limit: int) -> None:
+def _remove_beyond(root: Path, limit: int) -> None:
     """Removes the entries that nobody used for longest, until the others fit the limit."""
     _remove_abandoned(root)
     entries = sorted(_removable_entries(root))

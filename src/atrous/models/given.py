@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 #: Attributes under which wrappers keep the network: DataParallel and DistributedDataParallel, torch.compile, FSDP.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
-#: Classes that a mask of one byte per pixel tells apart, as 255 means no data.
-MOST_CLASSES = 255
 
 
 def check_model(model: Any, *, weights: bool = False) -> SegmentationModel:
@@ -29,8 +27,7 @@ def check_model(model: Any, *, weights: bool = False) -> SegmentationModel:
         The same.
 
     Raises:
-        AtrousError: a path, a state dict, a wrapper, another library's module, weights of another type or none yet,
-            or more classes than a mask tells apart.
+        AtrousError: a path, a state dict, a wrapper, another library's module, weights of another type or none yet.
     """
     import torch
 
@@ -58,10 +55,6 @@ def check_model(model: Any, *, weights: bool = False) -> SegmentationModel:
         )
     if weights:
         _check_weights(model)
-    if len(info.classes) > MOST_CLASSES:
-        raise AtrousError(
-            f"the model has {len(info.classes)} classes; a mask of one byte per pixel tells {MOST_CLASSES} apart."
-        )
     return model  # pyright: ignore[reportReturnType] (as its record says)
 
 

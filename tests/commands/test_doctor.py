@@ -249,7 +249,7 @@ def test_missing_pairs(data):
     assert kinds(diagnosis.errors) == ["missing_mask", "missing_image"]
     assert "images/a.png" in told(diagnosis, "missing_mask")
     assert "masks/g.png" in told(diagnosis, "missing_image")
-    assert "images/nobody (in a split list)" in told(diagnosis, "missing_image")
+    assert "images/nobody (in splits/train.txt, line 7)" in told(diagnosis, "missing_image")
 
 
 def test_no_classes_file_is_proposed_and_written(data, capsys):

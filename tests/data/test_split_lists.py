@@ -81,6 +81,15 @@ FORMS = {
         )
     },
     "json by picture": {"splits.json": json.dumps(dict.fromkeys(TRAIN, "train") | dict.fromkeys(VAL, "val"))},
+    "YAML": {"split.yml": f"train: {json.dumps(TRAIN)}\nval: {json.dumps(VAL)}\n"},
+    "YAML per split": {
+        "splits/train.yaml": "".join(f"- {s}\n" for s in TRAIN),
+        "splits/val.yaml": "".join(f"- {s}\n" for s in VAL),
+    },
+    "JSON Lines per split": {
+        "train.jsonl": "\n".join(json.dumps({"image": f"{s}.jpg"}) for s in TRAIN),
+        "val.jsonl": "\n".join(json.dumps({"image": f"{s}.jpg"}) for s in VAL),
+    },
     "COCO": {
         "train.json": json.dumps({"images": [{"id": 1, "file_name": f"{s}.jpg"} for s in TRAIN], "annotations": []}),
         "val.json": json.dumps({"images": [{"id": 1, "file_name": f"{s}.jpg"} for s in VAL], "annotations": []}),
@@ -145,7 +154,9 @@ def test_a_list_may_pair_names_that_differ(tmp_path):
         ("splits.json", '{"folds": 5}', "no list of pictures"),
         ("splits.json", "{", "JSON"),
         ("train.xlsx", "PK", r"\.csv"),
-        ("splits/train.yaml", "- a", r"\.csv"),
+        ("splits/train.toml", "a = 1", r"\.csv"),
+        ("splits/train.yaml", "{", "YAML"),
+        ("splits.jsonl", '{"image": "a"}\n{', "JSON"),
         ("splits/train.txt", "\n", "empty"),
         ("splits/train.csv", "image\n", "empty"),
     ],
@@ -176,6 +187,174 @@ def test_a_split_answers_to_its_other_names(tmp_path):
     write(tmp_path, "splits/valid.txt", "d\n")
     opened = open_dataset(tmp_path)
     assert opened.split("valid") == opened.split("val") == opened.split("validation")
+
+
+def _records(train: str, val: str, **more: object) -> list[dict[str, object]]:
+    told = [(s, train) for s in TRAIN] + [(s, val) for s in VAL]
+    return [{"file_name": f"{s}.jpg", "width": 4, "split": name, **more} for s, name in told]
+
+
+BY_SPLIT = {"train": [f"images/{s}.jpg" for s in TRAIN], "val": [f"images/{s}.jpg" for s in VAL]}
+# what tells a split and is named like no list
+RECORDS = {
+    "records": ("dataset.json", _records("train", "val", label="cat")),
+    "records in capitals": ("data.json", _records("Training", "Validation")),
+    "records under a key": ("annotations.json", {"version": 1, "data": _records("train", "valid")}),
+    "COCO": (
+        "annotations.json",
+        {
+            "info": {"description": "train"},
+            "images": _records("train", "val"),
+            "annotations": [{"id": 7, "image_id": 1, "segmentation": [[0, 0, 1, 1, 1, 0]]}],
+            "categories": [{"id": 1, "name": "thing"}],
+        },
+    ),
+    "by split": ("metadata.json", BY_SPLIT),
+    "by split among settings": ("config.json", {"seed": 1, "classes": ["thing"], "splits": BY_SPLIT}),
+    "by split and kind": ("data.json", {f"{name}_images": part for name, part in BY_SPLIT.items()}),
+    "by split, of records": ("x.json", {k: {"images": [{"path": p} for p in part]} for k, part in BY_SPLIT.items()}),
+    "records of splits": ("parts.json", [{"split": name, "images": part} for name, part in BY_SPLIT.items()]),
+    "by picture": ("info.json", {f"{s}.jpg": {"split": "train"} for s in TRAIN} | {"d.jpg": {"split": "val", "x": 3}}),
+    "by picture alone": ("where.json", dict.fromkeys(TRAIN, "train") | {"d": "val"}),
+    "fastai": ("labels.json", [{"name": f"{s}.jpg", "is_valid": s in VAL} for s in (*TRAIN, *VAL)]),
+    "tags": (
+        "samples.json",
+        {"samples": [{"filepath": f"/x/{s}.jpg", "tags": ["val" if s in VAL else "train"]} for s in (*TRAIN, *VAL)]},
+    ),
+    "datumaro": (
+        "default.json",
+        {
+            "items": [
+                {"id": s, "image": {"path": f"{s}.jpg"}, "attr": {}, "subset": "val" if s in VAL else "train"}
+                for s in (*TRAIN, *VAL)
+            ]
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".jsonl", ".yml"])
+@pytest.mark.parametrize("form", RECORDS)
+def test_records_that_tell_a_split_are_read_under_any_name(tmp_path, form, suffix):
+    dataset(tmp_path)
+    name, content = RECORDS[form]
+    if suffix == ".jsonl":
+        lines = content if isinstance(content, list) else [content]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    else:
+        text = json.dumps(content, indent=1 if suffix == ".json" else None)  # which is YAML, too
+    write(tmp_path, Path(name).stem + suffix, text)
+    opened = open_dataset(tmp_path)
+    assert stems(opened) == WANTED
+    assert all(item.image.exists() and item.mask for items in opened.splits.values() for item in items)
+
+
+@pytest.mark.parametrize("form", RECORDS)
+def test_records_in_a_folder_where_no_list_is_looked_for_are_refused(tmp_path, form):
+    dataset(tmp_path)
+    name, content = RECORDS[form]
+    write(tmp_path, f"meta/{name}", json.dumps(content))
+    with pytest.raises(AtrousError, match=rf"{name} tells the splits.*Move it to .*splits\.json"):
+        open_dataset(tmp_path)
+
+
+REFUSED_RECORDS = {
+    "folds": ("folds_of_5.json", [{"image": "a.jpg", "fold": 0}, {"image": "d.jpg", "fold": 1}], "'fold 0' is unknown"),
+    "other names": ("data.json", [{"image": "a.jpg", "split": "north"}, {"image": "d.jpg", "split": "south"}], "north"),
+    "trained or not": ("data.json", [{"image": "a.jpg", "is_train": True}], "write train, val or test"),
+    "nnU-Net's folds": ("five.json", [{"train": ["a", "d"], "val": ["e"]}, {"train": ["e"], "val": ["a"]}], "fold 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", REFUSED_RECORDS)
+def test_records_whose_splits_are_no_train_val_and_test_are_refused(tmp_path, form):
+    dataset(tmp_path)
+    name, content, told = REFUSED_RECORDS[form]
+    write(tmp_path, name, json.dumps(content))
+    with pytest.raises(AtrousError, match=f"{name}.*{told}"):
+        open_dataset(tmp_path)
+
+
+NO_SPLITS = {
+    "settings": ("config.yaml", "data:\n  train: images\n  val: images\n  names: [a, b]\n"),
+    "YOLO": ("data.yaml", "train: images/train\nval: images/val\nnc: 1\nnames: [thing]\n"),
+    "Hugging Face": ("dataset_infos.json", '{"splits": {"train": {"name": "train", "num_examples": 5}}}'),
+    "no split": ("annotations.json", json.dumps({"images": [{"file_name": "a.jpg"}], "annotations": []})),
+    "a phase": ("data.json", '[{"image": "a.jpg", "phase": "venous"}, {"image": "d.jpg", "phase": "late"}]'),
+    "other pictures": ("data.json", '{"train": ["x.jpg"], "val": ["y.jpg"]}'),
+    "damaged": ("data.json", '{"images": ['),
+    "captions": ("captions.json", '{"a.jpg": "a train in the valley", "d.jpg": "a test"}'),
+}
+
+
+@pytest.mark.parametrize("form", NO_SPLITS)
+def test_records_that_tell_no_split_are_passed_over(tmp_path, form):
+    dataset(tmp_path)
+    write(tmp_path, *NO_SPLITS[form])
+    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
+
+
+def test_records_that_call_every_picture_training_are_said(tmp_path):
+    dataset(tmp_path)
+    write(tmp_path, "dataset.json", json.dumps({"training": [{"image": f"./{s}.jpg"} for s in (*TRAIN, *VAL, "e")]}))
+    opened = open_dataset(tmp_path)
+    assert opened.splits.keys() == {"train", "val"}
+    assert any("dataset.json says that every picture is for training" in note for note in opened.notes)
+
+
+def test_splits_in_a_file_named_as_results_are_said(tmp_path):
+    dataset(tmp_path)
+    write(tmp_path, "results.json", json.dumps(BY_SPLIT))
+    assert any("results.json names splits of pictures and is not read" in n for n in open_dataset(tmp_path).notes)
+
+
+def test_damaged_records_that_state_splits_are_refused(tmp_path):
+    dataset(tmp_path)
+    write(tmp_path, "metadata.json", '[{"image": "a.jpg", "split": "train"}, {"image": "d.jpg", "split": "val"')
+    with pytest.raises(AtrousError, match=r"metadata\.json names pictures and seems to tell their split"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<annotations><image name="a.jpg" subset="Train"/><image name="d.jpg" subset="Validation"/></annotations>',
+        '[[image]]\nname = "a.jpg"\nsplit = "train"\n[[image]]\nname = "d.jpg"\nsplit = "val"\n',
+    ],
+)
+def test_splits_in_texts_that_are_not_read_are_refused(tmp_path, text):
+    dataset(tmp_path)
+    write(tmp_path, "annotations.xml" if text[0] == "<" else "data.toml", text)
+    with pytest.raises(AtrousError, match="seems to tell their split"):
+        open_dataset(tmp_path)
+
+
+def test_two_files_of_annotations_named_after_splits_are_refused(tmp_path):
+    dataset(tmp_path)
+    for name, part in {"train": TRAIN, "val": VAL}.items():
+        images = [{"id": i, "file_name": f"{stem}.jpg"} for i, stem in enumerate(part)]
+        write(tmp_path, f"annotations/instances_{name}2017.json", json.dumps({"images": images, "annotations": []}))
+    with pytest.raises(AtrousError, match=r"instances_train2017\.json and .*instances_val2017\.json name pictures"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("splits/train.txt", "a\nba nobody\nnobody.jpg\n", 3),
+        ("splits.csv", "image,split\na.jpg,train\nnobody.jpg,val\n", 3),
+        ("data.json", '{"train": ["a.jpg"],\n"val": ["d.jpg",\n"nobody.jpg"]}', 3),
+    ],
+)
+def test_a_picture_that_is_not_there_is_told_with_list_and_line(tmp_path, name, text, line):
+    dataset(tmp_path)
+    write(tmp_path, name, text)
+    missing = next(f for f in examine(tmp_path).errors if f.kind == "missing_image")
+    assert any(f"nobody (in {name}, line {line})" in example for example in missing.examples)
+    opened = open_dataset(tmp_path)
+    item = next(item for part in opened.splits.values() for item in part if item.name == "nobody")
+    with pytest.raises(AtrousError, match=rf"{Path(name).name}, line {line}, names it"):
+        opened.read(item)
 
 
 NUMBERED = {
@@ -247,14 +426,11 @@ UNREAD = {
     "metadata.csv": "image,age,fold\na.jpg,3,0\nb.jpg,4,1\n",
     "my_train.txt": "a\nb\n",
     "splits/train.md": "- a\n- b\n",
-    "train.yaml": "- a\n- b\n",
-    "split.yml": "train: [a]\nval: [b]\n",
     "splits_final.json": '[{"train": ["a", "b"], "val": ["c"]}]',
     "images/train.txt": "a\nb\n",
     "partition/train.txt": "a\nb\n",
     "splits/fold_0/train.txt": "a\nb\n",
     "ImageSets/Main/train.txt": "a\nb\n",
-    "train.jsonl": '{"image": "a.jpg"}\n',
     "val.xml": "<image>a.jpg</image>",
     "folds.json": '{"a.jpg": 0, "b.jpg": 1}',
     "list_partition.txt": "a.jpg 0\nb.jpg 1\n",
@@ -463,3 +639,40 @@ def test_lists_beside_camvids_folders(tmp_path):
     opened = open_dataset(tmp_path)
     assert stems(opened) == {"train": ["traina", "trainb"], "val": ["vala"]}
     assert any("not used: train_list.txt" in note for note in opened.notes)
+
+
+def test_a_list_beside_the_folders_of_voc_is_read_where_image_sets_has_none(tmp_path):
+    dataset(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "JPEGImages")
+    (tmp_path / "masks").rename(tmp_path / "SegmentationClass")
+    write(tmp_path, "splits.json", json.dumps(BY_SPLIT))
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    write(tmp_path, "ImageSets/Segmentation/default.txt", "a\n")
+    assert stems(open_dataset(tmp_path)) == WANTED
+    write(tmp_path, "ImageSets/Segmentation/train.txt", "a\n")
+    write(tmp_path, "ImageSets/Segmentation/default.txt", "a\n")
+    opened = open_dataset(tmp_path)
+    assert stems(opened)["train"] == ["a"]
+    assert any("these lists are not used: splits.json" in note for note in opened.notes)
+
+
+PUBLISHED = {
+    "cityscapes": ("leftImg8bit/{}/x/{}_leftImg8bit.png", "gtFine/{}/x/{}_gtFine_labelIds.png", ("train", "val")),
+    "ade20k": ("images/{}/ADE_{}.jpg", "annotations/{}/ADE_{}.png", ("training", "validation")),
+    "coco_stuff": ("images/{}/{}.jpg", "annotations/{}/{}.png", ("train2017", "val2017")),
+}
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_published_layouts_name_lists_that_they_do_not_use(tmp_path, layout):
+    picture, mask, splits = PUBLISHED[layout]
+    for split in splits:
+        for form, shape in ((picture, (4, 4, 3)), (mask, (4, 4))):
+            path = tmp_path / form.format(split, f"{split}_1")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ones(shape, np.uint8)).save(path)
+    assert not any("not used" in note for note in open_dataset(tmp_path).notes)
+    write(tmp_path, "splits.json", json.dumps(BY_SPLIT))
+    opened = open_dataset(tmp_path)
+    assert opened.layout == layout
+    assert any("The splits are the folders; these lists are not used: splits.json" in n for n in opened.notes)

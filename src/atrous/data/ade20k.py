@@ -10,6 +10,7 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld_split_note
+from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.labels import ClassTable, Color
 from atrous.errors import AtrousError
 
@@ -91,6 +92,7 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [] if home == root else [f"The dataset was found in {home}."]
     if (home / "images/testing").is_dir():
         notes.append(withheld_split_note("test", home / "images/testing"))
+    notes += unused_lists_note(home)
     folders_of_masks = [home / "annotations" / folder for folder in folders.values()]
     first = next(iter(splits.values()))
     table, told = named_classes(home, classes, *folders_of_masks, items=first, default=_classes(home))

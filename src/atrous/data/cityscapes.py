@@ -10,6 +10,7 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld_split_note, without_ending
+from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 
@@ -86,6 +87,7 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [note]
     if (pictures / "test").is_dir():
         notes.append(withheld_split_note("test", pictures / "test/*/*"))
+    notes += unused_lists_note(root)
     first = next(iter(splits.values()))
     table, told = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
     return Dataset(root, "cityscapes", table, splits, (*notes, *told), orphans)

@@ -34,6 +34,8 @@ ASSUMED = "the published classes of this layout are assumed"
 IN_ORDER = "their values by the order in it"
 _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabeled", "unlabelled"})
 _NEARLY = ("classes.yml", "classes.yaml.txt", "class.yaml", "labels.yaml")
+#: Which Supervisely writes beside the folders of its datasets.
+_SUPERVISELY = frozenset({"obj_class_to_machine_color.json", "meta.json"})
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg", "backgrnd", "???"})
 
 
@@ -76,6 +78,8 @@ def named_classes(
     items = list(items)
     places = [root, *folders, *(folder.parent for folder in folders if folder.parent.is_relative_to(root))]
     found, notes = _class_files(places, items, frozenset(published))
+    if not found and any(folder.name == "masks_machine" for folder in folders):
+        found, _ = _class_files([root.parent], items, published=frozenset(FORMS) - _SUPERVISELY)
     if found:
         colored = _hold_colors(items, {one.color for one in found[0].named if one.color is not None})
         notes += _compared(found, colored)

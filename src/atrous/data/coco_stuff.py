@@ -12,6 +12,7 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld_split_note, without_ending
+from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 
@@ -96,6 +97,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [note]
     if (root / "images/test2017").is_dir():
         notes.append(withheld_split_note("test", root / "images/test2017"))
+    notes += unused_lists_note(root)
     folders_of_masks = [root / "annotations" / folder for folder in folders.values()]
     table, told = named_classes(
         root,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.arguments import checked
+from atrous.data.label_exports import label_export_told
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
 from atrous.data.mask_names import single_labels_note
 from atrous.data.palettes import as_colors, palettes_differ
@@ -37,6 +38,10 @@ class NoClassesError(AtrousError):
         super().__init__(" ".join([message, *self.notes]))
 
 
+class NoPicturesError(AtrousError):
+    """A folder that should hold pictures or masks is missing or holds none."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture of a dataset and its mask.
@@ -45,11 +50,13 @@ class Item:
         name: the file name without suffix.
         image: the picture; a path that does not exist where a split list names a picture that is not there.
         mask: the mask, or None where there is none.
+        listed: of a picture that is not there the split list that names it, and the line; else "".
     """
 
     name: str
     image: Path
     mask: Path | None
+    listed: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,12 @@ class Dataset:
         Raises:
             AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
         """
+        if item.listed and not item.image.exists():
+            mask = "" if item.mask else " and no mask of it"
+            raise AtrousError(
+                f"{item.image}: there is no such picture{mask}; {item.listed}, names it. Add it, or take it out of the "
+                "list."
+            )
         if item.mask is None:
             raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
         pixels = read_pixels(item.image, self.pages)
@@ -192,14 +205,20 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Datas
     name = layout or next((name for name, known in LAYOUTS.items() if known.looks_like(root)), None)
     if name is None:
         found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
-        if told := single_labels_note(path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern))):
+        pngs = (path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern)))
+        if told := single_labels_note(pngs) or label_export_told(root):
             raise AtrousError(told)
         marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
         raise AtrousError(
             f"{root}: no known dataset layout; it holds {found}. {marks}. "
             "Rename the folders, or give the folder one level up or down."
         )
-    dataset = LAYOUTS[name].read(root, classes)
+    try:
+        dataset = LAYOUTS[name].read(root, classes)
+    except NoPicturesError as error:
+        if told := label_export_told(root):
+            raise AtrousError(told) from error
+        raise
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
     paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
     folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
@@ -232,7 +251,8 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """The picture files of a folder by stem, sorted.
 
     Raises:
-        AtrousError: the folder is missing or holds no pictures, or two files share a stem.
+        NoPicturesError: the folder is missing or holds no pictures.
+        AtrousError: two files share a stem.
     """
     found: dict[str, Path] = {}
     for path in picture_files(folder):
@@ -244,7 +264,9 @@ def pictures_in(folder: Path) -> dict[str, Path]:
         found[path.stem] = path
     if not found:
         passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
-        raise AtrousError(f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.{passed_over}")
+        raise NoPicturesError(
+            f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.{passed_over}"
+        )
     return found
 
 
@@ -252,10 +274,10 @@ def picture_files(folder: Path) -> list[Path]:
     """The picture files of a folder, sorted.
 
     Raises:
-        AtrousError: there is no such folder.
+        NoPicturesError: there is no such folder.
     """
     if not folder.is_dir():
-        raise AtrousError(f"{folder}: no such folder.")
+        raise NoPicturesError(f"{folder}: no such folder.")
     with os.scandir(folder) as entries:  # which knows folders without asking for each
         files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
         return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)

@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from atrous.data.split_lists import (
-    LIST_NAME,
-    LIST_SUFFIXES,
-    SPLIT_HEADS,
-    TABLES,
-    TEXTS,
-    VAL_HEADS,
-    read_list,
-    stem_of,
-    table_of,
-)
+from atrous.data.split_lists import LIST_NAME, LIST_SUFFIXES, TABLES, TEXTS, read_list, table_of
+from atrous.data.split_names import canonical_split
+from atrous.data.split_records import RECORD_SUFFIXES, YAML, is_too_large, tells_splits
+from atrous.data.split_rows import SPLIT_HEADS, VAL_HEADS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 from atrous.outputs import is_our_json
 
 # named like a list, these hold one that cannot be read
-_UNREAD_SUFFIXES = frozenset(
-    {".xlsx", ".xls", ".ods", ".yaml", ".yml", ".toml", ".xml", ".jsonl", ".pkl", ".parquet", ".npy", ".mat"}
-)
-_SETTINGS = frozenset({".yaml", ".yml", ".toml", ".xml"})
+_UNREAD_SUFFIXES = frozenset({".xlsx", ".xls", ".ods", ".toml", ".xml", ".pkl", ".parquet", ".npy", ".mat"})
+_SETTINGS = YAML | {".toml", ".xml"}
+_RESULT_WORDS = """
+log logs loss losses metrics history results prediction predictions predicted pred preds score scores result metric iou
+miou dice accuracy errors report stats statistics
+"""
+#: A file of such a name holds results, such as scores of pictures, and no split.
+RESULTS = frozenset(_RESULT_WORDS.split())
+_RECORD_FILES = 100  # in a folder; more are labels of single pictures
 _FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
 
 
-def find_lists(root: Path, images: Mapping[str, Path] | None = None) -> tuple[list[Path], tuple[str, ...]]:
+def find_lists(
+    root: Path, images: Mapping[str, Path] | None = None, no_lists: Container[Path] = ()
+) -> tuple[list[Path], tuple[str, ...]]:
     """Find the split lists of a dataset: those in ``splits/`` or a folder of such a name, else those in ``root``.
 
     Args:
         root: the dataset's folder.
         images: the pictures by stem; a file that has no list's name and names none of them is no list.
+        no_lists: files that tell no split, whatever their name is.
 
     Returns:
         The lists, sorted, and sentences that name lists which are not used.
@@ -44,10 +45,13 @@ def find_lists(root: Path, images: Mapping[str, Path] | None = None) -> tuple[li
         AtrousError: a list is of a kind that cannot be read.
     """
     found: list[Path] = []
-    notes: list[str] = []
-    for lists in _named_as_lists(root):
+    notes: list[str] = list(_not_looked_through(root, images or {}))
+    for named in _named_as_lists(root, images or {}):
+        lists = [path for path in named if path not in no_lists]
         others = [path for path in lists if images is not None and _is_other_text(path, images)]
-        lists = [path for path in lists if path not in others]
+        whole = [path for path in lists if images and path not in others and is_all_training(path, images)]
+        notes += [f"{path} says that every picture is for training, so a split is made." for path in whole]
+        lists = [path for path in lists if path not in others and path not in whole]
         notes += [f"{path} is not read: it names no picture." for path in others]
         if found and lists:
             names = ", ".join(str(path.relative_to(root)) for path in lists)
@@ -56,28 +60,33 @@ def find_lists(root: Path, images: Mapping[str, Path] | None = None) -> tuple[li
     for path in found:
         if path.suffix.lower() not in LIST_SUFFIXES:
             raise AtrousError(
-                f"{path}: a split list is read as .txt, .csv, .tsv or .json. Save it as one of these, or move it away "
-                "to have a split made."
+                f"{path}: a split list is read as .txt, .csv, .tsv, .json, .jsonl or .yaml. Save it as one of these, "
+                "or move it away to have a split made."
             )
     return found, tuple(notes)
 
 
-def unused_lists_note(root: Path, used: Iterable[Path] = ()) -> list[str]:
-    """A sentence that names the split lists of a dataset whose splits are its folders, or none.
+def unused_lists_note(root: Path, used: Iterable[Path] = (), where: str = "The splits are the folders") -> list[str]:
+    """A sentence that names the split lists of a dataset whose splits are told by other things, or none.
 
     Args:
         root: the dataset's folder.
         used: the lists that are read all the same.
+        where: what tells the splits, as a sentence.
     """
-    first = next((lists for lists in _named_as_lists(root) if lists), [])
+    first = next((lists for lists in _named_as_lists(root, {}) if set(lists) - set(used)), [])
     names = ", ".join(str(path.relative_to(root)) for path in first if path not in set(used))
-    return [f"The splits are the folders; these lists are not used: {names}."] if names else []
+    return [f"{where}; these lists are not used: {names}."] if names else []
 
 
-def _named_as_lists(root: Path) -> Iterator[list[Path]]:
-    """The files that are lists by their names or heads, of each folder that may hold some."""
+def _named_as_lists(root: Path, images: Mapping[str, Path]) -> Iterator[list[Path]]:
+    """The files that are lists by their names, heads or records, of each folder that may hold some."""
     for folder in (*(_in_any_case(root, name) for name in _FOLDERS), root):
-        yield [path for path in _files(folder) if _is_list(path, in_root=folder == root)]
+        files = _files(folder)
+        records = [path for path in files if _is_unnamed_record_file(path)]
+        if folder == root and len(records) > _RECORD_FILES:
+            files = [path for path in files if path not in set(records)]
+        yield [path for path in files if _is_list(path, images, in_root=folder == root)]
 
 
 def _in_any_case(root: Path, name: str) -> Path:
@@ -97,7 +106,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "~")))
 
 
-def _is_list(path: Path, in_root: bool) -> bool:
+def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
     suffix = path.suffix.lower()
     if suffix not in LIST_SUFFIXES | _UNREAD_SUFFIXES:
         return False
@@ -107,8 +116,51 @@ def _is_list(path: Path, in_root: bool) -> bool:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None
     if LIST_NAME.fullmatch(path.stem.lower()):
         # train.yaml may be a recipe
-        return suffix not in _SETTINGS or path.stem.lower().startswith("split") or _begins_as_list(path)
-    return suffix in TABLES and os.access(path, os.R_OK) and _has_split_column(path)
+        sure = suffix not in _SETTINGS or path.stem.lower().startswith("split")
+        return sure or _begins_as_list(path) or (suffix in YAML and tells_splits(path, images))
+    if not os.access(path, os.R_OK):
+        return False
+    if suffix in RECORD_SUFFIXES:
+        return path.stem not in images and not _holds_results(path) and tells_splits(path, images)
+    return suffix in TABLES and _has_split_column(path)
+
+
+def _is_unnamed_record_file(path: Path) -> bool:
+    return path.suffix.lower() in RECORD_SUFFIXES and not LIST_NAME.fullmatch(path.stem.lower())
+
+
+def _holds_results(path: Path) -> bool:
+    return bool(RESULTS.intersection(re.findall(r"[a-z]+", path.stem.lower())))
+
+
+def _not_looked_through(root: Path, images: Mapping[str, Path]) -> Iterator[str]:
+    """Sentences that name the files of records in a dataset's folder that might tell a split and are not read."""
+    files = [path for path in _files(root) if _is_unnamed_record_file(path) and os.access(path, os.R_OK)]
+    for path in files if len(files) <= _RECORD_FILES else ():
+        if is_too_large(path):
+            yield f"{path} is too large to be looked through for a split."
+        elif _holds_results(path) and tells_splits(path, images):
+            yield (
+                f"{path} names splits of pictures and is not read, because by its name it holds results. If it is the "
+                "split list, rename it splits" + path.suffix + "."
+            )
+
+
+def is_all_training(path: Path, images: Mapping[str, Path]) -> bool:
+    """Whether records of no list's name say that every picture is for training, as nnU-Net's dataset.json does.
+
+    Args:
+        path: the file.
+        images: the pictures by stem.
+    """
+    if not _is_unnamed_record_file(path):
+        return False
+    try:
+        rows = [row for row in read_list(path, images) if stem_of(row.image, images) in images]
+    except AtrousError:
+        return False
+    named = {stem_of(row.image, images) for row in rows}
+    return {canonical_split(row.split or "") for row in rows} == {"train"} and named == images.keys()
 
 
 def _is_other_text(path: Path, images: Mapping[str, Path]) -> bool:

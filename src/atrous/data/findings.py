@@ -100,13 +100,16 @@ def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
         "Pictures without a mask. Add the masks under the same file names, or take the pictures out.",
         [shown(dataset, item.image) for item in without_mask],
     )
-    named = [shown(dataset, pair.item.image) for pair in pairs if not pair.item.image.exists()]
+    absent = [pair.item for pair in pairs if not pair.item.image.exists()]
+    named = [
+        f"{shown(dataset, item.image)} (in {_relative(dataset, item.listed) or 'a split list'})" for item in absent
+    ]
     orphans = [shown(dataset, path) for path in dataset.masks_without_image]
     yield from _grouped(
         "missing_image",
         "Pictures that a split list names, or a mask belongs to, are not there. Add them, or take their "
         "names and masks out.",
-        list(dict.fromkeys([*(f"{name} (in a split list)" for name in named), *orphans])),
+        list(dict.fromkeys([*named, *orphans])),
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.errors import AtrousError
 
 _MASK_WORDS = (
@@ -42,7 +43,9 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
     found: dict[str, Path] = {}
     for stem, path in masks.items():
         owner = stem
-        if stem not in images:
+        if stem not in images and Path(stem).suffix.lower() in PICTURE_SUFFIXES and Path(stem).stem in images:
+            owner = Path(stem).stem  # a.jpg.png of a.jpg
+        elif stem not in images:
             plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
             owner = plain if plain in images else bare.get(plain, bare.get(stem, stem))
         if owner in found:

@@ -7,23 +7,24 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from atrous.data.split_lists import stem_of
-from atrous.data.split_names import SPELLINGS
+from atrous.data.find_split_lists import RESULTS, is_all_training
+from atrous.data.split_names import SPELLINGS, canonical_split
+from atrous.data.split_records import RECORD_SUFFIXES, pictures_named, tells_splits
+from atrous.data.split_rows import SPLIT_WORDS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 from atrous.outputs import is_our_json, is_our_metrics, is_our_recipe
 
-_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".lst", ".list", ".md", ".yaml", ".yml", ".xml", ""})
+_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".lst", ".list", ".md", ".xml", ".toml", ""}) | RECORD_SUFFIXES
 _TABLES = frozenset({".csv", ".tsv"})
 # a file of such a name is about splits; one that is named train or in a folder train may be anything of that split
 _SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
 _WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
-_OTHER_WORDS = """
-log logs loss losses metrics history results recipe config readme notes prediction predictions predicted pred preds
-score scores result metric iou miou dice accuracy errors report stats statistics
-"""
-_OTHER_THINGS = frozenset(_OTHER_WORDS.split())
+_OTHER_THINGS = RESULTS | {"recipe", "config", "readme", "notes"}
+_STATED = re.compile(
+    rf"""\b(?:split|splits|subset|partition|phase|set)["']?\s*[:=]\s*["']?(trainval|{SPLIT_WORDS})\b""", re.IGNORECASE
+)
 _BYTES = 1 << 20  # of a file that is looked through
 _FILES = 100  # in a folder; more are labels of single pictures
 
@@ -38,15 +39,33 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
         images: the pictures by stem.
 
     Raises:
-        AtrousError: a file is named like a split, or has such a column, and holds little but names of pictures.
+        AtrousError: a file is named like a split, or has such a column, and holds little but names of pictures; or it
+            tells splits of pictures in its records; or two files, named after splits, name different pictures.
     """
+    by_split: dict[str, tuple[Path, frozenset[str]]] = {}
     for path in _texts(root):
-        if _may_be_list(path, root, images) and not (is_our_json(path) or is_our_metrics(path)):
+        if is_our_json(path) or is_our_metrics(path):
+            continue
+        if _is_misplaced(path, root, images):
             raise AtrousError(
-                f"{path} names pictures and seems to tell their split, and is in no form that is read. Write "
-                f"{root / 'splits'}/train.txt and val.txt with one name a line, or a table splits.csv with the columns "
-                "image and split; or move the file away to have a split made."
+                f"{path} tells the splits of pictures, and lists are not read from there. Move it to "
+                f"{root / 'splits'}{path.suffix}, or out of the data set to have a split made."
             )
+        if _may_be_list(path, root, images) or _states_splits(path, root, images):
+            raise _unread(root, f"{path} names pictures and seems to tell their split, and is in no form that is read")
+        split, named = _named_after_split(path, root, images)
+        others = (one for name, one in by_split.items() if name != split and not named & one[1])
+        if named and (other := next(others, None)):
+            raise _unread(root, f"{other[0]} and {path} name pictures of two splits, and are not read as lists")
+        if named:
+            by_split.setdefault(split, (path, named))
+
+
+def _unread(root: Path, told: str) -> AtrousError:
+    return AtrousError(
+        f"{told}. Write {root / 'splits'}/train.txt and val.txt with one name a line, or a table splits.csv with the "
+        "columns image and split; or move the file away to have a split made."
+    )
 
 
 def _texts(folder: Path, depth: int = 2) -> Iterator[Path]:
@@ -62,12 +81,43 @@ def _texts(folder: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def _may_be_list(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
-    words = [word for part in (path.parent / path.stem).relative_to(root).parts for word in _words(part)]
+    words = _path_words(path, root)
     if _OTHER_THINGS.intersection(words):
         return False
     if _SPLIT_WORDS.intersection(_words(path.stem)) or _has_column(path):
         return _names_pictures(path, images)
     return bool(_WORDS.intersection(words)) and _is_of_names(path, images)
+
+
+def _is_misplaced(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
+    """Whether a file that could be read as a list is in a folder where none is looked for."""
+    if path.suffix.lower() not in RECORD_SUFFIXES or path.stem in images:
+        return False
+    results = RESULTS.intersection(_path_words(path, root))
+    return not results and tells_splits(path, images) and not is_all_training(path, images)
+
+
+def _states_splits(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
+    """Whether a text that is not read as records states the splits of pictures, as "split": "train"."""
+    if RESULTS.intersection(_path_words(path, root)) or path.stem in images:
+        return False
+    if path.suffix.lower() in _TABLES or is_our_recipe(path):
+        return False
+    text = _beginning(path)
+    stated = {canonical_split(match[1]) for match in _STATED.finditer(text)}
+    return len(stated) > 1 and any(_is_picture(word, images) for word in re.findall(r"""[^\s"'<>,;=]+""", text))
+
+
+def _named_after_split(path: Path, root: Path, images: Mapping[str, Path]) -> tuple[str, frozenset[str]]:
+    """The split that the name of a file of records has in it, and the stems of the pictures that it names."""
+    split = next((word for word in map(canonical_split, _words(path.stem)) if word in SPELLINGS), "")
+    if not split or path.suffix.lower() not in RECORD_SUFFIXES or RESULTS.intersection(_path_words(path, root)):
+        return split, frozenset()
+    return split, pictures_named(path, images)
+
+
+def _path_words(path: Path, root: Path) -> list[str]:
+    return [word for part in (path.parent / path.stem).relative_to(root).parts for word in _words(part)]
 
 
 def _words(name: str) -> list[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld_split_note
+from atrous.data.find_split_lists import find_lists, unused_lists_note
 from atrous.data.labels import ClassTable, default_colors
-from atrous.data.split_lists import listed, read_list
+from atrous.data.split_lists import listed, listed_splits, read_list
 from atrous.data.split_names import canonical_split
 from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError
@@ -60,8 +61,10 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes = [] if year == root else [f"The dataset was found in {year}."]
     splits: dict[str, tuple[Item, ...]] = {}
     lists = _lists(year / "ImageSets")
-    if [path.stem for path in lists] == ["default"]:
-        notes.append(f"{lists.pop()} names no split, as CVAT writes it where there is none.")
+    of_none = [path for path in lists if [one.stem for one in lists] == ["default"]]
+    for path in of_none:
+        lists.remove(path)
+        notes.append(f"{path} names no split, as CVAT writes it where there is none.")
     for path in lists:
         augmented = bool(added) and _is_augmented(path)
         items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
@@ -73,7 +76,12 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
             notes.append(
                 f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/; those missing, from {_MASKS}/."
             )
-    if not splits:
+    if splits:
+        notes += unused_lists_note(year, lists, f"The splits are the lists in {year / 'ImageSets'}")
+    elif others := find_lists(year, images, of_none)[0]:
+        splits = listed_splits(others, year / "JPEGImages", images, masks)
+        notes.append(f"The splits are told by {', '.join(str(path) for path in others)}.")
+    else:
         check_no_list_is_unread(year, images)
         # most VOC pictures have boxes only, so a picture without a mask is no mistake here
         labelled = {stem: path for stem, path in images.items() if stem in masks}

@@ -6,13 +6,14 @@ PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-slow check format bench docs clean
+.PHONY: help demo test test-slow check release-check format bench docs clean
 
 help:
 	@echo "make demo       train, measure and predict on real data (about 10 minutes, the first time)"
 	@echo "make test       the tests (under 15 minutes on two cores)"
 	@echo "make test-slow  the tests that take longer, without those of make test"
 	@echo "make check      linters and type checker"
+	@echo "make release-check  the wheel in a fresh environment, from data to a report (some minutes, 6 GB for the time)"
 	@echo "make format     format the code"
 	@echo "make bench      time a training step against a peer"
 	@echo "make docs       the site, in build/site"
@@ -37,6 +38,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+release-check:
+	$(PYTHON) .ci/release_check.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
     python benchmarks/family.py --data CAMVID --out RUNS [--epochs 6]
 
-Each network is trained at output stride 16 by recipes/camvid_family.yaml, then measured at 16 and, on the same weights,
+Each network is trained at output stride 16 by the recipe camvid_family, then measured at 16 and, on the same weights,
 at 8 (arXiv:1706.05587 §3.3), at one scale and at the papers' six with their mirror images, each without and with the
 fully connected CRF. Whatever is in RUNS already is taken as it is, so that a second call goes on where one ended.
 Prints Markdown tables for docs/results.md.
@@ -22,7 +22,7 @@ from atrous.commands.train import train
 from atrous.learning.recipe import read_recipe
 from atrous.learning.trainer import checkpoint_of
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_family.yaml"
+RECIPE = "camvid_family"
 PAPERS = {"deeplabv1": "V1", "deeplabv2": "V2", "deeplabv3": "V3", "deeplabv3plus": "V3+"}
 STRIDES = (16, 8)
 #: arXiv:1706.05587 §4.1.

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "camvid_family.yaml"
+RECIPE = "camvid_family"
 SIZE = 320
 
 
@@ -104,7 +104,7 @@ def trained(run: Path, processes: int, options: argparse.Namespace) -> float:
         "train.epochs": options.epochs,
     }
     words = [f"--{name}={value}" for name, value in settings.items()]
-    words = [*command, "train", str(RECIPE), *words, f"--out={run}"]
+    words = [*command, "train", RECIPE, *words, f"--out={run}"]
     subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [line["images_per_second"] for line in lines if line["kind"] == "train"]

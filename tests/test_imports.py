@@ -37,6 +37,9 @@ ALLOWED = {
     "explaining": LOW | {"crf", "models"},
     "serving": LOW | {"crf", "models", "data", "inference", "atrous"},
     "create": LOW | {"models", "data", "model_file", "weights", "learning", "console"},
+    "recipes": set(),
+    "verbs": {"errors"},
+    "help_text": {"verbs", "learning"},
     "__main__": {"cli"},
 }
 ROOMS = {path.stem for path in SOURCE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__pycache__"}

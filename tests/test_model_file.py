@@ -303,3 +303,14 @@ def test_saving_replaces_model_files_and_nothing_else(tmp_path):
     assert {file: file.read_bytes() for file in (others, text)} == before
     save(model, others, overwrite=True)
     load(others)
+
+
+def test_the_zoo_is_in_the_repository_not_in_the_wheel(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        AtrousError, match=r"zoo/camvid\.safetensors\. The models of zoo/ are in the repository of atrous"
+    ):
+        load("zoo/camvid.safetensors")
+    (tmp_path / "zoo").mkdir()
+    with pytest.raises(AtrousError, match=r"no model file at zoo/camvid\.safetensors\.$"):
+        load("zoo/camvid.safetensors")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib
-import inspect
 import io
 import json
 import os
@@ -13,25 +10,18 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import atrous
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError
+from atrous.help_text import explained, kind_in_words, overview
+from atrous.verbs import Option, function_of, options
 
 _python_shows = warnings.showwarning
-COMMANDS = Path(__file__).parent / "commands"
-
-USAGE = """usage: atrous VERB [arguments]
-
-DeepLab, from a folder of pictures and masks to a trained, measured segmenter.
-
-{verbs}
-
-`atrous VERB --help` explains one.
-"""
+_HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names and "≈" must not fail where the locale lacks them
             stream.reconfigure(errors="backslashreplace")
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE.format(verbs=_describe_verbs()), end="")
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in _HELP:
+        print(overview(), end="")
         return 0
     if words[0] == "--version":
         print(f"atrous {atrous.__version__}")
@@ -98,49 +90,36 @@ def _start_again_in_utf8() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def verbs() -> dict[str, str]:
-    """Each verb and its one sentence, read from the files so that listing them imports nothing."""
-    found = {}
-    for path in sorted(COMMANDS.glob("[a-z]*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem] = docstring.splitlines()[0].partition(": ")[2]
-    return found
-
-
-def _describe_verbs() -> str:
-    return "\n".join(f"  {verb:<10} {sentence}" for verb, sentence in verbs().items())
-
-
 def _run(verb: str, words: list[str]) -> int:
-    if verb not in verbs():
-        raise unknown_name("verb", verb, verbs())
-    function = getattr(importlib.import_module(f"atrous.commands.{verb}"), verb)
-    result = function(**_parse(verb, function, words))
+    function = function_of(verb)
+    if any(word in _HELP for word in words):
+        print(explained(verb), end="")
+        raise SystemExit(0)
+    result = function(**_parse(verb, words))
     return result if isinstance(result, int) else 0
 
 
-def _parse(verb: str, function: Callable[..., Any], words: list[str]) -> dict[str, Any]:
-    """The function's arguments from the words; the parser is made from its signature and docstring."""
-    import docstring_parser
+def _parse(verb: str, words: list[str]) -> dict[str, Any]:
+    """The function's arguments from the words; the parser is made from its signature."""
     from jsonargparse import ArgumentParser
 
     _accept_any_file_name()
+    known = {option.name: option for option in options(verb)}
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
-            raise AtrousError(f"{_in_a_sentence(message)} (`atrous {verb} --help` explains)") from ex
+            raise AtrousError(f"{_in_a_sentence(message, known)} (`atrous {verb} --help` explains)") from ex
 
-    documented = docstring_parser.parse(inspect.getdoc(function) or "")
-    help_of = {parameter.arg_name: parameter.description for parameter in documented.params}
-    parser = Parser(prog=f"atrous {verb}", description=documented.short_description)
-    hints = typing.get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name != "recipe" and parameter.kind is not parameter.VAR_KEYWORD:
-            _add_argument(parser, parameter, hints[name], help_of.get(name))
-    if "recipe" not in hints:
-        _check_flags(parser, words)
-        return vars(parser.instantiate(parser.parse_args(_in_brackets(words, hints))))
-    return _parse_recipe(parser, words, hints["recipe"])
+    parser = Parser(prog=f"atrous {verb}")
+    for option in known.values():
+        if not option.of_recipe:
+            _add_argument(parser, option)
+    words = _in_brackets(words, known)
+    recipe = typing.get_type_hints(function_of(verb)).get("recipe")
+    if recipe is not None:
+        return _parse_recipe(parser, words, recipe, known)
+    _check_flags(parser, words)
+    return vars(parser.instantiate(parser.parse_args(words)))
 
 
 def _accept_any_file_name() -> None:
@@ -156,67 +135,61 @@ def _accept_any_file_name() -> None:
     set_loader("yaml", load_any, (yaml.YAMLError, RecursionError, ValueError))
 
 
-def _add_argument(parser: Any, parameter: inspect.Parameter, hint: Any, help_text: str | None) -> None:
-    """One flag or positional word for one parameter."""
-    if parameter.kind is not parameter.KEYWORD_ONLY:
-        several = typing.get_origin(hint) is list
-        kind = typing.get_args(hint)[0] if several else hint
-        parser.add_argument(parameter.name, type=kind, help=help_text, nargs="+" if several else None)
-        return
-    flag = "--" + parameter.name.replace("_", "-")
-    if hint is bool:
-        parser.add_argument(flag, action="store_true", help=help_text)
+def _add_argument(parser: Any, option: Option) -> None:
+    """One flag or positional word."""
+    if option.positional:
+        parser.add_argument(option.name, type=option.item, nargs="+" if option.takes_several else None)
+    elif option.is_switch:
+        parser.add_argument(option.flag, action="store_true")
     else:
-        parser.add_argument(flag, type=hint, default=parameter.default, help=help_text)
+        parser.add_argument(option.flag, type=option.hint, default=option.default)
 
 
-def _in_a_sentence(message: str) -> str:
+def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
     """The parser's report of a value of the wrong type, of several lines, in one; other messages as they are."""
-    report = re.fullmatch(
-        r"""Parser\ key\ "(?P<key>[\w.]+)":\s+
-            (?:Expected\ an?\ (?P<one>.+?)\.\ Got\ value:\ (?P<got>.*)
-            |Does\ not\ validate.+?Subtypes:\ \[(?P<several>.+?)\]\n.+Given\ value:\ (?P<given>.*))""",
-        message.strip(),
-        re.DOTALL | re.VERBOSE,
-    )
-    if report is None:
+    if wanting := re.match(r"argument (\S+): expected (?:at least )?one argument", message):
+        return f"{wanting[1]} needs a value."
+    if unwanted := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message):
+        return f"{unwanted[1]} takes no value, got {unwanted[2]}."
+    key = re.match(r'Parser key "([\w.]+)":', message.strip())
+    value = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
+    if key is None or value is None or key[1] not in known:
         return message.strip()
-    kinds = report["one"] or report["several"].replace(", <class 'NoneType'>", "")
-    kinds = re.sub(r"<class '(\w+)'>", r"\1", kinds).replace("typing.Literal", "one of ")
-    value = report["got"] if report["one"] else report["given"]
-    return f"--{report['key'].replace('_', '-')} is {kinds}, got {value}."
+    option = known[key[1]]
+    return f"{option.flag} is {kind_in_words(option)}, got {value[1].strip()}."
 
 
-def _in_brackets(words: list[str], hints: dict[str, Any]) -> list[str]:
+def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
     """The words with the values of flags that take several in brackets, as the parser wants them: [0.5,1], ["a"]."""
-    flags = {name: f"--{name.replace('_', '-')}" for name in hints}
-    numbers = {flags[name] for name, hint in hints.items() if hint == list[float] | None}
-    names = {flags[name] for name, hint in hints.items() if hint == list[str] | None}
+    several = {option.flag: option for option in known.values() if option.takes_several and not option.positional}
     result, before = [], ""
     for word in words:
         flag, equals, value = word.partition("=")
-        if equals and flag in numbers | names:
-            word = f"{flag}={_bracketed(value, quoted=flag in names)}"
-        elif before in numbers | names:
-            word = _bracketed(word, quoted=before in names)
+        if equals and flag in several:
+            word = f"{flag}={_bracketed(value, quoted=several[flag].item is str)}"
+        elif before in several:
+            word = _bracketed(word, quoted=several[before].item is str)
         result.append(word)
         before = word
     return result
 
 
 def _bracketed(values: str, quoted: bool) -> str:
-    inside = values.strip("[]")
-    return f"[{','.join(json.dumps(value.strip()) for value in inside.split(','))}]" if quoted else f"[{inside}]"
+    inside = values.strip("[]() ")
+    if inside in ("null", "none"):
+        return "null"
+    names = [value.strip(" '\"") for value in inside.split(",")] if inside else []
+    return f"[{','.join(json.dumps(name) for name in names)}]" if quoted else f"[{inside}]"
 
 
-def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
-    """A recipe's file comes first, or is that of the run to resume; every field of it is a flag too."""
+def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, Option]) -> dict[str, Any]:
+    """A recipe is a word, or is that of the run to resume; every field of it is a flag too."""
     from atrous.learning.recipe import read_recipe
     from atrous.run_folder import restore_config
 
-    parser.usage = f"{parser.prog} RECIPE.yaml [--any.field VALUE]"
     parser.add_class_arguments(recipe)
-    parser.add_argument("--config", action="config", help="the recipe's file, also as the first word")
+    parser.add_argument("--config", action="config")
+    words = _recipe_first(words, known)
     resumed = _value_of("--resume", words)
     if resumed and not words[0].startswith("-"):
         raise AtrousError(
@@ -235,6 +208,22 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any) -> dict[str, Any]:
     values.pop("config")
     fields = {name: values.pop(name) for name in recipe.__dataclass_fields__}
     return {"recipe": recipe(**fields), **values}
+
+
+def _recipe_first(words: list[str], known: dict[str, Option]) -> list[str]:
+    """The words with the recipe, which may stand anywhere or after --config, as the first."""
+    switches = {option.flag for option in known.values() if option.is_switch}
+    before = ""
+    for index, word in enumerate(words):
+        is_value = before.startswith("--") and "=" not in before and before not in switches
+        if word.startswith("--config="):
+            return [word.partition("=")[2], *words[:index], *words[index + 1 :]]
+        if before == "--config":
+            return [word, *words[: index - 1], *words[index + 1 :]]
+        if not is_value and not word.startswith("-"):
+            return [word, *words[:index], *words[index + 1 :]]
+        before = word
+    return words
 
 
 def _check_flags(parser: Any, words: list[str]) -> None:

@@ -178,7 +178,12 @@ def _read_metadata(path: Path) -> dict[str, str]:
         )
     if not path.is_file():
         beside = get_close_matches(path.name, sorted(file.name for file in path.parent.glob("*.safetensors")))
-        raise AtrousError(f"no model file at {path}." + (f" Did you mean {path.parent / beside[0]}?" if beside else ""))
+        hint = f" Did you mean {path.parent / beside[0]}?" if beside else ""
+        if path.parent.name == "zoo" and not path.parent.is_dir():
+            hint = (
+                " The models of zoo/ are in the repository of atrous, not in the installed package: copy it from there."
+            )
+        raise AtrousError(f"no model file at {path}.{hint}")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -51,7 +51,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like a reader's: data/, photos/, street.jpg and the recipes beside them."""
+    """A folder like a reader's: data/, photos/ and street.jpg."""
     home = tmp_path_factory.mktemp("reader")
     rng = np.random.default_rng(0)
     for folder in ("data/images", "data/masks", "data/splits", "photos"):
@@ -67,7 +67,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "data/classes.yaml").write_text(CLASSES)
     for name in ("photos/one.jpg", "photos/two.jpg", "street.jpg"):
         Image.fromarray(draw(rng)[0]).save(home / name)
-    (home / "recipes").symlink_to(ROOT / "recipes")
     theirs = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
     torch.save(theirs.state_dict(), home / "deeplabv3_mobilenet_v3_large.pth")
     return home
@@ -100,12 +99,16 @@ def test_commands_leave_what_the_readme_says(trained: Path) -> None:
     for name in ("config.yaml", "metrics.jsonl", "best.safetensors", "evaluation.json", "report.html"):
         assert (run_folder / name).stat().st_size > 0, name
     for name in ("one", "two"):
-        mask = Image.open(trained / "predicted" / f"{name}.png")
+        mask = Image.open(trained / "predictions" / f"{name}.png")
         assert mask.mode == "P"
         assert mask.size == (80, 64)
         assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
-        overlay = Image.open(trained / "predicted" / f"{name}.overlay.png")  # with a legend below
+        overlay = Image.open(trained / "predictions" / f"{name}.overlay.png")  # with a legend below
         assert overlay.width == 80 and overlay.height >= 64
+
+
+def test_explain_leaves_its_page_where_the_readme_says(trained: Path) -> None:
+    assert (trained / "explained/explanation.html").stat().st_size > 0
 
 
 def test_a_foreign_checkpoint_predicts(trained: Path) -> None:

@@ -7,8 +7,6 @@ import yaml
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, field_names, nearest_field, read_recipe, to_recipe, write_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-
 FULL = {
     "name": "größe",
     "seed": 3,
@@ -168,7 +166,7 @@ def test_yaml_runs_nothing(tmp_path):
 def test_no_file_or_a_folder(tmp_path):
     with pytest.raises(AtrousError, match="no recipe at"):
         read_recipe(tmp_path / "absent.yaml")
-    with pytest.raises(AtrousError, match="cannot be read"):
+    with pytest.raises(AtrousError, match="cannot be read as a recipe: it is a folder"):
         read_recipe(tmp_path)
 
 
@@ -178,11 +176,6 @@ def test_field_names_are_dotted_and_complete():
     assert not {"data", "optim"} & set(names)
     assert nearest_field("optim.learningrate").startswith(" Did you mean 'optim.") or not nearest_field("optim.x")
     assert nearest_field("qqqqqqqq") == ""
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_of_the_repository_reads(path):
-    assert read_recipe(path).name == path.stem
 
 
 @pytest.mark.parametrize("steps", [[60, 85], [0.8, 0.5], [0.0, 0.5], [1.0]])

@@ -1,4 +1,9 @@
-"""`atrous calibrate`: makes a model's probabilities mean what they say."""
+"""`atrous calibrate`: make a model's probabilities mean what they say.
+
+Examples:
+    atrous calibrate model.safetensors data/ --out calibrated.safetensors
+    atrous calibrate model.safetensors data/ --chart reliability.png
+"""
 
 from __future__ import annotations
 

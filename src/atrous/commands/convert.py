@@ -1,4 +1,9 @@
-"""`atrous convert`: a checkpoint of another library as a model file."""
+"""`atrous convert`: make a model file of a checkpoint of another library.
+
+Examples:
+    atrous convert deeplabv3_mobilenet_v3_large.pth --out model.safetensors
+    atrous convert mmseg.pth --classes classes.yaml --out model.safetensors
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""``atrous demo``: the main job from start to end, on real pictures that need no download."""
+"""`atrous demo`: train, measure and predict on real pictures that need no download.
+
+Examples:
+    atrous demo
+    atrous demo --epochs 2 --out runs/short
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""``atrous doctor``: read a dataset before training does, and say what is wrong with it."""
+"""`atrous doctor`: read a dataset before training does, and say what is wrong.
+
+Examples:
+    atrous doctor data/
+    atrous doctor data/ --write-classes
+    atrous doctor data/ --pictures looked-at/
+"""
 
 from __future__ import annotations
 
@@ -42,7 +48,7 @@ def doctor(
             or nnunet; guessed when left out.
         train: split that a training would learn from.
         val: split that it would choose the best weights on.
-        pages: of TIFFs with several pages, first reads the first page, channels the bands of all pages.
+        pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
         in_channels: channels that the model takes; by default what the training pictures have.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: JSON file to write the findings to.

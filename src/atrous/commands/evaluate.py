@@ -1,4 +1,10 @@
-"""`atrous evaluate`: measures a model on a labelled split."""
+"""`atrous evaluate`: measure a model on a labelled split.
+
+Examples:
+    atrous evaluate runs/quickstart/best.safetensors data/ --split test
+    atrous evaluate model.safetensors data/ --scales 0.75,1,1.25 --flip
+    atrous evaluate model.safetensors data/ --crf-search --json scores.json
+"""
 
 from __future__ import annotations
 

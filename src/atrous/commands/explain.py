@@ -1,4 +1,9 @@
-"""`atrous explain`: shows why a model answers as it does."""
+"""`atrous explain`: show why a model answers as it does.
+
+Examples:
+    atrous explain runs/quickstart/best.safetensors photos/
+    atrous explain model.safetensors street.jpg --classes road,car --out why/
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""`atrous export`: a model as an ONNX, OpenVINO or PyTorch file for other programs."""
+"""`atrous export`: write a model as ONNX, OpenVINO or PyTorch, for other programs.
+
+Examples:
+    atrous export model.safetensors --out model.onnx
+    atrous export model.safetensors --format openvino --int8 --calibrate data/
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""`atrous predict`: masks for new pictures."""
+"""`atrous predict`: write masks of new pictures.
+
+Examples:
+    atrous predict runs/quickstart/best.safetensors photos/ --overlay
+    atrous predict model.safetensors 'photos/*.jpg' --out masks/ --flip
+    atrous predict model.safetensors map.tif --tile 1024 --memory 4
+"""
 
 from __future__ import annotations
 

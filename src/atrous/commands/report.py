@@ -1,4 +1,9 @@
-"""`atrous report`: one page that tells how a run went, to read, to print or to send."""
+"""`atrous report`: write one page that tells how a run went, or compares several.
+
+Examples:
+    atrous report runs/quickstart
+    atrous report runs/a runs/b --out comparison.html
+"""
 
 from __future__ import annotations
 

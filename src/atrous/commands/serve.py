@@ -1,4 +1,9 @@
-"""`atrous serve`: models behind an address, for people and programs."""
+"""`atrous serve`: put models behind an address, for people and programs.
+
+Examples:
+    atrous serve runs/quickstart/best.safetensors
+    atrous serve streets=model.safetensors --host 0.0.0.0 --key-file key.txt
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""`atrous train`: from a recipe to the best weights on validation, in an explicit loop."""
+"""`atrous train`: train a model by a recipe, and keep the best weights.
+
+Examples:
+    atrous train quickstart --data.root data/
+    atrous train mine.yaml --data.root data/ --train.epochs 60 --out runs/mine
+    atrous train --resume runs/mine
+"""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ class Augment:
     """How training pictures are varied; 0 turns a variation off.
 
     Args:
-        crop: height and width in pixels of what comes out; None keeps each picture's own size.
+        crop: height and width in pixels of what comes out; each picture keeps its own size when not given.
         first_crop: height and width of the crop in the first epoch; from there it grows to `crop`, in steps of 16
-            pixels, which makes the early epochs cheap; None begins with `crop`.
+            pixels, which makes the early epochs cheap; `crop` from the start when not given.
         growth: epochs that it grows for, ≥ 1.
         scale: smallest and largest zoom, drawn uniformly; 1 keeps the size.
         flip: probability of mirroring left and right, 0–1.

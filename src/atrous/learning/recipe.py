@@ -20,6 +20,7 @@ from atrous.atomic_write import write_text
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError, shown
 from atrous.json_yaml import parse_yaml
+from atrous.learning.shipped_recipes import find_recipe
 from atrous.outputs import MARK, RECIPE_MARK
 
 #: Smallest and largest value of each number; SMALL is the least above 0, ALMOST 1 the most below it, FINITE the largest
@@ -71,15 +72,15 @@ class Data:
 
     Args:
         root: folder of the data set.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet;
-            guessed when not given.
+        layout: layout of the data set: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
+            or nnunet; guessed when not given.
         train: split to learn from.
         val: split to choose the best weights on.
         workers: processes that decode and augment beside the training, ≥ 0.
         check: examine every file before training, and refuse to start on errors.
-        statistics: pretrained uses the mean and standard deviation the backbone was trained with, fit measures them
-            on the training pictures, auto measures only where pictures are not 8-bit.
-        pages: of TIFFs with several pages, first reads the first page, channels the bands of all pages.
+        statistics: mean and standard deviation: pretrained uses those that the backbone was trained with, fit measures
+            them on the training pictures, auto measures only where pictures are not 8-bit.
+        pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
     """
 
     root: str = ""
@@ -97,11 +98,11 @@ class Model:
     """Which network.
 
     Args:
-        architecture: deeplabv1, deeplabv2, deeplabv3 or deeplabv3plus.
+        architecture: paper to build: deeplabv1, deeplabv2, deeplabv3 or deeplabv3plus.
         backbone: any timm network that supports an output stride, vgg16, or google_mobilenetv2_100.
         pretrained: start from ImageNet weights of the backbone.
-        output_stride: 8, 16 or 32.
-        in_channels: of the pictures; taken from the data when not given.
+        output_stride: output stride of the features, 8, 16 or 32.
+        in_channels: number of channels of the pictures; taken from the data when not given.
         init: model file to start from instead of ImageNet's weights; its architecture, backbone, output stride and
             arguments then count over those here, but for what `arguments` names.
         arguments: further arguments of the architecture, by name.
@@ -125,9 +126,9 @@ class Loss:
         dice: weight of the Dice loss over classes.
         tversky: weight of the Tversky loss over classes.
         lovasz: weight of the Lovász-softmax loss over classes, which stands for 1 − mean IoU.
-        class_weights: none, or by how often a class occurs: inverse_fourth_root (mild), inverse_sqrt,
-            median_frequency, log, effective_number, inverse; of all terms.
-        label_smoothing: of the cross-entropy, 0–1.
+        class_weights: weights of the classes: none, or by how often a class occurs: inverse_fourth_root (mild),
+            inverse_sqrt, median_frequency, log, effective_number, inverse; of all terms.
+        label_smoothing: label smoothing of the cross-entropy, 0–1.
         focal: gamma of the focal loss, in the cross-entropy; 0 is plain.
         hardest: share of pixels that the cross-entropy keeps at least, besides all that are hard (OHEM); 0 keeps all.
         boundary: by how much more pixels beside another class count in the cross-entropy, ≥ 0.
@@ -183,11 +184,11 @@ class Optim:
     """How it is minimised.
 
     Args:
-        name: sgd, adam or adamw.
+        name: optimiser: sgd, adam or adamw.
         lr: learning rate of the head, > 0.
         backbone_lr: factor on lr for the backbone, ≥ 0.
-        weight_decay: on convolution weights; norms and biases are never decayed.
-        momentum: of SGD, and Adam's first beta, 0–1.
+        weight_decay: weight decay of convolution weights; norms and biases are never decayed.
+        momentum: momentum of SGD, and Adam's first beta, 0–1.
         clip: largest norm of the gradient; 0 does not clip.
         accumulate: batches per optimiser step, ≥ 1.
     """
@@ -206,11 +207,11 @@ class Schedule:
     """The learning rate over time: linear warm-up, then a curve from 1 down.
 
     Args:
-        name: poly is (1 − t)^power, the papers'; cosine is half a wave; step falls at each of `steps`. t is the share
-            of the training done.
-        power: of poly, 0.9 in the papers.
-        steps: of step, the shares of the training at which it falls, rising, 0–1.
-        fall: of step, the factor at each.
+        name: curve: poly is (1 − t)^power, the papers'; cosine is half a wave; step falls at each of `steps`. t is the
+            share of the training done.
+        power: exponent of poly, 0.9 in the papers.
+        steps: shares of the training at which step falls, rising, 0–1.
+        fall: factor at each of `steps`, 0–1.
         warmup: share of all steps spent warming up, 0–1.
         floor: the factor on lr never falls below it after the warm-up, 0–1.
     """
@@ -232,16 +233,17 @@ class Train:
         batch_size: pictures per batch, ≥ 1.
         enlarge: factor by which the network sees pictures enlarged, in training and ever after; their sides are rounded
             to 32k + 1, also at 1 with backbones that pad as TensorFlow does.
-        learn: all; head, everything but the backbone; norms, scales and shifts of batch norms and the last layer.
+        learn: what learns: all; head, everything but the backbone; norms, scales and shifts of batch norms and the last
+            layer.
         frozen: names of modules that do not learn either, such as backbone.net.layer1.
         ema: decay, 0–1, of the running average of the weights that is validated and kept; 0 keeps the weights.
         validate_every: epochs between validations, ≥ 1.
         patience: validations without a better mIoU before stopping early; 0 never stops. With ema, those of the first
             2 / (1 − ema) steps do not count.
         minutes: stop after this many minutes of training; 0 is no limit.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto takes bfloat16 where the processor computes in it, else float32.
-        channels_last: memory order that is faster for convolutions.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
+        precision: number format: auto takes bfloat16 where the processor computes in it, else float32.
+        channels_last: keep numbers in the order that is faster for convolutions.
         recompute: keep only what goes into each block, and compute the rest again in the backward pass: a quarter less
             memory in all, a quarter slower, the same weights.
     """
@@ -266,9 +268,9 @@ class Watch:
     """Where the run is told while it goes on, besides metrics.jsonl.
 
     Args:
-        tensorboard: in the run's folder.
-        wandb: Weights & Biases, offline where WANDB_MODE=offline says so.
-        project: of Weights & Biases.
+        tensorboard: write curves for TensorBoard into the run's folder.
+        wandb: send curves to Weights & Biases, offline where WANDB_MODE=offline says so.
+        project: project at Weights & Biases.
     """
 
     tensorboard: bool = True
@@ -281,8 +283,8 @@ class Recipe:
     """A training run.
 
     Args:
-        name: of the run's folder, where no other is given.
-        seed: of weights, order and augmentation, ≥ 0.
+        name: name of the run's folder, where no other is given.
+        seed: seed of weights, order and augmentation, ≥ 0.
         data: which pictures.
         model: which network.
         augment: how pictures are varied.
@@ -333,16 +335,14 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     """Reads a recipe's YAML file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a recipe that ships, such as quickstart; a file of that name wins.
         overrides: values by dotted name that win over the file, such as {"optim.lr": 0.007}.
 
     Raises:
         AtrousError: no such file, no YAML, an unknown field (with the nearest match) or a value of the wrong type.
     """
     try:
-        record = parse_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path)) or {}
-    except FileNotFoundError as error:
-        raise AtrousError(f"no recipe at {path}.") from error
+        record = parse_yaml(find_recipe(path).read_text(encoding="utf-8-sig"), str(path)) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"{path} cannot be read as YAML: {error}") from error
     for name, value in (overrides or {}).items():

@@ -1,0 +1,107 @@
+"""`atrous completion`: complete verbs, flags, choices and files in a shell.
+
+Examples:
+    atrous completion bash > ~/.local/share/bash-completion/completions/atrous
+    atrous completion zsh > ~/.zfunc/_atrous
+    atrous completion tcsh > ~/.atrous.tcsh
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any, Literal
+
+import shtab
+
+from atrous.arguments import checked
+from atrous.crf.mean_field import PRESETS
+from atrous.crf.settings import STORED
+from atrous.data.layouts import LAYOUTS
+from atrous.errors import unknown_name
+from atrous.inference.engine import ENGINES
+from atrous.learning.shipped_recipes import shipped_recipes
+from atrous.models import ARCHITECTURES
+from atrous.verbs import Option, options, sections, verbs
+from atrous.weights.sources import SOURCES
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+#: Values to offer where the type of an option names none; others are taken too.
+OFFERED = {
+    "architecture": tuple(ARCHITECTURES),
+    "crf": (STORED, *PRESETS),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "engine": ENGINES,
+    "format": ("onnx", "openvino", "torch"),
+    "layout": tuple(LAYOUTS),
+    "output_stride": ("8", "16", "32"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "source": tuple(SOURCES),
+    "split": ("train", "val", "test"),
+}
+
+_NAMES = " ".join(shipped_recipes())
+#: A recipe is a name or a file.
+_RECIPE = {
+    "bash": "_atrous_recipe",
+    "zsh": "_atrous_recipe",
+    "tcsh": f"({_NAMES})",
+}
+_PREAMBLE = {
+    "bash": f"""_atrous_recipe() {{
+  compgen -W "{_NAMES}" -- "$1"
+  compgen -f -X '!*.y*ml' -- "$1"
+  compgen -d -S / -- "$1"
+}}
+""",
+    "zsh": f"""_atrous_recipe() {{
+  _alternative 'recipes:recipe that ships:({_NAMES})' 'files:recipe:_files -g "*.(yaml|yml)(-.)"'
+}}
+""",
+}
+
+
+@checked
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
+    """Print a script that completes what follows the word atrous: verbs, flags, choices, recipes and files.
+
+    Its folder must be one that the shell reads: bash-completion's, one of zsh's $fpath, or a file that ~/.tcshrc
+    sources. Write it again after an update.
+
+    Args:
+        shell: shell to complete in: bash, zsh or tcsh.
+
+    Raises:
+        AtrousError: another shell.
+    """
+    if shell not in SHELLS:
+        raise unknown_name("shell", shell, SHELLS)
+    print(shtab.complete(_parser(), shell, preamble=_PREAMBLE))  # pyright: ignore[reportArgumentType]
+
+
+def _parser() -> ArgumentParser:
+    """All verbs with their options, as `shtab` wants them; it parses nothing."""
+    parser = ArgumentParser("atrous")
+    parser.add_argument("--version", action="store_true", help="name the version")
+    under = parser.add_subparsers()
+    for verb, sentence in verbs().items():
+        one = under.add_parser(verb, help=sentence, description=sentence)
+        if sections(verb):
+            one.add_argument("recipe", help="name or file of a recipe").complete = _RECIPE  # pyright: ignore
+        for option in options(verb):
+            _add(one, option)
+    return parser
+
+
+def _add(parser: ArgumentParser, option: Option) -> None:
+    help_text = option.sentence.replace("%", "%%")
+    if option.is_switch:
+        parser.add_argument(option.flag, action="store_true", help=help_text)
+        return
+    offered = (
+        ("true", "false") if option.kind is bool else option.choices or OFFERED.get(option.name.split(".")[-1], ())
+    )
+    several: Any = {"nargs": "+"} if option.positional and option.takes_several else {}
+    action: Any = parser.add_argument(option.flag, help=help_text, choices=offered or None, **several)
+    if option.is_path or option.name == "models":
+        action.complete = shtab.FILE

@@ -1,0 +1,218 @@
+"""The pages of `atrous --help` and `atrous VERB --help`: options in groups, with choices and defaults in words."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+import typing
+from pathlib import Path
+from typing import Any
+
+from atrous.learning.shipped_recipes import shipped_recipes
+from atrous.verbs import Option, description, examples, options, sections, verbs
+
+ABOUT = "DeepLab, from a folder of pictures and masks to a trained, measured segmenter."
+
+#: What the verbs are for.
+TASKS = {
+    "Start here": ("demo", "doctor"),
+    "Make a model": ("train", "convert", "calibrate"),
+    "Measure it": ("evaluate", "report", "explain"),
+    "Use it": ("predict", "serve", "export"),
+    "Set up the shell": ("completion",),
+}
+
+#: Which options belong together, in this order; `verb.name` wins over `name`.
+GROUPS = {
+    "What is read": (
+        "model", "models", "paths", "file", "runs", "data", "split", "layout", "train", "val", "pages", "range",
+        "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
+    ),
+    "What is written": (
+        "out", "format", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf", "write_classes",
+        "scores", "overwrite",
+    ),
+    "The network and its quality": (
+        "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "crf",
+        "crf_search", "crf_images", "half", "int8", "max_drop", "epochs",
+    ),
+    "What is shown": ("explain.classes", "most"),
+    "Address and access": ("host", "port", "key_file"),
+    "Limits": ("waiting", "megabytes", "megapixels", "seconds"),
+    "Speed and memory": ("engine", "device", "precision", "tile", "overlap", "memory"),
+}  # fmt: skip
+
+NARROWEST, WIDEST, COLUMN = 40, 100, 26
+
+
+def overview() -> str:
+    """The page about all verbs, grouped by task."""
+    about = verbs()
+    lines = ["usage: atrous VERB [arguments]", "", *_wrapped(ABOUT, "")]
+    for task, names in TASKS.items():
+        lines += ["", f"{task}:"]
+        for verb in names:
+            lines += _entry(f"  {verb}", about[verb], 13)
+    lines += ["", "Examples:"]
+    for verb in ("doctor", "train", "predict"):
+        lines += _command(examples(verb)[0])
+    lines += ["", *_wrapped("`atrous VERB --help` explains a verb, and `atrous --version` names the version.", "")]
+    return "\n".join(lines) + "\n"
+
+
+def explained(verb: str) -> str:
+    """The page about one verb.
+
+    Raises:
+        AtrousError: there is no such verb.
+    """
+    found = options(verb)
+    parts = sections(verb)
+    words = [f"{one.name.upper()}{' ...' if one.takes_several else ''}" for one in found if one.positional]
+    if parts:
+        words = ["[RECIPE]", "[--section.field VALUE ...]"]
+    usage = _wrapped(
+        " ".join([f"usage: atrous {verb}", *words, *(["[options]"] if len(found) > len(words) else [])]), "       "
+    )
+    lines = [*usage]
+    for paragraph in description(verb).split("\n\n"):
+        lines += ["", *_wrapped(" ".join(paragraph.split()), "")]
+    lines += ["", "Examples:"]
+    for command in examples(verb):
+        lines += _command(command)
+    flags = {one.name: one.flag for one in found}
+    own = [one for one in found if not one.of_recipe]
+    for title, names in GROUPS.items():
+        group = [one for one in own if _group_of(verb, one.name) == title]
+        order = {name: place for place, name in enumerate(names)}
+        group.sort(key=lambda one: (not one.positional, order.get(one.name, order.get(f"{verb}.{one.name}", 0))))
+        recipe = parts and title == "What is read"
+        if group or recipe:
+            lines += ["", f"{title}:"]
+        if recipe:
+            lines += _recipe()
+        for one in group:
+            lines += _option(one, flags)
+    if parts:
+        lines += _fields_of(parts, [one for one in found if one.of_recipe], flags)
+    return "\n".join(lines) + "\n"
+
+
+def kind_in_words(option: Option) -> str:
+    """What an option takes, for a sentence: "a whole number", "one of sgd, adam, adamw"."""
+    if option.choices:
+        return f"one of {', '.join(map(str, option.choices))}"
+    if option.takes_several:
+        count = {1: "", 2: "two "}.get(len(_fixed_length(option)), "")
+        many = {int: "whole numbers", float: "numbers"}.get(option.item, "names")
+        example = {int: "320,320", float: "0.5,2"}.get(option.item, "road,car")
+        return f"{count}{many} between commas, such as {example}"
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "a text"}
+    return kinds.get(option.kind, 'names and values, such as {"output_stride": 8}')
+
+
+def _group_of(verb: str, name: str) -> str:
+    for wanted in (f"{verb}.{name}", name):
+        for title, names in GROUPS.items():
+            if wanted in names:
+                return title
+    return "What is read"
+
+
+def _recipe() -> list[str]:
+    text = "a recipe: a YAML file, or the name of one that ships (a file of that name in the current folder wins):"
+    lines = _entry("  RECIPE", text, COLUMN)
+    for name, sentence in shipped_recipes().items():
+        lines += _wrapped(f"{name}: {sentence}", " " * 8, " " * 6)
+    return lines
+
+
+def _fields_of(parts: dict[str, str], fields: list[Option], flags: dict[str, str]) -> list[str]:
+    """The fields of a recipe, section by section."""
+    lines = ["", *_wrapped("Every field of the recipe is a flag, which wins over the file.", ""), "", "The run:"]
+    for one in fields:
+        if "." not in one.name:
+            lines += _option(one, flags)
+    for section, sentence in parts.items():
+        lines += ["", *_wrapped(f"{section}: {sentence[0].lower() + sentence[1:].rstrip('.')}", "  ")]
+        for one in fields:
+            if one.name.startswith(f"{section}."):
+                lines += _option(one, flags)
+    return lines
+
+
+def _option(option: Option, flags: dict[str, str]) -> list[str]:
+    """An option with what it takes, its sentence, its choices and its default."""
+    section = option.name.rpartition(".")[0]
+    beside = {name.rpartition(".")[2]: flag for name, flag in flags.items() if name.rpartition(".")[0] == section}
+    text = re.sub(r"`(\w+)`", lambda name: beside.get(name[1], name[0]), option.sentence).rstrip(".")
+    text = re.sub(r"; in Python .*", "", text)
+    if any(choice not in text for choice in option.choices):
+        text += f": {', '.join(option.choices[:-1])} or {option.choices[-1]}"
+    default = _default_in_words(option)
+    if default and "default" not in text:
+        text += f" (default: {default})"
+    return _entry(f"  {option.name.upper() if option.positional else option.flag}{_placeholder(option)}", text, COLUMN)
+
+
+def _placeholder(option: Option) -> str:
+    """What stands for the value of a flag."""
+    if option.positional or option.is_switch:
+        return ""
+    if option.takes_several:
+        one = {int: "N", float: "X"}.get(option.item, "NAME")
+        return f" {','.join([one] * max(2, len(_fixed_length(option))))}" + ("" if _fixed_length(option) else ",…")
+    if option.is_path:
+        return " FOLDER" if re.match(r"[^:;,.]*(folder|dataset)", option.sentence) else " FILE"
+    if option.choices or option.kind is str:
+        return " NAME"
+    return {int: " N", float: " X", bool: " true|false"}.get(option.kind, " JSON")
+
+
+def _fixed_length(option: Option) -> tuple[Any, ...]:
+    """The types of a tuple of fixed length, else nothing."""
+    kinds = typing.get_args(option.kind) if typing.get_origin(option.kind) is tuple else ()
+    return () if ... in kinds else kinds
+
+
+def _default_in_words(option: Option) -> str:
+    value = option.default
+    if option.positional or option.is_switch or value is None or value in ("", (), []):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(f"{one:g}" for one in value)
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _command(command: str) -> list[str]:
+    """A command that can be copied, on several lines where one is too short."""
+    lines = _wrapped(command, "      ", "  ", margin=2)
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
+
+
+def _entry(head: str, text: str, column: int) -> list[str]:
+    """A head and its text, which begins at a column beside it, or below it where the head is long."""
+    column = column if _width() >= 60 else min(column, 6)
+    if len(head) < column:
+        return _wrapped(text, " " * column, head.ljust(column))
+    return [head, *_wrapped(text, " " * column, " " * column)]
+
+
+def _wrapped(text: str, indent: str, first: str = "", margin: int = 0) -> list[str]:
+    """Text in lines that fit, the first with an indent of its own; a default stays in one piece."""
+    lines = textwrap.wrap(
+        text.replace("(default: ", "(default:\N{NO-BREAK SPACE}"),
+        _width() - margin,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+
+
+def _width() -> int:
+    return max(NARROWEST, min(WIDEST, shutil.get_terminal_size((80, 24)).columns))

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tests.commands.conftest import make_shapes
 
-from atrous.cli import main, verbs
+from atrous.cli import main
 from atrous.commands.export import _is_ours
 from atrous.commands.predict import predict
 from atrous.commands.train import train
@@ -37,9 +37,10 @@ from atrous.outputs import (
     save_picture,
 )
 from atrous.run_folder import RUN_FILES
+from atrous.verbs import verbs
 
 #: Verbs that write no file.
-WRITES_NOTHING = {"serve"}
+WRITES_NOTHING = {"serve", "completion"}
 #: Arguments of type Path that are read, by verb. All others are outputs.
 READ = {
     "calibrate": {"model", "data"},

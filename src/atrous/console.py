@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ from atrous.outputs import save_json
 console = Console(highlight=False, soft_wrap=True)
 #: What must be seen even where a process is told to be silent, as all but the first of several are.
 warnings = Console(highlight=False, soft_wrap=True, stderr=True, style="yellow")
+
+
+@contextmanager
+def told_if_interrupted(words: Callable[[], str]) -> Iterator[None]:
+    """Says on Ctrl-C what is done and what is not.
+
+    Args:
+        words: gives the sentence, once the work in this context has ended.
+
+    Raises:
+        KeyboardInterrupt: with that sentence, which the command line prints.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(words()) from interrupt
 
 
 def progress_bar() -> Progress:

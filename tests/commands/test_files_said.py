@@ -198,8 +198,11 @@ def test_a_channel_marked_as_alpha_is_said_and_can_be_read(tmp_path, count):
     assert len(read_info(model).preprocessing.mean) == count
     assert not (Segmenter(model, engine="torch")(picture).mask == 255).any()
     assert np.sum(evaluate(model, root, split="val")["confusion"]) == 2 * SIZE * SIZE
+    without = model_for(root)
+    with pytest.warns(PictureWarning, match=r"its last band is marked as alpha .* near infrared"):
+        evaluate(without, root, split="val")
     with pytest.warns(PictureWarning, match="near infrared"):
-        mask = Segmenter(model_for(root), engine="torch")(picture).mask
+        mask = Segmenter(without, engine="torch")(picture).mask
     assert (mask[: SIZE // 4] == 255).all()
     assert (mask[SIZE // 4 :] != 255).all()
 

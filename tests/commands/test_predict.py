@@ -274,7 +274,8 @@ def test_12_bits_in_16_are_said_and_the_range_gives_the_masks_of_8_bits(model, p
         picture = cv2.imread(str(photos / f"{index}.png"))
         cv2.imwrite(str(deep / f"{index}.png"), np.rint(picture / 255 * 4095).astype(np.uint16))
     assert run(model, deep, "--out", tmp_path / "dark") == 0
-    assert capsys.readouterr().err.count("give --range 0,4095") == 1
+    said = capsys.readouterr().err
+    assert said.count("give --range 0,4095") == 1 and f"{deep / '0.png'}: 16-bit pictures" in said
     assert run(model, deep, "--out", tmp_path / "out", "--range", "0,4095") == 0
     assert "range" not in capsys.readouterr().err
     assert run(model, photos / "0.png", "--out", tmp_path / "of_8_bits") == 0

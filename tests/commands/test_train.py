@@ -432,11 +432,16 @@ def test_a_polite_kill_saves_too(tiny, tmp_path):
     interrupt(tmp_path, tiny(train__epochs=99, train__batch_size=1, train__validate_every=99), signal.SIGTERM)
 
 
-def test_resuming_a_finished_run_trains_no_more(tiny, tmp_path):
+def test_resuming_a_finished_run_trains_no_more(tiny, tmp_path, capsys):
     out = train(tiny(), out=tmp_path / "run")
     before = (out / "metrics.jsonl").read_text()
+    capsys.readouterr()
     assert main(["train", "--resume", str(out)]) == 0
     assert (out / "metrics.jsonl").read_text() == before
+    epochs = tiny().train.epochs
+    longer = f"atrous train --resume {out} --train.epochs {2 * epochs}"
+    said = capsys.readouterr().out
+    assert "was finished" in said and longer in said
 
 
 def test_a_finished_run_goes_on_for_more_epochs(tiny, tmp_path):

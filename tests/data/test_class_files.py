@@ -83,6 +83,20 @@ def test_published_pictures_have_published_names(tmp_path, stem):
     assert "assumed_names" not in [found.kind for found in examine(root).warnings]
 
 
+@pytest.mark.parametrize("numbers", [range(3), range(1, 4), range(100, 110)])
+def test_own_pictures_numbered_like_those_of_voc_2007(tmp_path, numbers):
+    root = voc(tmp_path, "grey")
+    (root / "ImageSets/Segmentation/default.txt").unlink()
+    pair = (root / "JPEGImages/a.jpg").read_bytes(), (root / "SegmentationClass/a.png").read_bytes()
+    for name in "abc":
+        (root / f"JPEGImages/{name}.jpg").unlink()
+        (root / f"SegmentationClass/{name}.png").unlink()
+    for number in numbers:
+        (root / f"JPEGImages/{number:06}.jpg").write_bytes(pair[0])
+        (root / f"SegmentationClass/{number:06}.png").write_bytes(pair[1])
+    assert "assumed_names" in [found.kind for found in examine(root).warnings]
+
+
 def test_cvats_list_without_a_split_is_split(tmp_path):
     dataset = open_dataset(voc(tmp_path, "grey"))
     assert dataset.splits.keys() == {"train", "val"}

@@ -198,3 +198,17 @@ def test_a_table_in_any_unicode(tmp_path, encoding):
     path.write_bytes("classes: [{name: straße}]".encode("cp1252"))
     with pytest.raises(AtrousError, match=r"classes\.yaml: line 1 is no UTF-8"):
         ClassTable.from_yaml(path)
+
+
+def test_a_file_of_others_is_not_replaced_by_a_table(tmp_path):
+    table, path = ClassTable(("a",), default_colors(1), ((0,),)), tmp_path / "classes.yaml"
+    table.to_yaml(path)
+    table.to_yaml(path)  # its own
+    path.write_text("classes: [{name: by hand}]\n")
+    with pytest.raises(AtrousError, match="overwrite=True"):
+        table.to_yaml(path)
+    assert path.read_text() == "classes: [{name: by hand}]\n"
+    table.to_yaml(path, overwrite=True)
+    assert ClassTable.from_yaml(path).names == ("a",)
+    with pytest.raises(AtrousError, match="is a folder"):
+        table.to_yaml(tmp_path)

@@ -232,6 +232,28 @@ def test_masks_of_whole_floats(tmp_path, highest):
     assert not examine(root).errors
 
 
+def test_masks_of_mixed_codings_speak_of_no_proposed_table(tmp_path):
+    masks = [Image.fromarray(shapes(seed)) for seed in range(3)]
+    masks += [Image.fromarray(np.where(shapes(seed) > 0, 255, 0).astype(np.uint8)) for seed in range(3, 6)]
+    found = examine(dataset(tmp_path, masks))
+    message = " ".join(finding.message for finding in found.errors)
+    assert "mixed_coding" in [finding.kind for finding in found.errors] and found.proposed_classes is None
+    assert "proposed table" not in message and "--write-classes" not in message
+    assert "No table is proposed, because none fits all masks as they are." in message
+
+
+def test_nan_in_masks_is_told_with_what_to_write(tmp_path):
+    root = dataset(tmp_path, [Image.fromarray(shapes(seed)) for seed in range(3)])
+    values = shapes(0).astype(np.float32)
+    values[:2] = np.nan
+    for path in sorted((root / "masks").iterdir())[:1]:
+        Image.fromarray(values).save(path.with_suffix(".tif"))
+        path.unlink()
+    ClassTable(("a", "b", "c"), default_colors(3), ((0,), (1,), (2,))).to_yaml(root / "classes.yaml")
+    found = next(finding for finding in examine(root).warnings if finding.kind == "void_labels")
+    assert "numpy.nan_to_num(mask, nan=5)" in found.message and found.examples == ("masks/00.tif",)
+
+
 def test_masks_of_fractions_are_told(tmp_path):
     root = dataset(tmp_path, [Image.fromarray(shapes(seed)) for seed in range(3)])
     (root / "masks/00.png").unlink()

@@ -39,7 +39,7 @@ def test_it_answers_as_the_segmenter_does(server, segmenter, streets, tmp_path):
 
 def test_a_range_of_values_is_the_segmenters_and_its_lack_is_said(server, segmenter, streets):
     client, deep = atrous.Client(server.address), np.rint(streets[0] / 255 * 4095).astype(np.uint16)
-    with pytest.warns(PictureWarning, match="--range 0,4095"):
+    with pytest.warns(PictureWarning, match="give range=0,4095 in the query"):
         assert np.array_equal(client.segment(deep).mask, segmenter.looking(range=(0, 65535))(deep).mask)
     expected = segmenter(streets[0]).mask
     assert np.array_equal(client.segment(deep, range=(0, 4095)).mask, expected)

@@ -17,7 +17,7 @@ from atrous.data.read_ahead import in_background
 from atrous.data.sample import Sample
 from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize
-from atrous.inference.picture_input import Found
+from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU, BoundaryScore
 from atrous.learning.metrics import ConfusionMatrix, number
@@ -128,8 +128,15 @@ def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sampl
 
 
 def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
-    """A sample's picture as the model takes it, with the training mean where there is no data."""
-    return segmenter.filled(Found(sample.image, sample.image, sample.valid))
+    """A sample's picture as the model takes it, with the training mean where there is no data.
+
+    Args:
+        segmenter: of the model; warns of an alpha band that looks like a channel.
+        sample: the picture.
+    """
+    if sample.doubtful_alpha:
+        segmenter.warn_of([doubt_of_alpha(sample.name)])
+    return segmenter.filled(Found(sample.image, sample.image, sample.valid, sample.name))
 
 
 def _of_all(measured: Measurement, processes: Processes) -> Measurement:

@@ -19,7 +19,7 @@ from rich.table import Table
 from atrous import model_file
 from atrous.arguments import checked
 from atrous.commands._measurement import any_size_of, matching_classes, measure, prepared, reader_for, summarise
-from atrous.console import console, progress_bar, warn_if_fresh, write_json
+from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.file_kinds import kinds_of
 from atrous.data.read_ahead import in_background
@@ -49,6 +49,7 @@ HEADLINES = (
 
 
 @together()
+@told_if_interrupted(lambda: "evaluate writes its results at the end, so no scores are written.")
 @checked
 def evaluate(
     model: Path,

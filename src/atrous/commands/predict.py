@@ -24,7 +24,7 @@ from PIL import Image
 from rich.markup import escape
 
 from atrous.arguments import checked
-from atrous.console import console, progress_bar, warn_if_fresh, write_json
+from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.file_kinds import kinds_of
 from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.labels import IGNORE_INDEX
@@ -156,7 +156,8 @@ def predict(
         )
     read = partial(_read, windowed=windowed, segmenter=segmenter)
     records, pending = [], deque[Future[str | None]]()
-    with no_empty_folder(out), progress_bar() as progress, ThreadPoolExecutor(1) as writer:
+    told = told_if_interrupted(lambda: _done_before(records, len(pictures), out, json))
+    with told, no_empty_folder(out), progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(pictures), note="")
         for path, image in zip(pictures, in_background(read, pictures), strict=True):
             record: dict = {"image": str(path)}
@@ -194,6 +195,13 @@ def predict(
             f"{len(failures)} of {counted(len(pictures), 'picture')} could not be used; the others are done."
         )
     return [targets[path] for path in pictures]
+
+
+def _done_before(records: Sequence[dict], total: int, out: Path, json: Path | None) -> str:
+    """What was written before an interruption."""
+    done = sum("mask" in record for record in records)
+    more = "" if json is None else f" {json} is not."
+    return f"{done:,} of {counted(total, 'mask')} {'is' if done == 1 else 'are'} written in {out}, each whole.{more}"
 
 
 def failure_in_words(path: Path, error: Exception) -> str:

@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,6 +152,14 @@ def train(
             if doctor:
                 save_json(doctor, run / "doctor.json")
         _say_start(run, recipe, dataset, step, learning)
+        if resume is not None and (longer := trainer.what_ended_it()):
+            option, value = longer
+            console.print(
+                f"{escape(str(run))} was finished: {counted(progress.epoch, 'epoch')}, "
+                f"{counted(progress.step, 'step')}. To train longer, for example: "
+                f"atrous train --resume {escape(shlex.quote(str(run)))} --train.{option} {value:g}",
+                soft_wrap=True,
+            )
         trainer.run_all()
         _finish(recipe, run, dataset, processes)
     return run

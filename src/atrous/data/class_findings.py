@@ -19,12 +19,14 @@ stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld b
 """
 #: How the pictures of the published sets are named.
 _PUBLISHED = {
-    "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 2007's are 000005 to 009963
+    "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 00…: of 2007, see `_are_of_voc_2007`
     "camvid": re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_.*"),
     "cityscapes": re.compile(rf"({'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}_.*"),
     "ade20k": re.compile(r"ADE_(train|val|test)_\d{8}"),
     "coco_stuff": re.compile(r"(COCO_(train|val|test)20\d\d_)?\d{12}"),
 }
+_FIRST_OF_VOC_2007 = 5  # 000005.jpg, the first picture that it trains on
+_FEW = 4  # pictures whose numbers may follow each other by chance
 _NO_THING = BACKGROUND_NAMES | {"other", "others", "none", "nothing", "rest", "unknown", "empty", "clutter"}
 
 
@@ -34,6 +36,8 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
     if named is None or classes is None or not any(ASSUMED in note for note in dataset.notes):
         return
     strange = [pair for pair in pairs if not named.fullmatch(pair.item.name)]
+    if dataset.layout == "voc" and not _are_of_voc_2007([pair.item.name for pair in pairs]):
+        strange = [pair for pair in pairs if pair in strange or pair.item.name.startswith("00")]
     if 2 * len(strange) > len(pairs):
         names = ", ".join(classes.names[:3])
         used = {int(label) for _, mask in masks_of(pairs) if mask.labels is not None for label in mask.labels}
@@ -46,6 +50,18 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
             len(strange),
             tuple(shown(dataset, pair.item.image) for pair in strange[:SHOWN]),
         )
+
+
+def _are_of_voc_2007(names: list[str]) -> bool:
+    """Whether numbers such as 000032 may be those of VOC 2007, of which 632 of 9,963 pictures have masks.
+
+    Pictures of one's own are often numbered so, too, but from 0 or 1, or without gaps.
+    """
+    numbers = sorted(int(name) for name in names if re.fullmatch(r"00\d{4}", name))
+    if not numbers:
+        return True
+    without_gaps = len(numbers) > _FEW and 2 * len(numbers) > numbers[-1] - numbers[0]
+    return numbers[0] >= _FIRST_OF_VOC_2007 and not without_gaps
 
 
 def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:

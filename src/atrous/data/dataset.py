@@ -133,7 +133,8 @@ class Dataset:
         check_sizes(item, image.shape[:2], label.shape)
         if valid is not None:
             label = np.where(valid, label, np.uint8(IGNORE_INDEX))
-        return Sample(image, label, item.name, valid)
+        doubtful = image.shape[2] != pixels.values.shape[2] and pixels.alpha_may_be_a_channel
+        return Sample(image, label, item.name, valid, doubtful)
 
     def read_label(self, mask: Path) -> np.ndarray:
         """Read a mask as labels.

@@ -135,15 +135,19 @@ def _wrong_sizes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
 
 
 def _void_labels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    declared = [(pair, mask.nodata) for pair, mask in masks_of(pairs) if mask.nodata is not None and pair.item.mask]
     yield from _grouped(
         "void_labels",
         "Masks hold values that their files declare as no data and no class lists. They are ignored in training and "
         "scores; list such a value in classes.yaml if it means a class.",
-        [
-            f"{shown(dataset, pair.item.mask)}: {'NaN' if mask.nodata == NO_NUMBER else mask.nodata}"
-            for pair, mask in masks_of(pairs)
-            if mask.nodata is not None and pair.item.mask
-        ],
+        [f"{shown(dataset, pair.item.mask)}: {value}" for pair, value in declared if value != NO_NUMBER],
+    )
+    yield from _grouped(
+        "void_labels",
+        "Float masks hold NaN or infinite values. They are ignored in training and scores. If they mean a class, write "
+        "the masks again with a number of its own there, such as numpy.nan_to_num(mask, nan=5), and list 5 as raw: [5] "
+        "of that class in classes.yaml.",
+        [shown(dataset, pair.item.mask) for pair, value in declared if value == NO_NUMBER],
     )
 
 
@@ -212,15 +216,19 @@ def _wrong_values(
     dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
 ) -> Iterator[Finding]:
     if classes is None:
-        reasons = " ".join(proposal.reason for proposal in proposals)
-        message = "There is no classes.yaml to say what the values in the masks mean. " + reasons
-        cure = " `--write-classes` writes the table proposed." if any(p.classes for p in proposals) else ""
-        yield Finding("no_classes", message.strip() + cure)
+        message = ["There is no classes.yaml to say what the values in the masks mean."]
+        if len(proposals) == 1 and proposals[0].classes:
+            message += [proposals[0].reason, "`--write-classes` writes the table proposed."]
+        elif proposals:
+            message += [proposal.facts for proposal in proposals]
+            message.append("No table is proposed, because none fits all masks as they are.")
+        yield Finding("no_classes", " ".join(message))
         return
     for proposal in proposals:
         if proposal.kind in ("wrong_mode", "blended_edges", "palettes_differ"):
             continue  # said elsewhere
-        cure = " The class table proposed fits them." if proposal.classes and len(proposals) == 1 else ""
+        fits = proposal.classes is not None and len(proposals) == 1
+        message = f"{proposal.reason} The class table proposed fits them." if fits else proposal.facts
         examples = [
             f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} pixels, "
             f"first at {_at(mask, value)}"
@@ -230,7 +238,7 @@ def _wrong_values(
         ]
         if proposal.kind == "foreground_is_255" and not examples:  # 255 is in the table, as ignore
             examples = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if 255 in mask.values]
-        yield from _grouped(proposal.kind, proposal.reason + cure, examples or ["all masks"])
+        yield from _grouped(proposal.kind, message, examples or ["all masks"])
 
 
 def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:

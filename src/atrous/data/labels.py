@@ -15,7 +15,7 @@ from atrous.atomic_write import write_text
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, unknown_name
 from atrous.json_yaml import parse_yaml
-from atrous.outputs import TABLE_MARK
+from atrous.outputs import TABLE_MARK, check_replaceable, is_our_table
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 255  # labels are uint8 and 255 is taken
@@ -187,8 +187,17 @@ class ClassTable:
             lines.append(f"  - {_flow(entry)}")
         return "\n".join(lines) + "\n"
 
-    def to_yaml(self, path: Path | str) -> None:
-        """Write the table to ``path``, atomically, to be read by ``from_yaml``."""
+    def to_yaml(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write the table to ``path``, atomically, to be read by ``from_yaml``.
+
+        Args:
+            path: the file; a table that this function wrote is replaced.
+            overwrite: replace a file that it did not write, too.
+
+        Raises:
+            AtrousError: a folder, or a file that this function did not write.
+        """
+        check_replaceable(path, "class table", is_our_table, overwrite=overwrite)
         write_text(path, f"{TABLE_MARK}\n{self.yaml_text()}")
 
     @property

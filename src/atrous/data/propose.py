@@ -14,7 +14,6 @@ _GREY_STEP = 16  # between classes that are drawn as grey levels, on average; cl
 _MANY = 32  # values beyond which compression or numbered objects are likelier than classes
 _NEARLY_ALL = 0.9
 _MUCH_RARER = 0.1  # pixels that one value of a blend has at most, of those that a class has
-_MUCH_RARER = 0.1  # of the pixels of a class, what one value of a blend between two holds at most
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,18 @@ class Proposal:
             there was no table to compare with; "too_many_values" where no table can help.
         reason: sentences for the user.
         classes: the proposed table, or None.
+        about: what the reason says of that table, which is only said where it is shown.
     """
 
     kind: str
     reason: str
     classes: ClassTable | None
+    about: str = ""
+
+    @property
+    def facts(self) -> str:
+        """The reason without what it says of the table."""
+        return self.reason.replace(self.about, "").strip() if self.about else self.reason
 
 
 def propose_classes(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
@@ -140,18 +146,19 @@ def _from_scratch(found: list[int]) -> Proposal:
     binary = len(values) == 2 and values[0] == 0
     names = ("background", "foreground") if binary else tuple(f"class_{value}" for value in values)
     raw = tuple((value,) for value in values)
-    reason = f"The masks hold {_few(found)}. Give the classes their names in the proposed table."
+    reason = f"The masks hold {_few(found)}."
+    about = "Give the classes their names in the proposed table."
     if len(values) > _MANY:
         reason += " If they number objects rather than classes, export one value per class instead."
     if ignore:
         listed = " and ".join(map(str, ignore))
-        reason += f" It takes {listed} for ignored pixels; if {listed} is a class, list it under classes: instead."
+        about += f" It takes {listed} for ignored pixels; if {listed} is a class, list it under classes: instead."
     elif values[-1] in _IGNORED_TOPS and len(values) > 2:
-        reason += (
+        about += (
             f" It takes {values[-1]} for a class, since the other values are grey levels, too; if it means 'not "
             "labelled', list it under ignore: instead."
         )
-    return Proposal("none", reason, ClassTable(names, default_colors(len(values)), raw, ignore))
+    return Proposal("none", f"{reason} {about}", ClassTable(names, default_colors(len(values)), raw, ignore), about)
 
 
 def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
@@ -187,7 +194,7 @@ def _cut_at_the_middle(found: list[int], classes: ClassTable | None) -> Proposal
         f"take {middle} as the threshold, as the proposed table does."
     )
     low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
-    return Proposal("smeared_mask", reason, _two_classes(classes, low, high))
+    return Proposal("smeared_mask", reason, _two_classes(classes, low, high), ", as the proposed table does")
 
 
 def _two_classes(classes: ClassTable | None, low: tuple[int, ...], high: tuple[int, ...]) -> ClassTable:
@@ -231,13 +238,13 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
             return _cut_at_the_middle(found, classes)  # a threshold between two classes needs no value ignored
     proposal = propose_classes(clean, classes)
     table = proposal.classes if proposal else classes
-    kind, reason = (proposal.kind, proposal.reason) if proposal else ("blended_edges", "")
+    kind, facts, about = (proposal.kind, proposal.facts, proposal.about) if proposal else ("blended_edges", "", "")
     if table is not None and len(blended) <= MAX_CLASSES and all(isinstance(value, int) for value in blended):
         listed = _meanings(table)
         ignore = (*table.ignore, *sorted(value for value in blended if value not in listed))
         table = ClassTable(table.names, table.colors, table.raw, ignore)
-        reason += " The proposed table ignores the blended values at edges."
-    return Proposal(kind, reason.strip(), table)
+        about = f"{about} The proposed table ignores the blended values at edges.".strip()
+    return Proposal(kind, f"{facts} {about}".strip(), table, about)
 
 
 def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:

@@ -16,9 +16,11 @@ class Sample:
         label: H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
         name: the picture's name in its dataset, its file name without suffix.
         valid: H×W booleans, False where the picture has no data; None for data everywhere.
+        doubtful_alpha: whether an alpha band, which is no channel here, looks like one.
     """
 
     image: np.ndarray
     label: np.ndarray
     name: str
     valid: np.ndarray | None = None
+    doubtful_alpha: bool = False

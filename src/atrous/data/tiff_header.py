@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from atrous.errors import AtrousError
 
-#: Pages of one file that are counted; the rest are as good as none.
+#: Most pages of one file that are counted; the pages after them are not read.
 MOST_PAGES = 65536
 #: Pages, and values of one tag, in a file from a stranger.
 MOST_PAGES_OF_STRANGERS, MOST_VALUES_OF_STRANGERS = 256, 2**20

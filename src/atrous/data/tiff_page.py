@@ -38,7 +38,13 @@ Window = tuple[int, int, int, int]
 
 
 def page_at(file: TiffFile, directory: Directory, index: int) -> TiffPage:
-    """The tags of one page."""
+    """The tags of one page.
+
+    Args:
+        file: an open TIFF.
+        directory: of the page.
+        index: of the page in the file, from 0.
+    """
     from tifffile import TiffPage
 
     file.filehandle.seek(directory.offset)
@@ -279,7 +285,11 @@ def as_nodata(text: str, dtype: np.dtype) -> Any:
 
 
 def jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
-    """(H, W) of every frame header in a JPEG before its first scan (ITU-T T.81, B.2.2); one in a sound file."""
+    """(H, W) of every frame header in a JPEG before its first scan (ITU-T T.81, B.2.2); one in a sound file.
+
+    Args:
+        data: the JPEG, or its beginning.
+    """
     sizes, at = [], 2
     while at + 9 <= len(data):
         if data[at] != 0xFF:

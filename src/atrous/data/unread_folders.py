@@ -43,7 +43,8 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
         count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
         told.append(
             f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is. "
-            f'To read it instead: mv "{rival}" "{rival}_unused"'
+            f'To read it instead: mv "{rival}" "{rival}_unused". To read both, merge them: move the files of '
+            f"{_shown(root, folder)} into {_shown(root, rival)}."
         )
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""Which errors say that memory ran out, and at which size of tiles it did not any more."""
+"""Recognises errors of memory that ran out, and remembers the size of tiles that fitted afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's."""
+    """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's.
+
+    Args:
+        error: of any type; others than MemoryError are recognised by their words.
+    """
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 

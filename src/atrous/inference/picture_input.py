@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,20 +32,27 @@ class Found:
         shown: H×W×C with all its bands, to be shown to people.
         image: H×W×C with the channels that the model takes where it is a file, 0 where there is no data.
         valid: H×W booleans, False where there is no data; None for data everywhere.
+        name: of its file, for what is said about it; "" for none.
     """
 
     shown: np.ndarray
     image: np.ndarray
     valid: np.ndarray | None
+    name: str = ""
 
 
-def found_in(pixels: Pixels, channels: int) -> Found:
+def found_in(pixels: Pixels, channels: int, name: str = "") -> Found:
     """What a model of so many channels takes of a file's pixels.
+
+    Args:
+        pixels: as read.
+        channels: C of the model.
+        name: of the file; "" for none.
 
     Raises:
         AtrousError: there is no agreed way from the file's bands to the channels.
     """
-    return Found(pixels.values, *pixels.for_model(channels))
+    return Found(pixels.values, *pixels.for_model(channels), name)
 
 
 def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocessing) -> Iterator[Note]:
@@ -110,7 +117,7 @@ def with_valid(found: Found, valid: np.ndarray) -> Found:
     if valid.shape != found.image.shape[:2] or valid.dtype != np.bool_:
         size = "×".join(map(str, found.image.shape[:2]))
         raise AtrousError(f"valid must be booleans of the picture's {size} px, got {valid.shape} of {valid.dtype}.")
-    return Found(found.shown, found.image, valid if found.valid is None else valid & found.valid)
+    return replace(found, valid=valid if found.valid is None else valid & found.valid)
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,7 +107,11 @@ class Prediction:
 
 
 def table_of(info: Info) -> ClassTable:
-    """The model's classes as the table that reads and writes masks."""
+    """The model's classes as the table that reads and writes masks.
+
+    Args:
+        info: of the model.
+    """
     return ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)
 
 
@@ -118,6 +122,9 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         image: H×W×C; of more than three channels the first three are shown. Deeper ones than uint8 are stretched from
             the 1st to the 99th percentile.
         valid: H×W booleans, False where there is no data, which must not decide the stretching; None for all.
+
+    Returns:
+        H×W×3 uint8.
     """
     channels = image.shape[2]
     image = image[..., :3] if channels >= 3 else np.repeat(image[..., :1], 3, axis=2)

@@ -25,7 +25,7 @@ from atrous.inference.picture_input import Found, as_array, doubts_of, found_in,
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import at_output_stride, info_of, runner_for
-from atrous.inference.value_range import PictureWarning, check_range, doubt, scale_range, to_depth
+from atrous.inference.value_range import GIVE_RANGE, PictureWarning, check_range, doubt, scale_range, to_depth
 from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
 from atrous.models.given import check_model
 
@@ -173,11 +173,18 @@ class Segmenter:
             pixels = pixels_of_picture(picture)
         else:
             return found_in_array(as_array(picture))
-        return found_in(pixels, len(preprocessing.mean))
+        name = str(picture) if isinstance(picture, str | Path) else ""
+        return found_in(pixels, len(preprocessing.mean), name)
 
-    def filled(self, found: Found) -> np.ndarray:
-        """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0."""
-        return fill_missing(self.prepare(found.image), found.valid, self.info.preprocessing.mean)
+    def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
+        """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0.
+
+        Args:
+            found: the picture.
+            give_range: as in `prepare`.
+        """
+        image = self.prepare(found.image, name=found.name, give_range=give_range)
+        return fill_missing(image, found.valid, self.info.preprocessing.mean)
 
     @checked
     def looking(
@@ -230,12 +237,16 @@ class Segmenter:
 
             self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
 
-    def prepare(self, image: np.ndarray, *, whole: bool = True) -> np.ndarray:
+    def prepare(
+        self, image: np.ndarray, *, whole: bool = True, name: str = "", give_range: str = GIVE_RANGE
+    ) -> np.ndarray:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on.
 
         Args:
             image: as read.
             whole: whether this is a whole picture, whose largest value tells whether its range is the model's.
+            name: of the picture, for warnings; "" for none.
+            give_range: how a range of values is given here, for warnings and errors; see `value_range`.
 
         Warns:
             PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
@@ -248,28 +259,39 @@ class Segmenter:
         if self._range is not None:
             return scale_range(image, self._range, preprocessing.dtype)
         if whole:
-            self._warn(self.doubt_of(image))
-        return to_depth(image, preprocessing.dtype)
+            self._warn(self.doubt_of(image, give_range), name=name)
+        return to_depth(image, preprocessing.dtype, give_range)
 
-    def doubt_of(self, image: np.ndarray) -> str | None:
-        """Tells where a whole picture's values, H×W×C as read, may mean something else; see `value_range.doubt`."""
+    def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
+        """Tells where a whole picture's values may mean something else; see `value_range.doubt`.
+
+        Args:
+            image: H×W×C as read.
+            give_range: as in `prepare`.
+        """
         if self._range is not None or image.dtype.name == self.info.preprocessing.dtype or not image.size:
             return None
-        return doubt(image.dtype.name, float(image.max()), self.info.preprocessing)
+        return doubt(image.dtype.name, float(image.max()), self.info.preprocessing, give_range)
 
-    def warn_of_values(self, dtype: str, largest: float) -> None:
-        """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else."""
-        self._warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None)
+    def warn_of_values(self, dtype: str, largest: float, name: str = "") -> None:
+        """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else.
+
+        Args:
+            dtype: uint8, uint16 or float32.
+            largest: its largest value.
+            name: of the picture; "" for none.
+        """
+        self._warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None, name=name)
 
     def warn_of(self, notes: Iterable[Note]) -> None:
         """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
         for kind, message, _ in notes:
             self._warn(message, kind)
 
-    def _warn(self, sentence: str | None, kind: str | None = None) -> None:
+    def _warn(self, sentence: str | None, kind: str | None = None, name: str = "") -> None:
         if sentence is not None and (kind := kind or sentence.partition(":")[0]) not in self._doubts:
             self._doubts.add(kind)
-            warnings.warn(sentence, PictureWarning, stacklevel=4)
+            warnings.warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
 
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None

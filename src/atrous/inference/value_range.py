@@ -13,16 +13,23 @@ from atrous.models.info import Preprocessing
 STORED_IN_16_BITS = (255, 1023, 4095, 16383)
 
 
+#: How a range is given on the command line and in Python, of two numbers.
+GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
+#: How it is given to a server, in the query of a request.
+ASK_FOR_RANGE = "range={0},{1} in the query"
+
+
 class PictureWarning(UserWarning):
     """A picture's values may not mean what the model takes them for."""
 
 
-def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
+def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.ndarray:
     """Rescales between 8 and 16 bits where a picture's type is not the model's; for a float model values stay.
 
     Args:
         image: H×W×C of uint8, uint16 or float32.
         dtype: of the model's pictures: uint8, uint16 or float32.
+        give_range: how a range is given here, for the message.
 
     Raises:
         AtrousError: float32 for a model of integers, whose range nobody knows.
@@ -37,7 +44,7 @@ def to_depth(image: np.ndarray, dtype: str) -> np.ndarray:
         raise AtrousError(
             f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
             f"scale it to that range and give it as {dtype}, or say which values are black and white: "
-            "predict --range LOW,HIGH, in Python Segmenter(range=(LOW, HIGH))."
+            f"{give_range.format('LOW', 'HIGH')}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 
@@ -82,13 +89,14 @@ def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str)
     return np.nan_to_num(scaled.clip(0, most), nan=0.0).round().astype(dtype)
 
 
-def doubt(given: str, largest: float, preprocessing: Preprocessing) -> str | None:
+def doubt(given: str, largest: float, preprocessing: Preprocessing, give_range: str = GIVE_RANGE) -> str | None:
     """A sentence where a picture's values may not mean what the model takes them for.
 
     Args:
         given: the picture's dtype: uint8, uint16 or float32.
         largest: its largest value.
         preprocessing: of the model.
+        give_range: how a range is given here, for the sentence.
 
     Returns:
         The sentence, with the scaling that would be right where one can be told; None where nothing is doubtful.
@@ -98,7 +106,7 @@ def doubt(given: str, largest: float, preprocessing: Preprocessing) -> str | Non
         likely = next(most for most in STORED_IN_16_BITS if largest <= most)
         return (
             f"16-bit pictures for a model of 8-bit ones: values reach only {largest:g} of 65535, and 65535 counts as "
-            f"white. If {likely} is white, give --range 0,{likely} (in Python Segmenter(range=(0, {likely})))."
+            f"white. If {likely} is white, give {give_range.format(0, likely)}."
         )
     brightest = max(mean + 3 * std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
     if (given, wanted) == ("uint8", "uint16") and brightest <= STORED_IN_16_BITS[-1]:

@@ -227,6 +227,17 @@ class Trainer:
         """Steps until the average of the weights follows them: its scores are low and flat at first."""
         return AVERAGES_BEFORE_PATIENCE / (1 - self.recipe.train.ema) if self.recipe.train.ema else 0
 
+    def what_ended_it(self) -> tuple[str, float] | None:
+        """The field of the recipe's ``train`` by which no epoch is left, and a larger value; None where one is left."""
+        train, progress = self.recipe.train, self.progress
+        if progress.epoch >= train.epochs:
+            return "epochs", 2 * train.epochs
+        if train.patience and progress.stale >= train.patience:
+            return "patience", 2 * train.patience
+        if self._minutes_are_up():
+            return "minutes", 2 * train.minutes
+        return None
+
     def _is_done(self) -> bool:
         patience = self.recipe.train.patience
         if patience and self.progress.stale >= patience:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 import atrous
 from atrous.errors import AtrousError, unknown_name
+from atrous.inference.tiles import GRID
 from atrous.serving import answers
 from atrous.serving.desk import Desk, Wish
 from atrous.serving.limits import Problem
@@ -36,7 +37,7 @@ SCALES_PATTERN = r"^[0-9]{1,2}(\.[0-9]{1,4})?(,[0-9]{1,2}(\.[0-9]{1,4})?){0,7}$"
 #: Two numbers with a comma.
 RANGE_PATTERN = r"^-?[0-9]{1,9}(\.[0-9]{1,9})?,-?[0-9]{1,9}(\.[0-9]{1,9})?$"
 
-#: What every answer that is none looks like.
+#: What every error response looks like.
 PROBLEM = {
     "application/problem+json": {
         "schema": {
@@ -205,7 +206,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
         ] = None,
         crf: Annotated[Crf | None, Query(description="refines the mask by a fully connected CRF")] = None,
         tile: Annotated[
-            int | None, Query(ge=256, le=8192, description="pixels of the tiles of larger pictures")
+            int | None, Query(ge=GRID, le=8192, description="pixels of the tiles of larger pictures")
         ] = None,
         overlap: Annotated[
             int | None, Query(ge=0, le=2048, description="pixels that tiles share; at most half a tile")

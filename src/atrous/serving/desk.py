@@ -1,4 +1,4 @@
-"""The way of a picture through the house: received, decoded, segmented, answered; no further than somebody waits."""
+"""Handles one request: receives the picture, decodes it, has it segmented and answers, while its sender waits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.picture_input import Found, doubts_of, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.value_range import ASK_FOR_RANGE
 from atrous.serving import answers
 from atrous.serving.limits import Admission, Limits, Memory, Problem
 from atrous.serving.metrics import Metrics
@@ -241,8 +242,8 @@ class Desk:
         pixels = decode_pixels(content, self._most_pixels(wish), pages=preprocessing.pages)
         found = found_in(pixels, len(preprocessing.mean))
         doubts = [note.message for note in doubts_of("the picture", pixels, preprocessing)]
-        doubts += [doubt] if (doubt := segmenter.doubt_of(found.image)) else []
-        return segmenter, found, segmenter.filled(found), " ".join(doubts) or None
+        doubts += [doubt] if (doubt := segmenter.doubt_of(found.image, ASK_FOR_RANGE)) else []
+        return segmenter, found, segmenter.filled(found, ASK_FOR_RANGE), " ".join(doubts) or None
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
         """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.

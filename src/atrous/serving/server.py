@@ -1,4 +1,4 @@
-"""A server's life: it loads, listens, and ends when it is told to, after the last answer."""
+"""Starts and stops a server: it loads models, listens, and on a signal ends after the last answer."""
 
 from __future__ import annotations
 

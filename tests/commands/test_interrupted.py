@@ -15,6 +15,7 @@ import atrous
 from atrous.create import create_model
 
 PICTURES = 400
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

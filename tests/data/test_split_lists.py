@@ -283,6 +283,9 @@ NO_SPLITS = {
     "a phase": ("data.json", '[{"image": "a.jpg", "phase": "venous"}, {"image": "d.jpg", "phase": "late"}]'),
     "other pictures": ("data.json", '{"train": ["x.jpg"], "val": ["y.jpg"]}'),
     "damaged": ("data.json", '{"images": ['),
+    "classes": ("data.json", '{"a.jpg": "train", "d.jpg": "car"}'),
+    "losses": ("curve.json", '{"train": [0.5, 0.25], "val": [0.75, 0.5]}'),
+    "sizes": ("data.json", '{"train": [512, 512], "val": [512, 512]}'),
     "captions": ("captions.json", '{"a.jpg": "a train in the valley", "d.jpg": "a test"}'),
 }
 
@@ -306,6 +309,25 @@ def test_splits_in_a_file_named_as_results_are_said(tmp_path):
     dataset(tmp_path)
     write(tmp_path, "results.json", json.dumps(BY_SPLIT))
     assert any("results.json names splits of pictures and is not read" in n for n in open_dataset(tmp_path).notes)
+
+
+UNREAD_RECORDS = {
+    "columns": {"image": ["a.jpg", "d.jpg"], "split": ["train", "val"]},
+    "columns of pandas": {"image": {"0": "a.jpg", "1": "d.jpg"}, "split": {"0": "train", "1": "val"}},
+    "a table": {"columns": ["image", "split"], "data": [["a.jpg", "train"], ["d.jpg", "val"]]},
+    "pairs": [["a.jpg", "train"], ["d.jpg", "test"]],
+    "numbers": {"train": [0, 1, 2], "val": [3, 4]},
+    "numbered records": [{"id": 0, "split": "train"}, {"id": 1, "split": "val"}],
+    "another name": {"train": ["a.jpg"], "eval": ["d.jpg"]},
+}
+
+
+@pytest.mark.parametrize("form", UNREAD_RECORDS)
+def test_records_in_forms_that_are_not_read_are_refused(tmp_path, form):
+    dataset(tmp_path)
+    write(tmp_path, "metadata.json", json.dumps(UNREAD_RECORDS[form]))
+    with pytest.raises(AtrousError, match=r"metadata\.json"):
+        open_dataset(tmp_path)
 
 
 def test_damaged_records_that_state_splits_are_refused(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from atrous.data.split_names import canonical_split
 from atrous.data.split_rows import (
     IMAGE_HEADS,
     MASK_HEADS,
@@ -31,7 +32,7 @@ YAML = frozenset({".yaml", ".yml"})
 RECORD_SUFFIXES = YAML | {".json", ".jsonl", ".ndjson"}
 # such as train_images and images_val
 _SPLIT_KEY = re.compile(
-    rf"((?:list|ids|images?|files?|names)[_-]?)?(trainval|{SPLIT_WORDS})"
+    rf"((?:list|ids|images?|files?|names)[_-]?)?(trainval|{SPLIT_WORDS}|eval|evaluation|holdout)"
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items))?",
     re.IGNORECASE,
 )
@@ -97,6 +98,51 @@ def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
     except AtrousError:
         return frozenset()
     return frozenset(stem_of(name, known) for name in _images_in(content) if _is_picture(name, known))
+
+
+def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
+    """Whether a file of records names two splits or more, and pictures, in whatever form; or numbers pictures by split.
+
+    Args:
+        path: the file, which may be read.
+        known: the pictures by stem.
+    """
+    if is_too_large(path):
+        return False
+    try:
+        content = parsed(path, next(iter(decodings(path))))
+    except AtrousError:
+        return False
+    words = list(_words_in(content))
+    splits = {canonical_split(match[2]) for word in words if (match := _SPLIT_KEY.fullmatch(word))}
+    if len(splits) < 2:
+        return False
+    pictures = {stem_of(word, known) for word in words if not word.isdigit() and _is_picture(word, known)}
+    return len(pictures) > 1 or _numbers_pictures(content, len(known))
+
+
+def _words_in(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        yield from (str(key) for key in content)
+        for part in content.values():
+            yield from _words_in(part)
+    elif isinstance(content, list):
+        for part in content:
+            yield from _words_in(part)
+
+
+def _numbers_pictures(content: Any, count: int) -> bool:
+    """Whether splits are lists of pictures' numbers, each once, or records of a number and a split."""
+    if isinstance(content, dict):
+        parts = [part for key, part in content.items() if _SPLIT_KEY.fullmatch(str(key))]
+        numbers = [number for part in parts if isinstance(part, list) for number in part]
+        whole = all(isinstance(number, int) and 0 <= number <= count for number in numbers)
+        return whole and len(numbers) > 1 and len(set(numbers)) == len(numbers)
+    records = [record for record in content if isinstance(record, dict)] if isinstance(content, list) else []
+    numbered = [one for one in records if any(k in IMAGE_HEADS and isinstance(v, int) for k, v in one.items())]
+    return any(_split_of(record) for record in numbered)
 
 
 def _images_in(content: Any) -> Iterator[str]:
@@ -212,11 +258,13 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
         if image is not None and own is not None and _is_picture(image, known):
             yield Row(image, _mask_of(content), own)
             return
+        of_pictures = [value for key, value in content.items() if _is_picture(str(key), known)]
+        by_picture = all(isinstance(value, str) and SPLIT_NAME.fullmatch(value) for value in of_pictures)
         for key, value in content.items():
             key = str(key)
             if match := _SPLIT_KEY.fullmatch(key):
                 yield from _told(value, match[2], known)
-            elif _is_picture(key, known) and isinstance(value, str) and SPLIT_NAME.fullmatch(value):
+            elif by_picture and isinstance(value, str) and _is_picture(key, known):  # and not classes, such as a train
                 yield Row(key, None, value)
             elif _is_picture(key, known) and isinstance(value, dict) and (own := _split_of(value) or split):
                 yield Row(key, _mask_of(value), own)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from atrous.data.find_split_lists import RESULTS, is_all_training
 from atrous.data.split_names import SPELLINGS, canonical_split
-from atrous.data.split_records import RECORD_SUFFIXES, pictures_named, tells_splits
+from atrous.data.split_records import RECORD_SUFFIXES, mentions_splits, pictures_named, tells_splits
 from atrous.data.split_rows import SPLIT_WORDS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
@@ -98,11 +98,13 @@ def _is_misplaced(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _states_splits(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
-    """Whether a text that is not read as records states the splits of pictures, as "split": "train"."""
+    """Whether a text states the splits of pictures in a form that is not read, such as "split": "train" in XML."""
     if RESULTS.intersection(_path_words(path, root)) or path.stem in images:
         return False
     if path.suffix.lower() in _TABLES or is_our_recipe(path):
         return False
+    if path.suffix.lower() in RECORD_SUFFIXES and mentions_splits(path, images):
+        return not is_all_training(path, images)
     text = _beginning(path)
     stated = {canonical_split(match[1]) for match in _STATED.finditer(text)}
     return len(stated) > 1 and any(_is_picture(word, images) for word in re.findall(r"""[^\s"'<>,;=]+""", text))

@@ -11,7 +11,8 @@ from atrous.errors import AtrousError
 
 def test_devices_by_name_and_as_they_are():
     assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+    assert pick_device("auto").type == (gpu or "cpu")
     given = torch.device("mps:0")  # what a module's parameters say on a Mac
     assert pick_device(given) is given
 

@@ -13,7 +13,7 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"arguments", "errors", "json_yaml", "forks", "atomic_write", "picture_marks", "outputs"}
+LOW = {"arguments", "errors", "json_yaml", "forks", "atomic_write", "logger", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
     "arguments": {"errors"},
@@ -21,6 +21,8 @@ ALLOWED = {
     "forks": {"errors"},
     "atomic_write": {"errors"},
     "picture_marks": set(),
+    "file_lock": set(),
+    "logger": set(),
     "outputs": {"errors", "json_yaml", "atomic_write", "picture_marks"},
     "console": LOW,
     "charts": LOW,
@@ -30,7 +32,7 @@ ALLOWED = {
     "data": LOW,
     "model_state": LOW | {"models"},
     "model_file": LOW | {"models", "model_state"},
-    "run_folder": LOW | {"model_file"},
+    "run_folder": LOW | {"model_file", "file_lock"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW | {"crf", "models", "data", "model_file", "console", "device"},
     "inference": LOW | {"crf", "models", "data", "model_file", "console", "device"},

@@ -6,6 +6,7 @@ Names are imported on first use, so `import atrous` costs nothing and does not i
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from atrous.serving.client import Client as Client
 
 __version__ = "0.1.0"
+
+# Says nothing unless a program that imports this asks for it; see atrous.logger.
+logging.getLogger("atrous").addHandler(logging.NullHandler())
 
 _HOME = {
     "calibrate": "atrous.commands.calibrate",

@@ -50,7 +50,7 @@ def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     try:
         yield part
         if sync:
-            with part.open("rb") as content:
+            with part.open("r+b") as content:  # Windows flushes only what may be written
                 os.fsync(content.fileno())
         if target.is_file():
             shutil.copymode(target, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import json
+import logging
 import os
 import re
 import sys
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # a process of its own, where a library's handler at the root would print sentences again
+        logging.getLogger("atrous").propagate = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names and "≈" must not fail where the locale lacks them
             stream.reconfigure(errors="backslashreplace")
@@ -50,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that spin as long as OpenMP lets them slow training up to tenfold as soon as anything else wants a
     # core: another program, or our own data workers. Read when torch is imported, so set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # What Apple's GPUs do not compute, the CPU computes; read when torch is imported, too.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     warnings.showwarning = _show_warning
     try:
         return _run(words[0], words[1:])

@@ -1,13 +1,14 @@
-"""How commands talk to people: plain sentences and one progress bar, on standard output."""
+"""How commands talk to people: plain sentences and one progress bar, on standard output; and to the logger."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable, RenderHook
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -17,13 +18,41 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.styled import Styled
+from rich.text import Text
 
+from atrous.logger import LOGGER
 from atrous.outputs import save_json
 
 #: Sentences go to standard output; nothing is highlighted or cut that a person may want to copy.
 console = Console(highlight=False, soft_wrap=True)
 #: What must be seen even where a process is told to be silent, as all but the first of several are.
 warnings = Console(highlight=False, soft_wrap=True, stderr=True, style="yellow")
+
+
+class _ToLogger(RenderHook):
+    """Writes each sentence that a console prints to the logger, too; tables and progress are for people alone.
+
+    Args:
+        source: the console, which writes nothing while it is quiet.
+        level: of the sentences; those that begin in yellow or red are warnings.
+    """
+
+    def __init__(self, source: Console, level: int) -> None:
+        self._source, self._level = source, level
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Returns what is printed, as it is."""
+        for one in renderables if not self._source.quiet else ():
+            text = one.renderable if isinstance(one, Styled) else one
+            if isinstance(text, Text) and (sentence := text.plain.strip()):
+                coloured = any(span.start == 0 and str(span.style) in ("yellow", "red") for span in text.spans)
+                LOGGER.log(logging.WARNING if coloured else self._level, "%s", sentence)
+        return renderables
+
+
+console.push_render_hook(_ToLogger(console, logging.INFO))
+warnings.push_render_hook(_ToLogger(warnings, logging.WARNING))
 
 
 @contextmanager

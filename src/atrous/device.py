@@ -13,7 +13,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device by name; "auto" takes the CUDA GPU where there is one.
+    """The device by name; "auto" takes the CUDA GPU, else Apple's (mps), else the CPU.
 
     Args:
         name: "auto", "cpu", "cuda", "cuda:1", "mps"; a device is given back as it is.
@@ -26,7 +26,9 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     if not isinstance(name, str):
         raise AtrousError(f"a device is a name, such as cpu or cuda:0, or a torch.device, got {shown(name)}.")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     present = ["auto", "cpu"]
     present += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     present += ["mps"] if torch.backends.mps.is_available() else []

@@ -16,6 +16,7 @@ import numpy as np
 
 from atrous.atomic_write import remove_unfinished, write_text
 from atrous.errors import AtrousError
+from atrous.file_lock import lock_file
 from atrous.json_yaml import parse_json, parse_yaml, read_json
 from atrous.outputs import (
     Output,
@@ -151,18 +152,9 @@ def held(run: Path) -> Iterator[None]:
     Raises:
         AtrousError: another process is training there.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (run / CHECKPOINT.parent / "lock").open("a", encoding="utf-8") as lock:  # not "w", which would empty a file
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks outlive us in the data workers
-        except BlockingIOError as error:
-            raise AtrousError(f"another process is training in {run}: stop it first, or give another --out.") from error
-        except OSError:
-            pass  # a disk without locks
+    with lock_file(run / CHECKPOINT.parent / "lock") as locked:
+        if not locked:
+            raise AtrousError(f"another process is training in {run}: stop it first, or give another --out.")
         yield
 
 

@@ -10,6 +10,7 @@ import torch
 
 import atrous
 from atrous import Segmenter
+from atrous.device import pick_device
 from atrous.errors import AtrousError
 from atrous.inference import engine, openvino_engine
 from atrous.inference.engine import NotConvertible, choose
@@ -51,10 +52,41 @@ def test_the_fastest_present_is_taken_and_says_why(monkeypatch):
     assert choose("auto", "auto", True)[0] == "openvino"
     assert choose("auto", "cpu", True)[0] == "openvino"
     assert choose("auto", "auto", False)[0] == "torch"
-    assert choose("auto", "cuda", True) == ("torch", "it runs on GPUs")
+    assert choose("auto", "cuda", True) == ("torch", "it runs on the GPU, cuda")
     assert choose("torch", "auto", True) == ("torch", "as asked")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [
+        (True, False, ("torch", "it runs on the GPU, cuda")),
+        (False, True, ("torch", "it runs on the GPU, mps")),
+        (False, False, ("openvino", "the fastest on CPUs")),
+    ],
+)
+def test_a_gpu_is_claimed_only_where_torch_computes_on_it(monkeypatch, cuda, mps, expected):
+    """As on a Mac with and without MPS, and where there is a GPU, but torch was built for CPUs."""
     monkeypatch.setattr(engine, "maybe_gpu", lambda: True)
-    assert choose("auto", "auto", True)[0] == "torch"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose("auto", "auto", True) == expected
+    assert pick_device("auto").type == ("cuda" if cuda else "mps" if mps else "cpu")
+
+
+def test_an_intel_mac_has_no_gpu_for_torch(monkeypatch):
+    monkeypatch.setattr(engine.platform, "system", lambda: "Darwin")
+    for machine in ("arm64", "x86_64"):
+        monkeypatch.setattr(engine.platform, "machine", lambda machine=machine: machine)
+        assert engine.maybe_gpu() == (machine == "arm64")
+
+
+def test_on_a_mac_without_a_gpu_the_engine_says_what_computes(path, picture, monkeypatch):
+    monkeypatch.setattr(engine.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(engine.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    segmenter = Segmenter(path)
+    assert (segmenter.engine.device, "GPU" in segmenter.engine.reason) == ("cpu", False)
+    assert segmenter(picture).mask.shape == picture.shape[:2]
 
 
 def test_without_openvino_torch_runs_and_says_how_to_get_it(monkeypatch):

@@ -352,6 +352,25 @@ def test_a_cache_that_may_only_be_read_is_read(path, cache, entry, conversions, 
         cache.chmod(0o700), entry.chmod(0o700)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders are Linux's")
+def test_the_cache_lies_where_it_always_lay_on_linux(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("", "relative/to/somewhere"):
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert graph_cache.cache_folder() == tmp_path / ".cache/atrous/openvino"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert graph_cache.cache_folder() == tmp_path / "x/atrous/openvino"
+
+
+def test_a_mac_keeps_it_in_its_own_folder(monkeypatch, tmp_path):
+    from platformdirs.macos import MacOS
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(graph_cache.platformdirs, "PlatformDirs", MacOS)
+    assert graph_cache.cache_folder() == tmp_path / "Library/Caches/atrous/openvino"
+
+
 def test_without_a_home_it_runs_and_says_so(path, picture, expected, conversions, monkeypatch, sentences):
     monkeypatch.delenv("XDG_CACHE_HOME")
 

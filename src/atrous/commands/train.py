@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shlex
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -52,6 +51,7 @@ from atrous.learning.step import TrainingStep
 from atrous.learning.total_loss import loss_for
 from atrous.learning.trainer import Progress, Trainer, checkpoint_of
 from atrous.learning.transfer import network_of
+from atrous.logger import suppressed
 from atrous.models import SegmentationModel
 from atrous.outputs import save_json
 from atrous.run_folder import check_new_run, check_resumed_run, held, new_run, remove_unfinished_files
@@ -215,7 +215,7 @@ class _Validate:
         )
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         for item in self.items[:SHOWN]:
-            with warnings.catch_warnings(action="ignore", category=PictureWarning):  # the doctor has told it
+            with suppressed(PictureWarning):  # the doctor has told it
                 shown = segmenter(item.image).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""
@@ -305,7 +305,7 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
     from atrous.commands.report import report
 
     console.print("final scores of best.safetensors, computed in float32:")
-    with warnings.catch_warnings(action="ignore", category=PictureWarning):  # the doctor has told it
+    with suppressed(PictureWarning):  # the doctor has told it
         evaluate(
             run / "best.safetensors",
             dataset.root,

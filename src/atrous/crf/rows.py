@@ -10,7 +10,6 @@ N·b + n·w + (c − b).
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache, wraps
 from types import FunctionType
 from typing import Any
@@ -21,6 +20,7 @@ from numba import njit
 
 from atrous.crf import plain_rows
 from atrous.forks import numba_lost
+from atrous.logger import warn
 
 #: What a panel may have for columns.
 WIDTHS = (16, 8, 4)
@@ -128,7 +128,7 @@ def inner_loops() -> Any:
             return vector_rows
     except Exception:  # parts of numba or llvmlite that are gone
         pass
-    warnings.warn(
+    warn(
         f"the CRF's vector instructions do not fit numba {numba.__version__}: it computes with plain loops, which are "
         "slower. Install the numba that atrous asks for.",
         RuntimeWarning,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class NotConvertible(AtrousError):
 
 
 def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
-    """The fastest runtime present, found without loading any.
+    """The fastest runtime present; torch is loaded to ask only where there may be a GPU.
 
     Args:
         name: a key of `ENGINES`.
@@ -50,7 +51,6 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
     if name not in ENGINES:
         raise unknown_name("engine", name, ENGINES)
     installed = importlib.util.find_spec("openvino") is not None
-    on_cpu = device == "cpu" or (device == "auto" and not maybe_gpu())
     if name == "torch":
         return "torch", "as asked"
     if name == "openvino":
@@ -59,8 +59,9 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
         if device not in ("auto", "cpu"):
             raise AtrousError(f"the engine openvino runs on the CPU here, not on {device}: leave --device out.")
         return "openvino", "as asked"
-    if not on_cpu:
-        return "torch", "it runs on GPUs"
+    found = device if device != "auto" else gpu_for_torch() or "cpu"
+    if found != "cpu":
+        return "torch", f"it runs on the GPU, {found}"
     if not installed:
         return "torch", "OpenVINO, which is faster on CPUs, is not installed: pip install atrous[openvino]"
     if not from_file:
@@ -68,8 +69,21 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
     return "openvino", "the fastest on CPUs"
 
 
+def gpu_for_torch() -> str | None:
+    """The GPU that torch computes on here, such as cuda or mps; None where it has none."""
+    if not maybe_gpu():
+        return None
+    from atrous.device import pick_device  # with torch, which a mask on a CPU does without
+
+    found = pick_device().type
+    return None if found == "cpu" else found
+
+
 def maybe_gpu() -> bool:
     """Whether torch is worth asking for a GPU: loading it takes seconds, a plain mask on a CPU does not need it."""
-    return platform.system() == "Darwin" or any(
-        Path(place).exists() for place in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
-    )
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"  # torch computes on no other GPUs of Macs
+    places = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]
+    if platform.system() == "Windows":
+        places = [f"{os.environ.get('SYSTEMROOT', 'C:/Windows')}/System32/nvcuda.dll"]
+    return any(Path(place).exists() for place in places)

@@ -13,15 +13,17 @@ import os
 import re
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from atrous.atomic_write import SUFFIX
 from atrous.errors import AtrousError
 from atrous.json_yaml import read_json
+from atrous.logger import warn
 from atrous.outputs import JSON_KEY, MARK, is_our_json
 
 #: The environment variable that says how many GB may be kept, and what is kept without it.
@@ -92,17 +94,22 @@ def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any
 
 
 def cache_folder() -> Path:
-    """Where converted networks are kept: atrous/openvino in $XDG_CACHE_HOME, or else in ~/.cache.
+    """Where converted networks are kept: openvino in the system's folder for what programs keep for a user.
+
+    That is $XDG_CACHE_HOME/atrous where this is set on any system, else ~/.cache/atrous on Linux,
+    ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on Windows.
 
     Raises:
         OSError: there is no home folder.
     """
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "atrous" / "openvino"
     try:
-        root = given if given.is_absolute() else Path.home() / ".cache"
+        Path.home()
     except RuntimeError as error:
         raise OSError(str(error)) from error
-    return root / "atrous" / "openvino"
+    return platformdirs.user_cache_path("atrous", appauthor=False) / "openvino"
 
 
 def _limit_in_bytes() -> int:
@@ -125,7 +132,7 @@ def _warn_of_no_cache(error: Exception) -> None:
 
 
 def _warn(sentence: str) -> None:
-    warnings.warn(sentence, CacheWarning, stacklevel=5)
+    warn(sentence, CacheWarning, stacklevel=5)
 
 
 def _read(core: Any, entry: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ CRF_BYTES = 24
 CRF_LATTICE = 330
 #: Bytes of the CRF's compiler.
 CRF_PROCESS = 0.2e9
+#: Bytes taken to be free where the system does not say: as little as a small machine has, because tiles always work.
+ASSUMED = 4e9
 
 
 def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, scale: float = 1.0) -> float:
@@ -63,7 +66,7 @@ def available_bytes(device: str = "cpu") -> float:
         device: cpu, cuda:0, mps …; for the processor the smaller of what the system and the control groups leave.
 
     Returns:
-        Bytes; infinity where nobody says, as on the processor outside Linux.
+        Bytes.
     """
     if device.startswith("cuda"):
         import torch
@@ -75,7 +78,7 @@ def available_bytes(device: str = "cpu") -> float:
         import torch
 
         taken = torch.mps.driver_allocated_memory()
-        free = max(torch.mps.recommended_max_memory() - taken, 0)
+        free = min(max(torch.mps.recommended_max_memory() - taken, 0), _system_bytes())  # the processor's memory, too
         return with_unused_blocks(free, taken, torch.mps.current_allocated_memory())
     return min(_system_bytes(), group_bytes())
 
@@ -112,11 +115,18 @@ def limit_bytes(memory: float | None, device: str = "cpu") -> float:
 
 
 def _system_bytes() -> float:
-    try:
+    """What new tensors may take without swapping, on any system; `ASSUMED` where the system does not say."""
+    with suppress(OSError):  # Linux alone has it
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return float("inf")
-    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
+        for line in lines:
+            if line.startswith("MemAvailable"):
+                return float(line.split()[1]) * 1024
+    try:
+        import psutil
+
+        return float(psutil.virtual_memory().available)
+    except Exception:  # whatever it misses of the system, a picture is not to fail for it
+        return ASSUMED
 
 
 def _frozen(value: Any) -> Any:

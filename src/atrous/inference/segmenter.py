@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.value_range import GIVE_RANGE, PictureWarning, check_range, doubt, scale_range, to_depth
 from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
+from atrous.logger import warn
 from atrous.models.given import check_model
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class Segmenter:
     def _warn(self, sentence: str | None, kind: str | None = None, name: str = "") -> None:
         if sentence is not None and (kind := kind or sentence.partition(":")[0]) not in self._doubts:
             self._doubts.add(kind)
-            warnings.warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
+            warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
 
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None

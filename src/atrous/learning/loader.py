@@ -28,6 +28,8 @@ from atrous.errors import AtrousError
 PREFETCH = 4
 #: Seconds between two looks at whether the workers are alive, while a batch is waited for.
 POLL = 5.0
+#: Where Linux keeps what workers hand over; other systems have no such folder, and no limit on it.
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -206,12 +208,13 @@ class Loader:
                 generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
             )
         # torch would have the death of a worker raise wherever the training happens to be; the iterator finds it too,
-        # within POLL seconds of waiting for a batch.
-        main = threading.current_thread() is threading.main_thread()
-        before = signal.getsignal(signal.SIGCHLD) if main else None
+        # within POLL seconds of waiting for a batch, and needs no signal, which Windows does not have.
+        child_ended = getattr(signal, "SIGCHLD", None)
+        if child_ended is None or threading.current_thread() is not threading.main_thread():
+            return iter(self._loader)
+        before = signal.getsignal(child_ended)
         iterator = iter(self._loader)
-        if main:
-            signal.signal(signal.SIGCHLD, before)
+        signal.signal(child_ended, before)
         return iterator
 
     def _next(self, iterator: Any) -> Batch | None:
@@ -241,23 +244,23 @@ class Loader:
             worker.kill()
         self._loader = None
         self.workers -= 1
+        shared = ", and of shared memory: df -h /dev/shm" if SHARED_MEMORY.is_dir() else ""
         warnings.print(
             escape(
                 f"{what}; it was reading {', '.join(names) or 'nothing'}. Going on with {self.workers} workers. If it "
-                "happens again, look at that file, and at the memory: free -h, df -h /dev/shm."
+                f"happens again, look at that file, and at how much memory is free{shared}."
             )
         )
 
     def _workers_that_fit(self) -> int:
         """As many as asked for, or as many as the shared memory holds the batches of."""
-        shared = Path("/dev/shm")
-        if not self.workers or not shared.is_dir():
+        if not self.workers or not SHARED_MEMORY.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
         height, width = self.samples.config.crop or label.shape  # crops that grow begin smaller
         needed = (image.nbytes + label.nbytes) * height * width // label.numel()
         needed *= self.order.batch_size * (PREFETCH + 1)
-        free = shutil.disk_usage(shared).free
+        free = shutil.disk_usage(SHARED_MEMORY).free
         fitting = int(min(self.workers, free // needed))
         if fitting < self.workers:
             warnings.print(

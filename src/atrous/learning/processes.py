@@ -167,7 +167,8 @@ def together() -> Iterator[Processes]:
     if local < gpus:
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        on_gpus = gpus and dist.is_nccl_available()  # NCCL is Linux's alone
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise AtrousError(f"the {asked} processes did not find each other: {error}") from error
     processes = the_processes()

@@ -6,7 +6,6 @@ import http.client
 import io
 import ssl
 import time
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,6 +21,7 @@ from atrous.data.decoding import in_words
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
+from atrous.logger import warn
 from atrous.models.info import Info
 from atrous.serving.connection import Answer, Connection
 
@@ -131,7 +131,7 @@ class Client:
             _content(picture, image),
         )
         if note := answer.headers.get("X-Note"):
-            warnings.warn(note, PictureWarning, stacklevel=3)
+            warn(note, PictureWarning, stacklevel=3)
         mask, version = _mask_in(answer, image.shape[:2]), answer.headers.get("X-Model-Version")
         if version is None:
             raise answer.stranger("without the model's version")

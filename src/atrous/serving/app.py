@@ -294,7 +294,7 @@ def _only(*statuses: int) -> dict[int | str, Any]:
 
 
 def _answer_problems(app: FastAPI) -> None:
-    """Every answer that is none is problem+json."""
+    """Makes every error response problem+json."""
 
     def answer(problem: Problem) -> JSONResponse:
         return JSONResponse(

@@ -190,8 +190,8 @@ def peak_memory(reset: bool = False) -> int:
     """The largest resident memory of this process since the last reset, in bytes (Linux)."""
     if reset:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before counts as memory that is added
-        Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 

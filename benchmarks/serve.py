@@ -67,12 +67,12 @@ class Server:
     def __init__(self, model: Path, *words: str) -> None:
         command = [sys.executable, "-m", "atrous", "serve", f"model={model}", "--port", "0", *words]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "300"}
-        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
+        self.log = tempfile.NamedTemporaryFile("w+", encoding="utf-8", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
         end = time.monotonic() + 120
-        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", Path(self.log.name).read_text())):
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", Path(self.log.name).read_text(encoding="utf-8"))):
             if self.process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(Path(self.log.name).read_text())
+                raise SystemExit(Path(self.log.name).read_text(encoding="utf-8"))
             time.sleep(0.05)
         self.port = int(found[1])
 
@@ -98,7 +98,7 @@ class Server:
     def stop(self) -> None:
         """Ends it, and asserts that it ended well."""
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(120) == 0, Path(self.log.name).read_text()
+        assert self.process.wait(120) == 0, Path(self.log.name).read_text(encoding="utf-8")
 
 
 def measure_load(model: Path, data: Path, rounds: int, count: int) -> None:

@@ -38,7 +38,7 @@ def test_a_link_stays_a_link(tmp_path):
     for text in ("first", "second"):
         write_text(tmp_path / "link", text)
         assert (tmp_path / "link").is_symlink()
-        assert (tmp_path / "there" / "file").read_text() == text
+        assert (tmp_path / "there" / "file").read_text(encoding="utf-8") == text
 
 
 def test_long_names_fit(tmp_path):
@@ -84,5 +84,5 @@ def test_a_file_that_cannot_be_renamed_over_is_written_in_place(tmp_path, monkey
     monkeypatch.setattr(Path, "replace", refuse)
     number = path.stat().st_ino
     write_text(path, "new")
-    assert (path.read_text(), path.stat().st_ino) == ("new", number)
+    assert (path.read_text(encoding="utf-8"), path.stat().st_ino) == ("new", number)
     assert list(tmp_path.iterdir()) == [path]

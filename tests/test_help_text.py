@@ -62,9 +62,9 @@ def test_every_verb_belongs_to_one_task():
 @pytest.mark.parametrize("verb", VERBS)
 def test_examples_parse(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("name: mine")
+    Path("mine.yaml").write_text("name: mine", encoding="utf-8")
     Path("runs/mine").mkdir(parents=True)
-    Path("runs/mine/config.yaml").write_text("name: mine")
+    Path("runs/mine/config.yaml").write_text("name: mine", encoding="utf-8")
     assert 1 <= len(examples(verb)) <= 3
     for example in examples(verb):
         words = shlex.split(example.partition(" > ")[0])

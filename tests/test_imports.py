@@ -57,7 +57,7 @@ def room_of(path: Path) -> str:
 
 def imported_modules(path: Path) -> Iterator[str]:
     """Full names of all that a file imports, also inside its functions and for type checkers."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -90,7 +90,7 @@ def test_only_the_model_file_and_checkpoint_write_and_read_weights():
     for path in FILES:
         names = set(imported_modules(path))
         assert not any(name.split(".")[0] in ("pickle", "joblib", "dill", "shelve") for name in names), path
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         for call in calls:
             safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}.get(ast.unparse(call.func))
             if safe is not None:
@@ -103,7 +103,7 @@ def test_no_function_hides_a_module_beside_it():
     for path in [*FILES, SOURCE / "__init__.py"]:
         modules = {other.stem for other in path.parent.iterdir() if other.is_dir() or other.suffix == ".py"}
         own = {path.stem}  # `train` in commands/train.py is the verb
-        tree = ast.parse(path.read_text()).body
+        tree = ast.parse(path.read_text(encoding="utf-8")).body
         names = {node.name for node in tree if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         assert not names & (modules - own), path
         if path.stem == "__init__":  # what a package exports sits right beside its modules
@@ -114,7 +114,9 @@ def test_no_function_hides_a_module_beside_it():
 
 def test_every_command_is_a_function_of_its_files_name():
     for path in sorted((SOURCE / "commands").glob("[a-z]*.py")):
-        functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        functions = [
+            node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
+        ]
         assert path.stem in functions
 
 

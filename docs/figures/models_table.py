@@ -384,7 +384,7 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[i
 
 def write(page: Path = PAGE) -> None:
     """Puts the tables between their markers, and leaves the rest of the page alone."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     for name, table in (("models", models_table()), ("stated", stated_table())):
         begin, end = f"<!-- {name}: begin", f"<!-- {name}: end -->"
         pattern = rf"({re.escape(begin)}[^\n]*-->\n).*?({re.escape(end)})"
@@ -393,7 +393,7 @@ def write(page: Path = PAGE) -> None:
         )
         if count != 1:
             raise SystemExit(f"{page} has no pair of lines '{begin} … -->' and '{end}'.")
-    page.write_text(text)
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

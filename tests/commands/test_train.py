@@ -393,7 +393,7 @@ def start_process(recipe: Path, out: Path) -> subprocess.Popen:
 
 def wait_for(file: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
-    while not (file.exists() and file.read_text().count("\n")):
+    while not (file.exists() and file.read_text(encoding="utf-8").count("\n")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -39,7 +39,7 @@ def cityscapes(root: Path, *kinds: str) -> Path:
             truth = root / f"gtFine/{split}/{city}/{frame}_gtFine_"
             write(Path(f"{truth}color.png"), rng.integers(0, 255, (2, 4, 3), np.uint8))
             write(Path(f"{truth}instanceIds.png"), LABEL_IDS.astype(np.uint16) * 1000)
-            Path(f"{truth}polygons.json").write_text("{}")
+            Path(f"{truth}polygons.json").write_text("{}", encoding="utf-8")
             for kind in kinds:
                 labelled = {"labelIds": LABEL_IDS, "labelTrainIds": TRAIN_IDS}[kind]
                 dummy = np.full_like(labelled, 255 if kind == "labelTrainIds" else 3)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/models.md").read_text()
+PAGE = (ROOT / "docs/models.md").read_text(encoding="utf-8")
 
 
 def script() -> ModuleType:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
-RECORD = json.loads(NOTEBOOK.read_text())
+RECORD = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
 CODE = ["".join(cell["source"]) for cell in RECORD["cells"] if cell["cell_type"] == "code"]
 
 

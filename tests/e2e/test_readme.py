@@ -20,7 +20,7 @@ import atrous
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: Makes the quickstart short enough for a test; everything else runs as written.
 SHORT = "--train.epochs 2 --train.batch_size 4 --augment.crop [48,64]"
 
@@ -91,7 +91,7 @@ def trained(home: Path) -> Path:
 
 
 def test_commands_leave_what_the_readme_says(trained: Path) -> None:
-    scores = json.loads((trained / "scores.json").read_text())
+    scores = json.loads((trained / "scores.json").read_text(encoding="utf-8"))
     assert scores["split"] == "test"
     assert scores["images"] == 2
     assert 0 <= scores["miou"] <= 1
@@ -147,7 +147,10 @@ def test_python_runs_in_order(trained: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_resume_goes_on_with_a_finished_run(trained: Path) -> None:
     run("atrous train --resume runs/quickstart --train.epochs 3", trained)
-    lines = [json.loads(line) for line in (trained / "runs/quickstart/metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (trained / "runs/quickstart/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2, 3]
 
 

@@ -21,7 +21,7 @@ def site(tmp_path_factory) -> Path:
 
 
 def test_every_page_is_there_and_in_the_navigation(site):
-    home = (site / "index.html").read_text()
+    home = (site / "index.html").read_text(encoding="utf-8")
     for page in [*(path.stem for path in (ROOT / "docs").glob("*.md")), "tutorial", "camvid"]:
         assert (site / page / "index.html").exists(), page
         assert f'href="{page}/"' in home, page
@@ -29,20 +29,20 @@ def test_every_page_is_there_and_in_the_navigation(site):
 
 def test_nothing_is_fetched_from_elsewhere(site):
     for page in site.rglob("*.html"):
-        assert not re.search(r'(?:<script|<img|<link rel="stylesheet)[^>]+(?:src|href)="https?:', page.read_text()), (
-            page
-        )
+        assert not re.search(
+            r'(?:<script|<img|<link rel="stylesheet)[^>]+(?:src|href)="https?:', page.read_text(encoding="utf-8")
+        ), page
 
 
 def test_all_links_of_the_site_lead_somewhere(site):
     for page in site.rglob("index.html"):
-        for target in re.findall(r'<a [^>]*href="([^"#:]+)(?:#[^"]*)?"', page.read_text()):
+        for target in re.findall(r'<a [^>]*href="([^"#:]+)(?:#[^"]*)?"', page.read_text(encoding="utf-8")):
             found = (page.parent / target).resolve()
             assert found.exists(), f"{page.relative_to(site)}: {target}"
 
 
 def test_the_api_has_the_docstrings(site):
-    page = (site / "api" / "index.html").read_text()
+    page = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("atrous.inference.segmenter.Segmenter", "atrous.commands.train.train", "atrous.models.info.Info"):
         assert f'id="{name}"' in page
     assert "output_stride" in page and "Raises" in page

@@ -24,7 +24,7 @@ def test_there_are_some():
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_it_is_small_and_has_a_card_that_tells_its_scores(path):
     assert path.stat().st_size <= 12e6
-    card = path.with_suffix(".md").read_text()
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
     info = model_file.read_info(path)
     for scores in info.scores.values():
         assert f"{scores['miou']:.4f}" in card
@@ -45,7 +45,7 @@ def test_it_segments_a_picture_from_the_command_line(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_camvid_scores_what_its_card_says(shared):
     """In bfloat16 where that is fastest; the card's score is float32's."""
-    stated = re.search(r"\*\*([01]\.\d{4})\*\*", (ZOO / "camvid.md").read_text())
+    stated = re.search(r"\*\*([01]\.\d{4})\*\*", (ZOO / "camvid.md").read_text(encoding="utf-8"))
     assert stated is not None
     found = evaluate(ZOO / "camvid.safetensors", shared / "data/camvid", engine="auto", precision="auto")
     assert found["images"] == 101

@@ -194,7 +194,7 @@ def test_a_damaged_entry_is_said_and_repaired(path, entry, picture, expected, co
 
 def replace_by_file(entry: Path) -> None:
     shutil.rmtree(entry)
-    entry.write_text("of somebody")
+    entry.write_text("of somebody", encoding="utf-8")
 
 
 def replace_by_link(entry: Path) -> None:

@@ -32,7 +32,7 @@ def test_what_is_written_reads_the_same(tmp_path, record):
     recipe = read_recipe(written(tmp_path, record))
     write_recipe(recipe, tmp_path / "config.yaml")
     assert read_recipe(tmp_path / "config.yaml") == recipe
-    assert "!!python" not in (tmp_path / "config.yaml").read_text()
+    assert "!!python" not in (tmp_path / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_fields_are_what_was_given_and_the_rest_is_default():

@@ -28,14 +28,14 @@ def test_each_reads_and_has_the_name_of_its_file(name):
 
 @pytest.mark.parametrize("file", ["quickstart", "quickstart.yaml", "quickstart.yml"])
 def test_a_file_of_that_name_wins(file):
-    Path(file).write_text("name: mine")
+    Path(file).write_text("name: mine", encoding="utf-8")
     assert read_recipe("quickstart").name == "mine"
     assert read_recipe("camvid").name == "camvid"
 
 
 def test_the_file_without_ending_wins_over_the_one_with_it():
-    Path("quickstart").write_text("name: bare")
-    Path("quickstart.yaml").write_text("name: ending")
+    Path("quickstart").write_text("name: bare", encoding="utf-8")
+    Path("quickstart.yaml").write_text("name: ending", encoding="utf-8")
     assert read_recipe("quickstart").name == "bare"
     assert read_recipe("quickstart.yaml").name == "ending"
     assert read_recipe("./quickstart").name == "bare"
@@ -55,7 +55,7 @@ def test_a_path_is_never_one_that_ships(tmp_path):
 
 def test_an_ending_may_be_left_out_of_a_path():
     Path("sub").mkdir()
-    Path("sub/mine.yml").write_text("name: sub")
+    Path("sub/mine.yml").write_text("name: sub", encoding="utf-8")
     assert read_recipe("sub/mine").name == "sub"
 
 
@@ -70,14 +70,14 @@ def test_an_unknown_name_gives_the_nearest_and_the_list(given, near):
 
 
 def test_recipes_beside_it_are_near_too():
-    Path("streets.yaml").write_text("")
+    Path("streets.yaml").write_text("", encoding="utf-8")
     with pytest.raises(AtrousError, match=r"Did you mean 'streets\.yaml'\?"):
         read_recipe("steets.yaml")
 
 
 def test_a_runs_folder_is_answered_with_its_recipe():
     Path("runs").mkdir()
-    Path("runs/config.yaml").write_text("")
+    Path("runs/config.yaml").write_text("", encoding="utf-8")
     with pytest.raises(AtrousError, match=r"it is a folder\. The run's recipe is runs/config\.yaml"):
         read_recipe("runs")
 

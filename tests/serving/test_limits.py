@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import io
-import resource
+import sys
 import threading
 
 import numpy as np
@@ -158,6 +158,7 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch):
 
 
 def test_connections_leave_files_for_the_server_itself():
+    resource = pytest.importorskip("resource", reason="sockets are no files here")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
@@ -168,11 +169,17 @@ def test_connections_leave_files_for_the_server_itself():
 
 
 def test_a_hard_limit_on_files_means_fewer_connections(monkeypatch):
+    resource = pytest.importorskip("resource", reason="sockets are no files here")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     assert server.most_connections() == 1024 - server.OWN_FILES
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
     assert server.most_connections() == 1
+
+
+def test_where_sockets_are_no_files_all_connections_are_taken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert server.most_connections() == server.MOST_CONNECTIONS
 
 
 def test_an_unknown_uvicorn_is_served_by_its_own_protocol(monkeypatch):

@@ -20,6 +20,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+START = time.monotonic()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 #: Twelve pictures of boxes with their masks, and a list of each split.
@@ -64,8 +65,8 @@ MADE = (
 
 
 def main() -> None:
-    """Checks everything, and says how long it took."""
-    start, before = time.monotonic(), status()
+    """Checks everything."""
+    before = status()
     with tempfile.TemporaryDirectory(prefix="atrous-release-") as place:
         outside = Path(place)
         wheel, archive = built(outside / "tools")
@@ -77,7 +78,7 @@ def main() -> None:
         check_use(python, home)
     if status() != before:
         raise SystemExit(f"the repository is not as it was:\n{status()}")
-    say(f"The wheel alone suffices ({time.monotonic() - start:.0f} s).")
+    say("The wheel alone suffices.")
 
 
 def built(tools: Path) -> tuple[Path, Path]:
@@ -141,7 +142,9 @@ def check_words(python: str, home: Path) -> None:
         must(verb in overview, f"`atrous --help` does not name {verb}")
         must(f"usage: atrous {verb}" in atrous(python, home, f"{verb} --help"), f"`atrous {verb} --help` says nothing")
     must("complete" in atrous(python, home, "completion bash"), "no completion for bash")
-    must("repository" in atrous(python, home, "predict zoo/camvid.safetensors data", fails=True), "the zoo is a riddle")
+    must(
+        "repository" in atrous(python, home, "evaluate zoo/camvid.safetensors data", fails=True), "the zoo is a riddle"
+    )
     must("Did you mean 'quickstart'" in atrous(python, home, "train quikstart", fails=True), "no nearest recipe")
     must(not list(home.iterdir()), "help wrote files")
 
@@ -194,8 +197,8 @@ def status() -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line at once."""
-    print(text, flush=True)
+    """Prints a line at once, with the seconds since the start."""
+    print(f"{time.monotonic() - START:4.0f} s  {text}", flush=True)
 
 
 def must(right: bool, otherwise: str) -> None:

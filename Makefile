@@ -33,6 +33,7 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not gpu and not network"
+	$(BIN)/python .ci/release_check.py
 
 check: $(READY)
 	$(BIN)/ruff check .

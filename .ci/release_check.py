@@ -76,8 +76,8 @@ def main() -> None:
         home.mkdir()
         check_words(python, home)
         check_use(python, home)
-    if status() != before:
-        raise SystemExit(f"the repository is not as it was:\n{status()}")
+    left = status() - before
+    must(not left, f"left in the repository: {sorted(left)}")
     say("The wheel alone suffices.")
 
 
@@ -191,9 +191,10 @@ def run(words: list, folder: Path, fails: bool = False) -> str:
     return done.stdout
 
 
-def status() -> str:
+def status() -> set[str]:
     """Files of the repository that git does not know or that differ."""
-    return subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    known = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(known.stdout.splitlines())
 
 
 def say(text: str) -> None:

@@ -1,13 +1,15 @@
 """Counting a confusion matrix: ours against torchmetrics, equal counts asserted.
 
-python benchmarks/metrics.py
+python benchmarks/metrics.py [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="file for the seconds")
     options = parser.parse_args()
     truth, prediction = pair(options.size[0], options.size[1], options.classes)
     predicted, true = (torch.from_numpy(mask).long() for mask in (prediction, truth))  # what it is given in practice
@@ -60,6 +63,8 @@ def main() -> None:
     assert (ours.counts == checked.compute().numpy()).all() and (ours.counts == unchecked.compute().numpy()).all()
     for name, value in seconds.items():
         print(f"{name:24} {1e3 * value:7.2f} ms   {value / seconds['atrous']:5.1f}×")
+    if options.json:
+        options.json.write_text(json.dumps(seconds, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

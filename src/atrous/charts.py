@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from atrous.fonts import draw_text, labels, text_width
+
 WIDTH, HEIGHT = 360, 232  # about the size the page shows a chart at, so text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 26, 206  # the edges of the plotted area
 PICTURE_SIDE = 640  # pixels of an embedded picture's longer side: sharp when enlarged, small in the file
@@ -265,24 +267,24 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
 
     Args:
         counts: K×K, row = truth, column = prediction.
-        names: of the K classes.
+        names: of the K classes; one that no font of this system draws is shown by its number.
         cell: side of an entry in pixels; entries are percent of their row, written where they are at least 1.
 
     Returns:
         H×W×3.
     """
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    font = ImageFont.load_default(12)
-    margin = 8 + max(int(font.getlength(name)) for name in names)
+    font, names = ImageFont.load_default(12), labels(names)
+    margin = 8 + max(int(text_width(name, 12)) for name in names)
     side = margin + cell * len(names) + 4
     image = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(image)
     for row, name in enumerate(names):
         y = margin + row * cell
-        draw.text((margin - 4, y + cell / 2), name, "black", font, anchor="rm")
-        upright = Image.new("L", (margin, cell), 0)
-        ImageDraw.Draw(upright).text((4, cell / 2), name, 255, font, anchor="lm")
-        image.paste("black", (y, 0), upright.rotate(90, expand=True))
+        draw_text(image, (margin - 4, y + cell / 2), name, 12, "black", "rm")
+        upright = Image.new("RGB", (margin, cell), "white")
+        draw_text(upright, (4, cell / 2), name, 12, "black", "lm")
+        image.paste(upright.rotate(90, expand=True), (y, 0))
         for column, part in enumerate(share[row]):
             x = margin + column * cell
             shade = tuple(round(255 - part * (255 - dark)) for dark in (20, 60, 130))

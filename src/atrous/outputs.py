@@ -37,6 +37,11 @@ EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
 #: Bytes at the beginning of a text file within which its mark stands.
 HEAD_BYTES = 4096
+#: Endings of files that a caller may have in mind where a folder is written.
+FILE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".html", ".json", ".yaml", ".yml", ".xml"}
+    | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip"}
+)
 #: A header longer than this is no model's (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20
 
@@ -158,6 +163,23 @@ def _check_place(output: Output) -> None:
         raise AtrousError(f"{output.flag} is {output.path}, which may not be written; give another name.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise AtrousError(f"{output.flag} is {output.path}, but {above} may not be written; give another name.")
+
+
+def check_is_folder(flag: str, path: str | Path) -> None:
+    """Refuses, before the work, a file's name where a folder for many files is meant; an existing folder is taken.
+
+    Args:
+        flag: the argument that names it, such as "out".
+        path: the folder that the call is going to write into.
+
+    Raises:
+        AtrousError: the name ends as a picture's, a page's, a model's or a text's does.
+    """
+    path = Path(path)
+    if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
+        raise AtrousError(
+            f"{flag} is {path}, the name of a file; it is a folder that files are written into: give one."
+        )
 
 
 @contextmanager

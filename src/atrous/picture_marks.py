@@ -7,6 +7,7 @@ the pixels are no longer those that were written.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def seal(path: Path) -> None:
         path: the file, which is changed in place.
     """
     with path.open("r+b") as file:
-        place, _, checksum = _read(file)
+        place, _, checksum = _read(file, with_pixels=True)
         text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
         file.seek(place)
         file.write(text)
@@ -43,17 +44,28 @@ def seal(path: Path) -> None:
 
 def is_sealed(path: Path) -> bool:
     """Whether a PNG or TIFF has the mark, and the pixels that it was written with."""
-    try:
-        with path.open("rb") as file:
-            _, software, checksum = _read(file)
-    except (OSError, ValueError, LookupError, struct.error):
-        return False
+    software, checksum = _mark_of(path, with_pixels=True)
     return software == f"{UNSEALED[:-8]}{checksum:08x}".encode()
 
 
-def _read(file: BinaryIO) -> tuple[int, bytes, int]:
-    """Where the software's name stands, the name, and the checksum of the stored pixels."""
-    return _read_png(file) if _is_png(file) else _read_tiff(file)
+def is_marked(path: Path) -> bool:
+    """Whether a PNG or TIFF has the mark, even where its pixels were changed afterwards."""
+    software, _ = _mark_of(path, with_pixels=False)
+    return re.fullmatch(rf"{UNSEALED[:-8]}[0-9a-f]{{8}}".encode(), software) is not None
+
+
+def _mark_of(path: Path, with_pixels: bool) -> tuple[bytes, int]:
+    """The software's name in a file, b"" where it has none, and the checksum of its stored pixels."""
+    try:
+        with path.open("rb") as file:
+            return _read(file, with_pixels)[1:]
+    except (OSError, ValueError, LookupError, struct.error):
+        return b"", 0
+
+
+def _read(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
+    """Where the software's name stands, the name, and the checksum of the stored pixels, 0 where they are not read."""
+    return _read_png(file, with_pixels) if _is_png(file) else _read_tiff(file, with_pixels)
 
 
 def _is_png(file: BinaryIO) -> bool:
@@ -61,12 +73,12 @@ def _is_png(file: BinaryIO) -> bool:
     return file.read(8) == PNG_START
 
 
-def _read_png(file: BinaryIO) -> tuple[int, bytes, int]:
+def _read_png(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     place, software, checksum = 0, b"", 0
     while len(header := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
         at = file.tell()
-        if kind == b"IDAT":
+        if kind == b"IDAT" and with_pixels:
             checksum = zlib.crc32(file.read(length), checksum)
         elif kind == b"tEXt" and length < 2**16 and (content := file.read(length)).startswith(b"Software\0"):
             place, software = at + len(b"Software\0"), content[len(b"Software\0") :]
@@ -74,11 +86,13 @@ def _read_png(file: BinaryIO) -> tuple[int, bytes, int]:
     return place, software, checksum
 
 
-def _read_tiff(file: BinaryIO) -> tuple[int, bytes, int]:
+def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     order, entries = _tiff_entries(file)
     kind, count, place = entries[SOFTWARE]
     file.seek(place)
     software = file.read(count if kind == 2 else 0).rstrip(b"\0")
+    if not with_pixels:
+        return place, software, 0
     size, checksum = os.fstat(file.fileno()).st_size, 0
     offsets, lengths = TILES if TILES[0] in entries else STRIPS
     numbers = zip(_numbers(file, order, entries[offsets]), _numbers(file, order, entries[lengths]), strict=True)

@@ -20,6 +20,7 @@ from atrous.file_lock import lock_file
 from atrous.json_yaml import parse_json, parse_yaml, read_json
 from atrous.outputs import (
     Output,
+    check_is_folder,
     check_outputs,
     is_our_json,
     is_our_metrics,
@@ -177,6 +178,7 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
     """
     if out is None:
         return
+    check_is_folder("out", out)
     given = list(inputs)
     other = f"give another --out, such as {_free_name(out)}"
     if (out / "config.yaml").exists():

@@ -1,5 +1,6 @@
 """What the verbs measure is what `predict` writes: also in tiles, with pixels without data, with a CRF or without."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from atrous.cli import main
 from atrous.commands import evaluate as evaluate_module
 from atrous.commands._measurement import any_size_of, prepared, reader_for
+from atrous.commands._recorded_options import evaluate_command, options_in_words
 from atrous.commands.calibrate import drawn_pixels
 from atrous.commands.evaluate import evaluate, search_crf
 from atrous.crf.settings import make_crf
@@ -18,6 +20,7 @@ from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial
 from atrous.learning.metrics import ConfusionMatrix
+from atrous.run_folder import read_run
 
 from .conftest import CLASSES, draw
 
@@ -79,6 +82,25 @@ def test_evaluate_counts_the_masks_of_predict(model, with_void, memory, tmp_path
     without = evaluate(model, with_void, device="cpu", **options)
     assert without["confusion"] == plain.tolist()
     assert found["without_crf"] == {key: without[key] for key in found["without_crf"]}
+
+
+def test_tiles_are_those_that_were_asked_for(model, with_void, tmp_path):
+    """The masks are those of `predict --tile`, the page draws them, and its command measures the same again."""
+    words = ["--tile", "100", "--overlap", "32"]
+    assert main(["evaluate", str(model), str(with_void), "--json", str(tmp_path / "evaluation.json"), *words]) == 0
+    recorded = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (recorded["tile"], recorded["overlap"]) == (100, 32)
+    tiled, whole = counted(model, with_void, tmp_path / "tiled", *words), counted(model, with_void, tmp_path / "whole")
+    assert recorded["confusion"] == tiled.tolist() != whole.tolist()
+    run = read_run(tmp_path)
+    assert " --tile 100 --overlap 32 " in evaluate_command(run)
+    assert "tile 100, overlap 32" in options_in_words(run.evaluation)
+
+
+@pytest.mark.parametrize("words", [["--tile", "10"], ["--overlap", "-1"], ["--memory", "0"]])
+def test_impossible_tiles_are_refused_before_the_data_is_read(model, tmp_path, capsys, words):
+    assert main(["evaluate", str(model), str(tmp_path / "absent"), *words]) == 2
+    assert words[0].lstrip("-") in capsys.readouterr().err
 
 
 def test_the_search_scores_settings_as_evaluate_does(model, with_void, memory, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import atrous
 from atrous import model_file
@@ -376,6 +377,51 @@ def test_masks_beside_the_pictures_are_not_segmented_again(model, photos, tmp_pa
         assert "2 pictures in" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == ["0.jpg", "0.png", "1.jpg", "1.png"]
     assert find_pictures([folder / "0.png"]) == [folder / "0.png"]
+
+
+def test_a_mask_that_somebody_corrected_is_no_picture(model, photos, tmp_path, capsys):
+    folder = tmp_path / "jpegs"
+    folder.mkdir()
+    Image.open(photos / "0.png").convert("RGB").save(folder / "0.jpg")
+    (mask,) = predict(model, [folder], out=folder, device="cpu")
+    with Image.open(mask) as written:
+        corrected, text = np.array(written), PngInfo()
+        text.add_text("Software", written.info["Software"])
+        palette = written.getpalette()
+    corrected[:4] = 1 - corrected[:4].clip(0, 1)
+    changed = Image.fromarray(corrected)
+    changed.putpalette(palette or [])
+    changed.save(mask, pnginfo=text)
+    capsys.readouterr()
+    assert find_pictures([folder]) == [folder / "0.jpg"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "changed afterwards, so probably corrected masks (0.png)" in said
+    assert find_pictures([mask]) == [mask]
+    with pytest.raises(AtrousError, match="did not write"):
+        predict(model, [folder], out=folder, device="cpu")
+    assert np.array_equal(np.asarray(Image.open(mask)), corrected)
+
+
+def test_subfolders_with_pictures_are_named(model, photos, tmp_path, capsys):
+    more, masks = photos / "more", photos / "masks"
+    more.mkdir()
+    (photos / "0.png").rename(more / "0.png")
+    predict(model, [photos / "1.png"], out=masks, device="cpu")
+    capsys.readouterr()
+    find_pictures([photos])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Subfolders are not searched; give those that are meant" in said
+    assert "more (1 picture)." in said and "masks" not in said
+    find_pictures([photos, more])
+    assert "Subfolders" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "page.html"])
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+def test_a_files_name_is_no_folder(model, photos, tmp_path, capsys, verb, name):
+    assert main([verb, str(model), str(photos / "0.png"), "--out", str(tmp_path / name)]) == 2
+    assert "is named like a file; give a folder" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def cut_out(path: Path) -> Path:

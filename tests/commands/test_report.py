@@ -11,6 +11,7 @@ import shutil
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from atrous.commands.report import best_and_worst, confusion_rows, most_confused
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
+from atrous.inference.picture_input import Found
 from atrous.inference.prediction import Prediction
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.info import Info, Preprocessing
@@ -59,6 +61,16 @@ class Erring:
         mask[mask == IGNORED_RAW] = 0
         mask[0][mask[0] == 1] = 2
         return Prediction(mask, image, self.info)
+
+    def filled(self, found: Found) -> np.ndarray:
+        return found.image
+
+
+def rows_of(
+    records: list[dict[str, Any]], segmenter: Erring, data: Path, pair: tuple[int, int] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    dataset = open_dataset(data)
+    return picture_rows(records, dataset.read, lambda sample: segmenter(sample.image), dataset.classes, pair)
 
 
 @pytest.fixture
@@ -113,6 +125,8 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + killed)
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of(data, segmenter)))
     monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, **options: segmenter)
+    whole = lambda segmenter, *more: lambda image, valid, name: segmenter(image).mask  # noqa: E731
+    monkeypatch.setattr("atrous.commands._measurement.any_size_of", whole)
     monkeypatch.setattr("atrous.model_file.read_info", lambda path: INFO)
     return folder
 
@@ -258,7 +272,7 @@ def test_warnings_are_shown(run: Path) -> None:
 
 def test_picture_rows_draw_what_is_there(run: Path, data: Path, segmenter: Erring) -> None:
     record = json.loads((run / "evaluation.json").read_text())["per_image"][0]
-    (row,), notes = picture_rows([record], segmenter, open_dataset(data))
+    (row,), notes = rows_of([record], segmenter, data)
     assert notes == []
     raw = np.array(Image.open(record["mask"]))
     ignored = raw == IGNORED_RAW
@@ -283,7 +297,7 @@ def test_truth_is_shown_in_the_models_classes(run: Path, data: Path, segmenter: 
     pick = lambda values: tuple(values[i] for i in order)  # noqa: E731
     ClassTable(pick(NAMES), pick(COLORS), pick(INFO.raw), INFO.ignore).to_yaml(data / "classes.yaml")
     record = json.loads((run / "evaluation.json").read_text())["per_image"][0]
-    (row,), _ = picture_rows([record], segmenter, open_dataset(data))
+    (row,), _ = rows_of([record], segmenter, data)
     raw = np.array(Image.open(record["mask"]))
     known = raw != IGNORED_RAW
     shown = np.array(decoded(row["truth"]).convert("RGB"))
@@ -301,9 +315,9 @@ def test_the_pairs_most_confused_have_a_picture_with_those_pixels_alone_in_red(r
 
 def test_a_pairs_error_map_leaves_out_other_mistakes(data: Path, segmenter: Erring) -> None:
     record = {"name": "p0", "image": str(data / "images" / "p0.png"), "mask": str(data / "masks" / "p0.png"), "miou": 1}
-    (all_wrong,), _ = picture_rows([record], segmenter, open_dataset(data))
-    (of_pair,), _ = picture_rows([record], segmenter, open_dataset(data), (1, 2))
-    (of_none,), _ = picture_rows([record], segmenter, open_dataset(data), (2, 1))
+    (all_wrong,), _ = rows_of([record], segmenter, data)
+    (of_pair,), _ = rows_of([record], segmenter, data, (1, 2))
+    (of_none,), _ = rows_of([record], segmenter, data, (2, 1))
     assert all_wrong["errors"] == of_pair["errors"] != of_none["errors"]
 
 

@@ -1,6 +1,5 @@
 import re
 import threading
-import time
 from dataclasses import replace
 
 import hypothesis
@@ -108,33 +107,35 @@ def test_pixels_without_data_become_255_and_tiles_of_them_are_not_run():
     assert ((sink.mask == 255) == ~valid).all()
 
 
-class Slow(ArraySource):
-    """Reading takes as long as the network."""
+def test_the_network_reads_and_writes_at_the_same_time():
+    """While a tile is in the network, the next is read and the one before is written; else this waits for ever."""
+    tiles, threads = 20, set()
+    read, computed = ([threading.Event() for _ in range(tiles + 1)] for _ in range(2))
 
-    def read(self, window: Window) -> np.ndarray:
-        time.sleep(0.03)
-        return super().read(window)
-
-
-def test_the_network_does_not_wait_for_the_disk():
-    threads = set()
+    class Source(ArraySource):
+        def read(self, window: Window) -> np.ndarray:
+            read[window.left // 64].set()
+            return super().read(window)
 
     class Sink(ArraySink):
         def write(self, window, mask):
             threads.add(threading.get_ident())
-            time.sleep(0.02)
+            index = window.left // 64
+            assert index == tiles - 1 or computed[index + 1].wait(60), "the next tile waits for this one to be written"
             super().write(window, mask)
 
     def network(image, valid):
-        time.sleep(0.04)
+        index = int(image[0, 0, 0])
+        computed[index].set()
+        assert index == tiles - 1 or read[index + 1].wait(60), "the next tile waits for this one to be computed"
         return blur(image)
 
-    done = []
-    source = Slow(np.zeros((64, 1280, 1), np.uint8))
-    work = segment_tiles(network, source, Sink(64, 1280), 64, 0, lambda *count: done.append(count))
-    assert work.network_seconds > 0.75 * work.seconds  # one after the other it would be 0.4
+    done: list[tuple[int, ...]] = []
+    numbers = np.repeat(np.arange(tiles, dtype=np.uint8), 64)  # of the tile that each column is in
+    source = Source(np.tile(numbers[None, :, None], (64, 1, 1)))
+    segment_tiles(network, source, Sink(64, 64 * tiles), 64, 0, lambda *count: done.append(count))
     assert threading.get_ident() not in threads
-    assert done == [(i, 20) for i in range(1, 21)]
+    assert done == [(i, tiles) for i in range(1, tiles + 1)]
 
 
 def test_what_goes_wrong_in_writing_is_raised():

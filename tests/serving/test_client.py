@@ -112,9 +112,8 @@ def test_when_to_come_again_may_be_said_in_any_way(when):
         asking.start()
         thread.join()
         thread = answer_once(door, b"200 OK\r\nConnection: close", b'{"models": []}')
-        asking.join(10)
-        thread.join(10)
-        assert not asking.is_alive()
+        asking.join()
+        thread.join()
 
 
 def test_several_models_have_to_be_told_apart(start, other_model, streets):

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -44,12 +45,9 @@ def connect(port: int) -> socket.socket:
     return connection
 
 
-def seconds_until_closed(server) -> float:
-    began = time.monotonic()
-    while server.server_state.connections:
-        assert time.monotonic() - began < 15, "the connection is still held"
+def wait_until_closed(server) -> None:
+    while server.server_state.connections:  # for ever, if the connection is held
         time.sleep(0.02)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize(
@@ -60,7 +58,7 @@ def test_an_answer_that_is_not_read_frees_its_connection(listening, request_):
     with connect(port) as connection:
         connection.sendall(request_)
         assert connection.recv(9) == b"HTTP/1.1 "
-        assert seconds_until_closed(server) < 10
+        wait_until_closed(server)
 
 
 def test_who_reads_slowly_gets_everything(listening):
@@ -84,16 +82,16 @@ def test_a_few_bytes_now_and_then_are_not_enough(listening, monkeypatch):
     with connect(port) as connection:
         connection.sendall(GET)
         assert connection.recv(9) == b"HTTP/1.1 "  # it is there
-        ended = threading.Event()
+        ended, taken = threading.Event(), [0]
 
         def trickle() -> None:
-            while not ended.wait(0.05):
-                if not connection.recv(2**14):
-                    return
+            with suppress(ConnectionError):  # that it is cut is what is asked for
+                while not ended.wait(0.05) and (part := connection.recv(2**14)):
+                    taken[0] += len(part)
 
         thread = threading.Thread(target=trickle)
         thread.start()
-        took = seconds_until_closed(server)
+        wait_until_closed(server)
         ended.set()
         thread.join()
-    assert 3 < took < 12
+    assert 0 < taken[0] < len(ANSWER)  # it was cut while somebody still read

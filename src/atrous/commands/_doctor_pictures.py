@@ -10,8 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from atrous import fonts
 from atrous.data.dataset import Dataset, Item
 from atrous.data.examine import Diagnosis
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Color, default_colors, packed_colors, unpacked_color
@@ -20,7 +21,7 @@ from atrous.data.pictures import StoredMask, read_mask, read_pixels
 from atrous.data.pixels import gives_channels
 from atrous.data.turned import TurnedPair, as_stored, mask_edges
 from atrous.errors import AtrousError, counted
-from atrous.inference.legend import printable, with_legend
+from atrous.inference.legend import with_legend
 from atrous.inference.prediction import NO_DATA_COLOR, visible
 from atrous.outputs import Output, picture_output, save_picture
 
@@ -259,10 +260,11 @@ def _all_colors(colors: Sequence[Color]) -> Iterator[tuple[int, Color]]:
 
 
 def _legend(table: ClassTable, present: set[int]) -> Iterator[tuple[str, Color]]:
+    names = fonts.labels(table.names)
     for index, color in _all_colors(sheet_colors(table)):
         if index in present:
             name = {IGNORE_INDEX: "striped: ignored or no data", UNKNOWN: "striped: value of no class"}.get(index)
-            yield name or table.names[index] + ("" if any(color) else " (not coloured)"), color
+            yield name or names[index] + ("" if any(color) else " (not coloured)"), color
 
 
 def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
@@ -344,17 +346,15 @@ def _relative(dataset: Dataset, path: Path) -> str:
 
 def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
     """A picture with lines of text below it, each cut at its left where it is too long."""
-    font = ImageFont.load_default(_TEXT)
     height, width = picture.shape[:2]
     wide = max(width, SIDE)
     tile = Image.new("RGB", (wide, height + round(1.5 * _TEXT * len(lines))), "white")
     tile.paste(Image.fromarray(picture))
-    draw = ImageDraw.Draw(tile)
     for row, line in enumerate(lines):
-        text = printable(line)
-        while font.getlength(text) > wide:
+        text = fonts.drawable(line)
+        while fonts.text_width(text, _TEXT) > wide:
             text = f"…{text[2:]}"
-        draw.text((0, height + (1.5 * row + 0.25) * _TEXT), text, "black", font)
+        fonts.draw_text(tile, (0, height + (1.5 * row + 0.25) * _TEXT), text, _TEXT, "black", "la")
     return tile
 
 

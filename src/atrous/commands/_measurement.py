@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -62,13 +62,33 @@ class Measurement:
         return self.confusion, self.boundary, self.seams, self.sizes
 
 
-def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
+@dataclass(frozen=True)
+class Tiling:
+    """How pictures are cut into tiles, as the options of `predict` and `evaluate` say; see `AnySize`.
+
+    Args:
+        tile: side of a tile in pixels; None for tiles only where memory does not hold the whole picture.
+        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
+        memory: GB to use; None for half of what is free.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    memory: float | None = None
+
+
+#: Tiles only where memory does not hold a whole picture.
+BY_MEMORY = Tiling()
+
+
+def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tiling: Tiling = BY_MEMORY) -> Measurement:
     """Segments every picture and counts it against its mask; several processes share the pictures.
 
     Args:
         segmenter: the model.
         dataset: where to read.
         items: the labelled pictures, at least one.
+        tiling: how pictures are cut into tiles.
 
     Raises:
         AtrousError: nothing to measure, or classes that do not match.
@@ -80,7 +100,8 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
     read = reader_for(segmenter, dataset)
-    any_size, plain = any_size_of(segmenter), any_size_of(segmenter.with_crf(None), say=lambda line: None)
+    any_size = any_size_of(segmenter, tiling)
+    plain = any_size_of(segmenter.with_crf(None), tiling, say=lambda line: None)
     with progress_bar() as progress:
         processes = the_processes()
         own = processes.part(items)
@@ -111,14 +132,18 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
     return _of_all(measured, processes)
 
 
-def any_size_of(segmenter: Segmenter, say: Callable[[str], object] | None = None) -> AnySize:
+def any_size_of(
+    segmenter: Segmenter, tiling: Tiling = BY_MEMORY, say: Callable[[str], object] | None = None
+) -> AnySize:
     """Runs a segmenter on pictures of any size as `predict` does.
 
     Args:
         segmenter: what segments them.
+        tiling: how they are cut into tiles.
         say: told when a picture is tiled and why; None to print it.
     """
-    return AnySize(segmenter, say=say or (lambda line: console.print(escape(line))), limits=segmenter.limits)
+    said = say or (lambda line: console.print(escape(line)))
+    return AnySize(segmenter, **asdict(tiling), say=said, limits=segmenter.limits)
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:

@@ -14,6 +14,8 @@ from atrous.run_folder import Record, Run
 
 #: Recorded options that change masks, beside the model.
 OPTIONS = ("engine", "precision", "scales", "flip", "output_stride", "range", "crf")
+#: Recorded options of how pictures are cut into tiles.
+TILING = ("tile", "overlap", "memory")
 
 
 def measured_model(run: Run) -> Path | None:
@@ -43,6 +45,11 @@ def segmenter_options(run: Run) -> dict[str, Any]:
     return recorded
 
 
+def tiling_options(run: Run) -> dict[str, Any]:
+    """How the measured pictures were cut into tiles, where that was asked for."""
+    return {name: run.evaluation[name] for name in TILING if run.evaluation.get(name) is not None}
+
+
 def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
     """What to type to measure again, with the same options.
 
@@ -68,6 +75,8 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         words += ["--output-stride", str(options["output_stride"])]
     if "range" in options:
         words.append(f"--range={','.join(f'{value:g}' for value in options['range'])}")
+    for name, value in tiling_options(run).items():
+        words += [f"--{name}", f"{value:g}"]
     if "crf" in options:
         stored = options["crf"] == run.model_info.get("crf")
         words += ["--crf", "model" if stored else json.dumps(options["crf"])]
@@ -121,6 +130,7 @@ def options_in_words(evaluation: Record) -> str:
         "flip" if evaluation.get("flip") else None,
         f"output stride {stride}" if stride else None,
         "range " + " ".join(f"{value:g}" for value in values) if values else None,
+        *(f"{name} {evaluation[name]:g}" for name in TILING if evaluation.get(name) is not None),
         "CRF" if evaluation.get("crf") else None,
     ]
     return ", ".join(filter(None, parts))

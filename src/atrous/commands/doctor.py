@@ -23,7 +23,7 @@ from atrous.data.dataset import CLASSES_FILE
 from atrous.data.examine import Diagnosis, examine, open_to_examine
 from atrous.data.findings import Finding
 from atrous.errors import AtrousError, counted
-from atrous.outputs import check_outputs, json_output, no_empty_folder, table_output
+from atrous.outputs import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
 
 
 @checked
@@ -66,6 +66,8 @@ def doctor(
     table = Path(data) / CLASSES_FILE
     if write_classes:
         _check_no_table(table)
+    if pictures is not None:
+        check_is_folder("pictures", pictures)
     dataset = open_to_examine(data, layout)[0] if pictures is not None else None
     planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []
     check_outputs(

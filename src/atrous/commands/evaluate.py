@@ -9,7 +9,7 @@ Examples:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,16 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.arguments import checked
-from atrous.commands._measurement import any_size_of, matching_classes, measure, prepared, reader_for, summarise
+from atrous.commands._measurement import (
+    BY_MEMORY,
+    Tiling,
+    any_size_of,
+    matching_classes,
+    measure,
+    prepared,
+    reader_for,
+    summarise,
+)
 from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.file_kinds import kinds_of
@@ -67,6 +76,9 @@ def evaluate(
     output_stride: int | None = None,
     range: list[float] | None = None,
     engine: str | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    memory: float | None = None,
     device: str = "auto",
     precision: str = "float32",
     overwrite: bool = False,
@@ -95,6 +107,10 @@ def evaluate(
             by default the limits of the pictures' type.
         engine: runtime of the network: torch, openvino, or auto for the faster of the two; by default torch, and for an
             exported file its own.
+        tile: side of a tile in pixels; larger pictures are cut into tiles; by default only those that memory does not
+            hold.
+        overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
+        memory: memory to use, in GB; by default half of what is free.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
         precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
@@ -125,6 +141,8 @@ def evaluate(
         crf=crf,
         range=range,
     )
+    tiling = Tiling(tile, overlap, memory)
+    any_size_of(segmenter, tiling)  # a mistake there is named before the data is read
     warn_if_fresh(segmenter.info.provenance)
     dataset = open_dataset(data, layout)
     for note in dataset.notes:
@@ -136,7 +154,7 @@ def evaluate(
     first = the_processes().first
     if crf_search:
         found = the_processes().by_first(
-            lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images)))
+            lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images), tiling))
         )
         segmenter.crf = _crf_of(found, segmenter)
     results = {
@@ -153,8 +171,9 @@ def evaluate(
         **({"flip": True} if flip else {}),
         **({"output_stride": output_stride} if output_stride else {}),
         **({"range": range} if range else {}),
+        **{name: value for name, value in asdict(tiling).items() if value is not None},
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
-        **summarise(measure(segmenter, dataset, items), segmenter.info),
+        **summarise(measure(segmenter, dataset, items, tiling), segmenter.info),
     }
     _print(results)
     if save_crf is not None and first:
@@ -164,13 +183,14 @@ def evaluate(
     return results
 
 
-def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> DenseCRF:
+def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tiling: Tiling = BY_MEMORY) -> DenseCRF:
     """Finds a CRF's settings as the papers did; see `learning.crf_search`.
 
     Args:
         segmenter: the network, which sees each picture once, and those in tiles once for each of the settings.
         dataset: where to read.
         items: the labelled pictures to search on, at least one.
+        tiling: how pictures are cut into tiles.
 
     Returns:
         The CRF that scored best on them.
@@ -185,14 +205,14 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         scoring = progress.add_task("scoring", total=len(items), note="")
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
-        scoring_with_crf = any_size_of(segmenter.with_crf(_crf_of({}, segmenter)))  # what it takes in memory counts
+        scoring_with_crf = any_size_of(segmenter.with_crf(_crf_of({}, segmenter)), tiling)  # its memory counts
         for sample in in_background(reader_for(segmenter, dataset), items):
             scores.append(scoring_with_crf.scores(prepared(segmenter, sample), name=sample.name))
             progress.update(scoring, advance=1)
 
         def miou(crf: DenseCRF | None) -> float:
             confusion = ConfusionMatrix(len(segmenter.info.classes))
-            any_size = any_size_of(segmenter.with_crf(crf), say=lambda line: None)
+            any_size = any_size_of(segmenter.with_crf(crf), tiling, say=lambda line: None)
             read = in_background(reader_for(segmenter, dataset), items)
             for sample, scored in zip(read, scores, strict=True):
                 mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name, scores=scored)

@@ -36,6 +36,7 @@ from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter
 from atrous.outputs import (
     Output,
+    check_is_folder,
     check_outputs,
     model_inputs,
     no_empty_folder,
@@ -114,6 +115,7 @@ def explain(
         raise AtrousError(f"{model} is an exported file, into which nobody can look: give the model file.")
     if most < 1:
         raise AtrousError(f"most must be 1 or more, got {most}.")
+    check_is_folder("out", out)
     pictures = find_pictures(paths)
     if len(pictures) > MOST_PICTURES:
         raise AtrousError(f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: choose some.")

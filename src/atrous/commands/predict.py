@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -41,6 +41,7 @@ from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import Counted
 from atrous.outputs import (
+    check_is_folder,
     check_outputs,
     is_our_picture,
     json_output,
@@ -49,6 +50,7 @@ from atrous.outputs import (
     picture_output,
     save_picture,
 )
+from atrous.picture_marks import is_marked
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 
 #: Masks that may wait for the disk before the network waits for it.
 WRITES_WAITING = 8
-#: Subfolders that are named where a folder itself holds no pictures.
+#: Subfolders with pictures that are named, because they are not searched.
 SUBFOLDERS = 4
 #: Classes that the last sentence names.
 MOST_SHOWN = 8
@@ -120,6 +122,7 @@ def predict(
             write and would overwrite.
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
+    check_is_folder("out", out)
     pictures = find_pictures(paths)
     info = info_of(Path(model))
     most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
@@ -226,7 +229,8 @@ def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """Files, the pictures in folders and what glob patterns match, each once, in order.
 
-    In a folder, pictures that atrous wrote are passed over: masks may lie beside the pictures.
+    In a folder, pictures that atrous wrote are passed over, even those that somebody changed afterwards: masks may lie
+    beside the pictures. Subfolders are not searched; those that hold pictures are named.
 
     Raises:
         AtrousError: a path that is nothing, or no picture in the end.
@@ -234,12 +238,7 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            candidates = sorted(file for file in path.iterdir() if _is_picture(file))
-            matches = [file for file in candidates if not is_our_picture(file)]
-            if len(matches) < len(candidates):
-                _say(f"{counted(len(candidates) - len(matches), 'picture')} in {path} passed over: written by atrous")
-            for note in passed_over_notes([path]):
-                console.print(escape(note))
+            matches = _in_folder(path)
         elif path.exists():
             matches = [path]
         else:
@@ -247,26 +246,48 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
             if not matches:
                 raise AtrousError(f"{path}: no such file or folder, and no file matches it as a pattern.")
         found |= dict.fromkeys(matches)
+    below = _pictures_below([Path(path) for path in paths])
     if not found:
-        raise AtrousError(
-            f"no pictures in {', '.join(map(str, paths))}; known are {', '.join(sorted(PICTURE_SUFFIXES))}."
-            + _pictures_below(Path(path) for path in paths)
-        )
+        known = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise AtrousError(f"no pictures in {', '.join(map(str, paths))}; known are {known}. {below}".rstrip())
+    if below:
+        _say(below)
     return list(found)
 
 
-def _pictures_below(folders: Iterable[Path]) -> str:
-    """A sentence that names the subfolders that hold pictures, or ""."""
-    found = (one for folder in folders if folder.is_dir() for one in folders_with_pictures(folder, _is_to_predict))
-    below = dict(islice(found, SUBFOLDERS + 1))
+def _in_folder(folder: Path) -> list[Path]:
+    """The pictures of a folder; says which files are passed over."""
+    candidates = sorted(file for file in folder.iterdir() if _is_picture(file))
+    marked = [file for file in candidates if is_marked(file)]
+    written = [file for file in marked if is_our_picture(file)]
+    changed = [file for file in marked if file not in set(written)]
+    if written:
+        _say(f"{counted(len(written), 'picture')} in {folder} passed over: written by atrous")
+    if changed:
+        shown = changed[0].name if len(changed) == 1 else f"{changed[0].name}, …"
+        _say(
+            f"{counted(len(changed), 'picture')} in {folder} passed over: written by atrous and changed afterwards, so "
+            f"probably corrected masks ({shown}); to segment one, give it by its name"
+        )
+    for note in passed_over_notes([folder]):
+        console.print(escape(note))
+    return [file for file in candidates if file not in set(marked)]
+
+
+def _pictures_below(given: Sequence[Path]) -> str:
+    """A sentence that names the subfolders which hold pictures and are not given, or ""."""
+    folders = [path for path in given if path.is_dir()]
+    known = {folder.resolve() for folder in folders}
+    found = (one for folder in folders for one in folders_with_pictures(folder, _is_to_predict))
+    below = dict(islice((one for one in found if one[0].resolve() not in known), SUBFOLDERS + 1))
     if not below:
         return ""
     named = ", ".join(f"{folder} ({counted(count, 'picture')})" for folder, count in list(below.items())[:SUBFOLDERS])
-    return f" Subfolders are not searched; give those that are meant: {named}{' …' if len(below) > SUBFOLDERS else ''}."
+    return f"Subfolders are not searched; give those that are meant: {named}{' …' if len(below) > SUBFOLDERS else ''}."
 
 
 def _is_to_predict(path: Path) -> bool:
-    return path.is_file() and not is_our_picture(path)
+    return path.is_file() and not is_marked(path)
 
 
 def _is_picture(path: Path) -> bool:

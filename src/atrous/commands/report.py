@@ -8,7 +8,7 @@ Examples:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from atrous.commands._recorded_options import (
     missing,
     options_in_words,
     segmenter_options,
+    tiling_options,
 )
 from atrous.console import console
 from atrous.errors import AtrousError
@@ -33,8 +34,10 @@ from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
 
 if TYPE_CHECKING:
-    from atrous.data.dataset import Dataset
-    from atrous.inference.segmenter import Segmenter
+    from atrous.data.dataset import Item
+    from atrous.data.labels import ClassTable
+    from atrous.data.sample import Sample
+    from atrous.inference.prediction import Prediction
 
 MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are drawn as one
 SHOWN = 3  # best and worst pictures, each
@@ -259,7 +262,9 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     best, worst = best_and_worst(run.evaluation.get("per_image", []))
     if not best:
         return [], []
+    from atrous.commands._measurement import Tiling, any_size_of, prepared, reader_for
     from atrous.data.dataset import open_dataset
+    from atrous.inference.prediction import Prediction
     from atrous.inference.segmenter import Segmenter
 
     model = measured_model(run)
@@ -270,11 +275,18 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
         segmenter = Segmenter(model or run.model_file, **segmenter_options(run))  # so that pictures and scores agree
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
+    any_size = any_size_of(segmenter, Tiling(**tiling_options(run)))
+
+    def segment(sample: Sample) -> Prediction:
+        mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name)
+        return Prediction(mask, sample.image, segmenter.info)
+
+    read = reader_for(segmenter, dataset)
     groups, notes = [], []
     chosen = [("Best", best, None), ("Worst", worst, None)]
     chosen += [(title, [record], pair) for title, record, pair in most_confused_pictures(run.evaluation)]
     for title, records, pair in chosen:
-        rows, failures = picture_rows(records, segmenter, dataset, pair)
+        rows, failures = picture_rows(records, read, segment, dataset.classes, pair)
         groups.append((title, rows))
         notes += failures
     return [group for group in groups if group[1]], notes
@@ -309,32 +321,32 @@ def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Reco
 
 def picture_rows(
     records: Sequence[Record],
-    segmenter: Segmenter,
-    dataset: Dataset,
+    read: Callable[[Item], Sample],
+    segment: Callable[[Sample], Prediction],
+    classes: ClassTable,
     pair: tuple[int, int] | None = None,
 ) -> tuple[list[Record], list[str]]:
     """Image, truth, prediction and error map of each record as data URIs.
 
     Args:
         records: entries of `per_image` of an evaluation.
-        segmenter: the model.
-        dataset: reads the pictures and masks.
+        read: reads a picture and its mask.
+        segment: the model.
+        classes: the data set's, which the masks have.
         pair: the error map shows only the first class's pixels that were taken for the second.
 
     Returns:
         The rows, and a sentence for each picture that could not be read.
     """
-    from atrous.commands._measurement import matching_classes, reader_for
+    from atrous.commands._measurement import matching_classes
     from atrous.data.dataset import Item
 
     rows, notes = [], []
-    read = reader_for(segmenter, dataset)
     for record in records:
         try:
-            item = Item(record["name"], Path(record["image"]), Path(record["mask"]))
-            sample = read(item)
-            prediction = segmenter(sample.image, *(() if sample.valid is None else (sample.valid,)))
-            truth = matching_classes(dataset.classes, prediction.info.classes)[sample.label]
+            sample = read(Item(record["name"], Path(record["image"]), Path(record["mask"])))
+            prediction = segment(sample)
+            truth = matching_classes(classes, prediction.info.classes)[sample.label]
         except (AtrousError, OSError) as error:
             notes.append(f"{record['name']} cannot be shown: {error}")
             continue

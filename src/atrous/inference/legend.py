@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from atrous.fonts import draw_text, text_width
 
 
 def with_legend(
@@ -14,7 +16,7 @@ def with_legend(
 
     Args:
         picture: RGB.
-        entries: names and their colours, in the order of reading.
+        entries: names, as `fonts.labels` gives them, and their colours, in the order of reading.
         size: height of the letters in pixels; by default a fortieth of the picture's width, 11 at least.
 
     Returns:
@@ -22,10 +24,8 @@ def with_legend(
     """
     if not entries:
         return picture
-    entries = [(printable(name), color) for name, color in entries]
     size = size or max(11, round(picture.width / 40))
-    font = ImageFont.load_default(size)
-    widths = [2 * size + round(font.getlength(name)) for name, _ in entries]
+    widths = [2 * size + round(text_width(name, size)) for name, _ in entries]
     rows: list[list[int]] = [[]]
     for index, width in enumerate(widths):
         if rows[-1] and size + sum(widths[one] for one in rows[-1]) + width > picture.width:
@@ -40,11 +40,6 @@ def with_legend(
         for index in indices:
             name, color = entries[index]
             draw.rectangle((left, top, left + size, top + size), fill=color, outline="black")
-            draw.text((left + round(1.3 * size), top + size / 2), name, "black", font, anchor="lm")
+            draw_text(shown, (left + round(1.3 * size), top + size / 2), name, size, "black", "lm")
             left += widths[index]
     return shown
-
-
-def printable(text: str) -> str:
-    """The text on one line, with "?" for what no font draws: line breaks, other controls, bytes that are no text."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

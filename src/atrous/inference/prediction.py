@@ -13,6 +13,7 @@ from PIL import Image
 from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX, ClassTable, color_table
 from atrous.errors import AtrousError, shown
+from atrous.fonts import labels
 from atrous.inference.legend import with_legend
 from atrous.models.info import Info
 from atrous.outputs import check_replaceable, is_our_picture, save_picture
@@ -71,7 +72,11 @@ class Prediction:
 
         Args:
             opacity: of the colours, 0–1.
-            legend: the names and colours of the mask's classes below the picture, which makes it higher.
+            legend: the names and colours of the mask's classes below the picture, which makes it higher. A class whose
+                name no font of this system draws is shown by its number.
+
+        Warns:
+            FontWarning: names that are shown by their numbers.
         """
         if not 0 <= opacity <= 1:
             raise AtrousError(f"opacity is 0 to 1, got {opacity}.")
@@ -87,7 +92,8 @@ class Prediction:
         if not legend:
             return mixed
         present = [index for index in np.unique(self.mask) if colors[index].any()]
-        return with_legend(mixed, [(self.info.classes[index], self.info.colors[index]) for index in present])
+        names = labels(self.info.classes)
+        return with_legend(mixed, [(names[index], self.info.colors[index]) for index in present])
 
     @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

@@ -1,0 +1,300 @@
+"""Measures the figures of the README's table anew and writes them there, each with the machine that gave it.
+
+What was measured is kept in benchmarks/readme.json; figures that are not asked for stay as they are. The test of the
+README fails where its table is not what is kept.
+
+    python benchmarks/readme.py demo crf --shared ../shared             # two of them
+    python benchmarks/readme.py --data PATH/TO/camvid --peers WEIGHTS   # all; benchmarks/peers.py trains the weights
+    python benchmarks/readme.py --write                                 # none: writes the table again
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+KEPT = Path(__file__).with_suffix(".json")
+#: Between these lines of the README lies what is written here.
+BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->"
+SMP, TORCHVISION = "segmentation-models-pytorch", "torchvision"
+#: Marks of rows that another machine gave than most.
+MARKS = "¹²³⁴⁵"
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measurement and the rows that it gives.
+
+    Args:
+        rows: of each what was measured, the result, and what is beside it, as format strings of the values.
+        measure: measures, given the options, and returns the values.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+    measure: Callable[[argparse.Namespace], Values]
+
+
+def main() -> None:
+    """Measures what is asked for, and writes the README's table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; all by default")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "camvid", help="CamVid")
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="as of benchmarks/crf.py")
+    parser.add_argument("--peers", type=Path, help="weights of benchmarks/peers.py, for masks and rasters")
+    parser.add_argument("--write", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    if unknown := set(options.figures) - set(FIGURES):
+        parser.error(f"no such figures: {', '.join(unknown)}; known are {', '.join(FIGURES)}")
+    for name in () if options.write else options.figures or FIGURES:
+        values = FIGURES[name].measure(options)
+        kept = json.loads(KEPT.read_text(encoding="utf-8"))
+        kept[name] = {"machine": machine(), "day": f"{datetime.date.today()}", "values": values}
+        KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(name, json.dumps(values), flush=True)
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_table(text: str) -> str:
+    """The README's text with the table that `readme.json` gives."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + table(json.loads(KEPT.read_text(encoding="utf-8"))) + END + rest.partition(END)[2]
+
+
+def table(kept: dict[str, Values]) -> str:
+    """The machines and the rows, as Markdown."""
+    machines = [kept[name]["machine"] for name in FIGURES]
+    distinct = sorted(set(machines), key=lambda one: -machines.count(one))
+    marks = dict(zip(distinct, ("", *MARKS), strict=False))
+    lines = [f"On {distinct[0]}, without a GPU" + "".join(f"; {marks[one]} on {one}" for one in distinct[1:]) + ":", ""]
+    lines += ["| what | result | beside it |", "|---|---|---|"]
+    for name, figure in FIGURES.items():
+        for what, result, beside in figure.rows:
+            values = kept[name]["values"]
+            mark = marks[kept[name]["machine"]]
+            lines.append(f"| {what.format(**values)} | {result.format(**values)}{mark} | {beside.format(**values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """The processor in words."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*: (.*)", text)
+    name = model[1].split(" @")[0].replace("(R)", "").replace("Processor", "").strip() if model else "a processor"
+    maker = next((one for one in ("AMD EPYC", "Intel Xeon") if one.lower() in name.lower()), name)
+    flags = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX512", "avx2": "AVX2"}
+    best = next((words for flag, words in flags.items() if flag in text), "neither AVX2 nor AVX512")
+    cores = {1: "one core", 2: "two cores"}.get(len(os.sched_getaffinity(0)), f"{len(os.sched_getaffinity(0))} cores")
+    return f"{cores} of an {maker} with {best}"
+
+
+def results_of(*words: str | Path) -> Any:
+    """What a command writes with --json."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "results.json"
+        subprocess.run([*map(str, words), "--json", str(out)], check=True)
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def script(name: str, *words: str | Path) -> Any:
+    """What another benchmark writes with --json."""
+    return results_of(sys.executable, ROOT / "benchmarks" / name, *words)
+
+
+def atrous(*words: str | Path) -> Any:
+    """What a verb writes with --json."""
+    return results_of(sys.executable, "-m", "atrous", *words)
+
+
+def demo(options: argparse.Namespace) -> Values:
+    """The demo from its beginning."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "demo"
+        found = atrous("demo", "--out", run)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    minutes = max(line.get("seconds", 0) for line in lines) / 60
+    return {"miou": found["model"]["miou"], "minutes": minutes, "thresholds": found["thresholds"]["miou"]}
+
+
+def camvid(options: argparse.Namespace) -> Values:
+    """The shipped model's score."""
+    return {"miou": atrous("evaluate", ROOT / "zoo" / "camvid.safetensors", options.data)["miou"]}
+
+
+def step(backbone: str, *words: str) -> Callable[[argparse.Namespace], Values]:
+    """A training step against a peer's."""
+
+    def measure(options: argparse.Namespace) -> Values:
+        sides = script("train.py", "--backbone", backbone, *words)["sides"]
+        ours, small = sides["atrous"], sides["atrous, recompute"]
+        values: Values = {}
+        for name, peer in (("plain", sides["smp float32"]), ("mixed", sides["smp bfloat16"])):
+            for which, side in (("", ours), ("_small", small)):
+                values[f"{name}{which}"] = side["images_per_second"] / peer["images_per_second"]
+                values[f"{name}{which}_gb"] = side["peak_gb"] / peer["peak_gb"]
+        return values
+
+    return measure
+
+
+def counting(options: argparse.Namespace) -> Values:
+    """A confusion matrix against torchmetrics'."""
+    seconds = script("metrics.py")
+    return {"times": seconds["torchmetrics"] / seconds["atrous"]}
+
+
+def masks(options: argparse.Namespace) -> Values:
+    """A mask against each peer's, of the same weights."""
+    found = script("predict.py", "--data", options.data, "--peers", weights(options))
+    values: Values = {}
+    for name, network in found["networks"].items():
+        peer = network["sides"]["peer"]["seconds"]
+        for side, key in (("atrous", ""), ("atrous float32", "_float32"), ("atrous int8", "_int8")):
+            values[f"{name}{key}"] = peer / network["sides"][side]["seconds"]
+        values[f"{name}_same"] = network["sides"]["atrous"]["same"]
+    return values
+
+
+def raster(options: argparse.Namespace) -> Values:
+    """A large GeoTIFF of frames side by side, from the command to the mask."""
+    import numpy as np
+    import rasterio
+    from PIL import Image
+    from rasterio.windows import Window
+
+    side, frames = 20_000, sorted((options.data / "val").iterdir())
+    with tempfile.TemporaryDirectory() as folder:
+        place, model = Path(folder), Path(folder) / "model.safetensors"
+        peer = weights(options) / "smp_v3plus_mobilenetv2.pth"
+        subprocess.run([sys.executable, "-m", "atrous", "convert", peer, "--source", "smp", "--out", model], check=True)
+        shape = {"count": 3, "height": side, "width": side, "dtype": "uint8", "compress": "lzw"}
+        with rasterio.open(place / "a.tif", "w", driver="GTiff", crs="EPSG:32633", **shape) as to:
+            for row, top in enumerate(range(0, side, 360)):
+                pictures = [np.asarray(Image.open(frames[(row * 7 + column) % len(frames)])) for column in range(42)]
+                strip = np.concatenate(pictures, axis=1)[: side - top, :side].transpose(2, 0, 1)
+                to.write(strip, window=Window(0, top, side, strip.shape[1]))  # type: ignore[call-arg]
+        words = ["predict", model, place / "a.tif", "--out", place / "masks", "--memory", "1.5", "--overwrite"]
+        kibibytes = place / "peak"
+        timed = ["/usr/bin/env", "time", "-o", str(kibibytes), "-f", "%M", sys.executable, "-m", "atrous"]
+        found = results_of(*timed, *words)
+        peak = int(kibibytes.read_text(encoding="utf-8").split()[-1]) * 1024 / 1e9
+    return {"seconds": found["pictures"][0]["work"]["seconds"], "gb": peak}
+
+
+def crf(options: argparse.Namespace) -> Values:
+    """Refining masks against pydensecrf2."""
+    values: Values = {}
+    found = script("crf.py", "--shared", options.shared)["pictures"]
+    for size, names in (("large", [n for n in found if "2048" in n]), ("photo", [n for n in found if "2048" not in n])):
+        rows = [found[name]["seconds"] for name in names]
+        for side, key in (("atrous", ""), ("atrous, every class", "_every")):
+            times = sorted(row["pydensecrf2"] / row[side] for row in rows)
+            values[f"{size}{key}"] = times[len(times) // 2]
+    values["same"] = min(row["same labels"]["atrous"] for row in found.values())
+    return values
+
+
+def weights(options: argparse.Namespace) -> Path:
+    """The folder of the peers' weights."""
+    if options.peers is None:
+        raise SystemExit("give --peers, the folder that benchmarks/peers.py writes, or name the figures to measure")
+    return options.peers
+
+
+def mask_row(what: str, peer: str, name: str) -> tuple[str, str, str]:
+    """A row of `masks`."""
+    result = f"**{{{name}:.1f}}×** as fast, int8 {{{name}_int8:.1f}}×, float32 {{{name}_float32:.1f}}×"
+    return what, result, f"{peer}, the same weights ({{{name}_same:.1%}} of the pixels in bfloat16, all in float32)"
+
+
+FIGURES = {
+    "demo": Figure(
+        (
+            (
+                "`make demo`, brain slices, test mIoU",
+                "**{miou:.3f}** after {minutes:.1f} minutes",
+                "{thresholds:.3f}: the best two intensity thresholds",
+            ),
+        ),
+        demo,
+    ),
+    "camvid": Figure(
+        (
+            (
+                "CamVid, 11 classes, 480×360, val mIoU",
+                "**{miou:.3f}** in two hours ([shipped](zoo/camvid.md)), "
+                "[0.684 in 25 minutes](recipes/camvid_quick.yaml)",
+                "0.649 in 57 minutes: a peer's DeepLabV3+ with the same backbone",
+            ),
+        ),
+        camvid,
+    ),
+    "step": Figure(
+        (
+            (
+                "a training step, MobileNetV2, 4 × 512×512",
+                "**{plain:.1f}×** the images/s; or {plain_small:.1f}× at **{plain_small_gb:.2f}×** the peak memory",
+                f"{SMP}, the same network in its plain float32 loop",
+            ),
+            (
+                "the same against its loop in channels_last + bfloat16",
+                "**{mixed:.1f}×** the images/s; or {mixed_small:.1f}× at **{mixed_small_gb:.2f}×** the peak memory",
+                "",
+            ),
+        ),
+        step("mobilenetv2_100", "--rounds", "4"),
+    ),
+    "step_resnet50": Figure(
+        (
+            (
+                "a training step, ResNet-50",
+                "**{plain:.1f}×** the images/s; or {plain_small:.1f}× at {plain_small_gb:.2f}×",
+                "the same plain loop",
+            ),
+        ),
+        step("resnet50", "--rounds", "3", "--steps", "1"),
+    ),
+    "counting": Figure(
+        (("a confusion matrix, 2048×1024, 19 classes", "**{times:.0f}×** as fast", "torchmetrics, the same counts"),),
+        counting,
+    ),
+    "masks": Figure(
+        (
+            mask_row("a mask, V3+ MobileNetV2 at 512×512", SMP, "smp_v3plus_mobilenetv2"),
+            mask_row("a mask, V3+ ResNet-50", SMP, "smp_v3plus_resnet50"),
+            mask_row("a mask, V3 ResNet-50", TORCHVISION, "torchvision_v3_resnet50"),
+        ),
+        masks,
+    ),
+    "raster": Figure(
+        (("a 20,000×20,000 GeoTIFF, V3+ MobileNetV2", "**{seconds:.0f} s**, {gb:.1f} GB", ""),),
+        raster,
+    ),
+    "crf": Figure(
+        (
+            (
+                "the fully connected CRF, 21 classes, 2048×1024",
+                "**{large:.1f}×** as fast, {large_every:.1f}× with every class",
+                "pydensecrf2, the same labels on {same:.2%} of the pixels or more",
+            ),
+            ("the same at 500×375", "**{photo:.1f}×** as fast, {photo_every:.1f}× with every class", ""),
+        ),
+        crf,
+    ),
+}
+
+if __name__ == "__main__":
+    main()

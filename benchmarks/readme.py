@@ -40,11 +40,11 @@ class Figure:
 
     Args:
         rows: of each what was measured, the result, and what is beside it, as format strings of the values.
-        measure: measures, given the options, and returns the values.
+        measure: measures, given the options, and returns the values; None where a test holds the figures.
     """
 
     rows: tuple[tuple[str, str, str], ...]
-    measure: Callable[[argparse.Namespace], Values]
+    measure: Callable[[argparse.Namespace], Values] | None
 
 
 def main() -> None:
@@ -56,10 +56,11 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="weights of benchmarks/peers.py, for masks and rasters")
     parser.add_argument("--write", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    if unknown := set(options.figures) - set(FIGURES):
-        parser.error(f"no such figures: {', '.join(unknown)}; known are {', '.join(FIGURES)}")
-    for name in () if options.write else options.figures or FIGURES:
-        values = FIGURES[name].measure(options)
+    measures = {name: figure.measure for name, figure in FIGURES.items() if figure.measure}
+    if unknown := set(options.figures) - set(measures):
+        parser.error(f"no such figures: {', '.join(unknown)}; known are {', '.join(measures)}")
+    for name in () if options.write else options.figures or measures:
+        values = measures[name](options)
         kept = json.loads(KEPT.read_text(encoding="utf-8"))
         kept[name] = {"machine": machine(), "day": f"{datetime.date.today()}", "values": values}
         KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -156,16 +157,17 @@ def counting(options: argparse.Namespace) -> Values:
     return {"times": seconds["torchmetrics"] / seconds["atrous"]}
 
 
-def masks(options: argparse.Namespace) -> Values:
-    """A mask against each peer's, of the same weights."""
-    found = script("predict.py", "--data", options.data, "--peers", weights(options))
-    values: Values = {}
-    for name, network in found["networks"].items():
-        peer = network["sides"]["peer"]["seconds"]
-        for side, key in (("atrous", ""), ("atrous float32", "_float32"), ("atrous int8", "_int8")):
-            values[f"{name}{key}"] = peer / network["sides"][side]["seconds"]
-        values[f"{name}_same"] = network["sides"]["atrous"]["same"]
-    return values
+def mask(name: str) -> Callable[[argparse.Namespace], Values]:
+    """A mask against a peer's, of the same weights."""
+
+    def measure(options: argparse.Namespace) -> Values:
+        words = ("--data", options.data, "--peers", weights(options), "--only", name)
+        sides = script("predict.py", *words)["networks"][name]["sides"]
+        keys = {"times": "atrous", "float32": "atrous float32", "int8": "atrous int8"}
+        times = {key: sides["peer"]["seconds"] / sides[side]["seconds"] for key, side in keys.items()}
+        return {**times, "same": sides["atrous"]["same"]}
+
+    return measure
 
 
 def raster(options: argparse.Namespace) -> Values:
@@ -214,10 +216,13 @@ def weights(options: argparse.Namespace) -> Path:
     return options.peers
 
 
-def mask_row(what: str, peer: str, name: str) -> tuple[str, str, str]:
-    """A row of `masks`."""
-    result = f"**{{{name}:.1f}}×** as fast, int8 {{{name}_int8:.1f}}×, float32 {{{name}_float32:.1f}}×"
-    return what, result, f"{peer}, the same weights ({{{name}_same:.1%}} of the pixels in bfloat16, all in float32)"
+def mask_figure(what: str, peer: str, name: str) -> Figure:
+    """The row of a `mask`."""
+    result = "**{times:.1f}×** as fast, int8 {int8:.1f}×, float32 {float32:.1f}×"
+    return Figure(
+        ((what, result, f"{peer}, the same weights ({{same:.1%}} of the pixels in bfloat16, all in float32)"),),
+        mask(name),
+    )
 
 
 FIGURES = {
@@ -241,6 +246,16 @@ FIGURES = {
             ),
         ),
         camvid,
+    ),
+    "tensorflow": Figure(
+        (
+            (
+                "Google's `deeplabv3_257_mv_gpu.tflite`, converted, 80 VOC pictures",
+                "mIoU {miou:.5f}, {same:.5%} of the pixels",
+                "{miou:.5f}: TensorFlow Lite's own runtime",
+            ),
+        ),
+        None,
     ),
     "step": Figure(
         (
@@ -271,14 +286,9 @@ FIGURES = {
         (("a confusion matrix, 2048×1024, 19 classes", "**{times:.0f}×** as fast", "torchmetrics, the same counts"),),
         counting,
     ),
-    "masks": Figure(
-        (
-            mask_row("a mask, V3+ MobileNetV2 at 512×512", SMP, "smp_v3plus_mobilenetv2"),
-            mask_row("a mask, V3+ ResNet-50", SMP, "smp_v3plus_resnet50"),
-            mask_row("a mask, V3 ResNet-50", TORCHVISION, "torchvision_v3_resnet50"),
-        ),
-        masks,
-    ),
+    "mask_mobilenetv2": mask_figure("a mask, V3+ MobileNetV2 at 512×512", SMP, "smp_v3plus_mobilenetv2"),
+    "mask_resnet50": mask_figure("a mask, V3+ ResNet-50", SMP, "smp_v3plus_resnet50"),
+    "mask_torchvision": mask_figure("a mask, V3 ResNet-50", TORCHVISION, "torchvision_v3_resnet50"),
     "raster": Figure(
         (("a 20,000×20,000 GeoTIFF, V3+ MobileNetV2", "**{seconds:.0f} s**, {gb:.1f} GB", ""),),
         raster,

@@ -177,9 +177,7 @@ def check_is_folder(flag: str, path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
-        raise AtrousError(
-            f"{flag} is {path}, the name of a file; it is a folder that files are written into: give one."
-        )
+        raise AtrousError(f"{flag} is {path}, which is named like a file; give a folder, which files are written into.")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -157,3 +158,18 @@ def test_resume_goes_on_with_a_finished_run(trained: Path) -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_figures_is_what_was_measured() -> None:
+    path = ROOT / "benchmarks" / "readme.py"
+    spec = importlib.util.spec_from_file_location("readme_figures", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    assert module.with_table(README) == README
+    kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    changed = {**kept, "demo": {**kept["demo"], "values": {"miou": 0.5, "minutes": 1.0, "thresholds": 0.25}}}
+    assert "**0.500** after 1.0 minutes | 0.250" in module.table(changed)
+    elsewhere = {**kept, "demo": {**kept["demo"], "machine": "one core of a toaster"}}
+    assert "on one core of a toaster" in module.table(elsewhere)

@@ -20,7 +20,7 @@ SHAPED = pytest.mark.skipif(not features.check("raqm"), reason="this Pillow does
 @pytest.fixture
 def no_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system without any font."""
-    caches = (fonts._system_fonts, fonts._runs)
+    caches = (fonts._system_fonts, fonts._runs, fonts._labels)
     monkeypatch.setattr(fonts, "_font_folders", list)
     for cache in caches:
         cache.cache_clear()
@@ -77,10 +77,12 @@ def test_arabic_letters_are_joined_and_run_from_the_right():
 
 def test_letters_that_must_be_joined_are_not_drawn_apart(monkeypatch):
     monkeypatch.setattr(features, "check", lambda name: False)
-    fonts._runs.cache_clear()
+    for cache in (fonts._runs, fonts._labels):
+        cache.cache_clear()
     with pytest.warns(FontWarning, match="class 1 مسار"):
         assert labels(["road", "مسار"]) == ["road", "class 1"]
-    fonts._runs.cache_clear()
+    for cache in (fonts._runs, fonts._labels):
+        cache.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["🚗", "car 🚗", "👩🏽‍🌾 farmer", "🇩🇪"])

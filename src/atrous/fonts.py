@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, features
+
+from atrous import logger
 
 #: Sizes in pixels at which fonts of coloured bitmaps, such as those for emoji, have their only pictures.
 BITMAP_SIZES = (109, 136, 128, 160, 96, 64)
@@ -49,17 +50,22 @@ def labels(names: Sequence[str]) -> list[str]:
         names: of all classes, in the order of their indices.
 
     Warns:
-        FontWarning: names that are not drawn, each beside its number.
+        FontWarning: names that are not drawn, each beside its number; once for each list of names.
     """
-    shown = [printable(name) if _runs(printable(name)) is not None else f"class {i}" for i, name in enumerate(names)]
-    missing = [f"{label} {name}" for label, name in zip(shown, map(printable, names), strict=True) if label != name]
+    return list(_labels(tuple(printable(name) for name in names)))
+
+
+@lru_cache(maxsize=64)
+def _labels(names: tuple[str, ...]) -> tuple[str, ...]:
+    shown = tuple(name if _runs(name) is not None else f"class {index}" for index, name in enumerate(names))
+    missing = [f"{label} {name}" for label, name in zip(shown, names, strict=True) if label != name]
     if missing:
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        warnings.warn(
+        logger.warn(
             f"no font of this system draws the names of some classes, so pictures show their numbers: "
             f"{', '.join(missing[:MOST_NAMED])}{more}. A font with these letters, such as Noto Sans, mends it.",
             FontWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return shown
 

@@ -14,8 +14,21 @@ import torch
 from PIL import Image
 
 import atrous
-from atrous.errors import AtrousError
+from atrous.commands.export import export
+from atrous.commands.report import report
+from atrous.data.dataset import Dataset, Item
+from atrous.data.labels import ClassTable
+from atrous.data.transforms import Augment
+from atrous.errors import AtrousError, WrongArguments
+from atrous.explaining.look import explain_picture
+from atrous.inference.any_size import AnySize
+from atrous.learning import recipe as recipes
+from atrous.learning.calibration import fit_temperature, reliability
 from atrous.learning.recipe import Recipe, read_recipe, to_recipe
+from atrous.models.deeplab_v1 import DeepLabV1
+from atrous.models.deeplab_v2 import DeepLabV2
+from atrous.models.deeplab_v3 import DeepLabV3
+from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.info import Info, Preprocessing
 
 
@@ -137,6 +150,14 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
     probabilities = np.full((2, 4, 5), 0.5, np.float32)
     crf = atrous.DenseCRF(iterations=1)
     missing = folder / "missing.safetensors"
+    image = picture.copy()
+    table = ClassTable(("a", "b"), ((0, 0, 0), (1, 1, 1)), ((0,), (1,)), (255,))
+    item = Item("x", folder / "x.png", folder / "y.png")
+    dataset = Dataset(folder, "folder", table, {"train": (item,)})
+    labels, logits = np.array([0, 1]), np.zeros((2, 2), np.float32)
+    raw_mask = np.zeros((4, 5), np.uint8)
+    file = folder / "model.safetensors"
+    atrous.save(model, file)
     verb = {"model": missing, "data": folder}
     client = atrous.Client("http://127.0.0.1:9", patience=0, timeout=5)
     return {
@@ -208,6 +229,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "explain": (atrous.explain, {"model": missing, "paths": [folder], **own_arguments(atrous.explain)}),
         "doctor": (atrous.doctor, {"data": folder, **own_arguments(atrous.doctor)}),
         "read_recipe": (read_recipe, {"path": missing}),
+        "read_recipe over a file": (read_recipe, {"path": write(folder / "recipe.yaml", "seed: 1"), "overrides": None}),
         "to_recipe": (to_recipe, {"record": {"seed": 1}}),
         "Info": (Info, {name: getattr(model.info, name) for name in Info.__dataclass_fields__}),
         "Info.from_dict": (Info.from_dict, {"record": model.info.to_dict()}),
@@ -216,7 +238,88 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             {name: getattr(model.info.preprocessing, name) for name in Preprocessing.__dataclass_fields__},
         ),
         "train": (atrous.train, {"recipe": Recipe(), **own_arguments(atrous.train)}),
+        "load": (atrous.load, {"path": file, "output_stride": None}),
+        "save": (atrous.save, {"model": model, "path": folder / "x.safetensors", "half": False, "overwrite": False}),
+        "convert": (atrous.convert, {"file": {"x": torch.zeros(3)}, **own_arguments(atrous.convert)}),
+        "export": (export, {"model": missing, **own_arguments(export)}),
+        "report": (report, {"runs": [folder], **own_arguments(report)}),
+        "create_model": (
+            atrous.create_model,
+            {"architecture": "deeplabv3plus", "pretrained": False, **constructor_arguments(DeepLabV3Plus)},
+        ),
+        "DeepLabV1": (DeepLabV1, constructor_arguments(DeepLabV1)),
+        "DeepLabV2": (DeepLabV2, constructor_arguments(DeepLabV2)),
+        "DeepLabV3": (DeepLabV3, constructor_arguments(DeepLabV3)),
+        "set_output_stride": (model.set_output_stride, {"output_stride": 16}),
+        "a model": (model, {"images": torch.zeros(1, 3, 33, 33)}),
+        "a model's scores": (model.scores, {"images": torch.zeros(1, 3, 33, 33)}),
+        "Dataset": (
+            Dataset,
+            {
+                "root": folder,
+                "layout": "folder",
+                "classes": table,
+                "splits": {},
+                "notes": (),
+                "masks_without_image": (),
+                "channels": None,
+                "pages": "first",
+            },
+        ),
+        "Dataset.split": (dataset.split, {"name": "train"}),
+        "Dataset.taking": (dataset.taking, {"channels": None, "pages": "first"}),
+        "Dataset.read": (dataset.read, {"item": item}),
+        "Dataset.read_label": (dataset.read_label, {"mask": folder / "y.png"}),
+        "ClassTable": (
+            ClassTable,
+            {name: getattr(table, name) for name in ("names", "colors", "raw", "ignore")},
+        ),
+        "ClassTable.from_yaml": (ClassTable.from_yaml, {"path": missing}),
+        "ClassTable.to_yaml": (table.to_yaml, {"path": folder / "classes.yaml"}),
+        "ClassTable.encode": (table.encode, {"raw_mask": raw_mask, "nodata": None}),
+        "ClassTable.look_up": (table.look_up, {"raw_mask": raw_mask}),
+        "ClassTable.decode": (table.decode, {"label": raw_mask}),
+        "Augment": (Augment, {name: getattr(Augment(), name) for name in Augment.__dataclass_fields__}),
+        "Recipe": (Recipe, {name: getattr(Recipe(), name) for name in Recipe.__dataclass_fields__}),
+        **{
+            f"a recipe's {name}": (part, {field: getattr(part(), field) for field in part.__dataclass_fields__})
+            for name in ("Data", "Model", "Loss", "Crf", "Optim", "Schedule", "Train", "Watch")
+            for part in (getattr(recipes, name),)
+        },
+        "AnySize": (
+            AnySize,
+            {
+                "segmenter": segmenter,
+                "tile": None,
+                "overlap": None,
+                "memory": None,
+                "say": lambda line: None,
+                "limits": None,
+            },
+        ),
+        "AnySize.__call__": (AnySize(segmenter), {"image": image, "valid": None, "name": "x", "progress": None}),
+        "AnySize.scores": (AnySize(segmenter).scores, {"image": image}),
+        "Segmenter.prepare": (segmenter.prepare, {"image": image}),
+        "Segmenter.segment": (segmenter.segment, {"image": image}),
+        "Segmenter.scores": (segmenter.scores, {"image": image}),
+        "explain_picture": (
+            explain_picture,
+            {"model": model, "image": image, "valid": None, "classes": [0], "most": 1, "crf": None},
+        ),
+        "fit_temperature": (fit_temperature, {"logits": logits, "labels": labels}),
+        "reliability": (reliability, {"logits": logits, "labels": labels, "temperature": 1.0, "bins": 15}),
     }
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def constructor_arguments(paper: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a paper's class, over a small backbone."""
+    small = {"backbone": "google_mobilenetv2_025", "fov_channels": 8, "aspp_channels": 8, "low_channels": 8}
+    return {name: small.get(name, default) for name, default in own_arguments(paper).items()}
 
 
 def own_arguments(verb: Callable[..., Any]) -> dict[str, Any]:
@@ -234,7 +337,10 @@ def table(model, tmp_path_factory) -> dict[str, tuple[Callable[..., Any], dict[s
 
 
 #: Calls that do something with many of the odd values, such as to load or to look through folders.
-TAKING_LONG = {"Segmenter", "start_from", "predict", "explain", "doctor", "evaluate"}
+TAKING_LONG = {
+    *("Segmenter", "start_from", "predict", "explain", "doctor", "evaluate", "load"),
+    *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
+}
 SLOW = pytest.mark.slow
 CALLS = [
     "Segmenter",
@@ -261,6 +367,49 @@ CALLS = [
     "explain",
     "doctor",
     "train",
+    "load",
+    "save",
+    "convert",
+    "export",
+    "report",
+    "create_model",
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "set_output_stride",
+    "a model",
+    "a model's scores",
+    "Dataset",
+    "Dataset.split",
+    "Dataset.taking",
+    "Dataset.read",
+    "Dataset.read_label",
+    "ClassTable",
+    "ClassTable.from_yaml",
+    "ClassTable.to_yaml",
+    "ClassTable.encode",
+    "ClassTable.look_up",
+    "ClassTable.decode",
+    "Augment",
+    "Recipe",
+    "a recipe's Data",
+    "a recipe's Model",
+    "a recipe's Loss",
+    "a recipe's Crf",
+    "a recipe's Optim",
+    "a recipe's Schedule",
+    "a recipe's Train",
+    "a recipe's Watch",
+    "AnySize",
+    "AnySize.__call__",
+    "AnySize.scores",
+    "Segmenter.prepare",
+    "Segmenter.segment",
+    "Segmenter.scores",
+    "explain_picture",
+    "fit_temperature",
+    "reliability",
+    "read_recipe over a file",
     "read_recipe",
     "to_recipe",
     "Info",
@@ -295,8 +444,37 @@ def test_create_model_refuses_arguments_that_no_network_has(arguments):
 
 
 def test_every_public_name_is_in_the_table_or_tested_elsewhere():
-    elsewhere = {"AtrousError", "__version__", "create_model", "convert", "load", "save"}
+    elsewhere = {"AtrousError", "__version__"}
     assert {name.partition(".")[0] for name in CALLS} | elsewhere >= set(atrous.__all__)
+
+
+#: Calls of torch's own, whose arguments Python binds.
+BOUND_BY_TORCH = {"DenseCRF.__call__", "a model", "a model's scores"}
+#: Calls by keyword where any name may be meant for a network.
+TAKING_FURTHER = {"create_model", "convert", "DenseCRF.preset"}
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in BOUND_BY_TORCH | TAKING_FURTHER])
+def test_unknown_and_missing_arguments_are_said_with_the_nearest_name(table, name):
+    function, arguments = table[name]
+    if "of several" in name or name in ("Segmenter.prepare", "Segmenter.segment", "Segmenter.scores", "AnySize.scores"):
+        pytest.skip("a function of this test, or one whose arguments Python binds")
+    first = next(iter(arguments))
+    with pytest.raises(WrongArguments, match=f"no argument '{first}x'; did you mean {first}") as raised:
+        function(**arguments, **{f"{first}x": 1})
+    assert isinstance(raised.value, AtrousError)
+    assert isinstance(raised.value, TypeError)
+    with pytest.raises(WrongArguments, match=r"no argument '0815'\. There are: "):
+        function(**arguments, **{"0815": 1})
+    needed = [one for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+    if needed:
+        with pytest.raises(WrongArguments, match=f"missing a required.*'{needed[0].name}'"):
+            function()
+
+
+def test_a_misspelt_option_of_a_network_is_said_with_the_nearest_name():
+    with pytest.raises(WrongArguments, match="Did you mean 'backbone'"):
+        atrous.create_model("deeplabv3plus", bakbone="resnet18")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import numbers
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from atrous.errors import SHOWN, AtrousError, shown
+from atrous.errors import SHOWN, AtrousError, WrongArguments, nearest, shown
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+Kind = TypeVar("Kind")
 
 #: What may be given for each type of a signature, in words.
 WORDS = {
@@ -26,6 +28,8 @@ WORDS = {
     "Mapping": "a mapping",
     "dict": "a dict",
 }
+#: Types of several values of one kind, from which a list or a tuple is made.
+SEVERAL = ("list", "Sequence", "tuple")
 
 
 class _Refused(Exception):
@@ -36,18 +40,19 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Gives a public function arguments of the types in its signature, and turns errors of files into an AtrousError.
 
     Texts become paths where the signature says Path, one path a list where it says list[Path], NumPy's numbers
-    Python's. Types that are no plain ones, such as modules and arrays, are the function's own to check.
+    Python's. Types that are no plain ones, such as modules and arrays, are the function's own to check. Unknown and
+    missing arguments are a `WrongArguments`, and too little memory is an AtrousError.
 
     Args:
         function: with annotations; of a method the first argument is passed on.
     """
     call: Any = function
-    signature, title = inspect.signature(function), function.__qualname__.removesuffix(".__init__")
+    signature, title = inspect.signature(function), _title(function)
     kinds = {name: found for name, one in signature.parameters.items() if (found := _kinds_of(one.annotation))}
 
     @functools.wraps(function)
     def with_checks(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        bound: Any = signature.bind(*args, **kwargs)
+        bound = _bound(signature, title, args, kwargs)
         for name, value in bound.arguments.items():
             if name in kinds and signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[name] = _of_kinds(value, kinds[name], f"{title}: {name}")
@@ -57,8 +62,76 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
             raise
         except OSError as error:
             raise AtrousError(str(error)) from error
+        except MemoryError as error:
+            raise AtrousError(f"{title}: this takes more memory than there is. {error}".rstrip()) from error
 
     return with_checks
+
+
+def checked_names(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Unknown and missing arguments of a public function are a `WrongArguments`; it checks their values itself.
+
+    Args:
+        function: of a method the first argument is passed on.
+    """
+    call: Any = function
+    signature, title = inspect.signature(function), _title(function)
+
+    @functools.wraps(function)
+    def with_names(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        bound = _bound(signature, title, args, kwargs)
+        return call(*bound.args, **bound.kwargs)
+
+    return with_names
+
+
+def checked_fields(kind: type[Kind]) -> type[Kind]:
+    """As `checked`, for the constructor of a dataclass.
+
+    Args:
+        kind: the dataclass; changed in place.
+    """
+    kind.__init__ = checked(kind.__init__)
+    return kind
+
+
+def checked_field_names(kind: type[Kind]) -> type[Kind]:
+    """As `checked_names`, for the constructor of a dataclass.
+
+    Args:
+        kind: the dataclass; changed in place.
+    """
+    kind.__init__ = checked_names(kind.__init__)
+    return kind
+
+
+def _title(function: Callable[..., Any]) -> str:
+    return function.__qualname__.removesuffix(".__init__")
+
+
+def _bound(signature: inspect.Signature, title: str, args: Any, kwargs: Any) -> Any:
+    """The arguments by the names of the signature.
+
+    Raises:
+        WrongArguments: they do not fit it.
+    """
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise _wrong_arguments(signature, title, kwargs, error) from None
+
+
+def _wrong_arguments(signature: Any, title: str, named: Mapping[str, Any], error: TypeError) -> WrongArguments:
+    """What to say where the arguments do not fit the signature."""
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    names = [name for name, one in signature.parameters.items() if one.kind not in variable]
+    names = names[1:] if names[:1] in (["self"], ["cls"]) else names
+    unknown = next((name for name in named if name not in names), None)
+    if unknown is None:
+        return WrongArguments(f"{title}: {error}.")
+    near = nearest(unknown, names)
+    there = f"; did you mean {near}?" if near else f". There are: {', '.join(names) or 'none'}."
+    return WrongArguments(f"{title}: no argument '{unknown[:SHOWN]}'{there}")
 
 
 def _kinds_of(annotation: Any) -> tuple[str, ...]:
@@ -76,10 +149,22 @@ def _kinds_of(annotation: Any) -> tuple[str, ...]:
 
 
 def _is_plain(kind: str) -> bool:
-    outer, bracket, inner = kind.partition("[")
-    if bracket and outer in ("list", "Sequence"):
-        return inner.removesuffix("]") in WORDS
-    return outer in WORDS and (not bracket or outer in ("dict", "Mapping"))
+    outer, bracket, _ = kind.partition("[")
+    if bracket and outer in SEVERAL:
+        return _each(kind) in WORDS
+    return kind.startswith("Literal['") or (outer in WORDS and (not bracket or outer in ("dict", "Mapping")))
+
+
+def _each(kind: str) -> str:
+    """The one type in a kind of several, or of a tuple of equal types; else the text in the brackets."""
+    inside = kind.partition("[")[2].removesuffix("]")
+    each = {part.strip() for part in inside.split(",")} - {"..."} if kind.startswith("tuple[") else {inside}
+    return each.pop() if len(each) == 1 else inside
+
+
+@functools.cache
+def _literals(kind: str) -> tuple[str, ...]:
+    return ast.literal_eval(f"({kind.removeprefix('Literal[').removesuffix(']')},)")
 
 
 def _of_kinds(value: Any, kinds: tuple[str, ...], name: str) -> Any:
@@ -93,19 +178,23 @@ def _of_kinds(value: Any, kinds: tuple[str, ...], name: str) -> Any:
             return _of_kind(value, kind, name)
         except _Refused:
             continue
-    words = [f"a list, each {WORDS[kind.partition('[')[2][:-1]]}" if _several(kind) else WORDS[kind.partition("[")[0]]
-             for kind in kinds]  # fmt: skip
-    raise AtrousError(f"{name} must be {' or '.join(words)}, got {shown(value)}.")
+    raise AtrousError(f"{name} must be {' or '.join(map(_in_words, kinds))}, got {shown(value)}.")
 
 
-def _several(kind: str) -> bool:
-    return kind.startswith(("list[", "Sequence["))
+def _in_words(kind: str) -> str:
+    outer = kind.partition("[")[0]
+    if outer == "Literal":
+        return " or ".join(map(repr, _literals(kind)))
+    return f"a list, each {WORDS[_each(kind)]}" if outer in SEVERAL else WORDS[outer]
 
 
 def _of_kind(value: Any, kind: str, name: str) -> Any:
-    if _several(kind):
-        return _list_of(value, kind.partition("[")[2].removesuffix("]"), name)
     outer = kind.partition("[")[0]
+    if outer in SEVERAL:
+        items = _list_of(value, _each(kind), name)
+        return tuple(items) if outer == "tuple" else items
+    if outer == "Literal" and isinstance(value, str) and value in _literals(kind):
+        return value
     if outer == "None" and value is None:
         return None
     if outer == "Path" and isinstance(value, str | os.PathLike):

@@ -20,6 +20,10 @@ class AtrousError(ValueError):
     exit_code = 2
 
 
+class WrongArguments(AtrousError, TypeError):
+    """A call with an argument that the function does not have, or without one that it needs."""
+
+
 class SomeInputsFailed(AtrousError):
     """Some inputs could not be used, and were named; the others are done."""
 

@@ -13,10 +13,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from atrous.arguments import checked
 from atrous.atomic_write import atomic_path
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json
-from atrous.model_state import described, kept_state
+from atrous.model_state import kept_state
+from atrous.models.given import check_model
 from atrous.outputs import MAX_HEADER_BYTES, check_replaceable, is_our_model
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from atrous.models.info import Info
 
 
+@checked
 def save(model: SegmentationModel, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
     """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
 
@@ -42,9 +45,9 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
             weights and record do not fit each other or hold values that are not finite.
     """
     check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
-    plain, record = described(model)
-    info = _record_text(record)
-    tensors = kept_state(plain, record)
+    plain = check_model(model, wrapped=True)
+    info = _record_text(plain.info)
+    tensors = kept_state(plain, plain.info)
     if half:
         tensors = {name: _halved(name, tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, Path(path))
@@ -62,6 +65,7 @@ def _record_text(info: Info) -> str:
     return text
 
 
+@checked
 def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationModel:
     """Reads a model file and rebuilds its model, in evaluation mode.
 
@@ -173,6 +177,11 @@ def _read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, read without torch."""
     if path.is_dir():
         inside = path / "best.safetensors"
+        if (path / "config.json").is_file() and not inside.is_file():
+            raise AtrousError(
+                f"{path} is a folder of another library (it has a config.json), no model file. Convert it first: "
+                f"atrous convert {path} --out model.safetensors."
+            )
         raise AtrousError(
             f"{path} is a folder, no model file." + (f" The run's model is {inside}." if inside.is_file() else "")
         )

@@ -7,40 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError
 from atrous.models.info import Info
-from atrous.models.wrapped import unwrapped, without_wrappers
+from atrous.models.wrapped import without_wrappers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Kinds of floating-point numbers that a model file keeps as they are; others become single precision.
 KEPT = ("torch.float16", "torch.float32")
-
-
-def described(model: Any) -> tuple[Any, Info]:
-    """The module inside what training tools put around it, and what it says about itself.
-
-    Args:
-        model: whatever was given for a model.
-
-    Raises:
-        AtrousError: it is no module of this package's; says what it is and what to do.
-    """
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        kind = "a state dict" if isinstance(model, Mapping) else f"{type(model).__name__}"
-        raise AtrousError(
-            f"a model is needed, got {kind}: build one with atrous.create_model, load one with atrous.load, or make it "
-            "of another library's weights with atrous.convert."
-        )
-    inside = unwrapped(model)
-    info = getattr(inside, "info", None)
-    if not isinstance(info, Info):
-        raise AtrousError(
-            f"{type(inside).__name__} is no model of atrous: it has no .info that says how it was built. Convert its "
-            "weights: atrous.convert(model.state_dict())."
-        )
-    return inside, info
 
 
 def kept_state(model: Any, info: Info) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from atrous.commands.evaluate import evaluate, search_crf
 from atrous.crf.settings import make_crf
 from atrous.data.dataset import open_dataset
 from atrous.inference import any_size
+from atrous.inference import memory as memory_module
 from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial
@@ -51,7 +52,7 @@ def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """As much memory as there is, or none, so that pictures are cut into tiles of 64 px."""
     if request.param == "tiles":
         monkeypatch.setattr(any_size, "TILES", (96, 64))
-        monkeypatch.setattr(any_size, "SURELY_FITS", 0)
+        monkeypatch.setattr(memory_module, "SURELY_FITS", 0)
         monkeypatch.setattr(any_size, "limit_bytes", lambda *given: 0.0)
     return request.param
 

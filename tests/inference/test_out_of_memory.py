@@ -7,8 +7,8 @@ import pytest
 
 import atrous
 from atrous.inference import any_size as module
-from atrous.inference.any_size import SURELY_FITS, AnySize, surely_fits
-from atrous.inference.memory import predict_bytes
+from atrous.inference.any_size import AnySize
+from atrous.inference.memory import SURELY_FITS, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
 from atrous.inference.segmenter import Segmenter
 from atrous.serving.network import Job, Network

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+import atrous
 from atrous import convert
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.weights import foreign, huggingface
+from atrous.weights import foreign, huggingface, huggingface_told
 from atrous.weights.foreign import Foreign
 
 
@@ -180,3 +181,84 @@ def test_the_classes_of_voc_are_those_of_voc():
 )
 def test_labels_that_name_nothing_leave_placeholders(labels):
     assert huggingface.classes({"id2label": labels}, 2) is None
+
+
+def write_processor(folder, **options):
+    (folder / "preprocessor_config.json").write_text(json.dumps(options))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"do_resize": True, "size": {"height": 513, "width": 513}}, ["do_resize (size 513×513)"]),
+        ({"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}, ["do_center_crop (crop_size 224×224)"]),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": False}, ["do_resize (size 256)"]),
+        ({"do_resize": True, "do_center_crop": True}, ["do_resize and do_center_crop"]),
+        ({"do_pad": True, "do_equalize": True}, ["do_equalize, do_pad, which is not done here"]),
+    ],
+)
+def test_what_the_processor_does_and_we_do_not_is_said(folder, capsys, options, said):
+    write_processor(folder, image_mean=[0.5] * 4, image_std=[0.5] * 4, **options)
+    convert(folder)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(words in printed for words in said)
+
+
+def test_a_processor_that_does_what_we_do_needs_no_words(folder, capsys):
+    write_processor(folder, do_resize=False, do_center_crop=False, do_rescale=True, do_convert_rgb=True)
+    convert(folder)
+    assert "preprocessor_config" not in capsys.readouterr().out
+
+
+def test_pictures_in_bgr_are_rgb_here(tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.MobileNetV2ForSemanticSegmentation(
+        transformers.MobileNetV2Config(depth_multiplier=0.35, output_stride=16, num_labels=3)
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    mean, std = [0.2, 0.4, 0.6], [0.3, 0.5, 0.7]  # in the network's order, which is BGR
+    write_processor(tmp_path, do_flip_channel_order=True, image_mean=mean, image_std=std)
+    ours = convert(tmp_path)
+    picture = torch.rand(1, 3, 65, 97)
+    turned = (picture.flip(1) - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = theirs(turned).logits
+        found = atrous.Pipeline(ours)(255 * picture)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert "BGR" in capsys.readouterr().out
+
+
+def test_masks_whose_classes_begin_at_one_are_read_so(folder):
+    write_processor(folder, do_reduce_labels=True, image_mean=[0.5] * 4, image_std=[0.5] * 4)
+    info = convert(folder).info
+    assert info.raw == ((1,), (2,), (3,))
+    assert info.ignore == (0, 254)
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({"id2label": {"0": "a", "1": "b"}}, ["2 classes", "3 outputs"]),
+        ({"id2label": {"1": "a", "2": "b", "3": "c"}}, ["1, 2, 3", "0 to 2"]),
+        ({"num_labels": 5}, ["num_labels = 5", "3 outputs"]),
+        ({"num_channels": 3}, ["num_channels = 3", "4 channels"]),
+        ({"depth_multiplier": 1.0}, ["depth_multiplier = 1.0", "32, 24, 320", "16, 8, 112"]),
+        ({"depth_multiplier": "wide"}, ["depth_multiplier = wide", "16, 8, 112"]),
+    ],
+)
+def test_contradictions_are_refused_with_both_values(folder, changes, values):
+    edit(folder, **changes)
+    with pytest.raises(AtrousError) as raised:
+        convert(folder)
+    assert all(value in str(raised.value) for value in values)
+
+
+@pytest.mark.parametrize("multiplier", [0.35, 0.5, 0.75, 1.0, 1.4, 0.625])
+def test_a_depth_multiplier_that_fits_its_weights_is_no_contradiction(multiplier):
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        config = transformers.MobileNetV2Config(depth_multiplier=multiplier)
+        state = transformers.MobileNetV2ForSemanticSegmentation(config).state_dict()
+    widths = tuple(state[name].shape[0] for name in huggingface._WIDTHS)
+    huggingface_told.check(config.to_dict(), widths, 2, 3)

@@ -247,3 +247,38 @@ def test_an_auxiliary_head_of_another_size_is_left_over(wrap, tmp_path):
     assert {key.partition(".")[0] for key in fitting.left_over} == {"aux_classifier"}
     assert "aux_classifier.4.weight" in fitting.left_over
     assert "21 outputs beside 3" in fitting.notes[0]
+
+
+def averaged_state() -> State:
+    """TF-slim's, with an average of each trained variable beside it; statistics of norms have none."""
+    state = {name: torch.full(shape.shape, 1.0) for name, shape in tensorflow_state().items()}
+    state["MobilenetV2/Conv/BatchNorm/moving_mean"] = torch.full((8,), 3.0)
+    averages = {
+        f"{name}/ExponentialMovingAverage": torch.full(tensor.shape, 2.0)
+        for name, tensor in state.items()
+        if "moving" not in name
+    }
+    return (
+        state
+        | averages
+        | {"global_step": torch.tensor(7), "MobilenetV2/Conv/weights/Momentum": torch.zeros(3, 3, 3, 8)}
+    )
+
+
+def test_tensorflows_averages_are_a_set_of_their_own():
+    state = averaged_state()
+    chosen = sets.choose(from_state_dict(state))
+    assert (chosen.foreign.state["MobilenetV2/Conv/weights"] == 1).all()
+    assert "main, ExponentialMovingAverage" in chosen.notes[0]
+    assert "ExponentialMovingAverage.*" in chosen.beside
+    named = sets.choose(from_state_dict(state), weights="ExponentialMovingAverage").foreign.state
+    assert (named["MobilenetV2/Conv/weights"] == 2).all()
+    assert (named["MobilenetV2/Conv/BatchNorm/moving_mean"] == 3).all()
+    assert not any("ExponentialMovingAverage" in key for key in (*named, *chosen.foreign.state))
+
+
+def test_averages_alone_are_the_weights():
+    trained = {name: tensor for name, tensor in averaged_state().items() if "Exponential" in name or "moving" in name}
+    chosen = sets.choose(from_state_dict(trained))
+    assert (chosen.foreign.state["MobilenetV2/Conv/weights"] == 2).all()
+    assert chosen.notes == ()

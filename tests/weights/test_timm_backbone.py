@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 import atrous
 from atrous.errors import AtrousError
@@ -80,3 +83,85 @@ def test_another_backbones_weights_are_refused():
 def test_a_segmentation_model_is_none():
     model = atrous.create_model("deeplabv3plus", backbone="resnet18", num_classes=2)
     assert not recognises(from_state_dict(model.state_dict()))
+
+
+def folder_of(folder, name: str, in_chans: int = 3, older: bool = False, **changes) -> dict:
+    """A folder as timm pushes it to the hub, with weights of its own kind."""
+    torch.manual_seed(0)
+    net = timm.create_model(name, pretrained=False, num_classes=7, in_chans=in_chans)
+    seen = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": [in_chans, 160, 192], "num_classes": 7}
+    config = {"architecture": name, "num_classes": 7, "num_features": net.num_features}
+    config |= (seen if older else {"pretrained_cfg": {"tag": "x", **seen}}) | changes
+    if in_chans != 3:
+        config["model_args"] = {"in_chans": in_chans}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(net.state_dict(), folder / "model.safetensors")
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_folder_of_timm_tells_its_backbone_and_its_pictures(tmp_path, capsys, older):
+    state = folder_of(tmp_path, "resnet18", older=older)
+    model = atrous.convert(tmp_path, num_classes=2)
+    assert model.info.arguments["backbone"] == "resnet18"
+    assert torch.equal(model.backbone.net.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert model.info.preprocessing.mean == pytest.approx((25.5, 51, 76.5))
+    assert model.info.preprocessing.std == pytest.approx((102, 127.5, 153))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "An image classifier of timm, resnet18 for pictures of 192×160 px" in said
+    assert "its classifier of 7 classes is left over" in said
+
+
+def test_a_folder_wrapped_by_transformers_is_read_too(tmp_path):
+    state = folder_of(tmp_path, "mobilenetv2_035", model_type="timm_wrapper")
+    save_file({f"timm_model.{key}": tensor for key, tensor in state.items()}, tmp_path / "model.safetensors")
+    assert atrous.convert(tmp_path, num_classes=2).info.arguments["backbone"] == "mobilenetv2_035"
+
+
+def test_a_folder_for_grey_pictures_becomes_a_model_of_grey_pictures(tmp_path):
+    folder_of(tmp_path, "resnet18", in_chans=1)
+    model = atrous.convert(tmp_path, num_classes=2)
+    assert model.info.arguments["in_channels"] == 1
+    assert model.info.preprocessing.mean == pytest.approx((51,))
+
+
+def test_vgg16_is_thinned_as_from_elsewhere(tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "vgg16", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    )
+    net = timm.create_model("vgg16", num_classes=2)
+    save_file(
+        {key: tensor for key, tensor in net.state_dict().items() if "pre_logits" not in key},
+        tmp_path / "model.safetensors",
+    )
+    assert atrous.convert(tmp_path, num_classes=2).info.arguments["backbone"] == "vgg16"
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224"])
+def test_a_network_that_cannot_segment_is_named_with_what_to_do(tmp_path, name):
+    folder_of(tmp_path, name)
+    with pytest.raises(AtrousError, match=rf"holds timm's image classifier '{name}', which does not.*such as resnet50"):
+        atrous.convert(tmp_path)
+
+
+def test_a_folder_whose_weights_are_of_another_network_is_refused(tmp_path):
+    folder_of(tmp_path, "resnet18", architecture="resnet34")
+    with pytest.raises(AtrousError, match=r"lacks .* weights of deeplabv3plus over resnet34"):
+        atrous.convert(tmp_path)
+    folder_of(tmp_path, "resnet18", architecture="resnet_of_next_year")
+    with pytest.raises(AtrousError, match=r"resnet_of_next_year.*name one"):
+        atrous.convert(tmp_path)
+    assert atrous.convert(tmp_path, backbone="resnet18", num_classes=2).info.arguments["backbone"] == "resnet18"
+    folder_of(tmp_path, "resnet18", pretrained_cfg={"mean": "grey", "std": [1, 1, 1]})
+    with pytest.raises(AtrousError, match=r"config\.json has mean = 'grey'"):
+        atrous.convert(tmp_path)
+
+
+def test_a_folder_given_for_a_model_or_a_backbone_leads_to_convert(tmp_path):
+    folder_of(tmp_path, "resnet18")
+    with pytest.raises(AtrousError, match=r"atrous convert .* --out model\.safetensors"):
+        atrous.load(tmp_path)
+    for given in (str(tmp_path), str(tmp_path / "model.safetensors"), "hf-hub:timm/resnet18.a1_in1k"):
+        with pytest.raises(AtrousError, match=r"name of a network.*atrous\.convert"):
+            atrous.create_model("deeplabv3plus", backbone=given)

@@ -7,25 +7,28 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.markup import escape
+from torch import Tensor
 
 from atrous import model_file, models
+from atrous.arguments import checked
 from atrous.console import console, write_json
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError, counted
 from atrous.models import Info, SegmentationModel
 from atrous.outputs import check_outputs, json_output, model_output
-from atrous.weights import foreign, sets, sources
+from atrous.weights import foreign, sets, sources, stored_normalisation
 from atrous.weights.adapted import Adapted, check_fits, check_values, set_aside, some
 from atrous.weights.foreign import Foreign
 
 
+@checked
 def convert(
     file: Path | dict[str, Any],
     *,
@@ -77,6 +80,7 @@ def convert(
     if source is not None:
         sources.adapter(source)
     chosen = sets.choose(read, source, weights)
+    tensors = {name: tensor for path, held in read.sets.items() for name, tensor in _named(path, held)}
     read = chosen.foreign
     source = source or sources.guess(read)
     named = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
@@ -84,6 +88,7 @@ def convert(
     given = {name: value for name, value in named.items() if value is not None}
     adapted = _adapt(read, source, given, architecture)
     adapted, model, fresh = _build(adapted, read, chosen)
+    adapted = stored_normalisation.applied(adapted, model.info.preprocessing, tensors)
     model.info = _describe(model.info, adapted, table, {"source": source, "file": read.name, "fresh": fresh})
     report = {**_report(model), "notes": _notes(adapted, source, given, table)}
     _print(model.info, report)
@@ -160,6 +165,13 @@ def _build(adapted: Adapted, read: Foreign, chosen: sets.Chosen) -> tuple[Adapte
     left_over = [chosen.keys.get(key, key) for key in adapted.left_over]
     adapted = replace(adapted, left_over=(*left_over, *chosen.beside), notes=(*chosen.notes, *adapted.notes))
     return adapted, model.eval(), fresh
+
+
+def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by both names under which they may be left over."""
+    for key, tensor in held.items():
+        yield key, tensor
+        yield f"{path}.{key}", tensor
 
 
 def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: dict[str, Any]) -> Info:

@@ -65,6 +65,8 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
             the page cannot be written, or would replace a file that atrous did not write.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    if not folders:
+        raise AtrousError("no run to report on: give the folder of one, as `atrous train` wrote it, or several.")
     page = Path(out) if out else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     files = [read_run(folder) for folder in folders]
     read = [("a file of the run", run.folder / name) for run in files for name in RUN_FILES if name != "report.html"]

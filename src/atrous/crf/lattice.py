@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atrous.arguments import checked
 from atrous.crf.lattice_torch import TorchLattice
 from atrous.errors import AtrousError, shown
 
@@ -97,6 +98,7 @@ def check_range(features: Tensor) -> None:
         )
 
 
+@checked
 def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
     """Filters values by a Gaussian over the distance of their features; see `Lattice`.
 

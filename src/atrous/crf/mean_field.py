@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.arguments import checked
+from atrous.arguments import checked, checked_names
 from atrous.crf.gaussian import Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
 from atrous.errors import AtrousError, shown, unknown_name
@@ -78,6 +78,7 @@ class DenseCRF(nn.Module):
         AtrousError: values out of range.
     """
 
+    @checked_names
     def __init__(
         self,
         bilateral_weight: float = 4,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.arguments import checked
+from atrous.arguments import checked, checked_fields
 from atrous.data.label_exports import label_export_told
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
 from atrous.data.mask_names import single_labels_note
@@ -59,6 +59,7 @@ class Item:
     listed: str = field(default="", compare=False)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Dataset:
     """Pictures and masks by split, and the table that gives the masks their meaning.
@@ -84,6 +85,14 @@ class Dataset:
     pages: str = "first"
     _palette_seen: dict[int, tuple[Color, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.classes, ClassTable):
+            raise AtrousError(f"a dataset's classes are a ClassTable, got {shown(self.classes)}.")
+        for name, items in self.splits.items():
+            if not isinstance(items, tuple | list) or not all(isinstance(item, Item) for item in items):
+                raise AtrousError(f"a dataset's splits are tuples of Items by name, got {shown(items)} for {name!r}.")
+
+    @checked
     def split(self, name: str) -> tuple[Item, ...]:
         """The items of one split.
 
@@ -95,6 +104,7 @@ class Dataset:
             raise unknown_name(f"split of {self.root}", name, self.splits)
         return self.splits[name]
 
+    @checked
     def taking(self, channels: int | None, pages: str = "first") -> Dataset:
         """The same dataset, whose pictures are read as a model takes them.
 
@@ -104,6 +114,7 @@ class Dataset:
         """
         return replace(self, channels=channels, pages=pages)
 
+    @checked
     def read(self, item: Item) -> Sample:
         """Read a picture and its mask.
 
@@ -116,6 +127,8 @@ class Dataset:
         Raises:
             AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
         """
+        if not isinstance(item, Item):
+            raise AtrousError(f"an Item is needed, such as dataset.split('train')[0], got {shown(item)}.")
         if item.listed and not item.image.exists():
             mask = "" if item.mask else " and no mask of it"
             raise AtrousError(
@@ -136,6 +149,7 @@ class Dataset:
         doubtful = image.shape[2] != pixels.values.shape[2] and pixels.alpha_may_be_a_channel
         return Sample(image, label, item.name, valid, doubtful)
 
+    @checked
     def read_label(self, mask: Path) -> np.ndarray:
         """Read a mask as labels.
 

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
+from atrous.arguments import checked, checked_fields
 from atrous.atomic_write import write_text
 from atrous.data.text_files import read_text_file
-from atrous.errors import AtrousError, counted, unknown_name
+from atrous.errors import AtrousError, counted, shown, unknown_name
 from atrous.json_yaml import parse_yaml
 from atrous.outputs import TABLE_MARK, check_replaceable, is_our_table
 
@@ -26,6 +27,7 @@ Color: TypeAlias = tuple[int, int, int]
 UNKNOWN = 256  # beside the 256 labels in the uint16 look-up table
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ClassTable:
     """The classes of a dataset: their names, colours and the raw values that masks hold for them.
@@ -44,6 +46,10 @@ class ClassTable:
     ignore: tuple[Raw, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("colors", "raw", "ignore"):
+            if not isinstance(rows := getattr(self, name), tuple | list):
+                raise AtrousError(f"{name} of a class table must be a tuple, got {shown(rows)}.")
+            object.__setattr__(self, name, _tupled(rows))
         if not 1 <= len(self.names) <= MAX_CLASSES:
             raise AtrousError(f"{len(self.names)} classes given; a class table has 1 to {MAX_CLASSES}.")
         if not len(self.names) == len(self.colors) == len(self.raw):
@@ -57,14 +63,18 @@ class ClassTable:
         for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
             if not (_is_triple(color) and all(0 <= part <= 255 for part in color)):
                 raise AtrousError(f"class '{name}' has the colour {color}; give three whole numbers, 0–255.")
-            if not raw:
-                raise AtrousError(f"class '{name}' has no raw value; give at least one.")
+            if not isinstance(raw, tuple) or not raw:
+                raise AtrousError(f"class '{name}' has no raw value in a tuple; give at least one.")
         self._check_raw_values()
 
     def _check_raw_values(self) -> None:
         owners: dict[Raw, str] = {}
         for name, values in [*zip(self.names, self.raw, strict=True), ("ignore", self.ignore)]:
             for value in values:
+                if not (_is_whole(value) or _is_triple(value)):
+                    raise AtrousError(
+                        f"the raw value {shown(value)} of '{name}' is neither a whole number nor [r, g, b]."
+                    )
                 if value in owners:
                     hint = " If masks are colour coded, write raw: [[r, g, b]]." if owners[value] == name else ""
                     raise AtrousError(
@@ -73,9 +83,6 @@ class ClassTable:
                     )
                 owners[value] = name
         coded = [_is_triple(value) for value in owners]
-        if not all(triple or _is_whole(value) for triple, value in zip(coded, owners, strict=True)):
-            wrong = next(value for value in owners if not (_is_triple(value) or _is_whole(value)))
-            raise AtrousError(f"the raw value {wrong!r} of '{owners[wrong]}' is neither a whole number nor [r, g, b].")
         if any(coded) and not all(coded):
             raise AtrousError("raw values mix numbers and [r, g, b] colours; masks hold one kind or the other.")
 
@@ -87,6 +94,7 @@ class ClassTable:
         """Whether masks are H×W×3 colours rather than H×W numbers."""
         return _is_triple(self.raw[0][0])
 
+    @checked
     def encode(self, raw_mask: np.ndarray, nodata: int | None = None) -> np.ndarray:
         """Map a mask's raw values to labels.
 
@@ -113,6 +121,7 @@ class ClassTable:
             raise AtrousError(self._describe_unknown(codes, unknown))
         return labels.astype(np.uint8)
 
+    @checked
     def look_up(self, raw_mask: np.ndarray) -> np.ndarray:
         """Map raw values to labels like ``encode``, but mark unknown ones instead of refusing them.
 
@@ -124,6 +133,7 @@ class ClassTable:
         """
         return self._look_up(self._codes_of(raw_mask))
 
+    @checked
     def decode(self, label: np.ndarray) -> np.ndarray:
         """Map labels back to raw values, the first one of each class; the inverse of ``encode``.
 
@@ -138,7 +148,8 @@ class ClassTable:
         Raises:
             AtrousError: the label holds an index without a class, or ignored pixels and no value for them.
         """
-        label = np.asarray(label)
+        if not isinstance(label, np.ndarray) or label.ndim != 2 or label.dtype.kind not in "biu":
+            raise AtrousError(f"a label is an array of H×W whole numbers, got {shown(label)}.")
         first = [values[0] for values in self.raw]
         ignore = self._ignore_value()
         wrong = (label != IGNORE_INDEX) & ((label < 0) | (label >= len(self)))
@@ -160,6 +171,7 @@ class ClassTable:
         return table[label]
 
     @classmethod
+    @checked
     def from_yaml(cls, path: Path | str) -> ClassTable:
         """Read a ``classes.yaml``.
 
@@ -187,6 +199,7 @@ class ClassTable:
             lines.append(f"  - {_flow(entry)}")
         return "\n".join(lines) + "\n"
 
+    @checked
     def to_yaml(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the table to ``path``, atomically, to be read by ``from_yaml``.
 
@@ -213,6 +226,10 @@ class ClassTable:
 
     def _codes_of(self, raw_mask: np.ndarray) -> np.ndarray:
         """One number a pixel: H×W as the mask holds it, or its colours packed into ``int64``."""
+        if not isinstance(raw_mask, np.ndarray) or raw_mask.dtype.kind not in "biu" or raw_mask.ndim not in (2, 3):
+            raise AtrousError(f"a mask is an array of H×W or H×W×3 whole numbers, got {shown(raw_mask)}.")
+        if raw_mask.ndim == 3 and raw_mask.shape[2] < (3 if self.color_coded else 1):
+            raise AtrousError(f"a mask of colours is H×W×3, got {raw_mask.shape}.")
         if self.color_coded:
             if raw_mask.ndim == 2:
                 raise AtrousError(
@@ -354,7 +371,8 @@ def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:
 
 
 def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """Lists as tuples, at any depth."""
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
 
 
 def _is_whole(value: Any) -> bool:

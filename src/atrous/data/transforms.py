@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from atrous.arguments import checked_fields
 from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError
 
@@ -30,6 +31,7 @@ _GROWTH_STEP = 16
 _CHANNELS_AT_ONCE = 4
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Augment:
     """How training pictures are varied; 0 turns a variation off.
@@ -82,11 +84,9 @@ class Augment:
         if self.growth < 1:
             raise AtrousError(f"augment.growth is {self.growth}; it must be at least 1 epoch.")
         for name in ("scale", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high < math.inf:
-                raise AtrousError(
-                    f"augment.{name} is ({low}, {high}); give the smallest, then the largest, both above 0."
-                )
+            limits = getattr(self, name)
+            if len(limits) != 2 or not 0 < limits[0] <= limits[1] < math.inf:
+                raise AtrousError(f"augment.{name} is {limits}; give the smallest, then the largest, both above 0.")
         limits = {
             "flip": 1.0,
             "vertical_flip": 1.0,

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atrous.arguments import checked
 from atrous.crf import DenseCRF
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.explaining.certainty import entropy, margin
 from atrous.explaining.network import Watched, field_radii
 from atrous.models import SegmentationModel
+from atrous.models.given import check_model
+from atrous.models.given_picture import check_picture, check_valid
 from atrous.models.layers import class_probabilities, resize
 
 #: Gradients keep every layer's output: two or three gigabytes at this size.
@@ -88,6 +91,7 @@ class Explanation:
     refined_entropy: NDArray[np.float32] | None = None
 
 
+@checked
 def explain_picture(
     model: SegmentationModel,
     image: NDArray,
@@ -108,9 +112,20 @@ def explain_picture(
         crf: shown before and after.
 
     Raises:
-        AtrousError: a picture of more than `MOST_PIXELS`.
+        AtrousError: a picture of more than `MOST_PIXELS`, or one that the model does not take; classes that it has not.
     """
+    check_model(model, weights=True)
+    image = check_picture(image, len(model.info.preprocessing.mean))
     height, width = size = image.shape[:2]
+    if valid is not None:
+        check_valid(valid, size)
+    outside = [index for index in classes or () if not 0 <= index < len(model.info.classes)]
+    if outside:
+        raise AtrousError(f"classes are indices from 0 to {len(model.info.classes) - 1}, got {shown(outside[0])}.")
+    if most < 1:
+        raise AtrousError(f"most is how many classes are explained, 1 or more, got {most}.")
+    if crf is not None and not isinstance(crf, DenseCRF):
+        raise AtrousError(f"crf must be an atrous.DenseCRF, got {shown(crf)}.")
     if height * width > MOST_PIXELS:
         raise AtrousError(
             f"the picture has {height}×{width} pixels, and explaining keeps every layer's output: "

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX
-from atrous.errors import AtrousError
-from atrous.inference.memory import CRF_BYTES, CRF_LATTICE, limit_bytes, predict_bytes
+from atrous.errors import AtrousError, shown
+from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
 from atrous.inference.picture_input import PreparedSource
 from atrous.inference.tiles import (
@@ -29,7 +30,8 @@ from atrous.inference.tiles import (
     segment_tiles,
 )
 from atrous.inference.views import logits_at
-from atrous.models.info import aligned_side
+from atrous.models.given_picture import check_picture, check_valid
+from atrous.models.info import Info, aligned_side
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Segmenter
@@ -40,10 +42,6 @@ Progress = Callable[[int, int], object] | None
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Pixels that neighbours share at most by default: how far most networks see, from both sides (docs/big-pictures.md).
 OVERLAP = 512
-#: Bytes per pixel of a network, roughly, to which a CRF's are compared before anything is counted.
-NETWORK_BYTES = 512
-#: Pictures of so few pixels that the network sees, more with a CRF, are not predicted: they fit everywhere.
-SURELY_FITS = 2**21
 #: Largest denominators of the scales as fractions for which a grid is looked for: exact ones first, 0.35 = 7/20.
 DENOMINATORS = (1000, 20, 4, 1)
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
@@ -68,6 +66,7 @@ class AnySize:
         AtrousError: a tile or an overlap out of range, or memory that is not positive.
     """
 
+    @checked
     def __init__(
         self,
         segmenter: Segmenter,
@@ -78,6 +77,12 @@ class AnySize:
         say: Callable[[str], object] = lambda line: None,
         limits: TileLimits | None = None,
     ) -> None:
+        if not isinstance(getattr(segmenter, "info", None), Info) or not callable(getattr(segmenter, "segment", None)):
+            raise AtrousError(f"segmenter must be an atrous.Segmenter, got {shown(segmenter)}.")
+        if not callable(say):
+            raise AtrousError(f"say must be a function that takes a line, got {shown(say)}.")
+        if limits is not None and not isinstance(limits, TileLimits):
+            raise AtrousError(f"limits must be those of a segmenter, segmenter.limits, got {shown(limits)}.")
         self.segmenter, self.tile, self.overlap, self.memory, self.say = segmenter, tile, overlap, memory, say
         self._limits = TileLimits() if limits is None else limits
         # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
@@ -90,6 +95,7 @@ class AnySize:
             limit_bytes(memory)
         plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), self._overlap_of(tile or TILES[0]))
 
+    @checked
     def __call__(
         self,
         image: np.ndarray,
@@ -111,7 +117,12 @@ class AnySize:
         Returns:
             H×W uint8 class indices.
         """
+        image = check_picture(image, len(self.segmenter.info.preprocessing.mean))
         height, width = image.shape[:2]
+        if valid is not None:
+            check_valid(valid, (height, width))
+        if progress is not None and not callable(progress):
+            raise AtrousError(f"progress must be a function of two numbers, got {shown(progress)}.")
         return self._segment(image, valid, self._tile_for(height, width, name), progress, name=name, scores=scores)
 
     def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
@@ -121,6 +132,7 @@ class AnySize:
             image: H×W×C as `Segmenter.prepare` gives it.
             name: of the picture, in what is said.
         """
+        image = check_picture(image, len(self.segmenter.info.preprocessing.mean))
         height, width = image.shape[:2]
 
         def whole(tile: int | None) -> tuple[np.ndarray, ...] | None:
@@ -375,20 +387,6 @@ class AnySize:
             import torch
 
             (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()
-
-
-def surely_fits(segmenter: Segmenter, height: int, width: int) -> bool:
-    """Whether a picture is so small to the network, and to a CRF, that it fits everywhere.
-
-    Args:
-        segmenter: whose scales, enlargement and CRF count.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-    """
-    info = segmenter.info
-    weight = (info.preprocessing.enlarge * max(1.0, *segmenter.scales)) ** 2
-    weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if segmenter.crf is not None else 0
-    return height * width * weight <= SURELY_FITS
 
 
 def overlap_of(tile: int, overlap: int | None) -> int:

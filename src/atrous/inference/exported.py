@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from atrous.inference.engine import Engine
 from atrous.inference.openvino_core import KERNELS_KEPT, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.json_yaml import parse_json
+from atrous.model_file import sha256_of
 
 if TYPE_CHECKING:
     from atrous.models.info import Info
@@ -106,7 +106,7 @@ def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -
 
     model.set_rt_info(record, [INFO_KEY])
     openvino.save_model(model, path, compress_to_fp16=half)
-    model.set_rt_info(_digest(path.with_suffix(".bin")), [WEIGHTS_KEY])
+    model.set_rt_info(sha256_of(path.with_suffix(".bin")), [WEIGHTS_KEY])
     openvino.save_model(model, path, compress_to_fp16=half)
 
 
@@ -350,22 +350,17 @@ def is_weights_of(path: Path, weights: Path) -> bool:
         recorded = _rt_info(path, WEIGHTS_KEY)
     except (OSError, ElementTree.ParseError):
         return False
-    return recorded is not None and weights.is_file() and _digest(weights) == recorded
+    return recorded is not None and weights.is_file() and sha256_of(weights) == recorded
 
 
 def _check_weights(path: Path) -> None:
     """Refuses an .xml beside another's .bin, which OpenVINO would run without a word."""
     weights, recorded = path.with_suffix(".bin"), _rt_info(path, WEIGHTS_KEY)
-    if recorded is not None and weights.is_file() and _digest(weights) != recorded:
+    if recorded is not None and weights.is_file() and sha256_of(weights) != recorded:
         raise AtrousError(
             f"{path}, or {weights} beside it is damaged, or from another export: its weights are not those that the "
             "file was written with. Export it again."
         )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _batch(image: np.ndarray, info: Info) -> np.ndarray:

@@ -14,6 +14,7 @@ from atrous.errors import AtrousError
 from atrous.inference.control_groups import group_bytes
 
 if TYPE_CHECKING:
+    from atrous.inference.segmenter import Segmenter
     from atrous.models.info import Info
 
 #: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
@@ -31,6 +32,10 @@ CRF_LATTICE = 330
 CRF_PROCESS = 0.2e9
 #: Bytes taken to be free where the system does not say: as little as a small machine has, because tiles always work.
 ASSUMED = 4e9
+#: Bytes per pixel of a network, roughly, to which a CRF's are compared before anything is counted.
+NETWORK_BYTES = 512
+#: Pictures of so few pixels that the network sees, more with a CRF, are not predicted: they fit everywhere.
+SURELY_FITS = 2**21
 
 
 def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, scale: float = 1.0) -> float:
@@ -57,6 +62,20 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
     weights, counted = _counted(info.architecture, _frozen(info.arguments), len(preprocessing.mean))
     counted *= OVERHEAD * (preprocessing.enlarge * scale) ** 2
     return PROCESS + CRF_PROCESS * crf + weights + height * width * (counted + pixel)
+
+
+def surely_fits(segmenter: Segmenter, height: int, width: int) -> bool:
+    """Whether a picture is so small to the network, and to a CRF, that it fits everywhere.
+
+    Args:
+        segmenter: whose scales, enlargement and CRF count.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
+    info = segmenter.info
+    weight = (info.preprocessing.enlarge * max(1.0, *segmenter.scales)) ** 2
+    weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if segmenter.crf is not None else 0
+    return height * width * weight <= SURELY_FITS
 
 
 def available_bytes(device: str = "cpu") -> float:

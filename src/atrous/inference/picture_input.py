@@ -16,7 +16,8 @@ from atrous.data.file_kinds import Note, notes_on
 from atrous.data.pictures import read_picture
 from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import PictureKind, Pixels, fill_missing
-from atrous.errors import AtrousError, shown
+from atrous.errors import AtrousError
+from atrous.models.given_picture import check_valid
 from atrous.models.info import Preprocessing
 
 if TYPE_CHECKING:
@@ -110,13 +111,9 @@ def with_valid(found: Found, valid: np.ndarray) -> Found:
         valid: H×W booleans, False where there is no data.
 
     Raises:
-        AtrousError: `valid` is of another size or type.
+        AtrousError: `valid` is no array of booleans of the picture's size.
     """
-    if not isinstance(valid, np.ndarray):
-        raise AtrousError(f"valid must be an array of booleans, got {shown(valid)}.")
-    if valid.shape != found.image.shape[:2] or valid.dtype != np.bool_:
-        size = "×".join(map(str, found.image.shape[:2]))
-        raise AtrousError(f"valid must be booleans of the picture's {size} px, got {valid.shape} of {valid.dtype}.")
+    check_valid(valid, found.image.shape[:2])
     return replace(found, valid=valid if found.valid is None else valid & found.valid)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from atrous.arguments import checked
 from atrous.models import SegmentationModel
 from atrous.models.given import check_model
 from atrous.models.layers import Normalize
@@ -19,6 +20,7 @@ class Pipeline(nn.Module):
         AtrousError: no model of atrous.
     """
 
+    @checked
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__()
         check_model(model)

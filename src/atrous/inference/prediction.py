@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked
+from atrous.arguments import checked, checked_fields
 from atrous.data.labels import IGNORE_INDEX, ClassTable, color_table
 from atrous.errors import AtrousError, shown
 from atrous.fonts import labels
@@ -24,6 +24,7 @@ PIXELS_AT_ONCE, MOST_JUDGED = 2**18, 2**21
 NO_DATA_COLOR = (224, 224, 192)
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """One picture's mask, and what it takes to show or store it.
@@ -43,6 +44,8 @@ class Prediction:
             raise AtrousError(f"a mask is an array of H×W uint8, got {shown(self.mask)}.")
         if not isinstance(self.image, np.ndarray) or self.image.ndim != 3 or self.image.shape[:2] != self.mask.shape:
             raise AtrousError(f"an image is H×W×C, with the mask's {self.mask.shape}, got {shown(self.image)}.")
+        if self.image.dtype.kind not in "biuf" or not self.image.shape[2]:
+            raise AtrousError(f"an image holds numbers in one channel or more, got {shown(self.image)}.")
         if not isinstance(self.info, Info):
             raise AtrousError(f"info is a model's record, model.info, got {shown(self.info)}.")
 
@@ -50,7 +53,9 @@ class Prediction:
         indices, counts = np.unique(self.mask, return_counts=True)
         largest = sorted(zip(counts.tolist(), indices.tolist(), strict=True), reverse=True)[:4]
         names = {IGNORE_INDEX: "no data", **dict(enumerate(self.info.classes))}
-        shares = ", ".join(f"{names[index]} {count / self.mask.size:.0%}" for count, index in largest)
+        shares = ", ".join(
+            f"{names.get(index, f'index {index}')} {count / self.mask.size:.0%}" for count, index in largest
+        )
         height, width = self.mask.shape
         return f"Prediction({height}×{width}: {shares})"
 

@@ -28,6 +28,7 @@ from atrous.inference.value_range import GIVE_RANGE, PictureWarning, check_range
 from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
 from atrous.logger import warn
 from atrous.models.given import check_model
+from atrous.models.given_picture import check_picture
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +123,7 @@ class Segmenter:
     @overload
     def __call__(self, picture: Iterator[Picture]) -> Iterator[Prediction]: ...
 
+    @checked
     def __call__(self, picture: Any, valid: np.ndarray | None = None) -> Any:
         """Segments one picture, or several; of a list, the next is read while the network works on one.
 
@@ -139,6 +141,8 @@ class Segmenter:
         Raises:
             AtrousError: unreadable, with channels this model does not take, or `valid` of another size.
         """
+        if valid is not None and isinstance(picture, list | tuple | Iterator):
+            raise AtrousError("valid belongs to one picture: call the segmenter for each picture with its own.")
         if valid is not None:
             return self._one(with_valid(self.read(picture), valid))
         if isinstance(picture, list | tuple):
@@ -154,6 +158,7 @@ class Segmenter:
         for found in in_background(self.read, pictures):
             yield self._one(found)
 
+    @checked
     def read(self, picture: Picture) -> Found:
         """Reads a picture with the channels that the model takes, and which of its pixels hold data.
 
@@ -253,6 +258,7 @@ class Segmenter:
         """
         preprocessing = self.info.preprocessing
         channels = len(preprocessing.mean)
+        image = check_picture(image)
         if image.shape[0] == channels and image.shape[2] not in (1, 3, 4, channels):
             raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
         image = to_channels(image, channels)
@@ -303,6 +309,7 @@ class Segmenter:
             valid: H×W booleans; the CRF leaves the other pixels out.
             pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
         """
+        image = check_picture(image, len(self.info.preprocessing.mean))
         if self.plain:
             return self._runner.labels(image, *(pooled or ()))
         return self.decide(self.scores(image, pooled), image, self.crf, valid)
@@ -339,6 +346,7 @@ class Segmenter:
             image: as `prepare` gives it.
             pooled: as in `segment`.
         """
+        image = check_picture(image, len(self.info.preprocessing.mean))
         means = [()] * len(self._views) if pooled is None else [(mean,) for mean in pooled]
         return tuple(
             view.back(self._runner.scores(view.of(image), *mean)) for view, mean in zip(self._views, means, strict=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from atrous.arguments import checked
+from atrous.arguments import checked, checked_fields
 from atrous.atomic_write import write_text
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError, shown
@@ -66,6 +66,7 @@ LIMITS = {
 }
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Data:
     """Which pictures.
@@ -93,6 +94,7 @@ class Data:
     pages: Literal["first", "channels"] = "first"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Model:
     """Which network.
@@ -117,6 +119,7 @@ class Model:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Loss:
     """What is minimised: a sum of terms, each by its weight, of which 0 leaves it out.
@@ -152,6 +155,7 @@ class Loss:
     auxiliary: float = 0.4
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Crf:
     """A fully connected CRF as the model's last layer, trained with it (arXiv:1502.03240).
@@ -179,6 +183,7 @@ class Crf:
     lr: float = 1.0
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Optim:
     """How it is minimised.
@@ -202,6 +207,7 @@ class Optim:
     accumulate: int = 1
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate over time: linear warm-up, then a curve from 1 down.
@@ -224,6 +230,7 @@ class Schedule:
     floor: float = 0.0
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Train:
     """How long and on what.
@@ -263,6 +270,7 @@ class Train:
     recompute: bool = False
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Watch:
     """Where the run is told while it goes on, besides metrics.jsonl.
@@ -278,6 +286,7 @@ class Watch:
     project: str = "atrous"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Recipe:
     """A training run.
@@ -309,6 +318,10 @@ class Recipe:
     watch: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            kind, part = item.default_factory, getattr(self, item.name)
+            if isinstance(kind, type) and not isinstance(part, kind):
+                raise AtrousError(f"{item.name} of a recipe is a {kind.__name__}, got {shown(part)}; see to_recipe.")
         for name, (low, high) in LIMITS.items():
             part, _, field_name = name.rpartition(".")
             value = getattr(getattr(self, part) if part else self, field_name)
@@ -346,10 +359,13 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"{path} cannot be read as YAML: {error}") from error
     for name, value in (overrides or {}).items():
+        if not isinstance(name, str) or not isinstance(record, dict):
+            raise AtrousError(f"overrides are values by dotted names, over a mapping of fields; got {shown(name)}.")
         _put(record, name.split("."), value)
     return to_recipe(record)
 
 
+@checked
 def to_recipe(record: Any) -> Recipe:
     """A recipe from nested dicts, checked field by field.
 
@@ -414,7 +430,10 @@ def _check_fields(record: Any, kind: type, prefix: str) -> None:
 
 def _put(record: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
-        record = record.setdefault(name, {})
+        part = record.setdefault(name, {})
+        if not isinstance(part, dict):
+            raise AtrousError(f"'{'.'.join(path)}' is no field: '{name}' holds {shown(part)}, not further fields.")
+        record = part
     record[path[-1]] = value
 
 

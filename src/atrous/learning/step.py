@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from atrous.arguments import checked
 from atrous.errors import AtrousError, shown
 from atrous.learning.depthwise import FastDepthwise
 from atrous.models import SegmentationModel
@@ -32,6 +33,7 @@ class TrainingStep(nn.Module):
         AtrousError: no model of atrous, or values out of range.
     """
 
+    @checked
     def __init__(
         self,
         model: SegmentationModel,

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from atrous.errors import AtrousError, shown, unknown_name
+from atrous.errors import WrongArguments, unknown_name
 from atrous.models.info import Info, Preprocessing
 
 if TYPE_CHECKING:
@@ -75,10 +75,5 @@ def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
     allowed = inspect.signature(paper).parameters
     for name in arguments:
         if name not in allowed:
-            raise unknown_name(f"argument of {architecture}", name, allowed)
-    try:
-        return paper(**arguments)
-    except AtrousError:
-        raise
-    except Exception as error:  # what layers raise of odd values is of many types
-        raise AtrousError(f"{architecture} cannot be built from {shown(arguments)}: {error}.") from error
+            raise WrongArguments(str(unknown_name(f"argument of {architecture}", name, allowed)))
+    return paper(**arguments)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atrous.arguments import checked
 from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
-from atrous.models.features import check_arguments
+from atrous.models.features import check_arguments, paper_arguments
 from atrous.models.info import first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.vgg import VGG16
@@ -106,6 +107,7 @@ class DeepLabV1(nn.Module):
         AtrousError: values out of range, an unknown backbone, or MSc over another backbone than VGG-16.
     """
 
+    @paper_arguments
     def __init__(
         self,
         *,
@@ -149,6 +151,7 @@ class DeepLabV1(nn.Module):
         middle = self.backbone.middle_channels
         self.auxiliary = AuxiliaryHead(middle, num_classes, norm=norm) if auxiliary else None
 
+    @checked
     def set_output_stride(self, output_stride: int) -> None:
         """Changes the density of the features in place, on the same weights.
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atrous.arguments import checked
 from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
-from atrous.models.features import check_arguments
+from atrous.models.features import check_arguments, paper_arguments
 from atrous.models.info import aligned_side, first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.same_padding import pads_unevenly
@@ -117,6 +118,7 @@ class DeepLabV2(nn.Module):
         AtrousError: values out of range, or an unknown backbone.
     """
 
+    @paper_arguments
     def __init__(
         self,
         *,
@@ -171,6 +173,7 @@ class DeepLabV2(nn.Module):
     def _rates(self, output_stride: int) -> tuple[int, ...]:
         return tuple(max(1, rate * 8 // output_stride) for rate in self.atrous_rates)
 
+    @checked
     def set_output_stride(self, output_stride: int) -> None:
         """Changes the density of the features in place, on the same weights.
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from atrous.arguments import checked
 from atrous.errors import AtrousError
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import Backbone, create_backbone, is_separable_family, plain_blocks
-from atrous.models.features import check_arguments
+from atrous.models.features import check_arguments, paper_arguments
 from atrous.models.info import first_info
 from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
 from atrous.models.vgg import VGG16
@@ -95,6 +96,7 @@ class DeepLabV3(nn.Module):
         AtrousError: values out of range, an unknown backbone, a multi-grid or cascade over another than a ResNet.
     """
 
+    @paper_arguments
     def __init__(
         self,
         *,
@@ -164,6 +166,7 @@ class DeepLabV3(nn.Module):
     def _rates(self, output_stride: int) -> tuple[int, ...]:
         return tuple(max(1, int(rate * 16 // output_stride)) for rate in self.atrous_rates)
 
+    @checked
     def set_output_stride(self, output_stride: int) -> None:
         """Changes the density of the features in place, on the same weights (§3.3, §4.2).
 

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atrous.arguments import checked
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone, is_separable_family
-from atrous.models.features import check_arguments
+from atrous.models.features import check_arguments, paper_arguments
 from atrous.models.info import first_info
 from atrous.models.layers import (
     Norm,
@@ -101,6 +102,7 @@ class DeepLabV3Plus(nn.Module):
         AtrousError: values out of range, an unknown backbone, or a multi-grid over another than a ResNet.
     """
 
+    @paper_arguments
     def __init__(
         self,
         *,
@@ -168,6 +170,7 @@ class DeepLabV3Plus(nn.Module):
     def _rates(self, output_stride: int) -> tuple[int, ...]:
         return tuple(max(1, int(rate * 16 // output_stride)) for rate in self.atrous_rates)
 
+    @checked
     def set_output_stride(self, output_stride: int) -> None:
         """Changes the density of the features in place, on the same weights (arXiv:1706.05587 §3.3).
 

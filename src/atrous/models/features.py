@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec
 
 from torch import Tensor
 
-from atrous.errors import AtrousError
+from atrous.arguments import checked_names
+from atrous.errors import AtrousError, shown
 
 OUTPUT_STRIDES = (8, 16, 32)
 DILATION_RULES = ("previous", "full")
@@ -23,6 +25,11 @@ LEAST = {
     "low_channels": 1,
     "projection_kernel": 1,
 }
+#: The most that they may be: more would fill any memory, or take for ever to build.
+MOST = {"cascade": 64, "decoder_convs": 64, "projection_kernel": 255}
+MOST_CHANNELS = MOST_RATE = 2**20
+#: Arguments that are True or False.
+FLAGS = ("align_corners", "aspp_conv", "auxiliary", "depthwise_norm", "frozen_norm", "multi_scale", "separable")
 
 
 class Features(NamedTuple):
@@ -39,6 +46,37 @@ class Features(NamedTuple):
     high: Tensor
 
 
+Given = ParamSpec("Given")
+
+
+def paper_arguments(constructor: Callable[Given, None]) -> Callable[Given, None]:
+    """For a paper's class: whatever is wrong with its arguments is an AtrousError.
+
+    Args:
+        constructor: its `__init__`, which takes keywords alone.
+    """
+    build: Any = checked_names(constructor)
+
+    @functools.wraps(constructor)
+    def with_one_error(*args: Given.args, **kwargs: Given.kwargs) -> None:
+        try:
+            build(*args, **kwargs)
+        except AtrousError:
+            raise
+        except Exception as error:  # what layers raise of odd values is of many types
+            title = constructor.__qualname__.removesuffix(".__init__")
+            raise AtrousError(f"{title} cannot be built from {shown(dict(kwargs))}: {_said(error)}.") from error
+
+    return with_one_error
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
+
+
 def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halves: bool = False, **least: int) -> None:
     """Refuses values out of range among the arguments of a paper's class.
 
@@ -53,23 +91,29 @@ def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halv
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     check_output_stride(given["output_stride"])
+    for name in FLAGS:
+        if name in given and not isinstance(given[name], bool):
+            raise AtrousError(f"{name} must be True or False, got {shown(given[name])}.")
     for name, lowest in {**LEAST, **least}.items():
+        most = MOST.get(name, MOST_CHANNELS)
         if name in given and not (_is_whole(given[name]) and given[name] >= lowest):
             raise AtrousError(f"{name} must be a whole number, {lowest} or more, got {given[name]!r}.")
+        if name in given and given[name] > most:
+            raise AtrousError(f"{name} must be a whole number, {lowest} to {most:,}, got {given[name]!r}.")
     if not given.get("projection_kernel", 1) % 2:
         raise AtrousError(f"projection_kernel must be odd, to keep the map's size, got {given['projection_kernel']}.")
     if not (_is_number(given["dropout"]) and 0 <= given["dropout"] <= 1):
         raise AtrousError(f"dropout must be a probability, 0 to 1, got {given['dropout']!r}.")
-    if not _is_norm(given["norm"]):
+    if not _is_norm(arguments["norm"]):
         raise AtrousError(
-            f"norm must be (eps above 0, momentum from 0 to 1), such as (1e-5, 0.1), got {given['norm']}."
+            f"norm must be (eps above 0, momentum from 0 to 1), such as (1e-5, 0.1), got {shown(arguments['norm'])}."
         )
     rates = given.get("atrous_rates", ())
     if not _is_list(rates) or len(rates) < fewest_rates or not all(_is_rate(rate, halves) for rate in rates):
         kind = "whole or half numbers, 0.5 or more" if halves else "whole numbers, 1 or more"
         raise AtrousError(f"atrous_rates must be {kind}, such as (6, 12, 18), got {rates!r}.")
     grid = given.get("multi_grid", ())
-    if not _is_list(grid) or not all(_is_number(factor) and 0 < factor < math.inf for factor in grid):
+    if not _is_list(grid) or not all(_is_number(factor) and 0 < factor <= MOST_RATE for factor in grid):
         raise AtrousError(f"multi_grid must be factors above 0, such as (1, 2, 4), got {grid!r}.")
 
 
@@ -83,6 +127,8 @@ def check_channels(in_channels: int) -> None:
     """Refuses pictures without channels."""
     if not _is_whole(in_channels) or in_channels < 1:
         raise AtrousError(f"in_channels must be 1 or more, got {in_channels!r}.")
+    if in_channels > MOST_CHANNELS:
+        raise AtrousError(f"in_channels must be 1 to {MOST_CHANNELS:,}, got {in_channels}.")
 
 
 def _is_whole(value: Any) -> bool:
@@ -90,8 +136,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_rate(value: Any, halves: bool) -> bool:
-    return (_is_whole(value) and value >= 1) or (
-        halves and isinstance(value, float) and value >= 0.5 and float(2 * value).is_integer()
+    return (_is_whole(value) and 1 <= value <= MOST_RATE) or (
+        halves and isinstance(value, float) and 0.5 <= value <= MOST_RATE and float(2 * value).is_integer()
     )
 
 

@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError, shown
 from atrous.models.info import Info
+from atrous.models.wrapped import ATTRIBUTES, unwrapped
 
 if TYPE_CHECKING:
     from atrous.models import SegmentationModel
 
-#: Attributes under which wrappers keep the network: DataParallel and DistributedDataParallel, torch.compile, FSDP.
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")
 
-
-def check_model(model: Any, *, weights: bool = False) -> SegmentationModel:
+def check_model(model: Any, *, weights: bool = False, wrapped: bool = False) -> SegmentationModel:
     """A network of this package, in memory.
 
     Args:
         model: whatever was given as a model.
         weights: whether its weights must be there, and in float32.
+        wrapped: whether it may be wrapped by DataParallel, torch.compile and the like, which are taken off.
 
     Returns:
-        The same.
+        The network.
 
     Raises:
         AtrousError: a path, a state dict, a wrapper, another library's module, weights of another type or none yet.
@@ -43,19 +42,20 @@ def check_model(model: Any, *, weights: bool = False) -> SegmentationModel:
         raise AtrousError(f"a model is wanted, got the class {model.__name__}: give atrous.create_model(…).")
     if not isinstance(model, torch.nn.Module):
         raise AtrousError(f"a model is what atrous.create_model, load or convert return, got {shown(model)[:200]}.")
-    info = getattr(model, "info", None)
-    kind = type(model).__name__
-    inside = next((name for name in WRAPPERS if isinstance(getattr(model, name, None), torch.nn.Module)), None)
-    if inside is not None and "info" not in vars(model):
-        raise AtrousError(f"a {kind} wraps the model: give the model in it, .{inside}.")
-    if not isinstance(info, Info) or not callable(getattr(model, "scores", None)):
+    inside = unwrapped(model)
+    if inside is not model and not wrapped:
+        parts = dict(model.named_children())
+        name = next(name for name in ATTRIBUTES if name in parts)
+        raise AtrousError(f"a {type(model).__name__} wraps the model: give the model in it, .{name}.")
+    if not isinstance(getattr(inside, "info", None), Info) or not callable(getattr(inside, "scores", None)):
         raise AtrousError(
-            f"{kind} is no model of atrous: it has no record of its classes and pictures (.info). Weights of other "
-            "libraries become one by atrous.convert(module.state_dict()); atrous.create_model builds a new one."
+            f"{type(inside).__name__} is no model of atrous: it has no record of its classes and pictures (.info). "
+            "Weights of other libraries become one by atrous.convert(module.state_dict()); atrous.create_model builds "
+            "a new one."
         )
     if weights:
-        _check_weights(model)
-    return model  # pyright: ignore[reportReturnType] (as its record says)
+        _check_weights(inside)
+    return inside
 
 
 def _check_weights(model: Any) -> None:

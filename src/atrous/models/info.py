@@ -9,6 +9,7 @@ from fractions import Fraction
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
+from atrous.arguments import checked, checked_field_names
 from atrous.errors import AtrousError, shown
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Color = tuple[int, int, int]
 Raw = int | Color
 
 
+@checked_field_names
 @dataclass(frozen=True)
 class Preprocessing:
     """What happens to a picture before the network.
@@ -67,6 +69,7 @@ class Preprocessing:
             raise AtrousError(f"pages must be 'first' or 'channels', got {shown(self.pages)}.")
 
 
+@checked_field_names
 @dataclass(frozen=True)
 class Info:
     """Everything about a model but its weights; JSON-serialisable. `dataclasses.replace` changes it.
@@ -111,6 +114,10 @@ class Info:
                 f"classes, colours and raw values must be equally many, got {len(self.classes)}, "
                 f"{len(self.colors)} and {len(self.raw)}."
             )
+        if not all(isinstance(name, str) for name in self.classes):
+            raise AtrousError(f"classes must be names, got {shown(self.classes)}.")
+        if not all(_is_color(color) for color in self.colors):
+            raise AtrousError(f"colors must be three whole numbers for each class, 0–255, got {shown(self.colors)}.")
         if len(self.classes) > MOST_CLASSES:
             raise AtrousError(
                 f"a model has at most {MOST_CLASSES} classes, because masks hold one byte for each pixel; got "
@@ -134,6 +141,7 @@ class Info:
         return asdict(self)
 
     @classmethod
+    @checked
     def from_dict(cls, record: dict[str, Any]) -> Info:
         """The inverse of `to_dict`, after a trip through JSON.
 
@@ -208,6 +216,11 @@ def placeholder_classes(num_classes: int) -> dict[str, Any]:
         "colors": tuple((shade, shade, shade) for shade in (round(255 * i / (count - 1)) for i in range(count))),
         "raw": tuple((index,) for index in range(count)),
     }
+
+
+def _is_color(value: Any) -> bool:
+    sound = isinstance(value, tuple | list) and len(value) == 3
+    return sound and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
 
 
 def _tuples(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.models.info import Preprocessing, aligned_side
 
 #: The smallest side on which one picture alone can be trained: at output stride 16 it still leaves 3×3 features,
@@ -279,9 +279,16 @@ def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None
         scale: the smallest factor by which the model shrinks pictures before its backbone sees them.
 
     Raises:
-        AtrousError: another number of dimensions or channels; one picture with a side under 33 px in training mode.
+        AtrousError: no tensor of floating-point numbers, another number of dimensions or channels, or in training one
+            picture with a side under 33 px.
     """
     channels = getattr(getattr(model, "backbone", None), "in_channels", None)
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else shown(images)
+        raise AtrousError(
+            f"the model takes a tensor of N×{channels or 'C'}×H×W normalised floating-point numbers, got {kind}. "
+            "atrous.Segmenter takes pictures as they are, atrous.Pipeline their values."
+        )
     if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
         raise AtrousError(
             f"the model takes pictures of N×{channels or 'C'}×H×W, got {'×'.join(map(str, images.shape))}. "

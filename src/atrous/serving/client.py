@@ -58,6 +58,7 @@ class Client:
         >>> prediction = client.segment("x.jpg")  # doctest: +SKIP
     """
 
+    @checked
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 120.0, patience: float = 60.0) -> None:
         if not isinstance(patience, int | float) or not patience >= 0:
             raise AtrousError(f"patience is a number of seconds, 0 or more, got {shown(patience)}.")
@@ -70,6 +71,7 @@ class Client:
             "with the same address there."
         )
 
+    @checked
     def models(self) -> list[dict[str, Any]]:
         """What the server says of each of its models: name, classes, scores, engine, version and more.
 

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from atrous.inference.any_size import AnySize, surely_fits
-from atrous.inference.memory import limit_bytes, predict_bytes
+from atrous.inference.any_size import AnySize
+from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.segmenter import Segmenter
 

@@ -48,6 +48,7 @@ class Adapted:
         state: tensors under our keys.
         left_over: foreign keys that have no place in ours.
         preprocessing: what its pictures went through; None for the backbone's own.
+        preprocessing_told: whether the file's own configuration says what its pictures went through.
         classes: its classes where they are known; None for placeholders.
         classes_of: the data set whose these are, where only their number says so; else empty.
         untold: arguments that the file does not tell, here at the source's defaults unless the user named them.
@@ -61,6 +62,7 @@ class Adapted:
     state: dict[str, Tensor]
     left_over: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    preprocessing_told: bool = False
     classes: ClassTable | None = None
     classes_of: str = ""
     untold: tuple[str, ...] = ()

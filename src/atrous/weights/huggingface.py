@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
+from atrous.weights import huggingface_told
 from atrous.weights.adapted import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, names, translate
 from atrous.weights.foreign import Foreign
 
@@ -101,7 +103,9 @@ KEYS = (
 
 def recognises(foreign: Foreign) -> bool:
     """Whether the names are this model's; or a configuration says it is one of transformers', which `adapt` names."""
-    return "segmentation_head.conv_aspp.convolution.weight" in foreign.state or "model_type" in foreign.config
+    told = foreign.config.get("model_type")
+    others = told is not None and not str(told).startswith("timm_")  # a network of timm, wrapped by transformers
+    return "segmentation_head.conv_aspp.convolution.weight" in foreign.state or others
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
@@ -126,6 +130,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     renamed["aspp.project.0.weight"] = move_channels(_weight(renamed, "aspp.project.0.weight"), (1, 0))  # pool first
     num_classes = _weight(renamed, "classifier.weight").shape[0]
     in_channels = foreign.state[_WIDTHS[0]].shape[1]
+    huggingface_told.check(foreign.config, (stem, first, last), num_classes, in_channels)
+    processor = config.get("preprocessor", {})
+    seen = preprocessing(processor, in_channels)
+    if huggingface_told.reads_bgr(processor, in_channels):
+        renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
+        seen = replace(seen, mean=seen.mean[::-1], std=seen.std[::-1])
     arguments = {
         "backbone": BACKBONES.get((stem, first, last), f"google_mobilenetv2_{round(last / 3.2):03d}"),
         "backbone_arguments": {
@@ -147,9 +157,11 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments | {name: value for name, value in given.items() if name != "architecture"},
         state=renamed,
         left_over=left_over,
-        preprocessing=preprocessing(config.get("preprocessor", {}), in_channels),
+        preprocessing=seen,
+        preprocessing_told="preprocessor" in config,
         classes=classes(config, num_classes),
         untold=() if foreign.config else ("output_stride",),
+        notes=huggingface_told.notes(processor),
     )
 
 
@@ -236,9 +248,11 @@ def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
     if named is None or all(re.fullmatch(r"LABEL_\d+", name) for name in named):
         return None
     ignore = config.get("semantic_loss_ignore_index", DEFAULTS["semantic_loss_ignore_index"])
+    first = int(huggingface_told.reduces_labels(config.get("preprocessor", {})))
+    ignored = (ignore,) if isinstance(ignore, int) and ignore >= num_classes + first else ()
     return ClassTable(
         names=named,
         colors=default_colors(num_classes),
-        raw=tuple((index,) for index in range(num_classes)),
-        ignore=(ignore,) if isinstance(ignore, int) and ignore >= num_classes else (),
+        raw=tuple((index + first,) for index in range(num_classes)),
+        ignore=(0, *ignored) if first else ignored,
     )

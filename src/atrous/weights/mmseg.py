@@ -159,6 +159,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         state=state,
         left_over=left_over,
         preprocessing=seen or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
+        preprocessing_told=seen is not None,
         untold=tuple(name for name in UNTOLD if name not in told),
         notes=notes,
         **_classes(meta, num_classes),

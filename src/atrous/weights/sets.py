@@ -28,9 +28,12 @@ DEPTH = 4
 
 #: Names of copies of the trained weights, and of networks that teach the one that was trained.
 COPIES = re.compile(
-    r"EMA|SWA|(?<![A-Za-z])(ema|swa|avg|mean|old|prev|best|init)(?![A-Za-z])|averag|shadow|polyak|teacher|target|"
+    r"EMA|SWA|(?<![A-Za-z])(ema|swa|avg|mean|old|prev|best|init)(?![A-Za-z])|[Aa]verag|shadow|polyak|teacher|target|"
     r"momentum|slow|frozen",
 )
+
+#: What TensorFlow adds to the name of a variable for its average.
+AVERAGE = "ExponentialMovingAverage"
 
 #: Counts that say nothing of the weights.
 SILENT = (COUNT, "n_averaged")
@@ -140,7 +143,14 @@ def _networks(foreign: Foreign) -> list[_Network]:
 
 
 def _by_wrappers(held: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
-    """Keys without wrappers' words → keys as they are; several sets where the words alone tell weights apart."""
+    """Keys without wrappers' words → keys as they are; several sets where the words alone tell weights apart.
+
+    TensorFlow's averages are a set, in which variables that are not averaged are as they are.
+    """
+    averages = {without_wrappers(key.removesuffix(f"/{AVERAGE}")): key for key in held if key.endswith(f"/{AVERAGE}")}
+    if averages:
+        rest = _by_wrappers({key: tensor for key, tensor in held.items() if not key.endswith(f"/{AVERAGE}")})
+        return rest | {AVERAGE: {**rest.get("", {}), **averages}}
     plain = {without_wrappers(key): key for key in held}
     if len(plain) == len(held):
         return {"": plain}

@@ -1,6 +1,7 @@
 """An ImageNet network of timm (or torchvision's ResNets, which have the same names) as the backbone of a fresh model.
 
-Source: timm/models/_features.py, version 1.0: where a network is cut into stages, `stages.0.` becomes `stages_0.`.
+Source: timm/models/_features.py, version 1.0: where a network is cut into stages, `stages.0.` becomes `stages_0.`; and
+timm/models/_hub.py (`save_config_for_hf`): a folder's config.json has `architecture`, `model_args`, `pretrained_cfg`.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 from timm.models import adapt_input_conv
 from torch import Tensor
 
 from atrous import models
-from atrous.errors import AtrousError
-from atrous.weights.adapted import Adapted, Keys, translate
+from atrous.errors import AtrousError, shown
+from atrous.models import Preprocessing
+from atrous.weights.adapted import Adapted, Keys, normalisation, translate
 from atrous.weights.foreign import Foreign
 
 #: Their names are ours, but where timm flattens a sequence of stages.
@@ -32,8 +35,14 @@ FINGERPRINTS = (
 )
 
 
+#: Arguments of a network in its folder that the backbone of a segmenter does not have, or has otherwise.
+OF_CLASSIFIERS = ("num_classes", "in_chans", "global_pool", "img_size", "drop_rate", "num_features")
+
+
 def recognises(foreign: Foreign) -> bool:
-    """Whether stem and first stage begin as a classification network of timm does."""
+    """Whether stem and first stage begin as a classification network of timm does, or its config.json says so."""
+    if isinstance(foreign.config.get("architecture"), str) and _pretrained(foreign.config):
+        return foreign.config["architecture"] != "vgg16"  # which is a source of its own
     return any(
         all(any(key.startswith(beginning) for key in foreign.state) for beginning in pair) for pair in FINGERPRINTS
     )
@@ -49,15 +58,27 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     Raises:
         AtrousError: no backbone named.
     """
-    if "backbone" not in given:
+    told = _told(foreign, "backbone" in given)
+    if "backbone" not in {**told, **given}:
         raise AtrousError(
             f"{foreign.name or 'the state dict'} holds a classification network, whose keys do not tell which: name "
             "it as timm does with backbone= (--backbone), such as resnet50."
         )
     architecture = given.get("architecture", "deeplabv3plus")
-    arguments = {name: value for name, value in given.items() if name != "architecture"}
-    with torch.device("meta"):
-        ours = models.build(architecture, arguments).state_dict()
+    if given.get("backbone", told.get("backbone")) != told.get("backbone"):
+        told.pop("backbone_arguments", None)  # of another network
+    arguments = {**told, **{name: value for name, value in given.items() if name != "architecture"}}
+    try:
+        with torch.device("meta"):
+            ours = models.build(architecture, arguments).state_dict()
+    except AtrousError as error:
+        if "backbone" in given or "backbone" not in told:
+            raise
+        raise AtrousError(
+            f"{foreign.name} holds timm's image classifier '{told['backbone']}', which does not become a segmenter: "
+            f"{error}"
+        ) from error
+    channels = arguments.get("in_channels", 3)
     state, left_over = {}, []
     for key, tensor in foreign.state.items():
         name = _ours(key, ours)
@@ -65,7 +86,70 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             state[name] = _spread(tensor, ours[name])
         elif not key.endswith("num_batches_tracked"):
             left_over.append(key)
-    return Adapted(architecture, arguments, state, tuple(left_over), fills=("backbone.",))
+    preprocessing, notes = _seen(foreign.config, channels)
+    return Adapted(
+        architecture,
+        arguments,
+        state,
+        tuple(left_over),
+        preprocessing,
+        preprocessing_told=preprocessing is not None,
+        notes=notes,
+        fills=("backbone.",),
+    )
+
+
+def _pretrained(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a folder says of its pictures: under "pretrained_cfg", in older ones beside the architecture."""
+    given = config.get("pretrained_cfg")
+    if isinstance(given, Mapping):
+        return given
+    return config if "mean" in config and "std" in config else {}
+
+
+def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
+    """Arguments of ours that a folder's config.json and the stem tell."""
+    told: dict[str, Any] = {}
+    stem = next((tensor for tensor in foreign.state.values() if tensor.ndim == 4), None)
+    if stem is not None and stem.shape[1] != 3:
+        told["in_channels"] = stem.shape[1]
+    name = foreign.config.get("architecture")
+    if not isinstance(name, str) or not _pretrained(foreign.config):
+        return told
+    if not timm.is_model(name) and not named:
+        raise AtrousError(
+            f"config.json names the architecture '{name[:100]}', which timm {timm.__version__} does not have: name one "
+            "that it has with backbone= (--backbone)."
+        )
+    further = foreign.config.get("model_args")
+    further = further if isinstance(further, Mapping) else {}
+    told |= {"backbone": name}
+    inner = {key: value for key, value in further.items() if key not in OF_CLASSIFIERS and value is not None}
+    return told | ({"backbone_arguments": inner} if inner else {})
+
+
+def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | None, tuple[str, ...]]:
+    """The normalisation that a folder's config.json tells, and what to tell the user."""
+    record = _pretrained(config)
+    if not isinstance(config.get("architecture"), str) or not record:
+        return None, ()
+    rows: list[list[float]] = []
+    for name in ("mean", "std"):
+        values = record.get(name)
+        numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+        row = list(values or ()) if numbers else []
+        if len(row) not in (1, 3, channels):
+            raise AtrousError(f"config.json has {name} = {shown(values)}; needed is a number for each channel, in 0–1.")
+        rows.append([255 * value for value in (3 * row if len(row) == 1 else row)])
+    classes = config.get("num_classes", record.get("num_classes"))
+    size = record.get("input_size")
+    sized = f" for pictures of {size[2]}×{size[1]} px" if isinstance(size, list) and len(size) == 3 else ""
+    counted = f" of {classes} classes" if isinstance(classes, int) and classes else ""
+    note = (
+        f"An image classifier of timm, {config['architecture']}{sized}: its features are the backbone; its classifier"
+        f"{counted} is left over, and the segmenter's head is still to be trained."
+    )
+    return normalisation(rows[0], rows[1], channels), (note,)
 
 
 def _ours(key: str, ours: Mapping[str, Tensor]) -> str | None:

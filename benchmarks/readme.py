@@ -241,7 +241,7 @@ FIGURES = {
             (
                 "CamVid, 11 classes, 480×360, val mIoU",
                 "**{miou:.3f}** in two hours ([shipped](zoo/camvid.md)), "
-                "[0.684 in 25 minutes](recipes/camvid_quick.yaml)",
+                "[0.684 in 25 minutes](src/atrous/recipes/camvid_quick.yaml)",
                 "0.649 in 57 minutes: a peer's DeepLabV3+ with the same backbone",
             ),
         ),

@@ -112,6 +112,7 @@ def test_wrong_words(words, message, capsys):
     assert not said.out
 
 
+@pytest.mark.slow
 def test_a_mistake_is_a_sentence_and_exit_code_2():
     done = run("evaluate", "/absent/model.safetensors", "/absent")
     assert done.returncode == 2

@@ -53,12 +53,12 @@ def test_english_names_look_as_pillow_draws_them():
     assert text_width("Road, wet_2", 20) == ImageFont.load_default(20).getlength("Road, wet_2")
 
 
-@pytest.mark.parametrize("name", ["Straße", "łąka", "Дорога", "道路", "道路 road", "ถนน"])
+@pytest.mark.parametrize("name", ["Straße", "łąka", "Дорога", "道路", "道路 road", "ถนน", "q̃ r̅ n̈ m̄ e̊"])
 def test_names_in_other_letters_are_drawn_and_are_no_boxes(name):
     needs_font_for(name)
     assert not np.array_equal(drawn(name), in_pillows_font(name))
     for path, run in fonts._runs(name) or []:
-        glyphs = [fonts._glyph(path, letter) for letter in run if not letter.isspace() and letter.isalpha()]
+        glyphs = [fonts._glyph(path, letter) for letter in run if not letter.isspace()]
         assert glyphs and fonts._missing(path) not in glyphs
     spread = np.flatnonzero((drawn(name) < 128).any((0, 2)))
     assert spread[-1] - spread[0] <= text_width(name, 20) + 2  # the width that a legend leaves for it
@@ -85,9 +85,11 @@ def test_letters_that_must_be_joined_are_not_drawn_apart(monkeypatch):
         cache.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["🚗", "car 🚗", "👩🏽‍🌾 farmer", "🇩🇪"])
+@pytest.mark.parametrize("name", ["🚗", "car 🚗", "👩🏽‍🌾 farmer", "🇩🇪", "🏳️‍🌈", "👍🏽", "1️⃣", "☂️ rain"])
 def test_emoji_have_their_colours(name):
     needs_font_for(name)
+    fonts_used = {path for path, run in fonts._runs(name) or [] if any(ord(letter) > 0x2000 for letter in run)}
+    assert len(fonts_used) == 1  # not in pieces of several fonts
     pixels = drawn(name).astype(int)
     if "🇩🇪" not in name and not (np.ptp(pixels, axis=2) > 60).any():
         pytest.skip("this system's font of emoji has no colours")
@@ -120,6 +122,16 @@ def test_a_damaged_font_is_passed_over(monkeypatch, tmp_path):
     monkeypatch.setattr(fonts, "_font_folders", lambda: [tmp_path, tmp_path / "absent"])
     with pytest.warns(FontWarning):
         assert labels(["道"]) == ["class 0"]
+
+
+def test_many_names_take_little_time_to_look_up():
+    """A table of letters is read once for each font, not once for each letter."""
+    fonts._letters.cache_clear()
+    letters = [chr(0x4E00 + 7 * index) for index in range(200)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        labels(letters)
+    assert fonts._letters.cache_info().misses <= len(fonts._system_fonts())
 
 
 def test_controls_and_bytes_that_are_no_text_are_question_marks():

@@ -76,6 +76,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 def test_what_tools_put_around_is_taken_off(wrap, good):
     before = model().state_dict()

@@ -110,6 +110,7 @@ def model(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_training_and_masks_without_what_only_linux_has(data, recipe, tmp_path):
     out = tmp_path / "run"
     options = ["--data.root", data, "--out", out, "--data.workers", "0"]
@@ -131,6 +132,7 @@ def test_spawned_workers_without_a_signal_of_their_death(data, recipe, tmp_path)
     assert "Going on with" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_tiles_start_where_psutil_says_that_little_is_free(model, tmp_path, engine):
     pytest.importorskip(engine)
@@ -149,6 +151,7 @@ def test_a_system_that_says_nothing_of_its_memory_has_little():
     assert done.stdout.split() == ["4000000000.0", "2000000000.0"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_starts_and_answers_without_what_only_linux_has(model, tmp_path):
     pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     code = f"{PRELUDE.format(free=0)}\nsys.exit(main(['serve', {str(model)!r}, '--port', '0']))"

@@ -11,9 +11,10 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from atrous import logger
@@ -31,6 +32,8 @@ OTHER_STYLES = frozenset(
 )
 #: What joins two emoji into one, what asks for the coloured form, and the first and last of the tones of skin.
 JOINER, COLOURED, TONES = "\u200d", "\ufe0f", ("\U0001f3fb", "\U0001f3ff")
+#: What asks for the plain form of an emoji, and what draws a key around the digit before it.
+PLAIN, KEYCAP = "\ufe0e", "\u20e3"
 #: The first and last of the letters of which two make a flag.
 FLAGS = ("\U0001f1e6", "\U0001f1ff")
 #: Names in one warning.
@@ -152,14 +155,20 @@ def _runs(text: str) -> list[tuple[str | None, str]] | None:
     clusters = _clusters(text)
     if not features.check("raqm") and any(_needs_shaping(letter) for letter in text):
         return None  # letters would stand apart, or in the wrong order
-    fonts = (None, *_system_fonts())
-    whole = next((path for path in fonts if all(_has(path, cluster[0]) for cluster in clusters)), "")
-    if whole != "":
-        return [(whole, text)]
+    fonts: tuple[str | None, ...] = (None, *_system_fonts())
+    if not any(map(_is_emoji, clusters)):
+        whole = next((path for path in fonts if all(_has(path, cluster) for cluster in clusters)), "")
+        if whole != "":
+            return [(whole, text)]
     runs: list[tuple[str | None, str]] = []
     for cluster in clusters:
-        choices = (runs[-1][0], *fonts) if runs and not cluster.isspace() else fonts  # those of emoji are very wide
-        path = next((path for path in choices if _has(path, cluster[0])), "")
+        if _is_emoji(cluster):
+            choices = (*(path for path in fonts if path and "emoji" in path.lower()), *fonts)
+        elif runs and not cluster.isspace():  # spaces of fonts for emoji are very wide
+            choices = (runs[-1][0], *fonts)
+        else:
+            choices = fonts
+        path = next((path for path in choices if _has(path, cluster)), "")
         if path == "":
             return None
         if runs and runs[-1][0] == path:
@@ -175,7 +184,7 @@ def _clusters(text: str) -> list[str]:
     for letter in text:
         last = clusters[-1] if clusters else ""
         is_flag = FLAGS[0] <= letter <= FLAGS[1] and len(last) == 1 and FLAGS[0] <= last <= FLAGS[1]
-        is_part = unicodedata.category(letter)[0] == "M" or letter in (JOINER, COLOURED)
+        is_part = unicodedata.category(letter)[0] == "M" or letter in (JOINER, COLOURED, PLAIN)
         if last and (is_flag or is_part or last.endswith(JOINER) or TONES[0] <= letter <= TONES[1]):
             clusters[-1] += letter
         else:
@@ -191,30 +200,89 @@ def _needs_shaping(letter: str) -> bool:
     )
 
 
+def _is_emoji(cluster: str) -> bool:
+    """Whether letters are joined into one emoji, or asked for as one, which fonts of plain signs draw apart."""
+    is_toned = any(TONES[0] <= letter <= TONES[1] for letter in cluster)
+    return is_toned or any(letter in cluster for letter in (JOINER, COLOURED, KEYCAP))
+
+
 @lru_cache(maxsize=2**16)
-def _has(path: str | None, letter: str) -> bool:
-    """Whether a font has a letter, and draws something for it that is not its sign for a missing one."""
-    if letter.isspace():
+def _has(path: str | None, cluster: str) -> bool:
+    """Whether a font has all letters of a cluster, and draws something for it."""
+    if cluster.isspace():
         return True
     try:
-        glyph = _glyph(path, letter)
-        return any(glyph) and glyph != _missing(path)
+        letters = [letter for letter in cluster if letter != JOINER and letter not in (COLOURED, PLAIN)]
+        return all(_maps(path, letter) for letter in letters) and any(_glyph(path, cluster))
     except OSError:  # a damaged file, or a format that is not read
         return False
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2**16)
+def _maps(path: str | None, letter: str) -> bool:
+    """Whether a font has a letter: in its table of letters, and not as its sign for a missing one."""
+    if path is not None:
+        first, last = _letters(path)
+        at = int(np.searchsorted(first, ord(letter), side="right")) - 1
+        if at < 0 or last[at] < ord(letter):
+            return False
+    return _glyph(path, letter) != _missing(path)
+
+
+@cache
+def _letters(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last letters of the ranges in a font's table `cmap` (OpenType 1.9), ascending.
+
+    Raises:
+        OSError: damaged, or without such a table of Unicode.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(16)
+            file.seek(int.from_bytes(head[12:16], "big") if head[:4] == b"ttcf" else 0)
+            tables = np.frombuffer(file.read(16 * int.from_bytes(file.read(12)[4:6], "big")), ">u4").reshape(-1, 4)
+            _, _, place, length = tables[tables[:, 0] == int.from_bytes(b"cmap", "big")][0].tolist()
+            file.seek(place)
+            cmap = file.read(length)
+        encodings = np.frombuffer(cmap, ">u2", 4 * int.from_bytes(cmap[2:4], "big"), 4).reshape(-1, 4)
+        starts = [int(high) << 16 | int(low) for kind, way, high, low in encodings if kind == 0 or way in (1, 10)]
+        ranges = [_ranges(cmap[start:]) for start in starts]
+        return max(ranges, key=lambda found: int((found[1] - found[0]).sum()))
+    except (ValueError, IndexError) as error:
+        raise OSError(f"{path}: damaged, or without a table of letters") from error
+
+
+def _ranges(table: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """The ranges in one table of letters, of format 4 or 12; none of another."""
+    kind = int.from_bytes(table[:2], "big")
+    if kind == 12:
+        groups = np.frombuffer(table, ">u4", 3 * int.from_bytes(table[12:16], "big"), 16).reshape(-1, 3).astype(int)
+        return groups[:, 0], groups[:, 1]
+    if kind == 4:
+        count = int.from_bytes(table[6:8], "big") // 2
+        last, first = (np.frombuffer(table, ">u2", count, at).astype(int) for at in (14, 16 + 2 * count))
+        return first, last
+    return np.zeros(0, int), np.zeros(0, int)
+
+
+@cache
 def _missing(path: str | None) -> bytes:
     return _glyph(path, NO_LETTER)
 
 
 def _glyph(path: str | None, letter: str) -> bytes:
     """What a font draws for a letter; no byte of it is set for one that is empty."""
-    font = _font(path, ASKED_SIZE)
+    font = _asked(path)
     left, top, right, bottom = (round(side) for side in font.getbbox(letter, anchor="ls"))
     drawn = Image.new("RGBA", (max(1, right - left), max(1, bottom - top)))
     ImageDraw.Draw(drawn).text((-left, -top), letter, "black", font, "ls", embedded_color=True)
     return drawn.tobytes()
+
+
+@cache
+def _asked(path: str | None) -> ImageFont.FreeTypeFont:
+    """A font at the size at which it is asked; all that are asked stay open, a few hundred at most."""
+    return _font(path, ASKED_SIZE)
 
 
 @lru_cache(maxsize=32)

@@ -36,6 +36,7 @@ def checkpoint(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_model_that_predicts_the_same(checkpoint, tmp_path, capsys):
     out = tmp_path / "models" / "model.safetensors"
     assert main(["convert", str(checkpoint), "--source", "torchvision", "--out", str(out)]) == 0

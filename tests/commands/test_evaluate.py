@@ -310,6 +310,7 @@ def test_the_searched_settings_are_no_worse_than_any_of_the_grid_on_the_same_pic
         assert found["miou"] >= evaluate(model, shapes, split="test", crf=words, device="cpu")["miou"]
 
 
+@pytest.mark.slow
 def test_given_settings_are_saved_too(model, shapes, tmp_path):
     out = tmp_path / "m.safetensors"
     evaluate(model, shapes, split="test", crf="deeplabv1", save_crf=out, device="cpu")

@@ -71,6 +71,7 @@ def counted(model: Path, data: Path, out: Path, *words: str) -> np.ndarray:
     return matrix.counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--scales", "0.5,1", "--flip"]])
 def test_evaluate_counts_the_masks_of_predict(model, with_void, memory, tmp_path, words, capsys):
     options = {"scales": [0.5, 1.0], "flip": True} if words else {}

@@ -53,6 +53,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", NAMES)
 def test_writes_the_file_and_says_how_far_it_agrees(format, original, tmp_path, capsys):
     need(format)
@@ -191,6 +192,7 @@ def test_drawn_pictures_fit_the_model(dtype):
         assert image.min() >= 0 and (image == image.round()).all()
 
 
+@pytest.mark.slow
 def test_the_page_runs(original, tmp_path, monkeypatch):
     need("onnx")
     need("openvino")
@@ -209,6 +211,7 @@ def test_the_page_runs(original, tmp_path, monkeypatch):
     assert "atrous.commands.export" in sys.modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", NAMES)
 def test_a_model_that_aligns_its_pictures_is_exported_though_some_are_aligned_already(format, original, tmp_path):
     need(format)

@@ -181,6 +181,7 @@ def test_mixed_channels_say_what_is_dropped(tmp_path):
     assert "(5 pictures with 6): the first 5 are read" in told(dataset(tmp_path, save), "dropped_channels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_channel_marked_as_alpha_is_said_and_can_be_read(tmp_path, count):
     root = dataset(tmp_path / "data", bands(count, alpha=True, zeros=True))

@@ -239,6 +239,7 @@ def test_a_training_deletes_only_its_own_unfinished_files(tiny, tmp_path):
     assert {name for name in written if not name.startswith("tensorboard/")} <= set(RUN_FILES)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_keeps_what_others_put_there(tiny, tmp_path):
     out = train(tiny(), out=tmp_path / "run")
     (out / "report.html").write_text("<h1>my own words</h1>")
@@ -268,6 +269,7 @@ def test_masks_of_others_stay_and_ones_own_are_predicted_again(model, shapes, tm
     assert hashes(out) == first
 
 
+@pytest.mark.slow
 def test_marks_are_in_every_kind_of_file_and_change_no_pixel(model, place, tmp_path):
     assert main(["predict", str(model), "data/images", "--out", "plain", "--json", "done.json"]) == 0
     assert main(["predict", str(model), "data/images", "--out", "raw", "--raw"]) == 0

@@ -133,6 +133,7 @@ def peak(*words: object) -> float:
     return float(done.stdout.rpartition("PEAK")[2])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read as Linux tells it")
 def test_memory_does_not_grow_with_the_picture(model, picture, tmp_path):
     save(tmp_path / "small.tif", np.tile(picture, (3, 2, 1)), **PLACE)

@@ -254,6 +254,7 @@ def test_labels_only_where_pictures_hold_no_data_are_refused(tiny, fresh_shapes,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_pictures_without_a_label_among_others_cost_nothing(tiny, fresh_shapes, tmp_path):
     """Batches of them have a loss of 0, not NaN."""
     for file in (fresh_shapes / "masks").glob("train_*.png"):
@@ -272,6 +273,7 @@ def test_a_limit_in_minutes_ends_with_a_validation(tiny, tmp_path):
     assert (out / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_sixteen_bit_pictures_keep_their_range(fresh_shapes, tiny, tmp_path):
     for path in (fresh_shapes / "images").iterdir():
         grey = np.asarray(Image.open(path))[..., 2].astype(np.uint16) * 200 + 77
@@ -330,6 +332,7 @@ def test_the_papers_second_stage(tiny, model, tmp_path):
     assert not torch.equal(before.classifier.weight, after.classifier.weight)
 
 
+@pytest.mark.slow
 def test_the_crop_grows(tiny, tmp_path, monkeypatch):
     seen = []
     normalise = TrainingStep.forward
@@ -364,6 +367,7 @@ def test_weights_and_biases_offline(tiny, tmp_path, monkeypatch, capsys):
 # The smallest and strangest data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 4])
 def test_three_pictures_smaller_than_the_crop(fresh_shapes, tiny, tmp_path, batch):
     (fresh_shapes / "splits" / "train.txt").write_text("train_0\ntrain_1\ntrain_2")
@@ -372,6 +376,7 @@ def test_three_pictures_smaller_than_the_crop(fresh_shapes, tiny, tmp_path, batc
     assert 0 <= lines(train(recipe, out=tmp_path / "run"), "val")[-1]["miou"] <= 1
 
 
+@pytest.mark.slow
 def test_one_class_only_and_pictures_all_ignored(fresh_shapes, tiny, tmp_path):
     for index in range(8):
         path = fresh_shapes / "masks" / f"train_{index}.png"
@@ -415,6 +420,7 @@ def interrupt(tmp_path: Path, recipe: Recipe, number: signal.Signals) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
     recipe = tiny(train__epochs=8, train__batch_size=1, train__validate_every=4, train__ema=0.9)
     halved = interrupt(tmp_path, recipe, signal.SIGINT)
@@ -428,10 +434,12 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_polite_kill_saves_too(tiny, tmp_path):
     interrupt(tmp_path, tiny(train__epochs=99, train__batch_size=1, train__validate_every=99), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_trains_no_more(tiny, tmp_path, capsys):
     out = train(tiny(), out=tmp_path / "run")
     before = (out / "metrics.jsonl").read_text()
@@ -444,6 +452,7 @@ def test_resuming_a_finished_run_trains_no_more(tiny, tmp_path, capsys):
     assert "was finished" in said and longer in said
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs(tiny, tmp_path):
     out = train(tiny(train__epochs=1), out=tmp_path / "run")
     assert main(["train", "--resume", str(out), "--train.epochs", "3"]) == 0
@@ -451,6 +460,7 @@ def test_a_finished_run_goes_on_for_more_epochs(tiny, tmp_path):
     assert read_recipe(out / "config.yaml").train.epochs == 3
 
 
+@pytest.mark.slow
 def test_tensorboard_keeps_every_validation_of_a_resumed_run(tiny, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -467,6 +477,7 @@ def test_a_resumed_run_has_its_own_folder_and_weights(run, model, tmp_path, caps
     assert f"leave out {word}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_in_which_another_process_trains_is_left_alone(tiny, tmp_path, capsys):
     out = train(tiny(train__epochs=1), out=tmp_path / "run")
     code = f"from atrous.run_folder import held; from pathlib import Path\nwith held(Path({str(out)!r})): input()"
@@ -502,6 +513,7 @@ def test_nothing_to_resume(tmp_path, tiny, capsys):
     assert "nothing to resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stopped_before_its_recipe_was_written_it_goes_on_all_the_same(tiny, tmp_path, monkeypatch):
     def stop(recipe, path):
         raise KeyboardInterrupt
@@ -517,6 +529,7 @@ def test_stopped_before_its_recipe_was_written_it_goes_on_all_the_same(tiny, tmp
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_stopped_before_its_first_checkpoint_it_starts_anew(recipe_file, tmp_path, monkeypatch, capsys):
     def stop(self):
         raise KeyboardInterrupt
@@ -541,6 +554,7 @@ def test_a_folder_with_a_recipe_alone_is_neither_a_run_nor_overwritten(recipe_fi
 # Starting from another model
 
 
+@pytest.mark.slow
 def test_init_keeps_what_fits_and_names_what_is_fresh(model, tiny, fresh_shapes, tmp_path, capsys):
     four = ClassTable(("ground", "box", "disc", "cat"), ((0, 0, 0),) * 4, ((0,), (7, 8), (300,), (9,)), (65535,))
     four.to_yaml(fresh_shapes / "classes.yaml")
@@ -553,6 +567,7 @@ def test_init_keeps_what_fits_and_names_what_is_fresh(model, tiny, fresh_shapes,
     torch.testing.assert_close(after.decoder.reduce[0].weight, before.decoder.reduce[0].weight)
 
 
+@pytest.mark.slow
 def test_init_with_the_same_classes_keeps_everything(model, tiny, tmp_path):
     recipe = tiny(optim__lr=1e-12, augment__scale=[1, 1], augment__crop=None)
     out = train(recipe, out=tmp_path / "run", init=model)
@@ -562,6 +577,7 @@ def test_init_with_the_same_classes_keeps_everything(model, tiny, tmp_path):
             torch.testing.assert_close(after[name], before[name])
 
 
+@pytest.mark.slow
 def test_init_brings_its_own_network(model, tiny, tmp_path, capsys):
     """Its weights fit no other; the recipe's arguments count one by one, and a run resumes without the file."""
     recipe = tiny(model__backbone="resnet18", model__architecture="deeplabv3", model__output_stride=8)
@@ -586,6 +602,7 @@ def test_a_loss_or_gradient_that_is_not_finite_names_the_pictures(tiny, tmp_path
     assert f"--resume {tmp_path / 'run'}" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_void(fresh_shapes, tiny, tmp_path):
     for path in (fresh_shapes / "images").iterdir():
         values = np.asarray(Image.open(path))[..., 0].astype(np.float32)
@@ -670,6 +687,7 @@ def test_absent_and_broken_recipes(tmp_path, capsys):
     assert "Did you mean 'train.epochs'?" in refused(capsys, "train", tmp_path / "broken.yaml")
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_goes_on_with_another_learning_rate(tiny, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(AtrousError, match="became"):
@@ -680,6 +698,7 @@ def test_a_run_that_failed_goes_on_with_another_learning_rate(tiny, tmp_path):
     assert all(line["lr"] <= 0.001 for line in lines(out, "train"))
 
 
+@pytest.mark.slow
 def test_an_epoch_is_not_lost_when_its_validation_fails(fresh_shapes, tiny, tmp_path):
     out, recipe = tmp_path / "run", tiny(data__root=str(fresh_shapes))
     picture = fresh_shapes / "images" / "val_1.png"
@@ -726,6 +745,7 @@ def test_the_data_decide_the_number_of_classes(tiny, tmp_path):
         train(tiny(model__arguments={"num_classes": 5}), out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_the_doctor_warns_of_is_printed_kept_and_on_the_page(fresh_shapes, tiny, tmp_path, capsys):
     table = ClassTable(("ground", "box", "disc", "cat"), ((0, 0, 0),) * 4, ((0,), (7, 8), (300,), (9,)), (65535,))
     table.to_yaml(fresh_shapes / "classes.yaml")  # no pixel is a cat

@@ -213,6 +213,7 @@ for filtered, refined in results[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_no_bit():
     environment = {**os.environ, "NUMBA_NUM_THREADS": "3"}
     done = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True)

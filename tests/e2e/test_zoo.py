@@ -32,6 +32,7 @@ def test_it_is_small_and_has_a_card_that_tells_its_scores(path):
     assert all(name in card for name in info.classes)
 
 
+@pytest.mark.slow
 def test_it_segments_a_picture_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

@@ -111,6 +111,7 @@ def test_what_cannot_be_is_refused(path, options, message):
         Segmenter(path, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "backbone", "arguments"),
     [
@@ -133,6 +134,7 @@ def test_openvino_is_torch_at_any_size(architecture, backbone, arguments, aligne
         assert (ours(image).mask == theirs(image).mask).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_large_pictures_of_one_size_and_of_several_have_the_same_scores(monkeypatch):
     model = used(backbone="mobilenetv2_100")
     rng = np.random.default_rng(0)
@@ -168,6 +170,7 @@ def test_torch_runs_what_openvino_does_not(path, picture, monkeypatch):
         Segmenter(path, engine="openvino")
 
 
+@pytest.mark.slow
 def test_a_plain_mask_of_a_kept_network_needs_no_torch(path, picture, tmp_path):
     Segmenter(path, engine="openvino")
     np.save(tmp_path / "picture.npy", picture)
@@ -204,6 +207,7 @@ def test_a_picture_that_openvino_cannot_run_is_named():
         atrous.Segmenter(model, engine="openvino")(pixel)
 
 
+@pytest.mark.slow
 def test_a_signal_after_two_networks_came_and_went_is_handled(path):
     """Of two OpenVINO cores that end in the order they began, the second leaves signals a freed stack."""
     program = f"""if True:

@@ -56,6 +56,7 @@ CASES = [pytest.param(case, id=name) for name, case in QUICK.items()]
 CASES += [pytest.param(case, id=name, marks=pytest.mark.slow) for name, case in SLOW.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_paper_gives_the_same_masks_in_both_runtimes(case, make_model, tmp_path):
     model = make_model(**case)

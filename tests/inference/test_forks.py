@@ -77,6 +77,7 @@ def test_a_segmenter_works_in_forked_children(model, engine):
     assert run(code + POOL_AND_EXIT, model, engine) == ["True", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_an_exported_file_works_in_forked_children(exports, format, package):
     pytest.importorskip(package)
@@ -84,6 +85,7 @@ def test_an_exported_file_works_in_forked_children(exports, format, package):
     assert run(code + POOL_AND_EXIT, exports(format, True)) == ["True", "0"]
 
 
+@pytest.mark.slow
 def test_a_network_that_ran_in_a_lost_thread_says_what_to_do(model):
     """The fork happens while a thread is inside of the network: the child has the network, but not the thread."""
     pytest.importorskip("openvino")

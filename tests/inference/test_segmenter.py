@@ -357,6 +357,7 @@ def test_pixels_that_are_not_valid_stay_the_networks(segmenter, picture):
     assert (mask != segmenter(picture).mask).any()
 
 
+@pytest.mark.slow
 def test_another_output_stride_on_the_same_weights(picture, tmp_path):
     model = make(output_stride=16)
     finer = make(output_stride=8)

@@ -158,6 +158,7 @@ def test_threads_that_open_one_file_at_once(files, pictures, tmp_path, monkeypat
             assert (mask == expected).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_a_large_picture_of_each_thread(files):
     """Networks that are made for one size, while threads have pictures of two."""
     segmenter = Segmenter(files / "model.safetensors", engine="openvino", precision="float32")

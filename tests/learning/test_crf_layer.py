@@ -90,6 +90,7 @@ def test_scores_that_are_not_finite_make_such_a_loss():
     assert CrossEntropy()(layer(scores, raw), labels).isnan()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compatibility", ["potts", "learned"])
 def test_trained_end_to_end_all_parameters_move_and_the_loss_falls(compatibility):
     model = make().train()

@@ -180,6 +180,7 @@ class FatalDataset:
         return self.dataset.read(item)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "workers"), [("kill", 1), ("kill", 3), ("hang", 2)])
 def test_a_worker_that_dies_or_hangs_costs_no_batch(dataset, alone, how, workers, capsys):
     order = EpochOrder(COUNT, 4, seed=3)
@@ -223,6 +224,7 @@ def test_a_batch_that_died_with_its_worker_is_made_again(dataset, error, monkeyp
     assert loader.workers == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_between_epochs_costs_no_batch(dataset, alone, capsys):
     order = EpochOrder(COUNT, 4, seed=3)
     config = Augment(crop=(16, 24), rotation=10, brightness=0.2, blur=0.3)

@@ -45,6 +45,7 @@ def test_another_number_of_classes_keeps_all_but_the_classifier():
     assert torch.equal(model.decoder.reduce[0].weight, source.decoder.reduce[0].weight)
 
 
+@pytest.mark.slow
 def test_a_file_does_as_well_as_a_model(tmp_path):
     source = make(1)
     atrous.save(source, tmp_path / "model.safetensors")

@@ -54,6 +54,7 @@ def picture(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_any_size_from_one_pixel_on_comes_out_in_its_own_size(model):
     for size in [*((side, side) for side in range(1, 71)), *PRIMES]:

@@ -86,6 +86,7 @@ def test_the_arrays_under_slim_names_give_the_same_weights(weights, file, arrays
     assert all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_every_voc_picture_is_segmented_as_litert_does(weights, shared, capsys):
     model, runtime = convert(weights / FLOAT, source="tensorflow"), LiteRT(weights / FLOAT)
     assert model.info.classes == VOC_CLASSES.names

@@ -22,6 +22,7 @@ SIZES = [(97, 97), (33, 641), (96, 130)]
 FRESH = {"weights": None, "weights_backbone": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large"])
 def test_same_logits_parameters_and_running_means(name):
     torch.manual_seed(0)

@@ -111,6 +111,7 @@ def test_what_accept_asks_for(accept, form):
     assert form is None or form in FORMATS
 
 
+@pytest.mark.slow
 def test_outlines_much_larger_than_the_mask_are_refused():
     noise = np.random.default_rng(0).integers(0, 2, (1000, 1000), dtype=np.uint8)
     with pytest.raises(AtrousError, match="more corners than there may be: ask for rle"):

@@ -112,10 +112,12 @@ def test_when_to_come_again_may_be_said_in_any_way(when):
         asking.start()
         thread.join()
         thread = answer_once(door, b"200 OK\r\nConnection: close", b'{"models": []}')
-        asking.join()
-        thread.join()
+        asking.join(120)
+        thread.join(120)
+        assert not asking.is_alive()
 
 
+@pytest.mark.slow
 def test_several_models_have_to_be_told_apart(start, other_model, streets):
     server = start(ZOO, f"other={other_model}")
     client = Client(server.address)
@@ -126,6 +128,7 @@ def test_several_models_have_to_be_told_apart(start, other_model, streets):
     server.stop()
 
 
+@pytest.mark.slow
 def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(start, segmenter, streets):
     server = start(ZOO)
     client = Client(server.address, patience=60)

@@ -269,6 +269,7 @@ def names_on(browser) -> set[str]:
     return set(browser.execute_script(script))
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for(browser, start, tmp_path, street):
     from selenium.webdriver.common.keys import Keys
 

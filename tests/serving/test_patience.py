@@ -46,7 +46,9 @@ def connect(port: int) -> socket.socket:
 
 
 def wait_until_closed(server) -> None:
-    while server.server_state.connections:  # for ever, if the connection is held
+    end = time.monotonic() + 120  # far beyond what it takes: a connection that is held must not hang the tests
+    while server.server_state.connections:
+        assert time.monotonic() < end, "the connection is still held"
         time.sleep(0.02)
 
 

@@ -77,6 +77,7 @@ def test_options_are_the_segmenters(server, segmenter, streets, words, options):
     assert not np.array_equal(expected, segmenter(streets[1]).mask)  # the option does something
 
 
+@pytest.mark.slow
 def test_tiles(server, segmenter):
     picture = np.tile(np.arange(640, dtype=np.uint8)[:, None, None] // 3, (1, 640, 3))
     expected = AnySize(segmenter, tile=512, overlap=128)(picture)
@@ -223,6 +224,7 @@ def test_lines_that_are_no_http(server):
     assert b" 400 " in server.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 40_000)
 
 
+@pytest.mark.slow
 def test_those_who_send_slowly_are_not_waited_for(start):
     server = start(ZOO)
     with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
@@ -265,6 +267,7 @@ def test_others_are_served_with_a_key_only(start, tmp_path, streets, capsys):
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_full_line_says_when_to_come_again(start, streets):
     server = start(ZOO, "--waiting", 1)
     large = png(np.zeros((1000, 1000, 3), np.uint8))
@@ -279,6 +282,7 @@ def test_a_full_line_says_when_to_come_again(start, streets):
     server.stop()
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long(start, streets):
     server = start(ZOO, "--seconds", 2, "--megapixels", 200)
     picture = png(np.zeros((1000, 1000, 3), np.uint8))
@@ -289,6 +293,7 @@ def test_an_answer_that_takes_too_long(start, streets):
     server.stop()
 
 
+@pytest.mark.slow
 def test_those_who_leave_stop_costing(start, streets):
     server = start(ZOO, "--megapixels", 1000)
     picture = png(np.zeros((2000, 2000, 3), np.uint8))
@@ -304,6 +309,7 @@ def test_those_who_leave_stop_costing(start, streets):
     server.stop()
 
 
+@pytest.mark.slow
 def test_sigterm_lets_everybody_finish(start, streets, segmenter):
     server = start(ZOO)
     answers: list[tuple[int, np.ndarray]] = []
@@ -385,6 +391,7 @@ def test_an_exported_file_may_be_overwritten_in_place(start, other_model, street
     server.stop()
 
 
+@pytest.mark.slow
 def test_who_is_cut_off_is_counted(start):
     server = start(ZOO, "--megapixels", 1000)
     picture = png(np.zeros((2000, 2000, 3), np.uint8))

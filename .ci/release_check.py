@@ -143,7 +143,8 @@ def check_words(python: str, home: Path) -> None:
         must(f"usage: atrous {verb}" in atrous(python, home, f"{verb} --help"), f"`atrous {verb} --help` says nothing")
     must("complete" in atrous(python, home, "completion bash"), "no completion for bash")
     must(
-        "repository" in atrous(python, home, "evaluate zoo/camvid.safetensors data", fails=True), "the zoo is a riddle"
+        "repository" in atrous(python, home, "evaluate zoo/camvid.safetensors data", fails=True),
+        "the refusal does not name the repository",
     )
     must("Did you mean 'quickstart'" in atrous(python, home, "train quikstart", fails=True), "no nearest recipe")
     must(not list(home.iterdir()), "help wrote files")

@@ -296,6 +296,14 @@ def test_one_picture_in_two_splits(data):
     assert "images/a.png" in told(diagnosis, "same_picture")
 
 
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("trainval", "test")])
+def test_a_split_inside_one_that_it_is_scored_against_is_a_leak(data, first, second):
+    (data / f"splits/{first}.txt").write_text("\n".join("abcdefghij"))
+    (data / f"splits/{second}.txt").write_text("a\nb")
+    leaks = [finding.message for finding in examine(data).warnings if finding.kind == "same_picture"]
+    assert any(f"listed both in {first} and in {second}" in leak for leak in leaks)
+
+
 def test_a_split_that_contains_others_is_no_leak(data):
     (data / "splits/trainval.txt").write_text("\n".join("abcdefghi"))
     assert not examine(data).warnings

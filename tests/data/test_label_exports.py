@@ -10,6 +10,7 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.data.dataset import open_dataset
+from atrous.data.label_exports import label_export_told
 from atrous.errors import AtrousError
 
 POLYGON = "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n"
@@ -33,6 +34,23 @@ STUDIO_MIN = json.dumps([{"id": 1, "image": "a.jpg", "tag": [{"points": [[0, 0]]
 ANN = json.dumps({"description": "", "tags": [], "size": {"height": 4, "width": 6}, "objects": []})
 DARWIN = json.dumps({"version": "2.0", "item": {"name": "a.jpg", "slots": []}, "annotations": []})
 CITY = json.dumps({"imgHeight": 4, "imgWidth": 6, "objects": [{"label": "road", "polygon": [[0, 0]]}]})
+DATUMARO = json.dumps(
+    {
+        "info": {},
+        "categories": {"label": {"labels": [{"name": "car"}]}},
+        "items": [{"id": "a", "annotations": [{"type": "polygon", "label_id": 0, "points": [0, 0]}]}],
+    }
+)
+LABELBOX = json.dumps({"data_row": {"id": "x", "external_id": "a.jpg"}, "projects": {"p": {"labels": []}}}) + "\n"
+LABELBOX_1 = json.dumps([{"Labeled Data": "https://host/a.jpg", "Label": {"objects": []}}])
+SUPER = json.dumps(
+    {"metadata": {"name": "a.jpg"}, "instances": [{"type": "polygon", "className": "car", "points": []}]}
+)
+BDD = json.dumps([{"name": "a.jpg", "labels": [{"category": "car", "poly2d": [{"vertices": [[0, 0]]}]}]}])
+GEO = json.dumps({"type": "FeatureCollection", "features": [{"geometry": {"type": "Polygon", "coordinates": []}}]})
+MANIFEST = (
+    json.dumps({"source-ref": "s3://bucket/a.jpg", "job-ref": "s3://bucket/a.png", "job-ref-metadata": {}}) + "\n"
+)
 
 # pictures, the file of labels, its text, and what the message must name
 EXPORTS = {
@@ -61,6 +79,14 @@ EXPORTS = {
     "Label Studio, short": ("a.jpg", "project-1.json", STUDIO_MIN, "Label Studio's tasks"),
     "Supervisely": ("ds0/img/a.jpg", "ds0/ann/a.jpg.json", ANN, "Supervisely's outlines.*'Export as masks'"),
     "Darwin": ("images/a.jpg", "releases/a.json", DARWIN, "V7 Darwin.*'Semantic mask'"),
+    "Datumaro": ("images/a.jpg", "annotations/default.json", DATUMARO, "Datumaro's annotations.*datum convert"),
+    "Labelbox": ("images/a.jpg", "export.ndjson", LABELBOX, "Labelbox's labels"),
+    "Labelbox, old": ("images/a.jpg", "export.json", LABELBOX_1, "Labelbox's labels"),
+    "SuperAnnotate": ("a.jpg", "a.jpg.json", SUPER, "SuperAnnotate's outlines.*include_fuse"),
+    "Kaggle": ("train/a.jpg", "train.csv", "ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "run-length codes.*columns"),
+    "BDD100K": ("images/a.jpg", "labels/all.json", BDD, r"BDD100K.*bdd100k\.label\.to_mask"),
+    "GeoJSON": ("images/a.tif", "roads.geojson", GEO, r"GeoJSON.*rasterio\.features\.rasterize"),
+    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref names"),
     "Cityscapes": (
         "leftImg8bit/train/x/x_0_leftImg8bit.png",
         "gtFine/train/x/x_0_gtFine_polygons.json",
@@ -115,6 +141,25 @@ def test_texts_that_are_no_labels_change_no_message(tmp_path):
     (tmp_path / "damaged.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AtrousError, match="no known dataset layout"):
         open_dataset(tmp_path)
+
+
+NO_EXPORTS = {
+    "a split": ("data.json", '{"images": [{"file_name": "a.jpg", "split": "train"}]}'),
+    "counts": ("info.json", '{"images": 2, "annotations": []}'),
+    "numbers": ("stats.txt", "0 0.1 0.2 0.3 0.4\n"),
+    "numbers in a folder": ("runs/stats.txt", "0 0.1 0.2 0.3 0.4\n"),
+    "a table": ("data.csv", "image,width\na.jpg,4\n"),
+    "lines": ("metrics.jsonl", '{"step": 1, "loss": 0.5}\n'),
+}
+
+
+@pytest.mark.parametrize("form", NO_EXPORTS)
+def test_what_is_no_labels_is_not_called_so(tmp_path, form):
+    picture(tmp_path / "images/a.jpg")
+    name, text = NO_EXPORTS[form]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert label_export_told(tmp_path) is None
 
 
 META = {"classes": [{"title": "car", "color": "#FF0000"}, {"title": "road", "color": "#00FF00"}], "tags": []}

@@ -11,37 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.split_files import BY_SPLIT, TRAIN, VAL, WANTED, dataset, stems, write
 
-from atrous.data.dataset import Dataset, open_dataset
+from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.outputs import save_json
 
-TRAIN, VAL = ("a", "b é", "日本"), ("d",)
-
-
-def dataset(root: Path, stems=(*TRAIN, *VAL, "e")) -> Path:
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for stem in stems:
-        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(root / f"images/{stem}.jpg")
-        Image.fromarray(np.zeros((4, 4), np.uint8)).save(root / f"masks/{stem}.png")
-    ClassTable(("thing",), default_colors(1), ((0,),)).to_yaml(root / "classes.yaml")
-    return root
-
-
-def write(root: Path, name: str, text: str, encoding: str = "utf-8") -> None:
-    (root / name).parent.mkdir(exist_ok=True)
-    (root / name).write_bytes(text.encode(encoding))
-
-
-def stems(opened: Dataset) -> dict[str, list[str]]:
-    return {name: [item.name for item in items] for name, items in opened.splits.items()}
-
-
-WANTED = {"train": list(TRAIN), "val": list(VAL)}
 FORMS = {
     "names": {"splits/train.txt": "\n".join(TRAIN), "splits/val.txt": "\n".join(VAL)},
     "csv of names": {"splits/train.csv": "\n".join(TRAIN), "splits/val.csv": "\n".join(VAL)},
@@ -154,7 +132,8 @@ def test_a_list_may_pair_names_that_differ(tmp_path):
         ("splits.json", '{"folds": 5}', "no list of pictures"),
         ("splits.json", "{", "JSON"),
         ("train.xlsx", "PK", r"\.csv"),
-        ("splits/train.toml", "a = 1", r"\.csv"),
+        ("splits/train.toml", "a = 1", "no list of pictures"),
+        ("splits/train.toml", "a = ", "TOML"),
         ("splits/train.yaml", "{", "YAML"),
         ("splits.jsonl", '{"image": "a"}\n{', "JSON"),
         ("splits/train.txt", "\n", "empty"),
@@ -181,183 +160,21 @@ def test_lists_that_contradict_or_are_not_used_are_said(tmp_path):
     assert any("not used: val.txt" in note for note in opened.notes)
 
 
+def test_a_list_that_cannot_be_read_beside_one_of_its_name_is_said(tmp_path):
+    dataset(tmp_path)
+    write(tmp_path, "train.txt", "a\n")
+    write(tmp_path, "train.npz", "PK")
+    opened = open_dataset(tmp_path)
+    assert stems(opened) == {"train": ["a"]}
+    assert any("train.npz is not read" in note for note in opened.notes)
+
+
 def test_a_split_answers_to_its_other_names(tmp_path):
     dataset(tmp_path)
     write(tmp_path, "splits/train.txt", "a\n")
     write(tmp_path, "splits/valid.txt", "d\n")
     opened = open_dataset(tmp_path)
     assert opened.split("valid") == opened.split("val") == opened.split("validation")
-
-
-def _records(train: str, val: str, **more: object) -> list[dict[str, object]]:
-    told = [(s, train) for s in TRAIN] + [(s, val) for s in VAL]
-    return [{"file_name": f"{s}.jpg", "width": 4, "split": name, **more} for s, name in told]
-
-
-BY_SPLIT = {"train": [f"images/{s}.jpg" for s in TRAIN], "val": [f"images/{s}.jpg" for s in VAL]}
-# what tells a split and is named like no list
-RECORDS = {
-    "records": ("dataset.json", _records("train", "val", label="cat")),
-    "records in capitals": ("data.json", _records("Training", "Validation")),
-    "records under a key": ("annotations.json", {"version": 1, "data": _records("train", "valid")}),
-    "COCO": (
-        "annotations.json",
-        {
-            "info": {"description": "train"},
-            "images": _records("train", "val"),
-            "annotations": [{"id": 7, "image_id": 1, "segmentation": [[0, 0, 1, 1, 1, 0]]}],
-            "categories": [{"id": 1, "name": "thing"}],
-        },
-    ),
-    "by split": ("metadata.json", BY_SPLIT),
-    "by split among settings": ("config.json", {"seed": 1, "classes": ["thing"], "splits": BY_SPLIT}),
-    "by split and kind": ("data.json", {f"{name}_images": part for name, part in BY_SPLIT.items()}),
-    "by split, of records": ("x.json", {k: {"images": [{"path": p} for p in part]} for k, part in BY_SPLIT.items()}),
-    "records of splits": ("parts.json", [{"split": name, "images": part} for name, part in BY_SPLIT.items()]),
-    "by picture": ("info.json", {f"{s}.jpg": {"split": "train"} for s in TRAIN} | {"d.jpg": {"split": "val", "x": 3}}),
-    "by picture alone": ("where.json", dict.fromkeys(TRAIN, "train") | {"d": "val"}),
-    "fastai": ("labels.json", [{"name": f"{s}.jpg", "is_valid": s in VAL} for s in (*TRAIN, *VAL)]),
-    "tags": (
-        "samples.json",
-        {"samples": [{"filepath": f"/x/{s}.jpg", "tags": ["val" if s in VAL else "train"]} for s in (*TRAIN, *VAL)]},
-    ),
-    "datumaro": (
-        "default.json",
-        {
-            "items": [
-                {"id": s, "image": {"path": f"{s}.jpg"}, "attr": {}, "subset": "val" if s in VAL else "train"}
-                for s in (*TRAIN, *VAL)
-            ]
-        },
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("suffix", [".json", ".yaml", ".jsonl", ".yml"])
-@pytest.mark.parametrize("form", RECORDS)
-def test_records_that_tell_a_split_are_read_under_any_name(tmp_path, form, suffix):
-    dataset(tmp_path)
-    name, content = RECORDS[form]
-    if suffix == ".jsonl":
-        lines = content if isinstance(content, list) else [content]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    else:
-        text = json.dumps(content, indent=1 if suffix == ".json" else None)  # which is YAML, too
-    write(tmp_path, Path(name).stem + suffix, text)
-    opened = open_dataset(tmp_path)
-    assert stems(opened) == WANTED
-    assert all(item.image.exists() and item.mask for items in opened.splits.values() for item in items)
-
-
-@pytest.mark.parametrize("form", RECORDS)
-def test_records_in_a_folder_where_no_list_is_looked_for_are_refused(tmp_path, form):
-    dataset(tmp_path)
-    name, content = RECORDS[form]
-    write(tmp_path, f"meta/{name}", json.dumps(content))
-    with pytest.raises(AtrousError, match=rf"{name} tells the splits.*Move it to .*splits\.json"):
-        open_dataset(tmp_path)
-
-
-REFUSED_RECORDS = {
-    "folds": ("folds_of_5.json", [{"image": "a.jpg", "fold": 0}, {"image": "d.jpg", "fold": 1}], "'fold 0' is unknown"),
-    "other names": ("data.json", [{"image": "a.jpg", "split": "north"}, {"image": "d.jpg", "split": "south"}], "north"),
-    "trained or not": ("data.json", [{"image": "a.jpg", "is_train": True}], "write train, val or test"),
-    "nnU-Net's folds": ("five.json", [{"train": ["a", "d"], "val": ["e"]}, {"train": ["e"], "val": ["a"]}], "fold 0"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("form", REFUSED_RECORDS)
-def test_records_whose_splits_are_no_train_val_and_test_are_refused(tmp_path, form):
-    dataset(tmp_path)
-    name, content, told = REFUSED_RECORDS[form]
-    write(tmp_path, name, json.dumps(content))
-    with pytest.raises(AtrousError, match=f"{name}.*{told}"):
-        open_dataset(tmp_path)
-
-
-NO_SPLITS = {
-    "settings": ("config.yaml", "data:\n  train: images\n  val: images\n  names: [a, b]\n"),
-    "YOLO": ("data.yaml", "train: images/train\nval: images/val\nnc: 1\nnames: [thing]\n"),
-    "Hugging Face": ("dataset_infos.json", '{"splits": {"train": {"name": "train", "num_examples": 5}}}'),
-    "no split": ("annotations.json", json.dumps({"images": [{"file_name": "a.jpg"}], "annotations": []})),
-    "a phase": ("data.json", '[{"image": "a.jpg", "phase": "venous"}, {"image": "d.jpg", "phase": "late"}]'),
-    "other pictures": ("data.json", '{"train": ["x.jpg"], "val": ["y.jpg"]}'),
-    "damaged": ("data.json", '{"images": ['),
-    "classes": ("data.json", '{"a.jpg": "train", "d.jpg": "car"}'),
-    "losses": ("curve.json", '{"train": [0.5, 0.25], "val": [0.75, 0.5]}'),
-    "sizes": ("data.json", '{"train": [512, 512], "val": [512, 512]}'),
-    "captions": ("captions.json", '{"a.jpg": "a train in the valley", "d.jpg": "a test"}'),
-}
-
-
-@pytest.mark.parametrize("form", NO_SPLITS)
-def test_records_that_tell_no_split_are_passed_over(tmp_path, form):
-    dataset(tmp_path)
-    write(tmp_path, *NO_SPLITS[form])
-    assert any("no split lists" in note for note in open_dataset(tmp_path).notes)
-
-
-def test_records_that_call_every_picture_training_are_said(tmp_path):
-    dataset(tmp_path)
-    write(tmp_path, "dataset.json", json.dumps({"training": [{"image": f"./{s}.jpg"} for s in (*TRAIN, *VAL, "e")]}))
-    opened = open_dataset(tmp_path)
-    assert opened.splits.keys() == {"train", "val"}
-    assert any("dataset.json says that every picture is for training" in note for note in opened.notes)
-
-
-def test_splits_in_a_file_named_as_results_are_said(tmp_path):
-    dataset(tmp_path)
-    write(tmp_path, "results.json", json.dumps(BY_SPLIT))
-    assert any("results.json names splits of pictures and is not read" in n for n in open_dataset(tmp_path).notes)
-
-
-UNREAD_RECORDS = {
-    "columns": {"image": ["a.jpg", "d.jpg"], "split": ["train", "val"]},
-    "columns of pandas": {"image": {"0": "a.jpg", "1": "d.jpg"}, "split": {"0": "train", "1": "val"}},
-    "a table": {"columns": ["image", "split"], "data": [["a.jpg", "train"], ["d.jpg", "val"]]},
-    "pairs": [["a.jpg", "train"], ["d.jpg", "test"]],
-    "numbers": {"train": [0, 1, 2], "val": [3, 4]},
-    "numbered records": [{"id": 0, "split": "train"}, {"id": 1, "split": "val"}],
-    "another name": {"train": ["a.jpg"], "eval": ["d.jpg"]},
-}
-
-
-@pytest.mark.parametrize("form", UNREAD_RECORDS)
-def test_records_in_forms_that_are_not_read_are_refused(tmp_path, form):
-    dataset(tmp_path)
-    write(tmp_path, "metadata.json", json.dumps(UNREAD_RECORDS[form]))
-    with pytest.raises(AtrousError, match=r"metadata\.json"):
-        open_dataset(tmp_path)
-
-
-def test_damaged_records_that_state_splits_are_refused(tmp_path):
-    dataset(tmp_path)
-    write(tmp_path, "metadata.json", '[{"image": "a.jpg", "split": "train"}, {"image": "d.jpg", "split": "val"')
-    with pytest.raises(AtrousError, match=r"metadata\.json names pictures and seems to tell their split"):
-        open_dataset(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '<annotations><image name="a.jpg" subset="Train"/><image name="d.jpg" subset="Validation"/></annotations>',
-        '[[image]]\nname = "a.jpg"\nsplit = "train"\n[[image]]\nname = "d.jpg"\nsplit = "val"\n',
-    ],
-)
-def test_splits_in_texts_that_are_not_read_are_refused(tmp_path, text):
-    dataset(tmp_path)
-    write(tmp_path, "annotations.xml" if text[0] == "<" else "data.toml", text)
-    with pytest.raises(AtrousError, match="seems to tell their split"):
-        open_dataset(tmp_path)
-
-
-def test_two_files_of_annotations_named_after_splits_are_refused(tmp_path):
-    dataset(tmp_path)
-    for name, part in {"train": TRAIN, "val": VAL}.items():
-        images = [{"id": i, "file_name": f"{stem}.jpg"} for i, stem in enumerate(part)]
-        write(tmp_path, f"annotations/instances_{name}2017.json", json.dumps({"images": images, "annotations": []}))
-    with pytest.raises(AtrousError, match=r"instances_train2017\.json and .*instances_val2017\.json name pictures"):
-        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -458,6 +275,20 @@ UNREAD = {
     "list_partition.txt": "a.jpg 0\nb.jpg 1\n",
     "partition.csv": "image,age,sex,group\na.jpg,3,f,1\nb.jpg,4,m,2\n",
     "numbered_train.csv": "index,image\n0,a.jpg\n1,b.jpg\n",
+    "meta/v1/x/train.txt": "a\nb\n",
+    "meta/train.ids": "a\nb\n",
+    "splits.psv": "image|split\na.jpg|train\n",
+    "splits.dat": "a train\n",
+    "train.dat": "a\nb\n",
+    "val.ids": "c\n",
+    "train.npz": "PK",
+    "splits.npz": "PK",
+    "splits/folds.npz": "PK",
+    "splits.csv.gz": "\x1f",
+    "splits.json5": "{train: ['a']}",
+    "splits.cfg": "[train]\na\n",
+    "split.ini": "[train]\na\n",
+    "train.conf": "pictures = a.jpg b.jpg\n",
     "lists_of_train.md": "# Pictures\n\n1. a.jpg\n2. b.jpg\n3. c.jpg\n",
 }
 
@@ -474,6 +305,11 @@ def test_no_split_is_made_up_where_a_file_tells_one(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("train.py", "print('a.jpg')\n"),
+        ("train.zip", "PK"),
+        ("test.cfg", "[optimiser]\nrate = 0.1\n"),
+        ("train.toml", "[optimiser]\nrate = 0.1\n"),
+        ("pyproject.toml", "[tool.train]\nimages = 'images'\n"),
         ("metadata.csv", "image,age\na.jpg,3\nb.jpg,4\n"),
         ("train_log.csv", "epoch,loss\n1,2\n"),
         ("train.yaml", "name: x\ndata: {root: .}\n"),

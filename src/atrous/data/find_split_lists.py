@@ -7,6 +7,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.split_lists import LIST_NAME, LIST_SUFFIXES, TABLES, TEXTS, read_list, table_of
 from atrous.data.split_names import canonical_split
 from atrous.data.split_records import RECORD_SUFFIXES, YAML, is_too_large, tells_splits
@@ -15,9 +16,15 @@ from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 from atrous.outputs import is_our_json
 
-# named like a list, these hold one that cannot be read
-_UNREAD_SUFFIXES = frozenset({".xlsx", ".xls", ".ods", ".toml", ".xml", ".pkl", ".parquet", ".npy", ".mat"})
-_SETTINGS = YAML | {".toml", ".xml"}
+# in a folder of lists, these hold one that cannot be read
+_UNREAD_SUFFIXES = frozenset({".xlsx", ".xls", ".ods", ".xml", ".pkl", ".parquet", ".npy", ".npz", ".mat"})
+_SETTINGS = YAML | {".toml", ".xml", ".cfg", ".ini", ".conf"}
+# programs, archives, logs and models, which may be named train or test and are no lists
+_OTHERS = """
+.py .sh .bat .ps1 .ipynb .m .r .c .cpp .h .md .rst .html .htm .pdf .zip .tar .tgz .7z .rar .log .out .err .cache .lock
+.pt .pth .pt2 .ckpt .safetensors .onnx .bin .weights .h5 .hdf5 .mp4 .avi .mov .mkv .tfrecord
+"""
+_OTHER_SUFFIXES = frozenset(_OTHERS.split())
 _RESULT_WORDS = """
 log logs loss losses metrics history results prediction predictions predicted pred preds score scores result metric iou
 miou dice accuracy errors report stats statistics
@@ -52,16 +59,23 @@ def find_lists(
         whole = [path for path in lists if images and path not in others and is_all_training(path, images)]
         notes += [f"{path} says that every picture is for training, so a split is made." for path in whole]
         lists = [path for path in lists if path not in others and path not in whole]
+        read = {_list_stem(path) for path in lists if _is_readable(path)}
+        doubles = [path for path in lists if not _is_readable(path) and _list_stem(path) in read]
+        notes += [f"{path} is not read: a list of the same name is." for path in doubles]
+        lists = [path for path in lists if path not in doubles]
         notes += [f"{path} is not read: it names no picture." for path in others]
         if found and lists:
             names = ", ".join(str(path.relative_to(root)) for path in lists)
             notes.append(f"The splits are read from {found[0].parent}; not used: {names}.")
         found = found or lists
     for path in found:
-        if path.suffix.lower() not in LIST_SUFFIXES:
+        if not _is_readable(path):
+            stem = path.parent / _list_stem(path)
+            whole = stem.name.lower().startswith("split")
+            written = "splits.csv with the columns image and split" if whole else f"{stem}.txt with one name a line"
             raise AtrousError(
-                f"{path}: a split list is read as .txt, .csv, .tsv, .json, .jsonl or .yaml. Save it as one of these, "
-                "or move it away to have a split made."
+                f"{path}: a split list is read as .txt, .csv, .tsv, .json, .jsonl, .yaml or .toml. Write {written}, or "
+                "move the file away to have a split made."
             )
     return found, tuple(notes)
 
@@ -108,21 +122,48 @@ def _files(folder: Path) -> list[Path]:
 
 def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
     suffix = path.suffix.lower()
-    if suffix not in LIST_SUFFIXES | _UNREAD_SUFFIXES:
+    unread = is_unread_list(path, images) or (not in_root and suffix in _UNREAD_SUFFIXES)
+    if suffix not in LIST_SUFFIXES and not unread:
         return False
     if suffix == ".json" and is_our_json(path):  # such as the scores of a split, val.json
         return False
     if not in_root:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None
-    if LIST_NAME.fullmatch(path.stem.lower()):
+    if LIST_NAME.fullmatch(_list_stem(path).lower()):
         # train.yaml may be a recipe
         sure = suffix not in _SETTINGS or path.stem.lower().startswith("split")
-        return sure or _begins_as_list(path) or (suffix in YAML and tells_splits(path, images))
+        if sure or not os.access(path, os.R_OK):
+            return sure
+        if suffix not in RECORD_SUFFIXES:
+            return _names_picture(path, images)
+        return (suffix in YAML and _begins_as_list(path)) or tells_splits(path, images)
     if not os.access(path, os.R_OK):
         return False
     if suffix in RECORD_SUFFIXES:
         return path.stem not in images and not _holds_results(path) and tells_splits(path, images)
     return suffix in TABLES and _has_split_column(path)
+
+
+def is_unread_list(path: Path, images: Mapping[str, Path]) -> bool:
+    """Whether a file is named like a split list and is of a kind that is not read, such as splits.psv or train.npz.
+
+    Args:
+        path: the file.
+        images: the pictures by stem; what belongs to one of them, such as its world file, is no list.
+    """
+    endings = {suffix.lower() for suffix in path.suffixes}
+    if _is_readable(path) or endings & (PICTURE_SUFFIXES | _OTHER_SUFFIXES) or _list_stem(path) in images:
+        return False
+    return LIST_NAME.fullmatch(_list_stem(path).lower()) is not None
+
+
+def _list_stem(path: Path) -> str:
+    """The name of a file without any of its endings: "splits" of splits.csv.gz."""
+    return path.name.split(".")[0]
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in LIST_SUFFIXES
 
 
 def _is_unnamed_record_file(path: Path) -> bool:
@@ -175,6 +216,11 @@ def _is_other_text(path: Path, images: Mapping[str, Path]) -> bool:
 def _has_split_column(path: Path) -> bool:
     head = next(iter(table_of(path, next(iter(decodings(path))))), [])
     return any(cell.lower() in SPLIT_HEADS | VAL_HEADS for cell in head) and len(head) > 1
+
+
+def _names_picture(path: Path, images: Mapping[str, Path]) -> bool:
+    words = re.findall(r"""[^\s"'<>,;=\[\]]+""", next(iter(decodings(path))))
+    return any(not word.isdigit() and stem_of(word, images) in images for word in words)
 
 
 def _begins_as_list(path: Path) -> bool:

@@ -355,13 +355,19 @@ def _alike(
 
 
 def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:
-    """Every two splits of which neither contains the other, as VOC's trainval contains train and val."""
+    """Every two splits, but those of which one is made to contain the other, as VOC's trainval contains train."""
     for first, second in combinations(splits, 2):
         one, other = set(splits[first]), set(splits[second])
-        if not (one <= other or other <= one):
-            # "train" first: what is said of the other split is said against it
-            first, second = sorted((first, second), key=lambda name: (name != "train", name))
+        if _are_apart(first, second) or not (one <= other or other <= one):
+            # what is trained on first: what is said of the other split is said against it
+            first, second = sorted((first, second), key=lambda name: (not name.startswith("train"), name))
             yield (first, splits[first]), (second, splits[second])
+
+
+def _are_apart(first: str, second: str) -> bool:
+    """Whether the names of two splits say that they share no picture: "trainaug" and "val", but not "trainval"."""
+    one, other = ({word for word in ("train", "val", "test") if word in name.lower()} for name in (first, second))
+    return bool(one and other) and not one & other
 
 
 def _grouped(kind: str, message: str, examples: list[str]) -> Iterator[Finding]:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atrous.data.folder_names import IMAGE_FOLDERS
+from atrous.data.pictures import PICTURE_SUFFIXES
 
-_SUFFIXES = frozenset({".txt", ".json", ".xml", ".csv"})
+_SUFFIXES = frozenset({".txt", ".json", ".jsonl", ".ndjson", ".geojson", ".manifest", ".xml", ".csv"})
 _DEPTH = 4  # folders below the dataset's, as in gtFine/train/aachen
 _FILES = 20  # of a folder that are looked into
 _BYTES = 1 << 18  # of a file's beginning and of its end that are looked through
@@ -45,6 +46,28 @@ _CURES = {
     ),
     "supervisely": "In Supervisely, run the app 'Export as masks', which writes masks_machine/ beside ann/",
     "darwin": "In V7 Darwin, export in the format 'Semantic mask'",
+    "datumaro": (
+        "Datumaro draws them: datum convert -if datumaro -i FOLDER -f voc_segmentation -o voc -- --save-media; then "
+        "give the folder voc"
+    ),
+    "labelbox": (
+        "Labelbox exports links to masks: download what each 'mask': {'url': …} names with your key, and merge the "
+        "objects of a picture into one PNG"
+    ),
+    "superannotate": (
+        "In SuperAnnotate's SDK, prepare_export(project, include_fuse=True) exports pictures of the outlines, in the "
+        "colours of the classes"
+    ),
+    "rle": (
+        "Decode each code into a PNG: it holds pairs of a start and a length of pixels; starts count from 1, down the "
+        "columns"
+    ),
+    "bdd100k": "bdd100k's toolkit draws them: python -m bdd100k.label.to_mask -m sem_seg -i LABELS -o masks",
+    "geojson": "rasterio.features.rasterize draws them into an array of each picture's size and transform",
+    "sagemaker": (
+        "Jobs of 'Semantic segmentation' in Ground Truth write PNG masks, which a key ending in -ref names: copy these "
+        "from S3 into masks/, under the names of their pictures"
+    ),
     "voc_boxes": "Boxes hold no outlines, so masks must be drawn: label again with polygons or a brush",
     "cityscapes": (
         "cityscapesScripts draws them: CITYSCAPES_DATASET=FOLDER python -m "
@@ -65,7 +88,7 @@ def label_export_told(root: Path) -> str | None:
     if told := _supervisely_masks(root):
         return told
     for path in _texts(root):
-        kind, what = _kind(path)
+        kind, what = _kind(path, root)
         if kind is not None:
             return f"{path} holds {what}, which are no masks. {_NEEDED}. {_CURES[kind]}."
     return None
@@ -106,17 +129,28 @@ def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
             yield from _texts(Path(entry.path), depth - 1)
 
 
-def _kind(path: Path) -> tuple[str | None, str]:
+def _kind(path: Path, root: Path) -> tuple[str | None, str]:
     """What labels a file holds: the key of ``_CURES`` and a few words; None where it holds none that are known."""
     text, suffix = _ends(path), path.suffix.lower()
     if suffix == ".txt":
-        return _yolo(text)
+        return _yolo(text) if _may_be_yolo(path, root) else (None, "")
     if suffix == ".xml":
         return _xml(text)
     if suffix == ".csv":
         head = text.partition("\n")[0]
+        if {"encodedpixels", "rle", "rle_mask", "encoding"} & set(re.findall(r"\w+", head.lower())):
+            return "rle", "run-length codes of masks"
         return ("via", "VIA's regions") if "region_shape_attributes" in head else _roboflow(path, "boxes")
     return _json(path, text)
+
+
+def _may_be_yolo(path: Path, root: Path) -> bool:
+    """Whether a text is in a folder of labels, or a picture of its name is beside it or in a folder beside its own."""
+    if any(part.lower().startswith("label") for part in path.relative_to(root).parts[:-1]):
+        return True
+    folder = path.parent
+    beside = [one for one in folder.parent.iterdir() if one.is_dir()] if folder != root else []
+    return any((one / (path.stem + suffix)).exists() for one in (folder, *beside) for suffix in PICTURE_SUFFIXES)
 
 
 def _yolo(text: str) -> tuple[str | None, str]:
@@ -142,6 +176,18 @@ def _xml(text: str) -> tuple[str | None, str]:
 
 def _json(path: Path, text: str) -> tuple[str | None, str]:
     keys = set(re.findall(r'"(\w+)"\s*:', text))
+    if path.suffix.lower() == ".manifest" or '"source-ref"' in text:
+        return ("sagemaker", "SageMaker's labels") if '"source-ref"' in text else (None, "")
+    if path.suffix.lower() == ".geojson" or re.search(r'"type"\s*:\s*"FeatureCollection"', text):
+        return ("geojson", "outlines as GeoJSON") if {"features", "geometry"} & keys else (None, "")
+    if "poly2d" in keys:
+        return "bdd100k", "outlines in the form of BDD100K"
+    if {"data_row", "projects"} <= keys or '"Labeled Data"' in text:
+        return "labelbox", "Labelbox's labels"
+    if {"instances", "metadata"} <= keys and keys & {"className", "classId"}:
+        return "superannotate", "SuperAnnotate's outlines"
+    if {"items", "categories", "annotations"} <= keys:
+        return "datumaro", "Datumaro's annotations"
     if path.name.lower().endswith("_polygons.json") and {"imgHeight", "objects"} & keys:
         return "cityscapes", "outlines in the form of Cityscapes"
     if "shapes" in keys and keys & {"imagePath", "imageData", "shape_type"}:
@@ -156,9 +202,7 @@ def _json(path: Path, text: str) -> tuple[str | None, str]:
         return "darwin", "V7 Darwin's outlines"
     if path.name.lower().startswith("_annotations"):
         return _roboflow(path, "outlines (COCO)" if "coco" in path.name.lower() else "boxes")
-    if len({"images", "annotations", "categories"} & keys) > 1 or (
-        "images" in keys and keys & {"segmentation", "file_name", "bbox"}
-    ):
+    if re.search(r'"images"\s*:\s*\[', text) and keys & {"segmentation", "segments_info", "bbox", "categories"}:
         return "coco", "outlines in the form of COCO"
     return None, ""
 

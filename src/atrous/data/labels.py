@@ -335,14 +335,14 @@ def packed_colors(colors: np.ndarray) -> np.ndarray:
 
 
 def _parsed(content: Any) -> dict[str, Any]:
-    _check_keys("entry", content, ("classes", "ignore"))
+    _check_keys("an entry", content, ("classes", "ignore"))
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
         raise AtrousError("classes: must be a list of {name, color, raw}, one per class.")
     names, colors, raw = [], [], []
     fallback = default_colors(len(entries))
     for index, entry in enumerate(entries):
-        _check_keys("class entry", entry, ("name", "color", "raw"))
+        _check_keys("a class entry", entry, ("name", "color", "raw"))
         name = entry.get("name")
         if not isinstance(name, str) or not name:
             raise AtrousError(f"class {index} has the name {name!r}; give text, in quotes where YAML reads more.")
@@ -356,10 +356,10 @@ def _parsed(content: Any) -> dict[str, Any]:
 
 def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:
     if not isinstance(given, dict):
-        raise AtrousError(f"{given!r} given where an {kind} with the keys {', '.join(allowed)} belongs.")
+        raise AtrousError(f"{given!r} given where {kind} with the keys {', '.join(allowed)} belongs.")
     for key in given:
         if key not in allowed:
-            raise unknown_name(f"key in a {kind}", str(key), allowed)
+            raise unknown_name(f"key in {kind}", str(key), allowed)
 
 
 def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:

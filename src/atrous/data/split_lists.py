@@ -151,6 +151,12 @@ def _elsewhere(folder: Path, written: str, stem: str) -> Path:
 
 def _by_split(path: Path, images: Mapping[str, Path]) -> dict[str, list[Row]]:
     rows = read_list(path, images)
+    if folds := list(dict.fromkeys(row.fold for row in rows if row.fold)):
+        raise AtrousError(
+            f"{path}: {', '.join(folds[:3])}{', …' if len(folds) > 3 else ''} each tell the splits, as folds do. Write "
+            f'one of them alone as {path.parent / "splits.json"}, {{"train": ["a.png", …], "val": […]}}, and move '
+            "this file away; train once for each fold."
+        )
     named = [row.split for row in rows if row.split]
     if not named:
         if path.stem.lower() in ("split", "splits"):

@@ -1,14 +1,15 @@
-"""Splits told by JSON, JSON Lines and YAML: mappings from splits to pictures, and records of pictures with a split."""
+"""Splits told by JSON, JSON Lines, YAML and TOML: mappings from splits to pictures, and records with a split."""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from atrous.data.split_names import canonical_split
+from atrous.data.split_names import SPELLINGS, canonical_split
 from atrous.data.split_rows import (
     IMAGE_HEADS,
     MASK_HEADS,
@@ -29,9 +30,9 @@ from atrous.outputs import is_our_json, is_our_recipe
 
 YAML = frozenset({".yaml", ".yml"})
 #: Kinds of files that may hold records.
-RECORD_SUFFIXES = YAML | {".json", ".jsonl", ".ndjson"}
-# such as train_images and images_val
-_SPLIT_KEY = re.compile(
+RECORD_SUFFIXES = YAML | {".json", ".jsonl", ".ndjson", ".toml"}
+#: A key that names a split, such as train_images and images_val; its second group is the split.
+SPLIT_KEY = re.compile(
     rf"((?:list|ids|images?|files?|names)[_-]?)?(trainval|{SPLIT_WORDS}|eval|evaluation|holdout)"
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items))?",
     re.IGNORECASE,
@@ -39,6 +40,12 @@ _SPLIT_KEY = re.compile(
 # what they hold is a split only where it names one; elsewhere they may mean other things, such as a phase of the moon
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
 _FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
+_FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
+# a list of pictures under a key with such a word is a split, whatever else the key says
+_SPLIT_LIKE = _FLAG_HEADS | frozenset(
+    ["trn", "va", "vld", "te", "tst", "eval", "fold", "holdout", "labeled", "labelled", "unlabeled", "unlabelled"]
+)
+_OF_MASKS = MASK_HEADS | {"y", "annotations", "annots", "labels", "segmentations", "targets", "anns", "gts"}
 _TAG_HEADS = frozenset(["tag", "tags"])  # FiftyOne's samples
 
 
@@ -79,87 +86,18 @@ def tells_splits(path: Path, known: Mapping[str, Path]) -> bool:
             rows = list(_told(parsed(path, text), None, known))
         except AtrousError:
             continue
-        if any(_is_picture(row.image, known) for row in rows):
+        if any(is_picture(row.image, known) for row in rows):
             return True
     return False
 
 
-def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
-    """The stems of the known pictures that the records of a file name, whether they tell a split or not.
-
-    Args:
-        path: the file, which may be read.
-        known: the pictures by stem.
-    """
-    if is_too_large(path):
-        return frozenset()
-    try:
-        content = parsed(path, next(iter(decodings(path))))
-    except AtrousError:
-        return frozenset()
-    return frozenset(stem_of(name, known) for name in _images_in(content) if _is_picture(name, known))
-
-
-def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
-    """Whether a file of records names two splits or more, and pictures, in whatever form; or numbers pictures by split.
-
-    Args:
-        path: the file, which may be read.
-        known: the pictures by stem.
-    """
-    if is_too_large(path):
-        return False
-    try:
-        content = parsed(path, next(iter(decodings(path))))
-    except AtrousError:
-        return False
-    words = list(_words_in(content))
-    splits = {canonical_split(match[2]) for word in words if (match := _SPLIT_KEY.fullmatch(word))}
-    if len(splits) < 2:
-        return False
-    pictures = {stem_of(word, known) for word in words if not word.isdigit() and _is_picture(word, known)}
-    return len(pictures) > 1 or _numbers_pictures(content, len(known))
-
-
-def _words_in(content: Any) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict):
-        yield from (str(key) for key in content)
-        for part in content.values():
-            yield from _words_in(part)
-    elif isinstance(content, list):
-        for part in content:
-            yield from _words_in(part)
-
-
-def _numbers_pictures(content: Any, count: int) -> bool:
-    """Whether splits are lists of pictures' numbers, each once, or records of a number and a split."""
-    if isinstance(content, dict):
-        parts = [part for key, part in content.items() if _SPLIT_KEY.fullmatch(str(key))]
-        numbers = [number for part in parts if isinstance(part, list) for number in part]
-        whole = all(isinstance(number, int) and 0 <= number <= count for number in numbers)
-        return whole and len(numbers) > 1 and len(set(numbers)) == len(numbers)
-    records = [record for record in content if isinstance(record, dict)] if isinstance(content, list) else []
-    numbered = [one for one in records if any(k in IMAGE_HEADS and isinstance(v, int) for k, v in one.items())]
-    return any(_split_of(record) for record in numbered)
-
-
-def _images_in(content: Any) -> Iterator[str]:
-    if isinstance(content, dict) and (image := _image_of(content)) is not None:
-        yield image
-    elif isinstance(content, list | dict):
-        for part in content.values() if isinstance(content, dict) else content:
-            yield from _images_in(part)
-
-
 def is_too_large(path: Path) -> bool:
-    """Whether a file of records is larger than what is looked through: 64 MB, in YAML, which is slow to read, 4 MB."""
-    return path.stat().st_size > (2**22 if path.suffix.lower() in YAML else 2**26)
+    """Whether a file of records is larger than what is looked through: 64 MB, in YAML and TOML, slow to read, 4 MB."""
+    return path.stat().st_size > (2**22 if path.suffix.lower() in YAML | {".toml"} else 2**26)
 
 
 def parsed(path: Path, text: str) -> Any:
-    """The content of a JSON, JSON Lines or YAML text.
+    """The content of a JSON, JSON Lines, YAML or TOML text.
 
     Args:
         path: the file, whose ending tells which it is.
@@ -172,6 +110,11 @@ def parsed(path: Path, text: str) -> Any:
     text = text.removeprefix("\ufeff")
     if suffix in YAML:
         return parse_yaml(text, f"{path}:")
+    if suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise AtrousError(f"{path}: is no TOML: {error}.") from error
     if suffix == ".json":
         try:
             return parse_json(text, f"{path}:")
@@ -180,19 +123,25 @@ def parsed(path: Path, text: str) -> Any:
             if len(lines) < 2 or not all(line.strip().startswith("{") for line in lines):
                 raise
     records = [parse_json(line, f"{path}:") for line in text.splitlines() if line.strip()]
-    whole = len(records) == 1 and isinstance(records[0], dict) and _image_of(records[0]) is None
+    whole = len(records) == 1 and isinstance(records[0], dict) and image_of(records[0]) is None
     return records[0] if whole else records
 
 
 def _plain_rows(content: Any) -> list[Row]:
     """The rows of a text that is a list and nothing else, whose names may be of pictures that are not there."""
     if isinstance(content, dict) and isinstance(content.get("images"), list):
-        content = content["images"]
+        images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
+        told = any(split_of_record(record) for record in images if isinstance(record, dict))
+        if not told and _has_splits(others):
+            return []
+        content = images
     if isinstance(content, list):
         rows = [_entry_row(entry, None) for entry in content]
     elif _maps_splits(content):
         rows = [_entry_row(entry, _split_in(name)) for name, part in content.items() for entry in part]
     elif isinstance(content, dict) and content and all(isinstance(part, str) for part in content.values()):
+        if all(SPLIT_KEY.fullmatch(str(key)) for key in content):
+            return []  # names in one text
         rows = [Row(name, None, part) for name, part in content.items() if isinstance(name, str)]
     else:
         return []
@@ -204,13 +153,14 @@ def _maps_splits(content: Any) -> bool:
     """Whether a content is a mapping from names to lists, such as splits or folds, and nothing else."""
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
-    named = [_SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
-    return all(named) or not any(named)
+    named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
+    by_record = (split_of_record(entry) for part in content.values() for entry in part if isinstance(entry, dict))
+    return all(named) or not (any(named) or any(by_record))
 
 
 def _split_in(key: Any) -> str:
     """The split that a key names, such as "train" in "train_images"; other keys as they are."""
-    matched = _SPLIT_KEY.fullmatch(str(key))
+    matched = SPLIT_KEY.fullmatch(str(key))
     return matched[2] if matched else str(key)
 
 
@@ -220,10 +170,10 @@ def _entry_row(entry: Any, split: str | None) -> Row | None:
         return Row(entry, None, split)
     if not isinstance(entry, dict):
         return None
-    image = _image_of(entry)
+    image = image_of(entry)
     if image is None:
         return None
-    return Row(image, _mask_of(entry), _split_of(entry) or split)
+    return Row(image, _mask_of(entry), split_of_record(entry) or split)
 
 
 def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterator[Row]:
@@ -235,52 +185,135 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
         known: the pictures by stem.
     """
     if isinstance(content, str):
-        if split is not None and _is_picture(content, known):
-            yield Row(content, None, split)
+        if split is not None:
+            yield from (Row(name, None, split) for name in _names_in(content, known))
     elif isinstance(content, list):
         names = [entry for entry in content if isinstance(entry, str)]
         # one that is there shows that the others are names of pictures, too
-        if split is not None and len(names) == len(content) and any(_is_picture(name, known) for name in names):
+        if split is not None and len(names) == len(content) and any(is_picture(name, known) for name in names):
             yield from (Row(name, None, split) for name in names)
             return
-        parts = {_split_of(entry) for entry in content if isinstance(entry, dict) and _image_of(entry) is None}
-        folds = _are_folds(content)
+        sections = [split_of_record(one) for one in content if isinstance(one, dict) and image_of(one) is None]
+        # [{"split": "train", "images": […]}, {"split": "val", …}]
+        by_section, repeated = len({*sections} - {None}) > 1, len(sections) > len({*sections})
+        parts: list[_Part] = []
         for number, entry in enumerate(content):
-            if folds:
-                yield from (replace(row, split=f"{row.split} of fold {number}") for row in _told(entry, None, known))
-                continue
-            # [{"split": "train", "images": […]}, {"split": "val", …}]
-            whole = isinstance(entry, dict) and len(parts - {None}) > 1 and _image_of(entry) is None
-            yield from _told(entry, (_split_of(entry) or split) if whole else split, known)
+            whole = by_section and isinstance(entry, dict) and image_of(entry) is None
+            rows = list(_told(entry, (split_of_record(entry) or split) if whole else split, known))
+            counted = not (isinstance(entry, dict) and image_of(entry) is not None)
+            parts.append(
+                _Part(f"fold {number}", entry, rows, counted and (not whole or repeated or _has_splits(entry)))
+            )
+        yield from _rows_of(parts, known)
     elif isinstance(content, dict):
-        image = _image_of(content)
-        own = _split_of(content) or split
-        if image is not None and own is not None and _is_picture(image, known):
+        image = image_of(content)
+        own = split_of_record(content) or split
+        if image is not None and own is not None and is_picture(image, known):
             yield Row(image, _mask_of(content), own)
             return
-        of_pictures = [value for key, value in content.items() if _is_picture(str(key), known)]
+        of_pictures = [value for key, value in content.items() if is_picture(str(key), known)]
         by_picture = all(isinstance(value, str) and SPLIT_NAME.fullmatch(value) for value in of_pictures)
+        parts = []
         for key, value in content.items():
-            key = str(key)
-            if match := _SPLIT_KEY.fullmatch(key):
-                yield from _told(value, match[2], known)
-            elif by_picture and isinstance(value, str) and _is_picture(key, known):  # and not classes, such as a train
-                yield Row(key, None, value)
-            elif _is_picture(key, known) and isinstance(value, dict) and (own := _split_of(value) or split):
-                yield Row(key, _mask_of(value), own)
-            elif isinstance(value, list | dict):
-                yield from _told(value, split, known)
+            rows = list(_told_under(str(key), value, split, known, by_picture=by_picture))
+            counted = not SPLIT_KEY.fullmatch(str(key)) and not is_picture(str(key), known)
+            parts.append(_Part(f"'{key}'", value, rows, counted))
+        yield from _rows_of(parts, known)
 
 
-def _are_folds(content: list[Any]) -> bool:
-    """Whether a list holds several mappings of the same splits, as nnU-Net's splits_final.json does."""
-    keys = [key for entry in content if isinstance(entry, dict) for key in entry if _SPLIT_KEY.fullmatch(str(key))]
-    lists = all(isinstance(entry, dict) and all(isinstance(v, list) for v in entry.values()) for entry in content)
-    return lists and bool(keys) and (len(content) == 1 or len(set(keys)) < len(keys))
+def _told_under(
+    key: str, value: Any, split: str | None, known: Mapping[str, Path], *, by_picture: bool
+) -> Iterator[Row]:
+    """The rows that one entry of a mapping tells; ``by_picture`` where its pictures have names of splits."""
+    if match := SPLIT_KEY.fullmatch(key):
+        yield from _told(value, match[2], known)
+    elif by_picture and isinstance(value, str) and is_picture(key, known):  # and not classes, such as a train
+        yield Row(key, None, value)
+    elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
+        yield Row(key, _mask_of(value), own)
+    elif isinstance(value, list) and _is_like_split(key):  # refused by whoever reads the rows, and never left out
+        yield from _told(value, key, known)
+    elif isinstance(value, list | dict):
+        yield from _told(value, split, known)
 
 
-def _image_of(record: Mapping[str, Any]) -> str | None:
-    """The picture that a record names: under a usual key, or in a mapping under one; a file before any other name."""
+def _is_like_split(key: str) -> bool:
+    """Whether a key has a split's name in it, such as "X_train" or "train_unlabeled", and is not of masks."""
+    words = set(re.findall(r"[a-z]+", key.lower()))
+    return bool("train" in key.lower() or words & _SPLIT_LIKE) and not words & _OF_MASKS
+
+
+def _names_in(text: str, known: Mapping[str, Path]) -> list[str]:
+    """The pictures that a text names: one, or several with spaces or commas between them."""
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    if text not in known and len(words) > 1 and all(is_picture(word, known) for word in words):
+        return words
+    return [text] if is_picture(text, known) else []
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a list or mapping, what it tells, and whether it may be a fold."""
+
+    name: str
+    content: Any
+    rows: list[Row]
+    may_be_fold: bool
+
+
+def _rows_of(parts: list[_Part], known: Mapping[str, Path]) -> Iterator[Row]:
+    """The rows of all parts, marked where the parts tell the same splits differently, as folds and experiments do."""
+    tellers = [part for part in parts if part.may_be_fold and part.rows]
+    folds = _contradict(tellers, known) or _is_list_of_one_fold(parts)
+    for part in parts:
+        yield from (replace(row, fold=row.fold or part.name) for row in part.rows) if folds else part.rows
+
+
+def _contradict(parts: list[_Part], known: Mapping[str, Path]) -> bool:
+    """Whether a split that parts name by a key differs between them, or a picture's split does."""
+    by_key: dict[str, set[str]] = {}
+    by_picture: dict[str, set[str]] = {}
+    for part in parts:
+        by_split: dict[str, set[str]] = {}
+        for row in part.rows:
+            by_split.setdefault(canonical_split(row.split or ""), set()).add(stem_of(row.image, known))
+        if _has_splits(part.content) and any(
+            by_key.setdefault(name, by_split[name]) != by_split[name] for name in by_split
+        ):
+            return True
+        splits: dict[str, set[str]] = {}
+        for name, stems in by_split.items():
+            for stem in stems:
+                splits.setdefault(stem, set()).add(name)
+        if any(by_picture.setdefault(stem, names) != names for stem, names in splits.items()):
+            return True
+    return False
+
+
+def _is_list_of_one_fold(parts: list[_Part]) -> bool:
+    """Whether a list holds one mapping of splits, as nnU-Net's splits_final.json of one fold does."""
+    [only, *others] = parts or [None]
+    if only is None or others or not only.name.startswith("fold ") or not isinstance(only.content, dict):
+        return False
+    return _has_splits(only.content) and all(isinstance(value, list) for value in only.content.values())
+
+
+def _has_splits(content: Any) -> bool:
+    """Whether a content has lists, mappings or names under keys that are splits, however deep."""
+    if isinstance(content, dict):
+        return any(
+            (SPLIT_KEY.fullmatch(str(key)) and isinstance(part, list | dict | str)) or _has_splits(part)
+            for key, part in content.items()
+        )
+    return isinstance(content, list) and any(_has_splits(part) for part in content if isinstance(part, list | dict))
+
+
+def image_of(record: Mapping[str, Any]) -> str | None:
+    """The picture that a record names: under a usual key, or in a mapping under one; a file before any other name.
+
+    Args:
+        record: the keys and values.
+    """
     named = []
     for key, value in record.items():
         if isinstance(value, dict) and str(key).lower() in ("image", "img", "picture"):
@@ -296,14 +329,20 @@ def _mask_of(record: Mapping[str, Any]) -> str | None:
     return named[1] if named is not None and is_mask_column(named[0], [named[1]]) else None
 
 
-def _split_of(record: Mapping[str, Any]) -> str | None:
-    """The split of a record, as written; one that is no train, val or test is kept for the error that names it."""
+def split_of_record(record: Mapping[str, Any]) -> str | None:
+    """The split of a record, as written; one that is no train, val or test is kept for the error that names it.
+
+    Args:
+        record: the keys and values.
+    """
     for key, value in record.items():
         head = str(key).lower()
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if head in _FOLD_HEADS and isinstance(value, str | int | float):
             return f"{head} {value}"
+        if head in _FLAG_HEADS and (str(value).lower() in ("true", "false") or value in (0, 1)):
+            return f"{head} {str(value).lower()}"
         if head in VAL_HEADS and isinstance(value, bool | int | str):
             return split_of_validity(str(value)) or f"{head} {value}"
         if isinstance(value, str) and head in SPLIT_HEADS | _TAG_HEADS:
@@ -314,5 +353,11 @@ def _split_of(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _is_picture(name: str, known: Mapping[str, Path]) -> bool:
+def is_picture(name: str, known: Mapping[str, Path]) -> bool:
+    """Whether a name is one of the known pictures', or, where none are known, ends as a picture's.
+
+    Args:
+        name: as written in a file.
+        known: the pictures by stem.
+    """
     return stem_of(name, known) in known if known else names_file(name)

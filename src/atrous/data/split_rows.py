@@ -38,11 +38,13 @@ class Row:
         image: the picture's name, as written: a stem, a file name or a path.
         mask: the mask's name, or None.
         split: the name of its split, or None where the file's name tells.
+        fold: the part of the file that says so where several parts tell the same splits differently, or None.
     """
 
     image: str
     mask: str | None = None
     split: str | None = None
+    fold: str | None = None
 
 
 def stem_of(written: str, known: Mapping[str, Path]) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from atrous.data.find_split_lists import RESULTS, is_all_training
+from atrous.data.find_split_lists import RESULTS, is_all_training, is_unread_list
+from atrous.data.split_mentions import mentions_splits, pictures_named
 from atrous.data.split_names import SPELLINGS, canonical_split
-from atrous.data.split_records import RECORD_SUFFIXES, mentions_splits, pictures_named, tells_splits
+from atrous.data.split_records import RECORD_SUFFIXES, tells_splits
 from atrous.data.split_rows import SPLIT_WORDS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
@@ -26,6 +27,7 @@ _STATED = re.compile(
     rf"""\b(?:split|splits|subset|partition|phase|set)["']?\s*[:=]\s*["']?(trainval|{SPLIT_WORDS})\b""", re.IGNORECASE
 )
 _BYTES = 1 << 20  # of a file that is looked through
+_DEPTH = 4  # folders below the data set's, as in meta/v1/fold0/seed1
 _FILES = 100  # in a folder; more are labels of single pictures
 
 
@@ -46,7 +48,7 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
     for path in _texts(root):
         if is_our_json(path) or is_our_metrics(path):
             continue
-        if _is_misplaced(path, root, images):
+        if path.parent != root and _is_misplaced(path, root, images):
             raise AtrousError(
                 f"{path} tells the splits of pictures, and lists are not read from there. Move it to "
                 f"{root / 'splits'}{path.suffix}, or out of the data set to have a split made."
@@ -68,12 +70,13 @@ def _unread(root: Path, told: str) -> AtrousError:
     )
 
 
-def _texts(folder: Path, depth: int = 2) -> Iterator[Path]:
+def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """The small texts of a folder and of those in it."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "~"))]
-    files = [path for path in entries if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    files = [path for path in entries if path.suffix.lower() in _SUFFIXES or is_unread_list(path, {})]
+    files = [path for path in files if path.is_file()]
     yield from (path for path in files if len(files) <= _FILES and os.access(path, os.R_OK))
     for path in entries if depth else ():
         if not path.suffix and path.is_dir() and not path.is_symlink() and not is_our_recipe(path / "config.yaml"):

@@ -248,7 +248,7 @@ class AnySize:
             return
         self.say(
             f"{name}: tiles of {tile} px do not lie on the network's grid {why}. The mask differs from that of the "
-            "whole picture, in a trial in 2.9 % of its pixels."
+            "whole picture; it differed in 2.9 % of the pixels of one test picture."
         )
 
     @property

@@ -407,7 +407,7 @@ def test_smaller_tiles_that_leave_the_grid_are_said(segmenter):
     assert (any_size(np.zeros((832, 1120, 3), np.uint8), name="a.png") == 3).all()
     assert [line for line in said if "grid" in line] == [
         "a.png: tiles of 256 px do not lie on the network's grid at these scales; tiles of 448 px or more do. The mask "
-        "differs from that of the whole picture, in a trial in 2.9 % of its pixels."
+        "differs from that of the whole picture; it differed in 2.9 % of the pixels of one test picture."
     ]
 
 

@@ -129,7 +129,7 @@ def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
         return False
     if not in_root:
         return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None
-    if LIST_NAME.fullmatch(_list_stem(path).lower()):
+    if unread or LIST_NAME.fullmatch(path.stem.lower()):
         # train.yaml may be a recipe
         sure = suffix not in _SETTINGS or path.stem.lower().startswith("split")
         if sure or not os.access(path, os.R_OK):
@@ -154,7 +154,8 @@ def is_unread_list(path: Path, images: Mapping[str, Path]) -> bool:
     endings = {suffix.lower() for suffix in path.suffixes}
     if _is_readable(path) or endings & (PICTURE_SUFFIXES | _OTHER_SUFFIXES) or _list_stem(path) in images:
         return False
-    return LIST_NAME.fullmatch(_list_stem(path).lower()) is not None
+    stem = _list_stem(path).lower()
+    return LIST_NAME.fullmatch(stem) is not None or re.match(r"splits?[_-]", stem) is not None  # splits_final.pkl
 
 
 def _list_stem(path: Path) -> str:

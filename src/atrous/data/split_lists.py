@@ -35,7 +35,8 @@ from atrous.json_yaml import parse_json
 TEXTS, TABLES = frozenset({".txt", ".lst", ".list", ""}), frozenset({".csv", ".tsv"})
 LIST_SUFFIXES = TEXTS | TABLES | RECORD_SUFFIXES
 LIST_NAME = re.compile(
-    rf"((list|ids|images|split|files)[_-]?)?(trainval|{SPLIT_WORDS}|splits?)([_-]?(list|ids|images|split|files|set|names))?"
+    rf"((list|ids|images|split|files)[_-]?)?(trainval|{SPLIT_WORDS}|splits?)"
+    r"([_-]?(list|ids|images|split|files|set|names|idx|index|indices))?"
 )
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.split_names import canonical_split
-from atrous.data.split_records import SPLIT_KEY, image_of, is_picture, is_too_large, parsed, split_of_record
+from atrous.data.split_records import SPLIT_KEY, SPLIT_LIKE, image_of, is_picture, is_too_large, parsed, split_of_record
 from atrous.data.split_rows import IMAGE_HEADS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 
 # a file of such a name is about classes, so that numbers beside pictures are these
 _OF_CLASSES = frozenset(["class", "classes", "label", "labels", "count", "counts", "target", "targets"])
-_FOLDS = 10  # more numbers than these beside pictures are counts of something
 
 
 def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
@@ -68,8 +67,10 @@ def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool)
     lists: list[Any] = content if isinstance(content, list) else []
     if isinstance(content, dict):
         named = {key: value for key, value in content.items() if not str(key).isdigit() and is_picture(str(key), known)}
-        flags = all(isinstance(value, bool) for value in named.values())
-        numbers = all(isinstance(value, int) and 0 <= value < _FOLDS for value in named.values()) and not of_classes
+        values = [str(value).lower() for value in named.values() if isinstance(value, bool | int | str)]
+        whole = len(values) == len(named)
+        flags = whole and all(value in SPLIT_LIKE | {"true", "false"} for value in values)
+        numbers = whole and not of_classes and all(value.isdigit() and len(value) == 1 for value in values)
         if len(named) > 1 and 2 * len(named) >= len(content) and (flags or numbers):
             return True
         if all(str(key).isdigit() or len(str(key)) == 1 for key in content) and not of_classes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,19 @@ RECORD_SUFFIXES = YAML | {".json", ".jsonl", ".ndjson", ".toml"}
 #: A key that names a split, such as train_images and images_val; its second group is the split.
 SPLIT_KEY = re.compile(
     rf"((?:list|ids|images?|files?|names)[_-]?)?(trainval|{SPLIT_WORDS}|eval|evaluation|holdout)"
-    r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items))?",
+    r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
 # what they hold is a split only where it names one; elsewhere they may mean other things, such as a phase of the moon
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
 _FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
 _FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
-# a list of pictures under a key with such a word is a split, whatever else the key says
-_SPLIT_LIKE = _FLAG_HEADS | frozenset(
+#: A list of pictures under a key with such a word is a split, whatever else the key says.
+SPLIT_LIKE = _FLAG_HEADS | frozenset(
     ["trn", "va", "vld", "te", "tst", "eval", "fold", "holdout", "labeled", "labelled", "unlabeled", "unlabelled"]
 )
 _OF_MASKS = MASK_HEADS | {"y", "annotations", "annots", "labels", "segmentations", "targets", "anns", "gts"}
+_DEEPEST = 100  # more levels are no list, and would exhaust Python's stack
 _TAG_HEADS = frozenset(["tag", "tags"])  # FiftyOne's samples
 
 
@@ -104,8 +105,22 @@ def parsed(path: Path, text: str) -> Any:
         text: what it holds.
 
     Raises:
-        AtrousError: it is none.
+        AtrousError: it is none, or lists and mappings lie too deep in each other.
     """
+    content = _parsed(path, text)
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [part for one in level if isinstance(one, list | dict) for part in _parts_of(one)]
+        if not level:
+            return content
+    raise AtrousError(f"{path}: lists and mappings lie more than {_DEEPEST} deep in each other; move the file away.")
+
+
+def _parts_of(content: list[Any] | dict[Any, Any]) -> Iterable[Any]:
+    return content.values() if isinstance(content, dict) else content
+
+
+def _parsed(path: Path, text: str) -> Any:
     suffix = path.suffix.lower()
     text = text.removeprefix("\ufeff")
     if suffix in YAML:
@@ -240,7 +255,7 @@ def _told_under(
 def _is_like_split(key: str) -> bool:
     """Whether a key has a split's name in it, such as "X_train" or "train_unlabeled", and is not of masks."""
     words = set(re.findall(r"[a-z]+", key.lower()))
-    return bool("train" in key.lower() or words & _SPLIT_LIKE) and not words & _OF_MASKS
+    return bool("train" in key.lower() or words & SPLIT_LIKE) and not words & _OF_MASKS
 
 
 def _names_in(text: str, known: Mapping[str, Path]) -> list[str]:

@@ -207,6 +207,7 @@ FOLDS = {
     "a list": [FIRST, SECOND],
     "named in a list": [{"title": "x", "splits": FIRST}, {"title": "y", "splits": SECOND}],
     "records": {"one": _listed(FIRST), "two": _listed(SECOND)},
+    "records and keys": {"images": _listed(FIRST), "splits": SECOND},
     "one split differs": {"one": {"val": ["a"]}, "two": {"val": ["b"]}},
 }
 
@@ -248,6 +249,9 @@ PARTED = {
     "a word each": {f"{s}.jpg": "unlabeled" if s in "ef" else "labeled" for s in "abcdef"},
     "tr or va each": {f"{s}.jpg": "va" if s in "ef" else "tr" for s in "abcdef"},
     "numbers": {"train_idx": [0, 1, 2, 3], "val_idx": [4, 5]},
+    "a column of flags": {"image": [f"{s}.jpg" for s in "abcdef"], "train": [s in "abcd" for s in "abcdef"]},
+    "a column of pandas": {"image": {"0": "a.jpg", "1": "e.jpg"}, "val": {"0": 0, "1": 1}},
+    "a table": {"columns": ["image", "is_test"], "data": [["a.jpg", False], ["e.jpg", True]]},
     "X_train": {"X_train": list("abcd"), "X_val": list("ef")},
     "tr and va": {"tr": list("abcd"), "va": list("ef")},
     "trn and tst": {"trn": list("abcd"), "tst": list("ef")},

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.split_names import canonical_split
-from atrous.data.split_records import SPLIT_KEY, SPLIT_LIKE, image_of, is_picture, is_too_large, parsed, split_of_record
-from atrous.data.split_rows import IMAGE_HEADS, stem_of
+from atrous.data.split_records import (
+    FLAG_HEADS,
+    FOLD_HEADS,
+    SPLIT_KEY,
+    SPLIT_LIKE,
+    image_of,
+    is_picture,
+    is_too_large,
+    parsed,
+    split_of_record,
+)
+from atrous.data.split_rows import IMAGE_HEADS, VAL_HEADS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 
@@ -50,7 +60,8 @@ def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
         return True
     words = list(_words_in(content))
     splits = {canonical_split(match[2]) for word in words if (match := SPLIT_KEY.fullmatch(word))}
-    if len(splits) < 2:
+    column = _has_column(content)
+    if len(splits) < 2 and not column:
         return False
     pictures = {stem_of(word, known) for word in words if not word.isdigit() and is_picture(word, known)}
     return len(pictures) > 1 or _numbers_pictures(content, len(known))
@@ -82,6 +93,18 @@ def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool)
     return isinstance(content, dict) and any(
         _numbers_parts(part, known, of_classes=of_classes) for part in content.values() if isinstance(part, list | dict)
     )
+
+
+def _has_column(content: Any) -> bool:
+    """Whether a table, as lists or as pandas writes it, has a column of flags or small numbers, such as "val"."""
+    heads = FLAG_HEADS | FOLD_HEADS | VAL_HEADS
+    if not isinstance(content, dict):
+        return False
+    if isinstance(named := content.get("columns"), list) and any(str(head).lower() in heads for head in named):
+        return True
+    columns = [part for head, part in content.items() if str(head).lower() in heads and isinstance(part, list | dict)]
+    cells = (list(part.values() if isinstance(part, dict) else part) for part in columns)
+    return any(part and all(isinstance(cell, int) and 0 <= cell < 10 for cell in part) for part in cells)
 
 
 def _words_in(content: Any) -> Iterator[str]:

@@ -39,10 +39,12 @@ SPLIT_KEY = re.compile(
 )
 # what they hold is a split only where it names one; elsewhere they may mean other things, such as a phase of the moon
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
-_FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
-_FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
+#: Heads under which a value is a fold or says of one split only.
+FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
+#: Heads under which true or false says whether a picture is of that split.
+FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
 #: A list of pictures under a key with such a word is a split, whatever else the key says.
-SPLIT_LIKE = _FLAG_HEADS | frozenset(
+SPLIT_LIKE = FLAG_HEADS | frozenset(
     ["trn", "va", "vld", "te", "tst", "eval", "fold", "holdout", "labeled", "labelled", "unlabeled", "unlabelled"]
 )
 _OF_MASKS = MASK_HEADS | {"y", "annotations", "annots", "labels", "segmentations", "targets", "anns", "gts"}
@@ -146,8 +148,7 @@ def _plain_rows(content: Any) -> list[Row]:
     """The rows of a text that is a list and nothing else, whose names may be of pictures that are not there."""
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
-        told = any(split_of_record(record) for record in images if isinstance(record, dict))
-        if not told and _has_splits(others):
+        if _has_splits(others):
             return []
         content = images
     if isinstance(content, list):
@@ -354,9 +355,9 @@ def split_of_record(record: Mapping[str, Any]) -> str | None:
         head = str(key).lower()
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if head in _FOLD_HEADS and isinstance(value, str | int | float):
+        if head in FOLD_HEADS and isinstance(value, str | int | float):
             return f"{head} {value}"
-        if head in _FLAG_HEADS and (str(value).lower() in ("true", "false") or value in (0, 1)):
+        if head in FLAG_HEADS and (str(value).lower() in ("true", "false") or value in (0, 1)):
             return f"{head} {str(value).lower()}"
         if head in VAL_HEADS and isinstance(value, bool | int | str):
             return split_of_validity(str(value)) or f"{head} {value}"

@@ -194,7 +194,9 @@ def run(words: list, folder: Path, fails: bool = False) -> str:
 
 def status() -> set[str]:
     """Files of the repository that git does not know or that differ."""
-    known = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True)
+    known = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     return set(known.stdout.splitlines())
 
 

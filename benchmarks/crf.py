@@ -61,7 +61,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
     report(results)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def make_inputs(shared: Path, folder: Path, pictures: int) -> list[Path]:

@@ -63,7 +63,7 @@ def measure(run: Path, data: Path, stride: int, views: bool, crf: str) -> dict[s
         scales = SCALES if views else None
         options: dict[str, Any] = {"output_stride": stride, "scales": scales, "flip": views, "crf": crf}
         evaluate(run / "best.safetensors", data, **options, engine="auto", precision="auto", json=kept)
-    return json.loads(kept.read_text())
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def print_scores(measured: dict[tuple[str, int, bool], dict[str, Any]]) -> None:

@@ -77,7 +77,9 @@ def main(side: int, rounds: int = 3) -> None:
             for _ in range(rounds):
                 for reader in ("atrous", "rasterio"):
                     command = [sys.executable, __file__, "--read", str(path), reader]
-                    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                    found = json.loads(
+                        subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
+                    )
                     best[reader] = min(best.get(reader, found), found, key=lambda one: one["seconds"])
             ours, theirs = best["atrous"], best["rasterio"]
             assert ours["sum"] == theirs["sum"], "the readers disagree"

@@ -106,7 +106,7 @@ def main() -> None:
         print(f"{total:,} cases")
         attack.server.stop()
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 class Attack:

@@ -66,7 +66,7 @@ def main() -> None:
             }
             report(name, results)
             if options.json:
-                options.json.write_text(json.dumps(results, indent=1))
+                options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     different = {
         f"{name}, {side}": figures["same"]
         for name, facts in results["networks"].items()

@@ -106,7 +106,7 @@ def trained(run: Path, processes: int, options: argparse.Namespace) -> float:
     words = [f"--{name}={value}" for name, value in settings.items()]
     words = [*command, "train", RECIPE, *words, f"--out={run}"]
     subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     rates = [line["images_per_second"] for line in lines if line["kind"] == "train"]
     return statistics.median(rates[1:])
 
@@ -118,7 +118,7 @@ def measured(model: Path, processes: int, options: argparse.Namespace, place: Pa
     words = [*command, "evaluate", str(model), str(options.data.resolve()), f"--json={out}"]
     environment["OMP_NUM_THREADS"] = threads_of(2)
     subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(out.read_text())["confusion"]
+    return json.loads(out.read_text(encoding="utf-8"))["confusion"]
 
 
 if __name__ == "__main__":

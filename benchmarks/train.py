@@ -47,7 +47,7 @@ def main() -> None:
     results["sides"] = take_turns(context, options)
     report(results["sides"])
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def build_peer(backbone: str, dropout: float = 0.5) -> Any:

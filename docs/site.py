@@ -17,9 +17,11 @@ PAGES = {"examples/quickstart.ipynb": "tutorial.md", "zoo/camvid.md": "camvid.md
 def on_files(files: Any, config: Any) -> Any:
     """Adds the home, the tutorial and the zoo's card."""
     made = {
-        "index.md": _home((ROOT / "README.md").read_text()),
-        "tutorial.md": _inside(_text_of(json.loads((ROOT / "examples/quickstart.ipynb").read_text())), "examples"),
-        "camvid.md": _inside((ROOT / "zoo/camvid.md").read_text(), "zoo"),
+        "index.md": _home((ROOT / "README.md").read_text(encoding="utf-8")),
+        "tutorial.md": _inside(
+            _text_of(json.loads((ROOT / "examples/quickstart.ipynb").read_text(encoding="utf-8"))), "examples"
+        ),
+        "camvid.md": _inside((ROOT / "zoo/camvid.md").read_text(encoding="utf-8"), "zoo"),
     }
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))

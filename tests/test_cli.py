@@ -87,6 +87,38 @@ def test_values_of_a_recipe_stand_between_commas_with_or_without_brackets(crop, 
 
 
 @pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("none", ["none"]),
+        ("null", ["null"]),
+        ("true,1,1e3,~", ["true", "1", "1e3", "~"]),
+        ("(other)", ["(other)"]),
+        ("road,", ["road"]),
+        ("road, traffic light", ["road", "traffic light"]),
+        ("[road,none]", ["road", "none"]),
+        ('["a, b", "c"]', ["a, b", "c"]),
+        ("'a, b',c", ["a, b", "c"]),
+        ("it's,d'or", ["it's", "d'or"]),
+        ('3" pipe,x', ['3" pipe', "x"]),
+        ("straße,車", ["straße", "車"]),
+        ("a: b,{c},- d", ["a: b", "{c}", "- d"]),
+        ("", []),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_names_of_classes_are_texts_whatever_they_are(given, names, joined, monkeypatch):
+    got = []
+
+    def explain(model: Path, paths: list[Path], *, classes: list[str] | None = None) -> None:
+        got.append(classes)
+
+    monkeypatch.setattr(importlib.import_module("atrous.commands.explain"), "explain", explain)
+    flag = [f"--classes={given}"] if joined else ["--classes", given]
+    assert main(["explain", "m", "x.png", *flag]) == 0
+    assert got == [names]
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["trian"], "unknown verb 'trian'. Did you mean 'train'?"),

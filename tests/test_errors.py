@@ -1,6 +1,10 @@
+import errno
+
 import pytest
 
-from atrous.errors import AtrousError, SomeInputsFailed, counted, missing_extra, unknown_name
+from atrous.arguments import checked
+from atrous.errors import AtrousError, OutOfMemory, SomeInputsFailed, counted, missing_extra, unknown_name
+from atrous.inference.out_of_memory import is_out_of_memory
 
 
 def test_a_few_allowed_names_are_all_listed_with_the_nearest_first():
@@ -55,3 +59,40 @@ def test_where_nothing_is_near_some_are_listed():
 )
 def test_counts_agree_with_their_nouns(count, noun, words):
     assert counted(count, noun) == words
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), MemoryError("no room"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+)
+def test_too_little_memory_is_recognised_as_such_and_names_no_function(error):
+    class Some:
+        @checked
+        def method(self) -> None:
+            raise error
+
+    @checked
+    def outer() -> None:
+        Some().method()
+
+    with pytest.raises(OutOfMemory) as raised:
+        outer()
+    assert isinstance(raised.value, AtrousError)
+    assert is_out_of_memory(raised.value)
+    assert "method" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UnicodeEncodeError("ascii", "/tmp/straße", 9, 10, "ordinal not in range"), "PYTHONUTF8=1"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "no text"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "invalid start byte"),
+    ],
+)
+def test_names_that_an_encoding_does_not_have_are_said(error, said):
+    @checked
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(AtrousError, match=said):
+        fails()

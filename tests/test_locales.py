@@ -17,6 +17,12 @@ from atrous.cli import main
 from atrous.data.labels import ClassTable, default_colors
 
 SOURCE = Path(atrous.__file__).parent
+ROOT = Path(__file__).parents[1]
+CHECKED = sorted(
+    path
+    for folder in (SOURCE, *(ROOT / name for name in ("benchmarks", "docs", ".ci", "tests/parity")))
+    for path in folder.rglob("*.py")
+)
 PLAIN = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 LOCALES = {"GBK": ("zh_CN", "GBK"), "cp1250": ("pl_PL", "CP1250"), "Shift-JIS": ("ja_JP", "SHIFT_JIS")}
 
@@ -42,7 +48,7 @@ def opens_text_in_the_locale(call: ast.Call) -> bool:
     return False
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: "/".join(path.parts[-3:]))
 def test_text_files_name_their_encoding(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     wrong = [f"{path}:{call.lineno}" for call in calls if opens_text_in_the_locale(call)]

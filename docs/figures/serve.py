@@ -30,7 +30,7 @@ def main() -> None:
         atrous.save(atrous.convert(Path(sys.argv[1]), source="tensorflow"), model)
         Image.fromarray(data.chelsea()).save(picture)
         command = [sys.executable, "-u", "-m", "atrous", "serve", str(model), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as server:
             assert server.stdout is not None
             found = next(filter(None, (re.search(r"http://\S+", line) for line in server.stdout)))
             photograph(found[0], picture)

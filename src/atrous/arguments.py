@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import inspect
 import numbers
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from atrous.errors import SHOWN, AtrousError, WrongArguments, nearest, shown
+from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, nearest, no_encoding, shown
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -41,7 +42,8 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
     Texts become paths where the signature says Path, one path a list where it says list[Path], NumPy's numbers
     Python's. Types that are no plain ones, such as modules and arrays, are the function's own to check. Unknown and
-    missing arguments are a `WrongArguments`, and too little memory is an AtrousError.
+    missing arguments are a `WrongArguments`, too little memory is an `OutOfMemory`, and names that an encoding does not
+    have are an AtrousError.
 
     Args:
         function: with annotations; of a method the first argument is passed on.
@@ -60,10 +62,14 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
             return call(*bound.args, **bound.kwargs)
         except BrokenPipeError:  # nobody reads what is printed
             raise
+        except AtrousError:
+            raise
         except OSError as error:
-            raise AtrousError(str(error)) from error
+            raise (OutOfMemory if error.errno == errno.ENOMEM else AtrousError)(str(error)) from error
+        except UnicodeError as error:
+            raise no_encoding(error) from error
         except MemoryError as error:
-            raise AtrousError(f"{title}: this takes more memory than there is. {error}".rstrip()) from error
+            raise OutOfMemory(f"this takes more memory than there is. {error}".rstrip()) from error
 
     return with_checks
 
@@ -239,4 +245,8 @@ def _path(value: str | os.PathLike[Any], name: str) -> Path:
         raise AtrousError(f"{name} is empty; the current folder is '.'.")
     if "\0" in text:
         raise AtrousError(f"{name} holds a zero character, which no path has: {text[:SHOWN]!r}.")
+    try:
+        os.fsencode(text)
+    except UnicodeError as error:
+        raise no_encoding(error) from error
     return Path(text)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import atrous
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, no_encoding
 from atrous.help_text import explained, kind_in_words, overview
 from atrous.verbs import Option, function_of, options
 
@@ -68,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"atrous: {error}", file=sys.stderr)
         return 2
     except UnicodeEncodeError as error:  # of a library that takes paths as text only
-        if not any("\ud800" <= letter <= "\udfff" for letter in error.object):
-            raise
-        print(f"atrous: {error.object!r} is a name that is no text, which this needs: rename it.", file=sys.stderr)
+        print(f"atrous: {no_encoding(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"atrous: interrupted. {interrupt}".rstrip(), file=sys.stderr)
@@ -180,11 +178,28 @@ def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
 
 
 def _bracketed(values: str, quoted: bool) -> str:
+    """Values between commas as a list in JSON; names, which are quoted, may be none, true, 1 or (other)."""
+    if quoted:
+        return json.dumps(_names_in(values.strip()))
     inside = values.strip("[]() ")
-    if inside in ("null", "none"):
-        return "null"
-    names = [value.strip(" '\"") for value in inside.split(",")] if inside else []
-    return f"[{','.join(json.dumps(name) for name in names)}]" if quoted else f"[{inside}]"
+    return "null" if inside in ("null", "none") else f"[{inside}]"
+
+
+def _names_in(text: str) -> list[str]:
+    """The names between commas, with or without brackets around them; those that hold commas are quoted."""
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    names = re.findall(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?:,|$)""", text)
+    return [_unquoted(name) for name in names if name]
+
+
+def _unquoted(name: str) -> str:
+    if name.startswith('"'):
+        try:
+            return str(json.loads(name))
+        except ValueError:
+            return name.strip('"')
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else name
 
 
 def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, Option]) -> dict[str, Any]:

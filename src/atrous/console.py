@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleRenderable, RenderHook
 from rich.markup import escape
@@ -24,10 +25,46 @@ from rich.text import Text
 from atrous.logger import LOGGER
 from atrous.outputs import save_json
 
+
+class _Stream:
+    """Standard output or error, as it is at the time; letters that its encoding does not have are written as escapes.
+
+    Args:
+        name: "stdout" or "stderr".
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def _stream(self) -> Any:
+        stream = getattr(sys, self._name)
+        return getattr(stream, "rich_proxied_file", stream)  # while a bar is shown
+
+    def write(self, text: str) -> None:
+        """Writes text; nothing where the process has no such stream."""
+        stream = self._stream
+        if stream is None:
+            return
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def flush(self) -> None:
+        """Writes what is kept back."""
+        if self._stream is not None:
+            self._stream.flush()
+
+
 #: Sentences go to standard output; nothing is highlighted or cut that a person may want to copy.
-console = Console(highlight=False, soft_wrap=True)
+console = Console(file=cast(IO[str], _Stream("stdout")), highlight=False, soft_wrap=True)
 #: What must be seen even where a process is told to be silent, as all but the first of several are.
-warnings = Console(highlight=False, soft_wrap=True, stderr=True, style="yellow")
+warnings = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, soft_wrap=True, style="yellow")
 
 
 class _ToLogger(RenderHook):

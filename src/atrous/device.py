@@ -61,6 +61,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU where the device has no float64, as Apple's GPUs do not."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def precision_name(dtype: torch.dtype) -> str:
     """The inverse of `pick_precision`'s names."""
     return str(dtype).removeprefix("torch.")

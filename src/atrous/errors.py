@@ -24,6 +24,10 @@ class WrongArguments(AtrousError, TypeError):
     """A call with an argument that the function does not have, or without one that it needs."""
 
 
+class OutOfMemory(AtrousError, MemoryError):
+    """What was asked for takes more memory than there is."""
+
+
 class SomeInputsFailed(AtrousError):
     """Some inputs could not be used, and were named; the others are done."""
 
@@ -47,6 +51,22 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = ", ".join(names) if len(names) <= 20 else ", ".join([*(near or names[:8]), f"… ({len(names)} in all)"])
     return AtrousError(f"unknown {kind} '{given}'.{hint} Allowed: {listed}.")
+
+
+def no_encoding(error: UnicodeError) -> AtrousError:
+    """An error for a name or text that an encoding does not have, with what to do.
+
+    Args:
+        error: as Python, or a library that takes paths as text only, raised it.
+    """
+    if isinstance(error, UnicodeEncodeError):
+        if any("\ud800" <= letter <= "\udfff" for letter in error.object):
+            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is no text, which this needs: rename it.")
+        return AtrousError(
+            f"{error.object[:SHOWN]!a} has letters that {error.encoding}, the encoding of this process, does not have: "
+            "set PYTHONUTF8=1 in the environment before Python starts, or rename it."
+        )
+    return AtrousError(f"a text cannot be read: {error}.")
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:

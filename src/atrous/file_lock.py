@@ -22,6 +22,9 @@ def lock_file(path: Path) -> Iterator[bool]:
 
     Yields:
         False where another process holds the lock. True where this one holds it now, or the disk has no locks.
+
+    Raises:
+        OSError: the file cannot be opened; names it.
     """
     with _locked_by_sqlite(path) if fcntl is None else _locked_by_fcntl(path) as locked:
         yield locked
@@ -44,7 +47,11 @@ def _locked_by_fcntl(path: Path) -> Iterator[bool]:
 @contextmanager
 def _locked_by_sqlite(path: Path) -> Iterator[bool]:
     """SQLite has a lock of every system; a file of no bytes is a database to it, in which nothing is written."""
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)) as database:
+    try:
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:  # a folder that may not be written, or no folder
+        raise OSError(f"{path} cannot be locked: {error}.") from error
+    with closing(connection) as database:
         try:
             database.execute("BEGIN EXCLUSIVE")
             locked = True

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from atrous.device import with_float64
 from atrous.errors import AtrousError
 from atrous.learning import losses
 from atrous.learning.class_weights import FORMULAS, class_weights
@@ -161,3 +162,8 @@ def test_weights_of_more_pixels_than_float32_counts_are_summed_exactly():
     labels = torch.zeros(1, 4200, 4200, dtype=torch.uint8)  # 17.6 million, above 2²⁴
     counted = torch.full(labels.shape, 3.0)
     assert losses._total_weight(labels, counted, None).item() == 3.0 * labels.numel()
+
+
+def test_pixels_are_counted_where_the_device_has_float64():
+    assert with_float64(torch.device("mps")) == torch.device("cpu")  # Apple's GPUs have none
+    assert with_float64(torch.device("cuda:1")) == torch.device("cuda:1")

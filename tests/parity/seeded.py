@@ -67,7 +67,7 @@ class Golden:
 
 def read(name: str) -> Golden:
     """A golden by name."""
-    about = json.loads((FOLDER / f"{name}.json").read_text())
+    about = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     with np.load(FOLDER / f"{name}.npz") as file:
         facts = dict(file)
     return Golden(
@@ -83,7 +83,7 @@ def read(name: str) -> Golden:
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Foreign key → shape."""
-    about = json.loads((FOLDER / f"{name}.json").read_text())
+    about = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return {key: tuple(shape) for key, shape in about["shapes"].items()}
 
 

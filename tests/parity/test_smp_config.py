@@ -77,7 +77,7 @@ def altered(tmp_path):
 
     def adapt(changes):
         config = {**model.config, "_model_class": "DeepLabV3Plus", **changes}
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return adapter.adapt(foreign.Foreign(state, foreign._read_config(tmp_path)), {})
 
     return adapt
@@ -120,8 +120,8 @@ def test_what_changes_no_mask_is_taken(altered, changes):
 
 def test_weights_trained_on_other_values_are_fed_as_they_were(tmp_path):
     saved(tmp_path, encoder="efficientnet-b0")
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "encoder_weights": "advprop"}))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "encoder_weights": "advprop"}), encoding="utf-8")
     assert atrous.convert(tmp_path).info.preprocessing.mean == (127.5,) * 3
 
 

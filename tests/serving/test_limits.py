@@ -13,6 +13,7 @@ from PIL import Image
 
 import atrous
 from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
+from atrous.errors import AtrousError, OutOfMemory
 from atrous.inference.prediction import Prediction, visible
 from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers, desk, patience, server
@@ -155,6 +156,49 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch):
 
     assert asyncio.run(ask()) == b"hello"
     assert threads and threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("where", ["the header", "the picture", "the network", "the answer"])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OutOfMemory("this takes more memory than there is."), 413),
+        (MemoryError(), 413),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 413),
+        (AtrousError("four channels"), 422),
+    ],
+)
+def test_memory_that_runs_out_is_a_picture_too_large(tmp_path, monkeypatch, where, error, status):
+    if where == "the header" and isinstance(error, RuntimeError):
+        pytest.skip("no GPU reads headers")
+
+    def fail(*words: object, **options: object) -> None:
+        raise error
+
+    class Broken:
+        async def segment(self, job: object) -> np.ndarray:
+            if where == "the network":
+                raise error
+            return np.zeros((8, 8), np.uint8)
+
+    module, name = {
+        "the header": (desk, "decoded_size"), "the picture": (desk, "decode_pixels"), "the answer": (answers, "write")
+    }.get(where, (desk, "FORM_BYTES"))  # fmt: skip
+    monkeypatch.setattr(module, name, fail)
+    wish = Wish(model(tmp_path), Look(), None, None, answers.Asked())
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "png")
+
+    async def ask() -> None:
+        made = desk.Desk((), Broken(), desk.Limits(), Metrics())  # type: ignore[arg-type]
+        try:
+            await made._answer(file.getvalue(), wish, "")
+        finally:
+            made.close()
+
+    with pytest.raises(Problem) as raised:
+        asyncio.run(ask())
+    assert raised.value.status == status
 
 
 def test_connections_leave_files_for_the_server_itself():

@@ -204,6 +204,10 @@ def test_what_the_processor_does_and_we_do_not_is_said(folder, capsys, options, 
     assert all(words in printed for words in said)
 
 
+def test_a_processor_whose_keys_are_no_texts_is_read():
+    assert huggingface_told.notes({1: True, None: 3, "do_resize": False}) == ()
+
+
 def test_a_processor_that_does_what_we_do_needs_no_words(folder, capsys):
     write_processor(folder, do_resize=False, do_center_crop=False, do_rescale=True, do_convert_rgb=True)
     convert(folder)
@@ -243,7 +247,10 @@ def test_masks_whose_classes_begin_at_one_are_read_so(folder):
         ({"id2label": {"1": "a", "2": "b", "3": "c"}}, ["1, 2, 3", "0 to 2"]),
         ({"num_labels": 5}, ["num_labels = 5", "3 outputs"]),
         ({"num_channels": 3}, ["num_channels = 3", "4 channels"]),
-        ({"depth_multiplier": 1.0}, ["depth_multiplier = 1.0", "32, 24, 320", "16, 8, 112"]),
+        (
+            {"depth_multiplier": 1.0},
+            ["depth_multiplier = 1.0, which means 32, 24, 320 channels, but the", "16, 8, 112"],
+        ),
         ({"depth_multiplier": "wide"}, ["depth_multiplier = wide", "16, 8, 112"]),
     ],
 )

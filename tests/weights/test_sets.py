@@ -13,7 +13,7 @@ import torch
 import atrous
 from atrous.errors import AtrousError
 from atrous.models.wrapped import without_wrappers
-from atrous.weights import sets, sources
+from atrous.weights import sets, sources, stored_normalisation
 from atrous.weights.adapted import set_aside
 from atrous.weights.foreign import Foreign, from_state_dict
 
@@ -78,6 +78,11 @@ BESIDE: tuple[State, ...] = (
     {},
     {"criterion.weight": torch.ones(3), "loss.pos_weight": torch.ones(1), "n_averaged": torch.tensor(4)},
     {"metrics.confusion": torch.zeros(3, 3), "total_ops": torch.zeros(1), "total_params": torch.zeros(1)},
+    {
+        f"{name}{kind}": torch.full((elements,), 0.4)
+        for name, elements in (("depth_", 1), ("loss.", 3), ("profiler.", 1), ("criterion.target_", 3))
+        for kind in ("mean", "std")
+    },
 )
 
 
@@ -101,6 +106,7 @@ def test_the_same_state_whatever_is_around_and_beside(source):
         assert not [key for key in plain if not torch.equal(found[key], plain[key])]
         assert sources.recognising(chosen.foreign) == [source]
         assert {*chosen.beside, *unknown} == beside.keys() - {"n_averaged"}
+        assert stored_normalisation.pairs(wrapped | beside, 3) == []
         assert chosen.notes == ()
 
 

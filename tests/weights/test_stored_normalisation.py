@@ -73,6 +73,7 @@ def found(tensors: dict[str, torch.Tensor], preprocessing: Preprocessing | None 
         ({"mean": row(1, 2, 3), "std": row(0, 1, 1)}, "neither"),
         ({"mean": row(0.5, 0.5, 0.5), "std": row(58, 57, 57)}, "neither"),
         ({"pixel_mean": row(103.53, 116.28, 123.675), "pixel_std": row(1, 1, 1)}, "in the order of BGR"),
+        ({"mean_bgr": row(1, 2, 3), "std_bgr": row(4, 5, 6)}, "in the order of BGR"),
         ({"pixel_mean": row(1, 2, 3)}, "has no deviation"),
         ({"mean": row(1, 2, 3), "std": row(1, 2)}, "are not of 3 channels"),
         ({"mean": row(1, 2, 3), "std": row(2, 2, 2), "a.mean": row(9, 9, 9), "a.std": row(2, 2, 2)}, "contradict"),
@@ -99,6 +100,50 @@ def test_equal_ones_need_no_words():
     adapted = found({"mean": row(0.485, 0.456, 0.406), "std": row(0.229, 0.224, 0.225)}, OWN, told=True)
     assert adapted.notes == ()
     assert adapted.left_over == ()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ("depth_mean", "depth_std"),
+        ("loss.mean", "loss.std"),
+        ("profiler.mean", "profiler.std"),
+        ("criterion.target_mean", "criterion.target_std"),
+        ("loss.class_mean", "loss.class_std"),
+        ("model.criterion.pixel_mean", "model.criterion.pixel_std"),
+        ("train_metrics.mean", "train_metrics.std"),
+        ("target_normalizer.mean", "target_normalizer.std"),
+        ("label_mean", "label_std"),
+        ("lidar_mean", "lidar_std"),
+        ("FocalLoss/mean", "FocalLoss/std"),
+        ("score_means", "score_stds"),
+        ("mean_of_steps", "std_of_steps"),
+    ],
+)
+@pytest.mark.parametrize("elements", [1, 3])
+def test_statistics_of_something_else_are_left_over_and_change_nothing(mean, std, elements):
+    tensors = {mean: torch.full((elements,), 0.4), std: torch.full((elements,), 0.2)}
+    assert pairs(tensors, 3) == []
+    adapted = found(tensors)
+    assert adapted.preprocessing is None
+    assert adapted.left_over == (mean, std)
+    assert adapted.notes == ()
+
+
+@pytest.mark.parametrize("name", ["{}", "pixel_{}", "normalize.{}"])
+def test_one_number_is_no_mean_of_three_channels(name):
+    tensors = {name.format("mean"): torch.tensor(0.4), name.format("std"): torch.tensor(0.2)}
+    assert pairs(tensors, 3) == []
+    assert len(pairs(tensors, 1)) == 1
+
+
+def test_what_lies_beside_a_whole_network_is_named_and_changes_nothing():
+    state = {f"model.{key}": tensor for key, tensor in network().items()}
+    beside = {"loss.mean": torch.ones(3) / 2, "loss.std": torch.ones(3) / 4, "profiler.mean": torch.tensor(9.0)}
+    plain = atrous.convert({"state_dict": state})
+    model = atrous.convert({"state_dict": {**state, **beside}})
+    assert model.info.preprocessing == plain.info.preprocessing
+    assert {*model.info.provenance["left_over"]} == {*beside}
 
 
 def test_statistics_of_norms_and_features_are_no_pictures():

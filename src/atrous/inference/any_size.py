@@ -13,6 +13,7 @@ import numpy as np
 from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError, shown
+from atrous.inference.given import check_places, check_progress, check_scores
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
 from atrous.inference.picture_input import PreparedSource
@@ -26,6 +27,7 @@ from atrous.inference.tiles import (
     Window,
     Work,
     mean_features,
+    overlap_of,
     plan,
     segment_tiles,
 )
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], object] | None
 #: Tiles that are tried, the largest first. Not larger where more would fit, so that a mask is the same on all machines.
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
-#: Pixels that neighbours share at most by default: how far most networks see, from both sides (docs/big-pictures.md).
-OVERLAP = 512
 #: Largest denominators of the scales as fractions for which a grid is looked for: exact ones first, 0.35 = 7/20.
 DENOMINATORS = (1000, 20, 4, 1)
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
@@ -119,12 +119,13 @@ class AnySize:
         """
         image = check_picture(image, len(self.segmenter.info.preprocessing.mean))
         height, width = image.shape[:2]
-        if valid is not None:
-            check_valid(valid, (height, width))
-        if progress is not None and not callable(progress):
-            raise AtrousError(f"progress must be a function of two numbers, got {shown(progress)}.")
+        check_valid(valid, (height, width))
+        check_progress(progress)
+        if scores is not None:
+            check_scores(scores, len(self.segmenter.info.classes))
         return self._segment(image, valid, self._tile_for(height, width, name), progress, name=name, scores=scores)
 
+    @checked
     def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
         """What the network says of a picture that is run whole, to decide several times; None of one in tiles.
 
@@ -140,6 +141,7 @@ class AnySize:
 
         return self._until_it_fits(whole, self._tile_for(height, width, name, quiet=True), height, width, name)
 
+    @checked
     def logits(self, image: np.ndarray, places: np.ndarray, *, name: str = "the picture") -> np.ndarray:
         """The logits of some pixels at full size, for a segmenter of one view without a CRF.
 
@@ -151,8 +153,8 @@ class AnySize:
         Returns:
             n×K float32; two columns for one-logit models, the first of them 0.
         """
-        height, width = image.shape[:2]
-        rows, columns = np.divmod(places, width)
+        height, width = check_picture(image, len(self.segmenter.info.preprocessing.mean)).shape[:2]
+        rows, columns = np.divmod(check_places(places, height * width), width)
         aligned = bool(self.segmenter.info.arguments.get("align_corners", False))
 
         def at_places(tile: int | None) -> np.ndarray:
@@ -174,6 +176,7 @@ class AnySize:
 
         return self._until_it_fits(at_places, self._tile_for(height, width, name), height, width, name)
 
+    @checked
     def windows(
         self,
         source: Source,
@@ -190,6 +193,9 @@ class AnySize:
             name: of the picture, in what is said.
             progress: called after each tile with how many are done, and how many there are.
         """
+        if not (hasattr(source, "read") and hasattr(source, "valid") and hasattr(sink, "write")):
+            raise AtrousError(f"a source and a sink are those of tiles.py, got {shown(source)} and {shown(sink)}.")
+        check_progress(progress)
         height, width, _ = source.shape
         tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, GRID) + (self.overlap or 0)
         prepared, seen = PreparedSource(source, self.segmenter), self._seen(height, width)
@@ -387,13 +393,3 @@ class AnySize:
             import torch
 
             (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()
-
-
-def overlap_of(tile: int, overlap: int | None) -> int:
-    """Pixels that neighbouring tiles share.
-
-    Args:
-        tile: its side.
-        overlap: that was asked for; None for a quarter of the tile, at most `OVERLAP`.
-    """
-    return min(OVERLAP, tile // 4) if overlap is None else overlap

@@ -19,16 +19,17 @@ from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference import exported
 from atrous.inference.any_size import AnySize
+from atrous.inference.given import check_crf, check_found, check_notes, check_pooled, check_scores, check_together
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import Found, as_array, doubts_of, found_in, found_in_array, with_valid
 from atrous.inference.prediction import Prediction
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.value_range import GIVE_RANGE, PictureWarning, check_range, doubt, scale_range, to_depth
-from atrous.inference.views import View, mean_labels, mean_probabilities, views_of
+from atrous.inference.views import View, mean_labels, refined_labels, views_of
 from atrous.logger import warn
 from atrous.models.given import check_model
-from atrous.models.given_picture import check_picture
+from atrous.models.given_picture import check_picture, check_read, check_valid
 
 if TYPE_CHECKING:
     import torch
@@ -151,6 +152,7 @@ class Segmenter:
             return self._all(picture)
         return self._one(self.read(picture))
 
+    @checked
     def _one(self, found: Found) -> Prediction:
         return Prediction(AnySize(self, limits=self.limits)(self.filled(found), found.valid), found.shown, self.info)
 
@@ -181,6 +183,7 @@ class Segmenter:
         name = str(picture) if isinstance(picture, str | Path) else ""
         return found_in(pixels, len(preprocessing.mean), name)
 
+    @checked
     def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
         """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0.
 
@@ -188,7 +191,7 @@ class Segmenter:
             found: the picture.
             give_range: as in `prepare`.
         """
-        image = self.prepare(found.image, name=found.name, give_range=give_range)
+        image = self.prepare(check_found(found).image, name=found.name, give_range=give_range)
         return fill_missing(image, found.valid, self.info.preprocessing.mean)
 
     @checked
@@ -217,6 +220,7 @@ class Segmenter:
         other._look(scales, flip, crf)
         return other
 
+    @checked
     def with_crf(self, crf: DenseCRF | None) -> Segmenter:
         """The same look at the same network, with another CRF or with none.
 
@@ -224,13 +228,12 @@ class Segmenter:
             crf: on the segmenter's device.
         """
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, crf=crf)
+        other.__dict__.update(self.__dict__, crf=check_crf(crf))
         return other
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: give the model's "
-            "path, and open a Segmenter there."
+            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: open one there."
         )
 
     def _look(self, scales: Sequence[float], flip: bool, crf: DenseCRF | Mapping[str, Any] | str | None) -> None:
@@ -242,6 +245,7 @@ class Segmenter:
 
             self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
 
+    @checked
     def prepare(
         self, image: np.ndarray, *, whole: bool = True, name: str = "", give_range: str = GIVE_RANGE
     ) -> np.ndarray:
@@ -257,17 +261,14 @@ class Segmenter:
             PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
         """
         preprocessing = self.info.preprocessing
-        channels = len(preprocessing.mean)
-        image = check_picture(image)
-        if image.shape[0] == channels and image.shape[2] not in (1, 3, 4, channels):
-            raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
-        image = to_channels(image, channels)
+        image = to_channels(check_read(image, len(preprocessing.mean)), len(preprocessing.mean))
         if self._range is not None:
             return scale_range(image, self._range, preprocessing.dtype)
         if whole:
             self._warn(self.doubt_of(image, give_range), name=name)
         return to_depth(image, preprocessing.dtype, give_range)
 
+    @checked
     def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
         """Tells where a whole picture's values may mean something else; see `value_range.doubt`.
 
@@ -275,10 +276,11 @@ class Segmenter:
             image: H×W×C as read.
             give_range: as in `prepare`.
         """
-        if self._range is not None or image.dtype.name == self.info.preprocessing.dtype or not image.size:
+        if self._range is not None or check_picture(image).dtype.name == self.info.preprocessing.dtype:
             return None
         return doubt(image.dtype.name, float(image.max()), self.info.preprocessing, give_range)
 
+    @checked
     def warn_of_values(self, dtype: str, largest: float, name: str = "") -> None:
         """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else.
 
@@ -289,9 +291,10 @@ class Segmenter:
         """
         self._warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None, name=name)
 
+    @checked
     def warn_of(self, notes: Iterable[Note]) -> None:
         """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
-        for kind, message, _ in notes:
+        for kind, message, _ in check_notes(notes):
             self._warn(message, kind)
 
     def _warn(self, sentence: str | None, kind: str | None = None, name: str = "") -> None:
@@ -299,6 +302,7 @@ class Segmenter:
             self._doubts.add(kind)
             warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
 
+    @checked
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
@@ -310,8 +314,9 @@ class Segmenter:
             pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
         """
         image = check_picture(image, len(self.info.preprocessing.mean))
+        check_valid(valid, image.shape[:2])
         if self.plain:
-            return self._runner.labels(image, *(pooled or ()))
+            return self._runner.labels(image, *(check_pooled(pooled, 1, self.pools) or ()))
         return self.decide(self.scores(image, pooled), image, self.crf, valid)
 
     @property
@@ -327,6 +332,7 @@ class Segmenter:
         """
         return self.plain and self.engine.name == "torch" and not self.engine.device.startswith("cpu")
 
+    @checked
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Plain masks of pictures of one size, by one pass of the network.
 
@@ -337,8 +343,10 @@ class Segmenter:
             Of each H×W uint8 class indices.
         """
         runner: Any = self._runner
-        return list(runner.labels_of_all(np.stack(images)))
+        possible = self.plain and self.engine.name == "torch"
+        return list(runner.labels_of_all(check_together(images, len(self.info.preprocessing.mean), possible)))
 
+    @checked
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
         """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution.
 
@@ -347,16 +355,22 @@ class Segmenter:
             pooled: as in `segment`.
         """
         image = check_picture(image, len(self.info.preprocessing.mean))
-        means = [()] * len(self._views) if pooled is None else [(mean,) for mean in pooled]
+        given = check_pooled(pooled, len(self._views), self.pools)
+        means = [(mean,) for mean in given or ()] or [()] * len(self._views)
         return tuple(
             view.back(self._runner.scores(view.of(image), *mean)) for view, mean in zip(self._views, means, strict=True)
         )
 
+    @checked
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
         """H×W×C → of each view h×w×C' float32, what image pooling takes the mean of; for models with `pools`."""
         runner: Any = self._runner
+        if not self.pools:
+            raise AtrousError("features are of models with image pooling (segmenter.pools); this one has none.")
+        image = check_picture(image, len(self.info.preprocessing.mean))
         return tuple(view.back(runner.features(view.of(image))) for view in self._views)
 
+    @checked
     def decide(
         self,
         scores: Sequence[np.ndarray],
@@ -375,14 +389,11 @@ class Segmenter:
         Returns:
             H×W uint8 class indices.
         """
-        size = image.shape[:2]
-        if crf is None and len(scores) == 1:
+        scores, size = check_scores(scores, len(self.info.classes)), check_picture(image).shape[:2]
+        check_valid(valid, size)
+        temperature = self.info.temperature
+        if check_crf(crf) is not None:
+            return refined_labels(scores, image, crf, valid, self._align_corners, temperature, self.engine.device)
+        if len(scores) == 1:
             return resize_argmax(scores[0], size, self._align_corners)
-        if crf is None:
-            return mean_labels(scores, size, self._align_corners, self.info.temperature)
-        import torch
-
-        probabilities = mean_probabilities(scores, size, self._align_corners, self.info.temperature)
-        with torch.inference_mode():
-            refined = crf(torch.tensor(image), probabilities.to(self.engine.device), valid)
-            return refined.argmax(0).to(torch.uint8).cpu().numpy()
+        return mean_labels(scores, size, self._align_corners, temperature)

@@ -22,6 +22,8 @@ GRID = 32
 
 #: Cells of the grid by which a tile of a resized picture may begin earlier, where it then lies nearer to a whole pixel.
 LOOK_BACK = 3
+#: Pixels that neighbours share at most by default: how far most networks see, from both sides (docs/big-pictures.md).
+OVERLAP = 512
 
 
 class Window(NamedTuple):
@@ -302,6 +304,16 @@ def segment_tiles(
         if last is not None:
             last.result()
     return Work(count, time.perf_counter() - begun, seconds, pixels)
+
+
+def overlap_of(tile: int, overlap: int | None) -> int:
+    """Pixels that neighbouring tiles share.
+
+    Args:
+        tile: its side.
+        overlap: that was asked for; None for a quarter of the tile, at most `OVERLAP`.
+    """
+    return min(OVERLAP, tile // 4) if overlap is None else overlap
 
 
 def mean_features(

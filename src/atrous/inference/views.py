@@ -14,6 +14,8 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from atrous.crf import DenseCRF
+
 #: Size of one band of full-size probabilities.
 BAND_BYTES = 16 * 2**20
 #: What a view may be enlarged to; a mistyped scale shall not fill the memory.
@@ -98,6 +100,37 @@ def mean_labels(
         rows = range(start, min(start + band, height))
         mask[rows.start : rows.stop] = _rows(scores, size, rows, align_corners, temperature).argmax(0).numpy()
     return mask
+
+
+def refined_labels(
+    scores: Sequence[np.ndarray],
+    image: np.ndarray,
+    crf: DenseCRF,
+    valid: np.ndarray | None,
+    align_corners: bool,
+    temperature: float,
+    device: str,
+) -> np.ndarray:
+    """The best class after a CRF has refined `mean_probabilities`.
+
+    Args:
+        scores: of each view h×w×K logits, mirrored back.
+        image: H×W×C, what they were made from.
+        crf: on the device.
+        valid: H×W booleans; the CRF leaves the other pixels out; None for all.
+        align_corners: see `models.layers.resize`.
+        temperature: logits are divided by it before softmax.
+        device: where the CRF runs.
+
+    Returns:
+        H×W uint8 class indices.
+    """
+    import torch
+
+    probabilities = mean_probabilities(scores, image.shape[:2], align_corners, temperature)
+    with torch.inference_mode():
+        refined = crf(torch.tensor(image), probabilities.to(device), valid)
+        return refined.argmax(0).to(torch.uint8).cpu().numpy()
 
 
 def logits_at(

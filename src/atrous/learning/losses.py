@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.data.labels import IGNORE_INDEX
+from atrous.device import with_float64
 from atrous.learning.processes import the_processes
 from atrous.models.layers import resize_rows
 
@@ -191,6 +192,11 @@ def _each(scores: Tensor, labels: Tensor, smoothing: float, weights: Tensor | No
 def _total_weight(labels: Tensor, counted: Tensor | None, weights: Tensor | None) -> Tensor:
     """Σ of the weights of the labelled pixels: what the mean divides by."""
     flat = labels.flatten().int()
-    each = None if counted is None else counted.flatten().double()  # float32 counts to 2²⁴ only
-    counts = torch.bincount(flat, each, minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX].float()
+    if counted is None:
+        counts = torch.bincount(flat, minlength=IGNORE_INDEX + 1)
+    else:  # float32 counts to 2²⁴ only
+        where = with_float64(counted.device)
+        each = counted.flatten().to(where).double()
+        counts = torch.bincount(flat.to(where), each, minlength=IGNORE_INDEX + 1)
+    counts = counts[:IGNORE_INDEX].float().to(labels.device)
     return counts.sum() if weights is None else (counts[: len(weights)] * weights).sum()

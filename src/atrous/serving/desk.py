@@ -18,11 +18,11 @@ from starlette.requests import ClientDisconnect
 
 from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, nearest
-from atrous.inference.any_size import overlap_of
 from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.picture_input import Found, doubts_of, found_in
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.tiles import overlap_of
 from atrous.inference.value_range import ASK_FOR_RANGE
 from atrous.serving import answers
 from atrous.serving.limits import Admission, Limits, Memory, Problem
@@ -35,6 +35,8 @@ from atrous.serving.shelf import Look, Model, Shelf
 FORM_BYTES = 2**16
 #: The form field of the picture's file, as the documentation has it; a file under another name is taken, too.
 FILE_FIELD = "picture"
+#: Said of a picture at which memory ran out.
+TOO_LITTLE_MEMORY = "this picture takes more memory than there is: send a smaller one."
 #: Decoded pictures and their masks at once, which are large: enough for the network never to wait; more where it stacks
 #: them.
 AHEAD, AHEAD_STACKED = 4, 32
@@ -187,6 +189,8 @@ class Desk:
             size = await self._in_pool(self._bytes_of, content, wish)
         except TooLarge as error:
             raise Problem(413, str(error)) from error
+        except MemoryError as error:  # an OutOfMemory, too
+            raise Problem(413, TOO_LITTLE_MEMORY) from error
         except AtrousError as error:
             packing = packing_of(content)
             reason = str(error) if packing is None else f"this is {packing}, not a picture. {sending}"
@@ -202,12 +206,12 @@ class Desk:
                 body = await self._in_pool(answers.write, Prediction(mask, found.shown, segmenter.info), wish.asked)
             except TooLarge as error:
                 raise Problem(413, str(error)) from error
-            except AtrousError as error:
-                raise Problem(422, str(error)) from error
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise Problem(413, "this picture takes more memory than there is: send a smaller one.") from error
+            except (AtrousError, MemoryError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise Problem(413, TOO_LITTLE_MEMORY) from error
+                if isinstance(error, AtrousError):
+                    raise Problem(422, str(error)) from error
+                raise
         ended = perf_counter()
         self._metrics.seconds.labels(wish.model.name).observe(ended - began)
         self._metrics.pixels.labels(wish.model.name).inc(mask.size)

@@ -54,7 +54,7 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
         sound = all(isinstance(value, int | float) and 0 < value < 1000 for value in (multiplier, divisor, least))
         expected = tuple(_divisible(round(size * multiplier), divisor, least) for size in NOMINAL) if sound else ()
         if expected != widths:
-            means = f", which means {_numbers(expected)} channels," if sound else ""
+            means = f", which means {_numbers(expected)} channels" if sound else ""
             raise _contradiction("depth_multiplier", f"{multiplier}{means}", f"the weights have {_numbers(widths)}")
 
 
@@ -87,7 +87,7 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
         )
     others = sorted(
         key
-        for key, value in processor.items()
+        for key, value in ((str(key), value) for key, value in processor.items())
         if key.startswith("do_") and value is True and key not in (*TAKEN, *SIZES) and key != "do_reduce_label"
     )
     if others:

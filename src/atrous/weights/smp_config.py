@@ -50,7 +50,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
     if "_model_class" in config or "encoder_name" in config:
         known = {name: value for name, value in config.items() if name != "preprocessor"}
         for name, value in known.items():
-            if name not in (*ARGUMENTS, *FURTHER) and not name.startswith("_") and value is not None:
+            if name not in (*ARGUMENTS, *FURTHER) and not str(name).startswith("_") and value is not None:
                 raise _refused(name, value, "no such argument is known here")
         return {name: value for name, value in known.items() if name in (*ARGUMENTS, *FURTHER)}
     hyper = config.get("hyper_parameters")

@@ -15,8 +15,17 @@ from torch import Tensor
 from atrous.models import Preprocessing
 from atrous.weights.adapted import IMAGENET_MEAN, Adapted
 
-#: The name of a mean, and of the deviation beside it; those of batch norms are none of pictures.
-MEAN = re.compile(r"(?:(?!running|moving|batch)[A-Za-z0-9]*_)*(means?)(?:_[A-Za-z0-9]+)*")
+#: The name of a mean, with words before and after it.
+MEAN = re.compile(r"((?:[A-Za-z0-9]+_)*)(means?)((?:_[A-Za-z0-9]+)*)")
+#: What these words may be where the mean is one of pictures; where there are none, it may be one, too.
+OF_PICTURES = re.compile(r"pixels?|images?|img|inputs?|rgb|bgr|\w*normali[sz]\w*|\w*preprocess\w*", re.IGNORECASE)
+#: Parts of a module's name or of a mean's that tell of statistics of something else, also with as many numbers.
+OF_OTHERS = re.compile(
+    "loss|criteri|metric|accura|error|profil|monitor|track|logger|observer|statist|target|label|class|output|head|"
+    "logit|score|weight|grad|optim|sampl|batch|running|moving|latent|prior|embed|proto|anchor|box|regress|reward|"
+    "depth|dispar|height|thermal|lidar|radar|audio|flow",
+    re.IGNORECASE,
+)
 #: What a deviation is called where the mean is "mean" and where it is "means".
 DEVIATIONS = {"mean": ("std", "stdev", "stddev", "std_dev"), "means": ("stds", "std")}
 #: By how much two means may differ, in steps of 8-bit pictures, and be the same.
@@ -83,7 +92,7 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
 
 
 def pairs(tensors: Mapping[str, Tensor], channels: int) -> list[Stored]:
-    """The means and deviations of pictures among tensors.
+    """The means and deviations of pictures among tensors, as their names and their sizes tell.
 
     Args:
         tensors: by name; parts of names are separated by `.` or `/`.
@@ -93,17 +102,26 @@ def pairs(tensors: Mapping[str, Tensor], channels: int) -> list[Stored]:
     for name, mean in tensors.items():
         place, leaf = re.fullmatch(r"((?:.*[./])?)([^./]*)", name, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
         match = MEAN.fullmatch(leaf)
-        if match is None or mean.numel() not in (1, channels) or mean.is_complex():
+        if match is None or mean.numel() != channels or mean.is_complex() or not _is_of_pictures(name, match):
             continue
-        names = (f"{place}{leaf[: match.start(1)]}{word}{leaf[match.end(1) :]}" for word in DEVIATIONS[match[1]])
+        before, word, after = match.groups()
+        names = (f"{place}{before}{deviation}{after}" for deviation in DEVIATIONS[word])
         beside = next((other for other in names if other in tensors), None)
         if beside is None:
             found.append(Stored((name,), None, "has no deviation"))
-        elif tensors[beside].numel() not in (1, channels) or tensors[beside].is_complex():
+        elif tensors[beside].numel() != channels or tensors[beside].is_complex():
             found.append(Stored((name, beside), None, f"are not of {channels} channels each"))
+        elif "bgr" in leaf.lower().split("_"):
+            found.append(Stored((name, beside), None, "are in the order of BGR, and the weights are taken as RGB"))
         else:
-            found.append(_meaning((name, beside), _row(mean, channels), _row(tensors[beside], channels)))
+            found.append(_meaning((name, beside), _row(mean), _row(tensors[beside])))
     return found
+
+
+def _is_of_pictures(name: str, match: re.Match[str]) -> bool:
+    """Whether a mean's whole name, and the words in its last part, may be those of pictures."""
+    words = [word for word in f"{match[1]}{match[3]}".split("_") if word]
+    return OF_OTHERS.search(name) is None and all(OF_PICTURES.fullmatch(word) for word in words)
 
 
 def _meaning(names: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]) -> Stored:
@@ -125,10 +143,9 @@ def _meaning(names: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, 
     return Stored(names, Preprocessing(mean, std))
 
 
-def _row(tensor: Tensor, channels: int) -> tuple[float, ...]:
-    """One number per channel, rounded to what float32 holds."""
-    values = [float(f"{value:.7g}") for value in tensor.detach().flatten().double().tolist()]
-    return tuple(values * channels if len(values) == 1 else values)
+def _row(tensor: Tensor) -> tuple[float, ...]:
+    """The numbers, rounded to what float32 holds."""
+    return tuple(float(f"{value:.7g}") for value in tensor.detach().flatten().double().tolist())
 
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:

@@ -90,7 +90,7 @@ def make(
         np.savez_compressed(seeded.FOLDER / f"{name}.npz", **golden.facts)
         print(name, "spread was", spread, "std", [golden.facts[f"logits_{h}x{w}"].std() for h, w in SIZES])
     lines = json.dumps(about).replace('], "', '],\n"').replace('{"', '{\n"')
-    (seeded.FOLDER / f"{name}.json").write_text(lines + "\n")
+    (seeded.FOLDER / f"{name}.json").write_text(lines + "\n", encoding="utf-8")
 
 
 def vainf() -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:

@@ -1,0 +1,336 @@
+"""Every public call, with arguments that it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import atrous
+from atrous.commands.export import export
+from atrous.commands.report import report
+from atrous.data.dataset import Dataset, Item
+from atrous.data.labels import ClassTable
+from atrous.data.transforms import Augment
+from atrous.explaining.look import explain_picture
+from atrous.inference.any_size import AnySize
+from atrous.inference.tiles import ArraySink, ArraySource
+from atrous.learning import recipe as recipes
+from atrous.learning.calibration import fit_temperature, reliability
+from atrous.learning.recipe import Recipe, read_recipe, to_recipe
+from atrous.models.deeplab_v1 import DeepLabV1
+from atrous.models.deeplab_v2 import DeepLabV2
+from atrous.models.deeplab_v3 import DeepLabV3
+from atrous.models.deeplab_v3plus import DeepLabV3Plus
+from atrous.models.info import Info, Preprocessing
+
+#: Calls that do something with many of the odd values, such as to load or to look through folders.
+TAKING_LONG = {
+    *("Segmenter", "start_from", "predict", "explain", "doctor", "evaluate", "load"),
+    *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
+}
+CALLS = [
+    "Segmenter",
+    "Segmenter.__call__",
+    "Segmenter.__call__ of several",
+    "Segmenter.__call__ of a generator",
+    "Segmenter.read",
+    "Segmenter.looking",
+    "Prediction",
+    "Prediction.overlay",
+    "Prediction.save",
+    "DenseCRF",
+    "DenseCRF.__call__",
+    "DenseCRF.preset",
+    "permutohedral_filter",
+    "Pipeline",
+    "TrainingStep",
+    "start_from",
+    "open_dataset",
+    "Client",
+    "Client.segment",
+    "evaluate",
+    "calibrate",
+    "predict",
+    "explain",
+    "doctor",
+    "train",
+    "load",
+    "save",
+    "convert",
+    "export",
+    "report",
+    "create_model",
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "set_output_stride",
+    "a model",
+    "a model's scores",
+    "Dataset",
+    "Dataset.split",
+    "Dataset.taking",
+    "Dataset.read",
+    "Dataset.read_label",
+    "ClassTable",
+    "ClassTable.from_yaml",
+    "ClassTable.to_yaml",
+    "ClassTable.encode",
+    "ClassTable.look_up",
+    "ClassTable.decode",
+    "Augment",
+    "Recipe",
+    "a recipe's Data",
+    "a recipe's Model",
+    "a recipe's Loss",
+    "a recipe's Crf",
+    "a recipe's Optim",
+    "a recipe's Schedule",
+    "a recipe's Train",
+    "a recipe's Watch",
+    "AnySize",
+    "AnySize.__call__",
+    "AnySize.scores",
+    "AnySize.logits",
+    "AnySize.windows",
+    "Segmenter.prepare",
+    "Segmenter.filled",
+    "Segmenter.with_crf",
+    "Segmenter.doubt_of",
+    "Segmenter.warn_of",
+    "Segmenter.warn_of_values",
+    "Segmenter.segment",
+    "Segmenter.segment_together",
+    "Segmenter.segment_together of one",
+    "Segmenter.scores",
+    "Segmenter.features",
+    "Segmenter.decide",
+    "Segmenter.decide of one",
+    "explain_picture",
+    "fit_temperature",
+    "reliability",
+    "read_recipe over a file",
+    "read_recipe",
+    "to_recipe",
+    "Info",
+    "Info.from_dict",
+    "Preprocessing",
+]
+
+
+def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """Every public call, with arguments that it takes; each of them is replaced by odd values, one at a time."""
+    picture = np.zeros((40, 48, 3), np.uint8)
+    segmenter = atrous.Segmenter(model, engine="torch")
+    prediction = segmenter(picture)
+    probabilities = np.full((2, 4, 5), 0.5, np.float32)
+    crf = atrous.DenseCRF(iterations=1)
+    missing = folder / "missing.safetensors"
+    image = picture.copy()
+    table = ClassTable(("a", "b"), ((0, 0, 0), (1, 1, 1)), ((0,), (1,)), (255,))
+    item = Item("x", folder / "x.png", folder / "y.png")
+    dataset = Dataset(folder, "folder", table, {"train": (item,)})
+    labels, logits = np.array([0, 1]), np.zeros((2, 2), np.float32)
+    raw_mask = np.zeros((4, 5), np.uint8)
+    file = folder / "model.safetensors"
+    atrous.save(model, file)
+    verb = {"model": missing, "data": folder}
+    client = atrous.Client("http://127.0.0.1:9", patience=0, timeout=5)
+    return {
+        "Segmenter": (
+            atrous.Segmenter,
+            {
+                "model": model,
+                "engine": "torch",
+                "device": "cpu",
+                "precision": "float32",
+                "scales": (1.0,),
+                "flip": False,
+                "output_stride": None,
+                "crf": None,
+                "range": None,
+            },
+        ),
+        "Segmenter.__call__": (segmenter, {"picture": picture, "valid": None}),
+        "Segmenter.__call__ of several": (lambda picture: segmenter([picture]), {"picture": picture}),
+        "Segmenter.__call__ of a generator": (
+            lambda picture: list(segmenter(one for one in [picture])),
+            {"picture": picture},
+        ),
+        "Segmenter.read": (segmenter.read, {"picture": picture}),
+        "Segmenter.looking": (segmenter.looking, {"scales": (1.0,), "flip": False, "crf": None, "range": None}),
+        "Prediction": (
+            atrous.Prediction,
+            {"mask": prediction.mask, "image": prediction.image, "info": prediction.info},
+        ),
+        "Prediction.overlay": (prediction.overlay, {"opacity": 0.5, "legend": False}),
+        "Prediction.save": (prediction.save, {"path": folder / "mask.png"}),
+        "DenseCRF": (
+            atrous.DenseCRF,
+            {
+                name: parameter.default
+                for name, parameter in inspect.signature(atrous.DenseCRF).parameters.items()
+                if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            },
+        ),
+        "DenseCRF.__call__": (
+            crf,
+            {"image": picture[:4, :5], "probabilities": probabilities, "valid": None},
+        ),
+        "DenseCRF.preset": (atrous.DenseCRF.preset, {"name": "deeplabv1"}),
+        "permutohedral_filter": (
+            atrous.permutohedral_filter,
+            {"features": torch.zeros(6, 2), "values": torch.ones(6, 1)},
+        ),
+        "Pipeline": (atrous.Pipeline, {"model": model}),
+        "TrainingStep": (
+            atrous.TrainingStep,
+            {"model": model, "loss": torch.nn.Identity(), "precision": torch.float32, "auxiliary": 0.4, "crf": None},
+        ),
+        "start_from": (atrous.start_from, {"model": model, "source": model}),
+        "open_dataset": (atrous.open_dataset, {"root": folder, "layout": None, "classes": None}),
+        "Client": (atrous.Client, {"address": "http://127.0.0.1", "key": None, "timeout": 1.0, "patience": 0.0}),
+        "Client.segment": (
+            client.segment,
+            {
+                "picture": picture,
+                "model": "x",
+                "scales": (1.0,),
+                "flip": False,
+                "crf": None,
+                "range": None,
+                "tile": None,
+                "overlap": None,
+            },
+        ),
+        "evaluate": (atrous.evaluate, {**verb, **own_arguments(atrous.evaluate)}),
+        "calibrate": (atrous.calibrate, {**verb, **own_arguments(atrous.calibrate)}),
+        "predict": (atrous.predict, {"model": missing, "paths": [folder], **own_arguments(atrous.predict)}),
+        "explain": (atrous.explain, {"model": missing, "paths": [folder], **own_arguments(atrous.explain)}),
+        "doctor": (atrous.doctor, {"data": folder, **own_arguments(atrous.doctor)}),
+        "read_recipe": (read_recipe, {"path": missing}),
+        "read_recipe over a file": (read_recipe, {"path": write(folder / "recipe.yaml", "seed: 1"), "overrides": None}),
+        "to_recipe": (to_recipe, {"record": {"seed": 1}}),
+        "Info": (Info, {name: getattr(model.info, name) for name in Info.__dataclass_fields__}),
+        "Info.from_dict": (Info.from_dict, {"record": model.info.to_dict()}),
+        "Preprocessing": (
+            Preprocessing,
+            {name: getattr(model.info.preprocessing, name) for name in Preprocessing.__dataclass_fields__},
+        ),
+        "train": (atrous.train, {"recipe": Recipe(), **own_arguments(atrous.train)}),
+        "load": (atrous.load, {"path": file, "output_stride": None}),
+        "save": (atrous.save, {"model": model, "path": folder / "x.safetensors", "half": False, "overwrite": False}),
+        "convert": (atrous.convert, {"file": {"x": torch.zeros(3)}, **own_arguments(atrous.convert)}),
+        "export": (export, {"model": missing, **own_arguments(export)}),
+        "report": (report, {"runs": [folder], **own_arguments(report)}),
+        "create_model": (
+            atrous.create_model,
+            {"architecture": "deeplabv3plus", "pretrained": False, **constructor_arguments(DeepLabV3Plus)},
+        ),
+        "DeepLabV1": (DeepLabV1, constructor_arguments(DeepLabV1)),
+        "DeepLabV2": (DeepLabV2, constructor_arguments(DeepLabV2)),
+        "DeepLabV3": (DeepLabV3, constructor_arguments(DeepLabV3)),
+        "set_output_stride": (model.set_output_stride, {"output_stride": 16}),
+        "a model": (model, {"images": torch.zeros(1, 3, 33, 33)}),
+        "a model's scores": (model.scores, {"images": torch.zeros(1, 3, 33, 33)}),
+        "Dataset": (
+            Dataset,
+            {
+                "root": folder,
+                "layout": "folder",
+                "classes": table,
+                "splits": {},
+                "notes": (),
+                "masks_without_image": (),
+                "channels": None,
+                "pages": "first",
+            },
+        ),
+        "Dataset.split": (dataset.split, {"name": "train"}),
+        "Dataset.taking": (dataset.taking, {"channels": None, "pages": "first"}),
+        "Dataset.read": (dataset.read, {"item": item}),
+        "Dataset.read_label": (dataset.read_label, {"mask": folder / "y.png"}),
+        "ClassTable": (
+            ClassTable,
+            {name: getattr(table, name) for name in ("names", "colors", "raw", "ignore")},
+        ),
+        "ClassTable.from_yaml": (ClassTable.from_yaml, {"path": missing}),
+        "ClassTable.to_yaml": (table.to_yaml, {"path": folder / "classes.yaml"}),
+        "ClassTable.encode": (table.encode, {"raw_mask": raw_mask, "nodata": None}),
+        "ClassTable.look_up": (table.look_up, {"raw_mask": raw_mask}),
+        "ClassTable.decode": (table.decode, {"label": raw_mask}),
+        "Augment": (Augment, {name: getattr(Augment(), name) for name in Augment.__dataclass_fields__}),
+        "Recipe": (Recipe, {name: getattr(Recipe(), name) for name in Recipe.__dataclass_fields__}),
+        **{
+            f"a recipe's {name}": (part, {field: getattr(part(), field) for field in part.__dataclass_fields__})
+            for name in ("Data", "Model", "Loss", "Crf", "Optim", "Schedule", "Train", "Watch")
+            for part in (getattr(recipes, name),)
+        },
+        "AnySize": (
+            AnySize,
+            {
+                "segmenter": segmenter,
+                "tile": None,
+                "overlap": None,
+                "memory": None,
+                "say": lambda line: None,
+                "limits": None,
+            },
+        ),
+        "AnySize.__call__": (
+            AnySize(segmenter),
+            {"image": image, "valid": None, "name": "x", "progress": None, "scores": None},
+        ),
+        "AnySize.scores": (AnySize(segmenter).scores, {"image": image, "name": "x"}),
+        "AnySize.logits": (AnySize(segmenter).logits, {"image": image, "places": np.arange(3), "name": "x"}),
+        "AnySize.windows": (
+            AnySize(segmenter).windows,
+            {"source": ArraySource(image), "sink": ArraySink(40, 48), "name": "x"},
+        ),
+        "Segmenter.prepare": (segmenter.prepare, {"image": image, "whole": True, "name": "", "give_range": "{} to {}"}),
+        "Segmenter.filled": (segmenter.filled, {"found": segmenter.read(picture), "give_range": "{} to {}"}),
+        "Segmenter.with_crf": (segmenter.with_crf, {"crf": None}),
+        "Segmenter.doubt_of": (segmenter.doubt_of, {"image": image, "give_range": "{} to {}"}),
+        "Segmenter.warn_of": (segmenter.warn_of, {"notes": []}),
+        "Segmenter.warn_of_values": (segmenter.warn_of_values, {"dtype": "uint8", "largest": 9.0, "name": ""}),
+        "Segmenter.segment": (segmenter.segment, {"image": image, "valid": None, "pooled": None}),
+        "Segmenter.segment_together": (segmenter.segment_together, {"images": [image]}),
+        "Segmenter.segment_together of one": (lambda image: segmenter.segment_together([image]), {"image": image}),
+        "Segmenter.scores": (segmenter.scores, {"image": image, "pooled": None}),
+        "Segmenter.features": (segmenter.features, {"image": image}),
+        "Segmenter.decide": (
+            segmenter.decide,
+            {"scores": segmenter.scores(image), "image": image, "crf": None, "valid": None},
+        ),
+        "Segmenter.decide of one": (lambda scores: segmenter.decide([scores], image), {"scores": image}),
+        "explain_picture": (
+            explain_picture,
+            {"model": model, "image": image, "valid": None, "classes": [0], "most": 1, "crf": None},
+        ),
+        "fit_temperature": (fit_temperature, {"logits": logits, "labels": labels}),
+        "reliability": (reliability, {"logits": logits, "labels": labels, "temperature": 1.0, "bins": 15}),
+    }
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def constructor_arguments(paper: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a paper's class, over a small backbone."""
+    small = {"backbone": "google_mobilenetv2_025", "fov_channels": 8, "aspp_channels": 8, "low_channels": 8}
+    return {name: small.get(name, default) for name, default in own_arguments(paper).items()}
+
+
+def own_arguments(verb: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of a verb's options."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(verb).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }

@@ -1,0 +1,116 @@
+"""Arguments of public calls that are unknown, missing, or of another kind are said with what to give instead."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from PIL import Image
+from public_calls import CALLS
+
+import atrous
+from atrous.errors import AtrousError, WrongArguments
+
+
+@pytest.mark.parametrize("arguments", [{"backbone": object()}, {"num_classes": "3"}, {"aspp_channels": -1}, {"x": 1}])
+def test_create_model_refuses_arguments_that_no_network_has(arguments):
+    with pytest.raises(AtrousError):
+        atrous.create_model("deeplabv3plus", **{"backbone": "mobilenetv2_035", "num_classes": 2, **arguments})
+    with pytest.raises(AtrousError):
+        atrous.create_model(None)
+
+
+#: Calls of torch's own, whose arguments Python binds.
+BOUND_BY_TORCH = {"DenseCRF.__call__", "a model", "a model's scores"}
+#: Calls by keyword where any name may be meant for a network.
+TAKING_FURTHER = {"create_model", "convert", "DenseCRF.preset"}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CALLS if name not in BOUND_BY_TORCH | TAKING_FURTHER and " of " not in name]
+)
+def test_unknown_and_missing_arguments_are_said_with_the_nearest_name(table, name):
+    function, arguments = table[name]
+    first = next(iter(arguments))
+    with pytest.raises(WrongArguments, match=f"no argument '{first}x'; did you mean {first}") as raised:
+        function(**arguments, **{f"{first}x": 1})
+    assert isinstance(raised.value, AtrousError)
+    assert isinstance(raised.value, TypeError)
+    with pytest.raises(WrongArguments, match=r"no argument '0815'\. There are: "):
+        function(**arguments, **{"0815": 1})
+    needed = [one for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+    if needed:
+        with pytest.raises(WrongArguments, match=f"missing a required.*'{needed[0].name}'"):
+            function()
+
+
+def test_a_misspelt_option_of_a_network_is_said_with_the_nearest_name():
+    with pytest.raises(WrongArguments, match="Did you mean 'backbone'"):
+        atrous.create_model("deeplabv3plus", bakbone="resnet18")
+
+
+@pytest.mark.parametrize(
+    "view", [np.s_[..., ::-1], np.s_[::-1], np.s_[:, ::-1], np.s_[::2, ::3], np.s_[::-2, ::-1, ::-1]]
+)
+def test_a_view_gives_the_mask_of_its_copy(model, view):
+    rng = np.random.default_rng(0)
+    segmenter = atrous.Segmenter(model, engine="torch")
+    for dtype in (np.uint8, np.uint16):
+        picture = rng.integers(0, 255, (40, 48, 3)).astype(dtype)
+        picture.setflags(write=False)
+        assert np.array_equal(segmenter(picture[view]).mask, segmenter(picture[view].copy()).mask)
+    turned = np.asfortranarray(picture)
+    assert np.array_equal(segmenter(turned).mask, segmenter(picture).mask)
+    assert np.array_equal(segmenter(picture.astype(">u2")).mask, segmenter(picture).mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a wrapped model", r"a DataParallel wraps the model: give the model in it, \.module"),
+        ("a state dict", r"a state dict holds weights alone.*atrous\.convert"),
+        ("another's module", r"Linear is no model of atrous.*atrous\.convert\(module\.state_dict\(\)\)"),
+        ("a model of halves", r"weights are float16.*model\.float\(\)"),
+        ("None", "a model is what atrous.create_model, load or convert return, got None"),
+        ("a class", "a model is what"),
+        ("a .pt2", "is for other programs"),
+        ("a .bin", "may be the weights of an exported file"),
+    ],
+)
+def test_what_is_no_model_is_named_with_what_to_do(odd, name, said):
+    with pytest.raises(AtrousError, match=said):
+        atrous.Segmenter(odd[name])
+
+
+def test_weights_of_an_exported_file_lead_to_the_file(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"\0")
+    (tmp_path / "x.xml").write_text("<net/>")
+    with pytest.raises(AtrousError, match=r"give .*x\.xml"):
+        atrous.Segmenter(tmp_path / "x.bin")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    with pytest.raises(AtrousError, match="atrous convert"):
+        atrous.Segmenter(tmp_path / "pytorch_model.bin")
+
+
+def test_tensors_and_damaged_pictures_are_told_apart(model, odd):
+    segmenter = atrous.Segmenter(model, engine="torch")
+    for name, said in {
+        "a tensor": r"tensor\.cpu\(\)\.permute\(1, 2, 0\)\.numpy\(\)",
+        "a closed picture": "the picture: cannot be read",
+        "a cut picture": "the picture: cannot be read",
+        "masked": "a masked array is not read",
+        "C first": r"picture\.transpose\(1, 2, 0\)",
+    }.items():
+        with pytest.raises(AtrousError, match=said):
+            segmenter(odd[name])
+
+
+def test_texts_and_numpys_numbers_are_taken_for_paths_and_numbers(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    atrous.save(model, tmp_path / "m.safetensors")
+    Image.new("RGB", (48, 40)).save(tmp_path / "x.png")
+    written = atrous.predict(str(tmp_path / "m.safetensors"), str(tmp_path / "x.png"), out="masks", scales=np.ones(1))  # type: ignore[arg-type]
+    assert [path.name for path in written] == ["x.png"]
+    with pytest.raises(AtrousError, match=r"predict: out is empty; the current folder is '\.'"):
+        atrous.predict("m.safetensors", ["x.png"], out="")  # type: ignore[arg-type,list-item]

@@ -30,7 +30,7 @@ from atrous.models.info import Info, Preprocessing
 
 #: Calls that do something with many of the odd values, such as to load or to look through folders.
 TAKING_LONG = {
-    *("Segmenter", "start_from", "predict", "explain", "doctor", "evaluate", "load"),
+    *("Segmenter", "start_from", "predict", "explain", "doctor", "evaluate", "load", "save", "DenseCRF.__call__"),
     *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
 }
 CALLS = [

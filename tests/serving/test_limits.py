@@ -158,6 +158,11 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch):
     assert threads and threading.main_thread() not in threads
 
 
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return model(tmp_path_factory.mktemp("opened"))
+
+
 @pytest.mark.parametrize("where", ["the header", "the picture", "the network", "the answer"])
 @pytest.mark.parametrize(
     ("error", "status"),
@@ -168,7 +173,7 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch):
         (AtrousError("four channels"), 422),
     ],
 )
-def test_memory_that_runs_out_is_a_picture_too_large(tmp_path, monkeypatch, where, error, status):
+def test_memory_that_runs_out_is_a_picture_too_large(opened, monkeypatch, where, error, status):
     if where == "the header" and isinstance(error, RuntimeError):
         pytest.skip("no GPU reads headers")
 
@@ -185,7 +190,7 @@ def test_memory_that_runs_out_is_a_picture_too_large(tmp_path, monkeypatch, wher
         "the header": (desk, "decoded_size"), "the picture": (desk, "decode_pixels"), "the answer": (answers, "write")
     }.get(where, (desk, "FORM_BYTES"))  # fmt: skip
     monkeypatch.setattr(module, name, fail)
-    wish = Wish(model(tmp_path), Look(), None, None, answers.Asked())
+    wish = Wish(opened, Look(), None, None, answers.Asked())
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "png")
 

@@ -392,7 +392,7 @@ class Segmenter:
         scores, size = check_scores(scores, len(self.info.classes)), check_picture(image).shape[:2]
         check_valid(valid, size)
         temperature = self.info.temperature
-        if check_crf(crf) is not None:
+        if (crf := check_crf(crf)) is not None:
             return refined_labels(scores, image, crf, valid, self._align_corners, temperature, self.engine.device)
         if len(scores) == 1:
             return resize_argmax(scores[0], size, self._align_corners)

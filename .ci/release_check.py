@@ -101,8 +101,7 @@ def built(tools: Path) -> tuple[Path, Path]:
 
 def check_contents(wheel: Path, archive: Path) -> None:
     """Every file of the package is in both, nothing else in the wheel; its metadata are pyproject.toml's."""
-    listed = run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "src/atrous"], ROOT).splitlines()
-    sources = {path for path in listed if (ROOT / path).is_file()}
+    sources = package_files()
     with tarfile.open(archive) as tar:
         in_archive = {name.partition("/")[2] for name in tar.getnames()}
     must(sources <= in_archive, f"not in the source archive: {sorted(sources - in_archive)}")
@@ -192,12 +191,26 @@ def run(words: list, folder: Path, fails: bool = False) -> str:
     return done.stdout
 
 
+def package_files() -> set[str]:
+    """The files of src/atrous that git knows; where there is no git repository, all that Python did not make."""
+    listed = git("ls-files", "--cached", "--others", "--exclude-standard", "src/atrous")
+    if listed is None:
+        found = {path for path in (ROOT / "src" / "atrous").rglob("*") if "__pycache__" not in path.parts}
+        listed = [path.relative_to(ROOT).as_posix() for path in found]
+    return {path for path in listed if (ROOT / path).is_file()}
+
+
 def status() -> set[str]:
-    """Files of the repository that git does not know or that differ."""
-    known = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
-    )
-    return set(known.stdout.splitlines())
+    """Files of the repository that git does not know or that differ; none where there is no git repository."""
+    return set(git("status", "--porcelain") or ())
+
+
+def git(*words: str) -> list[str] | None:
+    """The lines that git prints about the repository; None where there is no git, or no repository that it trusts."""
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, encoding="utf-8")
+    return done.stdout.splitlines() if done.returncode == 0 else None
 
 
 def say(text: str) -> None:
@@ -212,6 +225,4 @@ def must(right: bool, otherwise: str) -> None:
 
 
 if __name__ == "__main__":
-    if shutil.which("git") is None:
-        raise SystemExit("release-check needs git, to know which files belong to the package.")
     main()

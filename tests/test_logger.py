@@ -16,7 +16,7 @@ from atrous.commands import serve
 from atrous.console import console
 from atrous.console import warnings as warning_console
 from atrous.inference.value_range import PictureWarning
-from atrous.logger import suppressed, warn
+from atrous.logger import log, suppressed, warn
 
 
 @pytest.fixture
@@ -125,3 +125,10 @@ def test_without_a_handler_importing_and_warning_print_nothing_more():
 def test_main_within_a_program_leaves_the_logger_as_it_is(capsys):
     assert main(["--version"]) == 0
     assert logging.getLogger("atrous").propagate
+
+
+def test_names_that_are_no_text_are_logged_as_escapes(caplog):
+    """As a handler that writes to a file takes them."""
+    log(logging.WARNING, "车 \udce9.png, 5 %")
+    assert [record.getMessage() for record in caplog.records] == ["车 \\udce9.png, 5 %"]
+    caplog.records[0].getMessage().encode("utf-8")

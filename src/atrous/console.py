@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.styled import Styled
 from rich.text import Text
 
-from atrous.logger import LOGGER
+from atrous.logger import log
 from atrous.outputs import save_json
 
 
@@ -84,7 +84,7 @@ class _ToLogger(RenderHook):
             text = one.renderable if isinstance(one, Styled) else one
             if isinstance(text, Text) and (sentence := text.plain.strip()):
                 coloured = any(span.start == 0 and str(span.style) in ("yellow", "red") for span in text.spans)
-                LOGGER.log(logging.WARNING if coloured else self._level, "%s", sentence)
+                log(logging.WARNING if coloured else self._level, sentence)
         return renderables
 
 

@@ -26,7 +26,17 @@ def warn(sentence: str, category: type[Warning], stacklevel: int = 1) -> None:
     """
     warnings.warn(sentence, category, stacklevel=stacklevel + 1)
     if not issubclass(category, tuple(_suppressed)):
-        LOGGER.warning(sentence)
+        log(logging.WARNING, sentence)
+
+
+def log(level: int, sentence: str) -> None:
+    """Writes a sentence to the logger; bytes in it that are no text are escapes, which every log file takes.
+
+    Args:
+        level: of `logging`.
+        sentence: as it is said to people.
+    """
+    LOGGER.log(level, "%s", sentence.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 
 from atrous.errors import AtrousError
 from atrous.learning.recipe import read_recipe
-from atrous.learning.shipped_recipes import RECIPES, find_recipe, shipped_recipes
+from atrous.learning.shipped_recipes import RECIPES, RecipeWarning, find_recipe, shipped_recipes
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +86,14 @@ def test_a_runs_folder_is_answered_with_its_recipe():
 def test_words_that_name_no_file_are_refused(given):
     with pytest.raises(AtrousError):
         read_recipe(given)
+
+
+def test_a_file_that_wins_over_a_recipe_that_ships_is_said(recwarn):
+    Path("quickstart.yaml").write_text("train: {epochs: 3}", encoding="utf-8")
+    with pytest.warns(RecipeWarning, match="the file quickstart.yaml of this folder, not quickstart that ships"):
+        find_recipe("quickstart")
+    Path("mine.yaml").write_text("train: {epochs: 3}", encoding="utf-8")
+    recwarn.clear()
+    find_recipe("mine")
+    find_recipe(Path.cwd() / "quickstart.yaml")
+    assert not recwarn

@@ -199,16 +199,16 @@ def test_what_is_no_address_is_said_at_once(address):
 
 @pytest.mark.parametrize("key", ["secret\n", "secret\r\nX-Other: 1", "schlüssel", "two words", "\0", b"secret", 7])
 def test_a_key_that_no_header_holds_is_said_at_once(key):
-    with pytest.raises(AtrousError, match="a key is text"):
+    with pytest.raises(AtrousError, match=r"a key is text|key must be text"):
         Client("http://127.0.0.1", key=key)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True])
 def test_times_are_positive_numbers(value):
-    with pytest.raises(AtrousError, match="timeout is a number of seconds"):
+    with pytest.raises(AtrousError, match=r"timeout (is a number of seconds|must be a number)"):
         Client("http://127.0.0.1", timeout=value)
     if value in (-1, "1", None) or value != value:
-        with pytest.raises(AtrousError, match="patience is a number of seconds"):
+        with pytest.raises(AtrousError, match=r"patience (is a number of seconds|must be a number)"):
             Client("http://127.0.0.1", patience=value)
 
 

@@ -17,14 +17,11 @@ from atrous.arguments import checked
 from atrous.crf.mean_field import PRESETS
 from atrous.crf.settings import STORED
 from atrous.data.layouts import LAYOUTS
-from atrous.errors import unknown_name
 from atrous.inference.engine import ENGINES
 from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
 from atrous.verbs import Option, options, sections, verbs
 from atrous.weights.sources import SOURCES
-
-SHELLS = ("bash", "zsh", "tcsh")
 
 #: Values to offer where the type of an option names none; others are taken too.
 OFFERED = {
@@ -74,8 +71,6 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     Raises:
         AtrousError: another shell.
     """
-    if shell not in SHELLS:
-        raise unknown_name("shell", shell, SHELLS)
     print(shtab.complete(_parser(), shell, preamble=_PREAMBLE))  # pyright: ignore[reportArgumentType]
 
 

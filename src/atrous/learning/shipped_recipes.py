@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.errors import AtrousError, nearest
+from atrous.logger import warn
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 _ENDINGS = (".yaml", ".yml")
+
+
+class RecipeWarning(UserWarning):
+    """A recipe is not the one that its name may suggest."""
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -27,15 +32,20 @@ def find_recipe(given: str | Path) -> Path:
     Args:
         given: path of a file, or the name of a recipe that ships.
 
+    Warns:
+        RecipeWarning: a file in the current folder is taken instead of a recipe of that name that ships.
+
     Raises:
         AtrousError: there is neither; the nearest name and those that ship are listed.
     """
     path = Path(given)
-    for file in (path, *(path.with_name(path.name + ending) for ending in _ENDINGS if path.name)):
-        if file.exists() and not file.is_dir():
-            return file
     name = path.stem if path.suffix in _ENDINGS else path.name
     shipped = shipped_recipes()
+    for file in (path, *(path.with_name(path.name + ending) for ending in _ENDINGS if path.name)):
+        if file.exists() and not file.is_dir():
+            if name in shipped and path.name == str(given):
+                warn(f"the recipe is the file {file} of this folder, not {name} that ships.", RecipeWarning)
+            return file
     if name in shipped and path.name == str(given):
         return RECIPES / f"{name}.yaml"
     if path.is_dir():

@@ -41,7 +41,8 @@ def data(tmp_path):
 def started(*words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-u", "-m", "atrous", *map(str, words), "--engine", "torch", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (ignored where tests run in the background)
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment, preexec_fn=heard)
 
 
 def interrupted(process: subprocess.Popen[str]) -> str:

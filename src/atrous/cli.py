@@ -19,6 +19,7 @@ from typing import Any
 import atrous
 from atrous.errors import AtrousError, no_encoding
 from atrous.help_text import explained, kind_in_words, overview
+from atrous.json_yaml import parse_json
 from atrous.verbs import Option, function_of, options
 
 _python_shows = warnings.showwarning
@@ -196,7 +197,7 @@ def _names_in(text: str) -> list[str]:
 def _unquoted(name: str) -> str:
     if name.startswith('"'):
         try:
-            return str(json.loads(name))
+            return str(parse_json(name, "a name in quotes"))
         except ValueError:
             return name.strip('"')
     return name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else name

@@ -233,7 +233,8 @@ class Segmenter:
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: open one there."
+            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: give the model's "
+            "path, and open a Segmenter there."
         )
 
     def _look(self, scales: Sequence[float], flip: bool, crf: DenseCRF | Mapping[str, Any] | str | None) -> None:

@@ -37,7 +37,7 @@ SPLIT_KEY = re.compile(
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
-# what they hold is a split only where it names one; elsewhere they may mean other things, such as a phase of the moon
+# what they hold is a split only where it names one; other values, such as the stage of a disease, are none
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
 #: Heads under which a value is a fold or says of one split only.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])

@@ -51,12 +51,17 @@ class Item:
         image: the picture; a path that does not exist where a split list names a picture that is not there.
         mask: the mask, or None where there is none.
         listed: of a picture that is not there the split list that names it, and the line; else "".
+        more: files of further inputs of the same scene, such as its depth, in the order of the dataset's inputs.
+        group: what the picture was taken from, such as a patient, scene, clip or recording; pictures of one group
+            resemble each other, and belong into one split. None where that is not known.
     """
 
     name: str
     image: Path
     mask: Path | None
     listed: str = field(default="", compare=False)
+    more: tuple[Path, ...] = ()
+    group: str | None = None
 
 
 @checked_fields

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 from train import machine
 
-from atrous.commands.predict import find_pictures, predict
+from atrous.commands.predict import predict
 from atrous.console import console
+from atrous.inference.picture_paths import find_pictures
 from atrous.inference.segmenter import Segmenter
 
 

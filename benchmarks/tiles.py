@@ -19,11 +19,11 @@ from atrous.inference.memory import predict_bytes
 
 def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overlap: int) -> tuple[float, float]:
     """Share of pixels that tiles change: as they run, and with image pooling over each tile instead of the picture."""
-    tiled, whole, pools = AnySize(segmenter, tile=tile, overlap=overlap), segmenter.segment(image), segmenter.pools
-    shares = []
-    for segmenter.pools in (pools, False):
-        shares.append(float((tiled(image) != whole).mean()))
-    segmenter.pools = pools
+    network, mask = segmenter.whole, segmenter.segment(image)
+    tiled, pools, shares = AnySize(network, tile=tile, overlap=overlap), network.pools, []
+    for network.pools in (pools, False):
+        shares.append(float((tiled(image) != mask).mean()))
+    network.pools = pools
     return shares[0], shares[1]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from atrous.crf import DenseCRF as DenseCRF
     from atrous.crf import permutohedral_filter as permutohedral_filter
     from atrous.data.dataset import open_dataset as open_dataset
+    from atrous.inference.model_spec import ModelSpec as ModelSpec
     from atrous.inference.pipeline import Pipeline as Pipeline
     from atrous.inference.prediction import Prediction as Prediction
     from atrous.inference.segmenter import Segmenter as Segmenter
@@ -47,6 +48,7 @@ _HOME = {
     "evaluate": "atrous.commands.evaluate",
     "explain": "atrous.commands.explain",
     "load": "atrous.model_file",
+    "ModelSpec": "atrous.inference.model_spec",
     "open_dataset": "atrous.data.dataset",
     "permutohedral_filter": "atrous.crf",
     "Pipeline": "atrous.inference.pipeline",

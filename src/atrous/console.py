@@ -124,6 +124,15 @@ def progress_bar() -> Progress:
     )
 
 
+def note(sentence: str) -> None:
+    """Says what a person may want to know about the work, and what to do about it.
+
+    Args:
+        sentence: with no markup.
+    """
+    console.print(f"[yellow]note[/] {escape(sentence)}")
+
+
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
     """Says so where a model was made of a backbone alone and nobody has trained its head since.
 

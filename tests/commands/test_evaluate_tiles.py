@@ -17,8 +17,8 @@ from atrous.crf.settings import make_crf
 from atrous.data.dataset import open_dataset
 from atrous.inference import any_size
 from atrous.inference import memory as memory_module
-from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.whole_picture import WholePicture
 from atrous.learning.crf_search import Trial
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.run_folder import read_run
@@ -138,7 +138,7 @@ def test_calibrate_draws_the_logits_of_the_same_masks(model, with_void, memory):
 def test_memory_that_runs_out_while_the_crf_works_makes_tiles(model, with_void, tmp_path, monkeypatch):
     """The CRF of a picture at once takes too much: `evaluate` goes on in tiles, as `predict` does."""
     monkeypatch.setattr(any_size, "TILES", (96, 64))
-    refined, sizes = Segmenter.decide, []
+    refined, sizes = WholePicture.decide, []
 
     def limited(self, scores, image, crf=None, valid=None):
         sizes.append(image.shape[:2])
@@ -146,7 +146,7 @@ def test_memory_that_runs_out_while_the_crf_works_makes_tiles(model, with_void, 
             raise MemoryError
         return refined(self, scores, image, crf, valid)
 
-    monkeypatch.setattr(Segmenter, "decide", limited)
+    monkeypatch.setattr(WholePicture, "decide", limited)
     found = evaluate(model, with_void, crf=CRF, device="cpu")
     assert [size for size in sizes if size[1] > 112] == [(112, 160)]  # not at the second picture again
     assert found["confusion"] == counted(model, with_void, tmp_path / "out", "--crf", CRF).tolist()
@@ -155,6 +155,6 @@ def test_memory_that_runs_out_while_the_crf_works_makes_tiles(model, with_void, 
 def test_a_crf_is_another_look_at_the_same_network(model):
     segmenter = Segmenter(model, engine="torch", device="cpu", precision="float32", flip=True)
     refined = segmenter.with_crf(make_crf(CRF))
-    assert not refined.plain and refined.with_crf(None)._views == segmenter._views
-    assert refined.limits is segmenter.limits and AnySize(refined).segmenter.crf is not None
+    assert not refined.plain and refined.with_crf(None).whole._views == segmenter.whole._views
+    assert refined.limits is segmenter.limits and refined.any_size.whole.crf is not None
     assert segmenter.crf is None

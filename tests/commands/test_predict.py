@@ -12,10 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 import atrous
 from atrous import model_file
 from atrous.cli import main
-from atrous.commands.predict import find_pictures, predict
+from atrous.commands.predict import predict
 from atrous.data.pictures import read_raw_mask
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference import segmenter as segmenter_module
+from atrous.inference.picture_paths import find_pictures
 from atrous.inference.segmenter import Segmenter
 
 COLORS = np.array([(90, 60, 30), (220, 40, 40), (40, 60, 220)], np.uint8)

@@ -1,7 +1,11 @@
-"""A model whose scores are not all alike, in a file, and its exports: made once, read by many tests."""
+"""A model whose scores are not all alike, in a file, and its exports: made once, read by many tests.
+
+Lets the tests of this folder, and the processes that they spawn, import `spawned`, which lies beside them.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +15,8 @@ import pytest
 import torch
 
 from atrous import models
+
+sys.path.append(str(Path(__file__).parent))
 
 Make = Callable[..., models.SegmentationModel]
 

@@ -103,7 +103,7 @@ def test_a_network_that_ran_in_a_lost_thread_says_what_to_do(model):
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not segmenter._runner._any_size._computing._lock.locked():
+    while not segmenter.whole.runner._any_size._computing._lock.locked():
         pass
     child = os.fork()
     if child == 0:
@@ -151,7 +151,7 @@ def test_a_crf_of_a_segmenter_works_in_forked_children_in_tiles(model):
     from atrous.inference.any_size import AnySize
 
     segmenter = open_segmenter().looking(crf="deeplabv2", scales=(1.0, 2.0))
-    tiled = AnySize(segmenter, tile=128, overlap=64)
+    tiled = AnySize(segmenter.whole, tile=128, overlap=64)
 
     def segment(picture):
         return tiled(picture)

@@ -11,6 +11,7 @@ from atrous.inference.any_size import AnySize
 from atrous.inference.memory import SURELY_FITS, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.tiles import ArraySink, ArraySource
 from atrous.serving.network import Job, Network
 
 
@@ -68,7 +69,7 @@ def small(make_model, monkeypatch) -> Segmenter:
     segmenter = Segmenter(
         make_model("deeplabv3plus", backbone="mobilenetv2_035"), engine="torch", device="cpu", precision="float32"
     )
-    through, segmenter.failures = segmenter._runner._through, []
+    through, segmenter.failures = segmenter.whole.runner._through, []
 
     def limited(images):
         if images.shape[1] * images.shape[2] > 288 * 400:
@@ -76,7 +77,7 @@ def small(make_model, monkeypatch) -> Segmenter:
             raise MemoryError
         return through(images)
 
-    monkeypatch.setattr(segmenter._runner, "_through", limited)
+    monkeypatch.setattr(segmenter.whole.runner, "_through", limited)
     return segmenter
 
 
@@ -86,14 +87,14 @@ def test_a_second_picture_does_not_run_out_of_memory_again(small):
     assert np.array_equal(small(LARGE).mask, first)
     assert np.array_equal(small.looking()(LARGE).mask, first)
     assert len(small.failures) == 2
-    assert np.array_equal(first, AnySize(small, tile=256)(LARGE))
+    assert np.array_equal(first, AnySize(small.whole, tile=256)(LARGE))
 
 
 def test_a_larger_tile_that_was_asked_for_is_not_tried_again(small):
     for _ in range(2):
-        AnySize(small, tile=640, limits=small.limits)(LARGE)
+        AnySize(small.whole, tile=640, limits=small.limits)(LARGE)
     assert len(small.failures) == 1
-    wide = AnySize(small, tile=640, overlap=320, limits=small.limits)  # after which a tile of 352 px is the least
+    wide = AnySize(small.whole, tile=640, overlap=320, limits=small.limits)  # after which a tile of 352 px is the least
     assert wide(LARGE).shape == (288, 1100)
 
 
@@ -102,6 +103,17 @@ def test_threads_share_what_ran_out(small):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: small(LARGE).mask, range(4)))
     assert all(np.array_equal(mask, first) for mask in found) and len(small.failures) == 2
+
+
+def test_every_way_to_run_the_network_remembers_what_ran_out(small):
+    first, sink = small(LARGE).mask, ArraySink(288, 1100)
+    small.windows(ArraySource(LARGE), sink)
+    assert np.array_equal(sink.mask, first)
+    looks = [small, small.looking(), small.with_crf(None), small.looking(tile=640), small.looking(flip=True)]
+    with ThreadPoolExecutor(len(looks)) as pool:
+        found = list(pool.map(lambda look: look(LARGE).mask, looks))
+    assert all(np.array_equal(mask, first) for mask in found[:4]) and not np.array_equal(found[4], first)
+    assert len(small.failures) == 2 and {look.limits for look in looks} == {small.limits}
 
 
 def test_a_server_remembers_what_ran_out(small):
@@ -133,7 +145,8 @@ def test_a_server_stacks_fewer_pictures_after_memory_ran_out(small, monkeypatch)
     network.close()
     assert sizes == 12 * [(32, 64)] and together == [6, 3, 3]
     each = predict_bytes(small.info, 32, 64) - predict_bytes(small.info, 0, 0)
-    allowed = Network(memory=(predict_bytes(small.info, 0, 0) + 4.5 * each) / 1e9)
+    small.any_size.memory = (predict_bytes(small.info, 0, 0) + 4.5 * each) / 1e9
+    allowed = Network()
     assert allowed._most_together(Job(small, image)) == 4
     allowed.close()
 
@@ -155,8 +168,10 @@ def test_what_surely_fits_depends_on_scales_enlargement_and_crf(make_model, monk
     asked: list[float] = []
     monkeypatch.setattr(module, "limit_bytes", lambda *given: asked.append(1) or 1e15)
     for looking, weight in cases:
-        assert surely_fits(looking, int(at / weight), 1024) and not surely_fits(looking, int(at / weight) + 2, 1024)
-        any_size = AnySize(looking)
+        assert surely_fits(looking.whole, int(at / weight), 1024) and not surely_fits(
+            looking.whole, int(at / weight) + 2, 1024
+        )
+        any_size = AnySize(looking.whole)
         assert any_size._tile_for(int(below / weight), 1024, "a.png") is None and not asked
         assert any_size._tile_for(int(at / weight) + 2, 1024, "a.png") is None and asked.pop()
 

@@ -51,7 +51,13 @@ def whole(segmenter):
 
 
 def tiled(segmenter):
-    return AnySize(segmenter, tile=TILE, overlap=OVERLAP)
+    return AnySize(segmenter.whole, tile=TILE, overlap=OVERLAP)
+
+
+def one_in_tiles(segmenter):
+    """One segmenter, and so one `AnySize`, for all threads."""
+    shared = segmenter.looking(tile=TILE, overlap=OVERLAP)
+    return lambda picture: shared(picture).mask
 
 
 def swapped(segment, pictures, threads, calls):
@@ -69,7 +75,7 @@ def swapped(segment, pictures, threads, calls):
         return sum(pool.map(work, range(threads)))
 
 
-@pytest.mark.parametrize("way", [whole, tiled])
+@pytest.mark.parametrize("way", [whole, tiled, one_in_tiles])
 def test_many_threads_get_their_own_masks(segmenter, pictures, way):
     assert swapped(way(segmenter), pictures, threads=8, calls=4) == 0
 
@@ -120,7 +126,7 @@ def test_a_thread_between_network_and_mask_keeps_its_scores(segmenter, pictures,
 def test_what_one_thread_pools_is_not_anothers(files, pictures):
     """A thread is held inside the network, where it puts the whole picture's mean; another runs meanwhile."""
     segmenter = Segmenter(files / "model.safetensors", engine="torch", device="cpu", precision="float32")
-    expected, parts = segmenter.segment(pictures[0]), AnySize(segmenter, tile=TILE, overlap=OVERLAP)
+    expected, parts = segmenter.segment(pictures[0]), AnySize(segmenter.whole, tile=TILE, overlap=OVERLAP)
     right = parts(pictures[1])
     holder, inside, go_on = threading.local(), threading.Event(), threading.Event()
 
@@ -133,8 +139,8 @@ def test_what_one_thread_pools_is_not_anothers(files, pictures):
         holder.holds = True
         return parts(pictures[1])
 
-    assert isinstance(segmenter._runner, TorchEngine)
-    handle = segmenter._runner._means[0].register_forward_hook(hold)
+    assert isinstance(segmenter.whole.runner, TorchEngine)
+    handle = segmenter.whole.runner._means[0].register_forward_hook(hold)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(in_tiles)
         assert inside.wait(60)

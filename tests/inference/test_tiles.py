@@ -164,16 +164,16 @@ def image() -> np.ndarray:
 
 def test_what_fits_is_run_whole_and_what_would_not_is_tiled_and_told(segmenter, image):
     said = []
-    whole = AnySize(segmenter, say=said.append)(image)
+    whole = AnySize(segmenter.whole, say=said.append)(image)
     assert said == []
     assert np.array_equal(whole, segmenter.segment(image))
     needed = predict_bytes(segmenter.info, 300, 420) / 1e9
-    tiled = AnySize(segmenter, memory=needed - 0.001, say=said.append)
+    tiled = AnySize(segmenter.whole, memory=needed - 0.001, say=said.append)
     assert tiled(image, name="scene.png").shape == (300, 420)
     assert len(said) == 1
     assert "scene.png: 420×300 px would take" in said[0] and "tiles of 256 px" in said[0]
     with pytest.raises(AtrousError, match="a tile of 256 px takes about"):
-        AnySize(segmenter, memory=0.1)(image)
+        AnySize(segmenter.whole, memory=0.1)(image)
 
 
 @pytest.mark.parametrize("sides", [(300, 420), (257, 416), (40, 999)])
@@ -223,7 +223,7 @@ def test_tiles_of_a_model_that_sees_resized_pictures_are_planned_for_them(enlarg
     segment_tiles(
         lambda part, _: segmenter.segment(part, None, pooled), ArraySource(image), expected, 128, 64, seen=seen
     )
-    tiled = AnySize(segmenter, tile=128, overlap=64)
+    tiled = AnySize(segmenter.whole, tile=128, overlap=64)
     assert np.array_equal(tiled(image), expected.mask)
     tiled.windows(ArraySource(image), sink)
     assert np.array_equal(sink.mask, expected.mask)
@@ -258,8 +258,8 @@ def test_tiles_are_told_what_image_pooling_sees_of_the_whole_picture(segmenter, 
 def test_tiles_begin_on_the_grid_at_every_scale(segmenter):
     for scales, grid in (((0.5, 0.75, 1.0), 128), ((0.6,), 160), ((1.2, 0.3), 320), ((0.7,), 320), ((0.35,), 640)):
         looking = segmenter.looking(scales=scales)
-        assert AnySize(looking)._grid_for(2048) == grid
-    assert AnySize(segmenter)._grid_for(2048) == 32
+        assert AnySize(looking.whole)._grid.step_for(2048) == grid
+    assert AnySize(segmenter.whole)._grid.step_for(2048) == 32
 
 
 @pytest.mark.parametrize(("scales", "grid"), [((0.3,), 320), ((0.6, 1.2), 160), ((0.7,), 320)])
@@ -269,9 +269,9 @@ def test_tiles_at_scales_that_are_not_quarters_begin_where_the_network_samples_o
     sink, expected = ArraySink(64, 1000), ArraySink(64, 1000)
     pooled, _ = mean_features(looking.features, ArraySource(image), 512, grid=grid)
     segment_tiles(lambda i, v: looking.segment(i, v, pooled), ArraySource(image), expected, 512, 128, grid=grid)
-    AnySize(looking, tile=512, say=said.append).windows(ArraySource(image), sink)
+    AnySize(looking.whole, tile=512, say=said.append).windows(ArraySource(image), sink)
     assert np.array_equal(sink.mask, expected.mask) and said == []
-    AnySize(looking, tile=128, overlap=64, say=said.append)(image)
+    AnySize(looking.whole, tile=128, overlap=64, say=said.append)(image)
     assert len(said) == 1 and "do not lie on the network's grid" in said[0]
 
 
@@ -287,17 +287,17 @@ def test_tiles_at_any_scale_see_what_the_whole_picture_shows(make_model, scale, 
     image, said = np.kron(patches, np.ones((8, 8, 1), np.uint8)), []
     whole = looking.segment(image)
     assert len(np.unique(whole)) > 1
-    in_tiles = AnySize(looking, tile=tile, overlap=overlap, say=said.append)
+    in_tiles = AnySize(looking.whole, tile=tile, overlap=overlap, say=said.append)
     assert (in_tiles(image) != whole).mean() < 2e-4 and said == []
-    elsewhere = AnySize(looking, tile=tile, overlap=overlap + 16)
-    elsewhere._grids = [16]  # the test can fail: tiles that begin elsewhere differ
+    elsewhere = AnySize(looking.whole, tile=tile, overlap=overlap + 16)
+    elsewhere._grid._steps = [16]  # the test can fail: tiles that begin elsewhere differ
     assert (elsewhere(image) != whole).mean() > 1e-3
 
 
 @pytest.mark.parametrize("scales", [(0.33,), (0.37, 1.0)])
 def test_scales_for_which_no_tile_is_large_enough_are_said(segmenter, scales):
     said = []
-    AnySize(segmenter.looking(scales=scales), tile=512, say=said.append)._tile_for(64, 1000, "a.png")
+    AnySize(segmenter.looking(scales=scales).whole, tile=512, say=said.append)._tile_for(64, 1000, "a.png")
     assert len(said) == 1 and "a.png: tiles of 512 px do not lie on the network's grid" in said[0]
 
 
@@ -305,28 +305,28 @@ def test_scales_for_which_no_tile_is_large_enough_are_said(segmenter, scales):
 def test_the_tile_that_is_named_lies_on_the_grid_and_no_smaller_one_does(segmenter, scales, overlap):
     said = []
     looking = segmenter.looking(scales=scales)
-    AnySize(looking, tile=128, overlap=overlap, say=said.append)._tile_for(64, 8000, "a.png")
+    AnySize(looking.whole, tile=128, overlap=overlap, say=said.append)._tile_for(64, 8000, "a.png")
     named = int(re.search(r"tiles of (\d+) px or more do", said[0])[1])
     for tile, lies in ((named, True), (named + 512, True), (named - 32, False)):
         said.clear()
-        AnySize(looking, tile=tile, overlap=overlap, say=said.append)._tile_for(64, 8000, "a.png")
+        AnySize(looking.whole, tile=tile, overlap=overlap, say=said.append)._tile_for(64, 8000, "a.png")
         assert (said == []) == lies
 
 
 def test_resized_pictures_at_several_scales_leave_the_grid_and_it_is_said(make_model):
     model = make_model("deeplabv2", backbone="mobilenetv2_035", aligned=True)
     looking, said = Segmenter(model, engine="torch", device="cpu", scales=(0.5, 1.0)), []
-    AnySize(looking, tile=512, say=said.append)._tile_for(64, 1000, "a.png")
+    AnySize(looking.whole, tile=512, say=said.append)._tile_for(64, 1000, "a.png")
     assert len(said) == 1 and "resized to 32k + 1 px" in said[0]
 
 
 def test_an_overlap_is_refused_only_where_there_are_tiles(segmenter, image):
-    sink, any_size = ArraySink(300, 420), AnySize(segmenter, overlap=3000)
+    sink, any_size = ArraySink(300, 420), AnySize(segmenter.whole, overlap=3000)
     any_size.windows(ArraySource(image), sink)
     assert np.array_equal(sink.mask, any_size(image))
     assert np.array_equal(sink.mask, segmenter.segment(image))
     with pytest.raises(AtrousError, match="tiles of 256 px with 3000 px of overlap"):
-        AnySize(segmenter, overlap=3000, memory=predict_bytes(segmenter.info, 300, 420) / 1e9 - 0.001)(image)
+        AnySize(segmenter.whole, overlap=3000, memory=predict_bytes(segmenter.info, 300, 420) / 1e9 - 0.001)(image)
 
 
 def test_what_has_no_image_pooling_needs_no_first_pass(image):
@@ -334,13 +334,13 @@ def test_what_has_no_image_pooling_needs_no_first_pass(image):
     without = Segmenter(model, engine="torch", device="cpu")
     assert not without.pools
     seen = []
-    AnySize(without, tile=128, overlap=64)(image, progress=lambda done, total: seen.append((done, total)))
+    AnySize(without.whole, tile=128, overlap=64)(image, progress=lambda done, total: seen.append((done, total)))
     total = len(plan(300, 420, 128, 64))
     assert seen == [(count + 1, total) for count in range(total)]
 
 
 def test_tiles_as_asked(segmenter, image):
-    tiled = AnySize(segmenter, tile=128, overlap=64)
+    tiled = AnySize(segmenter.whole, tile=128, overlap=64)
     expected, sink = ArraySink(300, 420), ArraySink(300, 420)
     pooled, _ = mean_features(segmenter.features, ArraySource(image), 128)
     segment_tiles(lambda i, v: segmenter.segment(i, v, pooled), ArraySource(image), expected, 128, 64)
@@ -355,7 +355,7 @@ def test_tiles_as_asked(segmenter, image):
 )
 def test_settings_that_cannot_be(segmenter, settings, message):
     with pytest.raises(AtrousError, match=message):
-        AnySize(segmenter, **settings)
+        AnySize(segmenter.whole, **settings)
 
 
 def test_missing_values_do_not_reach_the_network(segmenter, image):
@@ -364,16 +364,15 @@ def test_missing_values_do_not_reach_the_network(segmenter, image):
     sinks = ArraySink(300, 420), ArraySink(300, 420)
     for sink, value in zip(sinks, (0, 255), strict=True):
         given = np.where(valid[..., None], image, np.uint8(value))
-        AnySize(segmenter, tile=256).windows(ArraySource(given, valid), sink)
+        segmenter.looking(tile=256).windows(ArraySource(given, valid), sink)
     assert np.array_equal(sinks[0].mask, sinks[1].mask)
     assert (sinks[0].mask[100:] == 255).all() and (sinks[0].mask[:100] < 5).all()
 
 
 class Small:
-    """A segmenter whose device holds 300×300 px."""
+    """A network whose device holds 300×300 px."""
 
     pools, scales = True, (1.0,)
-    prepare = staticmethod(lambda image, whole: image)
 
     def __init__(self, segmenter: Segmenter, error: Exception) -> None:
         self.info, self.engine, self.crf, self.error = segmenter.info, segmenter.engine, None, error

@@ -7,7 +7,6 @@ import torch
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import ArraySink, ArraySource
 from atrous.inference.value_range import PictureWarning, doubt, scale_range, to_depth
@@ -99,16 +98,15 @@ def test_whole_numbers_for_a_model_of_floats_are_said_and_taken_as_they_are(pict
 
 
 def test_windows_are_judged_by_the_largest_value_of_all(picture):
-    one = segmenter(model())
-    any_size = AnySize(one, tile=256)
+    one = segmenter(model(), tile=256)
     deep = np.zeros((300, 300, 3), np.uint16)
     deep[:40, :56] = picture
     with pytest.warns(PictureWarning, match="--range 0,255"):
-        any_size.windows(ArraySource(deep), ArraySink(300, 300))
+        one.windows(ArraySource(deep), ArraySink(300, 300))
     deep[-1, -1] = 65535  # in the last window only
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AnySize(segmenter(model()), tile=256).windows(ArraySource(deep), ArraySink(300, 300))
+        segmenter(model(), tile=256).windows(ArraySource(deep), ArraySink(300, 300))
 
 
 @pytest.mark.parametrize("given", [(5, 5), (9, 1), (0,), (0, 1, 2), (0, float("nan"))])

@@ -30,7 +30,7 @@ def expected(small, image, valid) -> dict[int, np.ndarray]:
     segmenter = Segmenter(small, engine="torch", device="cpu", precision="float32")
     filled = np.where(valid[..., None], image, np.asarray(small.info.preprocessing.mean, np.uint8))
     whole = np.where(valid, segmenter.segment(filled), 255)
-    return {0: whole, 64: AnySize(segmenter, tile=64, overlap=32)(filled, valid)}
+    return {0: whole, 64: AnySize(segmenter.whole, tile=64, overlap=32)(filled, valid)}
 
 
 @pytest.mark.parametrize("tile", [0, 64])
@@ -42,11 +42,11 @@ def test_void_pixels_are_void_whole_and_in_tiles_on_every_engine(small, exports,
         if engine == "onnx"
         else Segmenter(small, engine=engine, device="cpu", precision="float32")
     )
-    any_size = AnySize(segmenter, tile=tile or None, overlap=32)
+    segmenter = segmenter.looking(tile=tile or None, overlap=32)
     masks = []
     for value in (0, 255):  # whatever such pixels hold
         sink = ArraySink(*SIZE)
-        any_size.windows(ArraySource(np.where(valid[..., None], image, np.uint8(value)), valid), sink)
+        segmenter.windows(ArraySource(np.where(valid[..., None], image, np.uint8(value)), valid), sink)
         masks.append(sink.mask)
     assert np.array_equal(*masks)
     assert np.array_equal(masks[0] == 255, ~valid)

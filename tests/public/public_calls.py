@@ -18,6 +18,7 @@ from atrous.data.labels import ClassTable
 from atrous.data.transforms import Augment
 from atrous.explaining.look import explain_picture
 from atrous.inference.any_size import AnySize
+from atrous.inference.jobs import Worker, plan
 from atrous.inference.tiles import ArraySink, ArraySource
 from atrous.learning import recipe as recipes
 from atrous.learning.calibration import fit_temperature, reliability
@@ -35,6 +36,10 @@ TAKING_LONG = {
 }
 CALLS = [
     "Segmenter",
+    "ModelSpec",
+    "ModelSpec.open",
+    "Worker",
+    "plan",
     "Segmenter.__call__",
     "Segmenter.__call__ of several",
     "Segmenter.__call__ of a generator",
@@ -97,6 +102,8 @@ CALLS = [
     "AnySize.scores",
     "AnySize.logits",
     "AnySize.windows",
+    "AnySize.looking",
+    "Segmenter.windows",
     "Segmenter.prepare",
     "Segmenter.filled",
     "Segmenter.with_crf",
@@ -153,6 +160,25 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
                 "output_stride": None,
                 "crf": None,
                 "range": None,
+                "tile": None,
+                "overlap": None,
+                "memory": None,
+                "say": lambda line: None,
+            },
+        ),
+        "ModelSpec": (
+            atrous.ModelSpec,
+            {name: field.default for name, field in atrous.ModelSpec.__dataclass_fields__.items()} | {"path": missing},
+        ),
+        "ModelSpec.open": (atrous.ModelSpec(file, engine="torch").open, {"say": lambda line: None}),
+        "Worker": (Worker, {"spec": atrous.ModelSpec(file, engine="torch"), "say": lambda line: None}),
+        "plan": (
+            plan,
+            {
+                "paths": [folder],
+                "out": folder / "out",
+                "spec": atrous.ModelSpec(file),
+                **{name: value for name, value in own_arguments(plan).items() if name != "also"},
             },
         ),
         "Segmenter.__call__": (segmenter, {"picture": picture, "valid": None}),
@@ -162,7 +188,10 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             {"picture": picture},
         ),
         "Segmenter.read": (segmenter.read, {"picture": picture}),
-        "Segmenter.looking": (segmenter.looking, {"scales": (1.0,), "flip": False, "crf": None, "range": None}),
+        "Segmenter.looking": (
+            segmenter.looking,
+            {"scales": (1.0,), "flip": False, "crf": None, "range": None, "tile": None, "overlap": None},
+        ),
         "Prediction": (
             atrous.Prediction,
             {"mask": prediction.mask, "image": prediction.image, "info": prediction.info},
@@ -273,7 +302,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "AnySize": (
             AnySize,
             {
-                "segmenter": segmenter,
+                "whole": segmenter.whole,
                 "tile": None,
                 "overlap": None,
                 "memory": None,
@@ -282,14 +311,22 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             },
         ),
         "AnySize.__call__": (
-            AnySize(segmenter),
+            AnySize(segmenter.whole),
             {"image": image, "valid": None, "name": "x", "progress": None, "scores": None},
         ),
-        "AnySize.scores": (AnySize(segmenter).scores, {"image": image, "name": "x"}),
-        "AnySize.logits": (AnySize(segmenter).logits, {"image": image, "places": np.arange(3), "name": "x"}),
+        "AnySize.scores": (AnySize(segmenter.whole).scores, {"image": image, "name": "x"}),
+        "AnySize.logits": (AnySize(segmenter.whole).logits, {"image": image, "places": np.arange(3), "name": "x"}),
         "AnySize.windows": (
-            AnySize(segmenter).windows,
+            AnySize(segmenter.whole).windows,
             {"source": ArraySource(image), "sink": ArraySink(40, 48), "name": "x"},
+        ),
+        "AnySize.looking": (
+            AnySize(segmenter.whole).looking,
+            {"whole": segmenter.whole, "tile": None, "overlap": None},
+        ),
+        "Segmenter.windows": (
+            segmenter.windows,
+            {"source": ArraySource(image), "sink": ArraySink(40, 48), "name": "x", "progress": None},
         ),
         "Segmenter.prepare": (segmenter.prepare, {"image": image, "whole": True, "name": "", "give_range": "{} to {}"}),
         "Segmenter.filled": (segmenter.filled, {"found": segmenter.read(picture), "give_range": "{} to {}"}),

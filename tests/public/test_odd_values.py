@@ -37,7 +37,9 @@ def test_every_public_name_is_in_the_table_or_tested_elsewhere():
     assert {name.partition(".")[0] for name in CALLS} | elsewhere >= set(atrous.__all__)
 
 
-@pytest.mark.parametrize("kind", [atrous.Segmenter, atrous.Prediction, atrous.Client, atrous.DenseCRF, AnySize])
+@pytest.mark.parametrize(
+    "kind", [atrous.Segmenter, atrous.ModelSpec, atrous.Prediction, atrous.Client, atrous.DenseCRF, AnySize]
+)
 def test_every_public_method_with_arguments_is_in_the_table(kind):
     for name in set(dir(kind)) - set(dir(torch.nn.Module)):
         method = inspect.getattr_static(kind, name)

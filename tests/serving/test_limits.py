@@ -103,13 +103,13 @@ def model(tmp_path, **preprocessing) -> Model:
 
 def test_enlarging_and_the_first_pass_of_tiles_count_as_looks(tmp_path):
     plain, asked = model(tmp_path), answers.Asked()
-    assert Wish(plain, Look(), None, None, asked).looks == 1
-    assert Wish(plain, Look((1.0, 2.0), True), None, None, asked).looks == 10
+    assert Wish(plain, Look(), asked).looks == 1
+    assert Wish(plain, Look((1.0, 2.0), True), asked).looks == 10
     assert plain.segmenter.pools
-    assert Wish(plain, Look(), 512, 0, asked).looks == 2
+    assert Wish(plain, Look(tile=512, overlap=0), asked).looks == 2
     enlarged = model(tmp_path, enlarge=2.0)
-    assert Wish(enlarged, Look(), None, None, asked).looks == 4
-    assert Wish(enlarged, Look(), 512, 256, asked).looks == 4 * 2 * 4
+    assert Wish(enlarged, Look(), asked).looks == 4
+    assert Wish(enlarged, Look(tile=512, overlap=256), asked).looks == 4 * 2 * 4
 
 
 def test_a_websocket_is_refused_whatever_its_key():
@@ -190,7 +190,7 @@ def test_memory_that_runs_out_is_a_picture_too_large(opened, monkeypatch, where,
         "the header": (desk, "decoded_size"), "the picture": (desk, "decode_pixels"), "the answer": (answers, "write")
     }.get(where, (desk, "FORM_BYTES"))  # fmt: skip
     monkeypatch.setattr(module, name, fail)
-    wish = Wish(opened, Look(), None, None, answers.Asked())
+    wish = Wish(opened, Look(), answers.Asked())
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "png")
 

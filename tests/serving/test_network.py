@@ -38,7 +38,7 @@ class Gate:
     def __init__(self, segmenter: Segmenter) -> None:
         self.opened, self.entered = threading.Event(), threading.Event()
         self.job = Job(segmenter.looking(), ZEROS)
-        self.job.segmenter.segment = self._wait  # type: ignore[method-assign]
+        self.job.segmenter.whole.segment = self._wait  # type: ignore[method-assign]
 
     def _wait(self, image, valid=None, pooled=None) -> np.ndarray:
         self.entered.set()
@@ -85,13 +85,13 @@ def test_together_means_the_same_as_one_by_one(tiny):
 
 def test_an_error_is_its_pictures_alone(network, tiny):
     broken = tiny.looking()
-    broken.segment = lambda *_: 1 / 0
+    broken.whole.segment = lambda *_: 1 / 0
     failed, well = network.submit(Job(broken, ZEROS)), network.submit(Job(tiny, ZEROS))
     with pytest.raises(ZeroDivisionError):
         failed.result(30)
     assert well.result(30).shape == (24, 32)
     with pytest.raises(AtrousError, match="overlap"):
-        network.submit(Job(tiny, ZEROS, tile=64, overlap=64)).result(30)
+        tiny.looking(tile=64, overlap=64)
 
 
 def test_abandoned_pictures_cost_nothing(network, tiny, runs):
@@ -118,15 +118,15 @@ def test_abandoned_pictures_cost_nothing(network, tiny, runs):
 
 def test_work_in_tiles_ends_between_two_of_them(network, tiny):
     seen = []
-    looking = tiny.looking()
-    job = Job(looking, np.zeros((512, 512, 3), np.uint8), tile=256, overlap=64)
+    looking = tiny.looking(tile=256, overlap=64)
+    job = Job(looking, np.zeros((512, 512, 3), np.uint8))
 
     def segment(image, valid=None, pooled=None):
         seen.append(image.shape)
         job.abandoned.set()
         return tiny.segment(image, valid, pooled)
 
-    looking.segment = segment
+    looking.whole.segment = segment  # type: ignore[method-assign]
     with pytest.raises(Abandoned):
         network.submit(job).result(60)
     assert len(seen) == 1

@@ -80,7 +80,7 @@ def test_options_are_the_segmenters(server, segmenter, streets, words, options):
 @pytest.mark.slow
 def test_tiles(server, segmenter):
     picture = np.tile(np.arange(640, dtype=np.uint8)[:, None, None] // 3, (1, 640, 3))
-    expected = AnySize(segmenter, tile=512, overlap=128)(picture)
+    expected = AnySize(segmenter.whole, tile=512, overlap=128)(picture)
     assert np.array_equal(mask_of(server.ask(f"{SEGMENT}?tile=512&overlap=128", png(picture))[2]), expected)
 
 

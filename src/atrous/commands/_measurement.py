@@ -143,7 +143,7 @@ def any_size_of(
         say: told when a picture is tiled and why; None to print it.
     """
     said = say or (lambda line: console.print(escape(line)))
-    return AnySize(segmenter, **asdict(tiling), say=said, limits=segmenter.limits)
+    return AnySize(segmenter.whole, **asdict(tiling), say=said, limits=segmenter.limits)
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:

@@ -156,7 +156,7 @@ def evaluate(
         found = the_processes().by_first(
             lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images), tiling))
         )
-        segmenter.crf = _crf_of(found, segmenter)
+        segmenter = segmenter.with_crf(_crf_of(found, segmenter))
     results = {
         JSON_KEY: MARK,
         "model": str(model),

@@ -24,7 +24,6 @@ import atrous
 from atrous import charts, model_file
 from atrous.arguments import checked
 from atrous.atomic_write import write_text
-from atrous.commands.predict import failure_in_words, find_pictures
 from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
 from atrous.data.labels import IGNORE_INDEX, color_table
@@ -32,6 +31,8 @@ from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
 from atrous.inference.exported import is_exported
+from atrous.inference.jobs import failure_in_words
+from atrous.inference.picture_paths import find_pictures
 from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter
 from atrous.outputs import (

@@ -21,13 +21,13 @@ from atrous import model_file
 from atrous.arguments import checked
 from atrous.atomic_write import atomic_path
 from atrous.commands._measurement import measure, prepared, reader_for
-from atrous.commands.predict import find_pictures
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset, open_dataset
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import fill_missing
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference import deployed, exported, quantised
+from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import to_depth

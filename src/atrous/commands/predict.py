@@ -8,61 +8,36 @@ Examples:
 
 from __future__ import annotations
 
-import glob
-from collections import Counter, deque
-from collections.abc import Callable, Container, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-from PIL import Image
 from rich.markup import escape
 
 from atrous.arguments import checked
-from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
+from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.file_kinds import kinds_of
-from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
-from atrous.data.labels import IGNORE_INDEX
-from atrous.data.passed_over import passed_over_notes
-from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.read_ahead import in_background
-from atrous.data.unread_folders import folders_with_pictures
-from atrous.errors import AtrousError, SomeInputsFailed, counted
-from atrous.inference.any_size import AnySize
-from atrous.inference.memory import limit_bytes
-from atrous.inference.picture_input import Found, doubt_of_alpha, doubts_of_files
-from atrous.inference.prediction import Prediction, table_of
-from atrous.inference.runner import info_of
-from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import Counted
-from atrous.outputs import (
-    check_is_folder,
-    check_outputs,
-    is_our_picture,
-    json_output,
-    model_inputs,
-    no_empty_folder,
-    picture_output,
-    save_picture,
-)
-from atrous.picture_marks import is_marked
+from atrous.errors import SomeInputsFailed, counted
+from atrous.inference.jobs import Job, Record, Worker, plan, summarise
+from atrous.inference.model_spec import ModelSpec
+from atrous.inference.picture_input import doubts_of_files
+from atrous.outputs import json_output, no_empty_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from atrous.models.info import Info
+    from atrous.learning.processes import Processes
 
 #: Masks that may wait for the disk before the network waits for it.
 WRITES_WAITING = 8
-#: Subfolders with pictures that are named, because they are not searched.
-SUBFOLDERS = 4
-#: Classes that the last sentence names.
-MOST_SHOWN = 8
+
+T = TypeVar("T")
 
 
 @checked
@@ -122,273 +97,100 @@ def predict(
             write and would overwrite.
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
-    check_is_folder("out", out)
-    pictures = find_pictures(paths)
-    info = info_of(Path(model))
-    most = limit_bytes(memory) / 4  # as read, and as the model takes it, must leave room for the network
-    windowed = {path for path in pictures if _holds(needs_windows, path, most)}
-    deep = raw and not _fits_png(info)
-    targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
-    masks = [mask for target in targets.values() for mask in (target, *([_overlay(target)] if overlay else []))]
-    check_outputs(
-        "predict",
-        [*(picture_output("out", mask, out) for mask in masks), json_output("json", json)],
-        [*model_inputs(model), *(("a picture to segment", path) for path in pictures)],
-        overwrite=overwrite,
-    )
-    segmenter = Segmenter(
+    spec = ModelSpec(
         model,
         engine=engine,
         device=device,
         precision=precision,
-        scales=scales or (1.0,),
+        scales=tuple(scales or (1.0,)),
         flip=flip,
         output_stride=output_stride,
         crf=crf,
-        range=range,
+        range=None if range is None else tuple(range),
+        tile=tile,
+        overlap=overlap,
+        memory=memory,
     )
-    warn_if_fresh(segmenter.info.provenance)
-    preprocessing = segmenter.info.preprocessing
-    segmenter.warn_of(doubts_of_files(kinds_of(pictures, preprocessing.pages), preprocessing))
-    any_size = AnySize(segmenter, tile=tile, overlap=overlap, memory=memory, say=_say, limits=segmenter.limits)
-    lost = [path for path in pictures if path not in windowed and _holds(has_place_tags, path)]
-    if lost:
-        _say(
-            f"no coordinates in the masks of {counted(len(lost), 'GeoTIFF')} without rasterio: pip install "
-            f"'atrous[geo]'"
+    also = [json_output("json", json)]
+    with _processes() as processes, no_empty_folder(out):
+        jobs = processes.by_first(
+            lambda: plan(paths, out, spec, raw=raw, overlay=overlay, overwrite=overwrite, also=also)
         )
-    read = partial(_read, windowed=windowed, segmenter=segmenter)
-    records, pending = [], deque[Future[str | None]]()
-    told = told_if_interrupted(lambda: _done_before(records, len(pictures), out, json))
-    with told, no_empty_folder(out), progress_bar() as progress, ThreadPoolExecutor(1) as writer:
-        task = progress.add_task("predicting", total=len(pictures), note="")
-        for path, image in zip(pictures, in_background(read, pictures), strict=True):
-            record: dict = {"image": str(path)}
-            records.append(record)
-            tiles = progress.add_task(path.name, total=None, note="", visible=False)
-            show = partial(_show, progress, tiles)
+        worker = Worker(spec, note)
+        warn_if_fresh(worker.segmenter.info.provenance)
+        own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
+        kinds = kinds_of([job.picture for job in own], preprocessing.pages)
+        worker.segmenter.warn_of(doubts_of_files(kinds, preprocessing))
+        parts = processes.gather(_work(worker, own, len(jobs), out, json))
+        records = [record for turn in zip_longest(*parts) for record in turn if record is not None]
+        if overlay and (windowed := sum(job.windowed for job in jobs)):
+            note(f"no overlay of {counted(windowed, 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
+        summary = summarise(records)
+        for record in summary.failed:
+            console.print(f"[red]skipped[/] {escape(str(record.error))}")
+        if json is not None and processes.first:
+            write_json({"model": str(model), "pictures": [record.to_dict() for record in records]}, json)
+        found = f": {summary.classes}" if summary.classes else ""
+        console.print(f"{counted(summary.masks, 'mask')} in {escape(str(out))}{escape(found)}")
+    if summary.failed:
+        raise SomeInputsFailed(
+            f"{len(summary.failed)} of {counted(len(jobs), 'picture')} could not be used; the others are done."
+        )
+    return [job.target for job in jobs]
+
+
+class _Alone:
+    """A process without others, as `Processes` describes those that torchrun started; it needs no torch."""
+
+    first = True
+
+    def part(self, items: Sequence[T]) -> Sequence[T]:
+        return items
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        return work()
+
+
+@contextmanager
+def _processes() -> Iterator[Processes | _Alone]:
+    """Joins the processes that torchrun started, each of which does its part of the jobs."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield _Alone()
+        return
+    from atrous.learning.processes import together  # with torch, which masks by OpenVINO do without
+
+    with together() as processes:
+        yield processes
+
+
+def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Path, json: Path | None) -> list[Record]:
+    """Does jobs; the next picture is read and the last masks are written while the network works."""
+    records: list[Future[Record]] = []
+    told = told_if_interrupted(lambda: _done_before(records, total, out, json))
+    with told, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
+        task = progress.add_task("predicting", total=len(jobs), note="")
+        for job, read in zip(jobs, in_background(worker.read, jobs), strict=True):
+            tiles = progress.add_task(job.picture.name, total=None, note="", visible=False)
             try:
-                if isinstance(image, Exception):
-                    raise image
-                if isinstance(image, GeoTiffSource):
-                    record |= _segment_windows(any_size, image, targets[path], raw, show)
-                    continue
-                mask = any_size(segmenter.filled(image), image.valid, name=str(path), progress=show)
-                prediction = Prediction(mask, image.shown, segmenter.info)
-                pending.append(writer.submit(_write, prediction, targets[path], overlay, raw, record))
-            except Exception as error:  # a decoder's own, or no memory: the other pictures are done
-                record["error"] = failure_in_words(path, error)
+                segmented = worker.segment(job, read, partial(_show, progress, tiles))
             finally:
                 progress.remove_task(tiles)
                 progress.update(task, advance=1)
-            while len(pending) > WRITES_WAITING:  # a disk slower than the network must not fill the memory
-                pending.popleft().result()
-        while pending:
-            pending.popleft().result()
-    if overlay and windowed:
-        _say(f"no overlay of {counted(len(windowed), 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
-    failures = [record for record in records if "error" in record]
-    for record in failures:
-        console.print(f"[red]skipped[/] {escape(record['error'])}")
-    if json is not None:
-        write_json({"model": str(model), "pictures": records}, json)
-    console.print(f"{counted(len(records) - len(failures), 'mask')} in {escape(str(out))}{escape(_found(records))}")
-    if failures:
-        raise SomeInputsFailed(
-            f"{len(failures)} of {counted(len(pictures), 'picture')} could not be used; the others are done."
-        )
-    return [targets[path] for path in pictures]
+            records.append(writer.submit(worker.write, job, segmented))
+            if len(records) > WRITES_WAITING:  # a disk slower than the network must not fill the memory
+                records[-1 - WRITES_WAITING].result()
+    return [record.result() for record in records]
 
 
-def _done_before(records: Sequence[dict], total: int, out: Path, json: Path | None) -> str:
+def _done_before(records: Sequence[Future[Record]], total: int, out: Path, json: Path | None) -> str:
     """What was written before an interruption."""
-    done = sum("mask" in record for record in records)
+    done = sum(record.result().mask is not None for record in records)
     more = "" if json is None else f" {json} is not."
     return f"{done:,} of {counted(total, 'mask')} {'is' if done == 1 else 'are'} written in {out}, each whole.{more}"
 
 
-def failure_in_words(path: Path, error: Exception) -> str:
-    """A sentence that names the picture, and for an error that is not ours its type.
-
-    Args:
-        path: the picture.
-        error: what was raised while it was read or worked on.
-    """
-    words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
-    return words if str(path) in words else f"{path}: {words}"
-
-
-def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
-    """The answer about a file; False for one so damaged that there is none, which reading it will tell."""
-    try:
-        return question(path, *more)
-    except Exception:
-        return False
-
-
-def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Files, the pictures in folders and what glob patterns match, each once, in order.
-
-    In a folder, pictures that atrous wrote are passed over, even those that somebody changed afterwards: masks may lie
-    beside the pictures. Subfolders are not searched; those that hold pictures are named.
-
-    Raises:
-        AtrousError: a path that is nothing, or no picture in the end.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            matches = _in_folder(path)
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
-            if not matches:
-                raise AtrousError(f"{path}: no such file or folder, and no file matches it as a pattern.")
-        found |= dict.fromkeys(matches)
-    below = _pictures_below([Path(path) for path in paths])
-    if not found:
-        known = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise AtrousError(f"no pictures in {', '.join(map(str, paths))}; known are {known}. {below}".rstrip())
-    if below:
-        _say(below)
-    return list(found)
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder; says which files are passed over."""
-    candidates = sorted(file for file in folder.iterdir() if _is_picture(file))
-    marked = [file for file in candidates if is_marked(file)]
-    written = [file for file in marked if is_our_picture(file)]
-    changed = [file for file in marked if file not in set(written)]
-    if written:
-        _say(f"{counted(len(written), 'picture')} in {folder} passed over: written by atrous")
-    if changed:
-        shown = changed[0].name if len(changed) == 1 else f"{changed[0].name}, …"
-        _say(
-            f"{counted(len(changed), 'picture')} in {folder} passed over: written by atrous and changed afterwards, so "
-            f"probably corrected masks ({shown}); to segment one, give it by its name"
-        )
-    for note in passed_over_notes([folder]):
-        console.print(escape(note))
-    return [file for file in candidates if file not in set(marked)]
-
-
-def _pictures_below(given: Sequence[Path]) -> str:
-    """A sentence that names the subfolders which hold pictures and are not given, or ""."""
-    folders = [path for path in given if path.is_dir()]
-    known = {folder.resolve() for folder in folders}
-    found = (one for folder in folders for one in folders_with_pictures(folder, _is_to_predict))
-    below = dict(islice((one for one in found if one[0].resolve() not in known), SUBFOLDERS + 1))
-    if not below:
-        return ""
-    named = ", ".join(f"{folder} ({counted(count, 'picture')})" for folder, count in list(below.items())[:SUBFOLDERS])
-    return f"Subfolders are not searched; give those that are meant: {named}{' …' if len(below) > SUBFOLDERS else ''}."
-
-
-def _is_to_predict(path: Path) -> bool:
-    return path.is_file() and not is_marked(path)
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _targets(pictures: Sequence[Path], out: Path, suffixes: Mapping[Path, str]) -> dict[Path, Path]:
-    """Where each mask goes; pictures of the same name from different folders keep their folder's name.
-
-    Raises:
-        AtrousError: a mask would overwrite a picture.
-    """
-    stems = Counter(path.stem for path in pictures)
-    targets, taken = {}, {path.resolve() for path in pictures}
-    for path, suffix in suffixes.items():
-        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}_{path.name}"
-        if (out / f"{name}{suffix}").resolve() == path.resolve():
-            raise AtrousError(f"the mask of {path} would overwrite it: give another folder with --out.")
-        while (out / f"{name}{suffix}").resolve() in taken or _overlay(out / f"{name}{suffix}").resolve() in taken:
-            name += "_"
-        targets[path] = out / f"{name}{suffix}"
-        taken |= {targets[path].resolve(), _overlay(targets[path]).resolve()}
-    return targets
-
-
-def _overlay(target: Path) -> Path:
-    return target.with_suffix(".overlay.png")
-
-
-def _read(path: Path, windowed: Container[Path], segmenter: Segmenter) -> Found | GeoTiffSource | Exception:
-    preprocessing = segmenter.info.preprocessing
-    try:
-        if path in windowed:
-            return GeoTiffSource(path, len(preprocessing.mean), preprocessing.pages)
-        return segmenter.read(path)
-    except Exception as error:  # raised when its turn comes, and noted as this picture's
-        return error
-
-
-def _segment_windows(
-    any_size: AnySize, source: GeoTiffSource, target: Path, raw: bool, show: Callable[[int, int], object]
-) -> dict:
-    """Writes one GeoTIFF's mask; what its record says about it."""
-    info = any_size.segmenter.info
-    with closing(source), GeoTiffSink(target, source, table_of(info), raw) as file:
-        sink = Counted(file)
-        work = any_size.windows(source, sink, name=str(source.path), progress=show)
-        if source.alpha_may_be_a_channel:
-            any_size.segmenter.warn_of([doubt_of_alpha(source.path)])
-    return {"mask": str(target), **_shares(sink.counts, info), "work": asdict(work)}
-
-
-def _say(line: str) -> None:
-    console.print(f"[yellow]note[/] {escape(line)}")
-
-
 def _show(progress: Progress, task: TaskID, done: int, total: int) -> None:
     progress.update(task, completed=done, total=total, visible=total > 1)
-
-
-def _write(prediction: Prediction, target: Path, overlay: bool, raw: bool, record: dict) -> None:
-    """Writes one picture's files; its record says what was written and what failed."""
-    try:
-        if raw:
-            save_picture(Image.fromarray(prediction.raw_mask()), target)
-        else:
-            prediction.save(target, overwrite=True)  # was asked for before the work
-        counts = np.bincount(prediction.mask.ravel(), minlength=256)
-        record |= {"mask": str(target), **_shares(counts, prediction.info)}
-        if overlay:
-            save_picture(prediction.overlay(legend=True), _overlay(target))
-    except Exception as error:  # a full disk, or what no such file can hold: the other masks are written
-        record["error"] = f"{target} cannot be written: {error or type(error).__name__}"
-
-
-def _fits_png(info: Info) -> bool:
-    """Whether every raw value of the model's classes fits a PNG; negative and large ones need a TIFF."""
-    return table_of(info).decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
-
-
-def _found(records: Sequence[dict]) -> str:
-    """The classes of all masks by their mean share of a picture, the largest first, and how much has no data."""
-    done = [record for record in records if "error" not in record]
-    shares = [record["share"] for record in done if record.get("no_data", 0) < 1]
-    void = sum(record.get("no_data", 0) for record in done) / max(len(done), 1)
-    said = [f"{void:.1%} without data"] if void else []
-    if shares:
-        means = {name: sum(share[name] for share in shares) / len(shares) for name in shares[0]}
-        largest = sorted((name for name in means if means[name]), key=lambda name: -means[name])
-        more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
-        said.insert(0, ", ".join(f"{name} {means[name]:.1%}" for name in largest[:MOST_SHOWN]) + more)
-    return ": " + "; ".join(said) if said else ""
-
-
-def _shares(counts: np.ndarray, info: Info) -> dict[str, Any]:
-    """Each class's share of the pixels that have data, from how many pixels hold each of 256 labels.
-
-    Where some have none, their share of the picture is there, too.
-    """
-    of_classes = counts[: len(info.classes)]
-    total = max(int(of_classes.sum()), 1)
-    void = int(counts[IGNORE_INDEX]) / max(int(counts.sum()), 1)
-    share = {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}
-    return {"share": share, **({"no_data": void} if void else {})}

@@ -17,6 +17,7 @@ from atrous.arguments import checked
 from atrous.console import console
 from atrous.errors import AtrousError, missing_extra
 from atrous.inference.memory import limit_bytes
+from atrous.inference.model_spec import ModelSpec
 from atrous.serving.limits import Limits
 from atrous.serving.shelf import named_paths
 
@@ -60,7 +61,10 @@ def serve(
     Raises:
         AtrousError: no model file, an address that is taken or open to others without a key, limits out of range.
     """
-    paths = named_paths(models)
+    specs = {
+        name: ModelSpec(path, engine=engine, device=device, precision=precision, memory=memory)
+        for name, path in named_paths(models).items()
+    }
     limits = Limits(
         waiting=waiting,
         picture_bytes=int(megabytes * 2**20),
@@ -69,14 +73,12 @@ def serve(
         held_bytes=max(Limits.held_bytes, int(2 * megabytes * 2**20)),
         decoded_bytes=limit_bytes(None),
     )
-    limit_bytes(memory)
     key = _key(key_file)
     try:
         from atrous.serving.server import run
     except ImportError as error:
         raise missing_extra(error.name or "fastapi", "serve") from error
-    options = {"engine": engine, "device": device, "precision": precision}
-    run(paths, host=host, port=port, key=key, limits=limits, memory=memory, options=options, say=_say)
+    run(specs, host=host, port=port, key=key, limits=limits, say=_say)
 
 
 def _key(file: Path | None) -> str | None:

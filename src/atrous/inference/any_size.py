@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,10 +11,10 @@ import numpy as np
 from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError, shown
-from atrous.inference.given import check_places, check_progress, check_scores
+from atrous.inference.given import check_places, check_progress, check_scores, check_source_and_sink
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
-from atrous.inference.picture_input import PreparedSource
+from atrous.inference.tile_grid import TileGrid
 from atrous.inference.tiles import (
     GRID,
     ArraySink,
@@ -33,34 +31,57 @@ from atrous.inference.tiles import (
 )
 from atrous.inference.views import logits_at
 from atrous.models.given_picture import check_picture, check_valid
-from atrous.models.info import Info, aligned_side
+from atrous.models.info import Info
 
 if TYPE_CHECKING:
-    from atrous.inference.segmenter import Segmenter
+    from atrous.inference.whole_picture import WholePicture
 
 #: Called with how many tiles are done, and how many there are.
 Progress = Callable[[int, int], object] | None
 #: Tiles that are tried, the largest first. Not larger where more would fit, so that a mask is the same on all machines.
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
-#: Largest denominators of the scales as fractions for which a grid is looked for: exact ones first, 0.35 = 7/20.
-DENOMINATORS = (1000, 20, 4, 1)
 #: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
 WINDOWS_BYTES = 0.3e9
 
 Result = TypeVar("Result")
 
 
-class AnySize:
-    """Runs a segmenter on pictures of any size.
+def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:
+    """Refuses tiles, overlaps and memory that cannot be, before the work.
 
     Args:
-        segmenter: what segments a picture, or a tile of one.
+        tile: as of `AnySize`.
+        overlap: as of `AnySize`.
+        memory: as of `AnySize`.
+
+    Raises:
+        AtrousError: a tile or an overlap out of range, or memory that is not positive.
+    """
+    if memory is not None:
+        limit_bytes(memory)
+    plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), overlap_of(tile or TILES[0], overlap))
+
+
+class AnySize:
+    """Runs a network on prepared pictures of any size.
+
+    Any number of threads may use one, each with its own picture; all share what was learned about memory.
+
+    Args:
+        whole: what segments a picture, or a tile of one.
         tile: pixels; every picture larger than that is tiled. None for tiles only where the whole would not fit.
         overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
-        memory: GB that a picture may take; None for half of what is free on the segmenter's device.
+        memory: GB that a picture may take; None for half of what is free on the engine's device.
         say: told in one line when a picture is tiled and why, and when memory ran out.
-        limits: the sizes of tiles at which memory ran out before, as `Segmenter.limits` keeps them for all that run
-            its network; None to begin anew.
+        limits: the sizes of tiles at which memory ran out before, to be shared by all that run one network; None to
+            begin anew.
+
+    Attributes:
+        whole: as given.
+        tile: as given.
+        overlap: as given.
+        memory: as given.
+        limits: as given, or new.
 
     Raises:
         AtrousError: a tile or an overlap out of range, or memory that is not positive.
@@ -69,7 +90,7 @@ class AnySize:
     @checked
     def __init__(
         self,
-        segmenter: Segmenter,
+        whole: WholePicture,
         *,
         tile: int | None = None,
         overlap: int | None = None,
@@ -77,23 +98,39 @@ class AnySize:
         say: Callable[[str], object] = lambda line: None,
         limits: TileLimits | None = None,
     ) -> None:
-        if not isinstance(getattr(segmenter, "info", None), Info) or not callable(getattr(segmenter, "segment", None)):
-            raise AtrousError(f"segmenter must be an atrous.Segmenter, got {shown(segmenter)}.")
+        if not isinstance(getattr(whole, "info", None), Info) or not callable(getattr(whole, "segment", None)):
+            raise AtrousError(f"whole must be what runs a network, such as segmenter.whole, got {shown(whole)}.")
         if not callable(say):
             raise AtrousError(f"say must be a function that takes a line, got {shown(say)}.")
         if limits is not None and not isinstance(limits, TileLimits):
             raise AtrousError(f"limits must be those of a segmenter, segmenter.limits, got {shown(limits)}.")
-        self.segmenter, self.tile, self.overlap, self.memory, self.say = segmenter, tile, overlap, memory, say
-        self._limits = TileLimits() if limits is None else limits
-        # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
-        factors = [segmenter.info.preprocessing.enlarge * scale for scale in segmenter.scales]
-        self._grids = [
-            GRID * math.lcm(*(Fraction(factor).limit_denominator(most).denominator for factor in factors))
-            for most in DENOMINATORS
-        ]
-        if memory is not None:
-            limit_bytes(memory)
-        plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), self._overlap_of(tile or TILES[0]))
+        check_tiling(tile, overlap, memory)
+        self.whole, self.tile, self.overlap, self.memory, self.say = whole, tile, overlap, memory, say
+        self.limits = TileLimits() if limits is None else limits
+        self._grid = TileGrid(whole.info.preprocessing, whole.scales, overlap)
+
+    @checked
+    def looking(
+        self, whole: WholePicture | None = None, *, tile: int | None = None, overlap: int | None = None
+    ) -> AnySize:
+        """The same network with other scales, flip and CRF, or other tiles; what was learned about memory is shared.
+
+        Args:
+            whole: what segments a picture; None for the same.
+            tile: as at the making; None for the same.
+            overlap: as at the making; None for the same.
+
+        Raises:
+            AtrousError: as at the making.
+        """
+        return AnySize(
+            self.whole if whole is None else whole,
+            tile=self.tile if tile is None else tile,
+            overlap=self.overlap if overlap is None else overlap,
+            memory=self.memory,
+            say=self.say,
+            limits=self.limits,
+        )
 
     @checked
     def __call__(
@@ -117,12 +154,12 @@ class AnySize:
         Returns:
             H×W uint8 class indices.
         """
-        image = check_picture(image, len(self.segmenter.info.preprocessing.mean))
+        image = check_picture(image, len(self.whole.info.preprocessing.mean))
         height, width = image.shape[:2]
         check_valid(valid, (height, width))
         check_progress(progress)
         if scores is not None:
-            check_scores(scores, len(self.segmenter.info.classes))
+            check_scores(scores, len(self.whole.info.classes))
         return self._segment(image, valid, self._tile_for(height, width, name), progress, name=name, scores=scores)
 
     @checked
@@ -133,11 +170,11 @@ class AnySize:
             image: H×W×C as `Segmenter.prepare` gives it.
             name: of the picture, in what is said.
         """
-        image = check_picture(image, len(self.segmenter.info.preprocessing.mean))
+        image = check_picture(image, len(self.whole.info.preprocessing.mean))
         height, width = image.shape[:2]
 
         def whole(tile: int | None) -> tuple[np.ndarray, ...] | None:
-            return self.segmenter.scores(image) if tile is None or max(height, width) <= tile else None
+            return self.whole.scores(image) if tile is None or max(height, width) <= tile else None
 
         return self._until_it_fits(whole, self._tile_for(height, width, name, quiet=True), height, width, name)
 
@@ -153,23 +190,22 @@ class AnySize:
         Returns:
             n×K float32; two columns for one-logit models, the first of them 0.
         """
-        height, width = check_picture(image, len(self.segmenter.info.preprocessing.mean)).shape[:2]
+        height, width = check_picture(image, len(self.whole.info.preprocessing.mean)).shape[:2]
         rows, columns = np.divmod(check_places(places, height * width), width)
-        aligned = bool(self.segmenter.info.arguments.get("align_corners", False))
+        aligned = bool(self.whole.info.arguments.get("align_corners", False))
 
         def at_places(tile: int | None) -> np.ndarray:
             whole, pooled = Window(0, 0, height, width), None
             tiles = [Tile(whole, whole)]
             if tile is not None and max(height, width) > tile:
                 pooled, _, _ = self._pooled(ArraySource(image), tile, None)
-                overlap, seen = self._overlap_of(tile), self._seen(height, width)
-                tiles = plan(height, width, tile, overlap, self._grid_for(tile), seen)
-            found = np.zeros((len(places), max(2, len(self.segmenter.info.classes))), np.float32)
+                tiles = self._grid.plan(height, width, tile)
+            found = np.zeros((len(places), max(2, len(self.whole.info.classes))), np.float32)
             for read, kept in tiles:
                 below, right = rows - kept.top, columns - kept.left
                 own = np.flatnonzero((below >= 0) & (below < kept.height) & (right >= 0) & (right < kept.width))
                 if len(own):
-                    (scores,) = self.segmenter.scores(image[read.rows, read.columns], pooled)
+                    (scores,) = self.whole.scores(image[read.rows, read.columns], pooled)
                     size = read.height, read.width
                     found[own] = logits_at(scores, size, rows[own] - read.top, columns[own] - read.left, aligned)
             return found
@@ -188,83 +224,39 @@ class AnySize:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: the picture as it was read; its windows are prepared as the model takes them.
+            source: the picture; its windows are as `Segmenter.filled` gives pictures.
             sink: takes the mask.
             name: of the picture, in what is said.
             progress: called after each tile with how many are done, and how many there are.
         """
-        if not (hasattr(source, "read") and hasattr(source, "valid") and hasattr(sink, "write")):
-            raise AtrousError(f"a source and a sink are those of tiles.py, got {shown(source)} and {shown(sink)}.")
+        check_source_and_sink(source, sink)
         check_progress(progress)
         height, width, _ = source.shape
         tile = self._tile_for(height, width, name, WINDOWS_BYTES) or 2 * max(height, width, GRID) + (self.overlap or 0)
-        prepared, seen = PreparedSource(source, self.segmenter), self._seen(height, width)
+        seen = self._grid.seen(height, width)
         pooled, before, progress = self._until_it_fits(
-            lambda size: self._pooled(prepared, size or tile, progress), tile, height, width, name
+            lambda size: self._pooled(source, size or tile, progress), tile, height, width, name
         )
 
         def segment(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
             smaller = self._after_memory_ran_out() or tile  # a tile is a little larger than its size where that fits
             return self._segment(image, valid, smaller if smaller < tile else None, pooled=pooled, name=name)
 
-        work = before + segment_tiles(
-            segment,
-            prepared,
-            sink,
-            tile,
-            self._overlap_of(tile),
-            progress,
-            self._grid_for(tile),
-            seen,
-        )
-        if prepared.largest:
-            self.segmenter.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]), name)
-        return work
-
-    def _seen(self, height: int, width: int) -> tuple[int, int] | None:
-        """The sides that the network sees of a whole picture, where it sees it resized and at one scale."""
-        preprocessing = self.segmenter.info.preprocessing
-        if self.segmenter.scales != (1.0,) or not (preprocessing.aligned or preprocessing.enlarge != 1.0):
-            return None
-        return aligned_side(height, preprocessing.enlarge), aligned_side(width, preprocessing.enlarge)
-
-    def _overlap_of(self, tile: int) -> int:
-        return overlap_of(tile, self.overlap)
-
-    def _grid_for(self, tile: int) -> int:
-        """Multiples at which tiles of this size begin: the most exact grid of the scales that leaves them a step."""
-        room = tile - self._overlap_of(tile)
-        return next((grid for grid in self._grids if grid <= room), GRID)
-
-    def _least_on_grid(self) -> int:
-        """The smallest tile, a multiple of 32 px, that leaves a step of the most exact grid beside its overlap."""
-        tile = self._grids[0]
-        while tile - self._overlap_of(tile) < self._grids[0]:
-            tile += GRID
-        return tile
+        overlap, grid = self._grid.overlap_of(tile), self._grid.step_for(tile)
+        return before + segment_tiles(segment, source, sink, tile, overlap, progress, grid, seen)
 
     def _say_off_grid(self, tile: int, name: str) -> None:
-        if self._seen(1, 1) is not None:
-            return
-        if self._grid_for(tile) != self._grids[0]:
-            why = f"at these scales; tiles of {self._least_on_grid()} px or more do"
-        elif self.segmenter.info.preprocessing.aligned or self.segmenter.info.preprocessing.enlarge != 1.0:
-            why = "at these scales, because this model sees pictures resized to 32k + 1 px"
-        else:
-            return
-        self.say(
-            f"{name}: tiles of {tile} px do not lie on the network's grid {why}. The mask differs from that of the "
-            "whole picture; it differed in 2.9 % of the pixels of one test picture."
-        )
+        if (warning := self._grid.warning(tile, name)) is not None:
+            self.say(warning)
 
     @property
     def _load(self) -> tuple[float, bool]:
         """What the memory depends on beside the size: the largest scale, and whether there is a CRF."""
-        return max(self.segmenter.scales), self.segmenter.crf is not None
+        return max(self.whole.scales), self.whole.crf is not None
 
     def _after_memory_ran_out(self) -> int | None:
         """The largest tile to take since memory ran out; None if it never did."""
-        tile = self._limits.tile(*self._load)
+        tile = self.limits.tile(*self._load)
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
@@ -277,24 +269,24 @@ class AnySize:
             return given
         if self.tile is not None:
             return None
-        info, crf = self.segmenter.info, self.segmenter.crf is not None
-        if self.memory is None and surely_fits(self.segmenter, height, width):
+        info, crf = self.whole.info, self.whole.crf is not None
+        if self.memory is None and surely_fits(self.whole, height, width):
             return None
-        limit = limit_bytes(self.memory, self.segmenter.engine.device)
-        predict = partial(predict_bytes, info, crf=crf, scale=max(self.segmenter.scales))
+        limit = limit_bytes(self.memory, self.whole.engine.device)
+        predict = partial(predict_bytes, info, crf=crf, scale=max(self.whole.scales))
         whole = besides + predict(height, width)
         if whole <= limit:
             return None
-        needs = {tile: besides + predict(*[tile + self._grid_for(tile) - GRID] * 2) for tile in TILES}
+        needs = {tile: besides + predict(*[tile + self._grid.step_for(tile) - GRID] * 2) for tile in TILES}
         tile = next((tile for tile in TILES if needs[tile] <= limit), None)
         if tile is None and self.memory is not None:
             raise AtrousError(
                 f"{name}: a tile of {TILES[-1]} px takes about {needs[TILES[-1]] / 1e9:.2f} GB with this model, and "
-                f"{self.memory:g} GB are allowed: allow more with --memory, or force smaller tiles with --tile."
+                f"{limit / 1e9:g} GB are allowed: allow more with --memory, or force smaller tiles with --tile."
             )
         tile = tile or TILES[-1]
-        overlap = self._overlap_of(tile)
-        count = len(plan(height, width, tile, overlap, self._grid_for(tile), self._seen(height, width)))
+        overlap = self._grid.overlap_of(tile)
+        count = len(self._grid.plan(height, width, tile))
         say(
             f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
             f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
@@ -322,12 +314,12 @@ class AnySize:
                 mask = self._at_once(image, valid, pooled, scores)
                 return mask if valid is None else np.where(valid, mask, np.uint8(IGNORE_INDEX))
             sink = ArraySink(height, width)
-            source, overlap = ArraySource(image, valid), self._overlap_of(tile)
+            source, overlap = ArraySource(image, valid), self._grid.overlap_of(tile)
             means, show = pooled, progress
             if means is None:
                 means, _, show = self._pooled(source, tile, progress)
-            grid, seen = self._grid_for(tile), self._seen(height, width)
-            work = partial(self.segmenter.segment, pooled=means)
+            grid, seen = self._grid.step_for(tile), self._grid.seen(height, width)
+            work = partial(self.whole.segment, pooled=means)
             segment_tiles(work, source, sink, tile, overlap, show, grid, seen)
             return sink.mask
 
@@ -340,9 +332,9 @@ class AnySize:
         pooled: tuple[np.ndarray, ...] | None,
         scores: Sequence[np.ndarray] | None,
     ) -> np.ndarray:
-        if scores is None or self.segmenter.plain:  # the engine's own masks may differ from scores where classes tie
-            return self.segmenter.segment(image, valid, pooled)
-        return self.segmenter.decide(scores, image, self.segmenter.crf, valid)
+        if scores is None or self.whole.plain:  # the engine's own masks may differ from scores where classes tie
+            return self.whole.segment(image, valid, pooled)
+        return self.whole.decide(scores, image, self.whole.crf, valid)
 
     def _until_it_fits(
         self, work: Callable[[int | None], Result], tile: int | None, height: int, width: int, name: str
@@ -360,13 +352,13 @@ class AnySize:
             self._free()
             self.say(f"out of memory at {min(tile or width, width)} px: going on with tiles of {smaller} px")
             self._say_off_grid(smaller, name)
-            self._limits.lower(smaller, *self._load)
+            self.limits.lower(smaller, *self._load)
             tile = smaller
 
     def _smaller(self, error: Exception, size: int) -> int:
         """The size of tiles to go on with after memory ran out; raises all other errors, and where none is left."""
         smaller = size // 2 // GRID * GRID
-        if not is_out_of_memory(error) or smaller < max(TILES[-1], self._overlap_of(smaller) + GRID):
+        if not is_out_of_memory(error) or smaller < max(TILES[-1], self._grid.overlap_of(smaller) + GRID):
             raise error
         return smaller
 
@@ -375,20 +367,19 @@ class AnySize:
     ) -> tuple[tuple[np.ndarray, ...] | None, Work, Progress]:
         """What image pooling sees of the whole picture, in a first pass over its tiles; None where nothing pools."""
         height, width, _ = source.shape
-        if not self.segmenter.pools or max(height, width) <= tile:
+        if not self.whole.pools or max(height, width) <= tile:
             return None, Work(0, 0, 0, 0), progress
         show = progress or (lambda done, total: None)
-        seen = self._seen(height, width)
-        grid, overlap = self._grid_for(tile), self._overlap_of(tile)
-        first, second = (len(plan(height, width, tile, over, grid, seen)) for over in (0, overlap))
+        seen, grid = self._grid.seen(height, width), self._grid.step_for(tile)
+        first, second = (len(self._grid.plan(height, width, tile, over)) for over in (0, None))
         means, work = mean_features(
-            self.segmenter.features, source, tile, lambda done, _: show(done, first + second), grid, seen
+            self.whole.features, source, tile, lambda done, _: show(done, first + second), grid, seen
         )
         return means or None, work, lambda done, _: show(first + done, first + second)
 
     def _free(self) -> None:
         """Gives back what torch keeps of freed tensors, for the smaller ones to come."""
-        device = self.segmenter.engine.device
+        device = self.whole.engine.device
         if device.startswith(("cuda", "mps")):
             import torch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -12,6 +11,7 @@ import numpy as np
 from atrous.errors import AtrousError, missing_extra, unknown_name
 from atrous.forks import leave_to_parent
 from atrous.inference.engine import Engine
+from atrous.inference.onnx_properties import read_property
 from atrous.inference.openvino_core import KERNELS_KEPT, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.json_yaml import parse_json
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 INFO_KEY = "atrous"
 #: Where an .xml keeps the digest of the .bin beside it, as each may be replaced without the other.
 WEIGHTS_KEY = "atrous_weights"
-
-#: Numbers of fields in onnx.proto: of ModelProto, and of StringStringEntryProto.
-METADATA_PROPS, KEY, VALUE = 14, 1, 2
 
 #: Why an exported file's runtime runs it.
 REASON = "the runtime the file was exported for"
@@ -79,7 +76,7 @@ def read_info(path: str | Path) -> Info:
     if not path.is_file():
         raise AtrousError(f"no exported file at {path}.")
     try:
-        record = _onnx_record(path) if suffix == ".onnx" else _rt_info(path, INFO_KEY)
+        record = read_property(path, INFO_KEY) if suffix == ".onnx" else _rt_info(path, INFO_KEY)
     except (ValueError, IndexError, OSError, ElementTree.ParseError) as error:
         raise AtrousError(f"{path} is damaged or no {suffix} file: {error}. Export it again.") from error
     if record is None:
@@ -149,12 +146,13 @@ class OnnxGraph:
         engine: what runs it.
         has_scores: whether the file gives scores.
         pools: False, as it cannot be given what image pooling saw of the whole picture.
+        stacks: False, as its graph takes one picture at a time.
 
     Raises:
         AtrousError: no exported file, damaged, or onnxruntime is not installed.
     """
 
-    pools = False
+    pools = stacks = False
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.info = read_info(path)
@@ -174,18 +172,30 @@ class OnnxGraph:
         self.engine = Engine("onnxruntime", "cpu", "float32", REASON)
         self.has_scores = "scores" in [output.name for output in self._session.get_outputs()]
 
-    def labels(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices."""
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
+        if pooled is not None:
+            raise _without_pooling()
         return self._run("labels", image)
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        return np.stack([self.labels(image) for image in images])
+
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution; `pooled` must be None.
 
         Raises:
             AtrousError: the file gives labels only.
         """
+        if pooled is not None:
+            raise _without_pooling()
         self.check_scores()
         return self._run("scores", image).transpose(1, 2, 0)
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Raises an AtrousError: exported files give labels and scores only."""
+        raise _without_pooling()
 
     def check_scores(self) -> None:
         """Before the work: whether the file gives scores.
@@ -214,12 +224,13 @@ class OpenVinoGraph:
         engine: what runs it.
         has_scores: whether the file gives scores.
         pools: False, as it cannot be given what image pooling saw of the whole picture.
+        stacks: False, as its graph takes one picture at a time.
 
     Raises:
         AtrousError: no exported file, damaged, without its .bin, an unknown precision, or openvino is not installed.
     """
 
-    pools = False
+    pools = stacks = False
 
     def __init__(
         self, path: str | Path, threads: int | None = None, *, precision: str = "float32", tail: bool = True
@@ -251,20 +262,32 @@ class OpenVinoGraph:
         self.engine = Engine("openvino", "cpu", precision, REASON)
         self._align_corners = bool(self.info.arguments.get("align_corners", False))
 
-    def labels(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices."""
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
+        if pooled is not None:
+            raise _without_pooling()
         if self._tail:
             return self._run("labels", image)
         return resize_argmax(self.scores(image), image.shape[:2], self._align_corners)
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        return np.stack([self.labels(image) for image in images])
+
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution; `pooled` must be None.
 
         Raises:
             AtrousError: the file gives labels only.
         """
+        if pooled is not None:
+            raise _without_pooling()
         self.check_scores()
         return self._run("scores", image).transpose(1, 2, 0)
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Raises an AtrousError: exported files give labels and scores only."""
+        raise _without_pooling()
 
     def check_scores(self) -> None:
         """Before the work: whether the file gives scores.
@@ -285,53 +308,6 @@ def _is_torch_file(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02")
-
-
-def _onnx_record(path: Path) -> str | None:
-    """The record in an ONNX file, which is a protobuf message whose graph is passed over."""
-    for number, content in _fields(memoryview(path.read_bytes())):
-        if number == METADATA_PROPS:
-            entry = {part: bytes(value).decode() for part, value in _fields(content)}
-            if entry.get(KEY) == INFO_KEY:
-                return entry.get(VALUE)
-    return None
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The texts and messages in a protobuf message, by the numbers of their fields.
-
-    Raises:
-        ValueError: no message, or cut off.
-    """
-    position = 0
-    while position < len(message):
-        tag, position = _number(message, position)
-        kind = tag & 7
-        if kind == 0:
-            _, position = _number(message, position)
-            continue
-        if kind not in (1, 2, 5):
-            raise ValueError("it is no protobuf message")
-        size, position = _number(message, position) if kind == 2 else (8 if kind == 1 else 4, position)
-        if position + size > len(message):
-            raise ValueError("it is cut off")
-        if kind == 2:
-            yield tag >> 3, message[position : position + size]
-        position += size
-
-
-def _number(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of variable length, seven bits a byte, and the position after it."""
-    value = shift = 0
-    while shift < 64:
-        if position >= len(message):
-            raise ValueError("it is cut off")
-        byte = message[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position
-    raise ValueError("it is no protobuf message")
 
 
 def _rt_info(path: Path, key: str) -> str | None:
@@ -372,6 +348,10 @@ def _batch(image: np.ndarray, info: Info) -> np.ndarray:
     if dtype == np.uint8 and image.dtype != np.uint8:
         raise AtrousError(f"the model takes pictures of uint8, got {image.dtype}: scale it to 0–255 and round.")
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)[None]
+
+
+def _without_pooling() -> AtrousError:
+    return AtrousError("an exported file neither gives nor takes what image pooling sees: give the model file instead.")
 
 
 def _check_scores(has_scores: bool, path: Path) -> None:

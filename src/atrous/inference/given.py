@@ -121,7 +121,7 @@ def check_together(images: Any, channels: int, possible: bool) -> np.ndarray:
         AtrousError: no list, an empty one, what is no picture, different sizes or types, or not possible.
     """
     if not possible:
-        raise AtrousError("pictures together are for plain masks on the engine torch: call segment for each picture.")
+        raise AtrousError("pictures together are for one scale without flip or CRF: call segment for each picture.")
     if not isinstance(images, list | tuple) or not images:
         raise AtrousError(f"a list of pictures of one size is wanted, got {shown(images)}.")
     images = [check_picture(image, channels) for image in images]
@@ -141,6 +141,20 @@ def check_progress(progress: Any) -> None:
     """
     if progress is not None and not callable(progress):
         raise AtrousError(f"progress must be a function of two numbers, got {shown(progress)}.")
+
+
+def check_source_and_sink(source: Any, sink: Any) -> None:
+    """Refuses what is read and written window by window if it cannot be.
+
+    Args:
+        source: whatever was given for a `tiles.Source`.
+        sink: whatever was given for a `tiles.Sink`.
+
+    Raises:
+        AtrousError: something else.
+    """
+    if not (hasattr(source, "read") and hasattr(source, "valid") and hasattr(sink, "write")):
+        raise AtrousError(f"a source and a sink are those of tiles.py, got {shown(source)} and {shown(sink)}.")
 
 
 def check_places(places: Any, pixels: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import weakref
 from contextlib import suppress
 from functools import lru_cache
@@ -14,9 +16,11 @@ from atrous.errors import AtrousError
 from atrous.inference.control_groups import group_bytes
 
 if TYPE_CHECKING:
-    from atrous.inference.segmenter import Segmenter
+    from atrous.inference.whole_picture import WholePicture
     from atrous.models.info import Info
 
+#: Where torchrun says how many processes it started on this host; so may programs that start workers of their own.
+WORKERS = "LOCAL_WORLD_SIZE"
 #: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
 REFERENCE = 512
 #: Measured over counted memory: what convolutions keep for themselves, what the allocator does not reuse; 1.2–1.5 on
@@ -64,17 +68,17 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
     return PROCESS + CRF_PROCESS * crf + weights + height * width * (counted + pixel)
 
 
-def surely_fits(segmenter: Segmenter, height: int, width: int) -> bool:
+def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
     """Whether a picture is so small to the network, and to a CRF, that it fits everywhere.
 
     Args:
-        segmenter: whose scales, enlargement and CRF count.
+        whole: what runs it; its scales, enlargement and CRF count.
         height: of the picture, in pixels.
         width: of the picture, in pixels.
     """
-    info = segmenter.info
-    weight = (info.preprocessing.enlarge * max(1.0, *segmenter.scales)) ** 2
-    weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if segmenter.crf is not None else 0
+    info = whole.info
+    weight = (info.preprocessing.enlarge * max(1.0, *whole.scales)) ** 2
+    weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if whole.crf is not None else 0
     return height * width * weight <= SURELY_FITS
 
 
@@ -117,20 +121,33 @@ def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
 
 
 def limit_bytes(memory: float | None, device: str = "cpu") -> float:
-    """What a picture may take.
+    """What a picture may take in this process: an equal part for each of the workers that share the device.
 
     Args:
-        memory: in GB; None for half of what is free on the device.
+        memory: in GB, for all workers on this host together; None for half of what is free on the device.
         device: cpu, cuda:0, mps …
 
     Raises:
         AtrousError: not positive.
     """
-    if memory is None:
-        return available_bytes(device) / 2
-    if not memory > 0:
+    if memory is not None and not memory > 0:
         raise AtrousError(f"memory is the gigabytes that a picture may take, more than 0, got {memory}.")
-    return memory * 1e9
+    return (available_bytes(device) / 2 if memory is None else memory * 1e9) / workers_on(device)
+
+
+def workers_on(device: str = "cpu") -> int:
+    """How many processes on this host share a device, as torchrun says; 1 where it started none.
+
+    Args:
+        device: cpu, cuda:0, mps …; by the name "cuda" each process has a GPU of its own while there are enough.
+    """
+    said = os.environ.get(WORKERS, "")
+    workers = max(1, int(said)) if said.isascii() and said.isdigit() else 1
+    if workers > 1 and device == "cuda":
+        import torch
+
+        return math.ceil(workers / max(1, torch.cuda.device_count()))
+    return workers
 
 
 def _system_bytes() -> float:

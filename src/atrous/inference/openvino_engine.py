@@ -61,10 +61,13 @@ class OpenVinoEngine:
     Attributes:
         engine: what this is.
         pools: whether the network adds what it sees of the whole picture to each pixel, by image pooling.
+        stacks: False, as several pictures are no faster together on a processor.
 
     Raises:
         AtrousError: unknown precision, or a network that OpenVINO does not run as torch does.
     """
+
+    stacks = False
 
     def __init__(
         self,
@@ -94,6 +97,9 @@ class OpenVinoEngine:
         self._align_corners = bool(info.arguments.get("align_corners", False))
         self.engine = Engine("openvino", "cpu", precision, reason)
 
+    def check_scores(self) -> None:
+        """Every converted network gives scores."""
+
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
@@ -115,6 +121,10 @@ class OpenVinoEngine:
         """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
         with self._run(image, pooled) as scores:
             return resize_argmax(scores, image.shape[:2], self._align_corners)
+
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        return np.stack([self.labels(image) for image in images])
 
     @contextmanager
     def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> Iterator[np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ from atrous.models.given_picture import check_valid
 from atrous.models.info import Preprocessing
 
 if TYPE_CHECKING:
-    from atrous.inference.segmenter import Segmenter
     from atrous.inference.tiles import Source, Window
 
 
@@ -123,14 +122,16 @@ class PreparedSource:
 
     Args:
         source: the picture as it was read.
-        segmenter: that is to look at it.
+        prepare: H×W×C of a window as read → H×W×C with the model's channels and range.
+        preprocessing: of the model.
 
     Attributes:
         largest: the largest value read so far, by dtype, where it is not the model's.
     """
 
     source: Source
-    segmenter: Segmenter
+    prepare: Callable[[np.ndarray], np.ndarray]
+    preprocessing: Preprocessing
     largest: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -141,10 +142,10 @@ class PreparedSource:
     def read(self, window: Window) -> np.ndarray:
         """H×W×C of the window, with the model's channels and range."""
         read, valid = self.source.read(window), self.source.valid(window)
-        if read.size and read.dtype.name != self.segmenter.info.preprocessing.dtype:
+        if read.size and read.dtype.name != self.preprocessing.dtype:
             name = read.dtype.name
             self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
-        return fill_missing(self.segmenter.prepare(read, whole=False), valid, self.segmenter.info.preprocessing.mean)
+        return fill_missing(self.prepare(read), valid, self.preprocessing.mean)
 
     def valid(self, window: Window) -> np.ndarray | None:
         """H×W booleans of the window, or None."""

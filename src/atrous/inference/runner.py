@@ -1,23 +1,67 @@
-"""What runs a given model: its record, its network at an output stride, and the engine for it."""
+"""What every engine and exported file can do, and which of them runs a given model."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from atrous import model_file
 from atrous.errors import AtrousError
 from atrous.inference import exported
-from atrous.inference.engine import NotConvertible, choose
+from atrous.inference.engine import Engine, NotConvertible, choose
 
 if TYPE_CHECKING:
     import torch
 
-    from atrous.inference.openvino_engine import OpenVinoEngine
-    from atrous.inference.torch_engine import TorchEngine
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
+
+
+class Runner(Protocol):
+    """What runs one network: on raw values, at any size of picture, for any number of threads."""
+
+    @property
+    def engine(self) -> Engine:
+        """The runtime, its device and precision."""
+        ...
+
+    @property
+    def pools(self) -> bool:
+        """Whether `pooled` and `features` can be used: the network has image pooling, and the runtime gives access."""
+        ...
+
+    @property
+    def stacks(self) -> bool:
+        """Whether `labels_of_all` is faster than `labels` of one picture after another."""
+        ...
+
+    def check_scores(self) -> None:
+        """Raises an AtrousError before the work where there are no scores, only labels."""
+        ...
+
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → H×W uint8 class indices; `pooled` as in `scores`."""
+        ...
+
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices."""
+        ...
+
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
+
+        Args:
+            image: a picture, or a part of one.
+            pooled: C' values, the mean of the whole picture's `features`, in place of this part's.
+        """
+        ...
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
+        ...
 
 
 def info_of(path: Path) -> Info:
@@ -50,7 +94,7 @@ def runner_for(
     device: str | torch.device,
     precision: str,
     output_stride: int | None,
-) -> TorchEngine | OpenVinoEngine | exported.OnnxGraph | exported.OpenVinoGraph:
+) -> Runner:
     """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
     if isinstance(model, Path) and exported.is_exported(model):
         return exported.open_graph(model, engine, str(device), precision)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,19 +18,27 @@ from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
-from atrous.inference import exported
-from atrous.inference.any_size import AnySize
-from atrous.inference.given import check_crf, check_found, check_notes, check_pooled, check_scores, check_together
+from atrous.inference.any_size import AnySize, Progress, check_tiling
+from atrous.inference.engine import Engine
+from atrous.inference.given import check_found, check_notes, check_source_and_sink
 from atrous.inference.out_of_memory import TileLimits
-from atrous.inference.picture_input import Found, as_array, doubts_of, found_in, found_in_array, with_valid
+from atrous.inference.picture_input import (
+    Found,
+    PreparedSource,
+    as_array,
+    doubts_of,
+    found_in,
+    found_in_array,
+    with_valid,
+)
 from atrous.inference.prediction import Prediction
-from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import at_output_stride, info_of, runner_for
-from atrous.inference.value_range import GIVE_RANGE, PictureWarning, check_range, doubt, scale_range, to_depth
-from atrous.inference.views import View, mean_labels, refined_labels, views_of
-from atrous.logger import warn
+from atrous.inference.tiles import Sink, Source, Work
+from atrous.inference.value_range import GIVE_RANGE, PictureWarnings, check_range, doubt, scale_range, to_depth
+from atrous.inference.views import views_of
+from atrous.inference.whole_picture import WholePicture
 from atrous.models.given import check_model
-from atrous.models.given_picture import check_picture, check_read, check_valid
+from atrous.models.given_picture import check_picture, check_read
 
 if TYPE_CHECKING:
     import torch
@@ -61,18 +70,18 @@ class Segmenter:
             `crf.settings.make_crf` reads them, such as "model" or "deeplabv2"; None for none.
         range: (lower, upper) values of the pictures that become 0 and the largest value of the model's type, such as
             (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' type.
+        tile: pixels; every picture larger than that is tiled. None for tiles only where the whole would not fit.
+        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
+        memory: GB that a picture may take; None for half of what is free on the device.
+        say: told in one line when a picture is tiled and why, and when memory ran out.
 
     Attributes:
         info: of the model.
-        engine: what runs it, and why.
-        crf: the CRF, or None.
-        scales: as given.
-        limits: the sizes of tiles at which memory ran out, for all that runs this network.
-        pools: whether the model's image pooling can be given the mean of a whole picture's `features`.
+        any_size: runs prepared pictures, whole or in tiles, and knows at which sizes memory ran out.
 
     Raises:
-        AtrousError: no model file, no such engine or device here, an output stride that this model or file does not
-            have, or unknown settings of the CRF.
+        AtrousError: no model file, no such engine or device here, an output stride that this model does not have,
+            unknown settings of the CRF, or a number out of range.
 
     Examples:
         >>> import atrous, numpy
@@ -94,12 +103,17 @@ class Segmenter:
         output_stride: int | None = None,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
         range: Sequence[float] | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        memory: float | None = None,
+        say: Callable[[str], object] = lambda line: None,
     ) -> None:
         if not isinstance(device, str):
             from atrous.device import pick_device  # with torch, which a path on OpenVINO does without
 
             device = pick_device(device)
-        views_of(scales, flip)  # a mistake there is named before the model is loaded
+        views_of(scales, flip)  # a mistake there, or in the tiles, is named before the model is loaded
+        check_tiling(tile, overlap, memory)
         given = Path(model) if isinstance(model, str | Path) else check_model(model, weights=True)
         self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
         if output_stride is not None:
@@ -107,15 +121,54 @@ class Segmenter:
         if output_stride is not None:
             self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
         self._range = check_range(range, self.info.preprocessing)
-        self._doubts: set[str] = set()
-        self._align_corners = bool(self.info.arguments.get("align_corners", False))
+        self._warnings = PictureWarnings()
         if crf is not None:
             from atrous.crf.settings import make_crf
 
             crf = make_crf(crf, self.info.crf)  # a mistake there, too, is named before the network is loaded
-        self._runner = runner_for(given, self.info, engine, device, precision, output_stride)
-        self.engine, self.pools, self.limits = self._runner.engine, self._runner.pools, TileLimits()
-        self._look(scales, flip, crf)
+        runner = runner_for(given, self.info, engine, device, precision, output_stride)
+        whole = WholePicture(runner, self.info, scales=scales, flip=flip, crf=crf)
+        self.any_size = AnySize(whole, tile=tile, overlap=overlap, memory=memory, say=say)
+
+    @property
+    def whole(self) -> WholePicture:
+        """Runs the network on a prepared picture at once."""
+        return self.any_size.whole
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network, and why."""
+        return self.whole.engine
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Of the picture, at which the network looks at it."""
+        return self.whole.scales
+
+    @property
+    def crf(self) -> DenseCRF | None:
+        """The CRF, or None; `with_crf` gives a segmenter with another."""
+        return self.whole.crf
+
+    @property
+    def limits(self) -> TileLimits:
+        """The sizes of tiles at which memory ran out, for all that runs this network."""
+        return self.any_size.limits
+
+    @property
+    def pools(self) -> bool:
+        """Whether the model's image pooling can be given the mean of a whole picture's `features`."""
+        return self.whole.pools
+
+    @property
+    def plain(self) -> bool:
+        """Whether masks are the engine's own: of one view, without a CRF."""
+        return self.whole.plain
+
+    @property
+    def stacks(self) -> bool:
+        """Whether several pictures of one size are faster together; see `WholePicture.stacks`."""
+        return self.whole.stacks
 
     @overload
     def __call__(self, picture: Picture, valid: np.ndarray | None = None) -> Prediction: ...
@@ -154,7 +207,7 @@ class Segmenter:
 
     @checked
     def _one(self, found: Found) -> Prediction:
-        return Prediction(AnySize(self, limits=self.limits)(self.filled(found), found.valid), found.shown, self.info)
+        return Prediction(self.any_size(self.filled(found), found.valid), found.shown, self.info)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         for found in in_background(self.read, pictures):
@@ -202,6 +255,8 @@ class Segmenter:
         flip: bool = False,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
         range: Sequence[float] | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> Segmenter:
         """The same network, already loaded, with other scales, flip and CRF; different threads may use both at once.
 
@@ -210,14 +265,16 @@ class Segmenter:
             flip: as at the making.
             crf: as at the making.
             range: as at the making; None for this segmenter's.
+            tile: as at the making; None for this segmenter's.
+            overlap: as at the making; None for this segmenter's.
 
         Raises:
-            AtrousError: scales or range out of range, unknown settings of the CRF, or a file that gives labels only.
+            AtrousError: a number out of range, unknown settings of the CRF, or a file that gives labels only.
         """
-        other = self.with_crf(None)
+        whole = self.whole.looking(scales=scales, flip=flip, crf=crf)
+        other = self._running(self.any_size.looking(whole, tile=tile, overlap=overlap))
         if range is not None:
             other._range = check_range(range, self.info.preprocessing)
-        other._look(scales, flip, crf)
         return other
 
     @checked
@@ -227,24 +284,18 @@ class Segmenter:
         Args:
             crf: on the segmenter's device.
         """
+        return self._running(self.any_size.looking(self.whole.with_crf(crf)))
+
+    def _running(self, any_size: AnySize) -> Segmenter:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, crf=check_crf(crf))
+        other.__dict__.update(self.__dict__, any_size=any_size)
         return other
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: give the model's "
-            "path, and open a Segmenter there."
+            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: send an "
+            "atrous.ModelSpec of the model's path, and open a Segmenter there by its open()."
         )
-
-    def _look(self, scales: Sequence[float], flip: bool, crf: DenseCRF | Mapping[str, Any] | str | None) -> None:
-        self._views, self.scales, self.crf = views_of(scales, flip), tuple(scales), None
-        if isinstance(self._runner, exported.OnnxGraph | exported.OpenVinoGraph) and (crf or self._views != (View(),)):
-            self._runner.check_scores()
-        if crf is not None:
-            from atrous.crf.settings import make_crf
-
-            self.crf = make_crf(crf, self.info.crf).to(self.engine.device)
 
     @checked
     def prepare(
@@ -266,7 +317,7 @@ class Segmenter:
         if self._range is not None:
             return scale_range(image, self._range, preprocessing.dtype)
         if whole:
-            self._warn(self.doubt_of(image, give_range), name=name)
+            self._warnings.warn(self.doubt_of(image, give_range), name=name)
         return to_depth(image, preprocessing.dtype, give_range)
 
     @checked
@@ -290,88 +341,52 @@ class Segmenter:
             largest: its largest value.
             name: of the picture; "" for none.
         """
-        self._warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None, name=name)
+        self._warnings.warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None, name=name)
 
     @checked
     def warn_of(self, notes: Iterable[Note]) -> None:
         """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
         for kind, message, _ in check_notes(notes):
-            self._warn(message, kind)
-
-    def _warn(self, sentence: str | None, kind: str | None = None, name: str = "") -> None:
-        if sentence is not None and (kind := kind or sentence.partition(":")[0]) not in self._doubts:
-            self._doubts.add(kind)
-            warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
+            self._warnings.warn(message, kind)
 
     @checked
+    def windows(self, source: Source, sink: Sink, *, name: str = "the picture", progress: Progress = None) -> Work:
+        """Segments a picture window by window, so that it is never in memory as a whole.
+
+        Args:
+            source: the picture as it was read; its windows are prepared as the model takes them.
+            sink: takes the mask.
+            name: of the picture, in what is said.
+            progress: called after each tile with how many are done, and how many there are.
+
+        Warns:
+            PictureWarning: as `prepare` does.
+        """
+        check_source_and_sink(source, sink)
+        prepared = PreparedSource(source, partial(self.prepare, whole=False), self.info.preprocessing)
+        work = self.any_size.windows(prepared, sink, name=name, progress=progress)
+        if prepared.largest:
+            self.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]), name)
+        return work
+
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
-        """H×W×C with the model's channels and range → H×W uint8 class indices.
+        """The mask of a prepared picture that is run at once; see `WholePicture.segment`."""
+        return self.whole.segment(image, valid, pooled)
 
-        Args:
-            image: as `prepare` gives it.
-            valid: H×W booleans; the CRF leaves the other pixels out.
-            pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
-        """
-        image = check_picture(image, len(self.info.preprocessing.mean))
-        check_valid(valid, image.shape[:2])
-        if self.plain:
-            return self._runner.labels(image, *(check_pooled(pooled, 1, self.pools) or ()))
-        return self.decide(self.scores(image, pooled), image, self.crf, valid)
-
-    @property
-    def plain(self) -> bool:
-        """Whether masks are the engine's own: of one view, without a CRF."""
-        return self.crf is None and self._views == (View(),)
-
-    @property
-    def stacks(self) -> bool:
-        """Whether several pictures of one size are faster together than one after another: plain masks on a GPU.
-
-        On processors they are not: one picture keeps all cores busy, and several leave their caches (docs/serving.md).
-        """
-        return self.plain and self.engine.name == "torch" and not self.engine.device.startswith("cpu")
-
-    @checked
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Plain masks of pictures of one size, by one pass of the network.
+        """Plain masks of prepared pictures of one size; see `WholePicture.segment_together`."""
+        return self.whole.segment_together(images)
 
-        Args:
-            images: each H×W×C as `prepare` gives it; for the engine torch.
-
-        Returns:
-            Of each H×W uint8 class indices.
-        """
-        runner: Any = self._runner
-        possible = self.plain and self.engine.name == "torch"
-        return list(runner.labels_of_all(check_together(images, len(self.info.preprocessing.mean), possible)))
-
-    @checked
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
-        """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution.
+        """Of each view h×w×K float32 logits of a prepared picture; see `WholePicture.scores`."""
+        return self.whole.scores(image, pooled)
 
-        Args:
-            image: as `prepare` gives it.
-            pooled: as in `segment`.
-        """
-        image = check_picture(image, len(self.info.preprocessing.mean))
-        given = check_pooled(pooled, len(self._views), self.pools)
-        means = [(mean,) for mean in given or ()] or [()] * len(self._views)
-        return tuple(
-            view.back(self._runner.scores(view.of(image), *mean)) for view, mean in zip(self._views, means, strict=True)
-        )
-
-    @checked
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """H×W×C → of each view h×w×C' float32, what image pooling takes the mean of; for models with `pools`."""
-        runner: Any = self._runner
-        if not self.pools:
-            raise AtrousError("features are of models with image pooling (segmenter.pools); this one has none.")
-        image = check_picture(image, len(self.info.preprocessing.mean))
-        return tuple(view.back(runner.features(view.of(image))) for view in self._views)
+        """Of each view h×w×C' float32, what image pooling takes the mean of; see `WholePicture.features`."""
+        return self.whole.features(image)
 
-    @checked
     def decide(
         self,
         scores: Sequence[np.ndarray],
@@ -379,22 +394,5 @@ class Segmenter:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The mask that scores mean.
-
-        Args:
-            scores: of each view h×w×K logits.
-            image: H×W×C, what they were made from.
-            crf: refines their probabilities first.
-            valid: H×W booleans; the CRF leaves the other pixels out.
-
-        Returns:
-            H×W uint8 class indices.
-        """
-        scores, size = check_scores(scores, len(self.info.classes)), check_picture(image).shape[:2]
-        check_valid(valid, size)
-        temperature = self.info.temperature
-        if (crf := check_crf(crf)) is not None:
-            return refined_labels(scores, image, crf, valid, self._align_corners, temperature, self.engine.device)
-        if len(scores) == 1:
-            return resize_argmax(scores[0], size, self._align_corners)
-        return mean_labels(scores, size, self._align_corners, temperature)
+        """The mask that scores mean; see `WholePicture.decide`."""
+        return self.whole.decide(scores, image, crf, valid)

@@ -52,6 +52,7 @@ class TorchEngine:
     Attributes:
         engine: what this is.
         pools: whether the network adds what it sees of the whole picture to each pixel, by image pooling.
+        stacks: whether several pictures are faster together, as on a GPU.
 
     Raises:
         AtrousError: no such device, unknown precision.
@@ -64,7 +65,7 @@ class TorchEngine:
         prepared: Any = prepared_pipeline(model)
         self._pipeline = prepared.to(memory_format=torch.channels_last).to(self._device)
         self._means = [module for module in self._pipeline.modules() if isinstance(module, GlobalMean)]
-        self.pools = bool(self._means)
+        self.pools, self.stacks = bool(self._means), self._device.type != "cpu"
         self._at_mean = at_mean = AtMean()
 
         def hook(_: Any, given: Any, mean: Any) -> Any:
@@ -73,6 +74,9 @@ class TorchEngine:
         for module in self._means[:1]:
             module.register_forward_hook(hook)
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
+
+    def check_scores(self) -> None:
+        """Every network in torch gives scores."""
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.

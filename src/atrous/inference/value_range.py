@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 
 from atrous.errors import AtrousError
+from atrous.logger import warn
 from atrous.models.info import Preprocessing
 
 #: Largest values of the depths that cameras and scanners store in 16 bits.
@@ -21,6 +23,31 @@ ASK_FOR_RANGE = "range={0},{1} in the query"
 
 class PictureWarning(UserWarning):
     """A picture's values may not mean what the model takes them for."""
+
+
+class PictureWarnings:
+    """Warns of pictures once for each kind of doubt, whichever thread meets it first."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._warned_of: set[str] = set()
+
+    def warn(self, sentence: str | None, kind: str | None = None, name: str = "") -> None:
+        """Warns, unless it has warned of this kind before.
+
+        Args:
+            sentence: to be said; None for nothing.
+            kind: of the doubt; None for what stands before the sentence's first colon.
+            name: of the picture; "" for none.
+        """
+        if sentence is None:
+            return
+        kind = kind or sentence.partition(":")[0]
+        with self._changing:
+            known = kind in self._warned_of
+            self._warned_of.add(kind)
+        if not known:
+            warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
 
 
 def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.ndarray:
@@ -49,8 +76,25 @@ def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 
 
+def as_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """A range of values as two numbers, for any model.
+
+    Args:
+        value_range: the values that become 0 and the largest of the model's type; None for none.
+
+    Raises:
+        AtrousError: not two finite numbers, the lower first.
+    """
+    if value_range is None:
+        return None
+    given = tuple(float(value) for value in value_range)
+    if len(given) != 2 or not np.isfinite(given).all() or not given[0] < given[1]:
+        raise AtrousError(f"range is two numbers, the lower first, such as 0,4095; got {','.join(map(str, given))}.")
+    return given[0], given[1]
+
+
 def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessing) -> tuple[float, float] | None:
-    """A range of values as two numbers.
+    """A range of values as two numbers, for this model.
 
     Args:
         value_range: the values that become 0 and the largest of the model's type; None for none.
@@ -59,17 +103,12 @@ def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessin
     Raises:
         AtrousError: not two finite numbers, the lower first, or a model of float32 pictures.
     """
-    if value_range is None:
-        return None
-    given = tuple(float(value) for value in value_range)
-    if len(given) != 2 or not np.isfinite(given).all() or not given[0] < given[1]:
-        raise AtrousError(f"range is two numbers, the lower first, such as 0,4095; got {','.join(map(str, given))}.")
-    if preprocessing.dtype == "float32":
+    if (given := as_range(value_range)) is not None and preprocessing.dtype == "float32":
         raise AtrousError(
             "range scales to 8 or 16 bits, and this model was trained on float32 pictures, whose values are taken "
             "as they are: leave range out, and give values in the unit of its training pictures."
         )
-    return given[0], given[1]
+    return given
 
 
 def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str) -> np.ndarray:

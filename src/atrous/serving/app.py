@@ -219,9 +219,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
             raise Problem(406, f"Accept takes none of {', '.join(answers.ACCEPTED)}.")
         wish = Wish(
             _find(shelf, name),
-            Look(_numbers(scales), flip, crf, _range(range)),
-            tile,
-            overlap,
+            Look(_numbers(scales), flip, crf, _range(range), tile, overlap),
             answers.Asked(form, opacity, legend),
             _query_names(app, request),
         )

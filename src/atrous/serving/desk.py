@@ -53,8 +53,6 @@ class Wish:
     Args:
         model: that is to segment it.
         look: how.
-        tile: see `AnySize`.
-        overlap: see `AnySize`.
         asked: the form of the answer.
         parameters: all that a query may hold, for messages about forms.
 
@@ -70,13 +68,11 @@ class Wish:
         self,
         model: Model,
         look: Look,
-        tile: int | None,
-        overlap: int | None,
         asked: answers.Asked,
         parameters: Collection[str] = (),
     ) -> None:
-        self.model, self.look, self.tile, self.overlap, self.asked = model, look, tile, overlap, asked
-        self.parameters = parameters
+        self.model, self.look, self.asked, self.parameters = model, look, asked, parameters
+        tile, overlap = look.tile, look.overlap
         if overlap is not None and 2 * overlap > (tile or 512):
             raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
         again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
@@ -200,7 +196,7 @@ class Desk:
             try:
                 segmenter, found, prepared, note = await self._in_pool(self._decode, content, wish)
                 decoded = perf_counter()
-                job = Job(segmenter, prepared, wish.tile, wish.overlap, valid=found.valid)
+                job = Job(segmenter, prepared, found.valid)
                 mask = await self._network.segment(job)
                 segmented = perf_counter()
                 body = await self._in_pool(answers.write, Prediction(mask, found.shown, segmenter.info), wish.asked)

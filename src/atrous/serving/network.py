@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from atrous.inference.any_size import AnySize
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.segmenter import Segmenter
@@ -34,8 +33,6 @@ class Job:
     Args:
         segmenter: that is to look at it.
         image: H×W×C as its `prepare` gives it.
-        tile: as of `AnySize`.
-        overlap: as of `AnySize`.
         valid: H×W booleans, False where there is no data; None for data everywhere.
 
     Attributes:
@@ -47,8 +44,6 @@ class Job:
 
     segmenter: Segmenter
     image: np.ndarray
-    tile: int | None = None
-    overlap: int | None = None
     valid: np.ndarray | None = None
     mask: Future[np.ndarray] = field(default_factory=Future)
     abandoned: threading.Event = field(default_factory=threading.Event)
@@ -62,18 +57,14 @@ class Network:
     One thread for all models: a picture keeps every core, or the GPU, busy, and two at a time would only share them.
 
     Args:
-        memory: GB that a picture may take; None for half of what is free.
-        say: told in one line when a picture is tiled.
         ran: told after each run how many pictures it held and the seconds it took.
     """
 
     def __init__(
         self,
-        memory: float | None = None,
-        say: Callable[[str], object] = lambda line: None,
         ran: Callable[[int, float], object] = lambda count, seconds: None,
     ) -> None:
-        self._memory, self._say, self._ran = memory, say, ran
+        self._ran = ran
         self._line: deque[Job] = deque()
         self._ran_out: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()  # pixels that may be stacked since
         self._changed, self._closing = threading.Condition(), False
@@ -158,10 +149,10 @@ class Network:
         limits = [MOST_TOGETHER]
         if job.segmenter in self._ran_out:
             limits.append(self._ran_out[job.segmenter] // (height * width))
-        if self._memory is not None:
+        if (memory := job.segmenter.any_size.memory) is not None:
             fixed = predict_bytes(job.segmenter.info, 0, 0)
             of_each = predict_bytes(job.segmenter.info, height, width) - fixed
-            limits.append(int((limit_bytes(self._memory) - fixed) // of_each))
+            limits.append(int((limit_bytes(memory) - fixed) // of_each))
         return max(1, min(limits))
 
     def _run(self, jobs: list[Job]) -> Sequence[np.ndarray | BaseException]:
@@ -180,20 +171,12 @@ class Network:
                 raise Abandoned
 
         try:
-            any_size = AnySize(
-                job.segmenter,
-                tile=job.tile,
-                overlap=job.overlap,
-                memory=self._memory,
-                say=self._say,
-                limits=job.segmenter.limits,
-            )
-            return any_size(job.image, job.valid, progress=check)
+            return job.segmenter.any_size(job.image, job.valid, progress=check)
         except Exception as error:  # whatever it is, the next picture is not to suffer from it
             return error
 
 
 def _may_be_stacked(job: Job) -> bool:
     height, width = job.image.shape[:2]
-    whole = job.tile is None and surely_fits(job.segmenter, height, width)
+    whole = job.segmenter.any_size.tile is None and surely_fits(job.segmenter.whole, height, width)
     return whole and job.valid is None and job.segmenter.stacks

@@ -8,12 +8,12 @@ import socket
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from atrous.errors import AtrousError
+from atrous.inference.model_spec import ModelSpec
 from atrous.serving.app import make_app
 from atrous.serving.desk import Desk
 from atrous.serving.guard import LOCAL, Guard
@@ -31,26 +31,22 @@ MOST_HEADER_BYTES = 32 * 2**10
 
 
 def run(
-    paths: Mapping[str, Path],
+    specs: Mapping[str, ModelSpec],
     *,
     host: str,
     port: int,
     key: str | None,
     limits: Limits,
-    memory: float | None,
-    options: Mapping[str, Any],
     say: Callable[[str], object],
 ) -> None:
     """Serves models until SIGTERM or Ctrl-C; what was asked before is answered.
 
     Args:
-        paths: of the models' files, by name.
+        specs: how the models are opened, by name.
         host: to listen at.
         port: to listen at; 0 for a free one.
         key: that has to be given, or None.
         limits: of what is taken.
-        memory: GB that a picture may take; None for half of what is free.
-        options: of `Segmenter`.
         say: told what happens, in lines; the address is in the one that holds "http://".
 
     Raises:
@@ -63,11 +59,9 @@ def run(
         )
     listening = _listen(host, port)
     metrics = Metrics()
-    network = Network(memory, say, metrics.ran)
+    network = Network(metrics.ran)
     try:
-        shelf = Shelf(
-            paths, network, options, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc()
-        )
+        shelf = Shelf(specs, network, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc())
     except BaseException:
         network.close()
         listening.close()
@@ -95,7 +89,7 @@ def run(
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     for model in shelf:
         engine = model.segmenter.engine
-        say(f"{model.name}: {model.path} on {engine.name}, {engine.device}, {engine.precision}")
+        say(f"{model.name}: {model.spec.path} on {engine.name}, {engine.device}, {engine.precision}")
     listening.listen(connections)
     # Uvicorn listens to signals only while it runs, and then raises the one again that ended it.
     before = {kind: signal.signal(kind, server.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}

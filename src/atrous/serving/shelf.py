@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from atrous.errors import AtrousError, unknown_name
+from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
 from atrous.serving.network import Job, Network
 
@@ -28,12 +29,16 @@ class Look:
         flip: see `Segmenter`.
         crf: settings in words, or None.
         range: see `Segmenter`.
+        tile: see `Segmenter`.
+        overlap: see `Segmenter`.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     crf: str | None = None
     range: tuple[float, ...] | None = None
+    tile: int | None = None
+    overlap: int | None = None
 
 
 @dataclass(eq=False)
@@ -42,7 +47,7 @@ class Model:
 
     Args:
         name: under which it is served.
-        path: its file.
+        spec: how it is opened.
         stamp: what tells this version of the file from others.
         segmenter: that runs it.
 
@@ -51,7 +56,7 @@ class Model:
     """
 
     name: str
-    path: Path
+    spec: ModelSpec
     stamp: str
     segmenter: Segmenter
     loaded: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -64,16 +69,15 @@ class Model:
         """
         if look == Look():
             return self.segmenter
-        return self.segmenter.looking(scales=look.scales, flip=look.flip, crf=look.crf, range=look.range)
+        return self.segmenter.looking(**asdict(look))
 
 
 class Shelf:
     """All models that are served, by name.
 
     Args:
-        paths: of model files or exported files, by name.
+        specs: how the models are opened, by name.
         network: that runs them.
-        options: of `Segmenter`: engine, device, precision.
         say: told when a model was replaced, or could not be.
         reloaded: told the name, and whether it went well.
 
@@ -83,14 +87,13 @@ class Shelf:
 
     def __init__(
         self,
-        paths: Mapping[str, Path],
+        specs: Mapping[str, ModelSpec],
         network: Network,
-        options: Mapping[str, Any],
         say: Callable[[str], object] = lambda line: None,
         reloaded: Callable[[str, bool], object] = lambda name, well: None,
     ) -> None:
-        self._network, self._options, self._say, self._reloaded = network, options, say, reloaded
-        self._models = {name: self._load(name, path) for name, path in paths.items()}
+        self._network, self._say, self._reloaded = network, say, reloaded
+        self._models = {name: self._load(name, spec) for name, spec in specs.items()}
         self.failures: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._end = threading.Event()
@@ -115,9 +118,9 @@ class Shelf:
         self._end.set()
         self._watcher.join()
 
-    def _load(self, name: str, path: Path) -> Model:
-        stamp = stamp_of(path)
-        model = Model(name, path, stamp, Segmenter(path, **self._options))
+    def _load(self, name: str, spec: ModelSpec) -> Model:
+        stamp = stamp_of(spec.path)
+        model = Model(name, spec, stamp, spec.open(self._say))
         # The first picture takes longest; it shall not be a person's, nor run beside the network's own thread.
         channels = len(model.segmenter.info.preprocessing.mean)
         picture = model.segmenter.prepare(np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype))
@@ -128,7 +131,7 @@ class Shelf:
         before: dict[str, str] = {}
         while not self._end.wait(POLL_SECONDS):
             for name, model in list(self._models.items()):
-                stamp = stamp_of(model.path)
+                stamp = stamp_of(model.spec.path)
                 settled = before.get(name) == stamp  # a file that is still being copied has another the next time
                 before[name] = stamp
                 if stamp == model.stamp:  # the file that is served is back
@@ -136,12 +139,12 @@ class Shelf:
                     self._refused.pop(name, None)
                 if stamp in ("", model.stamp, self._refused.get(name)) or not settled:
                     continue
-                self._replace(name, model.path, stamp)
+                self._replace(name, model.spec, stamp)
 
-    def _replace(self, name: str, path: Path, stamp: str) -> None:
+    def _replace(self, name: str, spec: ModelSpec, stamp: str) -> None:
         """Takes the new version, or keeps the present one and says why."""
         try:
-            self._models[name] = self._load(name, path)
+            self._models[name] = self._load(name, spec)
         except Exception as error:  # the present version goes on, whatever is wrong with the new one
             reason = str(error) if isinstance(error, AtrousError) else f"{type(error).__name__}: {error}"
             self.failures[name], self._refused[name] = reason, stamp
@@ -149,7 +152,7 @@ class Shelf:
             self._reloaded(name, False)
             return
         self.failures.pop(name, None)
-        self._say(f"{name}: replaced by the new version of {path}")
+        self._say(f"{name}: replaced by the new version of {spec.path}")
         self._reloaded(name, True)
 
 

@@ -1,0 +1,88 @@
+"""Where tiles of a picture begin, so that a network samples the same pixels in a tile as in the whole picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from atrous.inference.tiles import GRID, Tile, overlap_of, plan
+from atrous.models.info import Preprocessing, aligned_side
+
+#: Largest denominators of the scales as fractions for which a grid is looked for: exact ones first, 0.35 = 7/20.
+DENOMINATORS = (1000, 20, 4, 1)
+
+
+class TileGrid:
+    """The places and overlaps of tiles, for one model and the scales at which it looks at pictures.
+
+    Args:
+        preprocessing: of the model.
+        scales: at which the network looks at a picture.
+        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, scales: Sequence[float], overlap: int | None) -> None:
+        self._enlarge, self._overlap = preprocessing.enlarge, overlap
+        self._resized = preprocessing.aligned or preprocessing.enlarge != 1.0
+        self._one_scale = tuple(scales) == (1.0,)
+        # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
+        factors = [preprocessing.enlarge * scale for scale in scales]
+        self._steps = [
+            GRID * math.lcm(*(Fraction(factor).limit_denominator(most).denominator for factor in factors))
+            for most in DENOMINATORS
+        ]
+
+    def overlap_of(self, tile: int) -> int:
+        """Pixels that neighbouring tiles of this size share."""
+        return overlap_of(tile, self._overlap)
+
+    def step_for(self, tile: int) -> int:
+        """Multiples at which tiles of this size begin: the most exact ones for the scales that leave room to step."""
+        room = tile - self.overlap_of(tile)
+        return next((step for step in self._steps if step <= room), GRID)
+
+    def seen(self, height: int, width: int) -> tuple[int, int] | None:
+        """The sides that the network sees of a whole picture, where it sees it resized and at one scale."""
+        if not (self._one_scale and self._resized):
+            return None
+        return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
+
+    def plan(self, height: int, width: int, tile: int, overlap: int | None = None) -> list[Tile]:
+        """The tiles of a picture, row by row; see `tiles.plan`.
+
+        Args:
+            height: of the picture, in pixels.
+            width: of the picture, in pixels.
+            tile: in pixels.
+            overlap: in pixels; None for that of tiles of this size.
+        """
+        overlap = self.overlap_of(tile) if overlap is None else overlap
+        return plan(height, width, tile, overlap, self.step_for(tile), self.seen(height, width))
+
+    def warning(self, tile: int, name: str) -> str | None:
+        """A sentence where tiles of this size do not lie on the network's grid, so that the mask differs; else None.
+
+        Args:
+            tile: in pixels.
+            name: of the picture.
+        """
+        if self.seen(1, 1) is not None:
+            return None
+        if self.step_for(tile) != self._steps[0]:
+            why = f"at these scales; tiles of {self._least_on_grid()} px or more do"
+        elif self._resized:
+            why = "at these scales, because this model sees pictures resized to 32k + 1 px"
+        else:
+            return None
+        return (
+            f"{name}: tiles of {tile} px do not lie on the network's grid {why}. The mask differs from that of the "
+            "whole picture; it differed in 2.9 % of the pixels of one test picture."
+        )
+
+    def _least_on_grid(self) -> int:
+        """The smallest tile, a multiple of 32 px, that leaves a step of the most exact grid beside its overlap."""
+        tile = self._steps[0]
+        while tile - self.overlap_of(tile) < self._steps[0]:
+            tile += GRID
+        return tile

@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from atrous.data.geotiff import CACHE_MB, GeoTiffSource
+from atrous.data.sources.geotiff import CACHE_MB, GeoTiffSource
 
 TILE, OVERLAP = 768, 128
 LAYOUTS = {

@@ -52,6 +52,8 @@ COUNTS = {
 }
 #: Megabytes that the large pictures may take at once, beyond what the server takes at work.
 MOST_MEGABYTES = 4_000
+#: Honest pictures after which memory is that of a server at work; the largest attack gets as many answers.
+HONEST = 10_000
 Statuses = collections.Counter
 
 
@@ -131,9 +133,9 @@ class Attack:
         rng = np.random.default_rng(1)
         contents = [
             encoded(rng.integers(0, 255, (*map(int, rng.integers(1, 100, 2)), 3), dtype=np.uint8), "PNG")
-            for _ in range(500)
+            for _ in range(HONEST)
         ]
-        self._send(contents * 3)
+        self._send(contents)
         self.still_well()
         self.resident = self.server.resident
         return self.resident

@@ -13,17 +13,18 @@ import atrous
 SOURCE = Path(atrous.__file__).parent
 
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
-LOW = {"arguments", "errors", "json_yaml", "forks", "atomic_write", "logger", "picture_marks", "outputs"}
+LOW = {"arguments", "errors", "inputs", "json_yaml", "forks", "atomic_write", "logger", "picture_marks", "outputs"}
 ALLOWED = {
     "errors": set(),
     "arguments": {"errors"},
     "json_yaml": {"errors"},
+    "inputs": {"arguments", "errors"},
     "forks": {"errors"},
     "atomic_write": {"errors"},
     "picture_marks": set(),
     "file_lock": set(),
     "logger": set(),
-    "outputs": {"errors", "json_yaml", "atomic_write", "picture_marks"},
+    "outputs": {"errors", "inputs", "json_yaml", "atomic_write", "picture_marks"},
     "console": LOW,
     "fonts": {"logger"},
     "charts": LOW | {"fonts"},

@@ -7,6 +7,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -72,7 +73,7 @@ def test_round_trip(tmp_path, arguments, memory_format):
     channels = model.info.arguments["in_channels"]
     model.info = dataclasses.replace(
         model.info,
-        preprocessing=dataclasses.replace(model.info.preprocessing, dtype="uint16", enlarge=1.5),
+        preprocessing=dataclasses.replace(model.info.preprocessing.with_image(dtype="uint16"), enlarge=1.5),
         raw=tuple((-index, 300 + index) for index in range(len(model.info.classes))),
         scores={"val": {"miou": 0.25, "dice": None}},
     )
@@ -142,7 +143,7 @@ def test_one_flipped_bit_in_the_weights(path, original, where):
         ('\\"output_stride\\": 16', '\\"output_stride\\": 32'),
         ('\\"num_classes\\": 3', '\\"num_classes\\": 4'),
         ('\\"deeplabv3plus\\"', '\\"deeplabv9plus\\"'),
-        ('\\"format_version\\": 1', '\\"format_version\\": 2'),
+        ('\\"format_version\\": 2', '\\"format_version\\": 3'),
         ('\\"aspp_conv\\"', '\\"aspp_CONV\\"'),
         ('\\"backbone\\": \\"mobilenetv2_035\\"', '\\"backbone\\": \\"mobilenetv2_050\\"'),
         ('{\\"architecture\\"', '[\\"architecture\\"'),
@@ -163,6 +164,21 @@ def with_arguments(path: Path, **arguments) -> None:
     info = json.dumps(record)
     header["__metadata__"] |= {"atrous": info, "sha256": _digest(info, load_file(path))}
     path.write_bytes(with_header(header, weights))
+
+
+def test_a_file_of_format_1_gives_the_same_masks(path):
+    """Files of other versions load for ever: their records know one picture, with one mean for each channel."""
+    picture = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    expected = atrous.Segmenter(path, engine="torch", precision="float32")(picture).mask
+    header, weights = header_of(path.read_bytes())
+    record = json.loads(header["__metadata__"]["atrous"])
+    (image,) = record["preprocessing"].pop("inputs")
+    record["preprocessing"] |= {name: image[name] for name in ("mean", "std", "dtype", "pages")}
+    info = json.dumps({**record, "format_version": 1})
+    header["__metadata__"] |= {"atrous": info, "sha256": _digest(info, load_file(path))}
+    path.write_bytes(with_header(header, weights))
+    segmenter = atrous.Segmenter(path, engine="torch", precision="float32")
+    assert (segmenter(picture).mask == expected).all() and segmenter.info.format_version == 2
 
 
 def test_a_record_that_asks_for_a_network_of_all_memory_gets_none(path):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from atrous.arguments import checked
 from atrous.errors import AtrousError
+from atrous.inputs import IMAGE, Input, usual_colors
 from atrous.models import SegmentationModel, build
+from atrous.models.info import Preprocessing
 from atrous.weights.pretrained import load_pretrained_backbone
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Dataset
+    from atrous.data.input_files import InputFiles
+    from atrous.data.pixels import PictureKind
     from atrous.learning.recipe import Recipe
 
 
@@ -62,7 +67,7 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
 
     from atrous import model_file
     from atrous.console import console
-    from atrous.data.statistics import channel_statistics, kind_of_pictures
+    from atrous.data.statistics import kind_of_input, kind_of_pictures
     from atrous.learning.transfer import start_from
     from atrous.models.same_padding import pads_unevenly
 
@@ -74,7 +79,10 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         in_channels=recipe.model.in_channels,
     )
     table, init = dataset.classes, recipe.model.init
-    channels = recipe.model.in_channels or kind.channels
+    splits = (recipe.data.train, recipe.data.val)
+    further = [kind_of_input(dataset, one.name, splits) for one in dataset.inputs[1:]]
+    image_channels = recipe.model.in_channels or kind.channels
+    channels = image_channels + sum(one.channels for one in further)
     for note in () if recipe.data.check or not fresh else notes:  # the doctor has told them
         console.print(f"[yellow]note[/] {escape(note)}")
     owned: dict[str, Any] = {
@@ -91,11 +99,12 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     if fresh and "align_corners" not in arguments:
         arguments["align_corners"] = _pads_unevenly(recipe.model.architecture, arguments)
     model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
-    seen: dict[str, Any] = {"enlarge": recipe.train.enlarge, "aligned": pads_unevenly(model), "dtype": kind.dtype}
-    seen["pages"] = recipe.data.pages
+    given = model.info.preprocessing
+    kinds = [replace(kind, channels=image_channels), *further]
+    inputs = _inputs(dataset.inputs, kinds, given.mean, given.std, recipe.data.pages)
     model.info = replace(
         model.info,
-        preprocessing=replace(model.info.preprocessing, **seen),
+        preprocessing=Preprocessing(inputs, enlarge=recipe.train.enlarge, aligned=pads_unevenly(model)),
         classes=table.names,
         colors=table.colors,
         raw=table.raw,
@@ -109,10 +118,59 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
             f"data.statistics is pretrained, whose means are for 8-bit pictures, 0–255, and these hold {kind.dtype}: "
             "use fit, which measures them, or auto."
         )
-    if fresh and (statistics == "fit" or (statistics == "auto" and kind.dtype != "uint8")):
-        mean, std = channel_statistics(dataset, recipe.data.train, channels, recipe.data.pages)
-        model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, mean=mean, std=std))
+    if fresh:
+        fitted = statistics == "fit" or (statistics == "auto" and kind.dtype != "uint8")
+        measured = [
+            _measured(dataset, recipe.data.train, one)
+            if one.normalize != "per_image" and (fitted or one.window or one is not inputs[0])
+            else one
+            for one in model.info.preprocessing.inputs
+        ]
+        model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, inputs=tuple(measured)))
     return model
+
+
+def _inputs(
+    described: Sequence[InputFiles],
+    kinds: Sequence[PictureKind],
+    mean: Sequence[float],
+    std: Sequence[float],
+    pages: Any,
+) -> tuple[Input, ...]:
+    """What the model takes: of each input what the dataset says of it, and what its files are."""
+    found, first = [], 0
+    for one, kind in zip(described, kinds, strict=True):
+        own = slice(first, first + kind.channels)
+        first += kind.channels
+        alone = one.normalize == "per_image"
+        dtype = "float32" if alone else kind.dtype
+        image = one.name == IMAGE
+        usual = usual_colors(kind.channels, kind.dtype) if image else 0
+        found.append(
+            Input(
+                (0.0,) * kind.channels if alone else tuple(mean[own]),
+                (1.0,) * kind.channels if alone else tuple(std[own]),
+                name=one.name,
+                dtype=dtype,  # pyright: ignore[reportArgumentType] (of a header)
+                pages=pages if image else "first",
+                bands=one.bands,
+                wavelengths=one.wavelengths,
+                unit=one.unit,
+                missing=one.missing,
+                colors=usual if one.colors is None else one.colors,
+                normalize=one.normalize,  # pyright: ignore[reportArgumentType] (it is checked there)
+                window=one.window,
+            )
+        )
+    return tuple(found)
+
+
+def _measured(dataset: Dataset, split: str, one: Input) -> Input:
+    """The input, normalised by the mean and deviation of its training files."""
+    from atrous.data.statistics import channel_statistics
+
+    mean, std = channel_statistics(dataset, split, one)
+    return replace(one, mean=mean, std=std)
 
 
 def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:

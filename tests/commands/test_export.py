@@ -183,7 +183,7 @@ def test_ties_count_as_equal_and_errors_do_not(original):
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_drawn_pictures_fit_the_model(dtype):
-    preprocessing = models.Preprocessing((100.0,) * 5, (50.0,) * 5, dtype=dtype)
+    preprocessing = models.Preprocessing.of_pictures((100.0,) * 5, (50.0,) * 5, dtype=dtype)
     image = draw((40, 61), preprocessing)
     assert image.shape == (40, 61, 5)
     assert image.dtype == (np.uint8 if dtype == "uint8" else np.float32)

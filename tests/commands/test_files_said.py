@@ -141,7 +141,7 @@ def test_stacked_pages_are_trained_and_predicted(tmp_path):
     assert doctor(root, pages="channels") == 0
     run = train(recipe_for(root, pages="channels"), out=tmp_path / "run")
     info = read_info(run / "best.safetensors")
-    assert info.preprocessing.pages == "channels"
+    assert info.preprocessing.image.pages == "channels"
     assert len(info.preprocessing.mean) == 3
     with warnings.catch_warnings(action="error", category=PictureWarning):
         masks = predict(run / "best.safetensors", [root / "images"], out=tmp_path / "out")

@@ -28,6 +28,7 @@ from atrous.data.labels import ClassTable
 from atrous.data.readiness import few_pictures_note
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
+from atrous.inputs import Input
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
 from atrous.learning.step import TrainingStep
 
@@ -294,7 +295,7 @@ def test_statistics_of_8_bits_are_refused_for_deeper_pictures(tiny, fresh_shapes
 
 
 def test_channel_statistics_are_numpys(shapes):
-    mean, std = channel_statistics(open_dataset(shapes), "train", 3)
+    mean, std = channel_statistics(open_dataset(shapes), "train", Input((0.0,) * 3, (1.0,) * 3))
     pixels = np.concatenate(
         [np.asarray(Image.open(path)).reshape(-1, 3) for path in sorted((shapes / "images").glob("train_*"))]
     )

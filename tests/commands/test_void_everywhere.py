@@ -137,7 +137,7 @@ def test_the_doctor_and_train_know_no_nan(run, data, filler):
         assert np.isfinite(json.loads(line, parse_constant=pytest.fail).get("loss", 0))
     preprocessing = atrous.load(run / "best.safetensors").info.preprocessing
     assert len(preprocessing.mean) == (4 if filler in FOUR_BANDS else 3)
-    assert preprocessing.pages == ("channels" if filler == "pages" else "first")
+    assert preprocessing.image.pages == ("channels" if filler == "pages" else "first")
 
 
 def test_evaluate_and_calibrate_count_the_masks_of_predict(run, data, masks):

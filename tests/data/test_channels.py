@@ -13,7 +13,7 @@ from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.pictures import read_kind, read_pixels
-from atrous.data.pixels import Pixels, gives_channels
+from atrous.data.pixels import StoredPixels, gives_channels
 from atrous.errors import AtrousError
 from atrous.learning.processes import the_processes
 from atrous.learning.recipe import Recipe, to_recipe
@@ -52,7 +52,7 @@ def recipe_for(root: Path, in_channels: int | None = None, check: bool = False, 
 
 @pytest.mark.parametrize(("bands", "alpha"), [*((bands, None) for bands in range(1, 7)), (2, 1), (4, 3), (5, 4)])
 def test_what_is_said_to_give_channels_does(bands, alpha):
-    pixels = Pixels(np.ones((2, 3, bands), np.uint8), alpha=alpha)
+    pixels = StoredPixels(np.ones((2, 3, bands), np.uint8), alpha=alpha)
     for wanted in range(1, 8):
         try:
             gives = pixels.for_model(wanted)[0].shape[2] == wanted

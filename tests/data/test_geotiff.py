@@ -3,8 +3,8 @@ import sys
 import numpy as np
 import pytest
 
-from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, needs_windows
 from atrous.data.labels import ClassTable
+from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, needs_windows
 from atrous.errors import AtrousError
 
 rasterio = pytest.importorskip("rasterio")

@@ -5,6 +5,7 @@ from PIL import Image
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.data.statistics import channel_statistics, class_pixels
+from atrous.inputs import Input
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def dataset(tmp_path):
 
 
 def test_channels_against_all_pixels_at_once(dataset):
-    mean, std = channel_statistics(dataset, "train", 3)
+    mean, std = channel_statistics(dataset, "train", Input((0.0,) * 3, (1.0,) * 3))
     pixels = np.concatenate([dataset.read(item).image.reshape(-1, 3) for item in dataset.split("train")])
     np.testing.assert_allclose(mean, pixels.mean(0))
     np.testing.assert_allclose(std, pixels.std(0))
@@ -33,7 +34,7 @@ def test_channels_against_all_pixels_at_once(dataset):
 def test_a_constant_channel_has_a_usable_deviation(dataset):
     for item in dataset.split("train"):
         Image.fromarray(np.full((7, 9), 50, np.uint8)).save(item.image)
-    assert channel_statistics(dataset, "train", 1) == ((50.0,), (1.0,))
+    assert channel_statistics(dataset, "train", Input((0.0,), (1.0,))) == ((50.0,), (1.0,))
 
 
 def test_class_pixels_are_those_of_the_labels(dataset):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from atrous.data.decoding import TooLarge
-from atrous.data.geotiff import GeoTiffSource
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import (
     decode_pixels,
@@ -22,6 +21,7 @@ from atrous.data.pictures import (
     read_pixels,
     read_raw_mask,
 )
+from atrous.data.sources.geotiff import GeoTiffSource
 from atrous.data.tiff import TiffPicture
 from atrous.errors import AtrousError
 

@@ -32,7 +32,7 @@ def make(
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         elif name.endswith("bias") and parameter.shape[0] == model.info.arguments["num_classes"]:
             torch.nn.init.zeros_(parameter)
-    preprocessing = replace(model.info.preprocessing, enlarge=enlarge, aligned=aligned, dtype=dtype)
+    preprocessing = replace(model.info.preprocessing.with_image(dtype=dtype), enlarge=enlarge, aligned=aligned)
     count = len(model.info.classes)
     names = tuple(f'"class" {index} <ä&道>' for index in range(count))  # nothing that XML or JSON would bend
     model.info = replace(model.info, preprocessing=preprocessing, classes=names, provenance={"note": "a\nb"})

@@ -151,7 +151,7 @@ def test_large_pictures_of_one_size_and_of_several_have_the_same_scores(monkeypa
 def test_many_channels_and_deep_pictures():
     model = used(in_channels=5)
     image = np.random.default_rng(0).normal(0, 1, (40, 50, 5)).astype(np.float32)
-    model.info = replace(model.info, preprocessing=Preprocessing((0.0,) * 5, (1.0,) * 5, dtype="float32"))
+    model.info = replace(model.info, preprocessing=Preprocessing.of_pictures((0.0,) * 5, (1.0,) * 5, dtype="float32"))
     masks = [Segmenter(model, engine=name, precision="float32")(image).mask for name in ("openvino", "torch")]
     assert (masks[0] == masks[1]).mean() > 0.999
 

@@ -73,7 +73,7 @@ def test_the_first_convolutions_normalise(architecture, backbone, arguments, pre
 
 def test_bfloat16_loses_nothing_of_the_pictures():
     model = used("deeplabv3plus", "resnet18", {})
-    told = dataclasses.replace(model.info.preprocessing, mean=(123.5, 116.5, 103.5), std=(50.0, 60.0, 70.0))
+    told = model.info.preprocessing.with_image(mean=(123.5, 116.5, 103.5), std=(50.0, 60.0, 70.0))
     model.info = dataclasses.replace(model.info, preprocessing=told)
     picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)
     prepared = prepared_pipeline(model)
@@ -85,7 +85,7 @@ def test_bfloat16_loses_nothing_of_the_pictures():
 
 def test_other_pictures_than_bytes_keep_their_mean():
     model = used("deeplabv3plus", "resnet18", {})
-    told = dataclasses.replace(model.info.preprocessing, mean=(0.48, 0.46, 0.4), std=(0.2, 0.3, 0.4), dtype="float32")
+    told = model.info.preprocessing.with_image(mean=(0.48, 0.46, 0.4), std=(0.2, 0.3, 0.4), dtype="float32")
     model.info = dataclasses.replace(model.info, preprocessing=told)
     prepared = prepared_pipeline(model)
     assert torch.equal(prepared.normalize.mean, Pipeline(model).normalize.mean)

@@ -143,9 +143,7 @@ def test_one_logit_gives_two_classes(picture):
 def test_many_channels():
     model = make(in_channels=12)
     image = np.random.default_rng(0).random((40, 50, 12)).astype(np.float32) * 255
-    model.info = dataclasses.replace(
-        model.info, preprocessing=dataclasses.replace(model.info.preprocessing, dtype="float32")
-    )
+    model.info = dataclasses.replace(model.info, preprocessing=model.info.preprocessing.with_image(dtype="float32"))
     prediction = Segmenter(model, device="cpu")(image)
     assert prediction.mask.shape == (40, 50)
     assert prediction.overlay().size == (50, 40)

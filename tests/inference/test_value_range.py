@@ -6,17 +6,18 @@ import pytest
 import torch
 
 import atrous
+from atrous.data.pixels import to_depth
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import ArraySink, ArraySource
-from atrous.inference.value_range import PictureWarning, doubt, scale_range, to_depth
+from atrous.inference.value_range import PictureWarning, doubt, scale_range
 from atrous.models.info import Preprocessing
 
 
 def model(dtype="uint8", mean=128.0, std=60.0):
     torch.manual_seed(0)
     made = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=3).eval()
-    made.info = replace(made.info, preprocessing=Preprocessing((mean,) * 3, (std,) * 3, dtype=dtype))
+    made.info = replace(made.info, preprocessing=Preprocessing.of_pictures((mean,) * 3, (std,) * 3, dtype=dtype))
     return made
 
 
@@ -121,4 +122,4 @@ def test_a_range_for_a_model_of_floats_is_refused():
 
 
 def test_an_empty_doubt_is_none():
-    assert doubt("uint16", 0, Preprocessing((1.0,), (1.0,))) is None
+    assert doubt("uint16", 0, Preprocessing.of_pictures((1.0,), (1.0,))) is None

@@ -8,9 +8,9 @@ import tifffile
 from PIL import Image
 
 import atrous
-from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.pictures import read_pixels
+from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction, visible
 from atrous.inference.segmenter import Segmenter
@@ -37,7 +37,7 @@ def test_nan_in_arrays_and_files(segmenter, tmp_path):
 def with_float(segmenter: Segmenter) -> Segmenter:
     from dataclasses import replace
 
-    segmenter.info = replace(segmenter.info, preprocessing=replace(segmenter.info.preprocessing, dtype="float32"))
+    segmenter.info = replace(segmenter.info, preprocessing=segmenter.info.preprocessing.with_image(dtype="float32"))
     return segmenter
 
 

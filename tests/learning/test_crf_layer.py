@@ -76,7 +76,7 @@ def test_one_logit_is_two_classes():
 
 def test_sixteen_bits_are_eight():
     info = make().info
-    deep = dataclasses.replace(info, preprocessing=dataclasses.replace(info.preprocessing, dtype="uint16"))
+    deep = dataclasses.replace(info, preprocessing=info.preprocessing.with_image(dtype="uint16"))
     raw, _ = batch()
     scores = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0))
     expected = CrfLayer(SETTINGS, info)(scores, raw)

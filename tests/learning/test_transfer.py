@@ -59,7 +59,7 @@ def test_a_file_does_as_well_as_a_model(tmp_path):
 
 def test_the_input_scaling_comes_along_and_the_rest_of_the_info_stays():
     model, source = make(0, classes=("a", "b", "c")), make(1, classes=("b", "c", "d"))
-    scaling = replace(source.info.preprocessing, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), enlarge=3.0)
+    scaling = replace(source.info.preprocessing.normalized_by((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), enlarge=3.0)
     source.info = replace(source.info, preprocessing=scaling)
     before = model.info
     start_from(model, source)

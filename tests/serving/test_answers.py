@@ -16,7 +16,7 @@ from atrous.serving.answers import FORMATS, Asked, form_for, rle_counts, write
 INFO = Info(
     architecture="deeplabv3",
     arguments={},
-    preprocessing=Preprocessing((0.0,) * 3, (1.0,) * 3),
+    preprocessing=Preprocessing.of_pictures((0.0,) * 3, (1.0,) * 3),
     classes=("ground", "box", "disc"),
     colors=((0, 0, 0), (220, 40, 40), (40, 60, 220)),
     raw=((0,), (7,), (300,)),

@@ -130,7 +130,7 @@ def test_a_websocket_is_refused_whatever_its_key():
     assert asked == []
 
 
-def test_a_form_is_read_beside_the_event_loop(monkeypatch):
+def test_a_form_is_read_beside_the_event_loop(monkeypatch, tmp_path):
     threads: list[threading.Thread] = []
     parse = desk.MultiPartParser.parse
 
@@ -146,11 +146,12 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch):
 
     class Asked:
         parameters = ("format",)
+        model = model(tmp_path)
 
     async def ask() -> bytes:
         made = desk.Desk((), None, desk.Limits(), Metrics())  # type: ignore[arg-type]
         try:
-            return await made._picture_in(Request(), content, Asked())  # type: ignore[arg-type]
+            return (await made._files_in(Request(), content, Asked()))[0]  # type: ignore[arg-type]
         finally:
             made.close()
 

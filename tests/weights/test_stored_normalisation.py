@@ -14,7 +14,7 @@ from atrous.weights.stored_normalisation import applied, pairs
 
 smp = pytest.importorskip("segmentation_models_pytorch")
 
-OWN = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+OWN = Preprocessing.of_pictures((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 @cache
@@ -89,7 +89,7 @@ def test_what_cannot_be_used_is_named(tensors, said):
 
 
 def test_a_configuration_counts_over_them_and_the_note_names_both():
-    told = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    told = Preprocessing.of_pictures((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     adapted = found({"mean": row(50, 60, 70), "std": row(9, 9, 9)}, told, told=True)
     assert adapted.preprocessing == told
     assert "50, 60, 70" in adapted.notes[0]

@@ -123,6 +123,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tilin
                     "name": item.name,
                     "image": str(item.image.resolve()),
                     "mask": str(item.mask.resolve()) if item.mask else None,
+                    **({"more": [str(path.resolve()) for path in item.more]} if item.more else {}),
                     "miou": number(one.miou),
                     "pixel_accuracy": number(one.pixel_accuracy),
                     "mistakes": largest_mistakes(one.counts),
@@ -147,9 +148,8 @@ def any_size_of(
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:
-    """Reads a dataset's items with the channels and pages that a model takes."""
-    preprocessing = segmenter.info.preprocessing
-    return dataset.taking(len(preprocessing.mean), preprocessing.pages).read
+    """Reads a dataset's items with the inputs that a model takes."""
+    return dataset.taking_inputs(segmenter.info.preprocessing.inputs).read
 
 
 def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:

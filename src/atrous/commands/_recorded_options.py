@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from atrous.data.input_files import input_folders
 from atrous.inference.engine import ENGINES
 from atrous.inference.exported import is_exported
 from atrous.model_file import sha256_of
@@ -37,6 +38,11 @@ def measured_layout(run: Run) -> str | None:
     return run.evaluation.get("layout") or (settings.get("layout") if trained_on_it else None)
 
 
+def measured_inputs(run: Run) -> dict[str, str]:
+    """The folders of further inputs, by name, that were given when the data set was measured."""
+    return input_folders(run.evaluation.get("input") or [])
+
+
 def segmenter_options(run: Run) -> dict[str, Any]:
     """The arguments of a `Segmenter` that gives the masks which were measured."""
     recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name)}
@@ -62,6 +68,8 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
     words += ["--split", recorded.get("split") or "val"]
     if recorded.get("layout"):
         words += ["--layout", recorded["layout"]]
+    if recorded.get("input"):
+        words += ["--input", ",".join(recorded["input"])]
     options = segmenter_options(run)
     if options.get("engine", "torch") != "torch":
         words += ["--engine", options["engine"]]

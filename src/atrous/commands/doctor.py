@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from atrous.console import console, progress_bar, write_json
 from atrous.data.dataset import CLASSES_FILE
 from atrous.data.examine import Diagnosis, examine, open_to_examine
 from atrous.data.findings import Finding
+from atrous.data.input_files import input_folders
 from atrous.errors import AtrousError, counted
 from atrous.outputs import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
 
@@ -35,6 +37,7 @@ def doctor(
     val: str = "val",
     pages: Literal["first", "channels"] = "first",
     in_channels: int | None = None,
+    input: list[str] | None = None,
     write_classes: bool = False,
     json: Path | None = None,
     pictures: Path | None = None,
@@ -50,6 +53,7 @@ def doctor(
         val: split that it would choose the best weights on.
         pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
         in_channels: channels that the model takes; by default what the training pictures have.
+        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         json: JSON file to write the findings to.
         pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and doubtful
@@ -68,6 +72,7 @@ def doctor(
         _check_no_table(table)
     if pictures is not None:
         check_is_folder("pictures", pictures)
+    inputs = input_folders(input or [])
     dataset = open_to_examine(data, layout)[0] if pictures is not None else None
     planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []
     check_outputs(
@@ -76,7 +81,16 @@ def doctor(
         [("the data set", data)],
         overwrite=overwrite,
     )
-    asked = partial(examine_with_progress, data, layout, train=train, val=val, pages=pages, in_channels=in_channels)
+    asked = partial(
+        examine_with_progress,
+        data,
+        layout,
+        train=train,
+        val=val,
+        pages=pages,
+        in_channels=in_channels,
+        inputs=inputs,
+    )
     diagnosis = asked()
     if write_classes:
         path = _write_proposal(diagnosis)
@@ -104,6 +118,7 @@ def examine_with_progress(
     val: str = "val",
     pages: str = "first",
     in_channels: int | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Examine a dataset behind a progress bar with the time left; see ``examine``."""
     # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
@@ -118,6 +133,7 @@ def examine_with_progress(
             val=val,
             pages=pages,
             in_channels=in_channels,
+            inputs=inputs,
         )
 
 

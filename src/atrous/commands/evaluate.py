@@ -31,6 +31,7 @@ from atrous.commands._measurement import (
 from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.file_kinds import kinds_of
+from atrous.data.input_files import input_folders
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, counted
 from atrous.inference.exported import is_exported
@@ -66,6 +67,7 @@ def evaluate(
     *,
     split: str = "val",
     layout: str | None = None,
+    input: list[str] | None = None,
     json: Path | None = None,
     crf: str | None = None,
     crf_search: bool = False,
@@ -93,6 +95,7 @@ def evaluate(
         split: split to measure on.
         layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
             or nnunet; guessed when not given.
+        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
         json: JSON file to write the results to.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
@@ -144,12 +147,12 @@ def evaluate(
     tiling = Tiling(tile, overlap, memory)
     any_size_of(segmenter, tiling)  # a mistake there is named before the data is read
     warn_if_fresh(segmenter.info.provenance)
-    dataset = open_dataset(data, layout)
+    dataset = open_dataset(data, layout, inputs=input_folders(input or []))
     for note in dataset.notes:
         console.print(escape(note))
     items = dataset.split(split)
     preprocessing = segmenter.info.preprocessing
-    kinds = kinds_of((item.image for item in items), preprocessing.pages)
+    kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
     segmenter.warn_of(doubts_of_files(kinds, preprocessing))
     first = the_processes().first
     if crf_search:
@@ -164,6 +167,7 @@ def evaluate(
         "data": str(Path(data).resolve()),
         "split": split,
         **({"layout": layout} if layout else {}),
+        **({"input": input} if input else {}),
         "images": len(items),
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,

@@ -26,6 +26,7 @@ from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.commands.report import template
 from atrous.console import console, progress_bar, warn_if_fresh
+from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.labels import IGNORE_INDEX, color_table
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
@@ -78,6 +79,7 @@ def explain(
     paths: list[Path],
     *,
     out: Path = Path("explained"),
+    input: list[str] | None = None,
     classes: list[str] | None = None,
     most: int = 4,
     crf: str | None = None,
@@ -96,6 +98,7 @@ def explain(
         model: a model file.
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the page, explanation.html, and for a folder of PNGs per picture.
+        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/; files have the stems of their pictures.
         classes: names of the classes to explain; by default the largest of each mask.
         most: largest number of classes of each mask to explain, ≥ 1, where no names are given.
         crf: settings of a fully connected CRF whose masks are shown too, as in `atrous predict`.
@@ -129,6 +132,7 @@ def explain(
     )
     network = model_file.load(model).to(pick_device(device))
     warn_if_fresh(network.info.provenance)
+    scenes = SceneFiles([one.name for one in network.info.preprocessing.inputs], input_folders(input or []))
     segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf, range=range)
     chosen = None if classes is None else [_index(name, network.info.classes) for name in classes]
     shown: list[dict[str, Any]] = []
@@ -137,7 +141,7 @@ def explain(
         task = progress.add_task("explaining", total=len(pictures), note="")
         for number, (path, folder) in enumerate(zip(pictures, folders, strict=True), 1):
             try:
-                picture = segmenter.read(path)
+                picture = segmenter.read(scenes.of(path))
                 image, taken = visible(picture.shown, picture.valid), segmenter.filled(picture)
                 found = explain_picture(
                     network, taken, valid=picture.valid, classes=chosen, most=most, crf=segmenter.crf

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,14 @@ from atrous.atomic_write import atomic_path
 from atrous.commands._measurement import measure, prepared, reader_for
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset, open_dataset
-from atrous.data.pictures import read_pixels
-from atrous.data.pixels import fill_missing
+from atrous.data.input_files import SceneFiles, input_folders
+from atrous.data.pixels import fill_missing, to_depth
+from atrous.data.sources.scene import read_scene
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference import deployed, exported, quantised
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.value_range import to_depth
 from atrous.learning.crf_search import evenly
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
@@ -77,6 +77,7 @@ def export(
     scores: bool = False,
     half: bool = False,
     check: Path | None = None,
+    input: list[str] | None = None,
     int8: bool = False,
     calibrate: Path | None = None,
     max_drop: float = 0.5,
@@ -92,6 +93,7 @@ def export(
         scores: also give the low-resolution scores, which scales, flips and the CRF need.
         half: store the weights in 16 bits (openvino only): half the file, nearly the same masks.
         check: a picture or a folder of pictures to compare on; drawn ones when not given.
+        input: folders of further inputs of these pictures, NAME=FOLDER,… such as depth=depth/.
         int8: compute in 8-bit whole numbers (openvino and onnx only), a quarter of the file and in OpenVINO faster;
             both files are measured on `calibrate`.
         calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores from
@@ -125,7 +127,7 @@ def export(
     dataset = _check_int8(format, half, calibrate, max_drop) if int8 else None
     module = model_file.load(model)
     warn_if_fresh(module.info.provenance)
-    images = _check_images(check, module.info.preprocessing)
+    images = _check_images(check, module.info.preprocessing, input_folders(input or []))
     program = deployed.trace(module, with_scores=scores)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -243,13 +245,13 @@ def _is_ours(out: Path) -> bool:
     return True
 
 
-def _check_images(check: Path | None, preprocessing: Preprocessing) -> list[np.ndarray]:
+def _check_images(check: Path | None, preprocessing: Preprocessing, folders: Mapping[str, str]) -> list[np.ndarray]:
     """Pictures at every size of `SIZES`: those given, or drawn."""
     if check is None:
         return [draw(size, preprocessing) for size in SIZES]
-    images = []
+    images, scenes = [], SceneFiles([one.name for one in preprocessing.inputs], folders)
     for path in find_pictures([check])[:MOST_CHECKED]:
-        image, valid = read_pixels(path, preprocessing.pages).for_model(len(preprocessing.mean))
+        image, valid, _ = read_scene(list(scenes.of(path).values()), preprocessing.inputs)
         image = fill_missing(to_depth(image, preprocessing.dtype), valid, preprocessing.mean)
         for height, width in SIZES:
             rows = np.linspace(0, image.shape[0] - 1, height).round().astype(int)

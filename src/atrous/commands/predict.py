@@ -22,6 +22,7 @@ from rich.markup import escape
 from atrous.arguments import checked
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.file_kinds import kinds_of
+from atrous.data.input_files import input_folders
 from atrous.data.read_ahead import in_background
 from atrous.errors import SomeInputsFailed, counted
 from atrous.inference.jobs import Job, Record, Worker, plan, summarise
@@ -46,6 +47,7 @@ def predict(
     paths: list[Path],
     *,
     out: Path = Path("predictions"),
+    input: list[str] | None = None,
     overlay: bool = False,
     raw: bool = False,
     crf: str | None = None,
@@ -68,6 +70,7 @@ def predict(
         model: a model file.
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the masks, named like the pictures with .png; GeoTIFFs' masks are GeoTIFFs, .tif.
+        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/; files have the stems of their pictures.
         overlay: also write each picture with its mask's colours over it and their names below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
@@ -114,12 +117,21 @@ def predict(
     also = [json_output("json", json)]
     with _processes() as processes, no_empty_folder(out):
         jobs = processes.by_first(
-            lambda: plan(paths, out, spec, raw=raw, overlay=overlay, overwrite=overwrite, also=also)
+            lambda: plan(
+                paths,
+                out,
+                spec,
+                inputs=input_folders(input or []),
+                raw=raw,
+                overlay=overlay,
+                overwrite=overwrite,
+                also=also,
+            )
         )
         worker = Worker(spec, note)
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
-        kinds = kinds_of([job.picture for job in own], preprocessing.pages)
+        kinds = kinds_of([job.picture for job in own], preprocessing.image.pages)
         worker.segmenter.warn_of(doubts_of_files(kinds, preprocessing))
         parts = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*parts) for record in turn if record is not None]

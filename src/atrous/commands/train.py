@@ -33,6 +33,7 @@ from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.readiness import few_pictures_note, obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
+from atrous.data.transforms import color_channels
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.segmenter import Segmenter
@@ -180,10 +181,16 @@ def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Re
 
 
 def _samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:
-    mean, pages = model.info.preprocessing.mean, model.info.preprocessing.pages
-    items = dataset.split(recipe.data.train)
-    taken = dataset.taking(len(mean), pages)
-    return AugmentedSamples(taken, items, recipe.augment, channels=len(mean), seed=recipe.seed, fill=mean)
+    preprocessing = model.info.preprocessing
+    return AugmentedSamples(
+        dataset.taking_inputs(preprocessing.inputs),
+        dataset.split(recipe.data.train),
+        recipe.augment,
+        channels=preprocessing.channels,
+        seed=recipe.seed,
+        fill=preprocessing.mean,
+        colors=color_channels(preprocessing.inputs),
+    )
 
 
 class _Validate:
@@ -214,9 +221,10 @@ class _Validate:
             **confusion.summary(),
         )
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
+        taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
             with suppressed(PictureWarning):  # the doctor has told it
-                shown = segmenter(item.image).overlay()
+                shown = segmenter(taken.scene(item)).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""
         weights = " of the averaged weights" if self.recipe.train.ema else ""
@@ -254,7 +262,7 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
     doctor: dict[str, Any] = {}
     if data.check:
         counted, doctor = processes.by_first(lambda: _examined(data, in_channels))
-    dataset = open_dataset(data.root, data.layout)
+    dataset = open_dataset(data.root, data.layout, inputs=data.inputs)
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}
@@ -277,7 +285,13 @@ def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
 def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
     """The pixels of each class by split, of data without errors, and the whole diagnosis; its warnings are printed."""
     diagnosis = examine_with_progress(
-        Path(data.root), data.layout, train=data.train, val=data.val, pages=data.pages, in_channels=in_channels
+        Path(data.root),
+        data.layout,
+        train=data.train,
+        val=data.val,
+        pages=data.pages,
+        in_channels=in_channels,
+        inputs=data.inputs,
     )
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:
@@ -311,6 +325,7 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
             dataset.root,
             split=recipe.data.val,
             layout=dataset.layout,
+            input=[f"{name}={folder}" for name, folder in recipe.data.inputs.items()],
             json=run / "evaluation.json",
             overwrite=True,  # was asked for before the work
             crf="model" if recipe.crf.trainable else None,

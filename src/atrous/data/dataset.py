@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from atrous.arguments import checked, checked_fields
+from atrous.data.input_files import (
+    INPUTS_FILE,
+    PICTURES_ALONE,
+    FilesBeside,
+    InputFiles,
+    read_input_files,
+    with_folders,
+)
 from atrous.data.label_exports import label_export_told
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
 from atrous.data.mask_names import single_labels_note
 from atrous.data.palettes import as_colors, palettes_differ
 from atrous.data.passed_over import passed_over_notes
-from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask, read_pixels
+from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask
 from atrous.data.sample import Sample
+from atrous.data.sources.scene import read_picture_pixels, read_scene
+from atrous.data.sources.source import Pixels
 from atrous.data.split_names import canonical_split
 from atrous.data.unread_folders import unread_folder_notes
 from atrous.errors import AtrousError, shown, unknown_name
+from atrous.inputs import Input
 
 CLASSES_FILE = "classes.yaml"
 SPLIT_SEED = 0
@@ -78,6 +89,8 @@ class Dataset:
         masks_without_image: masks whose picture is missing.
         channels: C that a model takes of the pictures; None for all bands that are no alpha.
         pages: of TIFFs with several, "first" or "channels".
+        inputs: where the files of each input are, the pictures first; items hold those of the others in `more`.
+        taken: what a model takes, of which `read` gives all; None for the pictures alone.
     """
 
     root: Path
@@ -88,6 +101,8 @@ class Dataset:
     masks_without_image: tuple[Path, ...] = field(default=(), repr=False)
     channels: int | None = None
     pages: str = "first"
+    inputs: tuple[InputFiles, ...] = PICTURES_ALONE
+    taken: tuple[Input, ...] | None = None
     _palette_seen: dict[int, tuple[Color, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,10 +129,31 @@ class Dataset:
         """The same dataset, whose pictures are read as a model takes them.
 
         Args:
-            channels: C that the model takes, see `Pixels.for_model`; None for all bands that are no alpha.
+            channels: C that the model takes, see `StoredPixels.for_model`; None for all bands that are no alpha.
             pages: as in `read_pixels`.
         """
         return replace(self, channels=channels, pages=pages)
+
+    @checked
+    def taking_inputs(self, inputs: Sequence[Input]) -> Dataset:
+        """The same dataset, of which all inputs are read that a model takes.
+
+        Args:
+            inputs: of the model, as `Preprocessing.inputs`.
+
+        Raises:
+            AtrousError: the dataset has no files of one of them.
+        """
+        known = [one.name for one in self.inputs]
+        for one in inputs:
+            if one.name not in known:
+                raise AtrousError(
+                    f"{self.root}: the model takes the inputs {', '.join(other.name for other in inputs)}, and the "
+                    f"dataset has {', '.join(known)}. Say where the files of {one.name} are: "
+                    f"--input {one.name}=FOLDER, or in {INPUTS_FILE}."
+                )
+        image = inputs[0]
+        return replace(self, channels=image.channels, pages=image.pages, taken=tuple(inputs))
 
     @checked
     def read(self, item: Item) -> Sample:
@@ -142,17 +178,49 @@ class Dataset:
             )
         if item.mask is None:
             raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
-        pixels = read_pixels(item.image, self.pages)
-        try:
-            image, valid = pixels.for_model(self.channels)
-        except AtrousError as error:
-            raise AtrousError(f"{item.image}: {error}") from error
+        image, valid, doubtful = self.read_image(item)
         label = self.read_label(item.mask)
         check_sizes(item, image.shape[:2], label.shape)
         if valid is not None:
             label = np.where(valid, label, np.uint8(IGNORE_INDEX))
-        doubtful = image.shape[2] != pixels.values.shape[2] and pixels.alpha_may_be_a_channel
         return Sample(image, label, item.name, valid, doubtful)
+
+    @checked
+    def read_image(self, item: Item) -> Pixels:
+        """Read what a model sees of an item: its picture, and the further inputs that `taking_inputs` asked for.
+
+        Args:
+            item: one of this dataset's.
+
+        Returns:
+            H×W×C, joined along the channels where there are several inputs, and where there are data.
+
+        Raises:
+            AtrousError: a file is missing or damaged, or inputs differ in size.
+        """
+        if self.taken is not None:
+            return read_scene([self.file_of(item, one.name) for one in self.taken], self.taken)
+        return read_picture_pixels(item.image, self.channels, self.pages)
+
+    def scene(self, item: Item) -> Path | dict[str, Path]:
+        """The files of an item that a model takes, as a `Segmenter` takes them: of several inputs a dict by name.
+
+        Args:
+            item: one of this dataset's.
+        """
+        if self.taken is None or len(self.taken) == 1:
+            return item.image
+        return {one.name: self.file_of(item, one.name) for one in self.taken}
+
+    def file_of(self, item: Item, name: str) -> Path:
+        """The file of an item's input.
+
+        Args:
+            item: one of this dataset's.
+            name: of the input, one of the dataset's.
+        """
+        index = [one.name for one in self.inputs].index(name)
+        return (item.image, *item.more)[index]
 
     @checked
     def read_label(self, mask: Path) -> np.ndarray:
@@ -190,7 +258,13 @@ class Dataset:
 
 
 @checked
-def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTable | None = None) -> Dataset:
+def open_dataset(
+    root: Path | str,
+    layout: str | None = None,
+    classes: ClassTable | None = None,
+    *,
+    inputs: Mapping[str, str] | None = None,
+) -> Dataset:
     """Find the pictures, masks, splits and classes in a folder; no picture is read yet.
 
     Args:
@@ -198,13 +272,15 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
         layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
             guess it, which the dataset's notes then say.
         classes: the class table to use instead of the dataset's own.
+        inputs: folders of further inputs by name, such as {"depth": "depth/"}, beside those of the dataset's
+            inputs.yaml; files belong to the picture of the same stem.
 
     Raises:
         AtrousError: there is no such folder or layout, the folder has no known layout, or it says nothing
             about its classes (``NoClassesError``), or one of its folders may not be read.
     """
     try:
-        return _opened(Path(root), layout, classes)
+        return _opened(Path(root), layout, classes, inputs or {})
     except PermissionError as error:
         raise AtrousError(
             f"{error.filename or root}: this folder of the dataset may not be read by you ({error.strerror}). Change "
@@ -212,7 +288,20 @@ def open_dataset(root: Path | str, layout: str | None = None, classes: ClassTabl
         ) from error
 
 
-def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Dataset:
+def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
+    """The dataset, whose items know the files of their further inputs."""
+    inputs = with_folders(read_input_files(dataset.root), folders)
+    if len(inputs) == 1:
+        return replace(dataset, inputs=inputs)
+    finders = [FilesBeside(one, dataset.root) for one in inputs[1:]]
+    splits = {
+        name: tuple(replace(item, more=tuple(finder.of(item.image) for finder in finders)) for item in items)
+        for name, items in dataset.splits.items()
+    }
+    return replace(dataset, inputs=inputs, splits=splits)
+
+
+def _opened(root: Path, layout: str | None, classes: ClassTable | None, inputs: Mapping[str, str]) -> Dataset:
     # The layouts are written in terms of this file, so they can only be imported once it is complete.
     from atrous.data.layouts import LAYOUTS
 
@@ -234,7 +323,7 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Datas
             "Rename the folders, or give the folder one level up or down."
         )
     try:
-        dataset = LAYOUTS[name].read(root, classes)
+        dataset = _with_inputs(LAYOUTS[name].read(root, classes), inputs)
     except NoPicturesError as error:
         if told := label_export_told(root):
             raise AtrousError(told) from error
@@ -242,7 +331,8 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None) -> Datas
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
     paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
     folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
-    used = [*folders, *(path.parent for path in dataset.masks_without_image)]
+    beside = {path.parent for items in dataset.splits.values() for item in items for path in item.more}
+    used = [*folders, *beside, *(path.parent for path in dataset.masks_without_image)]
     notes = (*guessed, *dataset.notes, *passed_over_notes(folders))
     return replace(dataset, notes=(*notes, *unread_folder_notes(root, used, notes)))
 

@@ -18,6 +18,7 @@ from atrous.data.dataset import Dataset, NoClassesError, open_dataset
 from atrous.data.file_findings import find_doubtful_alpha, find_void, find_what_is_not_read
 from atrous.data.file_kinds import kinds_of
 from atrous.data.findings import Finding, find_errors, find_warnings
+from atrous.data.input_findings import find_input_problems
 from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.mask_findings import (
     colors_by_palette,
@@ -112,6 +113,7 @@ def examine(
     val: str = "val",
     pages: str = "first",
     in_channels: int | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Read every picture and mask of a dataset and say what is wrong with it.
 
@@ -123,6 +125,7 @@ def examine(
         val: the split that it would choose the best weights on.
         pages: as in `read_pixels`.
         in_channels: that the model takes; None for what the training pictures have.
+        inputs: folders of further inputs by name, as in `open_dataset`.
 
     Returns:
         The diagnosis; a dataset without a class table is examined too, and one is proposed.
@@ -130,7 +133,7 @@ def examine(
     Raises:
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
-    dataset, classes = open_to_examine(root, layout)
+    dataset, classes = open_to_examine(root, layout, inputs)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
     kinds = kinds_of((item.image for item in items), pages)
     channels = _channels(dataset, kinds, train, val, in_channels)
@@ -151,12 +154,14 @@ def examine(
     pixels, ignored = _count_pixels(by_split, classes)
     images = {name: len(part) for name, part in by_split.items()}
     no_way = list(find_channels_without_a_way(dataset, by_split, train, val, in_channels))
+    input_errors, input_warnings = find_input_problems(dataset, pairs)
     errors = (
         *find_errors(dataset, pairs, classes, proposals),
         *find_blended_edges(dataset, pairs, blended),
         *(finding for unknown, finding in mixed if unknown),
         *palettes,
         *no_way,
+        *input_errors,
     )
     turned = judge_turned(pairs)
     # masks with errors have few labels, and that is said already
@@ -178,6 +183,7 @@ def examine(
             *find_assumed_names(dataset, pairs, classes),
             *find_unnamed_background(dataset, pairs, classes),
             *find_turned(dataset, turned),
+            *input_warnings,
         ),
         pixels=pixels,
         ignored=ignored,
@@ -187,12 +193,15 @@ def examine(
     )
 
 
-def open_to_examine(root: Path | str, layout: str | None = None) -> tuple[Dataset, ClassTable | None]:
+def open_to_examine(
+    root: Path | str, layout: str | None = None, inputs: Mapping[str, str] | None = None
+) -> tuple[Dataset, ClassTable | None]:
     """Open a dataset that may have no class table.
 
     Args:
         root: the dataset's folder.
         layout: as in `open_dataset`; None to guess it.
+        inputs: as in `open_dataset`.
 
     Returns:
         The dataset, and its class table; None where it has none, and then ``Dataset.classes`` means nothing.
@@ -201,11 +210,11 @@ def open_to_examine(root: Path | str, layout: str | None = None) -> tuple[Datase
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
     try:
-        dataset = open_dataset(root, layout)
+        dataset = open_dataset(root, layout, inputs=inputs)
         return dataset, dataset.classes
     except NoClassesError as error:
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
-        dataset = open_dataset(root, layout, classes=stand_in)
+        dataset = open_dataset(root, layout, classes=stand_in, inputs=inputs)
         return replace(dataset, notes=(*dataset.notes, *error.notes)), None
 
 

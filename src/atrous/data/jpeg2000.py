@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atrous.data.pixels import Pixels, as_picture_dtype
+from atrous.data.pixels import StoredPixels, as_picture_dtype
 from atrous.errors import AtrousError
 
 #: First bytes of a JP2 file (ISO/IEC 15444-1, I.5.1) and of a bare codestream.
@@ -17,7 +17,7 @@ def is_jpeg2000(start: bytes) -> bool:
     return start.startswith(JPEG2000_STARTS)
 
 
-def read_jpeg2000(content: bytes, name: object) -> Pixels:
+def read_jpeg2000(content: bytes, name: object) -> StoredPixels:
     """Decode a JPEG 2000 file, all bands in the depth it stores.
 
     Args:
@@ -34,7 +34,7 @@ def read_jpeg2000(content: bytes, name: object) -> Pixels:
     values = np.asarray(imagecodecs.jpeg2k_decode(content))
     if values.ndim == 2:
         values = values[:, :, None]
-    return Pixels(np.ascontiguousarray(as_picture_dtype(values, name)), alpha=_alpha_of(content, values.shape[2]))
+    return StoredPixels(np.ascontiguousarray(as_picture_dtype(values, name)), alpha=_alpha_of(content, values.shape[2]))
 
 
 def _codestream(content: bytes) -> bytes:

@@ -24,7 +24,7 @@ from atrous.data.pillow import (
     orientation_of,
     pixels_of_file,
 )
-from atrous.data.pixels import PictureKind, Pixels
+from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.data.tiff_page import as_nodata
@@ -113,7 +113,7 @@ def _kind_of_mode(picture: Image.Image) -> PictureKind | None:
     )
 
 
-def read_pixels(path: Path | str, pages: str = "first") -> Pixels:
+def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
     """Read a picture as `read_picture` does, with which of its pixels hold data.
 
     Args:
@@ -138,7 +138,7 @@ def read_pixels(path: Path | str, pages: str = "first") -> Pixels:
         return pixels if text is None else _with_nodata(pixels, text, path)
 
 
-def _with_nodata(pixels: Pixels, text: str, path: Path) -> Pixels:
+def _with_nodata(pixels: StoredPixels, text: str, path: Path) -> StoredPixels:
     """The pixels, with those missing that the file stores as the nodata value which GDAL keeps beside it."""
     stored = pixels.values
     if not is_jpeg2000(_start_of(path)):  # before a palette or the stretching of few bits
@@ -156,7 +156,7 @@ def _with_nodata(pixels: Pixels, text: str, path: Path) -> Pixels:
     return replace(pixels, missing=missing if missing.any() else None, alpha_hides=False)
 
 
-def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> Pixels:
+def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> StoredPixels:
     """Decode a picture that a stranger sent, as `read_pixels` reads a file.
 
     Its size is read from its header and compared before any pixel is decoded, or memory taken for one.

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from atrous.data.decoding import in_words
 from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, upright
-from atrous.data.pixels import Pixels, as_picture_dtype
+from atrous.data.pixels import StoredPixels, as_picture_dtype
 from atrous.errors import AtrousError
 
 
@@ -73,7 +73,7 @@ def deeper_than_pillow_reads(picture: Image.Image) -> bool:
     return isinstance(arguments, str) and "16" in arguments and not picture.mode.startswith("I")
 
 
-def pixels_of_file(picture: Image.Image, content: Callable[[], np.ndarray], name: Path | str) -> Pixels:
+def pixels_of_file(picture: Image.Image, content: Callable[[], np.ndarray], name: Path | str) -> StoredPixels:
     """The upright pixels of a file that Pillow opened.
 
     Args:
@@ -102,7 +102,7 @@ def frames_of(picture: Image.Image) -> int:
         return 1
 
 
-def pixels_of_picture(picture: Image.Image) -> Pixels:
+def pixels_of_picture(picture: Image.Image) -> StoredPixels:
     """The pixels of a PIL image as it stands: no EXIF orientation is applied, so a mask has the image's own size.
 
     Args:
@@ -145,10 +145,10 @@ def orientation_of(picture: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> Pixels:
+def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> StoredPixels:
     values = np.ascontiguousarray(as_picture_dtype(array if array.ndim == 3 else array[:, :, None], name))
     masked = None if alpha is None or alpha.all() else alpha == 0
-    return Pixels(values, alpha=3 if values.shape[2] == 4 else None, masked=masked)
+    return StoredPixels(values, alpha=3 if values.shape[2] == 4 else None, masked=masked)
 
 
 def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -11,6 +11,8 @@ import numpy as np
 from atrous.errors import AtrousError
 
 _MANY_VALUES = 16  # different values between zero and full, from which an alpha band may be a channel
+#: How a range is given on the command line and in Python, of two numbers.
+GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what Pillow's "L" uses
 
 
@@ -38,7 +40,7 @@ class PictureKind:
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
+class StoredPixels:
     """A picture, or a window of one, with what its file says about missing data.
 
     Attributes:
@@ -84,12 +86,12 @@ class Pixels:
         between = shown[shown != full]
         return 2 * len(between) > len(shown) and len(np.unique(between[:: 1 + len(between) // 10**6])) >= _MANY_VALUES
 
-    def window(self, window: tuple[int, int, int, int]) -> Pixels:
+    def window(self, window: tuple[int, int, int, int]) -> StoredPixels:
         """A part, given as (top, left, height, width) in pixels; not copied."""
         top, left, height, width = window
         at = slice(top, top + height), slice(left, left + width)
         missing, masked = (None if part is None else part[at] for part in (self.missing, self.masked))
-        return Pixels(self.values[at], self.alpha, missing, masked, self.alpha_hides)
+        return StoredPixels(self.values[at], self.alpha, missing, masked, self.alpha_hides)
 
     def for_model(self, channels: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """The channels that a model takes, and where they hold data.
@@ -184,8 +186,34 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     )
 
 
+def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.ndarray:
+    """Rescales between 8 and 16 bits where a picture's type is not the model's; for a float model values stay.
+
+    Args:
+        image: H×W×C of uint8, uint16 or float32.
+        dtype: of the model's pictures: uint8, uint16 or float32.
+        give_range: how a range is given here, for the message.
+
+    Raises:
+        AtrousError: float32 for a model of integers, whose range nobody knows.
+    """
+    given = image.dtype.name
+    if given == dtype:
+        return image
+    if dtype == "float32":
+        return image.astype(np.float32)
+    factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
+    if (given, dtype) not in factors:
+        raise AtrousError(
+            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
+            f"scale it to that range and give it as {dtype}, or say which values are black and white: "
+            f"{give_range.format('LOW', 'HIGH')}."
+        )
+    return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
+
+
 def gives_channels(channels: int, bands: int, wanted: int) -> bool:
-    """Whether `Pixels.for_model` has a way from a picture to the channels that a model takes.
+    """Whether `StoredPixels.for_model` has a way from a picture to the channels that a model takes.
 
     Args:
         channels: number of the picture's bands that are no alpha.

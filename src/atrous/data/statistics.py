@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,37 +11,58 @@ import numpy as np
 from atrous.data.channels import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
 from atrous.data.file_kinds import kinds_of, notes_on
-from atrous.data.pictures import read_kind, read_pixels
+from atrous.data.pictures import read_kind
 from atrous.data.pixels import PictureKind
+from atrous.data.sources.scene import read_input
 from atrous.data.split_names import canonical_split
 from atrous.errors import AtrousError
+from atrous.inputs import Input
 
 #: Pictures that channel statistics are measured on, evenly chosen.
 STATISTICS_PICTURES = 200
 
 
-def channel_statistics(
-    dataset: Dataset, split: str, channels: int, pages: str = "first"
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in raw units, over evenly chosen pictures of a split.
 
     Args:
         dataset: where to read.
         split: its training split.
-        channels: C that the model takes.
-        pages: as in `read_pixels`.
+        one: the input that is measured; its own mean and deviation are not used.
     """
     items = dataset.split(split)
     chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
-    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    count, total, squares = 0, np.zeros(one.channels), np.zeros(one.channels)
     for item in chosen:
-        image, valid = read_pixels(item.image, pages).for_model(channels)
-        pixels = image.reshape(-1, channels).astype(np.float64)
+        values, valid, _ = read_input(dataset.file_of(item, one.name), one)
+        pixels = values.reshape(-1, one.channels).astype(np.float64)
         pixels = pixels if valid is None else pixels[valid.ravel()]
+        pixels = pixels if one.window is None else pixels.clip(*one.window)
         count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> PictureKind:
+    """The channels and the type of a further input, which all of its files must have.
+
+    Args:
+        dataset: where to read.
+        name: of the input, one of the dataset's but the pictures.
+        splits: whose files are looked at.
+
+    Raises:
+        AtrousError: a file is missing or damaged, or they differ.
+    """
+    files = [dataset.file_of(item, name) for split in splits for item in dataset.split(split)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        kinds = list(pool.map(read_kind, files))
+    first = {(kind.channels, kind.dtype): file for kind, file in reversed(list(zip(kinds, files, strict=True)))}
+    if len(first) > 1:
+        listed = ", ".join(f"{channels} of {dtype}: {file}" for (channels, dtype), file in sorted(first.items()))
+        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one.")
+    return kinds[0]
 
 
 def class_pixels(dataset: Dataset, split: str) -> list[int]:

@@ -17,7 +17,7 @@ from atrous.data.dataset import Item
 from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
-from atrous.data.pixels import Pixels, fill_missing, gives_channels
+from atrous.data.pixels import StoredPixels, fill_missing, gives_channels
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # pixels a side
@@ -185,7 +185,7 @@ def _in_words(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
 
 
-def _describe_picture(pixels: Pixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
+def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
     """The facts, and H×W booleans of where the picture holds data; None for everywhere."""
     image, valid = pixels.for_model(channels)
     height, width = image.shape[:2]

@@ -14,7 +14,7 @@ from atrous.data.aux_xml import nodata_beside
 from atrous.data.decoding import TooLarge, in_words
 from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
-from atrous.data.pixels import PictureKind, Pixels, as_picture_dtype
+from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.tiff_header import Directory, directories
 from atrous.data.tiff_page import JPEG, StoredPage, Window, as_nodata, nodata_of, page_at
 from atrous.errors import AtrousError
@@ -176,7 +176,7 @@ class TiffPicture:
         """
         return self.pixels(window).values
 
-    def pixels(self, window: Window | None = None) -> Pixels:
+    def pixels(self, window: Window | None = None) -> StoredPixels:
         """The numbers of a picture, and which of them are missing; see `read`."""
         window = window or (0, 0, *self.shape[:2])
         with in_words(self.name):
@@ -187,7 +187,7 @@ class TiffPicture:
             if missing is not None and missing.shape != values.shape:  # of a colour table's index
                 gone = np.asarray(missing.all(axis=2))
                 masked, missing = gone if masked is None else masked | gone, None
-            return Pixels(
+            return StoredPixels(
                 np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None, self.pages, stacks=True
             )
 

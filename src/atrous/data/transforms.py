@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from atrous.arguments import checked_fields
 from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError
+from atrous.inputs import Input
 
 # ITU-R BT.601: luma from red, green, blue, and the two chroma axes (I, Q) whose plane the hue turns in.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -106,6 +109,47 @@ class Augment:
                 raise AtrousError(f"augment.{name} is {value}; it must be {allowed}.")
 
 
+class ColorChannels(NamedTuple):
+    """Channels of an image that are colours of one photograph.
+
+    Attributes:
+        start: the first of them.
+        channels: how many, 1 or 3.
+        dtype: the type of the photograph, whose range they are clipped to.
+    """
+
+    start: int
+    channels: int
+    dtype: str
+
+
+class _Recolouring(NamedTuple):
+    """How one picture's colours are varied; a sigma of None leaves its sharpness."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    sigma: float | None
+
+    @property
+    def varies(self) -> bool:
+        """Whether anything changes."""
+        return self != (1, 1, 1, 0, None)
+
+
+def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
+    """The channels of colour of a model's inputs, joined.
+
+    Args:
+        inputs: of the model.
+    """
+    starts = accumulate((one.channels for one in inputs), initial=0)
+    return tuple(
+        ColorChannels(start, one.colors, one.dtype) for start, one in zip(starts, inputs, strict=False) if one.colors
+    )
+
+
 def augment(
     image: np.ndarray,
     label: np.ndarray,
@@ -115,6 +159,7 @@ def augment(
     epoch: int,
     index: int,
     fill: float | Sequence[float] = 0.0,
+    colors: Sequence[ColorChannels] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vary a picture and its mask, moving both by exactly the same map.
 
@@ -129,6 +174,8 @@ def augment(
         epoch: the epoch, ≥ 0.
         index: the picture's number in its dataset, ≥ 0.
         fill: raw value outside the picture, one or one per channel; the mask is 255 there.
+        colors: the channels that are colours of a photograph, to which variations of colour and sharpness are
+            confined; None for all.
 
     Returns:
         Image h×w×C of the dtype given and label h×w, where (h, w) is ``config.crop`` or (H, W); the given
@@ -136,14 +183,16 @@ def augment(
 
     Raises:
         AtrousError: picture and mask differ in size, the dtype is not supported, or saturation or hue is
-            asked of a picture that has not 3 channels.
+            asked of a picture that has not 3 channels of colour.
     """
-    _check(image, label, config)
+    if colors is None:
+        colors = (ColorChannels(0, image.shape[2], image.dtype.name),)
+    _check(image, label, config, colors)
     rng = np.random.default_rng([seed, epoch, index])
     size = crop_at(config, epoch) or label.shape
     matrix = window(label, size, config, rng)
     # Colour comes first, so that the fill stays as given.
-    return resample(recolour(image, config, rng), label, matrix, size, fill)
+    return resample(recolour(image, config, rng, colors), label, matrix, size, fill)
 
 
 def crop_at(config: Augment, epoch: int) -> tuple[int, int] | None:
@@ -234,8 +283,10 @@ def resample(
     return result, shown
 
 
-def recolour(image: np.ndarray, config: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Vary brightness, contrast, saturation, hue and sharpness.
+def recolour(
+    image: np.ndarray, config: Augment, rng: np.random.Generator, colors: Sequence[ColorChannels] | None = None
+) -> np.ndarray:
+    """Vary brightness, contrast, saturation, hue and sharpness of the channels of colour, all in the same way.
 
     The four colour variations are linear and applied together as one matrix, so values are rounded and, for
     integers, clipped to the range of the dtype only once. The hue turns about the grey axis, which keeps the
@@ -245,16 +296,35 @@ def recolour(image: np.ndarray, config: Augment, rng: np.random.Generator) -> np
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``; not changed.
         config: what is varied, and by how much.
         rng: where the random numbers come from.
+        colors: the channels of colour; None for all.
 
     Returns:
         H×W×C of the dtype given; the given array itself where nothing was varied.
     """
+    drawn = _draw(config, rng)
+    if colors is None or colors == (ColorChannels(0, image.shape[2], image.dtype.name),):
+        return _recoloured(image, drawn)
+    if not drawn.varies:
+        return image
+    image = image.copy()
+    for start, channels, dtype in colors:
+        own = slice(start, start + channels)
+        image[:, :, own] = _recoloured(np.ascontiguousarray(image[:, :, own]).astype(dtype), drawn)
+    return image
+
+
+def _draw(config: Augment, rng: np.random.Generator) -> _Recolouring:
     brightness, contrast, saturation = np.maximum(
         0, 1 + rng.uniform(-1, 1, 3) * (config.brightness, config.contrast, config.saturation)
     )
     hue = rng.uniform(-1, 1) * config.hue
     blurred, sigma = rng.random() < config.blur, rng.uniform(*config.blur_sigma)
+    return _Recolouring(brightness, contrast, saturation, hue, sigma if blurred else None)
 
+
+def _recoloured(image: np.ndarray, drawn: _Recolouring) -> np.ndarray:
+    """Channels that are all colours, varied."""
+    brightness, contrast, saturation, hue, sigma = drawn
     gain, grey = brightness * contrast, 0.0
     if contrast != 1:
         weights = _LUMA if image.shape[2] == 3 else np.full(image.shape[2], 1 / image.shape[2])
@@ -265,12 +335,12 @@ def recolour(image: np.ndarray, config: Augment, rng: np.random.Generator) -> np
     elif gain != 1 or grey != 0:
         flat = np.ascontiguousarray(image).reshape(len(image), -1)  # one gain for all channels, however many
         image = cv2.transform(flat, np.array([[gain, grey]])).reshape(image.shape)
-    if blurred:
+    if sigma is not None:
         image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape)
     return image
 
 
-def _check(image: np.ndarray, label: np.ndarray, config: Augment) -> None:
+def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequence[ColorChannels]) -> None:
     if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16, np.float32):
         raise AtrousError(
             f"the image is {image.dtype} of shape {image.shape}; augmentation takes H×W×C uint8, uint16 or float32."
@@ -280,9 +350,11 @@ def _check(image: np.ndarray, label: np.ndarray, config: Augment) -> None:
             f"the mask is {label.dtype} of shape {label.shape}; "
             f"this image needs a uint8 mask of shape {image.shape[:2]}."
         )
-    if image.shape[2] != 3 and (config.saturation or config.hue):
+    counts = {group.channels for group in colors}
+    if counts != {3} and (config.saturation or config.hue):
+        told = " and ".join(map(str, sorted(counts))) or "none of colour"
         raise AtrousError(
-            f"saturation and hue exist for 3 channels, and this picture has {image.shape[2]}; "
+            f"saturation and hue exist for 3 channels, and this picture has {told}; "
             "set augment.saturation and augment.hue to 0."
         )
 

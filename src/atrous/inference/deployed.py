@@ -80,7 +80,7 @@ def trace(model: SegmentationModel, *, with_scores: bool = False) -> ExportedPro
     """
     preprocessing = model.info.preprocessing
     dtype = torch.uint8 if preprocessing.dtype == "uint8" else torch.float32
-    image = torch.zeros((2, len(preprocessing.mean), *TRACED_SIZE), dtype=dtype)
+    image = torch.zeros((2, preprocessing.channels, *TRACED_SIZE), dtype=dtype)
     dynamic = torch.export.Dim.DYNAMIC
     try:
         with torch.no_grad(), warnings.catch_warnings():

@@ -9,7 +9,7 @@ print(summarise([worker(job) for job in jobs]))
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from PIL import Image
 
 from atrous.arguments import checked, checked_fields
 from atrous.console import note
-from atrous.data.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.input_files import SceneFiles
 from atrous.data.labels import IGNORE_INDEX
+from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.any_size import Progress
 from atrous.inference.memory import limit_bytes
@@ -48,6 +49,7 @@ class Job:
         windowed: read and write window by window, as a GeoTIFF with its place on Earth.
         raw: write the values that the training masks had, instead of class indices with a palette.
         overlay: write the picture with its mask's colours over it, too; not of what is windowed.
+        more: the files of the scene's further inputs, such as its depth, in the order of the model's inputs.
     """
 
     picture: Path
@@ -55,6 +57,7 @@ class Job:
     windowed: bool = False
     raw: bool = False
     overlay: bool = False
+    more: tuple[Path, ...] = ()
 
     @property
     def overlay_target(self) -> Path:
@@ -122,6 +125,7 @@ def plan(
     out: Path,
     spec: ModelSpec,
     *,
+    inputs: Mapping[str, str] | None = None,
     raw: bool = False,
     overlay: bool = False,
     overwrite: bool = False,
@@ -133,6 +137,7 @@ def plan(
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the masks, named like the pictures with .png; those of GeoTIFFs with .tif.
         spec: of the model.
+        inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
         raw: see `Job`.
         overlay: see `Job`.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
@@ -155,12 +160,16 @@ def plan(
         note(f"no coordinates in the masks of {counted(lost, 'GeoTIFF')} without rasterio: pip install 'atrous[geo]'")
     deep = raw and not _fits_png(info)
     targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
-    jobs = [Job(path, targets[path], path in windowed, raw, overlay) for path in pictures]
+    scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
+    more = {path: scenes.further(path) for path in pictures}
+    if not any(all(file.exists() for file in files) for files in more.values()):
+        scenes.of(pictures[0])  # which says how to name the folder; single files that are missing are their records'
+    jobs = [Job(path, targets[path], path in windowed, raw, overlay, more[path]) for path in pictures]
     masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
     check_outputs(
         "predict",
         [*(picture_output("out", mask, out) for mask in masks), *also],
-        [*model_inputs(spec.path), *(("a picture to segment", path) for path in pictures)],
+        [*model_inputs(spec.path), *(("a picture to segment", path) for path in pictures), *_further(more.values())],
         overwrite=overwrite,
     )
     return jobs
@@ -203,10 +212,11 @@ class Worker:
     def read(self, job: Job) -> Found | GeoTiffSource | Record:
         """The job's picture; opened where it is windowed."""
         preprocessing = self.segmenter.info.preprocessing
+        names = [one.name for one in preprocessing.inputs]
         try:
             if job.windowed:
-                return GeoTiffSource(job.picture, len(preprocessing.mean), preprocessing.pages)
-            return self.segmenter.read(job.picture)
+                return GeoTiffSource(job.picture, preprocessing.image.channels, preprocessing.image.pages)
+            return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
         except Exception as error:  # a decoder's own: the other pictures are done
             return Record(str(job.picture), error=failure_in_words(job.picture, error))
 
@@ -287,6 +297,11 @@ def failure_in_words(path: Path, error: Exception) -> str:
     """
     words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
     return words if str(path) in words else f"{path}: {words}"
+
+
+def _further(files: Iterable[tuple[Path, ...]]) -> Iterator[tuple[str, Path]]:
+    """The files of further inputs, which are not to be overwritten."""
+    return (("a further input", path) for more in files for path in more)
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:

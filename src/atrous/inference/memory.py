@@ -61,9 +61,9 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
         Bytes. With bfloat16 it is less.
     """
     preprocessing = info.preprocessing
-    pixel = 2 * len(preprocessing.mean) * np.dtype(preprocessing.dtype).itemsize + 2
+    pixel = 2 * preprocessing.channels * np.dtype(preprocessing.dtype).itemsize + 2
     pixel += (CRF_BYTES * len(info.classes) + CRF_LATTICE) if crf else 0
-    weights, counted = _counted(info.architecture, _frozen(info.arguments), len(preprocessing.mean))
+    weights, counted = _counted(info.architecture, _frozen(info.arguments), preprocessing.channels)
     counted *= OVERHEAD * (preprocessing.enlarge * scale) ** 2
     return PROCESS + CRF_PROCESS * crf + weights + height * width * (counted + pixel)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,12 @@ from atrous.data.decoding import TooLarge
 from atrous.data.file_kinds import Note, notes_on
 from atrous.data.pictures import read_picture
 from atrous.data.pillow import pixels_of_picture
-from atrous.data.pixels import PictureKind, Pixels, fill_missing
-from atrous.errors import AtrousError
+from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
+from atrous.data.sources.joined import joined
+from atrous.data.sources.scene import as_input
+from atrous.data.sources.source import Pixels
+from atrous.errors import AtrousError, unknown_name
+from atrous.inputs import Input
 from atrous.models.given_picture import check_valid
 from atrous.models.info import Preprocessing
 
@@ -41,18 +45,59 @@ class Found:
     name: str = ""
 
 
-def found_in(pixels: Pixels, channels: int, name: str = "") -> Found:
-    """What a model of so many channels takes of a file's pixels.
+def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
+    """What a model takes of a file's pixels, for one of its inputs.
 
     Args:
-        pixels: as read.
-        channels: C of the model.
+        stored: as read.
+        one: the input.
         name: of the file; "" for none.
 
     Raises:
         AtrousError: there is no agreed way from the file's bands to the channels.
     """
-    return Found(pixels.values, *pixels.for_model(channels), name)
+    values, valid, _ = as_input(Pixels(*stored.for_model(one.channels)), one)
+    return Found(stored.values, values, valid, name)
+
+
+def found_together(parts: Sequence[Found], inputs: Sequence[Input]) -> Found:
+    """What a model takes of a scene; of several inputs joined, each in the range that the model was trained on.
+
+    Args:
+        parts: one per input.
+        inputs: of the model, in the same order.
+
+    Raises:
+        AtrousError: the inputs differ in size, or one in its type of values from the training.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    values, valid, _ = joined([Pixels(part.image, part.valid) for part in parts], inputs)
+    return Found(parts[0].shown, values, valid, parts[0].name)
+
+
+def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
+    """What was given for each input of a scene.
+
+    Args:
+        scene: of a model of pictures alone the picture, or a dict of it; of others a dict by the names of the inputs.
+        inputs: of the model.
+
+    Raises:
+        AtrousError: an input is missing or unknown.
+    """
+    names = [one.name for one in inputs]
+    form = "{" + ", ".join(f'"{name}": …' for name in names) + "}"
+    if not isinstance(scene, Mapping):
+        if len(inputs) > 1:
+            raise AtrousError(f"the model takes {' and '.join(names)}: give a dict, segmenter({form}).")
+        return [scene]
+    for name in scene:
+        if name not in names:
+            raise unknown_name("input of this model", str(name), names)
+    if missing := [name for name in names if name not in scene]:
+        raise AtrousError(f"the model takes {' and '.join(names)}, and there is no {' and no '.join(missing)}.")
+    return [scene[name] for name in names]
 
 
 def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocessing) -> Iterator[Note]:
@@ -62,11 +107,11 @@ def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocess
         kinds: what the headers of the files say.
         preprocessing: of the model.
     """
-    for note in notes_on(kinds, len(preprocessing.mean), preprocessing.pages):
+    for note in notes_on(kinds, preprocessing.image.channels, preprocessing.image.pages):
         yield note._replace(message=f"{note.paths[0]}: {note.message}") if len(kinds) == 1 else note
 
 
-def doubts_of(name: str | Path, pixels: Pixels, preprocessing: Preprocessing) -> Iterator[Note]:
+def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessing) -> Iterator[Note]:
     """What a model does not read of a picture, and an alpha band that looks like a channel.
 
     Args:
@@ -75,7 +120,7 @@ def doubts_of(name: str | Path, pixels: Pixels, preprocessing: Preprocessing) ->
         preprocessing: of the model.
     """
     yield from doubts_of_files({Path(name): pixels.kind}, preprocessing)
-    if len(preprocessing.mean) != pixels.values.shape[2] and pixels.alpha_may_be_a_channel:
+    if preprocessing.image.channels != pixels.values.shape[2] and pixels.alpha_may_be_a_channel:
         yield doubt_of_alpha(name)
 
 
@@ -94,8 +139,19 @@ def doubt_of_alpha(name: str | Path) -> Note:
     )
 
 
-def found_in_array(values: np.ndarray) -> Found:
-    """What a model takes of an H×W×C array; pixels in which a value is NaN or infinite hold no data."""
+def found_in_array(values: np.ndarray, one: Input) -> Found:
+    """What a model takes of an H×W×C array; pixels in which a value is NaN or infinite hold no data.
+
+    Args:
+        values: of uint8, uint16 or float32.
+        one: the input that it is given for.
+    """
+    found = _with_finite(values)
+    image, valid, _ = as_input(Pixels(found.image, found.valid), one)
+    return replace(found, image=image, valid=valid)
+
+
+def _with_finite(values: np.ndarray) -> Found:
     finite = np.asarray(np.isfinite(values).all(axis=2)) if values.dtype.kind == "f" else None
     if finite is None or finite.all():
         return Found(values, values, None)

@@ -15,7 +15,7 @@ from atrous.arguments import checked
 from atrous.data.file_kinds import Note
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
-from atrous.data.pixels import fill_missing, to_channels
+from atrous.data.pixels import GIVE_RANGE, StoredPixels, fill_missing, to_channels, to_depth
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize, Progress, check_tiling
@@ -29,14 +29,17 @@ from atrous.inference.picture_input import (
     doubts_of,
     found_in,
     found_in_array,
+    found_together,
+    parts_of,
     with_valid,
 )
 from atrous.inference.prediction import Prediction
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.tiles import Sink, Source, Work
-from atrous.inference.value_range import GIVE_RANGE, PictureWarnings, check_range, doubt, scale_range, to_depth
+from atrous.inference.value_range import PictureWarnings, check_range, doubt, scale_range
 from atrous.inference.views import views_of
 from atrous.inference.whole_picture import WholePicture
+from atrous.inputs import IMAGE, Input
 from atrous.models.given import check_model
 from atrous.models.given_picture import check_picture, check_read
 
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
 
 
 class Segmenter:
@@ -184,8 +187,9 @@ class Segmenter:
         A picture that would take more than half of the free memory is cut into tiles.
 
         Args:
-            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; a list of these, or an
-                iterator over any number. Files and PIL images may be transparent; an array's fourth channel is dropped
+            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of several
+                inputs a dict of these, {"image": …, "depth": …}; a list of these, or an iterator over any number. Files
+                and PIL images may be transparent; an array's fourth channel is dropped
                 where the model takes three.
             valid: H×W booleans of an array, False where it holds no data; None for data everywhere but in NaN.
 
@@ -218,23 +222,50 @@ class Segmenter:
         """Reads a picture with the channels that the model takes, and which of its pixels hold data.
 
         Args:
-            picture: a path, a PIL image or an array, as in a call.
+            picture: a path, a PIL image or an array, or a dict of these by input, as in a call.
 
         Raises:
             AtrousError: unreadable, or with channels this model does not take.
         """
-        if isinstance(picture, str) and (not picture or "\0" in picture):
-            raise AtrousError(f"a picture's path is empty or holds a zero character: {picture[:80]!r}.")
-        preprocessing = self.info.preprocessing
-        if isinstance(picture, str | Path):
-            pixels = read_pixels(picture, preprocessing.pages)
-            self.warn_of(doubts_of(picture, pixels, preprocessing))
-        elif isinstance(picture, Image.Image):
-            pixels = pixels_of_picture(picture)
-        else:
-            return found_in_array(as_array(picture))
-        name = str(picture) if isinstance(picture, str | Path) else ""
-        return found_in(pixels, len(preprocessing.mean), name)
+        inputs = self.info.preprocessing.inputs
+        return self._together(
+            [self._read_input(part, one) for part, one in zip(parts_of(picture, inputs), inputs, strict=True)]
+        )
+
+    @checked
+    def found(self, stored: Mapping[str, StoredPixels]) -> Found:
+        """What the model takes of files that were decoded elsewhere.
+
+        Args:
+            stored: the bands of each input's file, by the input's name.
+
+        Raises:
+            AtrousError: an input is missing, or with channels this model does not take.
+        """
+        inputs = self.info.preprocessing.inputs
+        given = parts_of(stored, inputs)
+        return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
+
+    def _together(self, parts: list[Found]) -> Found:
+        """The inputs of a scene joined, the picture in the given range of values."""
+        inputs = self.info.preprocessing.inputs
+        if len(parts) > 1 and self._range is not None:
+            image = scale_range(to_channels(parts[0].image, inputs[0].channels), self._range, inputs[0].dtype)
+            parts[0] = replace(parts[0], image=image)
+        return found_together(parts, inputs)
+
+    def _read_input(self, part: Any, one: Input) -> Found:
+        """What was given for one input, with its channels."""
+        if isinstance(part, str) and (not part or "\0" in part):
+            raise AtrousError(f"a picture's path is empty or holds a zero character: {part[:80]!r}.")
+        if isinstance(part, str | Path):
+            pixels = read_pixels(part, one.pages)
+            if one.name == IMAGE:
+                self.warn_of(doubts_of(part, pixels, self.info.preprocessing))
+            return found_in(pixels, one, str(part))
+        if isinstance(part, Image.Image):
+            return found_in(pixels_of_picture(part), one)
+        return found_in_array(as_array(part), one)
 
     @checked
     def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
@@ -313,7 +344,9 @@ class Segmenter:
             PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
         """
         preprocessing = self.info.preprocessing
-        image = to_channels(check_read(image, len(preprocessing.mean)), len(preprocessing.mean))
+        image = to_channels(check_read(image, preprocessing.channels), preprocessing.channels)
+        if len(preprocessing.inputs) > 1:  # each was scaled where it was read
+            return to_depth(image, preprocessing.dtype, give_range)
         if self._range is not None:
             return scale_range(image, self._range, preprocessing.dtype)
         if whole:

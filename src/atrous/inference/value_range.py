@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from atrous.data.pixels import GIVE_RANGE
 from atrous.errors import AtrousError
 from atrous.logger import warn
 from atrous.models.info import Preprocessing
@@ -15,8 +16,6 @@ from atrous.models.info import Preprocessing
 STORED_IN_16_BITS = (255, 1023, 4095, 16383)
 
 
-#: How a range is given on the command line and in Python, of two numbers.
-GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
 #: How it is given to a server, in the query of a request.
 ASK_FOR_RANGE = "range={0},{1} in the query"
 
@@ -48,32 +47,6 @@ class PictureWarnings:
             self._warned_of.add(kind)
         if not known:
             warn(f"{name}: {sentence}" if name else sentence, PictureWarning, stacklevel=4)
-
-
-def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.ndarray:
-    """Rescales between 8 and 16 bits where a picture's type is not the model's; for a float model values stay.
-
-    Args:
-        image: H×W×C of uint8, uint16 or float32.
-        dtype: of the model's pictures: uint8, uint16 or float32.
-        give_range: how a range is given here, for the message.
-
-    Raises:
-        AtrousError: float32 for a model of integers, whose range nobody knows.
-    """
-    given = image.dtype.name
-    if given == dtype:
-        return image
-    if dtype == "float32":
-        return image.astype(np.float32)
-    factors = {("uint16", "uint8"): 1 / 257, ("uint8", "uint16"): 257.0}
-    if (given, dtype) not in factors:
-        raise AtrousError(
-            f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
-            f"scale it to that range and give it as {dtype}, or say which values are black and white: "
-            f"{give_range.format('LOW', 'HIGH')}."
-        )
-    return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 
 
 def as_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from atrous.console import warnings
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pixels import fill_missing, to_channels
-from atrous.data.transforms import Augment, augment
+from atrous.data.transforms import Augment, ColorChannels, augment
 from atrous.errors import AtrousError
 
 #: Batches that each worker prepares ahead.
@@ -108,6 +108,7 @@ class AugmentedSamples(TorchDataset):
         channels: C of the pictures the model takes.
         seed: of the augmentation.
         fill: raw value per channel outside the picture, and where it has no data.
+        colors: the channels whose colour is varied; None for all.
     """
 
     def __init__(
@@ -119,9 +120,10 @@ class AugmentedSamples(TorchDataset):
         channels: int,
         seed: int,
         fill: Sequence[float],
+        colors: Sequence[ColorChannels] | None = None,
     ) -> None:
         self.dataset, self.items, self.config = dataset, items, config
-        self.channels, self.seed, self.fill = channels, seed, fill
+        self.channels, self.seed, self.fill, self.colors = channels, seed, fill, colors
         #: The index that each worker is reading, −1 when none, where the loader can look it up after a worker's death.
         self.reading = torch.full((1,), -1)
 
@@ -136,7 +138,14 @@ class AugmentedSamples(TorchDataset):
         sample = self.dataset.read(self.items[index])
         image = fill_missing(to_channels(sample.image, self.channels), sample.valid, self.fill)
         image, label = augment(
-            image, sample.label, self.config, seed=self.seed, epoch=epoch, index=index, fill=self.fill
+            image,
+            sample.label,
+            self.config,
+            seed=self.seed,
+            epoch=epoch,
+            index=index,
+            fill=self.fill,
+            colors=self.colors,
         )
         self.reading[number] = -1
         return to_tensor(image), torch.from_numpy(np.ascontiguousarray(label)), sample.name

@@ -82,6 +82,7 @@ class Data:
         statistics: mean and standard deviation: pretrained uses those that the backbone was trained with, fit measures
             them on the training pictures, auto measures only where pictures are not 8-bit.
         pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
+        inputs: folders of further inputs by name, such as {depth: depth/}, beside those of the data set's inputs.yaml.
     """
 
     root: str = ""
@@ -92,6 +93,7 @@ class Data:
     check: bool = True
     statistics: Literal["auto", "pretrained", "fit"] = "auto"
     pages: Literal["first", "channels"] = "first"
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 @checked_fields

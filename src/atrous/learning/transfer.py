@@ -57,7 +57,7 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
     model.load_state_dict({**fitting, **rows}, strict=False)
     ours, theirs = model.info.preprocessing, source.info.preprocessing
     if len(ours.mean) == len(theirs.mean) and ours.dtype == theirs.dtype:
-        model.info = replace(model.info, preprocessing=replace(ours, mean=theirs.mean, std=theirs.std))
+        model.info = replace(model.info, preprocessing=ours.normalized_by(theirs.mean, theirs.std))
     return _sentence(state, fitting, rows, model.info, matched)
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from atrous.arguments import checked, checked_field_names
 from atrous.errors import AtrousError, shown
+from atrous.inputs import IMAGE, Input, joint_dtype, usual_colors
 
 if TYPE_CHECKING:
     from atrous.models.backbones import Backbone
     from atrous.models.vgg import VGG16
 
-FORMAT_VERSION = 1
+#: 2 since a record says of each input what it is; records of version 1 are of one picture.
+FORMAT_VERSION = 2
 
 #: Masks hold one byte for each pixel, in which 255 means that it is ignored.
 MOST_CLASSES = 255
@@ -29,44 +31,126 @@ Raw = int | Color
 @checked_field_names
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to a picture before the network.
+    """What happens to a scene before the network.
 
     Args:
-        mean: one per channel, in raw units (0–255 for 8-bit pictures).
-        std: one per channel, > 0, in raw units.
+        inputs: what the network sees, joined along the channels in this order; the first is the picture, "image".
         enlarge: factor by which pictures are enlarged before the network sees them.
         aligned: whether the network sees sides of 32k + 1 pixels even where nothing is enlarged, which is what
             TensorFlow's SAME padding needs to sample crops and whole pictures alike (`layers.Normalize`).
-        dtype: the pixel type the network was trained on; pictures of the other integer type are rescaled to it.
-        pages: of TIFFs with several, "first" for the first page, "channels" for the bands of all of them.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    inputs: tuple[Input, ...]
     enlarge: float = 1.0
     aligned: bool = False
-    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
-    pages: Literal["first", "channels"] = "first"
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple | list) or not all(isinstance(value, Real) for value in values):
-                raise AtrousError(f"{name} must be one number per channel, got {shown(values)}.")
+        if not isinstance(self.inputs, tuple) or not self.inputs or not all(isinstance(i, Input) for i in self.inputs):
+            raise AtrousError(
+                f"inputs must be a tuple of Input, got {shown(self.inputs)}; of pictures alone, "
+                "Preprocessing.of_pictures(mean, std)."
+            )
+        names = [one.name for one in self.inputs]
+        if names[0] != IMAGE or len(set(names)) < len(names):
+            raise AtrousError(f"the first input is {IMAGE!r} and no two have one name, got {', '.join(names)}.")
         if not isinstance(self.enlarge, Real):
             raise AtrousError(f"enlarge must be a number, got {shown(self.enlarge)}.")
-        if len(self.mean) != len(self.std) or not self.mean:
-            raise AtrousError(f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}.")
-        if not all(0 < value < math.inf for value in self.std):
-            raise AtrousError(f"std must be positive and finite in every channel, got {self.std}.")
-        if not all(-math.inf < value < math.inf for value in self.mean):
-            raise AtrousError(f"mean must be finite in every channel, got {self.mean}.")
         if not 0 < self.enlarge < math.inf:
             raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
-        if not isinstance(self.pages, str) or self.pages not in ("first", "channels"):
-            raise AtrousError(f"pages must be 'first' or 'channels', got {shown(self.pages)}.")
+
+    @classmethod
+    @checked
+    def of_pictures(
+        cls,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        dtype: str = "uint8",
+        pages: str = "first",
+        enlarge: float = 1.0,
+        aligned: bool = False,
+    ) -> Preprocessing:
+        """Of a network that sees one picture and nothing beside it.
+
+        Args:
+            mean: one per channel, in raw units.
+            std: one per channel, > 0, in raw units.
+            dtype: uint8, uint16 or float32.
+            pages: as of `Input`.
+            enlarge: as of `Preprocessing`.
+            aligned: as of `Preprocessing`.
+
+        Raises:
+            AtrousError: values out of range.
+        """
+        colors = usual_colors(len(mean), dtype)
+        image = Input(tuple(mean), tuple(std), dtype=dtype, pages=pages, colors=colors)  # pyright: ignore[reportArgumentType]
+        return cls((image,), enlarge, aligned)
+
+    @property
+    def image(self) -> Input:
+        """The first input, the picture."""
+        return self.inputs[0]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of all channels, in raw units."""
+        return tuple(value for one in self.inputs for value in one.mean)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of all channels, in raw units."""
+        return tuple(value for one in self.inputs for value in one.std)
+
+    @property
+    def channels(self) -> int:
+        """C of all inputs together."""
+        return sum(one.channels for one in self.inputs)
+
+    @property
+    def dtype(self) -> Literal["uint8", "uint16", "float32"]:
+        """The type of the values of all inputs in one array."""
+        return joint_dtype(self.inputs)
+
+    @property
+    def windows(self) -> tuple[tuple[float, float], ...] | None:
+        """(lowest, highest) value of each channel that is not clipped; None where no value is clipped."""
+        if all(one.window is None for one in self.inputs):
+            return None
+        return tuple(one.window or (-math.inf, math.inf) for one in self.inputs for _ in one.mean)
+
+    @checked
+    def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+        """The same with another mean and deviation of all channels.
+
+        Args:
+            mean: one per channel of all inputs together, in raw units.
+            std: one per channel, > 0, in raw units.
+
+        Raises:
+            AtrousError: another number of values than channels, or values out of range.
+        """
+        if not len(mean) == len(std) == self.channels:
+            raise AtrousError(
+                f"mean and std need one value per channel, {self.channels}, got {len(mean)} and {len(std)}."
+            )
+        inputs, first = [], 0
+        for one in self.inputs:
+            own = slice(first, first + one.channels)
+            inputs.append(replace(one, mean=tuple(mean[own]), std=tuple(std[own])))
+            first += one.channels
+        return replace(self, inputs=tuple(inputs))
+
+    @checked
+    def with_image(self, **changes: Any) -> Preprocessing:
+        """The same with other fields of its first input.
+
+        Args:
+            changes: fields of `Input`, such as dtype="uint16".
+        """
+        return replace(self, inputs=(replace(self.image, **changes), *self.inputs[1:]))
 
 
 @checked_field_names
@@ -131,9 +215,9 @@ class Info:
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise AtrousError(f"temperature must be positive and finite, got {shown(self.temperature)}.")
         channels = self.arguments.get("in_channels")
-        if channels is not None and len(self.preprocessing.mean) != channels:
+        if channels is not None and self.preprocessing.channels != channels:
             raise AtrousError(
-                f"a model of pictures with {channels} channels needs as many means, got {len(self.preprocessing.mean)}."
+                f"a model of pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,23 +235,17 @@ class Info:
         if not isinstance(record, Mapping):
             raise AtrousError(f"a model's record is a dict, got {shown(record)}.")
         version = record.get("format_version")
-        if version != FORMAT_VERSION:
+        if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
             raise AtrousError(
-                f"the model's record has format version {version!r}, this atrous reads {FORMAT_VERSION}: "
+                f"the model's record has format version {version!r}, this atrous reads 1 to {FORMAT_VERSION}: "
                 "upgrade atrous, or convert the model again."
             )
         try:
-            preprocessing = record["preprocessing"]
             return cls(
                 **{
                     **record,
-                    "preprocessing": Preprocessing(
-                        **{
-                            **preprocessing,
-                            "mean": tuple(preprocessing["mean"]),
-                            "std": tuple(preprocessing["std"]),
-                        }
-                    ),
+                    "format_version": FORMAT_VERSION,
+                    "preprocessing": _preprocessing(record["preprocessing"], version),
                     "arguments": {key: _tuples(value) for key, value in record["arguments"].items()},
                     "classes": tuple(record["classes"]),
                     "colors": _tuples(record["colors"]),
@@ -177,6 +255,14 @@ class Info:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise AtrousError(f"the model's record is incomplete or altered: {error}.") from error
+
+
+def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
+    """As a record of that format version has it."""
+    if version == 1:
+        return Preprocessing.of_pictures(**record)
+    inputs = tuple(Input(**{field: _tuples(value) for field, value in one.items()}) for one in record["inputs"])
+    return Preprocessing(**{**record, "inputs": inputs})
 
 
 def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone | VGG16) -> Info:
@@ -198,7 +284,7 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
     return Info(
         architecture=architecture,
         arguments={name: _tuples(value) for name, value in arguments.items() if name not in ("self", "__class__")},
-        preprocessing=Preprocessing(tuple(mean), tuple(std)),
+        preprocessing=Preprocessing.of_pictures(mean, std),
         **placeholder_classes(arguments["num_classes"]),
     )
 

@@ -72,7 +72,7 @@ def class_probabilities(logits: Tensor) -> Tensor:
 
 
 class Normalize(nn.Module):
-    """Raw pixel values to what the network was trained on: resize, then (x − mean) / std.
+    """Raw pixel values to what the network was trained on: clip, resize, then (x − mean) / std.
 
     The one brick that normalises, used by `TrainingStep` and `Pipeline` and nowhere else.
 
@@ -81,28 +81,40 @@ class Normalize(nn.Module):
         std: one per channel, > 0, in raw units.
         enlarge: factor by which pictures are enlarged before the network sees them.
         aligned: round the sides to 32k + 1 also where `enlarge` is 1, which else leaves pictures alone.
+        windows: per channel the (lowest, highest) raw value that is not clipped; None to clip nothing.
     """
 
     mean: Tensor
     std: Tensor
+    limits: Tensor | None
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], enlarge: float = 1.0, aligned: bool = False
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        enlarge: float = 1.0,
+        aligned: bool = False,
+        windows: Sequence[tuple[float, float]] | None = None,
     ) -> None:
         super().__init__()
         self.enlarge, self.aligned = enlarge, aligned
+        limits = None if windows is None else torch.tensor(windows, dtype=torch.float32).T.reshape(2, 1, -1, 1, 1)
+        self.register_buffer("limits", limits, persistent=False)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
     @classmethod
     def of(cls, preprocessing: Preprocessing) -> Normalize:
         """As a model's record has it."""
-        return cls(preprocessing.mean, preprocessing.std, preprocessing.enlarge, preprocessing.aligned)
+        given = preprocessing
+        return cls(given.mean, given.std, given.enlarge, given.aligned, given.windows)
 
     def forward(self, raw_images: Tensor) -> Tensor:
         """N×C×H×W of any dtype → N×C×H'×W' float32; if resized, H' is the number 32k + 1 ≥ 33 nearest to enlarge·H."""
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
+        if self.limits is not None:
+            images = images.clamp(self.limits[0], self.limits[1])
         if self.enlarge != 1.0 or self.aligned:
             size = aligned_side(height, self.enlarge), aligned_side(width, self.enlarge)
             # Not `resize`, whose question whether the size is right already would be answered once, for a whole graph.

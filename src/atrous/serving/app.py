@@ -69,7 +69,8 @@ RESPONSES: dict[int | str, Any] = {
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "required": True,
-    "description": "A picture: JPEG, PNG, WebP, TIFF, BMP or GIF; as it is, or as the one file of a form.",
+    "description": "A picture: JPEG, PNG, WebP, TIFF, BMP or GIF; as it is, or as the one file of a form. For a model "
+    "of several inputs a form with a file for each, in fields of their names.",
     "content": {
         "image/*": BINARY,
         "application/octet-stream": BINARY,
@@ -275,7 +276,11 @@ def _described(model: Model, shelf: Shelf) -> dict[str, Any]:
             {"index": index, "name": name, "color": list(color)}
             for index, (name, color) in enumerate(zip(info.classes, info.colors, strict=True))
         ],
-        "channels": len(info.preprocessing.mean),
+        "channels": info.preprocessing.channels,
+        "inputs": [
+            {"name": one.name, "channels": one.channels, "dtype": one.dtype, "unit": one.unit}
+            for one in info.preprocessing.inputs
+        ],
         "scores": info.scores,
         "crf": info.crf is not None,
         "engine": engine.name,

@@ -6,12 +6,13 @@ import http.client
 import io
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ from atrous.data.decoding import in_words
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
+from atrous.inputs import IMAGE
 from atrous.logger import warn
 from atrous.models.info import Info
 from atrous.serving.connection import Answer, Connection
@@ -101,7 +103,8 @@ class Client:
         """Segments a picture on the server.
 
         Args:
-            picture: a path, a PIL image, or an H×W or H×W×C array of uint8 or uint16.
+            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of several
+                inputs a dict of these by name.
             model: its name; may be left out where there is one only.
             scales: at which the network looks at the picture.
             flip: the network looks at the mirrored picture too.
@@ -118,7 +121,11 @@ class Client:
         """
         from atrous.inference.picture_input import as_array
 
-        image = as_array(picture)
+        parts = dict(picture) if isinstance(picture, Mapping) else {IMAGE: picture}
+        if IMAGE not in parts:
+            raise AtrousError(f"a scene has an {IMAGE!r}, got {', '.join(map(str, parts)) or 'nothing'}.")
+        arrays = {part: as_array(value) for part, value in parts.items()}
+        image = arrays[IMAGE]
         name = model or self._only_model()
         words = {"format": "indices", "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
         limits = None if range is None else ",".join(f"{value:g}" for value in range)
@@ -130,7 +137,7 @@ class Client:
         answer = self._ask(
             "POST",
             f"{_address_of(name)}/segment?{urlencode(words, errors='surrogateescape')}",
-            _content(picture, image),
+            *_body({part: _content(value, arrays[part]) for part, value in parts.items()}),
         )
         if note := answer.headers.get("X-Note"):
             warn(note, PictureWarning, stacklevel=3)
@@ -157,12 +164,12 @@ class Client:
             self._infos[name, version] = self._infos[name, current] = info
         return self._infos[name, version]
 
-    def _ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
+    def _ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
         """The answer, tried again until patience ends."""
         end, wait = time.monotonic() + self._patience, FIRST_WAIT
         while True:
             try:
-                answer = self._connection.ask(method, path, content)
+                answer = self._connection.ask(method, path, content, kind)
                 if answer.status not in PASSING:
                     break
                 reason = f"{answer.detail()} (HTTP {answer.status})"
@@ -205,22 +212,36 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
+def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
+    """A request's content and its media type: of one picture its file, of several inputs a form."""
+    if len(files) == 1:
+        return files[IMAGE], None
+    boundary = uuid4().hex
+    form = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n\r\n'.encode()
+        + file
+        + b"\r\n"
+        for name, file in files.items()
+    )
+    return form + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
 def _content(picture: Picture, image: np.ndarray) -> bytes:
-    """A picture's file, as it is where the server knows its kind, else as a PNG, or a TIFF for arrays of four bands."""
+    """A picture's file: as it is where the server knows its kind, else a PNG, or a TIFF for what no PNG can hold."""
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in SENT_AS_THEY_ARE:
         with in_words(picture):
             return Path(picture).read_bytes()
     if isinstance(picture, Image.Image):
         return _png_of(picture)
-    if image.dtype == np.float32 or image.shape[2] not in (1, 3, 4):
-        raise AtrousError(
-            f"a picture that is sent has 1, 3 or 4 channels of uint8 or uint16, got {image.shape[2]} of {image.dtype}."
-        )
-    if isinstance(picture, np.ndarray) and image.shape[2] == 4:  # a PNG would make the fourth channel an alpha
-        import tifffile
+    array = isinstance(picture, np.ndarray)
+    if image.dtype == np.float32 or image.shape[2] not in (1, 3, 4) or (array and image.shape[2] == 4):
+        import tifffile  # a PNG would make the fourth channel an alpha
 
         file = io.BytesIO()
-        tifffile.imwrite(file, image, photometric="rgb", extrasamples=["unspecified"], compression="zlib")
+        extra = ["unspecified"] * (image.shape[2] - 1)
+        tifffile.imwrite(
+            file, image, photometric="minisblack", planarconfig="contig", extrasamples=extra, compression="zlib"
+        )
         return file.getvalue()
     import cv2
 

@@ -147,13 +147,14 @@ class Connection:
         self._timeout, self._own = timeout, threading.local()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def ask(self, method: str, path: str, content: bytes | None = None) -> Answer:
+    def ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
         """One request, and its answer.
 
         Args:
             method: GET or POST.
             path: after the server's own, with its query.
             content: the body.
+            kind: its media type; None where it is left to the server to tell.
 
         Raises:
             AtrousError: redirected too often, to nowhere, or to another scheme.
@@ -163,7 +164,7 @@ class Connection:
         target, path = self.address, self.address.path + path
         followed = 0
         while True:
-            answer = self._try(target, method, path, content)
+            answer = self._try(target, method, path, content, kind)
             if answer.status == 401 and self._headers and not self._trusts(target):
                 raise AtrousError(
                     f"{self.address.origin} redirects to {target.origin}, which asks for a key; a key is not sent to "
@@ -184,12 +185,12 @@ class Connection:
         safer = (own.scheme, own.port, target.scheme, target.port) == ("http", 80, "https", 443)
         return safer and target.host == own.host
 
-    def _try(self, target: Address, method: str, path: str, content: bytes | None) -> Answer:
+    def _try(self, target: Address, method: str, path: str, content: bytes | None, kind: str | None) -> Answer:
         connection = self._connection(target)
         if connection.sock is not None:
             with suppress(ConnectionResetError, BrokenPipeError):  # closed meanwhile, which shows only now
-                return self._exchange(connection, target, method, path, content)
-        return self._exchange(connection, target, method, path, content)
+                return self._exchange(connection, target, method, path, content, kind)
+        return self._exchange(connection, target, method, path, content, kind)
 
     def _exchange(
         self,
@@ -198,11 +199,13 @@ class Connection:
         method: str,
         path: str,
         content: bytes | None,
+        kind: str | None,
     ) -> Answer:
         cut = False
+        headers = {**({"Content-Type": kind} if kind else {}), **(self._headers if self._trusts(target) else {})}
         try:
             try:
-                connection.request(method, path, content, self._headers if self._trusts(target) else {})
+                connection.request(method, path, content, headers)
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:  # there was no connection
                     raise

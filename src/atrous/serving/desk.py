@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import perf_counter
@@ -19,11 +19,12 @@ from starlette.requests import ClientDisconnect
 from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, nearest
 from atrous.inference.out_of_memory import is_out_of_memory
-from atrous.inference.picture_input import Found, doubts_of, found_in
+from atrous.inference.picture_input import Found, doubts_of
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import overlap_of
 from atrous.inference.value_range import ASK_FOR_RANGE
+from atrous.inputs import IMAGE, Input
 from atrous.serving import answers
 from atrous.serving.limits import Admission, Limits, Memory, Problem
 from atrous.serving.metrics import Metrics
@@ -120,8 +121,8 @@ class Desk:
         """Lets nothing begin any more."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def _receive(self, request: Request, wish: Wish) -> bytes:
-        """The picture's file; its bytes are held."""
+    async def _receive(self, request: Request, wish: Wish) -> tuple[bytes, ...]:
+        """The file of each of the model's inputs; their bytes are held."""
         limits, content = self._limits, bytearray()
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limits.picture_bytes + FORM_BYTES:
@@ -133,32 +134,36 @@ class Desk:
                     content += part
                     if len(content) > limits.picture_bytes + FORM_BYTES:
                         raise _too_many_bytes(limits)
-            picture = await self._picture_in(request, bytes(content), wish)
+            files = await self._files_in(request, bytes(content), wish)
         except TimeoutError:
             self.admission.hold(-len(content))
             raise Problem(408, f"the picture did not arrive within {limits.sending_seconds:g} s.") from None
         except BaseException:
             self.admission.hold(-len(content))
             raise
-        self.admission.hold(len(picture) - len(content))
-        if len(picture) > limits.picture_bytes:
-            self.admission.hold(-len(picture))
+        size = sum(map(len, files))
+        self.admission.hold(size - len(content))
+        if size > limits.picture_bytes:
+            self.admission.hold(-size)
             raise _too_many_bytes(limits)
-        return picture
+        return files
 
-    async def _picture_in(self, request: Request, content: bytes, wish: Wish) -> bytes:
-        """The content itself, or the file in a form."""
+    async def _files_in(self, request: Request, content: bytes, wish: Wish) -> tuple[bytes, ...]:
+        """The content itself, or the files in a form."""
+        further = [one.name for one in wish.model.segmenter.info.preprocessing.inputs[1:]]
         if not request.headers.get("content-type", "").lower().startswith("multipart/"):
-            return content
-        return await self._in_pool(_file_in_form, request.headers, content, wish.parameters)
+            if further:
+                raise Problem(422, f"this model takes more than a picture: {_form_of(further)}.")
+            return (content,)
+        return await self._in_pool(_files_in_form, request.headers, content, wish.parameters, further)
 
-    async def _admit(self, content: bytes, wish: Wish, sending: str) -> Response:
+    async def _admit(self, content: tuple[bytes, ...], wish: Wish, sending: str) -> Response:
         """The answer, or the refusal; the picture is held, and inside, until its last work has ended."""
         try:
             with self.admission.one():
                 return await self._answer(content, wish, sending)
         finally:
-            self.admission.hold(-len(content))
+            self.admission.hold(-sum(map(len, content)))
 
     async def _or_leave(self, request: Request, work: Any) -> Response:
         """The work's answer, unless its sender leaves before, or the time is over."""
@@ -179,7 +184,7 @@ class Desk:
             answer.cancel()
             left.cancel()
 
-    async def _answer(self, content: bytes, wish: Wish, sending: str) -> Response:
+    async def _answer(self, content: tuple[bytes, ...], wish: Wish, sending: str) -> Response:
         began = perf_counter()
         try:
             size = await self._in_pool(self._bytes_of, content, wish)
@@ -188,7 +193,7 @@ class Desk:
         except MemoryError as error:  # an OutOfMemory, too
             raise Problem(413, TOO_LITTLE_MEMORY) from error
         except AtrousError as error:
-            packing = packing_of(content)
+            packing = packing_of(content[0])
             reason = str(error) if packing is None else f"this is {packing}, not a picture. {sending}"
             raise Problem(422, reason) from error
         async with self._ahead, self._memory.take(size):
@@ -225,23 +230,30 @@ class Desk:
         }
         return Response(body, media_type=answers.FORMATS[wish.asked.form], headers=headers)
 
-    def _bytes_of(self, content: bytes, wish: Wish) -> float:
-        """The most that a picture takes in memory from its decoding to its answer, but for the network itself."""
+    def _bytes_of(self, content: tuple[bytes, ...], wish: Wish) -> float:
+        """The most that a scene takes in memory from its decoding to its answer, but for the network itself."""
         preprocessing = wish.model.segmenter.info.preprocessing
-        pixels, decoded = decoded_size(content, self._most_pixels(wish), pages=preprocessing.pages)
-        prepared = len(preprocessing.mean) * np.dtype(preprocessing.dtype).itemsize
+        sizes = [
+            decoded_size(file, self._most_pixels(wish), _name_of(one), one.pages)
+            for file, one in zip(content, preprocessing.inputs, strict=True)
+        ]
+        pixels, decoded = sizes[0][0], sum(size for _, size in sizes)
+        prepared = preprocessing.channels * np.dtype(preprocessing.dtype).itemsize
         return 2 * decoded + pixels * (COPIES * prepared + ANSWER_BYTES)
 
     def _most_pixels(self, wish: Wish) -> int:
         return int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
 
-    def _decode(self, content: bytes, wish: Wish) -> tuple[Segmenter, Found, np.ndarray, str | None]:
+    def _decode(self, content: tuple[bytes, ...], wish: Wish) -> tuple[Segmenter, Found, np.ndarray, str | None]:
         """The segmenter, the picture as it is and as the network takes it, and what is doubtful about its values."""
         segmenter = wish.model.looking(wish.look)  # the first CRF takes seconds to load
         preprocessing = segmenter.info.preprocessing
-        pixels = decode_pixels(content, self._most_pixels(wish), pages=preprocessing.pages)
-        found = found_in(pixels, len(preprocessing.mean))
-        doubts = [note.message for note in doubts_of("the picture", pixels, preprocessing)]
+        stored = {
+            one.name: decode_pixels(file, self._most_pixels(wish), _name_of(one), one.pages)
+            for file, one in zip(content, preprocessing.inputs, strict=True)
+        }
+        found = segmenter.found(stored)
+        doubts = [note.message for note in doubts_of("the picture", stored[IMAGE], preprocessing)]
         doubts += [doubt] if (doubt := segmenter.doubt_of(found.image, ASK_FOR_RANGE)) else []
         return segmenter, found, segmenter.filled(found, ASK_FOR_RANGE), " ".join(doubts) or None
 
@@ -277,18 +289,29 @@ def _how_to_send(request: Request) -> str:
     return how_to_send(str(request.url), key="authorization" in request.headers)
 
 
-def _file_in_form(headers: Headers, content: bytes, parameters: Collection[str] = ()) -> bytes:
-    """The file in a form. It runs on another thread, as a form of boundaries alone takes seconds.
+def _files_in_form(
+    headers: Headers, content: bytes, parameters: Collection[str] = (), further: Sequence[str] = ()
+) -> tuple[bytes, ...]:
+    """The files in a form. It runs on another thread, as a form of boundaries alone takes seconds.
+
+    Args:
+        headers: of the request.
+        content: of the request.
+        parameters: all that the query may hold, for messages.
+        further: the names of the model's inputs beside the picture; their files are in fields of these names.
+
+    Returns:
+        The picture's file, and those of the further inputs.
 
     Raises:
-        Problem: no form, none or several files in it, or a field of text, which nothing would read.
+        Problem: no form, files missing in it or too many, or a field of text, which nothing would read.
     """
 
     async def parts() -> AsyncGenerator[bytes, None]:
         yield content
 
     async def parse() -> FormData:
-        parser = MultiPartParser(headers, parts(), max_files=1, max_fields=8, max_part_size=FORM_BYTES)
+        parser = MultiPartParser(headers, parts(), max_files=1 + len(further), max_fields=8, max_part_size=FORM_BYTES)
         parser.spool_max_size = len(content) + 1  # nothing of it touches the disk
         return await parser.parse()
 
@@ -304,10 +327,32 @@ def _file_in_form(headers: Headers, content: bytes, parameters: Collection[str] 
             for file in files:
                 file.file.close()
             raise Problem(422, _text_field(name, value, parameters))
-    if not files:
+    if not files and not further:
         raise Problem(400, "the form holds no file: send the picture as one, or as the request's whole content.")
-    with files[0].file as file:
-        return file.read()
+    named = [(name, value) for name, value in form.multi_items() if not isinstance(value, str)]
+    read = []
+    for name, value in named:
+        with value.file as file:
+            read.append((name, file.read()))
+    if not further:
+        return (read[0][1],)
+    pictures = [file for name, file in read if name in (FILE_FIELD, IMAGE)]
+    others = {name: file for name, file in read if name in further}
+    if len(pictures) != 1 or len(others) != len(further) or len(read) != 1 + len(further):
+        given = ", ".join(name[:40] for name, _ in read) or "no file"
+        raise Problem(422, f"this model takes more than a picture: {_form_of(further)}. The form has {given}.")
+    return (pictures[0], *(others[name] for name in further))
+
+
+def _form_of(further: Sequence[str]) -> str:
+    """How the files of a model with these further inputs are sent."""
+    fields = " ".join(f"-F {name}=@{name}.png" for name in further)
+    return f"send a form with a file for each input, with curl, -F {FILE_FIELD}=@picture.png {fields}"
+
+
+def _name_of(one: Input) -> str:
+    """What an input is called in messages."""
+    return "the picture" if one.name == IMAGE else f"the {one.name}"
 
 
 def _text_field(name: str, value: str, parameters: Collection[str]) -> str:

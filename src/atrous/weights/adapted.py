@@ -114,7 +114,7 @@ def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) ->
     """Mean and deviation in 0–255; for pictures of other than as many channels, the average of all in each."""
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
-    return Preprocessing(tuple(mean), tuple(std))
+    return Preprocessing.of_pictures(mean, std)
 
 
 def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -216,7 +216,7 @@ def preprocessing(processor: Mapping[str, Any], channels: int) -> Preprocessing:
     scale = options["rescale_factor"] if options["do_rescale"] else 1.0
     mean, std = (options["image_mean"], options["image_std"]) if options["do_normalize"] else (0.0, 1.0)
     try:
-        return Preprocessing(_per_channel(mean, scale, channels), _per_channel(std, scale, channels))
+        return Preprocessing.of_pictures(_per_channel(mean, scale, channels), _per_channel(std, scale, channels))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise AtrousError(
             f"preprocessor_config.json has image_mean {mean!r}, image_std {std!r} and rescale_factor {scale!r}; "

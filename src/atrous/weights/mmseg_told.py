@@ -153,7 +153,7 @@ def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessi
             raise _refused(name, values, f"needed are {channels} numbers, one for each channel")
     turn = -1 if reads_bgr else 1
     mean, std = (tuple(float(value) for value in values)[::turn] for values in (mean, std))
-    return Preprocessing(mean, std), reads_bgr
+    return Preprocessing.of_pictures(mean, std), reads_bgr
 
 
 def threshold(config: Mapping[str, Any], num_classes: int) -> float | None:

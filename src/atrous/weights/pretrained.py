@@ -98,11 +98,8 @@ def _load_package(model: SegmentationModel, file: Path) -> None:
     missing, unexpected = net.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     assert not missing and not unexpected, (missing, unexpected)
-    preprocessing = replace(
-        model.info.preprocessing,
-        mean=(efficientnet_lite.MEAN,) * channels,
-        std=(efficientnet_lite.STD,) * channels,
-    )
+    mean, std = (efficientnet_lite.MEAN,) * channels, (efficientnet_lite.STD,) * channels
+    preprocessing = model.info.preprocessing.normalized_by(mean, std)
     model.info = replace(model.info, preprocessing=preprocessing)
 
 

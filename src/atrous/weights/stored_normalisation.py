@@ -85,7 +85,7 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
     used = [name for one, _ in known for name in one.names]
     return replace(
         adapted,
-        preprocessing=replace(own, mean=stored.mean, std=stored.std),
+        preprocessing=own.normalized_by(stored.mean, stored.std),
         left_over=tuple(name for name in adapted.left_over if name not in used),
         notes=(*adapted.notes, *notes),
     )
@@ -140,7 +140,7 @@ def _meaning(names: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, 
         return Stored(
             names, None, f"({_numbers(mean)}) are ImageNet's in the order of BGR, and the weights are taken as RGB"
         )
-    return Stored(names, Preprocessing(mean, std))
+    return Stored(names, Preprocessing.of_pictures(mean, std))
 
 
 def _row(tensor: Tensor) -> tuple[float, ...]:

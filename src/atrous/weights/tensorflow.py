@@ -211,7 +211,9 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments | {name: value for name, value in given.items() if name != "architecture"},
         state=state,
         left_over=left_over,
-        preprocessing=Preprocessing((config.get("mean", MEAN),) * channels, (config.get("std", STD),) * channels),
+        preprocessing=Preprocessing.of_pictures(
+            (config.get("mean", MEAN),) * channels, (config.get("std", STD),) * channels
+        ),
         untold=() if config else ("output_stride",),
         notes=_notes(config),
         **by_number(classifier.shape[0], {"Pascal VOC": VOC_CLASSES}),

@@ -19,7 +19,7 @@ from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError, missing_extra
 from atrous.picture_marks import UNSEALED, seal
 
-#: Pixels in height and width of what is compressed at once in the masks.
+#: StoredPixels in height and width of what is compressed at once in the masks.
 BLOCK = 512
 #: Names of files that may have a place on Earth.
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
@@ -118,7 +118,7 @@ class GeoTiffSource:
         return self._pixels(window)[0]
 
     def valid(self, window: tuple[int, int, int, int]) -> np.ndarray | None:
-        """H×W booleans, False where there is no data (see `Pixels.for_model`); None without any gap."""
+        """H×W booleans, False where there is no data (see `StoredPixels.for_model`); None without any gap."""
         return self._pixels(window)[1]
 
     def close(self) -> None:

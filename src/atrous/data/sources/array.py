@@ -1,0 +1,60 @@
+"""Pictures and masks in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from atrous.data.labels import IGNORE_INDEX
+from atrous.data.sources.source import Pixels, Window
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """A picture that is in memory.
+
+    Args:
+        image: H×W×C.
+        valid: H×W booleans, False where there is no data; None for data everywhere.
+        doubtful_alpha: as of `Pixels`, for the whole picture.
+    """
+
+    image: np.ndarray
+    valid: np.ndarray | None = None
+    doubtful_alpha: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the picture."""
+        height, width, channels = self.image.shape
+        return height, width, channels
+
+    @property
+    def geometry(self) -> None:
+        """It lies nowhere."""
+        return None
+
+    def read(self, window: Window) -> Pixels:
+        """The window, not copied."""
+        valid = None if self.valid is None else self.valid[window.rows, window.columns]
+        return Pixels(self.image[window.rows, window.columns], valid, self.doubtful_alpha)
+
+
+class ArraySink:
+    """A mask in memory.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+
+    Attributes:
+        mask: H×W uint8 class indices.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.mask = np.full((height, width), IGNORE_INDEX, np.uint8)
+
+    def write(self, window: Window, mask: np.ndarray) -> None:
+        """Puts the window's mask in its place."""
+        self.mask[window.rows, window.columns] = mask

@@ -1,0 +1,93 @@
+"""Several inputs of one scene, such as a picture and its depth, joined along the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from atrous.data.pixels import fill_missing, to_channels, to_depth
+from atrous.data.sources.source import Pixels, Source, Window
+from atrous.errors import AtrousError
+from atrous.inputs import Input, joint_dtype
+
+
+class JoinedSource:
+    """Several sources of one size as one.
+
+    Args:
+        sources: one per input.
+        inputs: of the model, in the same order.
+
+    Raises:
+        AtrousError: they differ in size.
+    """
+
+    def __init__(self, sources: Sequence[Source], inputs: Sequence[Input]) -> None:
+        check_sizes([source.shape[:2] for source in sources], [one.name for one in inputs])
+        self._sources, self._inputs = tuple(sources), tuple(inputs)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of all inputs."""
+        height, width, _ = self._sources[0].shape
+        return height, width, sum(one.channels for one in self._inputs)
+
+    @property
+    def geometry(self) -> Any:
+        """That of the picture."""
+        return self._sources[0].geometry
+
+    def read(self, window: Window) -> Pixels:
+        """The window of each source, joined."""
+        return joined([source.read(window) for source in self._sources], self._inputs)
+
+
+def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
+    """The channels of several inputs in one array, each in the range that the model was trained on.
+
+    There is no data where the picture, the first input, has none. Where a further input has none, its channels hold
+    their training mean, which the network sees as 0: a pixel without depth is still part of the picture.
+
+    Args:
+        parts: one per input, of one size.
+        inputs: of the model, in the same order.
+
+    Returns:
+        H×W×C of their common type, or float32.
+
+    Raises:
+        AtrousError: they differ in size, or a type of values is not that of the training.
+    """
+    check_sizes([part.values.shape[:2] for part in parts], [one.name for one in inputs])
+    dtype = joint_dtype(inputs)
+    values = []
+    for part, one in zip(parts, inputs, strict=True):
+        taken = to_channels(part.values, one.channels)
+        if one is inputs[0]:
+            taken = to_depth(taken, one.dtype)
+        elif taken.dtype.name != one.dtype:  # 8 bits, 16 bits and floats are hardly of one unit
+            raise AtrousError(
+                f"{one.name} holds {taken.dtype}, and the model was trained on {one.dtype}: convert it to the type and "
+                f"unit ({one.unit or 'of the training files'}) that it had in training."
+            )
+        else:
+            taken = fill_missing(taken, part.valid, one.mean)
+        values.append(taken.astype(dtype, copy=False))
+    return Pixels(np.concatenate(values, axis=2), parts[0].valid, parts[0].doubtful_alpha)
+
+
+def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
+    """Refuses inputs of one scene that differ in size.
+
+    Args:
+        sizes: (H, W) of each.
+        names: of each.
+
+    Raises:
+        AtrousError: they differ.
+    """
+    if len(set(sizes)) > 1:
+        listed = ", ".join(f"{name} {size[1]}×{size[0]} px" for name, size in zip(names, sizes, strict=True))
+        raise AtrousError(f"inputs of one scene are of one size, and these differ: {listed}. Resize them to one grid.")

@@ -26,8 +26,8 @@ TASKS = {
 #: Which options belong together, in this order; `verb.name` wins over `name`.
 GROUPS = {
     "What is read": (
-        "model", "models", "paths", "file", "runs", "data", "split", "layout", "train", "val", "pages", "range",
-        "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
+        "model", "models", "paths", "file", "runs", "data", "split", "layout", "input", "train", "val", "pages",
+        "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
     ),
     "What is written": (
         "out", "format", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf", "write_classes",

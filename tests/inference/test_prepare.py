@@ -57,9 +57,8 @@ def test_it_is_the_same_function(architecture, backbone, arguments):
 @pytest.mark.parametrize("preprocessing", [{}, {"aligned": True}, {"enlarge": 1.5}])
 def test_the_first_convolutions_normalise(architecture, backbone, arguments, preprocessing):
     model = used(architecture, backbone, arguments)
-    told = dataclasses.replace(
-        model.info.preprocessing, mean=(123.7, 116.3, 103.5), std=(50.0, 60.0, 70.0), **preprocessing
-    )
+    told = model.info.preprocessing.normalized_by((123.7, 116.3, 103.5), (50.0, 60.0, 70.0))
+    told = dataclasses.replace(told, **preprocessing)
     model.info = dataclasses.replace(model.info, preprocessing=told)
     plain, folded = Pipeline(model), prepared_pipeline(model)
     picture = torch.randint(0, 256, (1, 3, 97, 113), dtype=torch.uint8)

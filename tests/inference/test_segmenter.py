@@ -111,8 +111,7 @@ def test_sixteen_bits_are_rescaled_to_what_the_model_was_trained_on(segmenter, p
     deep = make()
     deep.info = dataclasses.replace(
         deep.info,
-        preprocessing=dataclasses.replace(
-            deep.info.preprocessing,
+        preprocessing=deep.info.preprocessing.with_image(
             mean=tuple(257 * value for value in deep.info.preprocessing.mean),
             std=tuple(257 * value for value in deep.info.preprocessing.std),
             dtype="uint16",
@@ -330,8 +329,7 @@ def test_deep_pictures_are_refined_in_their_own_depth(picture, dtype):
     model = make()
     preprocessing = model.info.preprocessing
     factor = 257 if dtype == "uint16" else 1
-    deep = dataclasses.replace(
-        preprocessing,
+    deep = preprocessing.with_image(
         mean=tuple(factor * value for value in preprocessing.mean),
         std=tuple(factor * value for value in preprocessing.std),
         dtype=dtype,

@@ -198,7 +198,7 @@ def test_memory_that_runs_out_is_a_picture_too_large(opened, monkeypatch, where,
     async def ask() -> None:
         made = desk.Desk((), Broken(), desk.Limits(), Metrics())  # type: ignore[arg-type]
         try:
-            await made._answer(file.getvalue(), wish, "")
+            await made._answer((file.getvalue(),), wish, "")
         finally:
             made.close()
 

@@ -19,8 +19,8 @@ from typing import Any
 import atrous
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
+from atrous.learning.checkpoint import checkpoint_of
 from atrous.learning.recipe import read_recipe
-from atrous.learning.trainer import checkpoint_of
 
 RECIPE = "camvid_family"
 PAPERS = {"deeplabv1": "V1", "deeplabv2": "V2", "deeplabv3": "V3", "deeplabv3plus": "V3+"}

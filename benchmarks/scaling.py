@@ -57,13 +57,16 @@ def bare_step(batch: int, steps: int = 12) -> float:
 
     from atrous import create_model
     from atrous.device import keep_freed_memory, pick_precision
+    from atrous.learning.batch import Batch
     from atrous.learning.losses import CrossEntropy
     from atrous.learning.optim import make_optimizer, parameter_groups
     from atrous.learning.step import TrainingStep
+    from atrous.learning.terms import supervised_terms
 
     model = create_model("deeplabv3plus", backbone="tf_efficientnet_lite0", num_classes=11).train()
     model = model.to(memory_format=torch.channels_last)
-    step = TrainingStep(model, CrossEntropy(), pick_precision("auto", torch.device("cpu")))
+    precision = pick_precision("auto", torch.device("cpu"))
+    step = TrainingStep(model, supervised_terms(CrossEntropy(), model), precision)
     optimizer = make_optimizer("adamw", parameter_groups(model, lr=1e-3, weight_decay=0.01, backbone_lr=0.5))
     raw = torch.randint(0, 256, (batch, 3, SIZE, SIZE), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 11, (batch, SIZE, SIZE), dtype=torch.uint8)
@@ -71,7 +74,7 @@ def bare_step(batch: int, steps: int = 12) -> float:
     for number in range(steps + 2):
         if number == 2:
             started = time.perf_counter()
-        step(raw, labels).backward()
+        step(Batch(raw, {"labels": labels})).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if number == 0:

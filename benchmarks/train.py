@@ -82,8 +82,10 @@ def check_equal(backbone: str) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from atrous.learning.batch import Batch
     from atrous.learning.losses import CrossEntropy
     from atrous.learning.step import TrainingStep
+    from atrous.learning.terms import supervised_terms
     from atrous.weights.adapted import translate
     from atrous.weights.smp import KEYS
 
@@ -106,7 +108,7 @@ def check_equal(backbone: str) -> dict[str, Any]:
     preprocessing = ours.info.preprocessing
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     theirs = torch.nn.functional.cross_entropy(peer((raw - mean) / std), labels.long(), ignore_index=255)
-    loss = TrainingStep(ours, CrossEntropy())(raw, labels)
+    loss = TrainingStep(ours, supervised_terms(CrossEntropy(), ours))(Batch(raw, {"labels": labels}))
     theirs.backward()
     loss.backward()
     torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-5)
@@ -180,19 +182,22 @@ def make_step(side: str, backbone: str) -> Any:
 
     if side.startswith("atrous"):
         from atrous.device import pick_precision
+        from atrous.learning.batch import Batch
         from atrous.learning.losses import CrossEntropy
         from atrous.learning.optim import make_optimizer, parameter_groups
         from atrous.learning.recompute import recompute_blocks
         from atrous.learning.step import TrainingStep
+        from atrous.learning.terms import supervised_terms
 
         ours = build_ours(backbone).train().to(memory_format=torch.channels_last)
         if side == "atrous, recompute":
             recompute_blocks(ours)
-        step = TrainingStep(ours, CrossEntropy(), pick_precision("auto", torch.device("cpu")))
+        precision = pick_precision("auto", torch.device("cpu"))
+        step = TrainingStep(ours, supervised_terms(CrossEntropy(), ours), precision)
         optimizer = make_optimizer("adamw", parameter_groups(ours, lr=1e-3, weight_decay=0.01, backbone_lr=1.0))
 
         def loss_of_ours(raw: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return step(raw.contiguous(memory_format=torch.channels_last), labels)
+            return step(Batch(raw.contiguous(memory_format=torch.channels_last), {"labels": labels}))
 
         return optimising(loss_of_ours, optimizer)
 

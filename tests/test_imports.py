@@ -36,11 +36,13 @@ ALLOWED = {
     "model_file": LOW | {"models", "model_state"},
     "run_folder": LOW | {"model_file", "file_lock"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
-    "learning": LOW | {"crf", "models", "data", "model_file", "console", "device"},
+    "learning": LOW
+    | {"crf", "models", "data", "model_file", "console", "device", "run_folder", "charts"}
+    | {"create", "inference", "atrous"},
     "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "console", "device"},
     "explaining": LOW | {"crf", "models"},
     "serving": LOW | {"crf", "models", "data", "inference", "atrous"},
-    "create": LOW | {"models", "data", "model_file", "weights", "learning", "console"},
+    "create": LOW | {"models", "data", "model_file", "weights", "console"},
     "recipes": set(),
     "verbs": {"errors"},
     "help_text": {"verbs", "learning"},

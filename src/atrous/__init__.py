@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from atrous.inference.pipeline import Pipeline as Pipeline
     from atrous.inference.prediction import Prediction as Prediction
     from atrous.inference.segmenter import Segmenter as Segmenter
+    from atrous.learning.fit import fit as fit
+    from atrous.learning.recipe import Recipe as Recipe
+    from atrous.learning.recipe import read_recipe as read_recipe
     from atrous.learning.step import TrainingStep as TrainingStep
     from atrous.learning.transfer import start_from as start_from
     from atrous.model_file import load as load
@@ -47,6 +50,7 @@ _HOME = {
     "doctor": "atrous.commands.doctor",
     "evaluate": "atrous.commands.evaluate",
     "explain": "atrous.commands.explain",
+    "fit": "atrous.learning.fit",
     "load": "atrous.model_file",
     "ModelSpec": "atrous.inference.model_spec",
     "open_dataset": "atrous.data.dataset",
@@ -54,6 +58,8 @@ _HOME = {
     "Pipeline": "atrous.inference.pipeline",
     "predict": "atrous.commands.predict",
     "Prediction": "atrous.inference.prediction",
+    "read_recipe": "atrous.learning.recipe",
+    "Recipe": "atrous.learning.recipe",
     "save": "atrous.model_file",
     "Segmenter": "atrous.inference.segmenter",
     "start_from": "atrous.learning.transfer",

@@ -12,7 +12,6 @@ from PIL import Image
 import atrous
 from atrous import model_file
 from atrous.cli import main
-from atrous.commands._measurement import matching_classes, warnings
 from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
 from atrous.crf import PRESETS, DenseCRF
@@ -22,6 +21,7 @@ from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU
+from atrous.learning.measurement import matching_classes, warnings
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.learning.sizes import SizeScore
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.commands import evaluate as evaluate_module
-from atrous.commands._measurement import any_size_of, prepared, reader_for
 from atrous.commands._recorded_options import evaluate_command, options_in_words
 from atrous.commands.calibrate import drawn_pixels
 from atrous.commands.evaluate import evaluate, search_crf
@@ -20,6 +19,7 @@ from atrous.inference import memory as memory_module
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.whole_picture import WholePicture
 from atrous.learning.crf_search import Trial
+from atrous.learning.measurement import any_size_of, prepared, reader_for
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.run_folder import read_run
 

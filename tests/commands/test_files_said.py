@@ -13,7 +13,6 @@ from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.commands.train import train
-from atrous.create import create_for
 from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
 from atrous.data.labels import ClassTable, default_colors
@@ -21,6 +20,7 @@ from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.statistics import class_pixels
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import PictureWarning
+from atrous.learning.create_for import create_for
 from atrous.learning.recipe import to_recipe
 from atrous.model_file import read_info
 

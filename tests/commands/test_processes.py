@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from atrous.errors import AtrousError
+from atrous.learning.distributed import Processes, the_processes, together
 from atrous.learning.loader import EpochOrder
-from atrous.learning.processes import Processes, the_processes, together
 from atrous.learning.recipe import write_recipe
 
 
@@ -39,13 +39,35 @@ def test_every_picture_is_in_one_batch_of_one_process(world, size, batch):
     if size >= 2 * world and batch >= 2 * world:
         assert min(len(one) for part in parts for one in part) >= 2
     for index in range(len(orders[0])):
-        assert sum(len(part[index]) for part in parts) == orders[0].pictures(index)
+        assert sum(len(part[index]) for part in parts) == orders[0].counts()[index]
 
 
 def test_the_batches_of_all_are_those_of_one():
     alone = [sorted(batch) for batch in EpochOrder(33, 8, 1)]
     parts = [list(EpochOrder(33, 8, 1, rank, 4)) for rank in range(4)]
     assert [sorted(chain(*pieces)) for pieces in zip(*parts, strict=True)] == alone
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(("before", "after"), [(4, 4), (4, 6), (6, 4), (5, 16), (16, 3)])
+def test_an_epoch_goes_on_with_batches_of_another_size(world, before, after):
+    size = 37
+    for done in range(len(EpochOrder(size, before, 7, 0, world)) + 1):
+        found = []
+        for rank in range(world):
+            first, second = (EpochOrder(size, batch, 7, rank, world) for batch in (before, after))
+            pictures = sum(first.counts()[:done])
+            first.start(2)
+            second.start(2, pictures)
+            parts = [*list(first)[:done], *second]
+            assert all(parts) and len(parts) == done + len(second.counts(pictures))
+            found += [index for part in parts for _, index in part]
+        assert sorted(found) == list(range(size))
+
+
+def test_an_epoch_of_which_fewer_pictures_are_left_than_there_are_processes():
+    with pytest.raises(AtrousError, match="2 pictures of epoch 1 are left for 3 processes: go on with 2 processes"):
+        EpochOrder(20, 6, 0, 0, 3).start(0, 18)
 
 
 def test_fewer_pictures_than_processes():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import atrous.commands.train as training
 from atrous.cli import main
 from atrous.commands.doctor import doctor
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
-from atrous.learning.processes import the_processes
+from atrous.learning.distributed import the_processes
 from atrous.learning.recipe import to_recipe
+from atrous.learning.training_data import open_training_data
 
 
 def dataset(root: Path, *, pictures: int, classes: int, lists: dict[str, int] | None, labelled: bool) -> Path:
@@ -62,7 +62,7 @@ def test_the_doctor_is_content_where_training_finds_its_data_fit(tmp_path, pictu
     except AtrousError:
         content = False
     try:
-        training._open_data(recipe, the_processes())
+        open_training_data(recipe, the_processes())
         fit = True
     except AtrousError:
         fit = False
@@ -83,4 +83,4 @@ def test_a_split_named_in_the_recipe(tmp_path):
     root = dataset(tmp_path, pictures=3, classes=2, lists={"train": 2, "test": 1}, labelled=True)
     recipe = to_recipe({"name": "x", "data": {"root": str(root), "val": "test"}})
     assert doctor(root) == 2
-    training._open_data(recipe, the_processes())
+    open_training_data(recipe, the_processes())

@@ -19,13 +19,13 @@ import yaml
 from PIL import Image
 
 from atrous.commands import report as module
-from atrous.commands._measurement import Measurement, largest_mistakes, summarise
 from atrous.commands.report import best_and_worst, confusion_rows, most_confused, picture_rows, report
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import Found
 from atrous.inference.prediction import Prediction
+from atrous.learning.measurement import Measurement, largest_mistakes, summarise
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.info import Info, Preprocessing
 
@@ -126,7 +126,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of(data, segmenter)))
     monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, **options: segmenter)
     whole = lambda segmenter, *more: lambda image, valid, name: segmenter(image).mask  # noqa: E731
-    monkeypatch.setattr("atrous.commands._measurement.any_size_of", whole)
+    monkeypatch.setattr("atrous.learning.measurement.any_size_of", whole)
     monkeypatch.setattr("atrous.model_file.read_info", lambda path: INFO)
     return folder
 

@@ -22,13 +22,13 @@ from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
-from atrous.create import create_for
 from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
 from atrous.data.readiness import few_pictures_note
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
 from atrous.inputs import Input
+from atrous.learning.create_for import create_for
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
 from atrous.learning.step import TrainingStep
 
@@ -340,7 +340,7 @@ def test_the_crop_grows(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
         TrainingStep,
         "forward",
-        lambda self, images, labels: seen.append(images.shape) or normalise(self, images, labels),
+        lambda self, batch: seen.append(batch.images.shape) or normalise(self, batch),
     )
     crops = {"augment__first_crop": [32, 32], "augment__crop": [64, 64], "augment__growth": 2}
     train(tiny(**crops, train__epochs=3, train__batch_size=8), out=tmp_path / "run")
@@ -521,7 +521,7 @@ def test_stopped_before_its_recipe_was_written_it_goes_on_all_the_same(tiny, tmp
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("atrous.commands.train.write_recipe", stop)
+        patch.setattr("atrous.learning.fit.write_recipe", stop)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(), out=out)
     assert not (out / "config.yaml").exists()

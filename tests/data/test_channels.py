@@ -7,16 +7,16 @@ import pytest
 import tifffile
 from PIL import Image
 
-import atrous.commands.train as training
-from atrous.create import create_for
 from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
 from atrous.data.labels import ClassTable, default_colors
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.pixels import StoredPixels, gives_channels
 from atrous.errors import AtrousError
-from atrous.learning.processes import the_processes
+from atrous.learning.create_for import create_for
+from atrous.learning.distributed import the_processes
 from atrous.learning.recipe import Recipe, to_recipe
+from atrous.learning.training_data import open_training_data
 
 MODEL = {"backbone": "mobilenetv2_035", "pretrained": False, "arguments": {"aspp_channels": 8, "low_channels": 8}}
 
@@ -109,7 +109,7 @@ def test_a_file_of_each_is_named(tmp_path):
     (told,) = [f.message for f in examine(root).errors]
     assert "images/train0.tif" in told and "images/train1.tif" in told
     with pytest.raises(AtrousError, match=r"train0\.tif: .* 3 channels and 5 .*model\.in_channels.*train1\.tif has"):
-        training._open_data(recipe_for(root, 5, check=True), the_processes())
+        open_training_data(recipe_for(root, 5, check=True), the_processes())
 
 
 def test_a_grey_picture_first_does_not_make_a_grey_model(tmp_path, capsys):
@@ -125,4 +125,4 @@ def test_the_doctor_reads_the_pages_that_training_reads(tmp_path):
     assert not examine(root).errors
     assert [f.kind for f in examine(root, pages="channels").errors] == ["channels_without_a_way"]
     with pytest.raises(AtrousError, match=r"val0\.tif: the picture has 3 channels and 2 are wanted"):
-        training._open_data(recipe_for(root, check=True, pages="channels"), the_processes())
+        open_training_data(recipe_for(root, check=True, pages="channels"), the_processes())

@@ -6,15 +6,17 @@ import torch
 
 from atrous import create_model
 from atrous.errors import AtrousError
-from atrous.learning.average import WeightAverage
+from atrous.learning.batch import Batch
 from atrous.learning.checkpoint import load_checkpoint, save_checkpoint
 from atrous.learning.crf_layer import CrfLayer
+from atrous.learning.ema import WeightAverage
 from atrous.learning.losses import CrossEntropy
 from atrous.learning.optim import crf_group, make_optimizer, parameter_groups
 from atrous.learning.recipe import Crf
 from atrous.learning.step import TrainingStep
+from atrous.learning.terms import supervised_terms
 
-PROGRESS = {"epoch": 3, "batch": 1, "step": 17, "best_miou": -1.0, "seconds": 0.1 + 0.2}
+PROGRESS = {"epoch": 3, "pictures": 4, "step": 17, "best_miou": -1.0, "seconds": 0.1 + 0.2}
 
 
 class Training:
@@ -33,14 +35,14 @@ class Training:
         groups = parameter_groups(self.model, lr=0.01, weight_decay=0.01, backbone_lr=0.5)
         self.optimizer = make_optimizer(optimizer, groups)
         self.average = WeightAverage(self.model, 0.9) if average else None
-        self.step = TrainingStep(self.model, CrossEntropy())
+        self.step = TrainingStep(self.model, supervised_terms(CrossEntropy(), self.model))
 
     def train(self, steps: int, first: int = 0) -> "Training":
         for number in range(first, first + steps):
             rng = torch.Generator().manual_seed(number)
             images = torch.randint(0, 256, (2, 3, 33, 40), generator=rng).byte()
             labels = torch.randint(0, 3, (2, 33, 40), generator=rng).byte()
-            self.step(images, labels).backward()  # dropout draws from the global generator
+            self.step(Batch(images, {"labels": labels})).backward()  # dropout draws from the global generator
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.average:
@@ -51,14 +53,18 @@ class Training:
         save_checkpoint(
             path,
             model=self.model,
-            average=self.average,
             optimizer=self.optimizer,
+            state=self.parts,
             progress=PROGRESS,
         )
         return path
 
     def load(self, path):
-        return load_checkpoint(path, model=self.model, average=self.average, optimizer=self.optimizer)
+        return load_checkpoint(path, model=self.model, optimizer=self.optimizer, state=self.parts).progress
+
+    @property
+    def parts(self):
+        return {"average": self.average} if self.average else {}
 
     def state(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -187,18 +193,18 @@ def test_a_crf_trained_with_the_model_is_kept(tmp_path):
         return made, crf, make_optimizer("adamw", groups)
 
     def update(made, crf, optimizer):
-        step = TrainingStep(made.model, CrossEntropy(), crf=crf)
+        step = TrainingStep(made.model, supervised_terms(CrossEntropy(), made.model), crf=crf)
         raw = torch.randint(0, 256, (2, 3, 33, 40)).byte()
-        step(raw, torch.randint(0, 3, (2, 33, 40)).byte()).backward()
+        step(Batch(raw, {"labels": torch.randint(0, 3, (2, 33, 40)).byte()})).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     one, crf, optimizer = training(0)
     update(one, crf, optimizer)
     path = tmp_path / "last.safetensors"
-    save_checkpoint(path, model=one.model, average=None, optimizer=optimizer, progress=PROGRESS, crf=crf)
+    save_checkpoint(path, model=one.model, optimizer=optimizer, state={"crf": crf}, progress=PROGRESS)
     other, other_crf, other_optimizer = training(1)
-    load_checkpoint(path, model=other.model, average=None, optimizer=other_optimizer, crf=other_crf)
+    load_checkpoint(path, model=other.model, optimizer=other_optimizer, state={"crf": other_crf})
     assert crf.learned() == other_crf.learned() != CrfLayer(settings, one.model.info).learned()
     states = []
     for made, layer, optim in ((one, crf, optimizer), (other, other_crf, other_optimizer)):
@@ -209,4 +215,4 @@ def test_a_crf_trained_with_the_model_is_kept(tmp_path):
     with pytest.raises(AtrousError, match=r"no checkpoint of this run, .* trained with crf\.trainable"):
         one.load(path)
     with pytest.raises(AtrousError, match=r"trained without crf\.trainable"):
-        load_checkpoint(one.save(path), model=one.model, average=None, optimizer=other_optimizer, crf=other_crf)
+        load_checkpoint(one.save(path), model=one.model, optimizer=other_optimizer, state={"crf": other_crf})

@@ -7,11 +7,13 @@ from torch.nn import functional as F
 import atrous
 from atrous.crf import DenseCRF
 from atrous.crf.settings import make_crf
+from atrous.learning.batch import Batch
 from atrous.learning.crf_layer import CrfLayer
 from atrous.learning.losses import CrossEntropy
 from atrous.learning.optim import crf_group
 from atrous.learning.recipe import Crf
 from atrous.learning.step import TrainingStep
+from atrous.learning.terms import supervised_terms
 
 SMALL = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "low_channels": 8, "dropout": 0.0}
 SETTINGS = Crf(trainable=True, bilateral_weight=2, bilateral_xy=10, bilateral_rgb=20, gaussian_xy=2, iterations=3)
@@ -20,6 +22,10 @@ SETTINGS = Crf(trainable=True, bilateral_weight=2, bilateral_xy=10, bilateral_rg
 def make(**arguments):
     torch.manual_seed(0)
     return atrous.create_model("deeplabv3plus", **{**SMALL, "num_classes": 3, **arguments}).eval()
+
+
+def step_of(model, crf=None):
+    return TrainingStep(model, supervised_terms(CrossEntropy(), model), crf=crf)
 
 
 def batch(classes=3):
@@ -36,15 +42,15 @@ def test_the_loss_is_that_of_the_refined_probabilities(align_corners):
     layer = CrfLayer(SETTINGS, model.info)
     raw, labels = batch()
     labels[:, :4] = 255
-    step = TrainingStep(model, CrossEntropy(), crf=layer)
+    step = step_of(model, layer)
     logits = F.interpolate(
         model.scores(step.normalize(raw))["main"], (33, 40), mode="bilinear", align_corners=align_corners
     )
     crf = DenseCRF(2, 10, 20, 3, 2, 3)
     refined = torch.stack([crf(raw[i].permute(1, 2, 0), logits[i].softmax(0)) for i in range(2)])
     expected = F.nll_loss(refined.log(), labels.long(), ignore_index=255)
-    torch.testing.assert_close(step(raw, labels), expected, rtol=1e-3, atol=1e-4)
-    plain = TrainingStep(model, CrossEntropy())(raw, labels)
+    torch.testing.assert_close(step(Batch(raw, {"labels": labels})), expected, rtol=1e-3, atol=1e-4)
+    plain = step_of(model)(Batch(raw, {"labels": labels}))
     assert abs(plain - expected) > 0.001  # not vacuous
 
 
@@ -57,10 +63,10 @@ def test_only_the_main_output_is_refined():
             module.eval()
     layer = CrfLayer(SETTINGS, model.info)
     raw, labels = batch()
-    scores = model.scores(TrainingStep(model, CrossEntropy()).normalize(raw))
+    scores = model.scores(step_of(model).normalize(raw))
     loss = CrossEntropy()
     expected = loss(layer(scores["main"], raw), labels) + 0.4 * loss(scores["aux"], labels)
-    torch.testing.assert_close(TrainingStep(model, loss, crf=layer)(raw, labels), expected)
+    torch.testing.assert_close(step_of(model, layer)(Batch(raw, {"labels": labels})), expected)
 
 
 def test_one_logit_is_two_classes():
@@ -95,13 +101,13 @@ def test_scores_that_are_not_finite_make_such_a_loss():
 def test_trained_end_to_end_all_parameters_move_and_the_loss_falls(compatibility):
     model = make().train()
     layer = CrfLayer(dataclasses.replace(SETTINGS, compatibility=compatibility), model.info)
-    step = TrainingStep(model, CrossEntropy(), crf=layer)
+    step = step_of(model, layer)
     optimizer = torch.optim.Adam([crf_group(layer, lr=0.05), {"params": [*model.parameters()], "lr": 0.003}])
     before = {name: value.detach().clone() for name, value in step.named_parameters()}
     raw, labels = batch()
     losses = []
     for _ in range(30):
-        loss = step(raw, labels)
+        loss = step(Batch(raw, {"labels": labels}))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

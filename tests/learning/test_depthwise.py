@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import atrous
+from atrous.learning.batch import Batch
 from atrous.learning.depthwise import FastDepthwise
 from atrous.learning.losses import CrossEntropy
 from atrous.learning.step import TrainingStep
+from atrous.learning.terms import supervised_terms
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,8 +91,8 @@ def test_a_training_step_has_the_gradients_of_the_plain_model(backbone: str) -> 
     model = atrous.create_model("deeplabv3plus", backbone=backbone, num_classes=4, dropout=0.0).train()
     raw = torch.randint(0, 256, (2, 3, 65, 97), dtype=torch.uint8)
     labels = torch.randint(0, 4, (2, 65, 97), dtype=torch.uint8)
-    step = TrainingStep(model, CrossEntropy())
-    step(raw, labels).backward()
+    step = TrainingStep(model, supervised_terms(CrossEntropy(), model))
+    step(Batch(raw, {"labels": labels})).backward()
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     plain = F.cross_entropy(model(step.normalize(raw)), labels.long(), ignore_index=255)

@@ -167,3 +167,16 @@ def test_weights_of_more_pixels_than_float32_counts_are_summed_exactly():
 def test_pixels_are_counted_where_the_device_has_float64():
     assert with_float64(torch.device("mps")) == torch.device("cpu")  # Apple's GPUs have none
     assert with_float64(torch.device("cuda:1")) == torch.device("cuda:1")
+
+
+def test_the_mean_over_processes_is_injected():
+    """Of two, this one has 3 labelled pixels and the other none: it counts twice, and the mean is that over all."""
+    scores, labels = torch.randn(1, 2, 1, 4), torch.tensor([[[0, 1, 1, 255]]], dtype=torch.uint8)
+    told = []
+
+    def mean_of(weight):
+        told.append(weight.item())
+        return weight / 2
+
+    assert CrossEntropy(mean_of=mean_of)(scores, labels) == 2 * CrossEntropy()(scores, labels)
+    assert told == [3]

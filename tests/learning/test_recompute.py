@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from atrous import create_model
+from atrous.learning.batch import Batch
 from atrous.learning.losses import CrossEntropy
 from atrous.learning.recompute import recompute_blocks
 from atrous.learning.step import TrainingStep
+from atrous.learning.terms import supervised_terms
 
 CASES = [
     ("deeplabv1", "vgg16"),
@@ -17,6 +19,10 @@ CASES = [
     ("deeplabv3plus", "mobilenetv3_small_050"),
     ("deeplabv3plus", "convnext_atto"),
 ]
+
+
+def step_of(model, precision=torch.float32):
+    return TrainingStep(model, supervised_terms(CrossEntropy(), model), precision)
 
 
 def saved_bytes(step, images, labels):
@@ -31,7 +37,7 @@ def saved_bytes(step, images, labels):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step(images, labels)
+        step(Batch(images, {"labels": labels}))
     return sum(kept.values())
 
 
@@ -44,10 +50,10 @@ def test_gradients_and_statistics_are_those_of_plain_training(architecture, back
     images = torch.randint(0, 256, (2, 3, 97, 81), dtype=torch.uint8)
     labels = torch.randint(0, 4, (2, 97, 81), dtype=torch.uint8)
     for model in (plain, sparing):
-        step = TrainingStep(model, CrossEntropy())
+        step = step_of(model)
         for _ in range(2):
             torch.manual_seed(1)  # dropout drops the same
-            step(images, labels).backward()
+            step(Batch(images, {"labels": labels})).backward()
     for (name, mine), theirs in zip(plain.named_parameters(), sparing.parameters(), strict=True):
         assert (mine.grad is None) == (theirs.grad is None), name
         if mine.grad is not None:
@@ -62,11 +68,11 @@ def test_it_keeps_much_less(precision):
     model = create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=4).train()
     images = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
     labels = torch.randint(0, 4, (2, 128, 128), dtype=torch.uint8)
-    plain = saved_bytes(TrainingStep(model, CrossEntropy(), precision), images, labels)
+    plain = saved_bytes(step_of(model, precision), images, labels)
     recompute_blocks(model)
-    step = TrainingStep(model, CrossEntropy(), precision)
+    step = step_of(model, precision)
     assert saved_bytes(step, images, labels) < 0.5 * plain
-    step(images, labels).backward()
+    step(Batch(images, {"labels": labels})).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

@@ -22,7 +22,9 @@ from atrous.inference.jobs import Worker, plan
 from atrous.inference.tiles import ArraySink, ArraySource
 from atrous.learning import recipe as recipes
 from atrous.learning.calibration import fit_temperature, reliability
+from atrous.learning.fit import Extension
 from atrous.learning.recipe import Recipe, read_recipe, to_recipe
+from atrous.learning.terms import supervised_terms
 from atrous.models.deeplab_v1 import DeepLabV1
 from atrous.models.deeplab_v2 import DeepLabV2
 from atrous.models.deeplab_v3 import DeepLabV3
@@ -54,6 +56,8 @@ CALLS = [
     "permutohedral_filter",
     "Pipeline",
     "TrainingStep",
+    "supervised_terms",
+    "Extension",
     "start_from",
     "open_dataset",
     "Client",
@@ -64,6 +68,7 @@ CALLS = [
     "explain",
     "doctor",
     "train",
+    "fit",
     "load",
     "save",
     "convert",
@@ -218,8 +223,16 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "Pipeline": (atrous.Pipeline, {"model": model}),
         "TrainingStep": (
             atrous.TrainingStep,
-            {"model": model, "loss": torch.nn.Identity(), "precision": torch.float32, "auxiliary": 0.4, "crf": None},
+            {
+                "model": model,
+                "terms": supervised_terms(torch.nn.Identity(), model),
+                "precision": torch.float32,
+                "crf": None,
+                "disturb": None,
+            },
         ),
+        "supervised_terms": (supervised_terms, {"loss": torch.nn.Identity(), "model": model, "auxiliary": 0.4}),
+        "Extension": (Extension, {"terms": {}, "state": {}, "after_step": (), "disturb": None}),
         "start_from": (atrous.start_from, {"model": model, "source": model}),
         "open_dataset": (atrous.open_dataset, {"root": folder, "layout": None, "classes": None}),
         "Client": (atrous.Client, {"address": "http://127.0.0.1", "key": None, "timeout": 1.0, "patience": 0.0}),
@@ -251,6 +264,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             {name: getattr(model.info.preprocessing, name) for name in Preprocessing.__dataclass_fields__},
         ),
         "train": (atrous.train, {"recipe": Recipe(), **own_arguments(atrous.train)}),
+        "fit": (atrous.fit, {"recipe": Recipe(), "out": None, **own_arguments(atrous.fit)}),
         "load": (atrous.load, {"path": file, "output_stride": None}),
         "save": (atrous.save, {"model": model, "path": folder / "x.safetensors", "half": False, "overwrite": False}),
         "convert": (atrous.convert, {"file": {"x": torch.zeros(3)}, **own_arguments(atrous.convert)}),

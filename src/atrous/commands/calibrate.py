@@ -18,7 +18,6 @@ from rich.table import Table
 
 from atrous import charts, model_file
 from atrous.arguments import checked
-from atrous.commands._measurement import any_size_of, matching_classes, prepared, reader_for
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.input_files import input_folders
@@ -28,6 +27,7 @@ from atrous.errors import AtrousError, counted
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.calibration import Reliability, fit_temperature, reliability
+from atrous.learning.measurement import any_size_of, matching_classes, prepared, reader_for
 from atrous.outputs import (
     JSON_KEY,
     MARK,

@@ -8,23 +8,21 @@ Examples:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 from rich.markup import escape
 from rich.table import Table
 
 from atrous.arguments import checked
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
-from atrous.console import console, progress_bar, write_json
+from atrous.console import console, write_json
 from atrous.data.dataset import CLASSES_FILE
-from atrous.data.examine import Diagnosis, examine, open_to_examine
-from atrous.data.findings import Finding
+from atrous.data.examine import Diagnosis, open_to_examine
 from atrous.data.input_files import input_folders
 from atrous.errors import AtrousError, counted
+from atrous.learning.examination import examine_with_progress, show_finding
 from atrous.outputs import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
 
 
@@ -110,33 +108,6 @@ def doctor(
     return 2 if diagnosis.errors else 0
 
 
-def examine_with_progress(
-    data: Path,
-    layout: str | None,
-    *,
-    train: str = "train",
-    val: str = "val",
-    pages: str = "first",
-    in_channels: int | None = None,
-    inputs: Mapping[str, str] | None = None,
-) -> Diagnosis:
-    """Examine a dataset behind a progress bar with the time left; see ``examine``."""
-    # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    with progress_bar() as bar:
-        task = bar.add_task("reading", total=None, note="")
-        return examine(
-            data,
-            layout,
-            lambda done, total: bar.update(task, completed=done, total=total),
-            train=train,
-            val=val,
-            pages=pages,
-            in_channels=in_channels,
-            inputs=inputs,
-        )
-
-
 def show(diagnosis: Diagnosis) -> None:
     """Print a diagnosis: the dataset, its classes, its problems and the proposed cure."""
     splits = ", ".join(f"{name} {count}" for name, count in diagnosis.images.items())
@@ -175,21 +146,6 @@ def _class_table(diagnosis: Diagnosis) -> Table:
         shares = [f"{count / totals[split]:.2%}" if count else "–" for split, count in counts.items()]
         table.add_row(escape(name), values, *shares)
     return table
-
-
-def show_finding(finding: Finding, level: str) -> None:
-    """Print one kind of problem with its first places.
-
-    Args:
-        finding: the problem.
-        level: how serious it is, in the console's markup.
-    """
-    count = f" × {finding.count}" if finding.count > 1 else ""
-    console.print(f"\n{level} {finding.kind}{count}: {escape(finding.message)}", highlight=False)
-    for example in finding.examples:
-        console.print(f"  {escape(example)}", highlight=False, soft_wrap=True)
-    if finding.count > len(finding.examples) > 0:
-        console.print(f"  … and {finding.count - len(finding.examples)} more")
 
 
 def _write_proposal(diagnosis: Diagnosis) -> Path:

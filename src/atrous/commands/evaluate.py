@@ -18,16 +18,6 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.arguments import checked
-from atrous.commands._measurement import (
-    BY_MEMORY,
-    Tiling,
-    any_size_of,
-    matching_classes,
-    measure,
-    prepared,
-    reader_for,
-    summarise,
-)
 from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.file_kinds import kinds_of
@@ -38,8 +28,18 @@ from atrous.inference.exported import is_exported
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
+from atrous.learning.distributed import the_processes, together
+from atrous.learning.measurement import (
+    BY_MEMORY,
+    Tiling,
+    any_size_of,
+    matching_classes,
+    measure,
+    prepared,
+    reader_for,
+    summarise,
+)
 from atrous.learning.metrics import ConfusionMatrix
-from atrous.learning.processes import the_processes, together
 from atrous.model_file import sha256_of
 from atrous.outputs import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
 

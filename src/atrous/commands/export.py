@@ -20,7 +20,6 @@ from rich.markup import escape
 from atrous import model_file
 from atrous.arguments import checked
 from atrous.atomic_write import atomic_path
-from atrous.commands._measurement import measure, prepared, reader_for
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset, open_dataset
 from atrous.data.input_files import SceneFiles, input_folders
@@ -32,6 +31,7 @@ from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import evenly
+from atrous.learning.measurement import measure, prepared, reader_for
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
 from atrous.models.layers import resize

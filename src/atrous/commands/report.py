@@ -265,10 +265,10 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     best, worst = best_and_worst(run.evaluation.get("per_image", []))
     if not best:
         return [], []
-    from atrous.commands._measurement import Tiling, any_size_of, prepared, reader_for
     from atrous.data.dataset import open_dataset
     from atrous.inference.prediction import Prediction
     from atrous.inference.segmenter import Segmenter
+    from atrous.learning.measurement import Tiling, any_size_of, prepared, reader_for
 
     model = measured_model(run)
     if model is None and run.model_file.is_file():
@@ -341,8 +341,8 @@ def picture_rows(
     Returns:
         The rows, and a sentence for each picture that could not be read.
     """
-    from atrous.commands._measurement import matching_classes
     from atrous.data.dataset import Item
+    from atrous.learning.measurement import matching_classes
 
     rows, notes = [], []
     for record in records:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from atrous.console import warnings
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.transforms import Augment, ColorChannels, augment
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
+from atrous.learning.batch import LABELS, Batch
 
 #: Batches that each worker prepares ahead.
 PREFETCH = 4
@@ -30,25 +30,6 @@ PREFETCH = 4
 POLL = 5.0
 #: Where Linux keeps what workers hand over; other systems have no such folder, and no limit on it.
 SHARED_MEMORY = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one training step takes.
-
-    Args:
-        images: N×C×H×W, raw values; uint8, or float32 for deeper pictures.
-        labels: N×H×W uint8 class indices, 255 = ignore.
-        names: of the N samples, for messages.
-    """
-
-    images: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a GPU copies in the background; the loader calls it."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.names)
 
 
 class EpochOrder(Sampler[list[tuple[int, int]]]):
@@ -75,27 +56,49 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
         self.epoch = 0
-        self.first_batch = 0
+        self.first = 0
 
-    def start(self, epoch: int, first_batch: int = 0) -> None:
-        """Sets what the next iteration yields: an epoch, from one of its batches on."""
-        self.epoch, self.first_batch = epoch, first_batch
+    def start(self, epoch: int, first: int = 0) -> None:
+        """Sets what the next iteration yields: an epoch, from one of its pictures on.
+
+        Args:
+            epoch: its number, ≥ 0.
+            first: pictures of it that are done, 0 … size, by batches of any size.
+
+        Raises:
+            AtrousError: fewer pictures are left than there are processes.
+        """
+        if 0 < self.size - first < self.world:
+            raise AtrousError(
+                f"{counted(self.size - first, 'picture')} of epoch {epoch + 1} are left for {self.world} processes: go "
+                f"on with {self.size - first} processes until the epoch is done."
+            )
+        self.epoch, self.first = epoch, first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for batch in range(self.first_batch, len(self)):
-            start = batch * self.batch_size
-            part = order[start : start + self.pictures(batch)][self.rank :: self.world]
+        start = self.first
+        for count in self.counts(start):
+            part = order[start : start + count][self.rank :: self.world]
+            start += count
             yield [(self.epoch, int(index)) for index in part]
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        whole, rest = divmod(self.size, self.batch_size)
-        return max(1, whole + (rest >= 2 * self.world))
+        return len(self.counts())
 
-    def pictures(self, batch: int) -> int:
-        """Pictures in one of an epoch's batches, of all processes."""
-        return self.batch_size if batch < len(self) - 1 else self.size - batch * self.batch_size
+    def counts(self, first: int = 0) -> list[int]:
+        """How many pictures each batch has, of all processes: those of an epoch from one of its pictures on.
+
+        Args:
+            first: pictures of the epoch that are done, 0 … size.
+        """
+        left = self.size - first
+        if not left:
+            return []
+        whole, rest = divmod(left, self.batch_size)
+        batches = max(1, whole + (rest >= 2 * self.world))
+        return [self.batch_size] * (batches - 1) + [left - (batches - 1) * self.batch_size]
 
 
 class AugmentedSamples(TorchDataset):
@@ -177,21 +180,31 @@ class Loader:
         self.pin_memory, self.patience = pin_memory, patience
         self._loader: DataLoader | None = None
 
+    def counts(self, first: int = 0) -> list[int]:
+        """As `EpochOrder.counts`."""
+        return self.order.counts(first)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of this process, of an epoch from one of its pictures on; see `EpochOrder.start`."""
+        self.order.start(epoch, first)
+        return iter(self)
+
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of an epoch.
 
         Raises:
             AtrousError: a file that cannot be read, or pictures of one batch that differ in size.
         """
-        epoch, batch = self.order.epoch, self.order.first_batch
+        epoch, done = self.order.epoch, self.order.first
         if self._loader is None:
             self.workers = self._workers_that_fit()
-        while batch < len(self.order):
-            self.order.start(epoch, batch)
+        while done < self.order.size:
+            self.order.start(epoch, done)
+            counts = iter(self.order.counts(done))
             try:
                 iterator = self._begin()
                 while (found := self._next(iterator)) is not None:
-                    batch += 1
+                    done += next(counts)
                     yield found
             except AtrousError as error:  # a worker's comes with its traceback written into the message
                 told = str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()
@@ -300,7 +313,7 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
             f"pictures of one batch differ in size ({listed}): set augment.crop to [height, width], or "
             "train.batch_size to 1."
         )
-    return Batch(torch.stack(images), torch.stack(labels), names)
+    return Batch(torch.stack(images), {LABELS: torch.stack(labels)}, names=names)
 
 
 def _start_worker(_: int) -> None:

@@ -7,7 +7,7 @@ computed band by band of rows, and each band's gradient with respect to the low-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from atrous.data.labels import IGNORE_INDEX
 from atrous.device import with_float64
-from atrous.learning.processes import the_processes
 from atrous.models.layers import resize_rows
 
 #: Size of one band of full-size scores. Small enough for the processor's cache, large enough to keep it busy.
@@ -38,6 +37,7 @@ class CrossEntropy(nn.Module):
         hardest: 0–1; above 0 only hard pixels count (OHEM, arXiv:1604.03540): those whose class is less likely than
             0.7, and at least this share of the labelled ones.
         boundary: ≥ 0; pixels within two of another class count 1 + boundary times.
+        mean_of: the mean of a tensor over all processes that train together (`Processes.mean_of`); None for one alone.
     """
 
     class_weights: Tensor | None
@@ -50,16 +50,19 @@ class CrossEntropy(nn.Module):
         focal: float = 0.0,
         hardest: float = 0.0,
         boundary: float = 0.0,
+        mean_of: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
         self.label_smoothing, self.focal, self.hardest, self.boundary = label_smoothing, focal, hardest, boundary
+        self.mean_of = mean_of
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
         """The mean loss over labelled pixels; 0 with a zero gradient where none is labelled.
 
-        Of several processes each gives its part: the mean of their losses is the mean over the pixels of all.
+        Of several processes each gives its part: with their `mean_of`, the mean of their losses is the mean over the
+        pixels of all.
 
         Args:
             scores: N×K×h×w logits of any float type; K = 1 is one logit for two classes.
@@ -76,7 +79,7 @@ class CrossEntropy(nn.Module):
             hard = hard_pixels(scores, labels, self.hardest, align_corners)
             counted = hard.float() if counted is None else counted * hard
         loss: Any = _Banded.apply(
-            scores, labels, counted, self.class_weights, self.label_smoothing, self.focal, align_corners
+            scores, labels, counted, self.class_weights, self.label_smoothing, self.focal, align_corners, self.mean_of
         )
         return loss
 
@@ -85,7 +88,7 @@ class _Banded(torch.autograd.Function):
     """Loss and gradient of upsample + cross-entropy in one pass over bands of rows."""
 
     @staticmethod
-    def forward(ctx, scores, labels, counted, weights, smoothing, focal, align_corners):
+    def forward(ctx, scores, labels, counted, weights, smoothing, focal, align_corners, mean_of):
         low = scores.detach().float().requires_grad_(scores.requires_grad)
         total = low.new_zeros(())
         gradient = torch.zeros_like(low)
@@ -98,7 +101,8 @@ class _Banded(torch.autograd.Function):
                 total += loss.detach()
                 if scores.requires_grad:
                     gradient += torch.autograd.grad(loss, low)[0]
-        weight = the_processes().mean_of(_total_weight(labels, counted, weights))
+        weight = _total_weight(labels, counted, weights)
+        weight = weight if mean_of is None else mean_of(weight)
         weight = weight.clamp(min=torch.finfo(torch.float32).tiny)
         ctx.save_for_backward((gradient / weight).to(scores.dtype))
         return total / weight
@@ -106,7 +110,7 @@ class _Banded(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs):
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None, None, None, None, None, None
+        return gradient * grad_outputs[0], None, None, None, None, None, None, None
 
 
 def bands(scores: Tensor, labels: Tensor) -> Iterator[range]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -44,6 +44,23 @@ def crf_group(crf: nn.Module, *, lr: float) -> dict:
     return {"params": list(crf.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0, "part": "crf"}
 
 
+def term_groups(terms: Iterable[nn.Module], model: nn.Module, *, lr: float, weight_decay: float) -> list[dict]:
+    """The parameters of a loss's terms that are not the model's own, in groups with and without weight decay.
+
+    Args:
+        terms: of the loss; one may hold the model.
+        model: whose parameters have their groups already.
+        lr: > 0.
+        weight_decay: ≥ 0.
+    """
+    known, found = {id(parameter) for parameter in model.parameters()}, list[dict]()
+    for group in parameter_groups(nn.ModuleList(terms), lr=lr, weight_decay=weight_decay, backbone_lr=1.0):
+        own = [parameter for parameter in group["params"] if id(parameter) not in known]
+        if own:
+            found.append({**group, "params": own, "part": "terms"})
+    return found
+
+
 def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> torch.optim.Optimizer:
     """An optimiser by its lower-case name.
 
@@ -65,12 +82,15 @@ def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> t
     return makers[name]()
 
 
-def optimizer_for(recipe: Recipe, model: nn.Module, crf: nn.Module | None = None) -> torch.optim.Optimizer:
-    """The recipe's optimiser over a model, and over a CRF that is trained with it."""
+def optimizer_for(
+    recipe: Recipe, model: nn.Module, crf: nn.Module | None = None, terms: Iterable[nn.Module] = ()
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser over a model, and over a CRF and terms of the loss that are trained with it."""
     optim = recipe.optim
     groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
     if crf is not None:
         groups.append(crf_group(crf, lr=optim.lr * recipe.crf.lr))
+    groups += term_groups(terms, model, lr=optim.lr, weight_decay=optim.weight_decay)
     return make_optimizer(optim.name, groups, momentum=optim.momentum)
 
 
@@ -116,6 +136,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The present rate of each part that learns: "lr" of the head, "lr_backbone", "lr_crf"."""
+    """The present rate of each part that learns: "lr" of the head, "lr_backbone", "lr_crf", "lr_terms"."""
     rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
     return {"lr" if part == "head" else f"lr_{part}": rate for part, rate in sorted(rates.items())}

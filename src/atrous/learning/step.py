@@ -1,8 +1,9 @@
-"""The one module that training wraps: raw pictures and labels in, loss out."""
+"""The one module that training wraps: a raw batch in, loss out."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from atrous.arguments import checked
 from atrous.errors import AtrousError, shown
+from atrous.learning.batch import Batch
 from atrous.learning.depthwise import FastDepthwise
+from atrous.learning.terms import Terms
 from atrous.models import SegmentationModel
 from atrous.models.given import check_model
 from atrous.models.layers import Normalize
@@ -18,64 +21,91 @@ from atrous.models.layers import Normalize
 if TYPE_CHECKING:
     from atrous.learning.crf_layer import CrfLayer
 
+#: Given N×C×H×W raw images and the targets by name, returns the images to train on instead, of the same shape.
+Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
 
 class TrainingStep(nn.Module):
     """Normalise, score, compare: what DDP and `torch.compile` wrap, and nothing else.
 
     Args:
         model: a paper's module with `.scores` and `.info`.
-        loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
-        precision: bfloat16 runs the network under autocast; the loss is always computed in float32.
-        auxiliary: weight of an auxiliary head's loss, ≥ 0; the others, such as each scale's of DeepLabV2, have 1.
-        crf: comes between the main output and its loss, as the model's last layer; or None.
+        terms: by name, what is minimised: their sum. Each is called with the model's outputs and the batch and returns
+            a scalar; see `atrous.learning.terms`, whose `supervised_terms` makes those of a training on labels.
+        precision: bfloat16 runs the network under autocast; the terms are always computed in float32.
+        crf: comes between the main output and the terms, as the model's last layer; or None.
+        disturb: called with the raw images and the targets before the network sees them; returns other images of the
+            same shape, such as an adversary's.
 
     Raises:
-        AtrousError: no model of atrous, or values out of range.
+        AtrousError: no model of atrous, no terms, or values out of range.
     """
 
     @checked
     def __init__(
         self,
         model: SegmentationModel,
-        loss: nn.Module,
+        terms: Terms,
         precision: torch.dtype = torch.float32,
-        auxiliary: float = 0.4,
+        *,
         crf: CrfLayer | None = None,
+        disturb: Disturb | None = None,
     ) -> None:
         super().__init__()
         check_model(model)
-        if not callable(loss):
-            raise AtrousError(f"loss is called with scores, labels and align_corners, got {shown(loss)}.")
+        if not isinstance(terms, Mapping) or not terms or not all(callable(term) for term in terms.values()):
+            raise AtrousError(
+                "terms are functions of (outputs, batch) by name, such as supervised_terms(loss, model) of "
+                f"atrous.learning.terms; got {shown(terms)}."
+            )
         if not isinstance(precision, torch.dtype) or precision not in (torch.float32, torch.bfloat16, torch.float16):
             raise AtrousError(f"precision is torch.float32, torch.bfloat16 or torch.float16, got {shown(precision)}.")
-        if isinstance(auxiliary, bool) or not isinstance(auxiliary, int | float) or not 0 <= auxiliary < math.inf:
-            raise AtrousError(f"auxiliary is a weight, 0 or more, got {shown(auxiliary)}.")
-        self.auxiliary = auxiliary
+        if crf is not None and not callable(crf):
+            raise AtrousError(f"crf is a CrfLayer or None, got {shown(crf)}.")
+        if disturb is not None and not callable(disturb):
+            raise AtrousError(f"disturb is a function of (images, targets) or None, got {shown(disturb)}.")
         self.model = model
-        self.loss = loss
+        self.terms = dict(terms)
+        self.terms_that_learn = nn.ModuleList(term for term in terms.values() if isinstance(term, nn.Module))
         self.precision = precision
         self.crf = crf
+        self.disturb = disturb
         self.normalize = Normalize.of(model.info.preprocessing)
 
-    def forward(self, raw_images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch, summed over the model's outputs.
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch, summed over the terms.
 
         Args:
-            raw_images: N×C×H×W, unnormalised, any dtype.
-            labels: N×H×W uint8 class indices, 255 = ignore.
+            batch: on the model's device; its images are unnormalised, of any dtype.
 
         Returns:
             A float32 scalar.
+
+        Raises:
+            AtrousError: a term that gives no scalar, or a disturbance that changes the images' shape.
         """
-        images = self.normalize(raw_images)
+        if self.disturb is not None:
+            batch = replace(batch, images=_disturbed(self.disturb, batch))
+        images = self.normalize(batch.images)
         mixed = self.precision != torch.float32
         autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
         with autocast, FastDepthwise():
             scores = self.model.scores(images)
         if self.crf is not None:
-            scores = {**scores, "main": self.crf(scores["main"], raw_images, self.model.align_corners)}
-        losses = [
-            self.loss(output, labels, self.model.align_corners) * (self.auxiliary if name == "aux" else 1.0)
-            for name, output in scores.items()
-        ]
-        return torch.stack(losses).sum()
+            scores = {**scores, "main": self.crf(scores["main"], batch.images, self.model.align_corners)}
+        return torch.stack([_scalar(name, term(scores, batch)) for name, term in self.terms.items()]).sum()
+
+
+def _disturbed(disturb: Disturb, batch: Batch) -> Tensor:
+    images = disturb(batch.images, batch.targets)
+    if not isinstance(images, Tensor) or images.shape != batch.images.shape:
+        given = tuple(images.shape) if isinstance(images, Tensor) else shown(images)
+        raise AtrousError(f"disturb must return images of shape {tuple(batch.images.shape)}, got {given}.")
+    return images
+
+
+def _scalar(name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        raise AtrousError(f"the term '{name}' must return a scalar tensor, got {given}.")
+    return value.reshape(()).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,13 @@ class TotalLoss(nn.Module):
         return torch.stack(values).sum()
 
 
-def loss_for(recipe: Loss, pixels: Sequence[int]) -> TotalLoss:
+def loss_for(recipe: Loss, pixels: Sequence[int], mean_of: Callable[[Tensor], Tensor] | None = None) -> TotalLoss:
     """The recipe's loss.
 
     Args:
         recipe: its terms; one at least has a weight above 0.
         pixels: labelled training pixels per class.
+        mean_of: the mean of a tensor over all processes that train together; None for one alone.
     """
     weights = class_weights(pixels, recipe.class_weights)
     terms: list[tuple[nn.Module, float]] = [
@@ -49,6 +50,7 @@ def loss_for(recipe: Loss, pixels: Sequence[int]) -> TotalLoss:
                 focal=recipe.focal,
                 hardest=recipe.hardest,
                 boundary=recipe.boundary,
+                mean_of=mean_of,
             ),
             recipe.cross_entropy,
         ),

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol
 
 import torch
 from torch import nn
 
 from atrous.console import console, progress_bar
 from atrous.device import keep_freed_memory
-from atrous.errors import AtrousError, counted
-from atrous.learning.average import WeightAverage
-from atrous.learning.checkpoint import random_state, save_checkpoint
+from atrous.errors import AtrousError, counted, shown
+from atrous.learning.batch import Batch
+from atrous.learning.checkpoint import check_names, checkpoint_of, random_state, save_checkpoint
+from atrous.learning.distributed import Processes
+from atrous.learning.diverged import Diverged
 from atrous.learning.freezing import keep_frozen_statistics
 from atrous.learning.interrupt import Interrupted, stop_on_signal
-from atrous.learning.loader import AugmentedSamples, Batch, EpochOrder, Loader
 from atrous.learning.optim import learning_rate_factor, learning_rates, set_learning_rate
-from atrous.learning.processes import Processes
 from atrous.learning.recipe import Recipe, recipe_text
 from atrous.learning.run_log import RunLog
+from atrous.learning.stateful import Stateful
 from atrous.learning.step import TrainingStep
 from atrous.models import SegmentationModel
 
@@ -36,13 +37,25 @@ SAVE_EVERY = 300
 #: Validations count for train.patience after so many times the 1 / (1 − ema) steps that an average of weights spans.
 AVERAGES_BEFORE_PATIENCE = 2
 
+#: Why a training ended: a field of the recipe's `train`, what `observe` said, or the epochs that a call was to run.
+Ended = Literal["epochs", "patience", "minutes", "observe", "epochs_now"]
+
 
 @dataclass
 class Progress:
-    """Where a run is; everything else follows from the recipe and the weights."""
+    """Where a run is; everything else follows from the recipe and the weights.
+
+    Args:
+        epoch: epochs done.
+        pictures: pictures done of the present epoch, by all processes, whatever the size of the batches.
+        step: optimiser steps done.
+        best_miou: of all validations, −1 before the first.
+        stale: validations since the best one, of those that count for train.patience.
+        seconds: of training alone.
+    """
 
     epoch: int = 0
-    batch: int = 0
+    pictures: int = 0
     step: int = 0
     best_miou: float = -1.0
     stale: int = 0
@@ -51,10 +64,22 @@ class Progress:
     @property
     def epochs_begun(self) -> int:
         """Epochs of which at least one batch is done."""
-        return self.epoch + (self.batch > 0)
+        return self.epoch + (self.pictures > 0)
 
 
-class Validation(Protocol):
+class Batches(Protocol):
+    """The training pictures of a process, batch by batch, in an order that depends on the epoch alone."""
+
+    def counts(self, first: int = 0) -> Sequence[int]:
+        """How many pictures each batch of an epoch has, of all processes, from one of the epoch's pictures on."""
+        ...
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterable[Batch]:
+        """Those batches, of each the part of this process."""
+        ...
+
+
+class Validate(Protocol):
     """Measures a model in training, and keeps it if it is the best."""
 
     def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
@@ -62,92 +87,121 @@ class Validation(Protocol):
         ...
 
 
+#: Told of every validation: a copy of the progress, and the mean IoU; True stops the training, None and False do not.
+Observe = Callable[[Progress, float], bool | None]
+
+
 class Trainer:
-    """The loop: its state is `progress`, the weights, the optimiser and torch's random state, all checkpointed.
+    """The loop; checkpoints hold all that it changes: weights, optimiser, `state`, `progress` and random numbers.
 
     Args:
         recipe: how long and how.
-        run: the run's folder.
-        samples: what it learns from.
+        run: the run's folder, which exists.
+        batches: what it learns from.
         step: the model with its loss.
         optimizer: over the step's parameters.
-        average: of the model's weights, which is then what is validated; or None.
+        state: what else is kept in checkpoints, by name.
+        after_step: called in turn after each optimiser step with the progress, whose `step` counts that one too.
+        judged: what is validated, such as the model of averaged weights; the step's model where it is None.
         progress: where to go on.
         processes: that train together.
         validate: called after every so many epochs.
+        observe: told of every validation, in every process; it may stop the training.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         run: Path,
-        samples: AugmentedSamples,
+        batches: Batches,
         step: TrainingStep,
         optimizer: torch.optim.Optimizer,
         *,
-        average: WeightAverage | None,
-        progress: Progress,
-        processes: Processes,
-        validate: Validation,
+        validate: Validate,
+        state: Mapping[str, Stateful] | None = None,
+        after_step: Sequence[Callable[[Progress], object]] = (),
+        judged: SegmentationModel | None = None,
+        progress: Progress | None = None,
+        processes: Processes | None = None,
+        observe: Observe | None = None,
     ) -> None:
-        self.recipe, self.run, self.step, self.optimizer = recipe, run, step, optimizer
-        self.average, self.progress, self.processes, self.validate = average, progress, processes, validate
+        self.recipe, self.run, self.batches, self.step, self.optimizer = recipe, run, batches, step, optimizer
+        self.state, self.after_step = dict(state or {}), tuple(after_step)
+        check_names(self.state)
         self.model: SegmentationModel = step.model
+        self.judged = judged or self.model
+        self.progress, self.processes = progress or Progress(), processes or Processes()
+        self.validate, self.observe = validate, observe
         self.device = next(self.model.parameters()).device
-        self.parallel = processes.wrap(step)
-        size, together = recipe.train.batch_size, (processes.rank, processes.world)
-        self.order = EpochOrder(len(samples), size, recipe.seed, *together)
-        self.loader = Loader(samples, self.order, recipe.data.workers, pin_memory=self.device.type == "cuda")
-        self.steps_per_epoch = -(-len(self.order) // recipe.optim.accumulate)
-        self.total = recipe.train.epochs * self.steps_per_epoch
+        self.parallel = self.processes.wrap(step)
+        self.total = recipe.train.epochs * self._steps_for(self.batches.counts())
         self._late = self._minutes_are_up()
         self._saved = time.monotonic()
         self._settled = False
 
-    def run_all(self) -> None:
-        """All epochs from where `progress` stands; saves and raises `Interrupted` on a signal."""
+    def train(self, epochs_now: int | None = None) -> Ended:
+        """Epochs from where `progress` stands; saves and raises `Interrupted` on a signal.
+
+        Args:
+            epochs_now: return after so many, ≥ 1, with what was begun as the first; None for all that the recipe wants.
+
+        Returns:
+            Why it ended.
+        """
+        last = math.inf if epochs_now is None else self.progress.epoch + epochs_now
         log = RunLog(self.run, self.progress.step, self.recipe, silent=not self.processes.first)
         try:
             with stop_on_signal() as stopped, progress_bar() as bar:
-                task = bar.add_task("training", total=self.total, completed=self.progress.step, note="")
-                while not self._is_done():
-                    self._run_epoch(
-                        log, stopped, lambda note: bar.update(task, completed=self.progress.step, note=note)
-                    )
+                task = bar.add_task("training", total=self.total, completed=self._steps_done(), note="")
+                while not (ended := self.what_ended_it() or ("epochs_now" if self.progress.epoch >= last else None)):
+                    self._run_epoch(log, stopped, lambda done, note: bar.update(task, completed=done, note=note))
                     self.save()  # before the validation, which may fail or be stopped
-                    if self.progress.batch >= len(self.order):
-                        self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+                    if not self.batches.counts(self.progress.pictures):
+                        self.progress.epoch, self.progress.pictures = self.progress.epoch + 1, 0
+                    miou = None
                     if self.progress.epoch % self.recipe.train.validate_every == 0 or self._is_last():
-                        self._validate(log)
+                        miou = self._validate(log)
                     self.save()
+                    if miou is not None and self._is_told_to_stop(miou):
+                        return "observe"
                     self._stop_or_go_on(stopped)
-                if self.progress.best_miou < 0:  # stopped after its time was up, before it was measured
-                    self._validate(log)
+                if ended == "patience":
+                    patience = counted(self.recipe.train.patience, "validation")
+                    console.print(f"stopping early: no better mIoU in {patience}.")
+                # Stopped after its time was up, before it was measured.
+                if self.progress.best_miou < 0 and ended != "epochs_now":
+                    miou = self._validate(log)
                     self.save()
+                    self._is_told_to_stop(miou)  # it has ended anyway
+                return ended
         finally:
             log.close()
 
-    def _run_epoch(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[str], None]) -> None:
+    def _run_epoch(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[int, str], None]) -> None:
         """The rest of an epoch, or as much as there is time for."""
         self.model.train()
         keep_frozen_statistics(self.model)
-        self.order.start(self.progress.epoch, self.progress.batch)
+        counts, accumulate = self.batches.counts(self.progress.pictures), self.recipe.optim.accumulate
+        batches = self.batches.epoch(self.progress.epoch, self.progress.pictures)
+        done, names = self._steps_done(), list[str]()
         started, before, pictures, losses = time.perf_counter(), self.progress.seconds, 0, []
-        names: list[str] = []
-        for batch in self.loader:
-            self._set_learning_rate()
-            losses.append(self._backward(batch))
-            pictures += self.order.pictures(self.progress.batch)
+        for number, (count, batch) in enumerate(zip(counts, batches, strict=True)):
+            # Each group of batches makes one step; the last one of an epoch may hold fewer than the others.
+            group = min(accumulate, len(counts) - number // accumulate * accumulate)
+            whole = number % accumulate == group - 1
+            losses.append(self._backward(batch, group, exchange=whole))
             names += batch.names
-            self.progress.batch += 1
+            pictures += count
+            self.progress.pictures += count
             self.progress.seconds = before + time.perf_counter() - started
-            if not self._group_is_whole():
+            if not whole:
                 continue
+            set_learning_rate(self.optimizer, learning_rate_factor(done, self.total, self.recipe.schedule))
             norm = self._update(names)
-            names = []
+            done, names = done + 1, []
             rate, loss = pictures / (self.progress.seconds - before), sum(losses) / len(losses)
-            show(f"epoch {self.progress.epoch + 1}  loss {loss:.3f}  {rate:.1f} images/s")
-            if self.progress.step % LOG_EVERY == 0 or self.progress.step == self.total:
+            show(done, f"epoch {self.progress.epoch + 1}  loss {loss:.3f}  {rate:.1f} images/s")
+            if self.progress.step % LOG_EVERY == 0 or done == self.total:
                 log.train(
                     step=self.progress.step,
                     epoch=self.progress.epoch + 1,
@@ -161,39 +215,37 @@ class Trainer:
             if self._late:
                 return
 
-    def _set_learning_rate(self) -> None:
-        factor = learning_rate_factor(self.progress.step, self.total, self.recipe.schedule)
-        set_learning_rate(self.optimizer, factor)
+    def _steps_for(self, counts: Sequence[int]) -> int:
+        """Optimiser steps that so many batches make."""
+        return -(-len(counts) // self.recipe.optim.accumulate)
 
-    def _backward(self, batch: Batch) -> float:
-        images = batch.images.to(self.device, non_blocking=True)
-        if self.recipe.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        # The gradients of a group are summed here and exchanged once.
-        alone = self.processes.world > 1 and not self._group_is_whole(ahead=1)
+    def _steps_done(self) -> int:
+        """Steps that the pictures done would be with batches as they are now: where the schedule stands."""
+        epoch, left = self.batches.counts(), self.batches.counts(self.progress.pictures)
+        return (self.progress.epoch + 1) * self._steps_for(epoch) - self._steps_for(left)
+
+    def _backward(self, batch: Batch, group: int, *, exchange: bool) -> float:
+        """Adds a batch's gradients; those of a group are summed here and exchanged between processes once."""
+        batch = batch.to(self.device, channels_last=self.recipe.train.channels_last)
+        alone = self.processes.world > 1 and not exchange
         with self.parallel.no_sync() if alone else nullcontext():  # pyright: ignore[reportCallIssue]
-            loss = self.parallel(images, batch.labels.to(self.device, non_blocking=True))
+            loss = self.parallel(batch)
             value = loss.item()
             if not math.isfinite(value):
                 self._stop_on_nonfinite("loss", value, batch.names)
-            # The last group of an epoch may hold fewer batches than the others.
-            accumulate = self.recipe.optim.accumulate
-            first_of_group = self.progress.batch - self.progress.batch % accumulate
-            group = min(accumulate, len(self.order) - first_of_group)
             (loss / group).backward()
         return value
 
-    def _group_is_whole(self, ahead: int = 0) -> bool:
-        """Whether the batches done, and so many more, end a group that makes one step."""
-        done = self.progress.batch + ahead
-        return done % self.recipe.optim.accumulate == 0 or done >= len(self.order)
-
     def _stop_on_nonfinite(self, what: str, value: float, names: Sequence[str]) -> NoReturn:
         """Before the weights are touched, so that the last checkpoint and the best model stay good."""
-        raise AtrousError(
-            f"the {what} became {value} at epoch {self.progress.epoch + 1}, step {self.progress.step}, on the batch "
-            f"{', '.join(names)}. Look at these files, lower optim.lr, or set train.precision to float32; "
-            f"go on from the last checkpoint with: atrous train --resume {self.run}"
+        raise Diverged(
+            what,
+            value,
+            epoch=self.progress.epoch + 1,
+            step=self.progress.step,
+            names=names,
+            advice="Look at these files, lower optim.lr, or set train.precision to float32; "
+            f"go on from the last checkpoint with: atrous train --resume {self.run}",
         )
 
     def _update(self, names: Sequence[str]) -> float:
@@ -204,46 +256,42 @@ class Trainer:
             self._stop_on_nonfinite("gradient", norm.item(), names)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.step.crf is not None:
-            self.step.crf.keep_in_range()
-        if self.average:
-            self.average.update(self.model, self.progress.step)
         self.progress.step += 1
+        for call in self.after_step:
+            call(self.progress)
         if not self._settled:  # once all that lasts has its place in memory, which makes for a smaller peak
             keep_freed_memory()
             self._settled = True
         return norm.item()
 
-    def _validate(self, log: RunLog) -> None:
-        judged = self.average.module if self.average else self.model
-        self.processes.share_statistics(judged)
-        miou = self.validate(judged, self.progress, log)
+    def _validate(self, log: RunLog) -> float:
+        self.processes.share_statistics(self.judged)
+        miou = self.validate(self.judged, self.progress, log)
         better = miou > self.progress.best_miou
         counts = self.progress.step >= self._steps_before_patience()
         self.progress.stale = self.progress.stale + 1 if counts and not better else 0
         self.progress.best_miou = max(miou, self.progress.best_miou)
+        return miou
+
+    def _is_told_to_stop(self, miou: float) -> bool:
+        """Whether the observer of some process says so."""
+        told = None if self.observe is None else self.observe(replace(self.progress), miou)
+        if told is not None and not isinstance(told, bool):
+            raise AtrousError(f"observe returns True to stop the training, or None; it returned {shown(told)}.")
+        return self.processes.agree(bool(told))[0]
 
     def _steps_before_patience(self) -> float:
         """Steps until the average of the weights follows them: its scores are low and flat at first."""
         return AVERAGES_BEFORE_PATIENCE / (1 - self.recipe.train.ema) if self.recipe.train.ema else 0
 
-    def what_ended_it(self) -> tuple[str, float] | None:
-        """The field of the recipe's ``train`` by which no epoch is left, and a larger value; None where one is left."""
+    def what_ended_it(self) -> Literal["epochs", "patience", "minutes"] | None:
+        """The field of the recipe's ``train`` by which no epoch is left; None where one is left."""
         train, progress = self.recipe.train, self.progress
         if progress.epoch >= train.epochs:
-            return "epochs", 2 * train.epochs
+            return "epochs"
         if train.patience and progress.stale >= train.patience:
-            return "patience", 2 * train.patience
-        if self._minutes_are_up():
-            return "minutes", 2 * train.minutes
-        return None
-
-    def _is_done(self) -> bool:
-        patience = self.recipe.train.patience
-        if patience and self.progress.stale >= patience:
-            console.print(f"stopping early: no better mIoU in {counted(patience, 'validation')}.")
-            return True
-        return self._is_last()
+            return "patience"
+        return "minutes" if self._late else None
 
     def _is_last(self) -> bool:
         return self.progress.epoch >= self.recipe.train.epochs or self._late
@@ -268,16 +316,10 @@ class Trainer:
             save_checkpoint(
                 checkpoint_of(self.run),
                 model=self.model,
-                average=self.average,
                 optimizer=self.optimizer,
+                state=self.state,
                 progress=vars(self.progress),
-                crf=self.step.crf,
                 random=random,
                 recipe=recipe_text(self.recipe),
             )
         self._saved = time.monotonic()
-
-
-def checkpoint_of(run: Path) -> Path:
-    """Where a run's folder keeps its checkpoint."""
-    return run / "checkpoints" / "last.safetensors"

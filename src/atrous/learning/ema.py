@@ -1,10 +1,13 @@
-"""A running average of a model's weights, smoother than the weights themselves."""
+"""A running average of a model's weights (exponential moving average), smoother than the weights themselves."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from atrous.models import SegmentationModel
 
@@ -43,3 +46,11 @@ class WeightAverage:
             else:
                 average.copy_(current)
         torch._foreach_lerp_(averages, currents, 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights by their names in the model."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        """Puts averaged weights back."""
+        self.module.load_state_dict(state_dict)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from atrous import create_model
-from atrous.learning.average import WeightAverage
+from atrous.learning.ema import WeightAverage
 
 
 def make():

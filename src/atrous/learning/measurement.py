@@ -20,8 +20,8 @@ from atrous.inference.any_size import AnySize
 from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU, BoundaryScore
+from atrous.learning.distributed import Processes, the_processes
 from atrous.learning.metrics import ConfusionMatrix, number
-from atrous.learning.processes import Processes, the_processes
 from atrous.learning.sizes import SIZES, SizeScore
 
 #: A class holding less than this share of the truth may go unpredicted without a warning.

@@ -1,0 +1,395 @@
+"""A training from a recipe to a run's folder: assembled here, looped over in `trainer.py`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.markup import escape
+from torch import Tensor, nn
+
+from atrous import model_file
+from atrous.arguments import checked, checked_field_names
+from atrous.console import console
+from atrous.data.dataset import Dataset
+from atrous.device import pick_device, pick_precision, precision_name
+from atrous.errors import AtrousError, counted, shown
+from atrous.json_yaml import parse_yaml
+from atrous.learning.checkpoint import OF_RECIPE, Checkpoint, check_names, checkpoint_of, load_checkpoint
+from atrous.learning.create_for import create_for
+from atrous.learning.distributed import Processes, the_processes, together
+from atrous.learning.ema import WeightAverage
+from atrous.learning.freezing import freeze
+from atrous.learning.loader import EpochOrder, Loader
+from atrous.learning.optim import optimizer_for
+from atrous.learning.recipe import Recipe, write_recipe
+from atrous.learning.recompute import recompute_blocks
+from atrous.learning.stateful import Stateful
+from atrous.learning.step import Disturb, TrainingStep
+from atrous.learning.terms import Term, supervised_terms
+from atrous.learning.total_loss import loss_for
+from atrous.learning.trainer import Ended, Observe, Progress, Trainer
+from atrous.learning.training_data import open_training_data, training_samples
+from atrous.learning.transfer import network_of
+from atrous.learning.validation import BEST, Validation
+from atrous.models import SegmentationModel
+from atrous.outputs import save_json
+from atrous.run_folder import check_new_run, check_resumed_run, held, new_run, remove_unfinished_files
+
+if TYPE_CHECKING:
+    from atrous.learning.crf_layer import CrfLayer
+
+
+#: Terms that every training has.
+OWN_TERMS = ("supervised", "auxiliary")
+
+
+@checked_field_names
+@dataclass(frozen=True)
+class Extension:
+    """What a program adds to the training of a recipe.
+
+    Args:
+        terms: added to the loss, by name; the parameters of those that are modules learn at optim.lr. The state of
+            modules, and of others with `state_dict` and `load_state_dict`, is kept in checkpoints.
+        state: what else is kept in checkpoints, by name.
+        after_step: called in turn after each optimiser step, with the training's `Progress`.
+        disturb: called with the raw images and the targets before the network sees them; returns other images of the
+            same shape. Its state is kept as that of terms is; its parameters are its own to change.
+    """
+
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    state: Mapping[str, Stateful] = field(default_factory=dict)
+    after_step: Sequence[Callable[[Progress], object]] = ()
+    disturb: Disturb | None = None
+
+    def __post_init__(self) -> None:
+        for name, what in (("terms", "functions of (outputs, batch)"), ("state", "objects with a state_dict")):
+            if not isinstance(getattr(self, name), Mapping):
+                raise AtrousError(f"{name} of an Extension are {what} by name, got {shown(getattr(self, name))}.")
+        for name, term in self.terms.items():
+            if not isinstance(name, str) or not name.isidentifier() or name in OWN_TERMS or not callable(term):
+                raise AtrousError(
+                    "terms of an Extension are functions of (outputs, batch), by names of letters, digits and "
+                    f"underscores other than {' and '.join(OWN_TERMS)}; got {shown(name)}: {shown(term)}."
+                )
+        calls = self.after_step
+        if not isinstance(calls, list | tuple) or not all(callable(call) for call in calls):
+            raise AtrousError(f"after_step of an Extension is a list of functions of the progress, got {shown(calls)}.")
+        if self.disturb is not None and not callable(self.disturb):
+            raise AtrousError(f"disturb of an Extension is a function of (images, targets), got {shown(self.disturb)}.")
+        kept = [name for name, term in self.terms.items() if isinstance(term, Stateful)]
+        if twice := sorted({*kept, *OF_RECIPE, "disturb"} & self.state.keys()):
+            raise AtrousError(f"a state of an Extension has the name of a term or of the training's own: {twice[0]}.")
+        check_names(self.parts())
+
+    def parts(self) -> dict[str, Stateful]:
+        """All that checkpoints keep of it, by name."""
+        of_terms = {name: term for name, term in self.terms.items() if isinstance(term, Stateful)}
+        disturb = {"disturb": self.disturb} if isinstance(self.disturb, Stateful) else {}
+        return {**of_terms, **disturb, **self.state}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a training.
+
+    Args:
+        run: the run's folder.
+        score: best mean IoU on the validation split, 0–1; None where it was not measured.
+        progress: where the run stands.
+        model: file of the best model; None where none was measured.
+        ended: why it ended: epochs, patience or minutes, which are fields of the recipe; observe, which said so; or
+            epochs_now.
+    """
+
+    run: Path
+    score: float | None
+    progress: Progress
+    model: Path | None
+    ended: Ended
+
+
+@together()
+@checked
+def fit(
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    resume: Path | None = None,
+    init: Path | None = None,
+    observe: Observe | None = None,
+    extend: Callable[[SegmentationModel], Extension] | None = None,
+    epochs_now: int | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Trains a segmenter by a recipe, as `atrous train` does, without its closing evaluation and report.
+
+    Args:
+        recipe: what to train, on what and how.
+        out: the run's folder; by default runs/ and the recipe's name, numbered where that exists.
+        resume: folder of a run to go on with.
+        init: model file to start from, with its network; classes of the same name keep their weights.
+        observe: called after each validation, in every process, with a copy of the `Progress` and the mean IoU. True
+            stops the training, which can be resumed; None and False let it go on. What it raises ends the training
+            too, after that validation was saved. Killed just then, a resumed run calls it again.
+        extend: called once with the model, before its weights are those of `resume`; returns what is added to the
+            training. A run that was extended is resumed with the same names of terms and states.
+        epochs_now: stop after so many epochs, ≥ 1, to go on later by `resume`; the learning rate still follows the
+            recipe's train.epochs. An epoch that was begun counts as the first.
+        weights: put into the model before it trains, instead of those that it would start or go on with, such as the
+            mean of several runs' `last_weights`; a state dict with every name. A running average goes on from its own.
+        overwrite: replace files that have the names of a run's, too, in a folder without a run; inputs are never
+            replaced.
+
+    Returns:
+        The run's folder, the best score and why the training ended.
+
+    Raises:
+        AtrousError: unusable data (every problem named), an impossible recipe, arguments of the wrong type, or a folder
+            in which the run would replace files.
+        Diverged: a loss or gradient that is not finite; an AtrousError that says where.
+        Interrupted: a signal stopped it, and it is saved; a KeyboardInterrupt.
+
+    Examples:
+        >>> from atrous import fit, read_recipe
+        >>> recipe = read_recipe("quickstart", {"data.root": "data"})
+        >>> fit(recipe, "runs/mine", observe=lambda progress, score: score > 0.8)  # doctest: +SKIP
+        Result(run=PosixPath('runs/mine'), score=0.81, ...)
+    """
+    _check(recipe, observe, extend, epochs_now, weights)
+    if resume is not None and (out is not None or init is not None):
+        given = "out" if out is not None else "init"
+        raise AtrousError(f"--resume goes on in its own folder with its own weights: leave out --{given}.")
+    started_from = ("the model to start from", init or recipe.model.init)
+    if resume is None:
+        check_new_run(out, [started_from, ("the data set", recipe.data.root or None)], overwrite=overwrite)
+    else:
+        check_resumed_run(resume, overwrite=overwrite)
+    processes = the_processes()
+    recipe = _starting_from(recipe, init, resume)
+    dataset, pixels, doctor = open_training_data(recipe, processes)
+    parts = _assembled(recipe, dataset, pixels, processes, extend, resume, weights)
+    run = resume or processes.by_first(lambda: new_run(out, recipe.name))
+    trainer = Trainer(
+        parts.recipe,
+        run,
+        parts.batches,
+        parts.step,
+        parts.optimizer,
+        state=parts.state,
+        after_step=parts.after_step,
+        judged=parts.judged,
+        progress=parts.progress,
+        processes=processes,
+        validate=Validation(parts.recipe, run, dataset, parts.step, processes),
+        observe=observe,
+    )
+    with ExitStack() as stack:
+        processes.by_first(lambda: stack.enter_context(held(run)))
+        if processes.first:
+            remove_unfinished_files(run)
+        trainer.save()  # first of all, with the recipe: from then on there is something to resume
+        if processes.first:
+            write_recipe(parts.recipe, run / "config.yaml")
+            if doctor:
+                save_json(doctor, run / "doctor.json")
+        _say_start(run, parts, dataset)
+        if resume is not None:
+            _say_finished(run, trainer)
+        ended = trainer.train(epochs_now)
+    progress = trainer.progress
+    measured = progress.best_miou >= 0
+    score, model = (progress.best_miou, run / BEST) if measured else (None, None)
+    return Result(run, score, replace(progress), model, ended)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a trainer is made of, and the recipe with what was found out about the model."""
+
+    recipe: Recipe
+    batches: Loader
+    step: TrainingStep
+    optimizer: torch.optim.Optimizer
+    state: dict[str, Stateful]
+    after_step: tuple[Callable[[Progress], object], ...]
+    judged: SegmentationModel
+    progress: Progress
+    learning: str
+
+
+def _assembled(
+    recipe: Recipe,
+    dataset: Dataset,
+    pixels: Sequence[int],
+    processes: Processes,
+    extend: Callable[[SegmentationModel], Extension] | None,
+    resume: Path | None,
+    weights: Mapping[str, Tensor] | None,
+) -> _Parts:
+    torch.manual_seed(recipe.seed)
+    device = pick_device(recipe.train.device)
+    model = create_for(recipe, dataset, fresh=resume is None)
+    if resume is None and model.align_corners:  # which `create_for` may have chosen, and a resumed run must be told
+        arguments = {**recipe.model.arguments, "align_corners": model.align_corners}
+        recipe = replace(recipe, model=replace(recipe.model, arguments=arguments))
+    if recipe.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model.to(device)
+    average = WeightAverage(model, recipe.train.ema) if recipe.train.ema else None
+    processes.share_norms(model)
+    learning = freeze(model, recipe.train.learn, recipe.train.frozen)
+    crf = _crf_layer(recipe, model)
+    if recipe.train.recompute:
+        recompute_blocks(model)
+    added = Extension() if extend is None else extend(model)
+    if not isinstance(added, Extension):
+        raise AtrousError(f"extend must return an Extension, got {shown(added)}.")
+    own = {"average": average, "crf": crf}
+    state: dict[str, Stateful] = {**{name: part for name, part in own.items() if part is not None}, **added.parts()}
+    modules = [term for term in added.terms.values() if isinstance(term, nn.Module)]
+    optimizer = optimizer_for(recipe, model, crf, modules)
+    torch.manual_seed(recipe.seed + processes.rank)  # from here on each process drops other values
+    progress = Progress()
+    if resume is not None:
+        path = checkpoint_of(resume)
+        saved = load_checkpoint(path, model=model, optimizer=optimizer, state=state, rank=processes.rank)
+        progress = progress_of(saved, len(dataset.split(recipe.data.train)), recipe)
+        if average is not None:
+            average.module.info = model.info
+    if weights is not None:
+        _put_weights(model, weights)
+    samples = training_samples(recipe, dataset, model)
+    order = EpochOrder(len(samples), recipe.train.batch_size, recipe.seed, processes.rank, processes.world)
+    terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
+    precision = pick_precision(recipe.train.precision, device)
+    step = TrainingStep(model, {**terms, **added.terms}, precision, crf=crf, disturb=added.disturb).to(device)
+    return _Parts(
+        recipe,
+        Loader(samples, order, recipe.data.workers, pin_memory=device.type == "cuda"),
+        step,
+        optimizer,
+        state,
+        (*_after_step(model, average, crf), *added.after_step),
+        model if average is None else average.module,
+        progress,
+        learning,
+    )
+
+
+def _check(recipe: Any, observe: Any, extend: Any, epochs_now: int | None, weights: Any) -> None:
+    """Refuses arguments of types that the signature does not say in plain words."""
+    if not isinstance(recipe, Recipe):
+        raise AtrousError(
+            f"recipe must be a Recipe, got {shown(recipe)}: atrous.read_recipe(path) reads one from a file, "
+            "atrous.learning.recipe.to_recipe(record) from a dict."
+        )
+    for name, given, words in (("observe", observe, "(progress, score)"), ("extend", extend, "the model")):
+        if given is not None and not callable(given):
+            raise AtrousError(f"{name} is a function of {words} or None, got {shown(given)}.")
+    if epochs_now is not None and epochs_now < 1:
+        raise AtrousError(f"epochs_now must be 1 or more, got {epochs_now}.")
+    if weights is not None and not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise AtrousError(f"weights are tensors by their names in the model, got {shown(weights)}.")
+
+
+def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Recipe:
+    """The recipe with the network of the model that it starts from, where it does."""
+    if init is not None:
+        recipe = replace(recipe, model=replace(recipe.model, init=str(Path(init).resolve())))
+    if recipe.model.init is None or resume is not None:
+        return recipe
+    recipe = replace(recipe, model=network_of(model_file.read_info(recipe.model.init), recipe.model))
+    console.print(
+        f"starting from {escape(str(recipe.model.init))}, with its network: {recipe.model.architecture} over "
+        f"{recipe.model.backbone} at output stride {recipe.model.output_stride}"
+    )
+    return recipe
+
+
+def _crf_layer(recipe: Recipe, model: SegmentationModel) -> CrfLayer | None:
+    if not recipe.crf.trainable:
+        return None
+    from atrous.learning.crf_layer import CrfLayer  # with a compiler, which no other training needs
+
+    return CrfLayer(recipe.crf, model.info).to(next(model.parameters()).device)
+
+
+def _after_step(
+    model: SegmentationModel, average: WeightAverage | None, crf: CrfLayer | None
+) -> list[Callable[[Progress], object]]:
+    """What the recipe wants done after each optimiser step."""
+    calls: list[Callable[[Progress], object]] = []
+    if crf is not None:
+        calls.append(lambda progress: crf.keep_in_range())
+    if average is not None:
+        calls.append(lambda progress: average.update(model, progress.step - 1))
+    return calls
+
+
+def progress_of(saved: Checkpoint, size: int, recipe: Recipe) -> Progress:
+    """Where a run goes on, from what its checkpoint says.
+
+    Checkpoints of earlier versions count the batches of the present epoch, of the size in the recipe beside them.
+
+    Args:
+        saved: the checkpoint.
+        size: pictures of an epoch.
+        recipe: as it is now, which counts where the checkpoint holds none.
+    """
+    record = dict(saved.progress)
+    batches = record.pop("batch", 0)
+    if batches:
+        recorded = parse_yaml(saved.recipe, "the recipe in the checkpoint") if saved.recipe else {}
+        batch_size = recorded.get("train", {}).get("batch_size", recipe.train.batch_size)
+        order = EpochOrder(size, batch_size, recipe.seed, world=saved.processes)
+        record["pictures"] = sum(order.counts()[:batches])
+    return Progress(**record)
+
+
+def _put_weights(model: SegmentationModel, weights: Mapping[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise AtrousError(
+            f"weights do not fit the model: {error}. Give a state dict with every name, such as the run's last_weights."
+        ) from error
+
+
+def _say_start(run: Path, parts: _Parts, dataset: Dataset) -> None:
+    recipe, step = parts.recipe, parts.step
+    device = next(step.model.parameters()).device
+    parameters = sum(parameter.numel() for parameter in step.model.parameters())
+    train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
+    console.print(
+        f"{recipe.model.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
+        f"{counted(len(dataset.classes), 'class')}; {counted(train_count, 'picture')} to learn from, "
+        f"{val_count} to choose on; "
+        f"{device} {precision_name(step.precision)}, {counted(torch.get_num_threads(), 'thread')}"
+    )
+    console.print(parts.learning)
+    watch = f"   watch: tensorboard --logdir {escape(str(run))}" if recipe.watch.tensorboard else ""
+    console.print(f"run: {escape(str(run))}{watch}")
+
+
+def _say_finished(run: Path, trainer: Trainer) -> None:
+    """Says how to train longer, where no epoch of a resumed run is left."""
+    option, progress, train = trainer.what_ended_it(), trainer.progress, trainer.recipe.train
+    if option is None:
+        return
+    value = 2 * {"epochs": train.epochs, "patience": train.patience, "minutes": train.minutes}[option]
+    console.print(
+        f"{escape(str(run))} was finished: {counted(progress.epoch, 'epoch')}, {counted(progress.step, 'step')}. "
+        f"To train longer, for example: atrous train --resume {escape(shlex.quote(str(run)))} "
+        f"--train.{option} {value:g}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,101 @@
+"""What a training does between its epochs: measure the model, show what it sees, and keep the best."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import atrous
+from atrous import model_file
+from atrous.charts import confusion_picture
+from atrous.data.dataset import Dataset, Item
+from atrous.device import precision_name
+from atrous.inference.segmenter import Segmenter
+from atrous.inference.value_range import PictureWarning
+from atrous.learning.distributed import Processes
+from atrous.learning.measurement import measure
+from atrous.learning.metrics import ConfusionMatrix, number
+from atrous.learning.recipe import Recipe
+from atrous.learning.run_log import RunLog
+from atrous.learning.step import TrainingStep
+from atrous.learning.trainer import Progress
+from atrous.logger import suppressed
+from atrous.models import SegmentationModel
+
+#: Validation pictures shown in TensorBoard.
+SHOWN = 3
+#: The file of a run that keeps its best model.
+BEST = "best.safetensors"
+
+
+class Validation:
+    """Measures a model on the validation split, shows what it sees, and keeps the best as a model file.
+
+    Args:
+        recipe: which split.
+        run: the run's folder, which gets best.safetensors.
+        dataset: where to read.
+        step: of the training, whose precision and CRF are used.
+        processes: that share the pictures; the first writes.
+    """
+
+    def __init__(self, recipe: Recipe, run: Path, dataset: Dataset, step: TrainingStep, processes: Processes) -> None:
+        self.recipe, self.run, self.dataset, self.step, self.processes = recipe, run, dataset, step, processes
+        self.items: tuple[Item, ...] = dataset.split(recipe.data.val)
+
+    def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
+        """Returns the mean IoU, the same in every process."""
+        device, precision = next(judged.parameters()).device, precision_name(self.step.precision)
+        segmenter = Segmenter(judged, engine="torch", device=device, precision=precision, crf=self._crf())
+        confusion = measure(segmenter, self.dataset, self.items).confusion
+        if self.processes.first:
+            self._log(segmenter, confusion, progress, log)
+            if confusion.miou > progress.best_miou:
+                self._keep(judged, confusion, progress)
+        return confusion.miou
+
+    def _log(self, segmenter: Segmenter, confusion: ConfusionMatrix, progress: Progress, log: RunLog) -> None:
+        names, epoch = segmenter.info.classes, progress.epochs_begun
+        log.validation(
+            step=progress.step,
+            epoch=epoch,
+            seconds=progress.seconds,
+            per_class={name: number(iou) for name, iou in zip(names, confusion.iou, strict=True)},
+            **confusion.summary(),
+        )
+        log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
+        taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
+        for item in self.items[:SHOWN]:
+            with suppressed(PictureWarning):  # the doctor has told it
+                shown = segmenter(taken.scene(item)).overlay()
+            log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
+        best = " (best)" if confusion.miou > progress.best_miou else ""
+        weights = " of the averaged weights" if self.recipe.train.ema else ""
+        log.say(
+            f"epoch {epoch}/{self.recipe.train.epochs}: val mIoU {confusion.miou:.4f}{best}{weights}, computed in "
+            f"{segmenter.engine.precision}, {progress.seconds / 60:.1f} min of training"
+        )
+
+    def _keep(self, judged: SegmentationModel, confusion: ConfusionMatrix, progress: Progress) -> None:
+        before = judged.info
+        provenance = {
+            "made_by": f"atrous {atrous.__version__}, torch {torch.__version__}",
+            "made_on": time.strftime("%Y-%m-%d"),
+            "recipe": self.recipe.name,
+            "data": Path(self.recipe.data.root).name,
+            "epoch": progress.epochs_begun,
+            "training_minutes": round(progress.seconds / 60, 1),
+        }
+        scores = {self.recipe.data.val: confusion.summary()}
+        judged.info = replace(before, scores=scores, crf=self._crf() or before.crf, provenance=provenance)
+        model_file.save(judged, self.run / BEST, overwrite=True)  # was asked for before the work
+        judged.info = before
+
+    def _crf(self) -> dict[str, Any] | None:
+        """The CRF's settings as they are used after training, where one is trained."""
+        return self.step.crf.learned() if self.step.crf is not None else None

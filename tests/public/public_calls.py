@@ -30,7 +30,18 @@ from atrous.models.info import Info, Preprocessing
 
 #: Calls that do something with many of the odd values, such as to load or to look through folders.
 TAKING_LONG = {
-    *("Segmenter", "start_from", "predict", "explain", "doctor", "evaluate", "load", "save", "DenseCRF.__call__"),
+    *(
+        "Segmenter",
+        "start_from",
+        "predict",
+        "explain",
+        "doctor",
+        "evaluate",
+        "compare",
+        "load",
+        "save",
+        "DenseCRF.__call__",
+    ),
     *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
 }
 CALLS = [
@@ -54,6 +65,7 @@ CALLS = [
     "Client",
     "Client.segment",
     "evaluate",
+    "compare",
     "calibrate",
     "predict",
     "explain",
@@ -192,7 +204,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             {"model": model, "loss": torch.nn.Identity(), "precision": torch.float32, "auxiliary": 0.4, "crf": None},
         ),
         "start_from": (atrous.start_from, {"model": model, "source": model}),
-        "open_dataset": (atrous.open_dataset, {"root": folder, "layout": None, "classes": None}),
+        "open_dataset": (atrous.open_dataset, {"root": folder, "layout": None, "classes": None, "groups": None}),
         "Client": (atrous.Client, {"address": "http://127.0.0.1", "key": None, "timeout": 1.0, "patience": 0.0}),
         "Client.segment": (
             client.segment,
@@ -208,6 +220,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             },
         ),
         "evaluate": (atrous.evaluate, {**verb, **own_arguments(atrous.evaluate)}),
+        "compare": (atrous.compare, {"a": missing, "b": missing, "data": folder, **own_arguments(atrous.compare)}),
         "calibrate": (atrous.calibrate, {**verb, **own_arguments(atrous.calibrate)}),
         "predict": (atrous.predict, {"model": missing, "paths": [folder], **own_arguments(atrous.predict)}),
         "explain": (atrous.explain, {"model": missing, "paths": [folder], **own_arguments(atrous.explain)}),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.markup import escape
 
+from atrous.commands._intervals import intervals_of, listed_counts
 from atrous.console import console, progress_bar
-from atrous.data.dataset import Dataset, Item
+from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.data.sample import Sample
@@ -81,6 +84,27 @@ class Tiling:
 BY_MEMORY = Tiling()
 
 
+def open_to_measure(data: Path, layout: str | None, groups: str | None, provenance: Mapping[str, Any]) -> Dataset:
+    """Opens a dataset in the split that a model was trained in, and tells the dataset's notes.
+
+    A split that a seed makes depends on the groups: with others, pictures that the model has learned from would be
+    measured. So a training's pattern of groups is kept in the model file, and taken where none is given.
+
+    Args:
+        data: the dataset's folder.
+        layout: as in `open_dataset`.
+        groups: as in `open_dataset`.
+        provenance: the model's.
+    """
+    dataset, trained = open_dataset(data, layout, groups=groups), provenance.get("groups")
+    if groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
+        with suppress(AtrousError):  # other data, whose names the pattern does not fit
+            dataset = open_dataset(data, layout, groups=str(trained))
+    for note in dataset.notes:
+        console.print(escape(note))
+    return dataset
+
+
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tiling: Tiling = BY_MEMORY) -> Measurement:
     """Segments every picture and counts it against its mask; several processes share the pictures.
 
@@ -121,11 +145,13 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tilin
             measured.per_image.append(
                 {
                     "name": item.name,
+                    "group": item.group,
                     "image": str(item.image.resolve()),
                     "mask": str(item.mask.resolve()) if item.mask else None,
                     "miou": number(one.miou),
                     "pixel_accuracy": number(one.pixel_accuracy),
                     "mistakes": largest_mistakes(one.counts),
+                    "counts": listed_counts(one.counts),
                 }
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
@@ -185,8 +211,15 @@ def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
     return [[int(true), int(taken), int(wrong[true, taken])] for true, taken in pairs if wrong[true, taken]]
 
 
-def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
-    """A measurement as plain JSON values; see docs/architecture.md for the fields."""
+def summarise(measured: Measurement, info: Any, groups_from: str = "") -> dict[str, Any]:
+    """A measurement as plain JSON values; see docs/architecture.md for the fields.
+
+    Args:
+        measured: what was measured.
+        info: the model's.
+        groups_from: who tells the groups of the pictures, as `Dataset.groups_from`.
+    """
+    intervals, of_classes = intervals_of(measured.per_image, len(info.classes), groups_from)
     confusion = measured.confusion
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     by_size = measured.sizes.accuracy()
@@ -195,6 +228,7 @@ def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
             "name": name,
             "color": list(info.colors[index]),
             "iou": number(confusion.iou[index]),
+            **of_classes[index],
             "dice": number(confusion.dice[index]),
             "accuracy": number(confusion.accuracy[index]),
             "boundary_f": number(measured.boundary.f_score[index]),
@@ -207,6 +241,7 @@ def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
     ]
     return {
         **_headline(measured),
+        "intervals": intervals,
         "classes": classes,
         "absent": [entry["name"] for entry in classes if entry["iou"] is None],
         "confusion": confusion.counts.tolist(),

@@ -37,6 +37,13 @@ def measured_layout(run: Run) -> str | None:
     return run.evaluation.get("layout") or (settings.get("layout") if trained_on_it else None)
 
 
+def measured_groups(run: Run) -> str | None:
+    """The pattern of groups that the data set was read with: as recorded, or as in training on the same data."""
+    settings = run.settings("data")
+    trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
+    return run.evaluation.get("groups") or (settings.get("groups") if trained_on_it else None)
+
+
 def segmenter_options(run: Run) -> dict[str, Any]:
     """The arguments of a `Segmenter` that gives the masks which were measured."""
     recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name)}
@@ -62,6 +69,8 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
     words += ["--split", recorded.get("split") or "val"]
     if recorded.get("layout"):
         words += ["--layout", recorded["layout"]]
+    if groups := measured_groups(run):
+        words += ["--groups", groups]
     options = segmenter_options(run)
     if options.get("engine", "torch") != "torch":
         words += ["--engine", options["engine"]]

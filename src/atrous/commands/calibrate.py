@@ -18,9 +18,9 @@ from rich.table import Table
 
 from atrous import charts, model_file
 from atrous.arguments import checked
-from atrous.commands._measurement import any_size_of, matching_classes, prepared, reader_for
+from atrous.commands._measurement import any_size_of, matching_classes, open_to_measure, prepared, reader_for
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
-from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.dataset import Dataset, Item
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, counted
@@ -50,6 +50,7 @@ def calibrate(
     split: str = "val",
     out: Path | None = None,
     layout: str | None = None,
+    groups: str | None = None,
     chart: Path | None = None,
     json: Path | None = None,
     device: str = "auto",
@@ -68,6 +69,8 @@ def calibrate(
         out: model file to write, the same model with the fitted temperature; unless given, only measure.
         layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
             or nnunet; guessed when not given.
+        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find
+            stays in one split where a seed makes the split. A groups.csv in the dataset comes first.
         chart: picture to write, .png: the reliability diagrams before and after.
         json: JSON file to write the results to.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
@@ -86,7 +89,7 @@ def calibrate(
         model_file.check_name(out, "out")
     if chart is not None and chart.suffix != ".png":
         raise AtrousError(f"chart is {chart}; its name must end in .png.")
-    dataset = open_dataset(data, layout)
+    dataset = open_to_measure(data, layout, groups, model_file.read_info(model).provenance)
     items = dataset.split(split)
     check_outputs(
         "calibrate",

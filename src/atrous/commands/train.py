@@ -232,6 +232,7 @@ class _Validate:
             "made_on": time.strftime("%Y-%m-%d"),
             "recipe": self.recipe.name,
             "data": Path(self.recipe.data.root).name,
+            **({"groups": self.recipe.data.groups} if self.recipe.data.groups else {}),
             "epoch": progress.epochs_begun,
             "training_minutes": round(progress.seconds / 60, 1),
         }
@@ -254,7 +255,7 @@ def _open_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[
     doctor: dict[str, Any] = {}
     if data.check:
         counted, doctor = processes.by_first(lambda: _examined(data, in_channels))
-    dataset = open_dataset(data.root, data.layout)
+    dataset = open_dataset(data.root, data.layout, groups=data.groups)
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}
@@ -277,7 +278,13 @@ def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
 def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
     """The pixels of each class by split, of data without errors, and the whole diagnosis; its warnings are printed."""
     diagnosis = examine_with_progress(
-        Path(data.root), data.layout, train=data.train, val=data.val, pages=data.pages, in_channels=in_channels
+        Path(data.root),
+        data.layout,
+        train=data.train,
+        val=data.val,
+        pages=data.pages,
+        in_channels=in_channels,
+        groups=data.groups,
     )
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:
@@ -311,6 +318,7 @@ def _finish(recipe: Recipe, run: Path, dataset: Dataset, processes: Processes) -
             dataset.root,
             split=recipe.data.val,
             layout=dataset.layout,
+            groups=recipe.data.groups,
             json=run / "evaluation.json",
             overwrite=True,  # was asked for before the work
             crf="model" if recipe.crf.trainable else None,

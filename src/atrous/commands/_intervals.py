@@ -46,21 +46,19 @@ def counts_by_group(per_image: Sequence[Mapping[str, Any]], classes: int) -> NDA
     return grouped_counts(list(counts), [entry["group"] for entry in per_image])
 
 
-def intervals_of(
-    per_image: Sequence[Mapping[str, Any]], classes: int, groups_from: str = ""
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The intervals of a measurement, as plain JSON values.
+def with_intervals(results: Mapping[str, Any], groups_from: str) -> dict[str, Any]:
+    """Results with the intervals of their scores.
 
     Args:
-        per_image: the measured pictures, as in evaluation.json.
-        classes: K.
+        results: as `summarise` gives them; each picture with its counts and its group.
         groups_from: who tells the groups, as `Dataset.groups_from`.
 
     Returns:
-        Those of the headline scores with how they were made, and of each class "iou_interval" with the number of
-        groups that it is in.
+        The results with "intervals", those of the headline scores and how they were made, and in each class
+        "iou_interval" with "interval_units", the number of groups that it is in.
     """
-    counts = counts_by_group(per_image, classes)
+    per_image = results["per_image"]
+    counts = counts_by_group(per_image, len(results["classes"]))
     (miou, accuracy), of_classes = bootstrap_intervals(counts)
     units = len(counts)
     intervals = {
@@ -73,11 +71,11 @@ def intervals_of(
         "miou": miou and list(miou),
         "pixel_accuracy": accuracy and list(accuracy),
     }
-    rows = [
-        {"iou_interval": interval and list(interval), "interval_units": int(number)}
-        for interval, number in zip(of_classes, groups_with_class(counts), strict=True)
+    classes = [
+        {**entry, "iou_interval": interval and list(interval), "interval_units": int(number)}
+        for entry, interval, number in zip(results["classes"], of_classes, groups_with_class(counts), strict=True)
     ]
-    return {**intervals, "remarks": cautions(per_image, units)}, rows
+    return {**results, "classes": classes, "intervals": {**intervals, "remarks": cautions(per_image, units)}}
 
 
 def over(per_image: Sequence[Mapping[str, Any]]) -> str:

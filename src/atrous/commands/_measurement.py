@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from atrous.commands._intervals import intervals_of, listed_counts
+from atrous.commands._intervals import listed_counts
 from atrous.console import console, progress_bar
 from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
@@ -211,15 +211,8 @@ def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
     return [[int(true), int(taken), int(wrong[true, taken])] for true, taken in pairs if wrong[true, taken]]
 
 
-def summarise(measured: Measurement, info: Any, groups_from: str = "") -> dict[str, Any]:
-    """A measurement as plain JSON values; see docs/architecture.md for the fields.
-
-    Args:
-        measured: what was measured.
-        info: the model's.
-        groups_from: who tells the groups of the pictures, as `Dataset.groups_from`.
-    """
-    intervals, of_classes = intervals_of(measured.per_image, len(info.classes), groups_from)
+def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
+    """A measurement as plain JSON values; see docs/architecture.md for the fields."""
     confusion = measured.confusion
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     by_size = measured.sizes.accuracy()
@@ -228,7 +221,6 @@ def summarise(measured: Measurement, info: Any, groups_from: str = "") -> dict[s
             "name": name,
             "color": list(info.colors[index]),
             "iou": number(confusion.iou[index]),
-            **of_classes[index],
             "dice": number(confusion.dice[index]),
             "accuracy": number(confusion.accuracy[index]),
             "boundary_f": number(measured.boundary.f_score[index]),
@@ -241,7 +233,6 @@ def summarise(measured: Measurement, info: Any, groups_from: str = "") -> dict[s
     ]
     return {
         **_headline(measured),
-        "intervals": intervals,
         "classes": classes,
         "absent": [entry["name"] for entry in classes if entry["iou"] is None],
         "confusion": confusion.counts.tolist(),

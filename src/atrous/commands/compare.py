@@ -1,4 +1,4 @@
-"""`atrous compare`: whether one model is better than another, or the difference may be chance.
+"""`atrous compare`: whether two models differ by more than chance.
 
 Examples:
     atrous compare old.safetensors new.safetensors data/ --split test

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.arguments import checked
-from atrous.commands._intervals import interval_in_words
+from atrous.commands._intervals import interval_in_words, with_intervals
 from atrous.commands._measurement import (
     BY_MEMORY,
     Tiling,
@@ -180,7 +180,7 @@ def evaluate(
         **({"range": range} if range else {}),
         **{name: value for name, value in asdict(tiling).items() if value is not None},
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
-        **summarise(measure(segmenter, dataset, items, tiling), segmenter.info, dataset.groups_from),
+        **with_intervals(summarise(measure(segmenter, dataset, items, tiling), segmenter.info), dataset.groups_from),
     }
     _print(results)
     if save_crf is not None and first:

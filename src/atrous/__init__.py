@@ -13,6 +13,7 @@ from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
     from atrous.commands.calibrate import calibrate as calibrate
+    from atrous.commands.compare import compare as compare
     from atrous.commands.convert import convert as convert
     from atrous.commands.doctor import doctor as doctor
     from atrous.commands.evaluate import evaluate as evaluate
@@ -44,6 +45,7 @@ logging.getLogger("atrous").addHandler(logging.NullHandler())
 _HOME = {
     "calibrate": "atrous.commands.calibrate",
     "Client": "atrous.serving.client",
+    "compare": "atrous.commands.compare",
     "convert": "atrous.commands.convert",
     "create_model": "atrous.create",
     "DenseCRF": "atrous.crf",

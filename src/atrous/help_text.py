@@ -18,7 +18,7 @@ ABOUT = "DeepLab, from a folder of pictures and masks to a trained, measured seg
 TASKS = {
     "Start here": ("demo", "doctor"),
     "Make a model": ("train", "convert", "calibrate"),
-    "Measure it": ("evaluate", "report", "explain"),
+    "Measure it": ("evaluate", "compare", "report", "explain"),
     "Use it": ("predict", "serve", "export"),
     "Set up the shell": ("completion",),
 }
@@ -26,12 +26,12 @@ TASKS = {
 #: Which options belong together, in this order; `verb.name` wins over `name`.
 GROUPS = {
     "What is read": (
-        "model", "models", "paths", "file", "runs", "data", "split", "layout", "input", "train", "val", "pages",
-        "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
+        "model", "models", "a", "b", "paths", "file", "runs", "data", "split", "layout", "input", "groups", "train",
+        "val", "pages", "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
     ),
     "What is written": (
         "out", "format", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf", "write_classes",
-        "scores", "overwrite",
+        "write_split", "scores", "overwrite",
     ),
     "The network and its quality": (
         "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "crf",

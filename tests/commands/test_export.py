@@ -18,7 +18,7 @@ from atrous import model_file, models
 from atrous.cli import main
 from atrous.commands import export as export_module
 from atrous.commands.evaluate import evaluate
-from atrous.commands.export import compare, draw, export
+from atrous.commands.export import agreements_of, draw, export
 from atrous.errors import AtrousError
 from atrous.inference import deployed, quantised
 from atrous.inference.exported import OnnxGraph, OpenVinoGraph, read_info
@@ -172,13 +172,13 @@ def test_ties_count_as_equal_and_errors_do_not(original):
     image = draw((65, 49), model.info.preprocessing)
     with torch.inference_mode():
         labels = deployed.Deployed(model)(torch.tensor(image).permute(2, 0, 1)[None])[0][0].numpy()
-    assert compare(model, lambda _: labels, [image])[0].share == 1
+    assert agreements_of(model, lambda _: labels, [image])[0].share == 1
     wrong = labels.copy()
     wrong[:2] = (wrong[:2] + 1) % 4
-    assert compare(model, lambda _: wrong, [image])[0].share == pytest.approx(63 / 65, abs=1e-3)
-    assert compare(model, lambda _: labels + 4, [image])[0].share == 0  # classes that the model does not have
+    assert agreements_of(model, lambda _: wrong, [image])[0].share == pytest.approx(63 / 65, abs=1e-3)
+    assert agreements_of(model, lambda _: labels + 4, [image])[0].share == 0  # classes that the model does not have
     torch.nn.init.zeros_(model.classifier.weight)
-    assert compare(model, lambda _: wrong, [image])[0].share == 1  # every class scores the same
+    assert agreements_of(model, lambda _: wrong, [image])[0].share == 1  # every class scores the same
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

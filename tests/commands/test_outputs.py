@@ -44,6 +44,7 @@ WRITES_NOTHING = {"serve", "completion"}
 #: Arguments of type Path that are read, by verb. All others are outputs.
 READ = {
     "calibrate": {"model", "data"},
+    "compare": {"a", "b", "data"},
     "convert": {"file", "classes"},
     "demo": set(),
     "doctor": {"data"},
@@ -57,6 +58,7 @@ READ = {
 #: How each verb is called in the folder that `place` makes.
 CALLS = {
     "calibrate": ["model.safetensors", "data"],
+    "compare": ["model.safetensors", "run/best.safetensors", "data"],
     "convert": ["foreign.pth", "--classes", "table.yaml"],
     "demo": [],
     "doctor": ["data"],

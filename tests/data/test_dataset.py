@@ -5,8 +5,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset, seeded_split
+from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset
 from atrous.data.labels import ClassTable, default_colors
+from atrous.data.made_split import seeded_split
 from atrous.data.pictures import read_pixels
 from atrous.data.survey import survey
 from atrous.errors import AtrousError

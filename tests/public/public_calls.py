@@ -33,7 +33,18 @@ from atrous.models.info import Info, Preprocessing
 
 #: Calls that do something with many of the odd values, such as to load or to look through folders.
 TAKING_LONG = {
-    *("Segmenter", "start_from", "predict", "explain", "doctor", "evaluate", "load", "save", "DenseCRF.__call__"),
+    *(
+        "Segmenter",
+        "start_from",
+        "predict",
+        "explain",
+        "doctor",
+        "evaluate",
+        "compare",
+        "load",
+        "save",
+        "DenseCRF.__call__",
+    ),
     *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
 }
 CALLS = [
@@ -63,6 +74,7 @@ CALLS = [
     "Client",
     "Client.segment",
     "evaluate",
+    "compare",
     "calibrate",
     "predict",
     "explain",
@@ -234,7 +246,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "supervised_terms": (supervised_terms, {"loss": torch.nn.Identity(), "model": model, "auxiliary": 0.4}),
         "Extension": (Extension, {"terms": {}, "state": {}, "after_step": (), "disturb": None}),
         "start_from": (atrous.start_from, {"model": model, "source": model}),
-        "open_dataset": (atrous.open_dataset, {"root": folder, "layout": None, "classes": None}),
+        "open_dataset": (atrous.open_dataset, {"root": folder, "layout": None, "classes": None, "groups": None}),
         "Client": (atrous.Client, {"address": "http://127.0.0.1", "key": None, "timeout": 1.0, "patience": 0.0}),
         "Client.segment": (
             client.segment,
@@ -250,6 +262,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             },
         ),
         "evaluate": (atrous.evaluate, {**verb, **own_arguments(atrous.evaluate)}),
+        "compare": (atrous.compare, {"a": missing, "b": missing, "data": folder, **own_arguments(atrous.compare)}),
         "calibrate": (atrous.calibrate, {**verb, **own_arguments(atrous.calibrate)}),
         "predict": (atrous.predict, {"model": missing, "paths": [folder], **own_arguments(atrous.predict)}),
         "explain": (atrous.explain, {"model": missing, "paths": [folder], **own_arguments(atrous.explain)}),

@@ -43,6 +43,13 @@ def measured_inputs(run: Run) -> dict[str, str]:
     return input_folders(run.evaluation.get("input") or [])
 
 
+def measured_groups(run: Run) -> str | None:
+    """The pattern of groups that the data set was read with: as recorded, or as in training on the same data."""
+    settings = run.settings("data")
+    trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
+    return run.evaluation.get("groups") or (settings.get("groups") if trained_on_it else None)
+
+
 def segmenter_options(run: Run) -> dict[str, Any]:
     """The arguments of a `Segmenter` that gives the masks which were measured."""
     recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name)}
@@ -70,6 +77,8 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         words += ["--layout", recorded["layout"]]
     if recorded.get("input"):
         words += ["--input", ",".join(recorded["input"])]
+    if groups := measured_groups(run):
+        words += ["--groups", groups]
     options = segmenter_options(run)
     if options.get("engine", "torch") != "torch":
         words += ["--engine", options["engine"]]

@@ -19,7 +19,7 @@ from rich.table import Table
 from atrous import charts, model_file
 from atrous.arguments import checked
 from atrous.console import console, progress_bar, warn_if_fresh, write_json
-from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import input_folders
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.read_ahead import in_background
@@ -27,7 +27,7 @@ from atrous.errors import AtrousError, counted
 from atrous.inference.exported import is_exported
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.calibration import Reliability, fit_temperature, reliability
-from atrous.learning.measurement import any_size_of, matching_classes, prepared, reader_for
+from atrous.learning.measurement import any_size_of, matching_classes, open_to_measure, prepared, reader_for
 from atrous.outputs import (
     JSON_KEY,
     MARK,
@@ -52,6 +52,7 @@ def calibrate(
     out: Path | None = None,
     layout: str | None = None,
     input: list[str] | None = None,
+    groups: str | None = None,
     chart: Path | None = None,
     json: Path | None = None,
     device: str = "auto",
@@ -71,6 +72,8 @@ def calibrate(
         layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
             or nnunet; guessed when not given.
         input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
+        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find
+            stays in one split where a seed makes the split. A groups.csv in the dataset comes first.
         chart: picture to write, .png: the reliability diagrams before and after.
         json: JSON file to write the results to.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
@@ -89,7 +92,7 @@ def calibrate(
         model_file.check_name(out, "out")
     if chart is not None and chart.suffix != ".png":
         raise AtrousError(f"chart is {chart}; its name must end in .png.")
-    dataset = open_dataset(data, layout, inputs=input_folders(input or []))
+    dataset = open_to_measure(data, layout, groups, model_file.read_info(model).provenance, input_folders(input or []))
     items = dataset.split(split)
     check_outputs(
         "calibrate",

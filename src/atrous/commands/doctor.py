@@ -1,9 +1,9 @@
-"""`atrous doctor`: read a dataset before training does, and say what is wrong.
+r"""`atrous doctor`: read a dataset before training does, and say what is wrong.
 
 Examples:
     atrous doctor data/
     atrous doctor data/ --write-classes
-    atrous doctor data/ --pictures looked-at/
+    atrous doctor data/ --groups '^(patient\d+)' --write-split
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous.arguments import checked
+from atrous.atomic_write import write_text
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, write_json
-from atrous.data.dataset import CLASSES_FILE
+from atrous.data.dataset import CLASSES_FILE, Dataset
 from atrous.data.examine import Diagnosis, open_to_examine
 from atrous.data.input_files import input_folders
 from atrous.errors import AtrousError, counted
@@ -36,7 +37,9 @@ def doctor(
     pages: Literal["first", "channels"] = "first",
     in_channels: int | None = None,
     input: list[str] | None = None,
+    groups: str | None = None,
     write_classes: bool = False,
+    write_split: bool = False,
     json: Path | None = None,
     pictures: Path | None = None,
     overwrite: bool = False,
@@ -52,18 +55,23 @@ def doctor(
         pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
         in_channels: channels that the model takes; by default what the training pictures have.
         input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
+        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
+            such as a patient or a recording, belongs into one split. A groups.csv in the dataset comes first.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
+        write_split: write split lists that keep groups and near copies together into the dataset, where it has none,
+            then examine it again.
         json: JSON file to write the findings to.
         pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and doubtful
             pictures that an EXIF tag turns.
-        overwrite: replace files at `json` and in `pictures` that atrous did not write, too; a classes.yaml is never
-            replaced.
+        overwrite: replace files at `json` and in `pictures` that atrous did not write, too; a classes.yaml and split
+            lists are never replaced.
 
     Returns:
         The exit code: 0 for a clean dataset or warnings only, 2 for errors.
 
     Raises:
-        AtrousError: the folder is no dataset, or there is a classes.yaml already where one should be written.
+        AtrousError: the folder is no dataset, or there is a classes.yaml, or a split, already where one should be
+            written.
     """
     table = Path(data) / CLASSES_FILE
     if write_classes:
@@ -71,7 +79,10 @@ def doctor(
     if pictures is not None:
         check_is_folder("pictures", pictures)
     inputs = input_folders(input or [])
-    dataset = open_to_examine(data, layout)[0] if pictures is not None else None
+    asked_for = pictures is not None or write_split
+    dataset = open_to_examine(data, layout, groups, inputs)[0] if asked_for else None
+    if dataset is not None and write_split:
+        _check_no_split(dataset)
     planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []
     check_outputs(
         "doctor",
@@ -88,12 +99,17 @@ def doctor(
         pages=pages,
         in_channels=in_channels,
         inputs=inputs,
+        groups=groups,
     )
     diagnosis = asked()
     if write_classes:
         path = _write_proposal(diagnosis)
         console.print(f"Wrote {escape(str(path))}; examining again.")
         diagnosis = asked()
+    if write_split:
+        folder = _write_split(diagnosis)
+        console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
+        diagnosis, dataset = asked(), open_to_examine(data, layout, groups)[0]
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:
@@ -124,6 +140,9 @@ def show(diagnosis: Diagnosis) -> None:
         console.print(f"\nProposed {CLASSES_FILE} (`--write-classes` writes it):")
         # a long line wrapped by the terminal must stay one line when copied
         console.print(diagnosis.proposed_classes.yaml_text(), markup=False, highlight=False, soft_wrap=True)
+    if diagnosis.splits_share and diagnosis.proposed_split:
+        sizes = ", ".join(f"{name} {len(items)}" for name, items in diagnosis.proposed_split.items())
+        console.print(f"\nProposed split (`--write-split` writes it): {sizes}", highlight=False)
     errors, warnings = len(diagnosis.errors), len(diagnosis.warnings)
     if errors:
         console.print(f"[bold red]{counted(errors, 'error')}[/], {counted(warnings, 'warning')}.")
@@ -164,4 +183,24 @@ def _check_no_table(path: Path) -> None:
         raise AtrousError(
             f"{path} exists and is never overwritten. Move it away, or copy the proposed table into it: run "
             f"`atrous doctor {path.parent}` without --write-classes to see it."
+        )
+
+
+def _write_split(diagnosis: Diagnosis) -> Path:
+    """Writes the proposed lists, and returns their folder."""
+    folder = diagnosis.root / "splits"
+    for name in diagnosis.proposed_split:
+        if (folder / f"{name}.txt").exists():  # again: reading a data set may take hours
+            raise AtrousError(f"{folder / f'{name}.txt'} exists and is never overwritten. Move it away.")
+    for name, items in diagnosis.proposed_split.items():
+        write_text(folder / f"{name}.txt", "".join(f"{item.name}\n" for item in items))
+    return folder
+
+
+def _check_no_split(dataset: Dataset) -> None:
+    if not dataset.unlisted:
+        raise AtrousError(
+            f"{dataset.root}: lists or folders tell its split (layout '{dataset.layout}'), and they are never "
+            "overwritten. --write-split is for data sets whose split is made by a seed: move the lists away, or all "
+            "pictures into one folder images/ and their masks into masks/."
         )

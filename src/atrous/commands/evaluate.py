@@ -18,8 +18,9 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.arguments import checked
+from atrous.commands._intervals import interval_in_words, with_intervals
 from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
-from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.dataset import Dataset, Item
 from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import input_folders
 from atrous.data.read_ahead import in_background
@@ -29,12 +30,14 @@ from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.distributed import the_processes, together
+from atrous.learning.intervals import FEW
 from atrous.learning.measurement import (
     BY_MEMORY,
     Tiling,
     any_size_of,
     matching_classes,
     measure,
+    open_to_measure,
     prepared,
     reader_for,
     summarise,
@@ -68,6 +71,7 @@ def evaluate(
     split: str = "val",
     layout: str | None = None,
     input: list[str] | None = None,
+    groups: str | None = None,
     json: Path | None = None,
     crf: str | None = None,
     crf_search: bool = False,
@@ -88,6 +92,8 @@ def evaluate(
     """Measure a model on the labelled pictures of a split.
 
     One integer confusion matrix counts the whole split, so the result depends neither on batch size nor on order.
+    Scores have 95 % intervals by a bootstrap over groups of pictures, such as patients or recordings, or over single
+    pictures where no groups are known.
 
     Args:
         model: a model file.
@@ -96,6 +102,8 @@ def evaluate(
         layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
             or nnunet; guessed when not given.
         input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
+        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
+            such as a patient or a recording, is what intervals are taken over. A groups.csv in the dataset comes first.
         json: JSON file to write the results to.
         crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
             preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
@@ -147,9 +155,7 @@ def evaluate(
     tiling = Tiling(tile, overlap, memory)
     any_size_of(segmenter, tiling)  # a mistake there is named before the data is read
     warn_if_fresh(segmenter.info.provenance)
-    dataset = open_dataset(data, layout, inputs=input_folders(input or []))
-    for note in dataset.notes:
-        console.print(escape(note))
+    dataset = open_to_measure(data, layout, groups, segmenter.info.provenance, input_folders(input or []))
     items = dataset.split(split)
     preprocessing = segmenter.info.preprocessing
     kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
@@ -168,6 +174,7 @@ def evaluate(
         "split": split,
         **({"layout": layout} if layout else {}),
         **({"input": input} if input else {}),
+        **({"groups": groups} if groups else {}),
         "images": len(items),
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,
@@ -177,7 +184,7 @@ def evaluate(
         **({"range": range} if range else {}),
         **{name: value for name, value in asdict(tiling).items() if value is not None},
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
-        **summarise(measure(segmenter, dataset, items, tiling), segmenter.info),
+        **with_intervals(summarise(measure(segmenter, dataset, items, tiling), segmenter.info), dataset.groups_from),
     }
     _print(results)
     if save_crf is not None and first:
@@ -273,10 +280,16 @@ def _save_crf(model: Path, settings: dict[str, Any], out: Path) -> None:
 
 
 def _print(results: dict[str, Any]) -> None:
-    table = Table("class", "IoU", "Dice", "accuracy", "boundary F", "share of truth", box=None, header_style="bold")
+    table = Table(
+        *("class", "IoU", "95 % interval", "Dice", "accuracy", "boundary F", "share of truth"),
+        box=None,
+        header_style="bold",
+    )
     total = max(sum(entry["pixels_true"] for entry in results["classes"]), 1)
     for entry in results["classes"]:
         scores = ["absent" if entry[key] is None else f"{entry[key]:.3f}" for key in COLUMNS]
+        few = "*" if _is_in_few(entry, results) else ""
+        scores.insert(1, interval_in_words(entry["iou_interval"]) + few)
         table.add_row(escape(entry["name"]), *scores, f"{entry['pixels_true'] / total:.1%}")
     console.print(table)
     console.print(
@@ -287,12 +300,30 @@ def _print(results: dict[str, Any]) -> None:
         f"({counted(results['images'], 'picture')}, {escape(results['split'])}, {results['engine']} "
         f"{results['precision']})"
     )
+    _print_intervals(results)
     sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
     console.print(f"accuracy on segments that are {', '.join(sizes)} (below 32², below 96², and larger)")
     if "without_crf" in results:
         _print_change(results)
     for warning in results["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _print_intervals(results: dict[str, Any]) -> None:
+    """The interval of the mean IoU, and what is to be said of all of them."""
+    intervals = results["intervals"]
+    if intervals["miou"]:
+        units = counted(intervals["units"], intervals["over"][:-1])
+        console.print(f"95 % interval of mIoU {interval_in_words(intervals['miou'], 4)}, over {units}")
+    if any(_is_in_few(entry, results) for entry in results["classes"]):
+        console.print(f"* in fewer than {FEW} {intervals['over']}: too narrow to trust", highlight=False)
+    for remark in intervals["remarks"]:
+        console.print(f"[yellow]note:[/] {escape(remark)}", highlight=False)
+
+
+def _is_in_few(entry: dict[str, Any], results: dict[str, Any]) -> bool:
+    """Whether a class has an interval that is less to be trusted than the others."""
+    return bool(entry["iou_interval"]) and entry["interval_units"] < FEW <= results["intervals"]["units"]
 
 
 def _print_change(results: dict[str, Any]) -> None:

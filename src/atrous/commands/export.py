@@ -135,7 +135,7 @@ def export(
             draft = Path(folder) / out.name
             deployed.write(program, module.info, format, draft, half=half)
             labels = _labels(program.module()) if format == "torch" else _open(format, draft)
-            agreements = compare(module, labels, images)
+            agreements = agreements_of(module, labels, images)
             _refuse_other_masks(agreements, model, format, half)
             if dataset is not None:
                 draft = _in_int8(draft, module, dataset, max_drop)
@@ -149,7 +149,7 @@ def export(
     return out
 
 
-def compare(model: SegmentationModel, labels: Labels, images: Sequence[np.ndarray]) -> list[Agreement]:
+def agreements_of(model: SegmentationModel, labels: Labels, images: Sequence[np.ndarray]) -> list[Agreement]:
     """How far another way of running a model agrees with the model itself, in float32.
 
     A pixel where the model's own scores of the two labels differ by rounding alone is a tie, and counts as equal.

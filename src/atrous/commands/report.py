@@ -21,6 +21,7 @@ from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.commands._recorded_options import (
     commands,
+    measured_groups,
     measured_inputs,
     measured_layout,
     measured_model,
@@ -274,7 +275,7 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     if model is None and run.model_file.is_file():
         return [], ["The pictures cannot be drawn again: the model was changed after the scores were measured."]
     try:
-        dataset = open_dataset(run.data, measured_layout(run), inputs=measured_inputs(run))
+        dataset = open_dataset(run.data, measured_layout(run), groups=measured_groups(run), inputs=measured_inputs(run))
         segmenter = Segmenter(model or run.model_file, **segmenter_options(run))  # so that pictures and scores agree
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]

@@ -70,6 +70,7 @@ def _measure_best(recipe: Recipe, run: Path) -> None:
             Path(recipe.data.root),
             split=recipe.data.val,
             layout=open_dataset(recipe.data.root, recipe.data.layout).layout,
+            groups=recipe.data.groups,
             input=[f"{name}={folder}" for name, folder in recipe.data.inputs.items()],
             json=run / "evaluation.json",
             overwrite=True,  # was asked for before the work

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.arguments import checked, checked_fields
+from atrous.data.groups import find_groups
 from atrous.data.input_files import (
     INPUTS_FILE,
     PICTURES_ALONE,
@@ -21,6 +21,7 @@ from atrous.data.input_files import (
 )
 from atrous.data.label_exports import label_export_told
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
+from atrous.data.made_split import seeded_split
 from atrous.data.mask_names import single_labels_note
 from atrous.data.palettes import as_colors, palettes_differ
 from atrous.data.passed_over import passed_over_notes
@@ -34,7 +35,6 @@ from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import Input
 
 CLASSES_FILE = "classes.yaml"
-SPLIT_SEED = 0
 
 
 class NoClassesError(AtrousError):
@@ -91,6 +91,9 @@ class Dataset:
         pages: of TIFFs with several, "first" or "channels".
         inputs: where the files of each input are, the pictures first; items hold those of the others in `more`.
         taken: what a model takes, of which `read` gives all; None for the pictures alone.
+        unlisted: items whose split a seed made, because no list or folder tells it.
+        groups_from: who tells the groups of the items: "file" for a groups.csv, "pattern" for one that was given,
+            "layout", or "" where they have none.
     """
 
     root: Path
@@ -103,6 +106,8 @@ class Dataset:
     pages: str = "first"
     inputs: tuple[InputFiles, ...] = PICTURES_ALONE
     taken: tuple[Input, ...] | None = None
+    unlisted: tuple[Item, ...] = field(default=(), repr=False)
+    groups_from: str = ""
     _palette_seen: dict[int, tuple[Color, Path]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -262,25 +267,29 @@ def open_dataset(
     root: Path | str,
     layout: str | None = None,
     classes: ClassTable | None = None,
+    groups: str | None = None,
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Find the pictures, masks, splits and classes in a folder; no picture is read yet.
+    """Find the pictures, masks, splits, groups and classes in a folder; no picture is read yet.
 
     Args:
         root: the dataset's folder.
         layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
             guess it, which the dataset's notes then say.
         classes: the class table to use instead of the dataset's own.
+        groups: regular expression with one group, searched in the names of pictures: what it finds is their group.
+            None for the groups that a groups.csv or the layout tells.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}, beside those of the dataset's
             inputs.yaml; files belong to the picture of the same stem.
 
     Raises:
         AtrousError: there is no such folder or layout, the folder has no known layout, or it says nothing
-            about its classes (``NoClassesError``), or one of its folders may not be read.
+            about its classes (``NoClassesError``), or one of its folders may not be read, or its groups.csv or the
+            pattern of groups is wrong.
     """
     try:
-        return _opened(Path(root), layout, classes, inputs or {})
+        return _opened(Path(root), layout, classes, groups, inputs or {})
     except PermissionError as error:
         raise AtrousError(
             f"{error.filename or root}: this folder of the dataset may not be read by you ({error.strerror}). Change "
@@ -294,14 +303,17 @@ def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
     if len(inputs) == 1:
         return replace(dataset, inputs=inputs)
     finders = [FilesBeside(one, dataset.root) for one in inputs[1:]]
-    splits = {
-        name: tuple(replace(item, more=tuple(finder.of(item.image) for finder in finders)) for item in items)
-        for name, items in dataset.splits.items()
-    }
-    return replace(dataset, inputs=inputs, splits=splits)
+
+    def with_files(items: Iterable[Item]) -> tuple[Item, ...]:
+        return tuple(replace(item, more=tuple(finder.of(item.image) for finder in finders)) for item in items)
+
+    splits = {name: with_files(items) for name, items in dataset.splits.items()}
+    return replace(dataset, inputs=inputs, splits=splits, unlisted=with_files(dataset.unlisted))
 
 
-def _opened(root: Path, layout: str | None, classes: ClassTable | None, inputs: Mapping[str, str]) -> Dataset:
+def _opened(
+    root: Path, layout: str | None, classes: ClassTable | None, groups: str | None, inputs: Mapping[str, str]
+) -> Dataset:
     # The layouts are written in terms of this file, so they can only be imported once it is complete.
     from atrous.data.layouts import LAYOUTS
 
@@ -323,11 +335,12 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None, inputs: 
             "Rename the folders, or give the folder one level up or down."
         )
     try:
-        dataset = _with_inputs(LAYOUTS[name].read(root, classes), inputs)
+        dataset = LAYOUTS[name].read(root, classes)
     except NoPicturesError as error:
         if told := label_export_told(root):
             raise AtrousError(told) from error
         raise
+    dataset = _with_inputs(_grouped(dataset, groups, root), inputs)
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
     paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
     folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
@@ -335,6 +348,31 @@ def _opened(root: Path, layout: str | None, classes: ClassTable | None, inputs: 
     used = [*folders, *beside, *(path.parent for path in dataset.masks_without_image)]
     notes = (*guessed, *dataset.notes, *passed_over_notes(folders))
     return replace(dataset, notes=(*notes, *unread_folder_notes(root, used, notes)))
+
+
+def _grouped(dataset: Dataset, pattern: str | None, root: Path) -> Dataset:
+    """The dataset with the group of each item; a split that a seed made is made again of the groups that are told."""
+    there = {item.image: item.name for items in dataset.splits.values() for item in items if not item.listed}
+    groups = find_groups(there, dataset.root, dataset.layout, pattern, above=root)
+    notes = (*dataset.notes, *groups.notes)
+    if not groups.source:
+        return replace(dataset, notes=notes)
+
+    def with_groups(items: Iterable[Item]) -> tuple[Item, ...]:
+        return tuple(replace(item, group=groups.of.get(item.image)) for item in items)
+
+    splits = {name: with_groups(items) for name, items in dataset.splits.items()}
+    unlisted = with_groups(dataset.unlisted)
+    if unlisted and groups.source != "layout":
+        own = {item.image for item in unlisted}
+        told = {name: items for name, items in splits.items() if not any(item.image in own for item in items)}
+        parts, note = seeded_split(unlisted)
+        if "test" in parts and "test" in told:
+            parts["train"] += parts["test"]
+        splits = {**parts, **told}
+        _, before = seeded_split(dataset.unlisted)
+        notes = tuple(note if said == before else said for said in notes)
+    return replace(dataset, splits=splits, notes=notes, unlisted=unlisted, groups_from=groups.source)
 
 
 def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
@@ -450,32 +488,6 @@ def withheld_split_note(split: str, pictures: Path) -> str:
         f"There is no split '{split}': there are no masks for {pictures} (those of published sets are kept secret). "
         "`atrous predict` labels its pictures; --raw writes the values that the masks have."
     )
-
-
-def seeded_split(items: Iterable[Item], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Item, ...]], str]:
-    """Split items 80/10/10 into train, val and test: shuffled by the seed from their sorted names.
-
-    Args:
-        items: the items; two or more give at least one each to train and val, ten or more one to test.
-        seed: any integer; the same seed and names give the same split.
-
-    Returns:
-        The splits that are not empty, each in the order of names, and a sentence that states the split.
-    """
-    shuffled = sorted(items, key=lambda item: item.name)
-    random.Random(seed).shuffle(shuffled)
-    tenth = len(shuffled) // 10
-    val = max(1, tenth) if len(shuffled) > 1 else 0
-    parts = {"val": shuffled[:val], "test": shuffled[val : val + tenth], "train": shuffled[val + tenth :]}
-    splits = {
-        name: tuple(sorted(parts[name], key=lambda item: item.name)) for name in ("train", "val", "test") if parts[name]
-    }
-    counts = ", ".join(f"{name} {len(part)}" for name, part in splits.items())
-    note = (
-        f"There are no split lists, so the pictures were split 80/10/10 with seed {seed}: {counts}. "
-        "Write splits/train.txt, val.txt and test.txt to choose."
-    )
-    return splits, note
 
 
 def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:

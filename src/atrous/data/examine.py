@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from atrous.data.blended_edges import blended_values
 from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels
 from atrous.data.channels import channels_of
 from atrous.data.class_findings import find_assumed_names, find_unnamed_background, proposal_with_background
-from atrous.data.dataset import Dataset, NoClassesError, open_dataset
+from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset
 from atrous.data.file_findings import find_doubtful_alpha, find_void, find_what_is_not_read
 from atrous.data.file_kinds import kinds_of
 from atrous.data.findings import Finding, find_errors, find_warnings
@@ -30,6 +30,7 @@ from atrous.data.mask_findings import (
 from atrous.data.pixels import PictureKind
 from atrous.data.propose import Proposal, propose_classes, without_blends
 from atrous.data.readiness import obstacles
+from atrous.data.split_findings import find_shared, propose_split
 from atrous.data.split_names import canonical_split
 from atrous.data.survey import Pair, masks_of, survey
 from atrous.data.turned import TurnedPair, find_turned, judge_turned
@@ -53,6 +54,9 @@ class Diagnosis:
         proposed_classes: the table that would fit the values found, or None where the present one does or
             none would.
         turned: pictures turned by their EXIF tag whose masks are in doubt.
+        proposed_split: a split that keeps groups and near copies together, for pictures whose split a seed makes;
+            the present one where that shares none. Empty where lists or folders tell the split.
+        splits_share: whether two splits share pictures, groups or near copies.
     """
 
     root: Path
@@ -66,6 +70,8 @@ class Diagnosis:
     ignored: Mapping[str, int]
     proposed_classes: ClassTable | None
     turned: tuple[TurnedPair, ...] = ()
+    proposed_split: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+    splits_share: bool = False
 
     def raise_for_errors(self) -> None:
         """Refuse a dataset with errors.
@@ -101,6 +107,9 @@ class Diagnosis:
             ],
             "ignored": dict(self.ignored),
             "proposed_classes": self.proposed_classes.yaml_text() if self.proposed_classes else None,
+            "proposed_split": {name: [item.name for item in items] for name, items in self.proposed_split.items()}
+            if self.splits_share and self.proposed_split
+            else None,
         }
 
 
@@ -114,6 +123,7 @@ def examine(
     pages: str = "first",
     in_channels: int | None = None,
     inputs: Mapping[str, str] | None = None,
+    groups: str | None = None,
 ) -> Diagnosis:
     """Read every picture and mask of a dataset and say what is wrong with it.
 
@@ -126,6 +136,7 @@ def examine(
         pages: as in `read_pixels`.
         in_channels: that the model takes; None for what the training pictures have.
         inputs: folders of further inputs by name, as in `open_dataset`.
+        groups: as in `open_dataset`.
 
     Returns:
         The diagnosis; a dataset without a class table is examined too, and one is proposed.
@@ -133,7 +144,7 @@ def examine(
     Raises:
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
-    dataset, classes = open_to_examine(root, layout, inputs)
+    dataset, classes = open_to_examine(root, layout, groups, inputs)
     items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
     kinds = kinds_of((item.image for item in items), pages)
     channels = _channels(dataset, kinds, train, val, in_channels)
@@ -163,7 +174,7 @@ def examine(
         *no_way,
         *input_errors,
     )
-    turned = judge_turned(pairs)
+    turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
     # masks with errors have few labels, and that is said already
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
     return Diagnosis(
@@ -175,6 +186,7 @@ def examine(
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
         warnings=(
             *find_warnings(dataset, by_split, classes, pixels),
+            *shared,
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
             *find_what_is_not_read(dataset, pairs, kinds, channels, pages),
@@ -190,17 +202,31 @@ def examine(
         # of two proposals, one for numbers and one for colours, neither alone fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
         turned=turned.doubtful,
+        proposed_split=_split_to_write(dataset, pairs, bool(shared)),
+        splits_share=bool(shared),
     )
 
 
+def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mapping[str, tuple[Item, ...]]:
+    """The split that lists may tell from now on: one that shares nothing, where the present one was made by a seed."""
+    if shared and dataset.unlisted:
+        return propose_split(dataset, pairs)
+    own = {item.image for item in dataset.unlisted}
+    return {name: items for name, items in dataset.splits.items() if any(item.image in own for item in items)}
+
+
 def open_to_examine(
-    root: Path | str, layout: str | None = None, inputs: Mapping[str, str] | None = None
+    root: Path | str,
+    layout: str | None = None,
+    groups: str | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> tuple[Dataset, ClassTable | None]:
     """Open a dataset that may have no class table.
 
     Args:
         root: the dataset's folder.
         layout: as in `open_dataset`; None to guess it.
+        groups: as in `open_dataset`.
         inputs: as in `open_dataset`.
 
     Returns:
@@ -210,11 +236,11 @@ def open_to_examine(
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
     """
     try:
-        dataset = open_dataset(root, layout, inputs=inputs)
+        dataset = open_dataset(root, layout, groups=groups, inputs=inputs)
         return dataset, dataset.classes
     except NoClassesError as error:
         stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
-        dataset = open_dataset(root, layout, classes=stand_in, inputs=inputs)
+        dataset = open_dataset(root, layout, classes=stand_in, groups=groups, inputs=inputs)
         return replace(dataset, notes=(*dataset.notes, *error.notes)), None
 
 

@@ -8,11 +8,11 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.split_lists import LIST_NAME, LIST_SUFFIXES, TABLES, TEXTS, read_list, table_of
+from atrous.data.split_lists import LIST_NAME, LIST_SUFFIXES, TABLES, TEXTS, read_list
 from atrous.data.split_names import canonical_split
 from atrous.data.split_records import RECORD_SUFFIXES, YAML, is_too_large, tells_splits
 from atrous.data.split_rows import SPLIT_HEADS, VAL_HEADS, stem_of
-from atrous.data.text_files import decodings
+from atrous.data.text_files import decodings, table_of
 from atrous.errors import AtrousError
 from atrous.outputs import is_our_json
 

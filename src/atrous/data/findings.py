@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from atrous.data.dataset import Dataset, check_sizes
-from atrous.data.fixed_parts import FixedParts
 from atrous.data.labels import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
 from atrous.data.propose import Proposal
@@ -22,9 +17,6 @@ from atrous.errors import AtrousError
 #: Examples per finding.
 SHOWN = 5
 _RARE = 0.01  # share of the labelled train pixels below which a class is called rare
-# Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
-# exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
-_NEAR_IDENTICAL = 0.95
 
 
 @dataclass(frozen=True)
@@ -88,8 +80,6 @@ def find_warnings(
         *_all_ignored(dataset, pairs),
         *_empty_classes(pixels, classes),
         *_imbalance(pixels, classes),
-        *_in_two_splits(dataset),
-        *_near_identical(by_split),
     )
 
 
@@ -293,81 +283,6 @@ def _imbalance(pixels: Mapping[str, tuple[int, ...]], classes: ClassTable | None
             "Class weights or crops around them help.",
             [f"{name}: {share:.2%}" for share, name in rare],
         )
-
-
-def _in_two_splits(dataset: Dataset) -> Iterator[Finding]:
-    for (first, items), (second, others) in _independent_splits(dataset.splits):
-        shared = {item.image for item in items} & {item.image for item in others}
-        yield from _grouped(
-            "same_picture",
-            f"Pictures listed both in {first} and in {second}; scores on them say nothing.",
-            sorted(shown(dataset, path) for path in shared),
-        )
-
-
-def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
-    splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
-    facts = {pair.item.image: pair.picture for pairs in splits.values() for pair in pairs.values() if pair.picture}
-    if not facts:
-        return
-    thumbnails = np.stack([picture.thumbnail for picture in facts.values()])
-    fixed_parts = FixedParts(thumbnails, np.array([picture.contrast for picture in facts.values()]))
-    rows = {image: row for row, image in enumerate(facts)}
-    for (first, items), (second, others) in _independent_splits(splits):
-        examples = list(_alike(first, [*items.values()], second, [*others.values()], fixed_parts, rows))
-        yield from _grouped(
-            "near_identical",
-            f"Pictures of {second} that look nearly like one of {first}; scores on them flatter. Keep all "
-            "pictures of one object or scene in one split.",
-            examples,
-        )
-
-
-def _alike(
-    first: str,
-    pairs: list[Pair],
-    second: str,
-    others: list[Pair],
-    fixed_parts: FixedParts,
-    rows: Mapping[Path, int],
-) -> Iterator[str]:
-    """One sentence for each picture of ``others`` that has a near copy in ``pairs``."""
-    if not pairs:
-        return
-    thumbnails = np.stack([pair.picture.thumbnail for pair in pairs if pair.picture])
-    rows_of_first = np.array([rows[pair.item.image] for pair in pairs])
-    same = {pair.picture.digest: pair for pair in pairs if pair.picture}
-    for other in others:
-        if other.picture is None:
-            continue
-        if twin := same.get(other.picture.digest):
-            if twin.item.image != other.item.image:
-                yield f"{second} {other.item.image.name} is {first} {twin.item.image.name}, pixel for pixel"
-            continue
-        likeness = thumbnails @ other.picture.thumbnail
-        near = np.flatnonzero(likeness > _NEAR_IDENTICAL)
-        if len(near):  # perhaps by what all pictures of a camera share
-            near = near[fixed_parts.are_alike(rows[other.item.image], rows_of_first[near])]
-        if len(near):
-            best = int(near[likeness[near].argmax()])
-            name = pairs[best].item.image.name
-            yield f"{second} {other.item.image.name} ≈ {first} {name} (correlation {likeness[best]:.2f})"
-
-
-def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:
-    """Every two splits, but those of which one is made to contain the other, as VOC's trainval contains train."""
-    for first, second in combinations(splits, 2):
-        one, other = set(splits[first]), set(splits[second])
-        if _are_apart(first, second) or not (one <= other or other <= one):
-            # what is trained on first: what is said of the other split is said against it
-            first, second = sorted((first, second), key=lambda name: (not name.startswith("train"), name))
-            yield (first, splits[first]), (second, splits[second])
-
-
-def _are_apart(first: str, second: str) -> bool:
-    """Whether the names of two splits say that they share no picture: "trainaug" and "val", but not "trainval"."""
-    one, other = ({word for word in ("train", "val", "test") if word in name.lower()} for name in (first, second))
-    return bool(one and other) and not one & other
 
 
 def _grouped(kind: str, message: str, examples: list[str]) -> Iterator[Finding]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, paired, pictures_in, seeded_split
+from atrous.data.dataset import Dataset, paired, pictures_in
 from atrous.data.find_split_lists import find_lists
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
+from atrous.data.made_split import seeded_split
 from atrous.data.mask_names import masks_by_picture, single_labels_note
 from atrous.data.split_folders import folder_named, holds_pictures
 from atrous.data.split_lists import listed_splits
@@ -34,7 +35,7 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     folders = _folders(root) or (root / "images", root / "masks")
     images, files = pictures_in(folders[0]), pictures_in(folders[1])
     lists, told = find_lists(root, images)
-    notes = list(told)
+    notes, unlisted = list(told), ()
     if lists:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
@@ -42,13 +43,14 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
             notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
     else:
         check_no_list_is_unread(root, images)
-        splits, note = seeded_split(paired(images, masks_by_picture(images, files)))
+        unlisted = paired(images, masks_by_picture(images, files))
+        splits, note = seeded_split(unlisted)
         notes.append(note)
     owned = {path for stem, path in _by_any_name(images, files).items() if stem in images}
     owned |= {item.mask for items in splits.values() for item in items if item.mask and item.name in images}
     orphans = tuple(path for path in files.values() if path not in owned)
     table, told = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
-    return Dataset(root, "folder", table, splits, (*notes, *told), orphans)
+    return Dataset(root, "folder", table, splits, (*notes, *told), orphans, unlisted=unlisted)
 
 
 def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:

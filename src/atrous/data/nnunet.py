@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld_split_note, without_ending
+from atrous.data.dataset import Dataset, Item, paired, pictures_in, withheld_split_note, without_ending
 from atrous.data.find_split_lists import find_lists
 from atrous.data.labels import ClassTable
+from atrous.data.made_split import seeded_split
 from atrous.data.split_lists import listed_splits
 from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError
@@ -38,6 +39,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
     splits: dict[str, tuple[Item, ...]] = {}
     notes: list[str] = []
     orphans: list[Path] = []
+    unlisted: tuple[Item, ...] = ()
     for part in ("Tr", "Ts"):
         if not (root / f"images{part}").is_dir():
             continue
@@ -56,12 +58,13 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             splits.update(listed_splits(lists, root / f"images{part}", images, masks))
         else:
             check_no_list_is_unread(root, images)
-            parts, note = seeded_split(paired(images, masks))
+            unlisted = paired(images, masks)
+            parts, note = seeded_split(unlisted)
             splits.update(parts)
             notes.append(note)
     first = next(iter(splits.values()))
     table, told = named_classes(root, classes, items=first)
-    return Dataset(root, "nnunet", table, splits, (*notes, *told), tuple(orphans))
+    return Dataset(root, "nnunet", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
 
 
 def _images(folder: Path) -> dict[str, Path]:

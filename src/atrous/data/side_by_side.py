@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, picture_files, seeded_split
+from atrous.data.dataset import Dataset, Item, paired, picture_files
 from atrous.data.find_split_lists import find_lists, unused_lists_note
 from atrous.data.labels import ClassTable
+from atrous.data.made_split import seeded_split
 from atrous.data.mask_names import is_named_as_mask
 from atrous.data.split_folders import split_folders_in
 from atrous.data.split_lists import listed_splits
@@ -44,6 +45,7 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
     notes: list[str] = []
     orphans: list[Path] = []
     splits: Mapping[str, tuple[Item, ...]]
+    unlisted: tuple[Item, ...] = ()
     if folders:
         splits = {}
         for name, folder in folders.items():
@@ -60,10 +62,11 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
             splits = listed_splits(lists, root, images, masks)
         else:
             check_no_list_is_unread(root, images)
-            splits, note = seeded_split(paired(images, masks))
+            unlisted = paired(images, masks)
+            splits, note = seeded_split(unlisted)
             notes.append(note)
     table, told = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))
-    return Dataset(root, "side_by_side", table, splits, (*notes, *told), tuple(orphans))
+    return Dataset(root, "side_by_side", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
 
 
 def _has_pairs(folder: Path) -> bool:

@@ -7,7 +7,6 @@ or YAML. A table with a column "split", or records with such a key, hold all spl
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from atrous.data.split_rows import (
     split_of_validity,
     stem_of,
 )
-from atrous.data.text_files import decodings
+from atrous.data.text_files import decodings, delimiter_of, table_of
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json
 
@@ -182,7 +181,7 @@ def _rows(path: Path, text: str, images: Mapping[str, Path]) -> list[Row]:
         return record_rows(path, text, images)
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    if suffix in TABLES or (lines and _is_head(_cells(lines[0], _delimiter(lines[0])))):
+    if suffix in TABLES or (lines and _is_head(_cells(lines[0], delimiter_of(lines[0])))):
         return _table_rows(path, table_of(path, text))
     return [_line_row(line) for line in lines]
 
@@ -196,10 +195,6 @@ def _line_row(line: str) -> Row:
     return Row(line, words[1]) if paired else Row(line)
 
 
-def _delimiter(line: str) -> str:
-    return max((",", ";", "\t", "|"), key=line.count)
-
-
 def _cells(line: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
 
@@ -207,25 +202,6 @@ def _cells(line: str, delimiter: str) -> list[str]:
 def _is_head(cells: list[str]) -> bool:
     lowered = {cell.lower() for cell in cells}
     return bool(lowered & IMAGE_HEADS) and (len(cells) == 1 or bool(lowered & (MASK_HEADS | SPLIT_HEADS)))
-
-
-def table_of(path: Path, text: str) -> list[list[str]]:
-    """The cells of a table, line by line, without empty lines.
-
-    Args:
-        path: the file, whose ending .tsv says that tabs separate the cells.
-        text: what it holds.
-
-    Raises:
-        AtrousError: the text is no table.
-    """
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(first)
-    try:
-        table = [[cell.strip() for cell in cells] for cells in csv.reader(io.StringIO(text), delimiter=delimiter)]
-    except csv.Error as error:
-        raise AtrousError(f"{path}: cannot be read as a table: {error}.") from error
-    return [cells for cells in table if any(cells)]
 
 
 def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:

@@ -47,7 +47,7 @@ class Row:
     fold: str | None = None
 
 
-def stem_of(written: str, known: Mapping[str, Path]) -> str:
+def stem_of(written: str, known: Mapping[str, object]) -> str:
     """The stem that a name in a list means: as written, else as a file name, else the first of several words.
 
     Args:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import locale
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +62,30 @@ def decodings(path: Path) -> Iterator[str]:
             yield content.decode(old)
         except (UnicodeDecodeError, LookupError):
             continue
+
+
+def table_of(path: Path, text: str) -> list[list[str]]:
+    """The cells of a table, line by line, without empty lines.
+
+    Args:
+        path: the file, whose ending .tsv says that tabs separate the cells.
+        text: what it holds.
+
+    Raises:
+        AtrousError: the text is no table.
+    """
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter_of(first)
+    try:
+        table = [[cell.strip() for cell in cells] for cells in csv.reader(io.StringIO(text), delimiter=delimiter)]
+    except csv.Error as error:
+        raise AtrousError(f"{path}: cannot be read as a table: {error}.") from error
+    return [cells for cells in table if any(cells)]
+
+
+def delimiter_of(line: str) -> str:
+    """The character that most likely separates the cells of a table's line: comma, semicolon, tab or bar."""
+    return max((",", ";", "\t", "|"), key=line.count)
 
 
 def _content(path: Path) -> bytes:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in, seeded_split, withheld_split_note
+from atrous.data.dataset import Dataset, Item, paired, pictures_in, withheld_split_note
 from atrous.data.find_split_lists import find_lists, unused_lists_note
 from atrous.data.labels import ClassTable, default_colors
+from atrous.data.made_split import seeded_split
 from atrous.data.split_lists import listed, listed_splits, read_list
 from atrous.data.split_names import canonical_split
 from atrous.data.unread_lists import check_no_list_is_unread
@@ -60,6 +61,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     masks = {**added, **pictures_in(year / _MASKS)}
     notes = [] if year == root else [f"The dataset was found in {year}."]
     splits: dict[str, tuple[Item, ...]] = {}
+    unlisted: tuple[Item, ...] = ()
     lists = _lists(year / "ImageSets")
     of_none = [path for path in lists if [one.stem for one in lists] == ["default"]]
     for path in of_none:
@@ -85,12 +87,13 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         check_no_list_is_unread(year, images)
         # most VOC pictures have boxes only, so a picture without a mask is no mistake here
         labelled = {stem: path for stem, path in images.items() if stem in masks}
-        splits, note = seeded_split(paired(labelled, masks))
+        unlisted = paired(labelled, masks)
+        splits, note = seeded_split(unlisted)
         notes.append(note)
     orphans = tuple(path for stem, path in masks.items() if stem not in images)
     folders = (root, year / _MASKS)
     table, told = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
-    return Dataset(year, "voc", table, splits, (*notes, *told), orphans)
+    return Dataset(year, "voc", table, splits, (*notes, *told), orphans, unlisted=unlisted)
 
 
 def _lists(sets: Path) -> list[Path]:

@@ -22,6 +22,7 @@ def examine_with_progress(
     pages: str = "first",
     in_channels: int | None = None,
     inputs: Mapping[str, str] | None = None,
+    groups: str | None = None,
 ) -> Diagnosis:
     """Examine a dataset behind a progress bar with the time left; see ``examine``."""
     # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
@@ -37,6 +38,7 @@ def examine_with_progress(
             pages=pages,
             in_channels=in_channels,
             inputs=inputs,
+            groups=groups,
         )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.markup import escape
 
 from atrous.console import console, progress_bar
-from atrous.data.dataset import Dataset, Item
+from atrous.data.dataset import Dataset, Item, open_dataset
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.read_ahead import in_background
 from atrous.data.sample import Sample
@@ -21,6 +23,7 @@ from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU, BoundaryScore
 from atrous.learning.distributed import Processes, the_processes
+from atrous.learning.intervals import listed_counts
 from atrous.learning.metrics import ConfusionMatrix, number
 from atrous.learning.sizes import SIZES, SizeScore
 
@@ -81,6 +84,34 @@ class Tiling:
 BY_MEMORY = Tiling()
 
 
+def open_to_measure(
+    data: Path,
+    layout: str | None,
+    groups: str | None,
+    provenance: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Opens a dataset in the split that a model was trained in, and tells the dataset's notes.
+
+    A split that a seed makes depends on the groups: with others, pictures that the model has learned from would be
+    measured. So a training's pattern of groups is kept in the model file, and taken where none is given.
+
+    Args:
+        data: the dataset's folder.
+        layout: as in `open_dataset`.
+        groups: as in `open_dataset`.
+        provenance: the model's.
+        inputs: as in `open_dataset`.
+    """
+    dataset, trained = open_dataset(data, layout, groups=groups, inputs=inputs), provenance.get("groups")
+    if groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
+        with suppress(AtrousError):  # other data, whose names the pattern does not fit
+            dataset = open_dataset(data, layout, groups=str(trained), inputs=inputs)
+    for note in dataset.notes:
+        console.print(escape(note))
+    return dataset
+
+
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tiling: Tiling = BY_MEMORY) -> Measurement:
     """Segments every picture and counts it against its mask; several processes share the pictures.
 
@@ -121,12 +152,14 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tilin
             measured.per_image.append(
                 {
                     "name": item.name,
+                    "group": item.group,
                     "image": str(item.image.resolve()),
                     "mask": str(item.mask.resolve()) if item.mask else None,
                     **({"more": [str(path.resolve()) for path in item.more]} if item.more else {}),
                     "miou": number(one.miou),
                     "pixel_accuracy": number(one.pixel_accuracy),
                     "mistakes": largest_mistakes(one.counts),
+                    "counts": listed_counts(one.counts),
                 }
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")

@@ -75,6 +75,8 @@ class Data:
         root: folder of the data set.
         layout: layout of the data set: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
             or nnunet; guessed when not given.
+        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
+            such as a patient or a recording, stays in one split where a seed makes the split. A groups.csv comes first.
         train: split to learn from.
         val: split to choose the best weights on.
         workers: processes that decode and augment beside the training, ≥ 0.
@@ -87,6 +89,7 @@ class Data:
 
     root: str = ""
     layout: str | None = None
+    groups: str | None = None
     train: str = "train"
     val: str = "val"
     workers: int = 1

@@ -42,7 +42,7 @@ def open_training_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, S
     doctor: dict[str, Any] = {}
     if data.check:
         counted, doctor = processes.by_first(lambda: _examined(data, in_channels))
-    dataset = open_dataset(data.root, data.layout, inputs=data.inputs)
+    dataset = open_dataset(data.root, data.layout, groups=data.groups, inputs=data.inputs)
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}
@@ -86,6 +86,7 @@ def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequenc
         pages=data.pages,
         in_channels=in_channels,
         inputs=data.inputs,
+        groups=data.groups,
     )
     diagnosis.raise_for_errors()
     for finding in diagnosis.warnings:

@@ -88,6 +88,7 @@ class Validation:
             "made_on": time.strftime("%Y-%m-%d"),
             "recipe": self.recipe.name,
             "data": Path(self.recipe.data.root).name,
+            **({"groups": self.recipe.data.groups} if self.recipe.data.groups else {}),
             "epoch": progress.epochs_begun,
             "training_minutes": round(progress.seconds / 60, 1),
         }

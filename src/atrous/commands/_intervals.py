@@ -1,0 +1,110 @@
+"""How far measured scores can be trusted: intervals as evaluation.json records them, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.data.group_names import recognised_pattern
+from atrous.errors import counted
+from atrous.learning.intervals import (
+    DRAWS,
+    FEW,
+    LEVEL,
+    SEED,
+    bootstrap_intervals,
+    grouped_counts,
+    groups_with_class,
+)
+
+
+def counts_by_group(per_image: Sequence[Mapping[str, Any]], classes: int) -> NDArray[np.int64]:
+    """The counts of measured pictures summed by group, G×3×K; a picture without a group is one of its own.
+
+    Args:
+        per_image: as in evaluation.json.
+        classes: K.
+    """
+    counts = np.zeros((len(per_image), 3, classes), np.int64)
+    for row, entry in enumerate(per_image):
+        for index, *numbers in entry["counts"]:
+            counts[row, :, index] = numbers
+    return grouped_counts(list(counts), [entry["group"] for entry in per_image])
+
+
+def with_intervals(results: Mapping[str, Any], groups_from: str) -> dict[str, Any]:
+    """Results with the intervals of their scores.
+
+    Args:
+        results: as `summarise` gives them; each picture with its counts and its group.
+        groups_from: who tells the groups, as `Dataset.groups_from`.
+
+    Returns:
+        The results with "intervals", those of the headline scores and how they were made, and in each class
+        "iou_interval" with "interval_units", the number of groups that it is in.
+    """
+    per_image = results["per_image"]
+    counts = counts_by_group(per_image, len(results["classes"]))
+    (miou, accuracy), of_classes = bootstrap_intervals(counts)
+    units = len(counts)
+    intervals = {
+        "level": LEVEL,
+        "over": over(per_image),
+        "units": units,
+        "groups_from": groups_from,
+        "draws": DRAWS,
+        "seed": SEED,
+        "miou": miou and list(miou),
+        "pixel_accuracy": accuracy and list(accuracy),
+    }
+    classes = [
+        {**entry, "iou_interval": interval and list(interval), "interval_units": int(number)}
+        for entry, interval, number in zip(results["classes"], of_classes, groups_with_class(counts), strict=True)
+    ]
+    return {**results, "classes": classes, "intervals": {**intervals, "remarks": cautions(per_image, units)}}
+
+
+def over(per_image: Sequence[Mapping[str, Any]]) -> str:
+    """What the intervals are taken over: "groups" where some picture has one, else "pictures"."""
+    return "groups" if any(entry["group"] is not None for entry in per_image) else "pictures"
+
+
+def cautions(per_image: Sequence[Mapping[str, Any]], units: int) -> list[str]:
+    """Sentences about intervals that there are not, or that are too narrow.
+
+    Args:
+        per_image: the measured pictures.
+        units: the groups among them; pictures where no groups are known.
+    """
+    kind, said = over(per_image)[:-1], []
+    if units < 2:
+        said.append(
+            f"There are no intervals: all is of one {kind}, and how much scores change from {kind} to {kind} cannot be "
+            "seen in one."
+        )
+    elif units < FEW:
+        said.append(f"Intervals over {counted(units, kind)} are too narrow to trust: measure on {FEW} or more.")
+    if len({entry["group"] for entry in per_image if entry["group"] is not None}) < sum(
+        entry["group"] is not None for entry in per_image
+    ):
+        return said
+    names = {entry["name"] for entry in per_image}
+    if pattern := recognised_pattern(names):
+        said.append(
+            "By their names several pictures are of one patient, scene or recording, and then these intervals are too "
+            f"narrow: --groups '{pattern}' takes them over those."
+        )
+    elif kind == "picture":
+        said.append(
+            "No groups are known. Where several pictures are of one patient, scene or recording, these intervals are "
+            "too narrow: tell the groups by groups.csv or --groups."
+        )
+    return said
+
+
+def interval_in_words(interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Such as "0.612–0.701"; "–" for none."""
+    return "–" if interval is None else f"{interval[0]:.{digits}f}–{interval[1]:.{digits}f}"

@@ -1,0 +1,94 @@
+"""A split that no list tells: pictures, or whole groups of them, dealt to train, val and test by a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from atrous.errors import counted
+
+SPLIT_SEED = 0
+#: Groups from which one goes to test, too; of fewer, what is left to learn from would be little.
+_GROUPS_FOR_TEST = 5
+
+
+class _Item(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def group(self) -> str | None: ...
+
+
+Kind = TypeVar("Kind", bound=_Item)
+
+
+def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Kind, ...]], str]:
+    """Split items 80/10/10 into train, val and test by a seed; items of one group stay together.
+
+    Items without groups are shuffled from their sorted names.
+
+    Args:
+        items: the items; two or more give at least one each to train and val, ten or more one to test. Of groups,
+            two or more give val one, five or more test.
+        seed: any integer; the same seed, names and groups give the same split.
+
+    Returns:
+        The splits that are not empty, each in the order of names, and a sentence that states the split.
+    """
+    shuffled = sorted(items, key=lambda item: item.name)
+    groups = _groups(shuffled)
+    told = "so the pictures were split 80/10/10"
+    if groups and len(groups) > 1:
+        parts = _by_groups(groups, seed)
+        told += " by whole groups"
+    else:
+        random.Random(seed).shuffle(shuffled)
+        tenth = len(shuffled) // 10
+        val = max(1, tenth) if len(shuffled) > 1 else 0
+        parts = {"val": shuffled[:val], "test": shuffled[val : val + tenth], "train": shuffled[val + tenth :]}
+    splits = {
+        name: tuple(sorted(parts[name], key=lambda item: item.name)) for name in ("train", "val", "test") if parts[name]
+    }
+    counts = ", ".join(f"{name} {_counted(part, bool(groups))}" for name, part in splits.items())
+    one = " All pictures are of one group, which is therefore in all of them." if groups and len(groups) == 1 else ""
+    note = (
+        f"There are no split lists, {told} with seed {seed}: {counts}.{one} "
+        "Write splits/train.txt, val.txt and test.txt to choose."
+    )
+    return splits, note
+
+
+def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
+    """The items of each group, sorted by the group's name; those without one alone. Empty where no item has a group."""
+    found: dict[tuple[bool, str], list[Kind]] = {}
+    for item in items:
+        found.setdefault((item.group is None, item.name if item.group is None else item.group), []).append(item)
+    return [found[key] for key in sorted(found)] if any(not alone for alone, _ in found) else []
+
+
+def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
+    """Whole groups: as many to val and to test as make up a tenth of the items, but one at least."""
+    random.Random(seed).shuffle(groups)
+    total = sum(map(len, groups))
+    wanted = {"val": max(1, total // 10), "test": total // 10 if len(groups) >= _GROUPS_FOR_TEST else 0}
+    parts: dict[str, list[Kind]] = {}
+    for name, number in wanted.items():
+        parts[name] = []
+        kept = 2 if name == "val" and wanted["test"] else 1  # for the splits that follow
+        for group in list(groups) if number else ():
+            if len(groups) > kept and len(parts[name]) + len(group) <= number:
+                parts[name] += group
+                groups.remove(group)
+        if number and not parts[name]:
+            smallest = min(groups, key=len)  # the first of equals
+            parts[name] += smallest
+            groups.remove(smallest)
+    return {**parts, "train": [item for group in groups for item in group]}
+
+
+def _counted(part: Sequence[Kind], by_group: bool) -> str:
+    if not by_group:
+        return str(len(part))
+    return f"{len(part)} ({counted(len(_groups(part)), 'group')})"

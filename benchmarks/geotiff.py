@@ -52,7 +52,7 @@ def read(path: Path, reader: str) -> dict[str, float]:
         source = GeoTiffSource(path, 3) if reader == "atrous" else None
         for top, left, height, width in windows(file.height, file.width):
             if source is not None:
-                pixels = source.read((top, left, height, width))
+                pixels = source.read((top, left, height, width)).values
             else:
                 at = Window(left, top, width, height)  # type: ignore[call-arg]
                 pixels = file.read(window=at).transpose(1, 2, 0)

@@ -35,17 +35,17 @@ def test_windows_of_the_first_bands(write, stored, given):
     values = np.random.default_rng(0).integers(0, 200, (12, 70, 90)).astype(stored)
     source = GeoTiffSource(write(values, **PLACE), 7)
     assert source.shape == (70, 90, 7)
-    window = source.read((5, 11, 20, 30))
+    window, valid, _ = source.read((5, 11, 20, 30))
     assert window.dtype == given
     assert np.array_equal(window, values[:7, 5:25, 11:41].transpose(1, 2, 0))
-    assert source.valid((5, 11, 20, 30)) is None
+    assert valid is None
 
 
 def test_too_few_bands(write):
     path = write(np.zeros((2, 8, 8), "u1"))
     with pytest.raises(AtrousError, match=r"2 band\(s\), and the model takes the first 3"):
         GeoTiffSource(path, 3)
-    assert GeoTiffSource(write(np.zeros((1, 8, 8), "u1")), 3).read((0, 0, 8, 8)).shape == (8, 8, 1)
+    assert GeoTiffSource(write(np.zeros((1, 8, 8), "u1")), 3).read((0, 0, 8, 8)).values.shape == (8, 8, 1)
 
 
 def test_nodata_and_what_is_no_number(write):
@@ -54,7 +54,7 @@ def test_nodata_and_what_is_no_number(write):
     values[0, 10] = -9999  # one band of floats is enough, as with NaN
     values[:, 15] = np.nan
     source = GeoTiffSource(write(values, nodata=-9999, **PLACE), 3)
-    valid, pixels = source.valid((0, 0, 20, 20)), source.read((0, 0, 20, 20))
+    pixels, valid, _ = source.read((0, 0, 20, 20))
     expected = np.ones((20, 20), bool)
     expected[:5] = expected[10] = expected[15] = False
     assert np.array_equal(valid, expected)
@@ -68,7 +68,7 @@ def test_a_mask_beside_the_bands_counts(tmp_path, write):
     mask[3] = 0
     with rasterio.open(path, "r+") as file:
         file.write_mask(mask)
-    assert np.array_equal(GeoTiffSource(path, 3).valid((0, 0, 16, 16)), mask > 0)
+    assert np.array_equal(GeoTiffSource(path, 3).read((0, 0, 16, 16)).valid, mask > 0)
 
 
 def fill(sink: GeoTiffSink, mask: np.ndarray, side: int) -> None:

@@ -95,7 +95,7 @@ def test_what_was_written_is_read_or_an_error_says_why(tmp_path, data):
         channels = bands
     with warnings.catch_warnings(action="ignore"):
         source = GeoTiffSource(path, channels)
-    assert np.array_equal(source.read(window), part)
+    assert np.array_equal(source.read(window).values, part)
     source.close()
     assert np.array_equal(decode_pixels(path.read_bytes(), HEIGHT * WIDTH).values, values)
 
@@ -157,7 +157,7 @@ def palette(tmp_path):
 def test_a_palette_is_its_colours_everywhere_and_its_indices_in_masks(palette):
     path, indices, colours = palette
     assert np.array_equal(read_picture(path), colours[indices])
-    assert np.array_equal(GeoTiffSource(path, 3).read((3, 4, 9, 8)), colours[indices][3:12, 4:12])
+    assert np.array_equal(GeoTiffSource(path, 3).read((3, 4, 9, 8)).values, colours[indices][3:12, 4:12])
     assert np.array_equal(read_raw_mask(path), indices)
 
 
@@ -176,7 +176,7 @@ def test_orientation_is_the_same_whole_and_in_windows(tmp_path, orientation):
         else values[..., 0]
     )
     assert np.array_equal(whole[..., 0], turned)
-    assert np.array_equal(GeoTiffSource(path, 2).read((3, 5, 9, 8)), whole[3:12, 5:13])
+    assert np.array_equal(GeoTiffSource(path, 2).read((3, 5, 9, 8)).values, whole[3:12, 5:13])
     assert np.array_equal(read_raw_mask(path), turned)
     assert exif_orientation(path) == orientation
 
@@ -202,8 +202,8 @@ def test_the_place_is_that_of_upright_pixels(tmp_path):
     source = GeoTiffSource(tmp_path / "t.tif", 1)
     assert source.shape == (30, 20, 1)
     # Stored (row 4, column 7) is seen at upright row 7, column 20 − 1 − 4.
-    assert source.read((7, 15, 1, 1))[0, 0, 0] == stored[4, 7, 0]
-    assert tuple(source.place.transform @ (15.5, 7.5)) == tuple(transform @ (7.5, 4.5))
+    assert source.read((7, 15, 1, 1)).values[0, 0, 0] == stored[4, 7, 0]
+    assert tuple(source.geometry.transform @ (15.5, 7.5)) == tuple(transform @ (7.5, 4.5))
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -267,7 +267,7 @@ def test_overviews_and_masks_are_no_pages(tmp_path):
     pixels = read_pixels(path)
     assert np.array_equal(pixels.values, values)
     assert np.array_equal(~pixels.for_model(3)[1], hidden)
-    assert np.array_equal(~GeoTiffSource(path, 3).valid((0, 20, 20, 20)), hidden[:20, 20:40])
+    assert np.array_equal(~GeoTiffSource(path, 3).read((0, 20, 20, 20)).valid, hidden[:20, 20:40])
 
 
 NODATA = [
@@ -307,7 +307,7 @@ def test_alpha_is_a_gap_or_a_band(tmp_path):
     image, valid = pixels.for_model(5)
     assert valid is None and np.array_equal(image, values)
     source = GeoTiffSource(tmp_path / "a.tif", 4)
-    assert source.shape == (10, 10, 4) and not source.valid((0, 0, 3, 10)).any()
+    assert source.shape == (10, 10, 4) and not source.read((0, 0, 3, 10)).valid.any()
 
 
 def damaged(path: Path) -> AtrousError | None:

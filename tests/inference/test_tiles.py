@@ -9,11 +9,13 @@ import torch
 from hypothesis import strategies as st
 
 import atrous
+from atrous.data.sources.array import ArraySink, ArraySource
+from atrous.data.sources.source import Pixels, Window
 from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import ArraySink, ArraySource, Counted, Window, mean_features, plan, segment_tiles
+from atrous.inference.tiles import Counted, mean_features, plan, segment_tiles
 from atrous.models.info import aligned_side
 
 
@@ -113,7 +115,7 @@ def test_the_network_reads_and_writes_at_the_same_time():
     read, computed = ([threading.Event() for _ in range(tiles + 1)] for _ in range(2))
 
     class Source(ArraySource):
-        def read(self, window: Window) -> np.ndarray:
+        def read(self, window: Window) -> Pixels:
             read[window.left // 64].set()
             return super().read(window)
 

@@ -7,9 +7,9 @@ import torch
 
 import atrous
 from atrous.data.pixels import to_depth
+from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import ArraySink, ArraySource
 from atrous.inference.value_range import PictureWarning, doubt, scale_range
 from atrous.models.info import Preprocessing
 

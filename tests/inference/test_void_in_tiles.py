@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import ArraySink, ArraySource
 
 SIZE = 96, 160
 

@@ -15,11 +15,11 @@ from atrous.commands.export import export
 from atrous.commands.report import report
 from atrous.data.dataset import Dataset, Item
 from atrous.data.labels import ClassTable
+from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.transforms import Augment
 from atrous.explaining.look import explain_picture
 from atrous.inference.any_size import AnySize
 from atrous.inference.jobs import Worker, plan
-from atrous.inference.tiles import ArraySink, ArraySource
 from atrous.learning import recipe as recipes
 from atrous.learning.calibration import fit_temperature, reliability
 from atrous.learning.fit import Extension

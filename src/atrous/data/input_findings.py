@@ -13,7 +13,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.findings import SHOWN, Finding, shown
 from atrous.data.input_files import InputFiles
 from atrous.data.pictures import read_pixels
-from atrous.data.sources.scene import without
+from atrous.data.pixels import without
 from atrous.data.survey import Pair
 from atrous.errors import AtrousError
 

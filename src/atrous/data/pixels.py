@@ -155,6 +155,21 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[flo
     return np.where(valid[:, :, None], image, fill.astype(image.dtype))
 
 
+def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:
+    """Where there are data, if some values mean that there are none.
+
+    Args:
+        values: H×W×C; a pixel has no data where any channel of floats, or all channels of whole numbers, are missing.
+        valid: H×W booleans, or None.
+        missing: the values.
+    """
+    gaps = np.isin(values, np.asarray(missing, np.float64).astype(values.dtype))
+    gaps = gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2)
+    if not gaps.any():
+        return valid
+    return np.asarray(~gaps if valid is None else valid & ~gaps)
+
+
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Give an image the number of channels a model takes.
 

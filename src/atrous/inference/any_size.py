@@ -10,6 +10,8 @@ import numpy as np
 
 from atrous.arguments import checked
 from atrous.data.labels import IGNORE_INDEX
+from atrous.data.sources.array import ArraySink, ArraySource
+from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
 from atrous.inference.given import check_places, check_progress, check_scores, check_source_and_sink
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
@@ -17,12 +19,7 @@ from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
 from atrous.inference.tile_grid import TileGrid
 from atrous.inference.tiles import (
     GRID,
-    ArraySink,
-    ArraySource,
-    Sink,
-    Source,
     Tile,
-    Window,
     Work,
     mean_features,
     overlap_of,

@@ -147,14 +147,16 @@ def check_source_and_sink(source: Any, sink: Any) -> None:
     """Refuses what is read and written window by window if it cannot be.
 
     Args:
-        source: whatever was given for a `tiles.Source`.
-        sink: whatever was given for a `tiles.Sink`.
+        source: whatever was given for a `Source`.
+        sink: whatever was given for a `Sink`.
 
     Raises:
         AtrousError: something else.
     """
-    if not (hasattr(source, "read") and hasattr(source, "valid") and hasattr(sink, "write")):
-        raise AtrousError(f"a source and a sink are those of tiles.py, got {shown(source)} and {shown(sink)}.")
+    if not (hasattr(source, "read") and hasattr(source, "shape") and hasattr(sink, "write")):
+        raise AtrousError(
+            f"a source and a sink are those of atrous.data.sources, got {shown(source)} and {shown(sink)}."
+        )
 
 
 def check_places(places: Any, pixels: int) -> np.ndarray:

@@ -23,17 +23,22 @@ from atrous.console import note
 from atrous.data.input_files import SceneFiles
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.sources.joined import JoinedSource
+from atrous.data.sources.scene import open_windows
+from atrous.data.sources.standardised import StandardisedSource
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.any_size import Progress
 from atrous.inference.memory import limit_bytes
 from atrous.inference.model_spec import ModelSpec
-from atrous.inference.picture_input import Found, doubt_of_alpha
+from atrous.inference.picture_input import Found
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.prediction import Prediction, table_of
 from atrous.inference.tiles import Counted
 from atrous.models.info import Info
 from atrous.outputs import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
 
+#: What is read window by window.
+Windows = GeoTiffSource | JoinedSource | StandardisedSource
 #: Classes that a summary names.
 MOST_SHOWN = 8
 
@@ -209,18 +214,18 @@ class Worker:
             raise AtrousError(f"a worker takes a Job, as plan gives it, got {shown(job)}.")
         return self.write(job, self.segment(job, self.read(job)))
 
-    def read(self, job: Job) -> Found | GeoTiffSource | Record:
+    def read(self, job: Job) -> Found | Windows | Record:
         """The job's picture; opened where it is windowed."""
         preprocessing = self.segmenter.info.preprocessing
         names = [one.name for one in preprocessing.inputs]
         try:
             if job.windowed:
-                return GeoTiffSource(job.picture, preprocessing.image.channels, preprocessing.image.pages)
+                return open_windows((job.picture, *job.more), preprocessing.inputs)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
         except Exception as error:  # a decoder's own: the other pictures are done
             return Record(str(job.picture), error=failure_in_words(job.picture, error))
 
-    def segment(self, job: Job, read: Found | GeoTiffSource | Record, progress: Progress = None) -> Prediction | Record:
+    def segment(self, job: Job, read: Found | Windows | Record, progress: Progress = None) -> Prediction | Record:
         """The mask of what was read; of what is windowed it is written already.
 
         Args:
@@ -231,7 +236,7 @@ class Worker:
         try:
             if isinstance(read, Record):
                 return read
-            if isinstance(read, GeoTiffSource):
+            if isinstance(read, Windows):
                 return self._segment_windows(job, read, progress)
             mask = self.segmenter.any_size(
                 self.segmenter.filled(read), read.valid, name=str(job.picture), progress=progress
@@ -264,13 +269,11 @@ class Worker:
             return Record(str(job.picture), mask, words, **shares)
         return Record(str(job.picture), mask, **shares)
 
-    def _segment_windows(self, job: Job, source: GeoTiffSource, progress: Progress) -> Record:
+    def _segment_windows(self, job: Job, source: Windows, progress: Progress) -> Record:
         info = self.segmenter.info
         with closing(source), GeoTiffSink(job.target, source, table_of(info), job.raw) as file:
             sink = Counted(file)
             work = self.segmenter.windows(source, sink, name=str(job.picture), progress=progress)
-            if source.alpha_may_be_a_channel:
-                self.segmenter.warn_of([doubt_of_alpha(job.picture)])
         return Record(str(job.picture), str(job.target), work=asdict(work), **_shares(sink.counts, info))
 
 

@@ -25,7 +25,7 @@ from atrous.models.given_picture import check_valid
 from atrous.models.info import Preprocessing
 
 if TYPE_CHECKING:
-    from atrous.inference.tiles import Source, Window
+    from atrous.data.sources.source import Source, Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def with_valid(found: Found, valid: np.ndarray) -> Found:
     return replace(found, valid=valid if found.valid is None else valid & found.valid)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PreparedSource:
     """A source's windows as the model takes them; where there is no data, its mean, which is 0 to the network.
 
@@ -183,29 +183,33 @@ class PreparedSource:
 
     Attributes:
         largest: the largest value read so far, by dtype, where it is not the model's.
+        doubtful_alpha: whether a window was read whose alpha band, which the model does not take, looks like a channel.
     """
 
     source: Source
     prepare: Callable[[np.ndarray], np.ndarray]
     preprocessing: Preprocessing
     largest: dict[str, float] = field(default_factory=dict)
+    doubtful_alpha: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the whole picture, as it was read."""
         return self.source.shape
 
-    def read(self, window: Window) -> np.ndarray:
-        """H×W×C of the window, with the model's channels and range."""
-        read, valid = self.source.read(window), self.source.valid(window)
+    @property
+    def geometry(self) -> Any:
+        """Where it lies."""
+        return self.source.geometry
+
+    def read(self, window: Window) -> Pixels:
+        """The window with the model's channels and range."""
+        read, valid, doubtful = self.source.read(window)
+        self.doubtful_alpha = self.doubtful_alpha or doubtful
         if read.size and read.dtype.name != self.preprocessing.dtype:
             name = read.dtype.name
             self.largest[name] = max(self.largest.get(name, -math.inf), float(read.max()))
-        return fill_missing(self.prepare(read), valid, self.preprocessing.mean)
-
-    def valid(self, window: Window) -> np.ndarray | None:
-        """H×W booleans of the window, or None."""
-        return self.source.valid(window)
+        return Pixels(fill_missing(self.prepare(read), valid, self.preprocessing.mean), valid, doubtful)
 
 
 def as_array(picture: Any) -> np.ndarray:

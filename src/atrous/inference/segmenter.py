@@ -17,6 +17,7 @@ from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import GIVE_RANGE, StoredPixels, fill_missing, to_channels, to_depth
 from atrous.data.read_ahead import in_background
+from atrous.data.sources.source import Sink, Source
 from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize, Progress, check_tiling
 from atrous.inference.engine import Engine
@@ -26,6 +27,7 @@ from atrous.inference.picture_input import (
     Found,
     PreparedSource,
     as_array,
+    doubt_of_alpha,
     doubts_of,
     found_in,
     found_in_array,
@@ -35,7 +37,7 @@ from atrous.inference.picture_input import (
 )
 from atrous.inference.prediction import Prediction
 from atrous.inference.runner import at_output_stride, info_of, runner_for
-from atrous.inference.tiles import Sink, Source, Work
+from atrous.inference.tiles import Work
 from atrous.inference.value_range import PictureWarnings, check_range, doubt, scale_range
 from atrous.inference.views import views_of
 from atrous.inference.whole_picture import WholePicture
@@ -400,6 +402,8 @@ class Segmenter:
         work = self.any_size.windows(prepared, sink, name=name, progress=progress)
         if prepared.largest:
             self.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]), name)
+        if prepared.doubtful_alpha:
+            self.warn_of([doubt_of_alpha(name)])
         return work
 
     def segment(

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.read_ahead import in_background
+from atrous.data.sources.source import Pixels, Sink, Source, Window
 from atrous.errors import AtrousError
 
 #: Pixels between two positions that every network here sees alike, whatever its output stride: 8, 16 or 32.
@@ -26,105 +27,11 @@ LOOK_BACK = 3
 OVERLAP = 512
 
 
-class Window(NamedTuple):
-    """A rectangle of a picture, in pixels from its top left corner."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def rows(self) -> slice:
-        """Its rows, to index an array with."""
-        return slice(self.top, self.top + self.height)
-
-    @property
-    def columns(self) -> slice:
-        """Its columns, to index an array with."""
-        return slice(self.left, self.left + self.width)
-
-    def within(self, other: Window) -> Window:
-        """The same rectangle, from the other's top left corner."""
-        return Window(self.top - other.top, self.left - other.left, self.height, self.width)
-
-
 class Tile(NamedTuple):
     """What the network sees of a picture at once, and the part of its answer that is kept."""
 
     read: Window
     kept: Window
-
-
-class Source(Protocol):
-    """A picture that gives its pixels window by window, as the model takes them."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the whole picture."""
-        ...
-
-    def read(self, window: Window) -> np.ndarray:
-        """H×W×C of the window."""
-        ...
-
-    def valid(self, window: Window) -> np.ndarray | None:
-        """H×W booleans, False where the picture has no data; None where it has data everywhere."""
-        ...
-
-
-class Sink(Protocol):
-    """A mask that is written window by window: in rows of windows from the top, each row from the left."""
-
-    def write(self, window: Window, mask: np.ndarray) -> None:
-        """Takes the window's H×W uint8 class indices, 255 where the picture has no data."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class ArraySource:
-    """A picture that is in memory.
-
-    Args:
-        image: H×W×C.
-        mask: H×W booleans, False where there is no data; None for data everywhere.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the picture."""
-        height, width, channels = self.image.shape
-        return height, width, channels
-
-    def read(self, window: Window) -> np.ndarray:
-        """H×W×C of the window, not copied."""
-        return self.image[window.rows, window.columns]
-
-    def valid(self, window: Window) -> np.ndarray | None:
-        """H×W booleans of the window, or None."""
-        return None if self.mask is None else self.mask[window.rows, window.columns]
-
-
-class ArraySink:
-    """A mask in memory.
-
-    Args:
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-
-    Attributes:
-        mask: H×W uint8 class indices.
-    """
-
-    def __init__(self, height: int, width: int) -> None:
-        self.mask = np.full((height, width), IGNORE_INDEX, np.uint8)
-
-    def write(self, window: Window, mask: np.ndarray) -> None:
-        """Puts the window's mask in its place."""
-        self.mask[window.rows, window.columns] = mask
 
 
 class Counted:
@@ -285,7 +192,7 @@ def segment_tiles(
     seconds, pixels, count = 0.0, 0, 0
     last: Future[None] | None = None
     with ThreadPoolExecutor(1) as writer:
-        for done, ((window, keep), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
+        for done, ((window, keep), (image, valid, _)) in enumerate(_read_ahead(source, tiles), 1):
             if valid is None or valid.any():
                 start = time.perf_counter()
                 mask = segment(image, valid)
@@ -351,7 +258,7 @@ def mean_features(
     seconds, pixels, count = 0.0, 0, 0
     next_row = dict(pairwise(sorted({tile.read.top for tile in tiles})))
     next_column = dict(pairwise(sorted({tile.read.left for tile in tiles})))
-    for done, ((window, _), (image, valid)) in enumerate(_read_ahead(source, tiles), 1):
+    for done, ((window, _), (image, valid, *_)) in enumerate(_read_ahead(source, tiles), 1):
         if valid is None or valid.any():
             start = time.perf_counter()
             row, column = next_row.get(window.top), next_column.get(window.left)
@@ -388,6 +295,6 @@ def _upto(
     return features[:rows, : before(features.shape[1], column, window.left, window.width, wide)]
 
 
-def _read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, tuple[np.ndarray, np.ndarray | None]]]:
-    read = in_background(lambda tile: (source.read(tile.read), source.valid(tile.read)), tiles)
+def _read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, Pixels]]:
+    read = in_background(lambda tile: source.read(tile.read), tiles)
     return zip(tiles, read, strict=True)

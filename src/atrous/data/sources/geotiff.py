@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from atrous.atomic_write import atomic_path
 from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.orientation import stored_from_upright
 from atrous.data.pictures import read_pixels
+from atrous.data.pixels import without
+from atrous.data.sources.source import Pixels, Source
 from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError, missing_extra
 from atrous.picture_marks import UNSEALED, seal
@@ -56,19 +59,18 @@ class GeoTiffSource:
         channels: C ≥ 1 that the model takes. Of a file with more than four bands the first are taken, an alpha band
             left out, and one band may stand for three.
         pages: as in `read_picture`.
+        missing: values that mean "no data", beside those that the file declares.
 
     Attributes:
-        place: where it lies.
+        geometry: where it lies.
         bands: that the file has, with an alpha band.
-        alpha_may_be_a_channel: whether a window was read whose alpha band, which the model does not take, looks like a
-            channel.
 
     Raises:
         AtrousError: rasterio is not installed, the file cannot be read, or it has too few bands or complex numbers.
     """
 
-    def __init__(self, path: str | Path, channels: int, pages: str = "first") -> None:
-        self.path, self._channels = Path(path), channels
+    def __init__(self, path: str | Path, channels: int, pages: str = "first", missing: Sequence[float] = ()) -> None:
+        self.path, self._channels, self._missing = Path(path), channels, tuple(missing)
         with _open(path) as dataset:
             crs, transform, (points, points_crs) = dataset.crs, dataset.transform, dataset.gcps
         self._tiff, self._whole = None, None
@@ -87,60 +89,47 @@ class GeoTiffSource:
                 f"{path}: {count} band(s), and the model takes the first {channels}: give a file with at least "
                 f"{channels} bands, or train a model with in_channels={count}."
             )
-        self.alpha_may_be_a_channel = False
+        self._judges_alpha = True
         self._taken = 1 if count == 1 else channels
         self._size = height, width
-        self._last: tuple[tuple[int, int, int, int], tuple[np.ndarray, np.ndarray | None]] | None = None
         if orientation != 1:  # coordinates are those of stored pixels
             matrix = stored_from_upright(self._size, orientation)
             both = np.reshape([*transform][:9], (3, 3)) @ matrix
             transform = type(transform)(*both[:2].ravel().tolist())
             points = [_moved(point, np.linalg.inv(matrix)) for point in points]
-        self.place = Place(crs, transform, tuple(points), points_crs)
+        self.geometry = Place(crs, transform, tuple(points), points_crs)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C); C is 1 where one band stands for three."""
         return *self._size, self._taken
 
-    def read(self, window: tuple[int, int, int, int]) -> np.ndarray:
-        """The window's pixels.
+    def read(self, window: tuple[int, int, int, int]) -> Pixels:
+        """The window's pixels: uint8 or uint16 as stored, float32 for all other types; see `StoredPixels.for_model`.
 
         Args:
             window: (top, left, height, width) in pixels.
 
-        Returns:
-            H×W×C uint8 or uint16 as stored, float32 for all other types; a missing value is 0.
-
         Raises:
             AtrousError: the file is damaged.
         """
-        return self._pixels(window)[0]
-
-    def valid(self, window: tuple[int, int, int, int]) -> np.ndarray | None:
-        """H×W booleans, False where there is no data (see `StoredPixels.for_model`); None without any gap."""
-        return self._pixels(window)[1]
+        window = tuple(window)  # pyright: ignore[reportAssignmentType]
+        if self._tiff is not None:
+            stored = self._tiff.pixels(window)
+        else:
+            assert self._whole is not None
+            stored = self._whole.window(window)
+        values, valid = stored.for_model(self._taken)
+        if self._missing:
+            valid = without(values, valid, self._missing)
+        doubtful = self._judges_alpha and self._taken < self.bands and stored.alpha_may_be_a_channel
+        self._judges_alpha = self._judges_alpha and not doubtful  # one window is enough to tell
+        return Pixels(values, valid, doubtful)
 
     def close(self) -> None:
         """Closes the file."""
         if self._tiff is not None:
             self._tiff.close()
-
-    def _pixels(self, window: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-        window = tuple(window)  # pyright: ignore[reportAssignmentType]
-        last = self._last
-        if last is not None and last[0] == window:
-            return last[1]
-        if self._tiff is not None:
-            pixels = self._tiff.pixels(window)
-        else:
-            assert self._whole is not None
-            pixels = self._whole.window(window)
-        found = pixels.for_model(self._taken)
-        if not self.alpha_may_be_a_channel and self._taken < self.bands:
-            self.alpha_may_be_a_channel = pixels.alpha_may_be_a_channel
-        self._last = window, found
-        return found
 
 
 class GeoTiffSink:
@@ -158,12 +147,12 @@ class GeoTiffSink:
         AtrousError: the file cannot be written.
     """
 
-    def __init__(self, path: str | Path, source: GeoTiffSource, table: ClassTable, raw: bool = False) -> None:
+    def __init__(self, path: str | Path, source: Source, table: ClassTable, raw: bool = False) -> None:
         import rasterio
         from rasterio.errors import RasterioError
 
         height, width, _ = source.shape
-        like = source.place
+        like = source.geometry or Place(None, rasterio.Affine.identity(), (), None)
         self.path, self._table, self._raw = Path(path), table, raw
         self._unfinished = ExitStack()
         # a table whose classes mean 255 has no value for void; only a mask that holds some is refused then

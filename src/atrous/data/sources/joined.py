@@ -39,6 +39,11 @@ class JoinedSource:
         """That of the picture."""
         return self._sources[0].geometry
 
+    def close(self) -> None:
+        """Closes the files of all."""
+        for source in self._sources:
+            getattr(source, "close", lambda: None)()
+
     def read(self, window: Window) -> Pixels:
         """The window of each source, joined."""
         return joined([source.read(window) for source in self._sources], self._inputs)

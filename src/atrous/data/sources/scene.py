@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from atrous.data.pictures import read_pixels
-from atrous.data.sources.joined import joined
-from atrous.data.sources.source import Pixels
+from atrous.data.pixels import without
+from atrous.data.sources.array import ArraySource
+from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSource
+from atrous.data.sources.joined import JoinedSource, joined
+from atrous.data.sources.source import Pixels, Source, whole
+from atrous.data.sources.standardised import StandardisedSource
 from atrous.errors import AtrousError
 from atrous.inputs import Input
 
@@ -32,6 +34,31 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
         return together(parts, inputs)
     except AtrousError as error:
         raise AtrousError(f"{', '.join(map(str, files))}: {error}") from error
+
+
+def open_windows(files: Sequence[Path], inputs: Sequence[Input]) -> JoinedSource | StandardisedSource | GeoTiffSource:
+    """A scene that is read window by window; its picture is a raster, and so are further inputs that are TIFFs.
+
+    Args:
+        files: one per input.
+        inputs: of the model, in the same order.
+
+    Returns:
+        A source to be closed.
+
+    Raises:
+        AtrousError: a file is missing or damaged, there is no agreed way to the channels, or sizes differ.
+    """
+    sources = [_windows_of(file, one, first=one is inputs[0]) for file, one in zip(files, inputs, strict=True)]
+    return sources[0] if len(sources) == 1 else JoinedSource(sources, inputs)  # pyright: ignore[reportReturnType]
+
+
+def _windows_of(file: Path, one: Input, first: bool) -> Source:
+    if not first and file.suffix.lower() not in RASTER_SUFFIXES:
+        values, valid, doubtful = read_input(file, one)
+        return ArraySource(values, valid, doubtful)
+    source = GeoTiffSource(file, one.channels, one.pages, one.missing)
+    return StandardisedSource(source) if one.normalize == "per_image" else source
 
 
 def together(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
@@ -58,41 +85,8 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
     if one.missing:
         valid = without(values, valid, one.missing)
     if one.normalize == "per_image":
-        values = standardised(values, valid)
+        values, valid, _ = whole(StandardisedSource(ArraySource(values, valid)))
     return Pixels(values, valid, doubtful)
-
-
-def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:
-    """Where there are data, if some values mean that there are none.
-
-    Args:
-        values: H×W×C; a pixel has no data where any channel of floats, or all channels of whole numbers, are missing.
-        valid: H×W booleans, or None.
-        missing: the values.
-    """
-    gaps = np.isin(values, np.asarray(missing, np.float64).astype(values.dtype))
-    gaps = gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2)
-    if not gaps.any():
-        return valid
-    return np.asarray(~gaps if valid is None else valid & ~gaps)
-
-
-def standardised(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    """A whole picture less its own mean, divided by its own deviation, channel by channel.
-
-    Args:
-        values: H×W×C.
-        valid: H×W booleans of the pixels that count; None for all. The others become 0.
-
-    Returns:
-        H×W×C float32; 0 in a channel of one value.
-    """
-    pixels = values.reshape(-1, values.shape[2]) if valid is None else values[valid]
-    if not len(pixels):
-        return np.zeros(values.shape, np.float32)
-    mean, std = pixels.mean(axis=0, dtype=np.float64), pixels.std(axis=0, dtype=np.float64)
-    scaled = ((values - mean) / np.where(std > 0, std, 1.0)).astype(np.float32)
-    return scaled if valid is None else np.where(valid[:, :, None], scaled, np.float32(0))
 
 
 def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:

@@ -1,0 +1,65 @@
+"""A picture less its own mean, divided by its own deviation, window by window."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from atrous.data.sources.source import Pixels, Source, Window
+
+#: Rows that are read at once for the mean and the deviation.
+ROWS = 512
+
+
+class StandardisedSource:
+    """A source normalised by the mean and deviation of its whole picture, which a first pass over it takes.
+
+    Args:
+        source: the picture.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the whole picture."""
+        return self.source.shape
+
+    @property
+    def geometry(self) -> Any:
+        """That of the picture."""
+        return self.source.geometry
+
+    def read(self, window: Window) -> Pixels:
+        """The window as float32; 0 where there is no data, and in channels of one value."""
+        values, valid, doubtful = self.source.read(window)
+        mean, std = self._statistics
+        scaled = ((values - mean) / std).astype(np.float32)
+        return Pixels(scaled if valid is None else np.where(valid[:, :, None], scaled, np.float32(0)), valid, doubtful)
+
+    def close(self) -> None:
+        """Closes the picture's file, where it is one."""
+        getattr(self.source, "close", lambda: None)()
+
+    @cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of each channel; two passes, as a deviation of squares loses its digits."""
+        height, width, channels = self.source.shape
+        windows = [Window(top, 0, min(ROWS, height - top), width) for top in range(0, height, ROWS)]
+        count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+        for window in windows:
+            pixels = _with_data(self.source.read(window))
+            count, total = count + len(pixels), total + pixels.sum(axis=0, dtype=np.float64)
+        mean = total / max(count, 1)
+        for window in windows:
+            squares += ((_with_data(self.source.read(window)) - mean) ** 2).sum(axis=0, dtype=np.float64)
+        std = np.sqrt(squares / max(count, 1))
+        return mean, np.where(std > 0, std, 1.0)
+
+
+def _with_data(pixels: Pixels) -> np.ndarray:
+    values, valid, _ = pixels
+    return values.reshape(-1, values.shape[2]) if valid is None else values[valid]

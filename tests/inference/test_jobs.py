@@ -149,8 +149,8 @@ def test_workers_with_gpus_of_their_own_share_no_memory(monkeypatch, gpus, named
 
 
 def test_two_workers_cut_into_tiles_what_one_holds_whole(file):
-    spec = ModelSpec(file, memory=1.2 * predict_bytes(ModelSpec(file).read_info(), 600, 1100) / 1e9, **OPTIONS)
-    picture = np.zeros((600, 1100, 3), np.uint8)
+    spec = ModelSpec(file, memory=1.2 * predict_bytes(ModelSpec(file).read_info(), 1200, 1600) / 1e9, **OPTIONS)
+    picture = np.zeros((1200, 1600, 3), np.uint8)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         alone, shared = (pool.apply(what_is_said, (spec, workers, picture)) for workers in (1, 2))
     assert alone == "" and "tiles of" in shared

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atrous.arguments import checked_fields
+from atrous.arguments import checked, checked_fields
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inference.any_size import check_tiling
 from atrous.inference.engine import ENGINES
@@ -103,6 +103,7 @@ class ModelSpec:
         """
         return info_of(self.path)
 
+    @checked
     def open(self, say: Callable[[str], object] = lambda line: None) -> Segmenter:
         """Loads the network.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked
+from atrous.arguments import checked, checked_names
 from atrous.data.file_kinds import Note
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
@@ -406,24 +406,29 @@ class Segmenter:
             self.warn_of([doubt_of_alpha(name)])
         return work
 
+    @checked_names
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
         """The mask of a prepared picture that is run at once; see `WholePicture.segment`."""
         return self.whole.segment(image, valid, pooled)
 
+    @checked_names
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Plain masks of prepared pictures of one size; see `WholePicture.segment_together`."""
         return self.whole.segment_together(images)
 
+    @checked_names
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
         """Of each view h×w×K float32 logits of a prepared picture; see `WholePicture.scores`."""
         return self.whole.scores(image, pooled)
 
+    @checked_names
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
         """Of each view h×w×C' float32, what image pooling takes the mean of; see `WholePicture.features`."""
         return self.whole.features(image)
 
+    @checked_names
     def decide(
         self,
         scores: Sequence[np.ndarray],

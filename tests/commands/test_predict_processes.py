@@ -43,7 +43,7 @@ def test_two_processes_write_what_one_does_and_lose_nothing(model, photos, tmp_p
         out, file = tmp_path / f"masks{count}", tmp_path / f"{count}.json"
         done = predict(model, count, photos, "--out", out, "--json", file)
         assert done.returncode == 1, done.stderr
-        said.append([line for line in done.stdout.splitlines() if "process" not in line])
+        said.append([line for line in done.stdout.splitlines() if not line.startswith("2 processes, ")])
         masks.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
         written.append(json.loads(file.read_text().replace(str(out), "OUT")))
     assert written[0] == written[1] and len(written[0]["pictures"]) == 5
@@ -71,11 +71,11 @@ def test_where_all_fails_in_every_process_no_folder_is_left(model, photos, tmp_p
 @pytest.mark.slow
 def test_two_processes_on_a_host_share_the_memory(model, tmp_path):
     Image.fromarray(np.zeros((720, 960, 3), np.uint8)).save(tmp_path / "a.png")
-    words = [tmp_path / "a.png", "--memory", "1.9"]
+    words = [tmp_path / "a.png", "--memory", "1.68"]
     alone = predict(model, 1, *words, "--out", tmp_path / "alone")
     shared = predict(model, 2, *words, "--out", tmp_path / "shared")
     assert alone.returncode == shared.returncode == 0, shared.stderr
-    assert "tiles of" not in alone.stdout and "0.9 GB may be used" in shared.stdout.replace("1.0 GB", "0.9 GB")
+    assert "tiles of" not in alone.stdout and "0.8 GB may be used" in shared.stdout
 
 
 def test_a_schedulers_variables_alone_start_nothing(model, photos, tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from atrous.crf import DenseCRF as DenseCRF
     from atrous.crf import permutohedral_filter as permutohedral_filter
     from atrous.data.dataset import open_dataset as open_dataset
+    from atrous.data.sources.source import Sink as Sink
+    from atrous.data.sources.source import Source as Source
     from atrous.inference.model_spec import ModelSpec as ModelSpec
     from atrous.inference.pipeline import Pipeline as Pipeline
     from atrous.inference.prediction import Prediction as Prediction
@@ -64,6 +66,8 @@ _HOME = {
     "Recipe": "atrous.learning.recipe",
     "save": "atrous.model_file",
     "Segmenter": "atrous.inference.segmenter",
+    "Sink": "atrous.data.sources.source",
+    "Source": "atrous.data.sources.source",
     "start_from": "atrous.learning.transfer",
     "train": "atrous.commands.train",
     "TrainingStep": "atrous.learning.step",

@@ -426,3 +426,20 @@ def test_saving_a_mask_replaces_our_masks_and_nothing_else(small, tmp_path):
     assert {file: file.read_bytes() for file in (picture, mask)} == before
     prediction.save(mask, overwrite=True)
     assert np.array_equal(np.asarray(Image.open(mask)), prediction.mask)
+
+
+def test_tensors_are_taken_where_their_axes_are_said(segmenter, picture):
+    expected = segmenter(picture).mask
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    assert (segmenter(tensor, axes="CHW").mask == expected).all()
+    assert (segmenter(picture, axes="HWC").mask == expected).all()
+    assert all((one.mask == expected).all() for one in segmenter([tensor, tensor], axes="chw"))
+    with pytest.raises(AtrousError, match='say what its axes are, segmenter\\(tensor, axes="CHW"\\)'):
+        segmenter(tensor)
+    with pytest.raises(AtrousError, match="Give each picture of a batch by itself"):
+        segmenter(tensor[None], axes="CHW")
+    for wrong in ("NCHW", "CH", "", "CHX"):
+        with pytest.raises(AtrousError, match="axes are the letters"):
+            segmenter(tensor, axes=wrong)
+    with pytest.raises(AtrousError, match="axes are those of arrays and tensors"):
+        segmenter("a.png", axes="CHW")

@@ -15,6 +15,7 @@ from atrous.commands.export import export
 from atrous.commands.report import report
 from atrous.data.dataset import Dataset, Item
 from atrous.data.labels import ClassTable
+from atrous.data.pixels import StoredPixels
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.transforms import Augment
 from atrous.explaining.look import explain_picture
@@ -121,6 +122,7 @@ CALLS = [
     "AnySize.windows",
     "AnySize.looking",
     "Segmenter.windows",
+    "Segmenter.found",
     "Segmenter.prepare",
     "Segmenter.filled",
     "Segmenter.with_crf",
@@ -353,8 +355,9 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         ),
         "Segmenter.windows": (
             segmenter.windows,
-            {"source": ArraySource(image), "sink": ArraySink(40, 48), "name": "x", "progress": None},
+            {"source": ArraySource(image), "sink": ArraySink(40, 48), "name": "x"},
         ),
+        "Segmenter.found": (segmenter.found, {"stored": {"image": StoredPixels(image)}}),
         "Segmenter.prepare": (segmenter.prepare, {"image": image, "whole": True, "name": "", "give_range": "{} to {}"}),
         "Segmenter.filled": (segmenter.filled, {"found": segmenter.read(picture), "give_range": "{} to {}"}),
         "Segmenter.with_crf": (segmenter.with_crf, {"crf": None}),

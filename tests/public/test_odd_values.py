@@ -33,7 +33,7 @@ def test_odd_values_give_nothing_but_an_atrous_error(table, odd, tmp_path, monke
 
 
 def test_every_public_name_is_in_the_table_or_tested_elsewhere():
-    elsewhere = {"AtrousError", "__version__"}
+    elsewhere = {"AtrousError", "__version__", "Source", "Sink"}  # the last two are contracts, which nobody calls
     assert {name.partition(".")[0] for name in CALLS} | elsewhere >= set(atrous.__all__)
 
 

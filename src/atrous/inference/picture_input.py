@@ -19,7 +19,7 @@ from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
 from atrous.data.sources.joined import joined
 from atrous.data.sources.scene import as_input
 from atrous.data.sources.source import Pixels
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import Input
 from atrous.models.given_picture import check_valid
 from atrous.models.info import Preprocessing
@@ -212,6 +212,36 @@ class PreparedSource:
         return Pixels(fill_missing(self.prepare(read), valid, self.preprocessing.mean), valid, doubtful)
 
 
+def in_axes(picture: Any, axes: str) -> Any:
+    """Arrays and torch tensors with the axes H×W×C; a list, an iterator or a dict of them likewise.
+
+    Args:
+        picture: whatever was given as one or several pictures.
+        axes: of each, the letters H, W and C in their order, or H and W alone.
+
+    Raises:
+        AtrousError: other letters, no array or tensor, or one of another number of axes.
+    """
+    order = axes.upper()
+    if sorted(order) not in (["H", "W"], ["C", "H", "W"]):
+        raise AtrousError(f"axes are the letters C, H and W in their order, or H and W, such as 'CHW', got {axes!r}.")
+    if isinstance(picture, list | tuple):
+        return [in_axes(one, axes) for one in picture]
+    if isinstance(picture, Iterator):
+        return (in_axes(one, axes) for one in picture)
+    if isinstance(picture, Mapping):
+        return {name: in_axes(one, axes) for name, one in picture.items()}
+    if hasattr(picture, "detach"):
+        picture = picture.detach().cpu()
+        picture = (picture.float() if str(picture.dtype) in ("torch.bfloat16", "torch.float16") else picture).numpy()
+    if not isinstance(picture, np.ndarray):
+        raise AtrousError(f"axes are those of arrays and tensors, got {shown(picture)}.")
+    if picture.ndim != len(order):
+        batch = " Give each picture of a batch by itself." if picture.ndim == len(order) + 1 else ""
+        raise AtrousError(f"axes={axes!r} are {len(order)}, and the picture has the shape {picture.shape}.{batch}")
+    return picture.transpose([order.index(letter) for letter in "HWC" if letter in order])
+
+
 def as_array(picture: Any) -> np.ndarray:
     """A path, PIL image or array as H×W×C uint8, uint16 or float32.
 
@@ -223,7 +253,7 @@ def as_array(picture: Any) -> np.ndarray:
     if isinstance(picture, Image.Image):
         picture = pixels_of_picture(picture).values
     if not isinstance(picture, np.ndarray):
-        hint = ": give tensor.cpu().permute(1, 2, 0).numpy()" if type(picture).__name__ == "Tensor" else ""
+        hint = ': say what its axes are, segmenter(tensor, axes="CHW")' if type(picture).__name__ == "Tensor" else ""
         raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}{hint}.")
     if isinstance(picture, np.ma.MaskedArray):
         raise AtrousError("a masked array is not read: give array.data, and valid=~mask where pixels hold no data.")

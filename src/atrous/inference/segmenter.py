@@ -18,7 +18,7 @@ from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import GIVE_RANGE, StoredPixels, fill_missing, to_channels, to_depth
 from atrous.data.read_ahead import in_background
 from atrous.data.sources.source import Sink, Source
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.inference.any_size import AnySize, Progress, check_tiling
 from atrous.inference.engine import Engine
 from atrous.inference.given import check_found, check_notes, check_source_and_sink
@@ -32,6 +32,7 @@ from atrous.inference.picture_input import (
     found_in,
     found_in_array,
     found_together,
+    in_axes,
     parts_of,
     with_valid,
 )
@@ -176,14 +177,16 @@ class Segmenter:
         return self.whole.stacks
 
     @overload
-    def __call__(self, picture: Picture, valid: np.ndarray | None = None) -> Prediction: ...
+    def __call__(self, picture: Picture, valid: np.ndarray | None = None, *, axes: str | None = None) -> Prediction: ...
     @overload
-    def __call__(self, picture: list[Picture] | tuple[Picture, ...]) -> list[Prediction]: ...
+    def __call__(
+        self, picture: list[Picture] | tuple[Picture, ...], *, axes: str | None = None
+    ) -> list[Prediction]: ...
     @overload
-    def __call__(self, picture: Iterator[Picture]) -> Iterator[Prediction]: ...
+    def __call__(self, picture: Iterator[Picture], *, axes: str | None = None) -> Iterator[Prediction]: ...
 
     @checked
-    def __call__(self, picture: Any, valid: np.ndarray | None = None) -> Any:
+    def __call__(self, picture: Any, valid: np.ndarray | None = None, *, axes: str | None = None) -> Any:
         """Segments one picture, or several; of a list, the next is read while the network works on one.
 
         A picture that would take more than half of the free memory is cut into tiles.
@@ -191,9 +194,11 @@ class Segmenter:
         Args:
             picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of several
                 inputs a dict of these, {"image": …, "depth": …}; a list of these, or an iterator over any number. Files
-                and PIL images may be transparent; an array's fourth channel is dropped
-                where the model takes three.
+                and PIL images may be transparent; an array's fourth channel is dropped where the model takes three.
+                Torch tensors are taken with `axes`.
             valid: H×W booleans of an array, False where it holds no data; None for data everywhere but in NaN.
+            axes: what the axes of arrays and tensors are, such as "CHW" for channels, height and width; None for H×W
+                and H×W×C arrays. Values stay as they are: a model of 8-bit pictures takes uint8, not floats of 0–1.
 
         Returns:
             The mask, in the picture's own size, 255 where there is no data; a list or an iterator of them likewise.
@@ -201,6 +206,7 @@ class Segmenter:
         Raises:
             AtrousError: unreadable, with channels this model does not take, or `valid` of another size.
         """
+        picture = picture if axes is None else in_axes(picture, axes)
         if valid is not None and isinstance(picture, list | tuple | Iterator):
             raise AtrousError("valid belongs to one picture: call the segmenter for each picture with its own.")
         if valid is not None:
@@ -246,6 +252,10 @@ class Segmenter:
         """
         inputs = self.info.preprocessing.inputs
         given = parts_of(stored, inputs)
+        if not all(isinstance(part, StoredPixels) for part in given):
+            raise AtrousError(
+                f"files that were decoded are StoredPixels, as decode_pixels gives them, got {shown(stored)}."
+            )
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:

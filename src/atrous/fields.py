@@ -53,6 +53,16 @@ class About:
         return f"{words} {self.unit}".rstrip() if words else ""
 
     @property
+    def allowed(self) -> str:
+        """The numbers allowed, for a message: "1 or more", "0 to 180 degrees"; "a finite number" where all are."""
+        if self.ge is not None and self.le is not None:
+            words = f"{self.ge} to {self.le}"
+        else:
+            bounds = (("{} or more", self.ge), ("above {}", self.gt), ("at most {}", self.le), ("below {}", self.lt))
+            words = " and ".join(text.format(bound) for text, bound in bounds if bound is not None)
+        return f"{words} {self.unit}".rstrip() if words else "a finite number"
+
+    @property
     def sentence(self) -> str:
         """The help with its choices and its range, which stand before its first semicolon or its second sentence."""
         head = self._head
@@ -79,16 +89,18 @@ class About:
             raise AtrousError(
                 f"{name} must be {self._several()}, got {list(value)}."
                 if several
-                else f"{name} must be {self.range or 'a finite number'}, got {value}."
+                else f"{name} must be {self.allowed}, got {value}."
             )
         for one in values:
             if self.choices and one not in self.choices:
+                if not isinstance(one, str):
+                    raise AtrousError(f"{name} must be {in_words(self.choices)}, got {one}.")
                 raise unknown_name(name, str(one), map(str, self.choices))
 
     def _several(self) -> str:
         """What a tuple must hold, in words."""
         count = f": {self.length} numbers" if self.length else ""
-        return f"{self._head}{count}, each {self.range or 'a finite number'}"
+        return f"{self._head}{count}, each {self.allowed}"
 
     @property
     def _head(self) -> str:

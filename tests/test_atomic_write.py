@@ -127,7 +127,7 @@ def writes(path: Path) -> list[str]:
         receiver = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         words = [ast.unparse(one) for one in (*node.args, *(keyword.value for keyword in node.keywords))]
         is_open = called == "open" and any(word[:2] in ("'w", "'a", "'x") for word in words[:2])
-        is_save = called == "save" and receiver not in ("model_file", "prediction", "trainer", "self")
+        is_save = called == "save" and receiver not in ("model_file", "prediction", "segmented", "trainer", "self")
         names = set(words) | {receiver}  # `file` is a file in memory, `part` ours
         if ((called in WRITERS and receiver) or is_open or is_save) and not names & {"file", "part", "self._part"}:
             found.append(ast.unparse(node))

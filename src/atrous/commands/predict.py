@@ -33,7 +33,7 @@ from atrous.outputs import json_output, no_empty_folder
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from atrous.learning.processes import Processes
+    from atrous.learning.distributed import Processes
 
 #: Masks that may wait for the disk before the network waits for it.
 WRITES_WAITING = 8
@@ -172,7 +172,7 @@ def _processes() -> Iterator[Processes | _Alone]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield _Alone()
         return
-    from atrous.learning.processes import together  # with torch, which masks by OpenVINO do without
+    from atrous.learning.distributed import together  # with torch, which masks by OpenVINO do without
 
     with together() as processes:
         yield processes

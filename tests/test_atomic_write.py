@@ -1,3 +1,4 @@
+import ast
 import errno
 import os
 import stat
@@ -5,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from atrous.atomic_write import atomic_path, remove_unfinished, write_text
+import atrous
+from atrous.atomic_write import atomic_path, remove_unfinished, temporary_folder, write_text
 from atrous.errors import AtrousError
 
 
@@ -86,3 +88,54 @@ def test_a_file_that_cannot_be_renamed_over_is_written_in_place(tmp_path, monkey
     write_text(path, "new")
     assert (path.read_text(encoding="utf-8"), path.stat().st_ino) == ("new", number)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_folder_is_beside_what_it_is_for_and_goes(tmp_path):
+    with temporary_folder(tmp_path / "new" / "a") as folder:
+        assert folder.parent == tmp_path / "new" and folder.is_dir()
+        assert folder.name.startswith(".a.") and folder.name.endswith(".atrous-part")
+        (folder / "a").write_text("x")
+        (folder / "a").replace(tmp_path / "new" / "a")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
+    with pytest.raises(AtrousError), temporary_folder(tmp_path / "b") as folder:
+        write_text(folder, "a folder is no file")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    with pytest.raises(AtrousError, match="cannot write"), temporary_folder(tmp_path / "new" / "a" / "b"):
+        pass
+
+
+#: Files that write otherwise, and why nothing is ever half written there.
+OTHERWISE = {
+    "file_lock.py": "locks are empty",
+    "data/brain_slices.py": "into a folder that is renamed when it is whole",
+    "inference/graph_cache.py": "into a folder that is renamed when it is whole",
+    "inference/deployed.py": "into the temporary folder of export",
+    "inference/exported.py": "into the temporary folder of export",
+    "inference/quantised.py": "into the temporary folder of export",
+    "learning/run_log.py": "metrics.jsonl grows line by line",
+}
+WRITERS = {"write_text", "write_bytes", "imwrite", "save_file", "savez", "tofile", "savefig", "save_model", "copyfile"}
+
+
+def writes(path: Path) -> list[str]:
+    """The calls of a file that write to a path which no temporary file stands for, as far as names tell."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        receiver = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        words = [ast.unparse(one) for one in (*node.args, *(keyword.value for keyword in node.keywords))]
+        is_open = called == "open" and any(word[:2] in ("'w", "'a", "'x") for word in words[:2])
+        is_save = called == "save" and receiver not in ("model_file", "prediction", "segmented", "trainer", "self")
+        names = set(words) | {receiver}  # `file` is a file in memory, `part` ours
+        if ((called in WRITERS and receiver) or is_open or is_save) and not names & {"file", "part", "self._part"}:
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_everything_that_writes_a_file_writes_it_atomically():
+    source = Path(atrous.__file__).parent
+    found = {path.relative_to(source).as_posix(): writes(path) for path in sorted(source.rglob("*.py"))}
+    found = {name: calls for name, calls in found.items() if calls}
+    assert found.keys() == OTHERWISE.keys(), found

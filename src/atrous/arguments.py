@@ -8,9 +8,10 @@ import functools
 import inspect
 import numbers
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, nearest, no_encoding, shown
 
@@ -18,9 +19,13 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Kind = TypeVar("Kind")
 
+#: A path, or a URL as text.
+Place: TypeAlias = Path | str
+
 #: What may be given for each type of a signature, in words.
 WORDS = {
     "str": "text",
+    "Place": "a path or a URL (str or Path)",
     "Path": "a path (str or Path)",
     "int": "a whole number",
     "float": "a number",
@@ -37,7 +42,16 @@ class _Refused(Exception):
     """A value is not of a type."""
 
 
-def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
+def is_url(place: Place) -> bool:
+    """Whether a place is a URL, such as https://…, s3://… or file://…; a drive of Windows, C:/…, is none.
+
+    Args:
+        place: a path, or a text that is one or the other.
+    """
+    return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
+
+
+def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> Callable[Given, Result]:
     """Gives a public function arguments of the types in its signature, and turns errors of files into an AtrousError.
 
     Texts become paths where the signature says Path, one path a list where it says list[Path], NumPy's numbers
@@ -47,9 +61,11 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
     Args:
         function: with annotations; of a method the first argument is passed on.
+        prefix: what messages put before the name of an argument; by default the function's name.
     """
     call: Any = function
     signature, title = inspect.signature(function), _title(function)
+    before = f"{title}: " if prefix is None else prefix
     kinds = {name: found for name, one in signature.parameters.items() if (found := _kinds_of(one.annotation))}
 
     @functools.wraps(function)
@@ -57,7 +73,7 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
         bound = _bound(signature, title, args, kwargs)
         for name, value in bound.arguments.items():
             if name in kinds and signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = _of_kinds(value, kinds[name], f"{title}: {name}")
+                bound.arguments[name] = _of_kinds(value, kinds[name], before + name)
         try:
             return call(*bound.args, **bound.kwargs)
         except BrokenPipeError:  # nobody reads what is printed
@@ -205,6 +221,8 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
         return None
     if outer == "Path" and isinstance(value, str | os.PathLike):
         return _path(value, name)
+    if outer == "Place" and isinstance(value, str | os.PathLike):
+        return value if isinstance(value, str) and is_url(value) else _path(value, name)
     if outer == "bool" and (isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")):  # NumPy's
         return bool(value)
     if outer == "str" and isinstance(value, str):
@@ -225,7 +243,7 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
 
 def _list_of(value: Any, kind: str, name: str) -> list[Any]:
     if isinstance(value, str | os.PathLike):
-        if kind not in ("Path", "str"):
+        if kind not in ("Path", "str", "Place"):
             raise _Refused
         return [_of_kind(value, kind, name)]
     if len(getattr(value, "shape", (0,))) != 1 or not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):

@@ -1,4 +1,4 @@
-"""Writes files atomically: into a temporary file in the same folder, which is then renamed to the final name."""
+"""Writes files and folders atomically: under a temporary name in the same folder, then renamed to the final name."""
 
 from __future__ import annotations
 
@@ -80,6 +80,28 @@ def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # in JSON the same name again
 
 
+@contextmanager
+def temporary_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder on the disk of `path`, for drafts and for what is renamed once it is whole; removed at the end.
+
+    Args:
+        path: the file or folder that is going to be written; its parents are made.
+
+    Raises:
+        AtrousError: the parents cannot be made or written.
+    """
+    path = Path(path)
+    part = path.with_name(_temporary_name(path))
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def is_stream(path: Path) -> bool:
     """Whether a path is no file on a disk, such as /dev/stdout, /dev/null or a pipe: nothing in it can be lost."""
     if str(path.parent) in ("/dev", "/dev/fd") or path.parts[:2] == ("/", "proc"):
@@ -102,6 +124,10 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
 
 def _new_part(target: Path) -> Path:
     """Makes an empty file that did not exist, with the permissions of new files."""
-    part = target.with_name(f".{target.name[:MOST_OF_NAME]}.{secrets.token_hex(8)}{SUFFIX}")
+    part = target.with_name(_temporary_name(target))
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return part
+
+
+def _temporary_name(path: Path) -> str:
+    return f".{path.name[:MOST_OF_NAME]}.{secrets.token_hex(8)}{SUFFIX}"

@@ -1,4 +1,4 @@
-"""The command line: a verb runs the function of its name in `atrous.commands`; flags are its arguments."""
+"""The command line: a verb runs the function of its name in a package of commands; flags are its arguments."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from typing import Any
 
 import atrous
 from atrous.errors import AtrousError, no_encoding
-from atrous.help_text import explained, kind_in_words, overview
+from atrous.help_text import explained, explained_group, kind_in_words, overview
 from atrous.json_yaml import parse_json
-from atrous.verbs import Option, function_of, options
+from atrous.verbs import COMMANDS, PRINT_SCHEMA, Option, called, function_of, groups, inside, options
 
 _python_shows = warnings.showwarning
 _HELP = ("-h", "--help")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int:
     """Runs one command.
 
     Args:
         arguments: the words after `atrous`; those of this process when not given.
+        package: name of the package whose files are the verbs.
 
     Returns:
         0 done, 1 some inputs failed, 2 wrong usage or unusable input, 130 interrupted.
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in _HELP:
-        print(overview(), end="")
+        print(overview(package), end="")
         return 0
     if words[0] == "--version":
         print(f"atrous {atrous.__version__}")
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     warnings.showwarning = _show_warning
     try:
-        return _run(words[0], words[1:])
+        return _run(words, package)
     except AtrousError as error:
         print(f"atrous: {error}", file=sys.stderr)
         return error.exit_code
@@ -94,21 +95,31 @@ def _start_again_in_utf8() -> None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def _run(verb: str, words: list[str]) -> int:
-    function = function_of(verb)
+def _run(words: list[str], package: str) -> int:
+    verb, words = called(words, package)
+    if verb in groups(package):
+        if words and words[0] not in _HELP:
+            raise AtrousError(f"atrous {verb} takes a verb first, not {words[0]}: {', '.join(inside(verb, package))}.")
+        print(explained_group(verb, package), end="")
+        return 0
     if any(word in _HELP for word in words):
-        print(explained(verb), end="")
+        print(explained(verb, package), end="")
         raise SystemExit(0)
-    result = function(**_parse(verb, words))
+    if PRINT_SCHEMA.flag in words and PRINT_SCHEMA in options(verb, package):
+        from atrous.learning.recipe_schema import schema_text
+
+        print(schema_text())
+        return 0
+    result = function_of(verb, package)(**_parse(verb, words, package))
     return result if isinstance(result, int) else 0
 
 
-def _parse(verb: str, words: list[str]) -> dict[str, Any]:
+def _parse(verb: str, words: list[str], package: str = COMMANDS) -> dict[str, Any]:
     """The function's arguments from the words; the parser is made from its signature."""
     from jsonargparse import ArgumentParser
 
     _accept_any_file_name()
-    known = {option.name: option for option in options(verb)}
+    known = {option.name: option for option in options(verb, package)}
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
@@ -119,7 +130,7 @@ def _parse(verb: str, words: list[str]) -> dict[str, Any]:
         if not option.of_recipe:
             _add_argument(parser, option)
     words = _in_brackets(words, known)
-    recipe = typing.get_type_hints(function_of(verb)).get("recipe")
+    recipe = typing.get_type_hints(function_of(verb, package)).get("recipe")
     if recipe is not None:
         return _parse_recipe(parser, words, recipe, known)
     _check_flags(parser, words)
@@ -226,7 +237,8 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, O
         words = ["--config", json.dumps(recorded), *words[1:]]
     _check_flags(parser, words)
     values = vars(parser.instantiate(parser.parse_args(words)))
-    values.pop("config")
+    for name in ("config", PRINT_SCHEMA.name):
+        values.pop(name)
     fields = {name: values.pop(name) for name in recipe.__dataclass_fields__}
     return {"recipe": recipe(**fields), **values}
 

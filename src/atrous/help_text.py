@@ -9,8 +9,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from atrous.fields import in_words
 from atrous.learning.shipped_recipes import shipped_recipes
-from atrous.verbs import Option, description, examples, options, sections, verbs
+from atrous.verbs import COMMANDS, Option, description, examples, groups, inside, options, sections, verbs
 
 ABOUT = "DeepLab, from a folder of pictures and masks to a trained, measured segmenter."
 
@@ -31,7 +32,7 @@ GROUPS = {
     ),
     "What is written": (
         "out", "format", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf", "write_classes",
-        "write_split", "scores", "overwrite",
+        "write_split", "scores", "overwrite", "print_schema",
     ),
     "The network and its quality": (
         "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "crf",
@@ -46,29 +47,50 @@ GROUPS = {
 NARROWEST, WIDEST, COLUMN = 40, 100, 26
 
 
-def overview() -> str:
-    """The page about all verbs, grouped by task."""
-    about = verbs()
+def overview(package: str = COMMANDS) -> str:
+    """The page about all verbs, grouped by task.
+
+    Args:
+        package: name of the package whose files are the verbs, here and in `explained`.
+    """
+    about = inside("", package)
+    others = tuple(name for name in about if not any(name in names for names in TASKS.values()))
     lines = ["usage: atrous VERB [arguments]", "", *_wrapped(ABOUT, "")]
-    for task, names in TASKS.items():
-        lines += ["", f"{task}:"]
-        for verb in names:
-            lines += _entry(f"  {verb}", about[verb], 13)
+    for task, names in {**TASKS, "More": others}.items():
+        if there := [name for name in names if name in about]:
+            lines += ["", f"{task}:"]
+            for name in there:
+                lines += _entry(f"  {name}", about[name], 13)
     lines += ["", "Examples:"]
     for verb in ("doctor", "train", "predict"):
-        lines += _command(examples(verb)[0])
+        if verb in about:
+            lines += _command(examples(verb, package)[0])
     lines += ["", *_wrapped("`atrous VERB --help` explains a verb, and `atrous --version` names the version.", "")]
     return "\n".join(lines) + "\n"
 
 
-def explained(verb: str) -> str:
+def explained_group(group: str, package: str = COMMANDS) -> str:
+    """The page about a group of verbs, such as `atrous federate`."""
+    about = inside(group, package)
+    lines = [f"usage: atrous {group} VERB [arguments]", "", *_wrapped(groups(package)[group], ""), "", "Verbs:"]
+    for name, sentence in about.items():
+        lines += _entry(f"  {name}", sentence, 13)
+    shown = [examples(verb, package)[0] for verb in verbs(package) if verb.startswith(f"{group} ")]
+    lines += ["", "Examples:"] if shown else []
+    for command in shown:
+        lines += _command(command)
+    lines += ["", *_wrapped(f"`atrous {group} VERB --help` explains a verb.", "")]
+    return "\n".join(lines) + "\n"
+
+
+def explained(verb: str, package: str = COMMANDS) -> str:
     """The page about one verb.
 
     Raises:
         AtrousError: there is no such verb.
     """
-    found = options(verb)
-    parts = sections(verb)
+    found = options(verb, package)
+    parts = sections(verb, package)
     words = [f"{one.name.upper()}{' ...' if one.takes_several else ''}" for one in found if one.positional]
     if parts:
         words = ["[RECIPE]", "[--section.field VALUE ...]"]
@@ -76,10 +98,10 @@ def explained(verb: str) -> str:
         " ".join([f"usage: atrous {verb}", *words, *(["[options]"] if len(found) > len(words) else [])]), "       "
     )
     lines = [*usage]
-    for paragraph in description(verb).split("\n\n"):
+    for paragraph in description(verb, package).split("\n\n"):
         lines += ["", *_wrapped(" ".join(paragraph.split()), "")]
     lines += ["", "Examples:"]
-    for command in examples(verb):
+    for command in examples(verb, package):
         lines += _command(command)
     flags = {one.name: one.flag for one in found}
     own = [one for one in found if not one.of_recipe]
@@ -149,7 +171,7 @@ def _option(option: Option, flags: dict[str, str]) -> list[str]:
     text = re.sub(r"`(\w+)`", lambda name: beside.get(name[1], name[0]), option.sentence).rstrip(".")
     text = re.sub(r"; in Python .*", "", text)
     if any(choice not in text for choice in option.choices):
-        text += f": {', '.join(option.choices[:-1])} or {option.choices[-1]}"
+        text += f": {in_words(option.choices)}"
     default = _default_in_words(option)
     if default and "default" not in text:
         text += f" (default: {default})"
@@ -165,7 +187,7 @@ def _placeholder(option: Option) -> str:
         return f" {','.join([one] * max(2, len(_fixed_length(option))))}" + ("" if _fixed_length(option) else ",…")
     if option.is_path:
         return " FOLDER" if re.match(r"[^:;,.]*(folder|dataset)", option.sentence) else " FILE"
-    if option.choices or option.kind is str:
+    if option.kind is str or (option.choices and option.kind is not int):
         return " NAME"
     return {int: " N", float: " X", bool: " true|false"}.get(option.kind, " JSON")
 
@@ -202,9 +224,9 @@ def _entry(head: str, text: str, column: int) -> list[str]:
 
 
 def _wrapped(text: str, indent: str, first: str = "", margin: int = 0) -> list[str]:
-    """Text in lines that fit, the first with an indent of its own; a default stays in one piece."""
+    """Text in lines that fit, the first with an indent of its own; a default and a bound stay in one piece."""
     lines = textwrap.wrap(
-        text.replace("(default: ", "(default:\N{NO-BREAK SPACE}"),
+        re.sub(r"(\(default:|[≥>≤<](?= \d)) ", "\\1\N{NO-BREAK SPACE}", text),
         _width() - margin,
         initial_indent=first,
         subsequent_indent=indent,

@@ -20,7 +20,7 @@ from atrous.data.layouts import LAYOUTS
 from atrous.inference.engine import ENGINES
 from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
-from atrous.verbs import Option, options, sections, verbs
+from atrous.verbs import COMMANDS, Option, groups, options, sections, verbs
 from atrous.weights.sources import SOURCES
 
 #: Values to offer where the type of an option names none; others are taken too.
@@ -74,16 +74,21 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     print(shtab.complete(_parser(), shell, preamble=_PREAMBLE))  # pyright: ignore[reportArgumentType]
 
 
-def _parser() -> ArgumentParser:
+def _parser(package: str = COMMANDS) -> ArgumentParser:
     """All verbs with their options, as `shtab` wants them; it parses nothing."""
     parser = ArgumentParser("atrous")
     parser.add_argument("--version", action="store_true", help="name the version")
-    under = parser.add_subparsers()
-    for verb, sentence in verbs().items():
-        one = under.add_parser(verb, help=sentence, description=sentence)
-        if sections(verb):
+    under = {"": parser.add_subparsers()}
+    about = {**groups(package), **verbs(package)}
+    for name in sorted(about):  # a group before its verbs
+        group, _, word = name.rpartition(" ")
+        one = under[group].add_parser(word, help=about[name], description=about[name])
+        if name in groups(package):
+            under[name] = one.add_subparsers()
+            continue
+        if sections(name, package):
             one.add_argument("recipe", help="name or file of a recipe").complete = _RECIPE  # pyright: ignore
-        for option in options(verb):
+        for option in options(name, package):
             _add(one, option)
     return parser
 

@@ -7,7 +7,6 @@ Examples:
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from rich.markup import escape
 
 from atrous import model_file
 from atrous.arguments import checked
-from atrous.atomic_write import atomic_path
+from atrous.atomic_write import atomic_path, temporary_folder
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset, open_dataset
 from atrous.data.input_files import SceneFiles, input_folders
@@ -130,9 +129,8 @@ def export(
     images = _check_images(check, module.info.preprocessing, input_folders(input or []))
     program = deployed.trace(module, with_scores=scores)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            draft = Path(folder) / out.name
+        with temporary_folder(out) as folder:
+            draft = folder / out.name
             deployed.write(program, module.info, format, draft, half=half)
             labels = _labels(program.module()) if format == "torch" else _open(format, draft)
             agreements = agreements_of(module, labels, images)

@@ -7,7 +7,6 @@ slice is therefore written with what scanners add: an uneven receiver field, ano
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from atrous.atomic_write import temporary_folder
 from atrous.data.dataset import CLASSES_FILE, Dataset, open_dataset
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError, missing_extra
@@ -74,9 +74,8 @@ def write_brain_slices(root: Path | str, *, seed: int = 0) -> Dataset:
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise AtrousError(f"{root} exists and is no whole data set of the demo: move it away, or give another folder.")
     intensity, label = _volumes()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-        unfinished = Path(folder) / root.name  # whole or not at all, so that no file of others is ever in it
+    with temporary_folder(root) as folder:
+        unfinished = folder / root.name  # whole or not at all, so that no file of others is ever in it
         for name in ("images", "masks", "splits"):
             (unfinished / name).mkdir(parents=True)
         for split, slab in SLABS.items():

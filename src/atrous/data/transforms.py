@@ -15,9 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from atrous.arguments import checked_fields
 from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError
+from atrous.fields import setting, settings
 from atrous.inputs import Input
 
 # ITU-R BT.601: luma from red, green, blue, and the two chroma axes (I, Q) whose plane the hue turns in.
@@ -34,79 +34,59 @@ _GROWTH_STEP = 16
 _CHANNELS_AT_ONCE = 4
 
 
-@checked_fields
+@settings("augment")
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures are varied; 0 turns a variation off.
+    """How training pictures are varied; 0 turns a variation off."""
 
-    Args:
-        crop: height and width in pixels of what comes out; each picture keeps its own size when not given.
-        first_crop: height and width of the crop in the first epoch; from there it grows to `crop`, in steps of 16
-            pixels, which makes the early epochs cheap; `crop` from the start when not given.
-        growth: epochs that it grows for, ≥ 1.
-        scale: smallest and largest zoom, drawn uniformly; 1 keeps the size.
-        flip: probability of mirroring left and right, 0–1.
-        vertical_flip: probability of mirroring top and bottom, 0–1.
-        rotation: largest turn in degrees, either way, 0–180.
-        translation: largest shift in fractions of the crop, each way and direction, 0–1.
-        focus: probability that the crop is centred on a random pixel of a random class, 0–1. All classes
-            present in the picture are equally likely, so rare ones are seen more often.
-        brightness: b multiplies all values by a factor of 1−b to 1+b, b ≥ 0.
-        contrast: c multiplies the distance from the mean by a factor of 1−c to 1+c, c ≥ 0.
-        saturation: s multiplies the distance from grey by a factor of 1−s to 1+s, s ≥ 0; 3 channels only.
-        hue: largest turn of the hue, either way, in turns of the colour circle, 0–0.5; 3 channels only.
-        blur: probability of a Gaussian blur, 0–1.
-        blur_sigma: smallest and largest standard deviation of the blur, in pixels of the original picture.
-    """
-
-    crop: tuple[int, int] | None = None
-    first_crop: tuple[int, int] | None = None
-    growth: int = 1
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    rotation: float = 0.0
-    translation: float = 0.0
-    focus: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    blur: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    crop: tuple[int, int] | None = setting(
+        None, "height and width in pixels of what comes out; each picture keeps its own size when not given", ge=1
+    )
+    first_crop: tuple[int, int] | None = setting(
+        None,
+        "height and width in pixels of the crop in the first epoch; from there it grows to `crop`, in steps of 16 "
+        "pixels, which makes the early epochs cheap; `crop` from the start when not given",
+        ge=1,
+    )
+    growth: int = setting(1, "epochs that it grows for", ge=1)
+    scale: tuple[float, float] = setting(
+        (0.5, 2.0), "smallest and largest zoom; drawn uniformly, and 1 keeps the size", gt=0
+    )
+    flip: float = setting(0.5, "probability of mirroring left and right", ge=0, le=1)
+    vertical_flip: float = setting(0.0, "probability of mirroring top and bottom", ge=0, le=1)
+    rotation: float = setting(0.0, "largest turn, either way", ge=0, le=180, unit="degrees")
+    translation: float = setting(0.0, "largest shift in fractions of the crop, each way and direction", ge=0, le=1)
+    focus: float = setting(
+        0.0,
+        "probability that the crop is centred on a random pixel of a random class; all classes present in the picture "
+        "are equally likely, so rare ones are seen more often",
+        ge=0,
+        le=1,
+    )
+    brightness: float = setting(0.0, "strength b; all values are multiplied by a factor of 1−b to 1+b", ge=0)
+    contrast: float = setting(
+        0.0, "strength c; the distance from the mean is multiplied by a factor of 1−c to 1+c", ge=0
+    )
+    saturation: float = setting(
+        0.0, "strength s; the distance from grey is multiplied by a factor of 1−s to 1+s, with 3 channels only", ge=0
+    )
+    hue: float = setting(
+        0.0, "largest turn of the hue, either way, in turns of the colour circle; with 3 channels only", ge=0, le=0.5
+    )
+    blur: float = setting(0.0, "probability of a Gaussian blur", ge=0, le=1)
+    blur_sigma: tuple[float, float] = setting(
+        (0.1, 2.0), "smallest and largest standard deviation of the blur, in pixels of the original picture", gt=0
+    )
 
     def __post_init__(self) -> None:
-        for name in ("crop", "first_crop"):
-            size = getattr(self, name)
-            if size is not None and (len(size) != 2 or min(size) < 1):
-                raise AtrousError(f"augment.{name} is {size}; give height and width, each at least 1, or leave it out.")
         if self.first_crop is not None and (
             self.crop is None or any(first > last for first, last in zip(self.first_crop, self.crop, strict=True))
         ):
             raise AtrousError(f"augment.first_crop {self.first_crop} must not be larger than augment.crop {self.crop}.")
-        if self.growth < 1:
-            raise AtrousError(f"augment.growth is {self.growth}; it must be at least 1 epoch.")
         for name in ("scale", "blur_sigma"):
-            limits = getattr(self, name)
-            if len(limits) != 2 or not 0 < limits[0] <= limits[1] < math.inf:
-                raise AtrousError(f"augment.{name} is {limits}; give the smallest, then the largest, both above 0.")
-        limits = {
-            "flip": 1.0,
-            "vertical_flip": 1.0,
-            "rotation": 180.0,
-            "translation": 1.0,
-            "focus": 1.0,
-            "brightness": math.inf,
-            "contrast": math.inf,
-            "saturation": math.inf,
-            "hue": 0.5,
-            "blur": 1.0,
-        }
-        for name, limit in limits.items():
-            value = getattr(self, name)
-            if not 0 <= value <= limit:
-                allowed = "at least 0" if math.isinf(limit) else f"between 0 and {limit:g}"
-                raise AtrousError(f"augment.{name} is {value}; it must be {allowed}.")
+            smallest, largest = getattr(self, name)
+            if smallest > largest:
+                raise AtrousError(f"augment.{name} must be the smallest, then the largest, got {[smallest, largest]}.")
 
 
 class ColorChannels(NamedTuple):

@@ -1,0 +1,71 @@
+"""The JSON Schema of a recipe, by which editors complete and check its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+from atrous.fields import About, fields_of, section_of
+from atrous.learning.recipe import Recipe
+
+#: JSON's names of types.
+NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", type(None): "null"}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The schema of a recipe (JSON Schema, draft 2020-12): every field with its meaning, type, range and default.
+
+    It says of each field what `to_recipe` checks. Rules between fields, such as that a loss has a term, are checked by
+    `to_recipe` alone.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of atrous",
+        **_object(Recipe),
+    }
+
+
+def schema_text() -> str:
+    """The schema as the text that `atrous train --print-schema` prints, in ASCII, as every terminal can."""
+    return json.dumps(recipe_schema(), indent=1)
+
+
+def _object(kind: type) -> dict[str, Any]:
+    """The schema of a recipe or of one of its sections."""
+    known, hints = fields_of(kind), typing.get_type_hints(kind)
+    properties = {}
+    for item in dataclasses.fields(kind):
+        section = section_of(item)
+        properties[item.name] = _object(section) if section else _value(hints[item.name], known[item.name], item)
+    summary = (kind.__doc__ or "").splitlines()[0]
+    return {"description": summary, "type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _value(hint: Any, about: About, item: dataclasses.Field) -> dict[str, Any]:
+    """The schema of a plain field."""
+    default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # pyright: ignore
+    union = isinstance(hint, types.UnionType)
+    kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
+    schema = {"description": about.sentence + ".", **_kind(kinds[0], about)}
+    if union and "enum" in schema:
+        schema["enum"].append(None)
+    elif union:
+        schema["type"] = [schema["type"], "null"]
+    return {**schema, "default": list(default) if isinstance(default, tuple) else default}
+
+
+def _kind(kind: Any, about: About) -> dict[str, Any]:
+    """The type of a value that is given, with its range, its length or its choices."""
+    if about.choices:
+        return {"enum": list(about.choices)}
+    limits = {"minimum": about.ge, "exclusiveMinimum": about.gt, "maximum": about.le, "exclusiveMaximum": about.lt}
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    if typing.get_origin(kind) is not tuple:
+        return {"type": NAMES[typing.get_origin(kind) or kind], **limits}
+    item = typing.get_args(kind)[0]
+    length = {} if about.length is None else {"minItems": about.length, "maxItems": about.length}
+    alone = ["array", "string"] if item is str else "array"  # one name may stand without brackets
+    return {"type": alone, "items": {"type": NAMES[item], **limits}, **length}

@@ -287,9 +287,9 @@ class Attack:
         return self._raw([head + b"X: " + b"y" * rng.randint(40_000, 1_000_000) for _ in range(count)])
 
     def contradicting(self, count: int) -> Statuses:
-        """TIFFs with a tag twice, a JPEG of another size than its tile, or endless pages and values."""
+        """TIFFs with a tag twice, a JPEG of another size than its tile, or endless pages and values, and shared parts."""
         rng = random.Random(8)
-        makers = (doubled_tiff, jpeg_in_tiff, endless_tiff)
+        makers = (doubled_tiff, jpeg_in_tiff, endless_tiff, repeating_tiff)
         return self._send([rng.choice(makers)(rng) for _ in range(count)])
 
     def boundaries(self, count: int) -> Statuses:
@@ -624,6 +624,21 @@ def endless_tiff(rng: random.Random) -> bytes:
     count = rng.choice((2**20 + 1, 2**31, 2**32 - 1))
     entries = struct.pack("<HHII", 256, 4, 1, 8) + struct.pack("<HHII", 273, rng.choice((4, 16)), count, 8)
     return b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(rng.choice((10, 900_000)))
+
+
+def repeating_tiff(rng: random.Random) -> bytes:
+    """A TIFF of 8×8 px whose texts, up to two hundred, all point at the same megabyte."""
+    code, kind = rng.choice(((270, 2), (305, 2), (50_839, 1)))
+    repeats, size = rng.choice((2, 200)), 2**20
+    entries = [_entry(256, 4, 1, 8), _entry(257, 4, 1, 8), _entry(258, 3, 1, 8), _entry(259, 3, 1, 1)]
+    entries += [_entry(262, 3, 1, 1), _entry(273, 4, 1, 8), _entry(277, 3, 1, 1), _entry(278, 4, 1, 8)]
+    entries += [_entry(279, 4, 1, 64), *[_entry(code, kind, size, 8)] * repeats]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + b"a" * size
+
+
+def _entry(code: int, kind: int, count: int, value: int) -> bytes:
+    """A tag of a little-endian TIFF: its value, or where its values are."""
+    return struct.pack("<HHII", code, kind, count, value)
 
 
 def _tiff(tags: list[tuple[int, int, int]], rest: bytes) -> bytes:

@@ -484,6 +484,33 @@ def test_a_stranger_may_not_send_thousands_of_pages_or_values(tmp_path):
         decode_pixels(large, 10**6)
 
 
+@pytest.mark.parametrize(("code", "kind"), [(270, 2), (305, 2), (50_839, 1), (65_000, 7), (65_001, 4)])
+def test_a_stranger_may_not_have_one_part_of_a_file_read_as_many_tags(code, kind):
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((8, 8), "u1"), metadata=None, software=False)
+    content = file.getvalue() + bytes(4000)
+    size = 3000 if kind != 4 else 750
+    assert decode_pixels(_with_tags(content, [(code, kind, size, 8)]), 10**6).values.shape == (8, 8, 1)
+    with pytest.raises(AtrousError, match=f"tag {code} stands twice"):
+        decode_pixels(_with_tags(content, [(code, kind, size, 8)] * 2), 10**6)
+    with pytest.raises(AtrousError, match="its tags hold"):
+        decode_pixels(_with_tags(content, [(code, kind, size, 8), (65_002, kind, size, 8)]), 10**6)
+
+
+def test_a_stranger_may_not_have_one_part_of_a_file_read_as_tags_of_many_pages(tmp_path):
+    for index in range(2):
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), "u1"), append=index > 0, metadata=None, software="x" * 900)
+    content = (tmp_path / "a.tif").read_bytes()
+    assert decode_pixels(content, 10**6).values.shape == (8, 8, 1)
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+        places = [page.tags[305].offset for page in tiff.pages]
+    changed = bytearray(content)
+    for place in places:
+        struct.pack_into("<II", changed, place + 4, 1500, 8)
+    with pytest.raises(AtrousError, match="its tags hold"):
+        decode_pixels(bytes(changed), 10**6)
+
+
 def test_a_tag_larger_than_its_file_is_refused(tmp_path):
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((8, 8), "u1"))

@@ -287,7 +287,7 @@ class Attack:
         return self._raw([head + b"X: " + b"y" * rng.randint(40_000, 1_000_000) for _ in range(count)])
 
     def contradicting(self, count: int) -> Statuses:
-        """TIFFs with tags twice, a JPEG of another size than its tile, endless pages or values, shared parts, giant masks."""
+        """TIFFs with tags twice, JPEGs unlike their tiles, endless pages or values, shared parts and large masks."""
         rng = random.Random(8)
         makers = (doubled_tiff, jpeg_in_tiff, endless_tiff, repeating_tiff, sharing_tiff, masked_tiff)
         return self._send([rng.choice(makers)(rng) for _ in range(count)])

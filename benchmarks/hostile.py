@@ -287,9 +287,9 @@ class Attack:
         return self._raw([head + b"X: " + b"y" * rng.randint(40_000, 1_000_000) for _ in range(count)])
 
     def contradicting(self, count: int) -> Statuses:
-        """TIFFs with a tag twice, a JPEG of another size than its tile, or endless pages and values."""
+        """TIFFs with tags twice, JPEGs unlike their tiles, endless pages or values, shared parts and large masks."""
         rng = random.Random(8)
-        makers = (doubled_tiff, jpeg_in_tiff, endless_tiff)
+        makers = (doubled_tiff, jpeg_in_tiff, endless_tiff, repeating_tiff, sharing_tiff, masked_tiff)
         return self._send([rng.choice(makers)(rng) for _ in range(count)])
 
     def boundaries(self, count: int) -> Statuses:
@@ -624,6 +624,53 @@ def endless_tiff(rng: random.Random) -> bytes:
     count = rng.choice((2**20 + 1, 2**31, 2**32 - 1))
     entries = struct.pack("<HHII", 256, 4, 1, 8) + struct.pack("<HHII", 273, rng.choice((4, 16)), count, 8)
     return b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(rng.choice((10, 900_000)))
+
+
+def repeating_tiff(rng: random.Random) -> bytes:
+    """A TIFF of 8×8 px whose texts, up to two hundred, all point at the same megabyte."""
+    code, kind = rng.choice(((270, 2), (305, 2), (50_839, 1)))
+    repeats, size = rng.choice((2, 200)), 2**20
+    entries = [_entry(256, 4, 1, 8), _entry(257, 4, 1, 8), _entry(258, 3, 1, 8), _entry(259, 3, 1, 1)]
+    entries += [_entry(262, 3, 1, 1), _entry(273, 4, 1, 8), _entry(277, 3, 1, 1), _entry(278, 4, 1, 8)]
+    entries += [_entry(279, 4, 1, 64), *[_entry(code, kind, size, 8)] * repeats]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + b"a" * size
+
+
+def sharing_tiff(rng: random.Random) -> bytes:
+    """A TIFF whose strips, up to two thousand, are all the same megabyte: of deflate, or of JPEG's filling."""
+    count, start = rng.choice((20, 2_000)), 8 + 2 + 9 * 12 + 4
+    if rng.random() < 0.5:
+        rows, compression, blob = 1, 8, zlib.compress(bytes(8)) + bytes(2**20)
+    else:
+        jpeg = encoded(np.zeros((8, 8), np.uint8), "JPEG")
+        rows, compression, blob = 8, 7, jpeg[:2] + b"\xff" * 2**20 + jpeg[2:]
+    lists = struct.pack(f"<{2 * count}I", *[start + 8 * count] * count, *[len(blob)] * count)
+    entries = [_entry(256, 4, 1, 8), _entry(257, 4, 1, rows * count), _entry(258, 3, 1, 8)]
+    entries += [_entry(259, 3, 1, compression), _entry(262, 3, 1, 1), _entry(273, 4, count, start)]
+    entries += [_entry(277, 3, 1, 1), _entry(278, 4, 1, rows), _entry(279, 4, count, start + 4 * count)]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + lists + blob
+
+
+def masked_tiff(rng: random.Random) -> bytes:
+    """A TIFF of 8×8 px with a mask of one tile of up to 225 megapixels."""
+    side = rng.choice((9_008, 15_008))
+    first = [_entry(256, 4, 1, 8), _entry(257, 4, 1, 8), _entry(258, 3, 1, 8), _entry(259, 3, 1, 1)]
+    first += [_entry(262, 3, 1, 1), _entry(273, 4, 1, 8), _entry(277, 3, 1, 1), _entry(278, 4, 1, 8)]
+    first += [_entry(279, 4, 1, 64)]
+    second = 8 + 2 + 12 * len(first) + 4
+    data = second + 2 + 12 * 11 + 4
+    mask = [_entry(254, 4, 1, 4), _entry(256, 4, 1, 8), _entry(257, 4, 1, 8), _entry(258, 3, 1, 8)]
+    mask += [_entry(259, 3, 1, 8), _entry(262, 3, 1, 4), _entry(277, 3, 1, 1), _entry(322, 4, 1, side)]
+    mask += [_entry(323, 4, 1, side), _entry(324, 4, 1, data), _entry(325, 4, 1, len(ZEROS))]
+    return (
+        b"II*\0" + struct.pack("<IH", 8, len(first)) + b"".join(first)
+        + struct.pack("<IH", second, len(mask)) + b"".join(mask) + bytes(4) + ZEROS
+    )  # fmt: skip
+
+
+def _entry(code: int, kind: int, count: int, value: int) -> bytes:
+    """A tag of a little-endian TIFF: its value, or where its values are."""
+    return struct.pack("<HHII", code, kind, count, value)
 
 
 def _tiff(tags: list[tuple[int, int, int]], rest: bytes) -> bytes:

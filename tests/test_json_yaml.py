@@ -16,7 +16,7 @@ from atrous.data.class_file_forms import parse_json as parse_class_json
 from atrous.data.class_file_forms import parse_yolo
 from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
-from atrous.json_yaml import parse_json, parse_yaml, read_json
+from atrous.json_yaml import _object, parse_json, parse_yaml, read_json
 from atrous.learning.recipe import read_recipe
 from atrous.weights import foreign
 
@@ -44,6 +44,12 @@ YAML = {
     "list as key": "? [a]\n: 1",
     "a tag": "a: !!python/object:os.system x",
     "control": "a: \x00",
+    **{
+        f"{tag} of {value}": f"a: !!{tag} {value!r}"
+        for tag in ("int", "float", "bool", "timestamp", "binary")
+        for value in ("", "-", "0x", "maybe", "1:", "ü")
+        if (tag, value) != ("binary", "") and (tag, value) not in (("binary", "-"), ("binary", "1:"))
+    },
 }
 
 
@@ -62,6 +68,23 @@ def test_bad_json_is_one_error(text, tmp_path):
 def test_bad_yaml_is_one_error(text):
     with pytest.raises(AtrousError, match=r"^it cannot be read as YAML"):
         parse_yaml(text, "it")
+
+
+class _Key(str):
+    compared = 0
+
+    def __eq__(self, other):
+        type(self).compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_one_key_twice_among_thousands_is_found_in_one_pass():
+    pairs = [(_Key(index), 0) for index in range(2000)]
+    with pytest.raises(ValueError, match="'1999' stands twice"):
+        _object([*pairs, (_Key(1999), 0)])
+    assert _Key.compared < 20_000
 
 
 def test_good_texts():

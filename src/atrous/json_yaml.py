@@ -58,9 +58,11 @@ def parse_json(text: str | bytes | bytearray, name: str, *, finite: bool = True)
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in made if keys.count(key) > 1)
-        raise ValueError(f"{twice[:100]!r} stands twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"{key[:100]!r} stands twice in one object")
+            seen.add(key)
     return made
 
 
@@ -95,13 +97,24 @@ def parse_yaml(text: str, name: str) -> Any:
             if node is None:
                 return None
             _check_nodes(node, {})
-            return loader.construct_document(node)
+            return _constructed(loader, node)
         finally:
             loader.dispose()
     except RecursionError as error:
         raise AtrousError(f"{name} cannot be read as YAML: it is nested too deeply.") from error
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # of dates, numbers, and keys of lists
         raise AtrousError(f"{name} cannot be read as YAML: {error}") from error
+
+
+def _constructed(loader: Any, node: Any) -> Any:
+    import yaml
+
+    try:
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError):
+        raise
+    except Exception as error:  # PyYAML indexes and looks up what a tag such as !!int, !!bool or !!timestamp stands at
+        raise ValueError("a value is not what its tag says") from error
 
 
 def _check_nodes(node: Any, sizes: dict[int, int | None]) -> int:

@@ -1,6 +1,7 @@
 import io
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tifffile import TiffPage
 
 from atrous.data.decoding import TooLarge
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import (
     decode_pixels,
+    decoded_size,
     exif_orientation,
     read_kind,
     read_mask,
@@ -23,6 +26,7 @@ from atrous.data.pictures import (
 )
 from atrous.data.sources.geotiff import GeoTiffSource
 from atrous.data.tiff import TiffPicture
+from atrous.data.tiff_page import StoredPage, jpeg_sizes
 from atrous.errors import AtrousError
 
 rasterio = pytest.importorskip("rasterio")
@@ -482,6 +486,118 @@ def test_a_stranger_may_not_send_thousands_of_pages_or_values(tmp_path):
     large = _with_tags(file.getvalue() + bytes(9_000_000), [(40_000, 4, 2_000_000, 8)])
     with pytest.raises(AtrousError, match="2000000 values"):
         decode_pixels(large, 10**6)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(270, 2), (305, 2), (50_839, 1), (65_000, 7), (65_001, 4)])
+def test_a_stranger_may_not_have_one_part_of_a_file_read_as_many_tags(code, kind):
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((8, 8), "u1"), metadata=None, software=False)
+    content = file.getvalue() + bytes(4000)
+    size = 3000 if kind != 4 else 750
+    assert decode_pixels(_with_tags(content, [(code, kind, size, 8)]), 10**6).values.shape == (8, 8, 1)
+    with pytest.raises(AtrousError, match=f"tag {code} stands twice"):
+        decode_pixels(_with_tags(content, [(code, kind, size, 8)] * 2), 10**6)
+    with pytest.raises(AtrousError, match="its tags hold"):
+        decode_pixels(_with_tags(content, [(code, kind, size, 8), (65_002, kind, size, 8)]), 10**6)
+
+
+def test_a_stranger_may_not_have_one_part_of_a_file_read_as_tags_of_many_pages(tmp_path):
+    for index in range(2):
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.zeros((8, 8), "u1"), append=index > 0, metadata=None, software="x" * 900
+        )
+    content = (tmp_path / "a.tif").read_bytes()
+    assert decode_pixels(content, 10**6).values.shape == (8, 8, 1)
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+        places = [page.tags[305].offset for page in tiff.pages]
+    changed = bytearray(content)
+    for place in places:
+        struct.pack_into("<II", changed, place + 4, 1500, 8)
+    with pytest.raises(AtrousError, match="its tags hold"):
+        decode_pixels(bytes(changed), 10**6)
+
+
+def _of_strips(height: int, blob: bytes, compression: int, rows: int, repeats: int = 1) -> bytes:
+    """A TIFF of 8 px width whose strips are all the same bytes, in one page or more that are alike."""
+    count = height // rows
+    start = 8 + repeats * (2 + 12 * 9 + 4)
+    lists = struct.pack(f"<{2 * count}I", *[start + 8 * count] * count, *[len(blob)] * count)
+    offsets, counts = (start, start + 4 * count) if count > 1 else (start + 8 * count, len(blob))
+    tags = [(256, 4, 1, 8), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1)]
+    tags += [(273, 4, count, offsets), (277, 3, 1, 1), (278, 4, 1, rows), (279, 4, count, counts)]
+    page = struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    links = [8 + (len(page) + 4) * index for index in range(1, repeats)] + [0]
+    return b"II*\0\x08\0\0\0" + b"".join(page + struct.pack("<I", link) for link in links) + lists + blob
+
+
+def test_strips_of_a_stranger_that_share_a_part_of_the_file_are_refused_before_one_is_read(monkeypatch):
+    blob = zlib.compress(bytes(8)) + bytes(5000)
+    assert decode_pixels(_of_strips(2, blob, 8, 1), 10**6).values.shape == (2, 8, 1)
+    monkeypatch.setattr(StoredPage, "read", lambda *_: pytest.fail("a strip was read"))
+    with pytest.raises(AtrousError, match="strips and tiles list"):
+        decode_pixels(_of_strips(50, blob, 8, 1), 10**6)
+    with pytest.raises(AtrousError, match="strips and tiles list"):
+        decode_pixels(_of_strips(1, blob, 8, 1, repeats=50), 10**6, pages="channels")
+
+
+class _Counted(bytes):
+    """Counts how often a byte of it is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key):
+        self.looks += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\x01", b"\xff\xd0", b"\xff\xe0\0\x02"])
+def test_what_stands_before_a_jpegs_frame_is_stepped_over_at_once_or_not_at_all(filling):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(file, "JPEG")
+    jpeg = file.getvalue()
+    assert jpeg_sizes(jpeg) == [(8, 16)]
+    assert jpeg_sizes(jpeg[:2] + filling * 9 + jpeg[2:]) == [(8, 16)]
+    content = _Counted(jpeg[:2] + filling * 100_000 + jpeg[2:])
+    assert jpeg_sizes(content) == ([(8, 16)] if filling == b"\xff" else [])
+    assert content.looks < 30_000
+
+
+def test_a_jpeg_of_hundreds_of_scans_in_a_tiff_is_refused_before_it_is_decoded(monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    assert decode_pixels(_of_strips(8, jpeg, 7, 8), 10**6).values.shape == (8, 8, 1)
+    monkeypatch.setattr(TiffPage, "decode", property(lambda _: pytest.fail("it was decoded")))
+    with pytest.raises(AtrousError, match="more than 200 scans"):
+        decode_pixels(_of_strips(8, jpeg[:-2] + last * 300 + jpeg[-2:], 7, 8), 10**6)
+
+
+def test_large_tables_of_jpeg_that_every_tile_is_decoded_with_are_refused():
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((32, 32), "u1"), compression="jpeg", tile=(16, 16), metadata=None, software=False)
+    content = file.getvalue() + bytes(len(file.getvalue()) % 2)
+    for size in (4096, 4098):
+        tables = b"\xff\xd8\xff\xfe" + (size - 6).to_bytes(2, "big") + bytes(size - 8) + b"\xff\xd9"
+        tagged = _with_tags(content + tables, [(347, 7, size, len(content))])
+        if size == 4096:
+            assert decode_pixels(tagged, 10**6).values.shape == (32, 32, 1)
+        else:
+            with pytest.raises(AtrousError, match="tables of JPEG"):
+                decode_pixels(tagged, 10**6)
+
+
+@pytest.mark.parametrize(("kind", "dtype", "pages"), [(4, bool, "first"), (0, np.uint8, "channels")])
+def test_a_stranger_may_not_send_a_mask_or_a_further_page_of_giant_tiles(kind, dtype, pages, tmp_path):
+    path, options = tmp_path / "a.tif", {"subfiletype": kind, "compression": "deflate", "metadata": None}
+    tifffile.imwrite(path, np.ones((8, 8), "u1"), tile=(16, 16), metadata=None)
+    tifffile.imwrite(path, np.ones((8, 8), dtype), append=True, tile=(16, 16), **options)
+    assert decoded_size(path.read_bytes(), 10**8, pages=pages)[0] == 64
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for tag in (322, 323):
+            file.pages[1].tags[tag].overwrite(10_000)
+    with pytest.raises(TooLarge, match="tiles of"):
+        decoded_size(path.read_bytes(), 10**8, pages=pages)
 
 
 def test_a_tag_larger_than_its_file_is_refused(tmp_path):

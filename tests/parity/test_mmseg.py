@@ -242,6 +242,26 @@ def test_what_a_record_contradicts_or_cannot_be_here_is_refused(old, new, messag
         adapted({"cfg": text.replace(old, new)})
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("depth=18", "depth=a39"),
+        ("num_classes=19", "num_classes=a39"),
+        ("std=[255.0, 256.0, 257.0]", "std=a39"),
+        ("std=[255.0, 256.0, 257.0]", "std=[a39, a39, a39]"),
+        ("std=[255.0, 256.0, 257.0]", f"std=[1{'0' * 400}, 1, 1]"),
+    ],
+)
+def test_a_record_that_would_be_endless_when_written_out_is_refused_in_a_line(old, new):
+    lists = "a0 = [1, 1]\n" + "".join(f"a{i} = [a{i - 1}, a{i - 1}]\n" for i in range(1, 40))
+    text = record(num_classes=19)
+    assert old in text
+    state = {"cfg": lists + text.replace(old, new)}
+    with pytest.raises((AtrousError, OverflowError)) as raised:
+        adapted(state)
+    assert len(str(raised.value)) < 400
+
+
 @pytest.mark.parametrize("text", ["a = (", "x = " + "[" * 5000, "model = 3", "data_preprocessor = f()", "\0"])
 def test_a_record_that_is_no_configuration_tells_nothing(text):
     assert adapted({"cfg": text}).arguments == adapted({}).arguments

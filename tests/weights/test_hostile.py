@@ -20,10 +20,11 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights import huggingface, mmseg
+from atrous.weights import huggingface, mmseg, torch_file
 from atrous.weights.adapted import Adapted, check_values, names
 from atrous.weights.foreign import Foreign, from_state_dict, read
 from atrous.weights.torch_file import read_torch
+from atrous.weights.two_parts import joined
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -103,6 +104,54 @@ def test_a_container_of_a_tensors_numbers_is_not_made(tmp_path, name, again, bef
     program = program.replace(b"ctorch._utils", before + b"ctorch._utils").removesuffix(b"\x85Rs.") + call + b"s."
     with pytest.raises(AtrousError, match="of something else than it is written with"):
         read(zipped(tmp_path / "weights.pth", program, bytes(4)))
+
+
+TENSOR = tensor_of(1).removeprefix(b"\x80\x02}X\x01\0\0\0w").removesuffix(b"s.")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"cnumpy\ndtype\n" + TENSOR + b"R",
+        b"cargparse\nNamespace\n" + TENSOR + b"q\x07R",
+        b"ccollections\ndefaultdict\n" + TENSOR + b"R",
+        b"cnumpy\ndtype\n" + TENSOR + b"\x81",
+        b"cnumpy\ndtype\n" + TENSOR + b"q\x07)0\x81",
+        b"ccollections\nOrderedDict\n)R" + TENSOR + b"b",
+        b"ccollections\nOrderedDict\n)R" + TENSOR + b"\x85b",
+        b"ccollections\nOrderedDict\n)R" + TENSOR + b"K\x01K\x01sb",
+        TENSOR + TENSOR + b"b",
+        b"ctorch\nFloatStorage\n" + TENSOR + b"\x85R",
+        b"cnumpy\ndtype\n" + TENSOR + b"q\x070h\x07R",
+    ],
+)
+def test_a_tensor_is_not_taken_apart_as_arguments_state_or_items(tmp_path, body, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    path = zipped(tmp_path / "weights.pth", b"\x80\x02}X\x01\0\0\0x" + body + b"s.", bytes(4))
+    with pytest.raises(AtrousError, match=r"written with|no dict"):
+        read(path)
+
+
+def test_a_pickle_of_more_operations_than_its_file_has_bytes_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    monkeypatch.setattr(torch_file, "MOST_OPCODES", 1000)
+    with pytest.raises(AtrousError, match="more operations"):
+        read(zipped(tmp_path / "weights.pth", b"\x80\x02(" + b"}" * 100_000 + b"t."))
+
+
+@pytest.mark.parametrize(
+    ("length", "direction"),
+    [
+        (torch.ones(1, 15), torch.ones(15, 1)),
+        (torch.ones(5, 1), torch.ones(8, 3)),
+        (torch.ones(8, 1, dtype=torch.long), torch.ones(8, 3, dtype=torch.long)),
+    ],
+)
+def test_parts_that_are_no_length_and_direction_stay_as_they_are(length, direction):
+    state = {"a.weight_g": length, "a.weight_v": direction}
+    assert joined(state) == state
+    with pytest.raises(AtrousError):
+        atrous.convert(state)
 
 
 def test_a_tar_file_whose_name_is_a_pickle_is_not_given_to_torch(tmp_path):

@@ -133,7 +133,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
             found = adapter.adapt(read, named).arguments["num_classes"]
     except AtrousError:
         raise
-    except (KeyError, IndexError, StopIteration, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, IndexError, StopIteration, ValueError, TypeError, RuntimeError, OverflowError) as error:
         # an adapter looks for weights by name and takes their shapes apart
         why = f"it lacks {error}" if isinstance(error, LookupError) else f"its shapes are others ({error})"
         raise AtrousError(

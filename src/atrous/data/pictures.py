@@ -27,7 +27,7 @@ from atrous.data.pillow import (
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
 from atrous.data.tiff import TiffPicture, is_tiff
-from atrous.data.tiff_page import as_nodata
+from atrous.data.tiff_page import MOST_SCANS, as_nodata
 from atrous.data.webp import webp_is_lossless, webp_size
 from atrous.errors import AtrousError
 
@@ -40,8 +40,6 @@ PICTURE_SUFFIXES = frozenset(
 
 #: What `decode_pixels` takes from strangers: few decoders, each well worn, and none that runs another program.
 SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
-#: A JPEG of more scans than this is no photograph: each scan costs a pass over the whole picture, and only a few bytes.
-MOST_SCANS = 200
 #: What a mask of floats holds where it has no number, as ``nodata`` of `read_mask`.
 NO_NUMBER = -(2**63)
 

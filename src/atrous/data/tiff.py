@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Bytes that a picture from a stranger may take per pixel: eight bands of float64.
 MOST_BYTES_PER_PIXEL = 64
+#: Strips and tiles from a stranger together are at most so many times the file; equal ones may share bytes.
+MOST_TIMES_LISTED = 4
 #: What `pages` may be.
 PAGES = ("first", "channels")
 
@@ -96,7 +98,8 @@ class TiffPicture:
             self._file, self._beside, self._strangers = TiffFile(content), None, most_pixels is not None
             try:
                 self._open(pages, most_pixels)
-                self._masks = self._mask_pages()
+                self._masks = self._mask_pages(most_pixels)
+                self._check_listed()
                 text = None if isinstance(file, bytes) else nodata_beside(file)  # which GDAL prefers
                 dtype = self._page.dtype
                 self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
@@ -209,6 +212,9 @@ class TiffPicture:
         if most_pixels is not None:
             check_size(self._page, most_pixels, len(full) if pages == "channels" else 1, self.name)
         chosen = [self._page, *(page_at(self._file, one, i) for i, one in enumerate(full[1:], 1) if pages != "first")]
+        if most_pixels is not None:
+            for page in chosen[1:]:
+                check_size(page, most_pixels, len(chosen), self.name)
         self._stored = [StoredPage(page, self.name, strangers=self._strangers) for page in chosen]
         first = self._stored[0]
         for number, page in enumerate(self._stored[1:], 2):
@@ -249,11 +255,24 @@ class TiffPicture:
         found = [bands - len(extra) + index for index, kind in enumerate(extra) if kind in (1, 2)]
         return found[0] if found and found[0] > 0 else None
 
-    def _mask_pages(self) -> list[StoredPage]:
+    def _mask_pages(self, most_pixels: float | None) -> list[StoredPage]:
         """The masks in the file that belong to its first page: as large as it, one band."""
         masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED][:_MOST_MASKS]
         stored = [self._stored_mask(one, index) for index, one in enumerate(masks, 1)]
-        return [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]
+        read = [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]
+        if most_pixels is not None:
+            for mask in read:
+                check_size(mask.page, most_pixels, 1, self.name)
+        return read
+
+    def _check_listed(self) -> None:
+        """Refuses a stranger's file whose strips and tiles share its bytes, as each is read anew."""
+        listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
+        if self._strangers and listed > MOST_TIMES_LISTED * size:
+            raise AtrousError(
+                f"{self.name}: cannot be read (its strips and tiles list {listed} bytes and the file has {size}); "
+                "save it anew."
+            )
 
     def _stored_mask(self, directory: Directory, index: int) -> StoredPage:
         return StoredPage(page_at(self._file, directory, index), self.name, strangers=self._strangers)

@@ -53,13 +53,15 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
 
     Raises:
         AtrousError: no page; a tag of the pixels that a page holds twice, of which readers take different ones; a tag
-            larger than the file; or more pages or values than a stranger may send.
+            larger than the file; or, from a stranger, any tag twice in one page, tags that together are larger than
+            the file, or more pages or values than are allowed.
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     order = "<" if file.read(2) == b"II" else ">"
     form = _Form(order, False)
     found: dict[int, Directory] = {}
+    in_tags = 0  # bytes of all tags, which may point at one place
     try:
         form = _Form(order, form.read(file, "H") == 43)
         if form.big:
@@ -76,6 +78,11 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
                 break
             tags = list(_tags(entries, form))
             _check(tags, end, name, strangers)
+            in_tags += sum(tag.length * _SIZES.get(tag.type, 1) for tag in tags)
+            if strangers and in_tags > end:
+                raise AtrousError(
+                    f"{name}: cannot be read (its tags hold {in_tags} bytes and the file {end}); the file is damaged."
+                )
             found[offset] = Directory(offset, _kind(tags))
             offset = form.read(file, "Q" if form.big else "I")
     except EOFError:
@@ -106,7 +113,7 @@ def _tags(entries: bytes, form: _Form) -> Iterable[_Tag]:
 def _check(tags: list[_Tag], end: int, name: object, strangers: bool) -> None:
     seen: set[int] = set()
     for tag in tags:
-        if tag.code in seen and tag.code in _OF_PIXELS:
+        if tag.code in seen and (strangers or tag.code in _OF_PIXELS):  # tifffile keeps all of them in memory
             raise AtrousError(f"{name}: cannot be read (tag {tag.code} stands twice in one page); the file is damaged.")
         seen.add(tag.code)
         if tag.code in _OF_PIXELS and tag.length * _SIZES.get(tag.type, 1) > end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,14 @@ THREADED_BYTES = 4 * 2**20
 LARGEST_SEGMENT = 2**28
 #: What a decoder can give at most per byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
+#: A JPEG of more scans than this is no photograph: each scan costs a pass over the whole picture, and only a few bytes.
+MOST_SCANS = 200
+#: Bytes of the tables that the JPEGs of a stranger's page share; each is decoded with them. Four of each kind take
+#: fewer than 3000.
+MOST_BYTES_OF_TABLES = 4096
+#: Markers before the first scan of a JPEG; a colour profile of the largest size takes 255.
+MOST_MARKERS = 4096
+_NOT_FILLING = re.compile(rb"[^\xff]")
 #: TIFF's numbers for JPEG.
 JPEG = frozenset({6, 7, 34892, 33007})
 #: Compressions that a stranger may send: none, LZW, JPEG, deflate, PackBits and Zstandard, whose decoders give no more
@@ -68,7 +77,7 @@ class StoredPage:
     """
 
     def __init__(self, page: TiffPage, name: object, strangers: bool = False) -> None:
-        self.page, self.name = page, name
+        self.page, self.name, self._strangers = page, name, strangers
         if strangers and page.compression not in SAFE_COMPRESSIONS:
             raise AtrousError(
                 f"{name}: compressed by {getattr(page.compression, 'name', page.compression)}; send it uncompressed, "
@@ -108,6 +117,11 @@ class StoredPage:
     def nbytes(self) -> int:
         """Bytes that the whole page takes in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def listed_bytes(self) -> int:
+        """Bytes of all its strips and tiles in the file; those that share a part of the file count each."""
+        return sum(map(int, self.page.databytecounts))
 
     def read(self, window: Window) -> np.ndarray:
         """The stored numbers of a window.
@@ -230,6 +244,10 @@ class StoredPage:
 
     def _check_jpeg(self, data: bytes, index: int) -> None:
         """Compares the size that a JPEG names with that of its strip or tile, as the decoder follows the JPEG alone."""
+        if self._strangers and data.count(b"\xff\xda") > MOST_SCANS:
+            raise AtrousError(f"{self.name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
+        if self._strangers and len(self.page.jpegtables or b"") > MOST_BYTES_OF_TABLES:
+            raise AtrousError(f"{self.name}: tables of JPEG of more than {MOST_BYTES_OF_TABLES} bytes; save it anew.")
         sizes = jpeg_sizes(data)
         row = index % (self._down * self._across) // self._across
         column = index % self._across
@@ -291,12 +309,15 @@ def jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
         data: the JPEG, or its beginning.
     """
     sizes, at = [], 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
+    for _ in range(MOST_MARKERS):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            break
+        filled = _NOT_FILLING.search(data, at)  # any number of 0xFF may stand before a marker
+        if filled is None or (at := filled.start() - 1) + 9 > len(data):
             break
         marker = data[at + 1]
-        if marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8:  # filling, and markers without a length
-            at += 1 if marker == 0xFF else 2
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            at += 2
             continue
         if marker in (0xDA, 0xD9):
             break

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
 from atrous.weights.mmseg_config import normalisations, part
 
@@ -137,6 +137,10 @@ def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessi
     """
     found = []
     for record in normalisations(config):
+        for name in ("mean", "std"):
+            row = record[name] if isinstance(record[name], list | tuple) else []
+            if any(isinstance(value, list | tuple | Mapping) for value in row):  # whose comparison might never end
+                raise _refused(name, row, f"needed are {channels} numbers, one for each channel")
         if record not in found:
             found.append(record)
     if len(found) > 1:
@@ -221,4 +225,5 @@ def _numbers(value: Any) -> list[int]:
 
 
 def _refused(name: str, value: Any, why: str) -> AtrousError:
-    return AtrousError(f"its configuration has {name} = {str(value)[:200]}, which cannot be converted: {why}.")
+    text = value[:200] if isinstance(value, str) else shown(value)
+    return AtrousError(f"its configuration has {name} = {text}, which cannot be converted: {why}.")

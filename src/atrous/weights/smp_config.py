@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 
 #: Its classes → ours.
 CLASSES = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus"}
@@ -139,4 +139,5 @@ def _is_rate(value: Any) -> bool:
 
 
 def _refused(name: str, value: Any, why: str) -> AtrousError:
-    return AtrousError(f"its configuration has {name} = {str(value)[:100]}, which cannot be converted: {why}.")
+    text = value[:200] if isinstance(value, str) else shown(value)
+    return AtrousError(f"its configuration has {name} = {text}, which cannot be converted: {why}.")

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from atrous.errors import AtrousError
+from atrous.weights.pickle_stack import Stack
 
 #: Names of records that training checkpoints carry beside their weights, here read as nothing at all.
 HARMLESS = (
@@ -75,6 +76,9 @@ SAFE = frozenset(
     }
 )
 
+#: Operations of a file's pickles, where it has fewer bytes than that: each may make an object, and deflate packs them.
+MOST_OPCODES = 2**20
+
 #: Containers that would take a tensor's numbers apart, of which there may be any number that repeat one → with what
 #: their arguments begin instead: none, or a list written out.
 CONTAINERS = {
@@ -103,7 +107,7 @@ def read_torch(path: Path) -> Any:
     Raises:
         AtrousError: there is code in it; says whose. Whatever a damaged file makes torch raise is let through.
     """
-    for name in _names(path):
+    for name in _names(path, max(path.stat().st_size, MOST_OPCODES)):
         if name not in SAFE:
             raise AtrousError(_refusal(path, name[:100].removeprefix("builtins.")))
     stand_ins: list[Any] = [*((_Nothing, name) for name in HARMLESS), *((_Dict, name) for name in DICTS)]
@@ -124,27 +128,31 @@ def _refusal(path: Path, name: str) -> str:
     )
 
 
-def _names(path: Path) -> Iterator[str]:
+def _names(path: Path, most: int) -> Iterator[str]:
     """Every name of code in its pickles, of modules and attributes, as torch's reader joins them."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if entry.filename.lower().endswith(".pkl"):  # torch finds its record in any case of letters
-                    yield from _names_in(archive.read(entry))
+                    yield from _names_in(archive.read(entry), most)
         return
     if _is_tar(path):
         raise AtrousError(f"{path} is a tar file: unpack it and give the file in it, or save it with a newer PyTorch.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for _ in range(LEGACY_PICKLES):
-            yield from _names_in(content)
+            yield from _names_in(content, most)
 
 
-def _names_in(pickled: Any) -> Iterator[str]:
+def _names_in(pickled: Any, most: int) -> Iterator[str]:
     """The names in one pickle, bytes or an open file, which is then at its end."""
     memo: dict[Any, str] = {}
     last = ""  # the name that lies on top of the stack
     in_shape = False  # between torch.Size and its call
-    for opcode, argument, _ in pickletools.genops(pickled):
+    objects = Stack()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        if number == most:
+            raise ValueError("its pickle has more operations than the file has bytes")
+        objects.step(opcode.name, argument)
         if opcode.name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = last
             continue
@@ -157,6 +165,7 @@ def _names_in(pickled: Any) -> Iterator[str]:
             # Names of Python 2, in which torch.save writes, as torch's reader translates them.
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             last = f"{module}.{name}"
+            objects.name(last)
             yield last
 
 

@@ -39,7 +39,7 @@ def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Te
     if key.endswith("_orig"):
         name = key.removesuffix("_orig")
         mask = state.get(f"{name}_mask")
-        if mask is not None and mask.shape == tensor.shape:
+        if mask is not None and mask.shape == tensor.shape and tensor.is_floating_point():
             return name, tensor * mask, {f"{name}_mask"}
     for pattern, by_name in ((r"(.*)_v", True), (r"(.*)parametrizations\.(\w+)\.original1", False)):
         match = re.fullmatch(pattern, key)
@@ -47,9 +47,19 @@ def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Te
             name = match[1] if by_name else f"{match[1]}{match[2]}"
             other = f"{match[1]}_g" if by_name else key.removesuffix("1") + "0"
             found = state.get(other)
-            if found is not None and found.ndim == tensor.ndim:
+            if found is not None and _is_length(found, tensor):
                 return name, _of_length(tensor, found), {other}
     return key, tensor, set()
+
+
+def _is_length(length: Tensor, direction: Tensor) -> bool:
+    """Whether the first is one of the second's over some dimensions, so that both have floating-point numbers."""
+    return (
+        length.ndim == direction.ndim
+        and all(size in (1, whole) for size, whole in zip(length.shape, direction.shape, strict=True))
+        and length.is_floating_point()
+        and direction.is_floating_point()
+    )
 
 
 def _of_length(direction: Tensor, length: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ def test_a_model_file_of_ours_may_be_written_anew_but_not_converted(checkpoint, 
 def test_a_training_checkpoint_of_ours_is_told_apart(tmp_path):
     model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    save_checkpoint(tmp_path / "last.safetensors", model=model, average=None, optimizer=optimizer, progress={})
+    save_checkpoint(tmp_path / "last.safetensors", model=model, optimizer=optimizer, progress={})
     with pytest.raises(AtrousError, match=r"is a training checkpoint of atrous.*best\.safetensors"):
         atrous.convert(tmp_path / "last.safetensors")
     with pytest.raises(AtrousError, match=r"has atrous's own keys.*atrous\.save"):

@@ -8,10 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-import atrous.commands.train as training
 from atrous.commands.doctor import doctor
 from atrous.data.labels import ClassTable, default_colors
 from atrous.errors import AtrousError
+from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe
 
 SIZE = (40, 48)
@@ -289,7 +289,7 @@ STATES: dict[Callable[[Path], None], bool] = {
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_content_where_a_training_starts(tmp_path, monkeypatch, state):
+def test_content_where_a_training_starts(tmp_path, state):
     root = tmp_path / "data"
     root.mkdir()
     state(root)
@@ -297,8 +297,6 @@ def test_content_where_a_training_starts(tmp_path, monkeypatch, state):
         content = doctor(root) == 0
     except AtrousError:
         content = False
-    # the measurements and the report after the last epoch take longer than all before
-    monkeypatch.setattr(training, "_finish", lambda *_: None)
     recipe = {
         "name": "x",
         "data": {"root": str(root), "workers": 0},
@@ -311,7 +309,9 @@ def test_content_where_a_training_starts(tmp_path, monkeypatch, state):
         "train": {"epochs": 1, "batch_size": 4, "device": "cpu", "precision": "float32"},
     }
     try:
-        training.train(to_recipe(recipe), out=tmp_path / "run")
+        fit(
+            to_recipe(recipe), tmp_path / "run"
+        )  # the measurements and the report of `train` take longer than all before
         started = (tmp_path / "run/best.safetensors").exists()
     except AtrousError:
         started = False

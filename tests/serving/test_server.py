@@ -124,7 +124,7 @@ def test_the_models(server):
     assert model["name"] == "camvid"
     assert [one["name"] for one in model["classes"]] == list(info.classes)
     record = json.loads(server.ask("/v1/models/camvid")[2])
-    assert record["info"]["preprocessing"]["mean"] == list(info.preprocessing.mean)
+    assert record["info"]["preprocessing"]["inputs"][0]["mean"] == list(info.preprocessing.mean)
     assert record["info"]["provenance"] == {}  # it would name the folders of who trained it
 
 

@@ -31,7 +31,7 @@ from atrous.commands._recorded_options import (
     tiling_options,
 )
 from atrous.console import console
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
 
@@ -103,6 +103,7 @@ def render(run: Run, out: Path | None = None) -> str:
         headline=headline(run),
         remarks=remarks(run),
         warnings=run.evaluation.get("warnings", []),
+        cautions=(run.evaluation.get("intervals") or {}).get("remarks", []),
         data_warnings=run.doctor.get("warnings", []),
         missing=missing(run, out),
         curves=[(title, note, Markup(svg)) for title, note, svg in curves(run)],
@@ -152,8 +153,13 @@ def headline(run: Run) -> Record:
         "Training time to best": "" if run.seconds else duration(60 * made.get("training_minutes", 0)),
         "Date": f"{run.written.day} {run.written:%b %Y}",
     }
+    intervals = run.evaluation.get("intervals") or {}
+    kind = str(intervals.get("over", "pictures"))
     return {
         "miou": scores.get("miou"),
+        "interval": percent_interval(intervals.get("miou")),
+        "kind": kind,
+        "over": f"over {counted(int(intervals.get('units', 0)), kind.removesuffix('s'))}",
         "split": run.evaluation.get("split") or "the best validation while training",
         "facts": {name: fact for name, fact in facts.items() if fact not in (None, "", "–")},
     }
@@ -213,6 +219,7 @@ def class_rows(run: Run) -> list[Record]:
         | {
             "color": css_color(c["color"]),
             "share": c["pixels_true"] / labelled,
+            "interval": percent_interval(c.get("iou_interval")) or "–",
             "trend": charts.sparkline([(v.get("per_class") or {}).get(c["name"]) for v in run.val]),
         }
         for c in classes
@@ -390,6 +397,11 @@ def provenance(run: Run) -> dict[str, str]:
 def percent(value: float | None, unit: str = "") -> str:
     """A score from 0 to 1 as a percentage with one decimal; – when not known."""
     return f"{100 * value:.1f}{unit}" if value is not None and known(value) else "–"
+
+
+def percent_interval(interval: Sequence[float] | None) -> str:
+    """An interval of scores as percentages, such as "61.2–70.1"; "" for none."""
+    return "" if interval is None else "–".join(percent(end) for end in interval)
 
 
 def duration(seconds: float) -> str:

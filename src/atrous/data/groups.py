@@ -75,11 +75,11 @@ def find_groups(
     if told is not None:
         of, more = _from_file(told, pictures, root)
         if pattern is not None:
-            more = (*more, f"The pattern of groups {pattern!r} is not used: {told.name} tells the groups.")
+            more = (*more, f"The pattern of groups '{pattern}' is not used: {told.name} tells the groups.")
         return Groups(of, "file", (_stated(of, f"{told.name} tells"), *more))
     if given is not None:
         of = _by_pattern(given, pictures)
-        return Groups(of, "pattern", (_stated(of, f"the pattern {pattern!r} tells"), *notes))
+        return Groups(of, "pattern", (_stated(of, f"the pattern '{pattern}' tells"), *notes))
     of, what = _by_layout(pictures, root, layout)
     said = (f"{_stated(of, f'the names tell ({what})')} {GROUPS_FILE} or --groups tells others.",) if of else ()
     return Groups(of, "layout" if of else "", (*said, *notes))
@@ -98,10 +98,10 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise AtrousError(f"groups is {pattern!r}, which is no regular expression: {error}. {advice}") from error
+        raise AtrousError(f"groups is '{pattern}', which is no regular expression: {error}. {advice}") from error
     if compiled.groups != 1:
         raise AtrousError(
-            f"groups is {pattern!r}, which has {compiled.groups} groups in brackets; it needs one. {advice} Brackets "
+            f"groups is '{pattern}', which has {compiled.groups} groups in brackets; it needs one. {advice} Brackets "
             "that mark no group are written (?:…)."
         )
     return compiled
@@ -120,7 +120,7 @@ def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[
     found = {path: pattern.search(name) for path, name in pictures.items()}
     if missed := sorted(pictures[path] for path, match in found.items() if not (match and match[1])):
         raise AtrousError(
-            f"groups is {pattern.pattern!r}, which finds no group in {len(missed)} of "
+            f"groups is '{pattern.pattern}', which finds no group in {len(missed)} of "
             f"{counted(len(pictures), 'name')}, such as '{missed[0]}'. It is searched in names without suffix and must "
             f"match all of them; or write a {GROUPS_FILE} with the columns picture and group."
         )

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 DRAWS = 10_000
 SEED = 0
-#: Groups below which percentile intervals cover clearly less than they say: 0.84 to 0.90 at 5 to 8 groups.
+#: Groups below which percentile intervals cover clearly less than they say. Of 1500 sets of made-up groups of one size
+#: (Beta(8, 2)) 95 % intervals of the mean held the truth in 74 % at 3 groups, 82 % at 5, 87 % at 8, 88 % at 10, 92 % at
+#: 20, 94 % at 40.
 FEW = 10
 #: Groups up to which all ways of swapping two models are counted, 2^12 = 4096.
 ENUMERATED = 12

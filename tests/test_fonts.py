@@ -100,6 +100,16 @@ def test_emoji_have_their_colours(name):
 def test_signs_that_belong_together_stay_together():
     assert fonts._clusters("e\u0301a") == ["e\u0301", "a"]
     assert fonts._clusters("👩🏽‍🌾x🇩🇪🇫🇷") == ["👩🏽‍🌾", "x", "🇩🇪", "🇫🇷"]
+    england = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+    assert fonts._clusters(f"{england}x") == [england, "x"]
+
+
+def test_unseen_letters_are_kept_where_they_shape_words_and_dropped_where_not():
+    sidewalk = "\u067e\u06cc\u0627\u062f\u0647\u200c\u0631\u0648"  # Persian, of two parts that do not join
+    assert fonts.printable(sidewalk) == sidewalk
+    assert fonts.printable("\u05e9\u05dc\u05d5\u05dd\u200f") == "\u05e9\u05dc\u05d5\u05dd"
+    assert fonts.printable("Fu\u00df\u00adweg") == "Fu\u00dfweg"
+    assert fonts.printable("a\u3000b\u00a0c") == "a b c"
 
 
 @pytest.mark.usefixtures("no_fonts")

@@ -9,6 +9,7 @@ import inspect
 import numbers
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -35,6 +36,8 @@ WORDS = {
     "dict": "a dict",
 }
 #: Types of several values of one kind, from which a list or a tuple is made.
+#: Of whole numbers that a float holds.
+LARGEST_INT = int(sys.float_info.max)
 SEVERAL = ("list", "Sequence", "tuple")
 
 
@@ -231,14 +234,27 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
         return value
     if outer in ("int", "float") and not isinstance(value, bool):
         if isinstance(value, numbers.Integral):
+            if outer == "float" and abs(int(value)) > LARGEST_INT:
+                raise AtrousError(f"{name} must be a number below 1.8e308, got {shown(value)}.")
             return int(value)
         if outer == "int" and isinstance(value, float) and value.is_integer():
             return int(value)
         if outer == "float" and isinstance(value, numbers.Real):
             if value != value:
                 raise AtrousError(f"{name} must be a number, got NaN.")
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:  # of fractions
+                raise AtrousError(f"{name} must be a number below 1.8e308, got {shown(value)}.") from None
     raise _Refused
+
+
+def _axes_of(value: Any) -> int:
+    """How many axes an array has; 1 of what is no array."""
+    try:
+        return len(getattr(value, "shape", (0,)))
+    except Exception:  # of an object whose shape is none
+        return 0
 
 
 def _list_of(value: Any, kind: str, name: str) -> list[Any]:
@@ -246,7 +262,7 @@ def _list_of(value: Any, kind: str, name: str) -> list[Any]:
         if kind not in ("Path", "str", "Place"):
             raise _Refused
         return [_of_kind(value, kind, name)]
-    if len(getattr(value, "shape", (0,))) != 1 or not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
+    if _axes_of(value) != 1 or not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
         raise _Refused
     try:
         items = list(value)

@@ -100,13 +100,13 @@ def shown(value: Any) -> str:
     kind = type(value).__name__
     if value is None or isinstance(value, bool):
         return str(value)
-    if (shape := getattr(value, "shape", None)) is not None:
-        return f"{kind} of shape {tuple(shape)} and {getattr(value, 'dtype', 'unknown type')}"
-    if isinstance(value, Mapping):
-        return f"{kind} of {counted(len(value), 'entry', 'entries')}"
     try:
+        if (shape := getattr(value, "shape", None)) is not None:
+            return f"{kind} of shape {tuple(shape)} and {getattr(value, 'dtype', 'unknown type')}"
+        if isinstance(value, Mapping):
+            return f"{kind} of {counted(len(value), 'entry', 'entries')}"
         text = reprlib.repr(value)
-    except Exception:
+    except Exception:  # its own
         return kind
     kind = "" if isinstance(value, str | int | float) else f"{kind} "
     return f"{kind}{text if len(text) <= SHOWN else text[:SHOWN] + ' …'}"

@@ -31,7 +31,9 @@ OTHER_STYLES = frozenset(
     | {"display", "math", "lastresort"}
 )
 #: What joins two emoji into one, what asks for the coloured form, and the first and last of the tones of skin.
-JOINER, COLOURED, TONES = "\u200d", "\ufe0f", ("\U0001f3fb", "\U0001f3ff")
+JOINER, NON_JOINER, COLOURED, TONES = "\u200d", "\u200c", "\ufe0f", ("\U0001f3fb", "\U0001f3ff")
+#: The first and last of the letters, not drawn by themselves, that make a flag that of a region.
+TAGS = "\U000e0020", "\U000e007f"
 #: What asks for the plain form of an emoji, and what draws a key around the digit before it.
 PLAIN, KEYCAP = "\ufe0e", "\u20e3"
 #: The first and last of the letters of which two make a flag.
@@ -85,7 +87,19 @@ def drawable(text: str) -> str:
 def printable(text: str) -> str:
     """The text on one line, with "?" for what no font draws: line breaks, other controls, bytes that are no text."""
     joined = unicodedata.normalize("NFC", text)
-    return "".join(letter if letter.isprintable() or letter == JOINER else "?" for letter in joined)
+    return "".join(_printable(letter) for letter in joined)
+
+
+def _is_unseen(letter: str) -> bool:
+    """Whether a letter only tells how others are drawn."""
+    return letter in (JOINER, NON_JOINER) or TAGS[0] <= letter <= TAGS[1]
+
+
+def _printable(letter: str) -> str:
+    """The letter; nothing for marks of direction and of places to break a word, and a space for all spaces."""
+    if letter.isprintable() or _is_unseen(letter):
+        return letter
+    return {"Cf": "", "Zs": " "}.get(unicodedata.category(letter), "?")
 
 
 def text_width(text: str, size: int) -> float:
@@ -184,7 +198,7 @@ def _clusters(text: str) -> list[str]:
     for letter in text:
         last = clusters[-1] if clusters else ""
         is_flag = FLAGS[0] <= letter <= FLAGS[1] and len(last) == 1 and FLAGS[0] <= last <= FLAGS[1]
-        is_part = unicodedata.category(letter)[0] == "M" or letter in (JOINER, COLOURED, PLAIN)
+        is_part = unicodedata.category(letter)[0] == "M" or _is_unseen(letter) or letter in (COLOURED, PLAIN)
         if last and (is_flag or is_part or last.endswith(JOINER) or TONES[0] <= letter <= TONES[1]):
             clusters[-1] += letter
         else:
@@ -212,7 +226,7 @@ def _has(path: str | None, cluster: str) -> bool:
     if cluster.isspace():
         return True
     try:
-        letters = [letter for letter in cluster if letter != JOINER and letter not in (COLOURED, PLAIN)]
+        letters = [letter for letter in cluster if not _is_unseen(letter) and letter not in (COLOURED, PLAIN)]
         return all(_maps(path, letter) for letter in letters) and any(_glyph(path, cluster))
     except OSError:  # a damaged file, or a format that is not read
         return False

@@ -375,7 +375,7 @@ def test_scores_named_like_a_split_are_no_list(tmp_path, name):
 @contextmanager
 def stranger() -> Iterator[None]:
     """Runs as a user who owns nothing, where the tests run as the administrator, who may read everything."""
-    if os.geteuid():
+    if not hasattr(os, "geteuid") or os.geteuid():
         yield
         return
     os.setresuid(65534, 65534, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, TypeVar
@@ -97,17 +98,21 @@ class DenseCRF(nn.Module):
             ("gaussian_weight", gaussian_weight),
             ("prune", prune),
         ):
-            if not isinstance(value, Real) or not 0 <= value < math.inf:
+            if not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
                 raise AtrousError(f"{name} must be 0 or more, and finite, got {shown(value)}.")
         extents = {"bilateral_xy": bilateral_xy, "bilateral_rgb": bilateral_rgb, "gaussian_xy": gaussian_xy}
         for name, value in extents.items():
-            if not isinstance(value, Real) or not 0 < value < math.inf:
+            if not isinstance(value, Real) or not 0 < value <= sys.float_info.max:
                 raise AtrousError(f"{name} must be more than 0, and finite, got {shown(value)}.")
-        if not isinstance(iterations, Real) or not 0 <= iterations < math.inf or iterations != int(iterations):
+        if (
+            not isinstance(iterations, Real)
+            or not 0 <= iterations <= sys.float_info.max
+            or iterations != int(iterations)
+        ):
             raise AtrousError(f"iterations must be a whole number, 0 or more, got {shown(iterations)}.")
         if not isinstance(trainable, bool):
             raise AtrousError(f"trainable is True or False, got {shown(trainable)}.")
-        self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = bilateral_xy, bilateral_rgb, gaussian_xy
+        self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = map(float, extents.values())
         self.iterations, self.prune = int(iterations), float(prune)
         self._scratch: Any = None
         self.bilateral_weight = nn.Parameter(torch.tensor(float(bilateral_weight)), requires_grad=trainable)
@@ -116,7 +121,7 @@ class DenseCRF(nn.Module):
         if not isinstance(compatibility, str):
             try:
                 matrix = torch.as_tensor(compatibility, dtype=torch.float32)
-            except (TypeError, ValueError, RuntimeError) as error:
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise AtrousError(f"compatibility must be 'potts' or a K×K matrix: {error}.") from error
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
                 raise AtrousError(

@@ -69,7 +69,7 @@ def _value(name: str, value: Any) -> Any:
     try:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise AtrousError(f"the CRF's {name} must be a number, got {value!r}.")
 

@@ -39,10 +39,11 @@ def opens_text_in_the_locale(call: ast.Call) -> bool:
         module = (
             call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
         )
-        other = module in ("os", "Image", "rasterio", "tarfile", "tifffile", "webbrowser", "zipfile")
+        other = module in ("os", "Image", "rasterio", "spec", "tarfile", "tifffile", "webbrowser", "zipfile")
         text = name != "NamedTemporaryFile" or any(isinstance(mode, str) and mode in ("w", "r", "w+") for mode in modes)
         binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)
-        return text and not binary and not other and "encoding" not in words
+        opener = ast.unparse(call.func) == "build_opener().open"  # of addresses
+        return text and not binary and not other and not opener and "encoding" not in words
     if name in ("run", "Popen", "check_output") and words & {"text", "universal_newlines"}:
         return "encoding" not in words
     return False

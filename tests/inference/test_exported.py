@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from atrous.commands.export import compare, draw
+from atrous.commands.export import agreements_of, draw
 from atrous.errors import AtrousError
 from atrous.inference import deployed
 from atrous.inference.exported import OnnxGraph, OpenVinoGraph, read_info
@@ -65,7 +65,7 @@ def test_every_paper_gives_the_same_masks_in_both_runtimes(case, make_model, tmp
     for format, suffix in SUFFIXES.items():
         deployed.write(program, model.info, format, tmp_path / f"model{suffix}")
         graph = GRAPHS[format](tmp_path / f"model{suffix}")
-        agreements = compare(model, graph.labels, images)
+        agreements = agreements_of(model, graph.labels, images)
         assert [agreement.size for agreement in agreements] == list(SIZES)
         assert min(agreement.share for agreement in agreements) >= 0.999, (format, agreements)
         assert max(agreement.classes for agreement in agreements) > 1, "the masks compared must tell something"

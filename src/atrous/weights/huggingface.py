@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -135,7 +134,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     seen = preprocessing(processor, in_channels)
     if huggingface_told.reads_bgr(processor, in_channels):
         renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
-        seen = replace(seen, mean=seen.mean[::-1], std=seen.std[::-1])
+        seen = seen.normalized_by(seen.mean[::-1], seen.std[::-1])
     arguments = {
         "backbone": BACKBONES.get((stem, first, last), f"google_mobilenetv2_{round(last / 3.2):03d}"),
         "backbone_arguments": {

@@ -152,6 +152,7 @@ def test_predict_and_python_give_one_mask(trained, tmp_path):
         assert (mask == segmenter(scene_of(kind, data, name)).mask).all()
 
 
+@pytest.mark.slow
 def test_a_server_gives_the_same_mask(trained):
     kind, data, run = trained
     server = Server(f"m={run / 'best.safetensors'}", "--engine", "torch", "--precision", "float32")
@@ -168,6 +169,7 @@ def test_a_server_gives_the_same_mask(trained):
         server.stop()
 
 
+@pytest.mark.slow
 def test_explain_and_export_take_them(trained, tmp_path):
     pytest.importorskip("onnxruntime")
     kind, data, run = trained

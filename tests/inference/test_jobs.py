@@ -148,6 +148,7 @@ def test_workers_with_gpus_of_their_own_share_no_memory(monkeypatch, gpus, named
     assert workers_on("cpu") == named
 
 
+@pytest.mark.slow
 def test_two_workers_cut_into_tiles_what_one_holds_whole(file):
     spec = ModelSpec(file, memory=1.2 * predict_bytes(ModelSpec(file).read_info(), 1200, 1600) / 1e9, **OPTIONS)
     picture = np.zeros((1200, 1600, 3), np.uint8)

@@ -27,6 +27,7 @@ def picture() -> np.ndarray:
     return np.kron(np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

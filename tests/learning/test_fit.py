@@ -100,6 +100,7 @@ def test_a_result_says_what_came_of_the_training(shapes, tmp_path):
     assert result.progress == told[-1][0] and result.progress.pictures == 0
 
 
+@pytest.mark.slow
 def test_an_observer_stops_after_the_second_validation_and_the_run_goes_on_later(shapes, tmp_path):
     recipe, uninterrupted = recipe_for(shapes, epochs=3), tmp_path / "whole"
     result = fit(recipe, tmp_path / "run", observe=lambda progress, score: progress.epoch == 2)
@@ -122,6 +123,7 @@ def test_a_run_that_was_not_validated_has_no_score(shapes, tmp_path):
     assert (result.score, result.model, validations(result.run)) == (None, None, [])
 
 
+@pytest.mark.slow
 def test_two_trainings_whose_weights_are_averaged_between_epochs(shapes, tmp_path):
     """Federated averaging in miniature: each goes on from the mean, with its own optimiser."""
     recipes = [replace(recipe_for(shapes, epochs=3), seed=seed) for seed in (1, 2)]
@@ -245,6 +247,7 @@ def test_with_another_batch_size_every_picture_of_the_epoch_is_seen_once(shapes,
     assert (result.progress.epoch, result.progress.pictures) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_counts_batches_goes_on_to_the_same_weights(shapes, tmp_path, monkeypatch):
     """As versions before this one wrote it: the batches of the epoch, of the size in the recipe beside them."""
     recipe, run = recipe_for(shapes, batch_size=3), tmp_path / "run"

@@ -139,6 +139,7 @@ def test_only_verbs_with_a_recipe_print_it(verb, capsys):
     assert "unknown flag '--print-schema'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_but_the_schema():
     done = subprocess.run([sys.executable, "-m", "atrous", "train", "--print-schema"], capture_output=True, check=True)
     assert json.loads(done.stdout.decode()) == SCHEMA

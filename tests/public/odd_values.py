@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,6 @@ import torch
 from PIL import Image
 
 import atrous
-
-
-class Shaped:
-    """An object whose shape is none."""
-
-    shape = 5
 
 
 class Unprintable:
@@ -69,13 +62,10 @@ def odd_values(model: Any, folder: Path) -> dict[str, Any]:
         "NaN": float("nan"),
         "infinity": float("inf"),
         "10**30": 10**30,
-        "10**400": 10**400,
-        "a fraction": Fraction(10**400),
         "True": True,
         "a complex number": 1j,
         "an object": object(),
         "an unprintable object": Unprintable(),
-        "an object of no shape": Shaped(),
         "a function": len,
         "a class": dict,
         "an empty list": [],

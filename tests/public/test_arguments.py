@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from public_calls import CALLS
 
 import atrous
-from atrous.errors import AtrousError, WrongArguments
+from atrous.errors import AtrousError, WrongArguments, shown
 
 
 @pytest.mark.parametrize("arguments", [{"backbone": object()}, {"num_classes": "3"}, {"aspp_channels": -1}, {"x": 1}])
@@ -114,3 +115,37 @@ def test_texts_and_numpys_numbers_are_taken_for_paths_and_numbers(model, tmp_pat
     assert [path.name for path in written] == ["x.png"]
     with pytest.raises(AtrousError, match=r"predict: out is empty; the current folder is '\.'"):
         atrous.predict("m.safetensors", ["x.png"], out="")  # type: ignore[arg-type,list-item]
+
+
+class Shaped:
+    """An object whose shape is none."""
+
+    shape = 5
+
+
+class Broken:
+    """An object whose shape cannot be had."""
+
+    @property
+    def shape(self) -> int:
+        raise RuntimeError("no shape")
+
+
+@pytest.mark.parametrize("value", [10**400, Fraction(10**400)], ids=["whole", "fraction"])
+def test_numbers_too_large_for_a_float_are_refused(value):
+    for call in (
+        lambda: atrous.Client("http://127.0.0.1:1", patience=value),
+        lambda: atrous.Client("http://127.0.0.1:1", timeout=value),
+        lambda: atrous.DenseCRF(bilateral_weight=value),
+        lambda: atrous.DenseCRF(bilateral_xy=value),
+        lambda: atrous.DenseCRF(compatibility=[[value]]),
+    ):
+        with pytest.raises(AtrousError):
+            call()
+
+
+@pytest.mark.parametrize("value", [Shaped(), Broken()], ids=["a number for a shape", "no shape"])
+def test_objects_whose_shape_is_none_are_shown_by_their_type(value):
+    assert shown(value) == type(value).__name__
+    with pytest.raises(AtrousError, match=type(value).__name__):
+        atrous.Client(value)

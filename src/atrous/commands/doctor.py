@@ -109,7 +109,7 @@ def doctor(
     if write_split:
         folder = _write_split(diagnosis)
         console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
-        diagnosis, dataset = asked(), open_to_examine(data, layout, groups)[0]
+        diagnosis, dataset = asked(), open_to_examine(data, layout, groups, inputs)[0]
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:

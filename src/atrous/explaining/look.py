@@ -115,7 +115,7 @@ def explain_picture(
         AtrousError: a picture of more than `MOST_PIXELS`, or one that the model does not take; classes that it has not.
     """
     check_model(model, weights=True)
-    image = check_picture(image, len(model.info.preprocessing.mean))
+    image = check_picture(image, model.info.preprocessing.channels)
     height, width = size = image.shape[:2]
     if valid is not None:
         check_valid(valid, size)

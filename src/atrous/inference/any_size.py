@@ -151,7 +151,7 @@ class AnySize:
         Returns:
             H×W uint8 class indices.
         """
-        image = check_picture(image, len(self.whole.info.preprocessing.mean))
+        image = check_picture(image, self.whole.info.preprocessing.channels)
         height, width = image.shape[:2]
         check_valid(valid, (height, width))
         check_progress(progress)
@@ -167,7 +167,7 @@ class AnySize:
             image: H×W×C as `Segmenter.prepare` gives it.
             name: of the picture, in what is said.
         """
-        image = check_picture(image, len(self.whole.info.preprocessing.mean))
+        image = check_picture(image, self.whole.info.preprocessing.channels)
         height, width = image.shape[:2]
 
         def whole(tile: int | None) -> tuple[np.ndarray, ...] | None:
@@ -187,7 +187,7 @@ class AnySize:
         Returns:
             n×K float32; two columns for one-logit models, the first of them 0.
         """
-        height, width = check_picture(image, len(self.whole.info.preprocessing.mean)).shape[:2]
+        height, width = check_picture(image, self.whole.info.preprocessing.channels).shape[:2]
         rows, columns = np.divmod(check_places(places, height * width), width)
         aligned = bool(self.whole.info.arguments.get("align_corners", False))
 

@@ -341,7 +341,7 @@ def _check_weights(path: Path) -> None:
 
 def _batch(image: np.ndarray, info: Info) -> np.ndarray:
     """H×W×C → 1×C×H×W of the graph's type."""
-    channels = len(info.preprocessing.mean)
+    channels = info.preprocessing.channels
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise AtrousError(f"the model takes pictures of H×W×{channels}, got {'×'.join(map(str, image.shape))}.")
     dtype = np.uint8 if info.preprocessing.dtype == "uint8" else np.float32

@@ -159,7 +159,7 @@ def plan(
     check_is_folder("out", out)
     pictures = find_pictures(paths)
     info = spec.read_info()
-    most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave room for the network
+    most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave memory for the network
     windowed = {path for path in pictures if _holds(needs_windows, path, most)}
     if lost := sum(path not in windowed and _holds(has_place_tags, path) for path in pictures):
         note(f"no coordinates in the masks of {counted(lost, 'GeoTIFF')} without rasterio: pip install 'atrous[geo]'")

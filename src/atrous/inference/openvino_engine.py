@@ -234,7 +234,7 @@ def convert(model: SegmentationModel) -> Any:
     from atrous.inference.prepare import prepared_pipeline
 
     pipeline = prepared_pipeline(model)
-    channels = len(model.info.preprocessing.mean)
+    channels = model.info.preprocessing.channels
     dtype = torch.uint8 if model.info.preprocessing.dtype == "uint8" else torch.float32
     example = _smooth(channels, CHECKED_SIZES[0]).to(dtype)
     try:

@@ -38,9 +38,9 @@ class TileGrid:
         return overlap_of(tile, self._overlap)
 
     def step_for(self, tile: int) -> int:
-        """Multiples at which tiles of this size begin: the most exact ones for the scales that leave room to step."""
-        room = tile - self.overlap_of(tile)
-        return next((step for step in self._steps if step <= room), GRID)
+        """Multiples at which such tiles begin: the most exact ones for the scales that fit beside the overlap."""
+        most = tile - self.overlap_of(tile)
+        return next((step for step in self._steps if step <= most), GRID)
 
     def seen(self, height: int, width: int) -> tuple[int, int] | None:
         """The sides that the network sees of a whole picture, where it sees it resized and at one scale."""

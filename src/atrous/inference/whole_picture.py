@@ -118,7 +118,7 @@ class WholePicture:
             valid: H×W booleans; the CRF leaves the other pixels out.
             pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
         """
-        image = check_picture(image, len(self.info.preprocessing.mean))
+        image = check_picture(image, self.info.preprocessing.channels)
         check_valid(valid, image.shape[:2])
         if self.plain:
             return self.runner.labels(image, *(check_pooled(pooled, 1, self.pools) or ()))
@@ -134,7 +134,7 @@ class WholePicture:
         Returns:
             Of each H×W uint8 class indices.
         """
-        return list(self.runner.labels_of_all(check_together(images, len(self.info.preprocessing.mean), self.plain)))
+        return list(self.runner.labels_of_all(check_together(images, self.info.preprocessing.channels, self.plain)))
 
     @checked
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
@@ -144,7 +144,7 @@ class WholePicture:
             image: as `Segmenter.prepare` gives it.
             pooled: as in `segment`.
         """
-        image = check_picture(image, len(self.info.preprocessing.mean))
+        image = check_picture(image, self.info.preprocessing.channels)
         given = check_pooled(pooled, len(self._views), self.pools)
         means = [(mean,) for mean in given or ()] or [()] * len(self._views)
         return tuple(
@@ -160,7 +160,7 @@ class WholePicture:
         """
         if not self.pools:
             raise AtrousError("features are of models with image pooling (segmenter.pools); this one has none.")
-        image = check_picture(image, len(self.info.preprocessing.mean))
+        image = check_picture(image, self.info.preprocessing.channels)
         return tuple(view.back(self.runner.features(view.of(image))) for view in self._views)
 
     @checked

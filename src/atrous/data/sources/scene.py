@@ -31,7 +31,7 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
     """
     parts = [read_input(file, one) for file, one in zip(files, inputs, strict=True)]
     try:
-        return together(parts, inputs)
+        return parts[0] if len(parts) == 1 else joined(parts, inputs)
     except AtrousError as error:
         raise AtrousError(f"{', '.join(map(str, files))}: {error}") from error
 
@@ -59,19 +59,6 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
         return ArraySource(values, valid, doubtful)
     source = GeoTiffSource(file, one.channels, one.pages, one.missing)
     return StandardisedSource(source) if one.normalize == "per_image" else source
-
-
-def together(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
-    """One input as it is, several joined.
-
-    Args:
-        parts: one per input.
-        inputs: of the model, in the same order.
-
-    Raises:
-        AtrousError: as `joined.joined`.
-    """
-    return parts[0] if len(parts) == 1 else joined(parts, inputs)
 
 
 def as_input(pixels: Pixels, one: Input) -> Pixels:

@@ -24,7 +24,8 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.dataset import Dataset, Item
+from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
 from atrous.learning.loader import AugmentedSamples, EpochOrder, Loader
 

@@ -72,13 +72,13 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
     import torch
     from torch.nn import functional as F
 
-    from atrous.data import dataset as datasets
+    from atrous.data.open_dataset import open_dataset
     from atrous.data.transforms import Augment
     from atrous.learning.loader import AugmentedSamples, EpochOrder, Loader
 
     if (out / f"{name}.pth").exists():
         return
-    dataset = datasets.open_dataset(data)
+    dataset = open_dataset(data)
     # `focus`: thin and rare classes are met often enough to be learnt in a few epochs.
     config = Augment((192, 192), scale=(0.4, 1.2), focus=0.7, brightness=0.3, contrast=0.3, saturation=0.3)
     items = dataset.splits["train"]

@@ -39,7 +39,7 @@ def main(model: str, size: str, tiles: str = "", *pictures: str) -> None:
     tile, overlap = map(int, tiles.split(":"))
     for path in pictures:
         picture = Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        share, alone = difference(segmenter, segmenter.prepare(np.asarray(picture)), tile, overlap)
+        share, alone = difference(segmenter, segmenter.preparation.prepare(np.asarray(picture)), tile, overlap)
         print(f"{path}: {share:.3%} of pixels differ, {alone:.3%} with image pooling over each tile", flush=True)
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 import atrous
 from atrous.console import console, progress_bar, warnings
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 
 PLAIN = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}

@@ -34,7 +34,7 @@ ALLOWED = {
     "charts": LOW | {"fonts"},
     "device": LOW,
     "crf": LOW,
-    "models": LOW,
+    "models": LOW | {"data"},
     "data": LOW,
     "model_state": LOW | {"models"},
     "model_file": LOW | {"models", "model_state"},

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import atrous
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 
 
@@ -161,8 +162,8 @@ def test_the_most_classes(tmp_path):
     most = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=255, aspp_channels=8)
     atrous.save(most, tmp_path / "most.safetensors")
     assert len(atrous.load(tmp_path / "most.safetensors").info.classes) == 255
-    with pytest.raises(AtrousError, match="at most 255 classes"):
-        replace(most.info, classes=("a",) * 300, colors=((0, 0, 0),) * 300, raw=((0,),) * 300)
+    with pytest.raises(AtrousError, match="a class table has 1 to 255"):
+        ClassTable(("a",) * 300, ((0, 0, 0),) * 300, ((0,),) * 300)
 
 
 def test_a_foreign_network_of_300_classes_is_refused():

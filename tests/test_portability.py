@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import atrous
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 
 #: Takes from a process what only Linux, or no Windows, has; psutil stays able to say how much memory is free.
 PRELUDE = """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from atrous.create import create_model as create_model
     from atrous.crf import DenseCRF as DenseCRF
     from atrous.crf import permutohedral_filter as permutohedral_filter
-    from atrous.data.dataset import open_dataset as open_dataset
+    from atrous.data.open_dataset import open_dataset as open_dataset
     from atrous.data.sources.source import Sink as Sink
     from atrous.data.sources.source import Source as Source
     from atrous.inference.model_spec import ModelSpec as ModelSpec
@@ -57,7 +57,7 @@ _HOME = {
     "fit": "atrous.learning.fit",
     "load": "atrous.model_file",
     "ModelSpec": "atrous.inference.model_spec",
-    "open_dataset": "atrous.data.dataset",
+    "open_dataset": "atrous.data.open_dataset",
     "permutohedral_filter": "atrous.crf",
     "Pipeline": "atrous.inference.pipeline",
     "predict": "atrous.commands.predict",

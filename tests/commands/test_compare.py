@@ -120,7 +120,7 @@ def test_other_classes_are_refused_and_named(model, scenes, tmp_path):
         (("ground", "box", "ball"), r"only .*model.* has disc; only .*other.* has ball"),
         (("ground", "disc", "box"), r"class 1 is 'box' in .* and 'disc' in "),
     ):
-        loaded.info = replace(loaded.info, classes=names)
+        loaded.info = loaded.info.with_table(replace(loaded.info.table, names=names))
         other = tmp_path / "other.safetensors"
         model_file.save(loaded, other, overwrite=True)
         first = tmp_path / "model.safetensors"

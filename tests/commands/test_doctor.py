@@ -9,9 +9,10 @@ from PIL import Image
 
 from atrous.commands.doctor import doctor
 from atrous.data import survey as survey_module
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import Diagnosis, examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 THREE = ClassTable(("wall", "door", "window"), default_colors(3), ((0,), (1,), (2,)), (255,))

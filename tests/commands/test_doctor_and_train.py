@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image
 
 from atrous.commands.doctor import doctor
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe

@@ -22,7 +22,8 @@ from atrous.commands._doctor_pictures import (
     outlined,
 )
 from atrous.commands.doctor import doctor
-from atrous.data.labels import UNKNOWN, ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import UNKNOWN, ClassTable
 from atrous.data.orientation import upright
 from atrous.errors import AtrousError
 from atrous.inference.prediction import NO_DATA_COLOR

@@ -16,8 +16,9 @@ from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
 from atrous.crf import PRESETS, DenseCRF
 from atrous.crf.settings import settings_of
-from atrous.data.dataset import open_dataset
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU
@@ -217,7 +218,7 @@ def test_a_one_logit_model_is_measured_as_two_classes(fresh_shapes, tmp_path):
     torch.manual_seed(0)
     small = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "low_channels": 8}
     model = atrous.create_model("deeplabv3plus", num_classes=1, **small)
-    model.info = dataclasses.replace(model.info, classes=("ground", "thing"))
+    model.info = model.info.with_table(dataclasses.replace(model.info.table, names=("ground", "thing")))
     atrous.save(model, tmp_path / "m.safetensors")
     ClassTable(("ground", "thing"), default_colors(2), ((0,), (7, 8, 300)), (65535,)).to_yaml(
         fresh_shapes / "classes.yaml"

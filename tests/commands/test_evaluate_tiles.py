@@ -13,7 +13,7 @@ from atrous.commands._recorded_options import evaluate_command, options_in_words
 from atrous.commands.calibrate import drawn_pixels
 from atrous.commands.evaluate import evaluate, search_crf
 from atrous.crf.settings import make_crf
-from atrous.data.dataset import open_dataset
+from atrous.data.open_dataset import open_dataset
 from atrous.inference import any_size
 from atrous.inference import memory as memory_module
 from atrous.inference.segmenter import Segmenter

@@ -13,9 +13,10 @@ from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.commands.train import train
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.statistics import class_pixels
 from atrous.inference.segmenter import Segmenter

@@ -10,8 +10,8 @@ from PIL import Image
 
 import atrous
 from atrous.cli import main
-from atrous.data.dataset import open_dataset
 from atrous.data.input_files import input_folders
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inputs import Input
 

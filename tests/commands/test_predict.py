@@ -18,6 +18,7 @@ from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference import segmenter as segmenter_module
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.segmenter import Segmenter
+from atrous.models.info import Info
 
 COLORS = np.array([(90, 60, 30), (220, 40, 40), (40, 60, 220)], np.uint8)
 
@@ -44,6 +45,11 @@ def photos(shapes, tmp_path) -> Path:
 def run(model, *words: object) -> int:
     fixed = ["--device", "cpu", "--precision", "float32"]
     return main(["predict", str(model), *map(str, words), *fixed])
+
+
+def with_raw(info: Info, *values: object) -> Info:
+    """The same with one raw value in masks for each class, and none for ignored pixels."""
+    return info.with_table(dataclasses.replace(info.table, raw=tuple((value,) for value in values), ignore=()))
 
 
 def names(folder: Path) -> list[str]:
@@ -132,7 +138,7 @@ def test_raw_values_are_those_of_the_training_masks(model, segmenter, photos, tm
 )
 def test_any_raw_values_read_back(model, segmenter, photos, tmp_path, raw):
     loaded = model_file.load(model)
-    loaded.info = dataclasses.replace(loaded.info, raw=tuple((value,) for value in raw), ignore=())
+    loaded.info = with_raw(loaded.info, *raw)
     atrous.save(loaded, tmp_path / "m.safetensors")
     out, fixed = tmp_path / "out", {"raw": True, "device": "cpu", "precision": "float32"}
     predict(tmp_path / "m.safetensors", [photos / "1.png"], out=out, **fixed)
@@ -246,7 +252,7 @@ def test_a_mask_never_overwrites_its_picture(model, tmp_path):
 
 def test_negative_raw_values_go_into_a_tiff_that_is_named(model, tmp_path):
     negative = atrous.load(model)
-    negative.info = dataclasses.replace(negative.info, raw=((-1024,), (0,), (7,)), ignore=())
+    negative.info = with_raw(negative.info, -1024, 0, 7)
     atrous.save(negative, tmp_path / "negative.safetensors")
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
     (written,) = predict(tmp_path / "negative.safetensors", [tmp_path / "a.png"], out=tmp_path / "masks", raw=True)
@@ -449,7 +455,7 @@ def test_pixels_without_data_are_in_the_summary_and_in_the_record(model, photos,
 
 def test_void_pixels_for_which_raw_masks_have_no_value_are_an_error_without_a_mask(model, photos, tmp_path, capsys):
     loaded = atrous.load(model)
-    loaded.info = dataclasses.replace(loaded.info, raw=((0,), (128,), (255,)), ignore=())
+    loaded.info = with_raw(loaded.info, 0, 128, 255)
     atrous.save(loaded, tmp_path / "m.safetensors")
     cut = cut_out(tmp_path / "cut.png")
     out, done = tmp_path / "new" / "out", tmp_path / "done.json"

@@ -9,7 +9,8 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.commands.doctor import doctor
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.learning.distributed import the_processes
 from atrous.learning.recipe import to_recipe

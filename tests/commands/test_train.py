@@ -22,8 +22,8 @@ from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
-from atrous.data.dataset import open_dataset
 from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.readiness import few_pictures_note
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
@@ -113,8 +113,8 @@ def test_the_model_knows_its_classes_and_where_it_comes_from(model):
     info = model_file.read_info(model)
     assert info.classes == ("ground", "box", "disc")
     assert info.colors == ((90, 60, 30), (220, 40, 40), (40, 60, 220))
-    assert info.raw == ((0,), (7, 8), (300,))
-    assert info.ignore == (65535,)
+    assert info.table.raw == ((0,), (7, 8), (300,))
+    assert info.table.ignore == (65535,)
     assert info.provenance["recipe"] == "tiny"
     assert info.provenance["data"] == "shapes"
 

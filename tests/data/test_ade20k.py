@@ -8,8 +8,8 @@ from PIL import Image
 
 from atrous.commands.doctor import doctor
 from atrous.data.ade20k import ADE20K_CLASSES
-from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 FOLDERS = {"train": "training", "val": "validation"}

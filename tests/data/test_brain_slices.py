@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from atrous.data.brain_slices import SLABS, Thresholds, best_two_thresholds, scanned, write_brain_slices
-from atrous.data.dataset import open_dataset
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 

@@ -7,9 +7,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.pixels import StoredPixels, gives_channels
 from atrous.errors import AtrousError

@@ -8,9 +8,10 @@ from PIL import Image
 
 from atrous.commands.doctor import doctor
 from atrous.data.cityscapes import CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 FRAMES = {

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from atrous.data.class_file_forms import FORMS
-from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 COLORS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)

@@ -8,8 +8,8 @@ from PIL import Image
 
 from atrous.commands.doctor import doctor
 from atrous.data.coco_stuff import COCO_STUFF_10K_TRAIN_IDS, COCO_STUFF_CLASSES, COCO_STUFF_TRAIN_IDS
-from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 LABEL = np.array([[0, 11, 255], [80, 170, 255]], np.uint8)  # person, stop sign, …; banner, wood, …

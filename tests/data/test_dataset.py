@@ -5,9 +5,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.dataset import Dataset, Item
+from atrous.data.labels import ClassTable
 from atrous.data.made_split import seeded_split
+from atrous.data.open_dataset import open_dataset
+from atrous.data.picture_folders import NoClassesError
 from atrous.data.pictures import read_pixels
 from atrous.data.survey import survey
 from atrous.errors import AtrousError

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
 
 SIZE = 128
 PLACE = cv2.resize(np.random.default_rng(99).integers(0, 255, (12, 12, 3)).astype(np.uint8), (SIZE, SIZE))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.data.dataset import Item, open_dataset
+from atrous.data.colors import default_colors
+from atrous.data.dataset import Item
 from atrous.data.groups import find_groups
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.made_split import seeded_split
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 BINARY = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))

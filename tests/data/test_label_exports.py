@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from atrous.cli import main
-from atrous.data.dataset import open_dataset
 from atrous.data.label_exports import label_export_told
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 POLYGON = "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n"

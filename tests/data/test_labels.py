@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.errors import AtrousError
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.data.dataset import open_dataset
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.unread_folders import folders_with_pictures, unread_folder_notes
 from atrous.errors import AtrousError
 

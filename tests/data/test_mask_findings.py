@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from atrous.commands.doctor import doctor
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import Diagnosis, examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.propose import propose_classes
 from atrous.errors import AtrousError
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from atrous.data.dataset import open_dataset
 from atrous.data.examine import examine
+from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_picture, to_channels
 from atrous.data.statistics import class_pixels
 

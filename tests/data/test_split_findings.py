@@ -8,10 +8,11 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.commands.doctor import doctor
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
 from atrous.data.group_names import groups_in_names, recognised_pattern
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 BINARY = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from tests.data.split_files import BY_SPLIT, TRAIN, VAL, WANTED, dataset, stems, write
 
-from atrous.data.dataset import open_dataset
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.outputs import save_json

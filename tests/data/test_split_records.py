@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.data.split_files import BY_SPLIT, TRAIN, VAL, WANTED, dataset, stems, write
 
-from atrous.data.dataset import open_dataset
+from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
 

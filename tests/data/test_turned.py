@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atrous.data.colors import default_colors
 from atrous.data.examine import examine
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.orientation import upright
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from atrous.commands.doctor import doctor
-from atrous.data.dataset import open_dataset
-from atrous.data.labels import default_colors
+from atrous.data.colors import default_colors
+from atrous.data.open_dataset import open_dataset
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 

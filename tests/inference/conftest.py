@@ -35,7 +35,8 @@ def make(
     preprocessing = replace(model.info.preprocessing.with_image(dtype=dtype), enlarge=enlarge, aligned=aligned)
     count = len(model.info.classes)
     names = tuple(f'"class" {index} <ä&道>' for index in range(count))  # nothing that XML or JSON would bend
-    model.info = replace(model.info, preprocessing=preprocessing, classes=names, provenance={"note": "a\nb"})
+    model.info = model.info.with_table(replace(model.info.table, names=names))
+    model.info = replace(model.info, preprocessing=preprocessing, provenance={"note": "a\nb"})
     return model
 
 

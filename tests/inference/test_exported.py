@@ -203,7 +203,7 @@ def test_a_segmenter_runs_it(format, exports, small):
     segmenter = Segmenter(path)
     assert segmenter.engine.name == {"onnx": "onnxruntime", "openvino": "openvino"}[format]
     assert segmenter.engine.reason == "the runtime the file was exported for"
-    assert np.array_equal(segmenter(image).mask, GRAPHS[format](path).labels(segmenter.prepare(image)))
+    assert np.array_equal(segmenter(image).mask, GRAPHS[format](path).labels(segmenter.preparation.prepare(image)))
     several = [
         Segmenter(model, engine=engine, precision="float32", scales=(1.0, 1.5), flip=True)(image).mask
         for model, engine in ((path, "auto"), (small, "torch"))

@@ -184,7 +184,8 @@ def test_an_overlay_mixes_picture_and_colours(segmenter, picture, opacity):
 
 
 def test_a_black_class_leaves_the_picture_as_it_is(segmenter, picture):
-    info = dataclasses.replace(segmenter.info, colors=((0, 0, 0), *segmenter.info.colors[1:]))
+    table = segmenter.info.table
+    info = segmenter.info.with_table(dataclasses.replace(table, colors=((0, 0, 0), *table.colors[1:])))
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[:, 40:] = 1
     overlay = np.asarray(Prediction(mask, picture, info).overlay(1.0))
@@ -348,7 +349,7 @@ def test_pixels_that_are_not_valid_stay_the_networks(segmenter, picture):
     refined = Segmenter(make(), device="cpu", precision="float32", crf=crf)
     valid = np.arange(picture.shape[1]) < 40
     valid = np.broadcast_to(valid, picture.shape[:2])
-    mask = refined.segment(refined.prepare(picture), valid)
+    mask = refined.segment(refined.preparation.prepare(picture), valid)
     assert np.array_equal(mask[~valid], segmenter(picture).mask[~valid])
     assert (mask != segmenter(picture).mask).any()
 

@@ -62,7 +62,7 @@ def test_few_bits_in_16_are_said_and_the_range_proposed_gives_the_8_bit_picture(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scaled = segmenter(made, range=(0, most))
-        assert np.array_equal(scaled.prepare(deep), picture)
+        assert np.array_equal(scaled.preparation.prepare(deep), picture)
         assert np.array_equal(scaled(deep).mask, segmenter(made)(picture).mask)
 
 

@@ -8,7 +8,8 @@ import tifffile
 from PIL import Image
 
 import atrous
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.errors import AtrousError
@@ -81,11 +82,9 @@ def test_a_jpeg_2000_with_boxes_behind_its_codestream_is_read_and_one_cut_short_
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 5, 16, 17, 254])
 def test_a_mask_file_keeps_void_whatever_the_number_of_classes(classes, tmp_path):
-    from dataclasses import replace
-
     info = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=classes).info
-    table = {"classes": tuple(map(str, range(classes))), "colors": default_colors(classes)}
-    info = replace(info, **table, raw=tuple((index,) for index in range(classes)))
+    raw = tuple((index,) for index in range(classes))
+    info = info.with_table(ClassTable(tuple(map(str, range(classes))), default_colors(classes), raw, (255,)))
     mask = np.full((9, 300), 255, np.uint8)
     mask[:5, :classes] = np.arange(classes)
     prediction = Prediction(mask, np.zeros((9, 300, 3), np.uint8), info)

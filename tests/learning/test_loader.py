@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from atrous.data.dataset import Dataset, open_dataset
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.dataset import Dataset
+from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 from atrous.learning.batch import Batch

@@ -15,7 +15,7 @@ def make(seed, architecture="deeplabv3plus", classes=(), **arguments):
     outputs = {"num_classes": len(classes) or 3, "backbone": "mobilenetv2_035", **arguments}
     model = copy.deepcopy(build(seed, architecture, tuple(outputs.items())))
     if classes:
-        model.info = replace(model.info, classes=tuple(classes))
+        model.info = model.info.with_table(replace(model.info.table, names=tuple(classes)))
     return model
 
 

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.inputs import Input
-from atrous.models.info import FORMAT_VERSION, Info, Preprocessing, placeholder_classes
+from atrous.models.info import FORMAT_VERSION, Info, Preprocessing, placeholder_table
+from atrous.models.task import Task
 
+TABLE = ClassTable(("straße", "空"), ((0, 1, 2), (255, 254, 253)), ((-1024, 7), (3,)), (255, 254))
 FULL = Info(
     architecture="deeplabv3plus",
     arguments={"backbone": "resnet18", "atrous_rates": (6, 12, 18), "separable": None, "dropout": 0.1},
     preprocessing=Preprocessing.of_pictures((1.5, 2.0), (3.0, 4.0), enlarge=1.5, dtype="uint16"),
-    classes=("straße", "空"),
-    colors=((0, 1, 2), (255, 254, 253)),
-    raw=((-1024, 7), (3,)),
-    ignore=(255, 254),
+    tasks=(Task(TABLE),),
     temperature=1.25,
     crf={"iterations": 10},
     scores={"val": {"miou": 0.5, "dice": None}},
@@ -31,8 +31,9 @@ def through_json(info: Info) -> dict:
     "info",
     [
         FULL,
-        dataclasses.replace(FULL, raw=(((1, 2, 3), (4, 5, 6)), ((7, 8, 9),)), ignore=((0, 0, 0),), crf=None),
-        dataclasses.replace(FULL, ignore=()),
+        FULL.with_table(replace(TABLE, raw=(((1, 2, 3), (4, 5, 6)), ((7, 8, 9),)), ignore=((0, 0, 0),))),
+        replace(FULL.with_table(replace(TABLE, ignore=())), crf=None),
+        replace(FULL, tasks=(*FULL.tasks, Task(TABLE, name="weather", outputs=("a", "b")))),
     ],
 )
 def test_a_trip_through_json_changes_nothing(info):
@@ -48,7 +49,12 @@ def test_several_inputs_survive_a_trip_through_json():
 
 def test_a_record_of_version_1_is_read_as_it_was():
     record = through_json(FULL)
+    del record["tasks"]
     record["format_version"] = 1
+    record |= {
+        "classes": ["straße", "空"], "colors": [[0, 1, 2], [255, 254, 253]], "raw": [[-1024, 7], [3]],
+        "ignore": [255, 254],
+    }  # fmt: skip
     record["preprocessing"] = {
         "mean": [1.5, 2.0], "std": [3.0, 4.0], "enlarge": 1.5, "aligned": False, "dtype": "uint16", "pages": "first"
     }  # fmt: skip
@@ -57,7 +63,7 @@ def test_a_record_of_version_1_is_read_as_it_was():
     assert Info.from_dict(record) == FULL
 
 
-@pytest.mark.parametrize("field", ["architecture", "arguments", "preprocessing", "classes", "colors", "raw"])
+@pytest.mark.parametrize("field", ["architecture", "arguments", "preprocessing", "tasks"])
 def test_a_missing_field_is_an_error(field):
     record = through_json(FULL)
     del record[field]
@@ -76,10 +82,57 @@ def test_another_version_is_an_error(version):
         Info.from_dict({**through_json(FULL), "format_version": version})
 
 
-@pytest.mark.parametrize("changed", [{"classes": ["a"]}, {"colors": []}, {"raw": [[0], [1], [2]]}])
-def test_classes_colours_and_raw_values_are_equally_many(changed):
-    with pytest.raises(AtrousError, match="must be equally many"):
-        Info.from_dict({**through_json(FULL), **changed})
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"names": ["a"]}, "must be one of each"),
+        ({"colors": []}, "must be one of each"),
+        ({"raw": [[0], [1], [2]]}, "must be one of each"),
+        ({"raw": [[0], [0]]}, "each value means one thing"),
+        ({"raw": [[0], [[1, 2, 3]]]}, "mix numbers and"),
+        ({"raw": [[], []]}, "no raw value"),
+        ({"names": ["a", "a"]}, "given twice"),
+        ({"ignore": None}, "ignore"),
+        ({"ignore": [3]}, "each value means one thing"),
+        ({"colors": [[0, 1, 2], [0, 1, 256]]}, "three whole numbers"),
+        ({"pixels": 3}, "pixels"),
+    ],
+)
+def test_a_record_whose_classes_are_no_table_is_refused(changed, said):
+    record = through_json(FULL)
+    record["tasks"][0]["classes"] |= changed
+    with pytest.raises(AtrousError, match=said):
+        Info.from_dict(record)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"kind": "depth"}, "kind must be 'semantic'"),
+        ({"name": ""}, "has a name"),
+        ({"outputs": ["labels"]}, "outputs"),
+        ({"outputs": ["labels", "labels"]}, "different names"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_an_altered_task_is_refused(changed, said):
+    record = through_json(FULL)
+    record["tasks"][0] |= changed
+    with pytest.raises(AtrousError, match=said):
+        Info.from_dict(record)
+
+
+@pytest.mark.parametrize("tasks", [(), None, (TABLE,), [Task(TABLE)], (Task(TABLE), Task(TABLE))])
+def test_tasks_are_a_tuple_of_different_ones(tasks):
+    with pytest.raises(AtrousError, match=r"tasks must be|no two have one name"):
+        replace(FULL, tasks=tasks)
+
+
+def test_another_table_is_of_as_many_classes_as_the_model_separates():
+    three = ClassTable(("a", "b", "c"), ((0, 0, 0),) * 3, ((0,), (1,), (2,)))
+    info = replace(FULL, arguments={**FULL.arguments, "num_classes": 2})
+    with pytest.raises(AtrousError, match="2 outputs separates 2 classes, not 3"):
+        info.with_table(three)
 
 
 def test_there_are_as_many_means_as_channels():
@@ -88,7 +141,15 @@ def test_there_are_as_many_means_as_channels():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"classes": 3}, {"preprocessing": None}, {"arguments": [1]}, {"preprocessing": {}}]
+    "changed",
+    [
+        {"tasks": 3},
+        {"tasks": [3]},
+        {"tasks": [None]},
+        {"preprocessing": None},
+        {"arguments": [1]},
+        {"preprocessing": {}},
+    ],
 )
 def test_wrong_kinds_are_errors(changed):
     with pytest.raises(AtrousError):
@@ -116,5 +177,5 @@ def test_impossible_preprocessing_is_refused(arguments, message):
 
 @pytest.mark.parametrize(("num_classes", "count"), [(1, 2), (2, 2), (7, 7), (255, 255)])
 def test_placeholders_name_every_class_differently(num_classes, count):
-    given = placeholder_classes(num_classes)
-    assert {len(set(given[key])) for key in ("classes", "colors", "raw")} == {count}
+    given = placeholder_table(num_classes)
+    assert {len(set(found)) for found in (given.names, given.colors, given.raw)} == {count}

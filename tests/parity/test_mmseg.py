@@ -7,7 +7,7 @@ import torch
 import atrous
 from atrous.data.ade20k import ADE20K_CLASSES
 from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
-from atrous.data.labels import default_colors
+from atrous.data.colors import default_colors
 from atrous.errors import AtrousError
 from atrous.models import build
 from atrous.models.backbones import Backbone

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from atrous import convert
-from atrous.data.dataset import open_dataset
+from atrous.data.open_dataset import open_dataset
 from atrous.data.voc import VOC_CLASSES
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.layers import Normalize

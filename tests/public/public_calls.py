@@ -123,12 +123,12 @@ CALLS = [
     "AnySize.looking",
     "Segmenter.windows",
     "Segmenter.found",
-    "Segmenter.prepare",
-    "Segmenter.filled",
+    "Preparation.prepare",
+    "Preparation.filled",
     "Segmenter.with_crf",
-    "Segmenter.doubt_of",
-    "Segmenter.warn_of",
-    "Segmenter.warn_of_values",
+    "Preparation.doubt_of",
+    "Preparation.warn_of",
+    "Preparation.warn_of_values",
     "Segmenter.segment",
     "Segmenter.segment_together",
     "Segmenter.segment_together of one",
@@ -152,6 +152,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
     """Every public call, with arguments that it takes; each of them is replaced by odd values, one at a time."""
     picture = np.zeros((40, 48, 3), np.uint8)
     segmenter = atrous.Segmenter(model, engine="torch")
+    preparation = segmenter.preparation
     prediction = segmenter(picture)
     probabilities = np.full((2, 4, 5), 0.5, np.float32)
     crf = atrous.DenseCRF(iterations=1)
@@ -358,12 +359,21 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             {"source": ArraySource(image), "sink": ArraySink(40, 48), "name": "x"},
         ),
         "Segmenter.found": (segmenter.found, {"stored": {"image": StoredPixels(image)}}),
-        "Segmenter.prepare": (segmenter.prepare, {"image": image, "whole": True, "name": "", "give_range": "{} to {}"}),
-        "Segmenter.filled": (segmenter.filled, {"found": segmenter.read(picture), "give_range": "{} to {}"}),
+        "Preparation.prepare": (
+            preparation.prepare,
+            {"image": image, "whole": True, "name": "", "give_range": "{} to {}"},
+        ),
+        "Preparation.filled": (
+            preparation.filled,
+            {"found": segmenter.read(picture), "give_range": "{} to {}"},
+        ),
         "Segmenter.with_crf": (segmenter.with_crf, {"crf": None}),
-        "Segmenter.doubt_of": (segmenter.doubt_of, {"image": image, "give_range": "{} to {}"}),
-        "Segmenter.warn_of": (segmenter.warn_of, {"notes": []}),
-        "Segmenter.warn_of_values": (segmenter.warn_of_values, {"dtype": "uint8", "largest": 9.0, "name": ""}),
+        "Preparation.doubt_of": (preparation.doubt_of, {"image": image, "give_range": "{} to {}"}),
+        "Preparation.warn_of": (preparation.warn_of, {"notes": []}),
+        "Preparation.warn_of_values": (
+            preparation.warn_of_values,
+            {"dtype": "uint8", "largest": 9.0, "name": ""},
+        ),
         "Segmenter.segment": (segmenter.segment, {"image": image, "valid": None, "pooled": None}),
         "Segmenter.segment_together": (segmenter.segment_together, {"images": [image]}),
         "Segmenter.segment_together of one": (lambda image: segmenter.segment_together([image]), {"image": image}),

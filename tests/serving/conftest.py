@@ -129,7 +129,6 @@ def segmenter() -> atrous.Segmenter:
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory) -> Path:
     """A model that answers otherwise, of the same classes."""
-    import dataclasses
 
     import torch
 
@@ -138,7 +137,7 @@ def other_model(tmp_path_factory) -> Path:
         "deeplabv3plus", backbone="mobilenetv2_035", num_classes=11, aspp_channels=16, pretrained=False
     )
     info = model_file.read_info(ZOO)
-    model.info = dataclasses.replace(model.info, classes=info.classes, colors=info.colors)
+    model.info = model.info.with_table(info.table)
     path = tmp_path_factory.mktemp("other") / "other.safetensors"
     atrous.save(model, path)
     return path

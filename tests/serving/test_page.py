@@ -253,7 +253,7 @@ def test_a_replaced_model_brings_its_own_classes(browser, start, other_model, st
     assert names_on(browser) & {"Building"}
     model = atrous.load(other_model)
     names = tuple(f"thing {index}" for index in range(11))
-    model.info = dataclasses.replace(model.info, classes=names)
+    model.info = model.info.with_table(dataclasses.replace(model.info.table, names=names))
     atrous.save(model, tmp_path / "new.safetensors")
     (tmp_path / "new.safetensors").replace(path)
     until(lambda: any("replaced by the new version" in line for line in server.lines))

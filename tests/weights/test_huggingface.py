@@ -44,7 +44,7 @@ def test_a_folder_is_recognised_and_tells_its_classes_and_stride(folder):
     ours = convert(folder)
     assert ours.info.provenance["source"] == "huggingface"
     assert ours.info.classes == ("ground", "crop", "weed")
-    assert ours.info.ignore == (254,)
+    assert ours.info.table.ignore == (254,)
     assert ours.info.arguments["output_stride"] == 16
     assert ours.info.arguments["in_channels"] == 4
     assert ours.info.arguments["dropout"] == 0.8
@@ -236,8 +236,8 @@ def test_pictures_in_bgr_are_rgb_here(tmp_path, capsys):
 def test_masks_whose_classes_begin_at_one_are_read_so(folder):
     write_processor(folder, do_reduce_labels=True, image_mean=[0.5] * 4, image_std=[0.5] * 4)
     info = convert(folder).info
-    assert info.raw == ((1,), (2,), (3,))
-    assert info.ignore == (0, 254)
+    assert info.table.raw == ((1,), (2,), (3,))
+    assert info.table.ignore == (0, 254)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 
 import atrous
 from atrous import charts
+from atrous.commands._page import PER_CENT, duration, percent, template
 from atrous.commands._recorded_options import options_in_words
-from atrous.commands.report import PER_CENT, duration, percent, template
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 from atrous.run_folder import Record, Run, known, points

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from atrous import fonts
+from atrous.data.colors import Color, default_colors, packed_colors, unpacked_color
 from atrous.data.dataset import Dataset, Item
 from atrous.data.examine import Diagnosis
-from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable, Color, default_colors, packed_colors, unpacked_color
+from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import StoredMask, read_mask, read_pixels
 from atrous.data.pixels import gives_channels

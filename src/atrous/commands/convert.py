@@ -188,7 +188,7 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
         raise AtrousError(
             f"the class table has {counted(len(table), 'class')}; the model separates {len(info.classes)}."
         )
-    return replace(info, classes=table.names, colors=table.colors, raw=table.raw, ignore=table.ignore)
+    return info.with_table(table)
 
 
 def _notes(adapted: Adapted, source: str, given: Mapping[str, Any], table: ClassTable | None) -> list[str]:

@@ -21,7 +21,8 @@ from atrous.commands.report import report
 from atrous.commands.train import train
 from atrous.console import console, write_json
 from atrous.data.brain_slices import Thresholds, best_two_thresholds, write_brain_slices
-from atrous.data.dataset import CLASSES_FILE, open_dataset
+from atrous.data.open_dataset import open_dataset
+from atrous.data.picture_folders import CLASSES_FILE
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Data, Model, Optim, Recipe, Train

@@ -19,9 +19,10 @@ from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, write_json
-from atrous.data.dataset import CLASSES_FILE, Dataset
+from atrous.data.dataset import Dataset
 from atrous.data.examine import Diagnosis, open_to_examine
 from atrous.data.input_files import input_folders
+from atrous.data.picture_folders import CLASSES_FILE
 from atrous.errors import AtrousError, counted
 from atrous.learning.examination import examine_with_progress, show_finding
 from atrous.outputs import check_is_folder, check_outputs, json_output, no_empty_folder, table_output

@@ -159,7 +159,7 @@ def evaluate(
     items = dataset.split(split)
     preprocessing = segmenter.info.preprocessing
     kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
-    segmenter.warn_of(doubts_of_files(kinds, preprocessing))
+    segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
     first = the_processes().first
     if crf_search:
         found = the_processes().by_first(

@@ -24,10 +24,11 @@ import atrous
 from atrous import charts, model_file
 from atrous.arguments import checked
 from atrous.atomic_write import write_text
-from atrous.commands.report import template
+from atrous.commands._page import template
 from atrous.console import console, progress_bar, warn_if_fresh
+from atrous.data.colors import color_table
 from atrous.data.input_files import SceneFiles, input_folders
-from atrous.data.labels import IGNORE_INDEX, color_table
+from atrous.data.labels import IGNORE_INDEX
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
@@ -142,7 +143,7 @@ def explain(
         for number, (path, folder) in enumerate(zip(pictures, folders, strict=True), 1):
             try:
                 picture = segmenter.read(scenes.of(path))
-                image, taken = visible(picture.shown, picture.valid), segmenter.filled(picture)
+                image, taken = visible(picture.shown, picture.valid), segmenter.preparation.filled(picture)
                 found = explain_picture(
                     network, taken, valid=picture.valid, classes=chosen, most=most, crf=segmenter.crf
                 )

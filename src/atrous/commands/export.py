@@ -20,8 +20,9 @@ from atrous import model_file
 from atrous.arguments import checked
 from atrous.atomic_write import atomic_path, temporary_folder
 from atrous.console import console, warn_if_fresh
-from atrous.data.dataset import Dataset, open_dataset
+from atrous.data.dataset import Dataset
 from atrous.data.input_files import SceneFiles, input_folders
+from atrous.data.open_dataset import open_dataset
 from atrous.data.pixels import fill_missing, to_depth
 from atrous.data.sources.scene import read_scene
 from atrous.errors import AtrousError, unknown_name

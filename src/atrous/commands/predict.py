@@ -132,7 +132,7 @@ def predict(
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
         kinds = kinds_of([job.picture for job in own], preprocessing.image.pages)
-        worker.segmenter.warn_of(doubts_of_files(kinds, preprocessing))
+        worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
         parts = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*parts) for record in turn if record is not None]
         if overlay and (windowed := sum(job.windowed for job in jobs)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.markup import escape
@@ -19,6 +19,7 @@ import atrous
 from atrous import charts
 from atrous.arguments import checked
 from atrous.atomic_write import write_text
+from atrous.commands._page import PER_CENT, css_color, duration, percent, percent_interval, template
 from atrous.commands._recorded_options import (
     commands,
     measured_groups,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are drawn as one
 SHOWN = 3  # best and worst pictures, each
-PER_CENT = "\u00a0%"  # kept on the line of its number
 
 
 @checked
@@ -117,21 +117,6 @@ def render(run: Run, out: Path | None = None) -> str:
         provenance=provenance(run),
         version=atrous.__version__,
     )
-
-
-def template(name: str) -> Any:
-    """A page's template, with the filters that write numbers."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "pixels": pixels}
-    return environment.get_template(name)
 
 
 def headline(run: Run) -> Record:
@@ -273,7 +258,7 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     best, worst = best_and_worst(run.evaluation.get("per_image", []))
     if not best:
         return [], []
-    from atrous.data.dataset import open_dataset
+    from atrous.data.open_dataset import open_dataset
     from atrous.inference.prediction import Prediction
     from atrous.inference.segmenter import Segmenter
     from atrous.learning.measurement import Tiling, any_size_of, prepared, reader_for
@@ -392,30 +377,3 @@ def provenance(run: Run) -> dict[str, str]:
     for name, value in run.model_info.get("provenance", {}).items():
         lines[name.replace("_", " ").capitalize()] = value if isinstance(value, str) else json.dumps(value)
     return {name: line for name, line in lines.items() if line}
-
-
-def percent(value: float | None, unit: str = "") -> str:
-    """A score from 0 to 1 as a percentage with one decimal; – when not known."""
-    return f"{100 * value:.1f}{unit}" if value is not None and known(value) else "–"
-
-
-def percent_interval(interval: Sequence[float] | None) -> str:
-    """An interval of scores as percentages, such as "61.2–70.1"; "" for none."""
-    return "" if interval is None else "–".join(percent(end) for end in interval)
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit a person would say it in; "" for none."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds else ""
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def pixels(number: int) -> str:
-    """A number of pixels in words."""
-    return f"{number / 1e6:.1f} million pixels" if number >= 1e6 else f"{number:,} pixels"
-
-
-def css_color(color: Sequence[int]) -> str:
-    """(red, green, blue) as CSS; numbers only, whatever the file held."""
-    return "rgb({:d} {:d} {:d})".format(*(int(part) for part in color))

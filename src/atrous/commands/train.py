@@ -15,7 +15,7 @@ from atrous.arguments import checked
 from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
 from atrous.console import console
-from atrous.data.dataset import open_dataset
+from atrous.data.open_dataset import open_dataset
 from atrous.inference.value_range import PictureWarning
 from atrous.learning.distributed import the_processes, together
 from atrous.learning.fit import fit

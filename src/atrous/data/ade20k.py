@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld_split_note
+from atrous.data.colors import Color
+from atrous.data.dataset import Dataset
 from atrous.data.find_split_lists import unused_lists_note
-from atrous.data.labels import ClassTable, Color
+from atrous.data.labels import ClassTable
+from atrous.data.picture_folders import paired_splits, pictures_in, withheld_split_note
 from atrous.errors import AtrousError
 
 _NAMES = """

@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image
 
 from atrous.atomic_write import temporary_folder
-from atrous.data.dataset import CLASSES_FILE, Dataset, open_dataset
+from atrous.data.dataset import Dataset
 from atrous.data.labels import ClassTable
+from atrous.data.open_dataset import open_dataset
+from atrous.data.picture_folders import CLASSES_FILE
 from atrous.errors import AtrousError, missing_extra
 
 CLASSES = ClassTable(

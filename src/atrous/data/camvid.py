@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in
+from atrous.data.dataset import Dataset, Item
 from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.labels import ClassTable
+from atrous.data.picture_folders import paired, pictures_in
 from atrous.data.split_lists import is_list_of_names, listed, read_list, stem_of
 from atrous.data.split_names import SPELLINGS
 from atrous.errors import AtrousError, counted

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from atrous.data.class_files import ASSUMED, BACKGROUND_NAMES, IN_ORDER
+from atrous.data.colors import default_colors
 from atrous.data.dataset import Dataset
 from atrous.data.findings import SHOWN, Finding, shown
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.propose import Proposal
 from atrous.data.survey import Pair, masks_of
 

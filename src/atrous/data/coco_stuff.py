@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, fullest, paired_splits, pictures_in, withheld_split_note, without_ending
+from atrous.data.colors import default_colors
+from atrous.data.dataset import Dataset
 from atrous.data.find_split_lists import unused_lists_note
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
+from atrous.data.picture_folders import fullest, paired_splits, pictures_in, withheld_split_note, without_ending
 from atrous.errors import AtrousError
 
 _NAMES = """

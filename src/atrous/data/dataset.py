@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from atrous.arguments import checked, checked_fields
-from atrous.data.groups import find_groups
+from atrous.data.colors import Color
 from atrous.data.input_files import (
     INPUTS_FILE,
     PICTURES_ALONE,
-    FilesBeside,
     InputFiles,
-    read_input_files,
-    with_folders,
 )
-from atrous.data.label_exports import label_export_told
-from atrous.data.labels import IGNORE_INDEX, ClassTable, Color
-from atrous.data.made_split import seeded_split
-from atrous.data.mask_names import single_labels_note
+from atrous.data.labels import IGNORE_INDEX, ClassTable
 from atrous.data.palettes import as_colors, palettes_differ
-from atrous.data.passed_over import passed_over_notes
-from atrous.data.pictures import PICTURE_SUFFIXES, exif_orientation, read_mask
+from atrous.data.pictures import exif_orientation, read_mask
 from atrous.data.sample import Sample
 from atrous.data.sources.scene import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.split_names import canonical_split
-from atrous.data.unread_folders import unread_folder_notes
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import Input
-
-CLASSES_FILE = "classes.yaml"
-
-
-class NoClassesError(AtrousError):
-    """The dataset does not say what the values in its masks mean.
-
-    Attributes:
-        notes: sentences about files that might and do not.
-    """
-
-    def __init__(self, message: str, notes: Iterable[str] = ()) -> None:
-        self.notes = tuple(notes)
-        super().__init__(" ".join([message, *self.notes]))
-
-
-class NoPicturesError(AtrousError):
-    """A folder that should hold pictures or masks is missing or holds none."""
 
 
 @dataclass(frozen=True)
@@ -260,234 +233,6 @@ class Dataset:
             if color != first_color:
                 raise AtrousError(palettes_differ(index, first_color, str(first_path), color, str(path)))
         return raw_mask, nodata
-
-
-@checked
-def open_dataset(
-    root: Path | str,
-    layout: str | None = None,
-    classes: ClassTable | None = None,
-    groups: str | None = None,
-    *,
-    inputs: Mapping[str, str] | None = None,
-) -> Dataset:
-    """Find the pictures, masks, splits, groups and classes in a folder; no picture is read yet.
-
-    Args:
-        root: the dataset's folder.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
-            guess it, which the dataset's notes then say.
-        classes: the class table to use instead of the dataset's own.
-        groups: regular expression with one group, searched in the names of pictures: what it finds is their group.
-            None for the groups that a groups.csv or the layout tells.
-        inputs: folders of further inputs by name, such as {"depth": "depth/"}, beside those of the dataset's
-            inputs.yaml; files belong to the picture of the same stem.
-
-    Raises:
-        AtrousError: there is no such folder or layout, the folder has no known layout, or it says nothing
-            about its classes (``NoClassesError``), or one of its folders may not be read, or its groups.csv or the
-            pattern of groups is wrong.
-    """
-    try:
-        return _opened(Path(root), layout, classes, groups, inputs or {})
-    except PermissionError as error:
-        raise AtrousError(
-            f"{error.filename or root}: this folder of the dataset may not be read by you ({error.strerror}). Change "
-            "its permissions."
-        ) from error
-
-
-def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
-    """The dataset, whose items know the files of their further inputs."""
-    inputs = with_folders(read_input_files(dataset.root), folders)
-    if len(inputs) == 1:
-        return replace(dataset, inputs=inputs)
-    finders = [FilesBeside(one, dataset.root) for one in inputs[1:]]
-
-    def with_files(items: Iterable[Item]) -> tuple[Item, ...]:
-        return tuple(replace(item, more=tuple(finder.of(item.image) for finder in finders)) for item in items)
-
-    splits = {name: with_files(items) for name, items in dataset.splits.items()}
-    return replace(dataset, inputs=inputs, splits=splits, unlisted=with_files(dataset.unlisted))
-
-
-def _opened(
-    root: Path, layout: str | None, classes: ClassTable | None, groups: str | None, inputs: Mapping[str, str]
-) -> Dataset:
-    # The layouts are written in terms of this file, so they can only be imported once it is complete.
-    from atrous.data.layouts import LAYOUTS
-
-    if classes is not None and not isinstance(classes, ClassTable):
-        raise AtrousError(f"classes must be a ClassTable, such as ClassTable.from_yaml reads, got {shown(classes)}.")
-    if not root.is_dir():
-        raise AtrousError(f"{root}: no such folder. Give the folder that holds the dataset.")
-    if layout is not None and layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS)
-    name = layout or next((name for name, known in LAYOUTS.items() if known.looks_like(root)), None)
-    if name is None:
-        found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
-        pngs = (path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern)))
-        if told := single_labels_note(pngs) or label_export_told(root):
-            raise AtrousError(told)
-        marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
-        raise AtrousError(
-            f"{root}: no known dataset layout; it holds {found}. {marks}. "
-            "Rename the folders, or give the folder one level up or down."
-        )
-    try:
-        dataset = LAYOUTS[name].read(root, classes)
-    except NoPicturesError as error:
-        if told := label_export_told(root):
-            raise AtrousError(told) from error
-        raise
-    dataset = _with_inputs(_grouped(dataset, groups, root), inputs)
-    guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
-    paths = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask))
-    folders = list(dict.fromkeys(path.parent for path in paths if path is not None))
-    beside = {path.parent for items in dataset.splits.values() for item in items for path in item.more}
-    used = [*folders, *beside, *(path.parent for path in dataset.masks_without_image)]
-    notes = (*guessed, *dataset.notes, *passed_over_notes(folders))
-    return replace(dataset, notes=(*notes, *unread_folder_notes(root, used, notes)))
-
-
-def _grouped(dataset: Dataset, pattern: str | None, root: Path) -> Dataset:
-    """The dataset with the group of each item; a split that a seed made is made again of the groups that are told."""
-    there = {item.image: item.name for items in dataset.splits.values() for item in items if not item.listed}
-    groups = find_groups(there, dataset.root, dataset.layout, pattern, above=root)
-    notes = (*dataset.notes, *groups.notes)
-    if not groups.source:
-        return replace(dataset, notes=notes)
-
-    def with_groups(items: Iterable[Item]) -> tuple[Item, ...]:
-        return tuple(replace(item, group=groups.of.get(item.image)) for item in items)
-
-    splits = {name: with_groups(items) for name, items in dataset.splits.items()}
-    unlisted = with_groups(dataset.unlisted)
-    if unlisted and groups.source != "layout":
-        own = {item.image for item in unlisted}
-        told = {name: items for name, items in splits.items() if not any(item.image in own for item in items)}
-        parts, note = seeded_split(unlisted)
-        if "test" in parts and "test" in told:
-            parts["train"] += parts["test"]
-        splits = {**parts, **told}
-        _, before = seeded_split(dataset.unlisted)
-        notes = tuple(note if said == before else said for said in notes)
-    return replace(dataset, splits=splits, notes=notes, unlisted=unlisted, groups_from=groups.source)
-
-
-def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
-    """The class table of a dataset: the given one, else its ``classes.yaml``, else its layout's.
-
-    Raises:
-        NoClassesError: there is none of the three.
-        AtrousError: the ``classes.yaml`` is wrong.
-    """
-    if given is not None:
-        return given
-    path = root / CLASSES_FILE
-    if path.exists():
-        return ClassTable.from_yaml(path)
-    if default is not None:
-        return default
-    raise NoClassesError(
-        f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
-        f"`atrous doctor {root} --write-classes` writes one from the values it finds."
-    )
-
-
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """The picture files of a folder by stem, sorted.
-
-    Raises:
-        NoPicturesError: the folder is missing or holds no pictures.
-        AtrousError: two files share a stem.
-    """
-    found: dict[str, Path] = {}
-    for path in picture_files(folder):
-        if path.stem in found:
-            raise AtrousError(
-                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', by "
-                "which pictures and masks are matched; rename or remove one."
-            )
-        found[path.stem] = path
-    if not found:
-        passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
-        raise NoPicturesError(
-            f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.{passed_over}"
-        )
-    return found
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """The picture files of a folder, sorted.
-
-    Raises:
-        NoPicturesError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise NoPicturesError(f"{folder}: no such folder.")
-    with os.scandir(folder) as entries:  # which knows folders without asking for each
-        files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
-        return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
-
-
-def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
-    """One item per image, with its mask or None."""
-    return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
-
-
-def paired_splits(
-    images: Mapping[str, Mapping[str, Path]], masks: Mapping[str, Mapping[str, Path]]
-) -> tuple[dict[str, tuple[Item, ...]], tuple[Path, ...]]:
-    """The items of each split of ``images``, and the masks of those splits that have no picture.
-
-    Args:
-        images: the pictures of each split by stem.
-        masks: the masks of each of these splits by the stem of their picture.
-    """
-    splits = {name: paired(images[name], masks[name]) for name in images}
-    orphans = (path for name in images for stem, path in masks[name].items() if stem not in images[name])
-    return splits, tuple(orphans)
-
-
-def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
-    """The files whose stem ends in ``ending``, by the part of the stem before it."""
-    return {stem.removesuffix(ending): path for stem, path in files.items() if stem.endswith(ending)}
-
-
-def fullest(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
-    """Of several kinds of masks, told apart by the ending of their names, the one with most files; else the first.
-
-    Args:
-        kinds: by ending the masks of each split by the stem of their picture.
-        folder: where they are.
-
-    Returns:
-        The ending, and a sentence that tells which masks are read.
-
-    Raises:
-        AtrousError: there is no mask of any kind.
-    """
-    counts = {ending: sum(map(len, splits.values())) for ending, splits in kinds.items()}
-    chosen = max(counts, key=lambda ending: counts[ending])  # the first of equals
-    if not counts[chosen]:
-        raise AtrousError(f"{folder}: there are no masks; their names end in {' or '.join(f'{e}.png' for e in kinds)}.")
-    note = f"The masks read are *{chosen}.png, whose values `atrous predict --raw` will write."
-    others = [ending for ending in kinds if ending != chosen and counts[ending]]
-    return chosen, note + "".join(f" To read *{ending}.png, move these away." for ending in others)
-
-
-def withheld_split_note(split: str, pictures: Path) -> str:
-    """The sentence that says why a split is not offered: it has no masks, as published sets keep them secret.
-
-    Args:
-        split: its name.
-        pictures: the folder, list or pattern that its pictures are found by.
-    """
-    return (
-        f"There is no split '{split}': there are no masks for {pictures} (those of published sets are kept secret). "
-        "`atrous predict` labels its pictures; --raw writes the values that the masks have."
-    )
 
 
 def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:

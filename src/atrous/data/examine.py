@@ -14,7 +14,7 @@ from atrous.data.blended_edges import blended_values
 from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels
 from atrous.data.channels import channels_of
 from atrous.data.class_findings import find_assumed_names, find_unnamed_background, proposal_with_background
-from atrous.data.dataset import Dataset, Item, NoClassesError, open_dataset
+from atrous.data.dataset import Dataset, Item
 from atrous.data.file_findings import find_doubtful_alpha, find_void, find_what_is_not_read
 from atrous.data.file_kinds import kinds_of
 from atrous.data.findings import Finding, find_errors, find_warnings
@@ -27,6 +27,8 @@ from atrous.data.mask_findings import (
     find_differing_palettes,
     find_mixed_codings,
 )
+from atrous.data.open_dataset import open_dataset
+from atrous.data.picture_folders import NoClassesError
 from atrous.data.pixels import PictureKind
 from atrous.data.propose import Proposal, propose_classes, without_blends
 from atrous.data.readiness import obstacles

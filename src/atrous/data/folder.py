@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, paired, pictures_in
+from atrous.data.dataset import Dataset
 from atrous.data.find_split_lists import find_lists
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.made_split import seeded_split
 from atrous.data.mask_names import masks_by_picture, single_labels_note
+from atrous.data.picture_folders import paired, pictures_in
 from atrous.data.split_folders import folder_named, holds_pictures
 from atrous.data.split_lists import listed_splits
 from atrous.data.unread_lists import check_no_list_is_unread

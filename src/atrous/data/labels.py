@@ -13,6 +13,7 @@ import yaml
 
 from atrous.arguments import checked, checked_fields
 from atrous.atomic_write import write_text
+from atrous.data.colors import Color, default_colors, packed_colors, unpacked_color
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, counted, shown, unknown_name
 from atrous.json_yaml import parse_yaml
@@ -21,8 +22,7 @@ from atrous.outputs import TABLE_MARK, check_replaceable, is_our_table
 IGNORE_INDEX = 255
 MAX_CLASSES = 255  # labels are uint8 and 255 is taken
 
-Raw: TypeAlias = int | tuple[int, int, int]
-Color: TypeAlias = tuple[int, int, int]
+Raw: TypeAlias = int | Color
 
 UNKNOWN = 256  # beside the 256 labels in the uint16 look-up table
 
@@ -291,47 +291,6 @@ class ClassTable:
 
     def _raw_of(self, code: Any) -> Raw:
         return unpacked_color(int(code)) if self.color_coded else int(code)
-
-
-def color_table(colors: Sequence[Color]) -> np.ndarray:
-    """Colours by index, as an array to look indices up in.
-
-    Args:
-        colors: (red, green, blue), 0–255, of the first indices; at most 256.
-
-    Returns:
-        256×3 ``uint8``, black beyond the given colours.
-    """
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(colors)] = colors
-    return table
-
-
-def default_colors(count: int) -> tuple[Color, ...]:
-    """The first ``count`` colours of the Pascal VOC colour map, which keeps neighbouring indices far apart.
-
-    Bit 3j + c of the index becomes bit 7 − j of channel c (VOC devkit, ``VOClabelcolormap.m``).
-    """
-    colors = []
-    for index in range(count):
-        red = green = blue = 0
-        for shift in range(8):
-            red |= (index >> (3 * shift) & 1) << (7 - shift)
-            green |= (index >> (3 * shift + 1) & 1) << (7 - shift)
-            blue |= (index >> (3 * shift + 2) & 1) << (7 - shift)
-        colors.append((red, green, blue))
-    return tuple(colors)
-
-
-def unpacked_color(code: int) -> Color:
-    """The (red, green, blue) of a colour that was packed into one number, 16 bits each."""
-    return code >> 32, code >> 16 & 0xFFFF, code & 0xFFFF
-
-
-def packed_colors(colors: np.ndarray) -> np.ndarray:
-    """Pack H×W×3 colours into H×W ``int64``, 16 bits each."""
-    parts = colors.astype(np.int64)
-    return parts[..., 0] << 32 | parts[..., 1] << 16 | parts[..., 2]
 
 
 def _parsed(content: Any) -> dict[str, Any]:

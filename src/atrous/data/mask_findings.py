@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from atrous.data.colors import Color
 from atrous.data.dataset import Dataset
 from atrous.data.findings import SHOWN, Finding, shown
-from atrous.data.labels import ClassTable, Color, Raw
+from atrous.data.labels import ClassTable, Raw
 from atrous.data.palettes import palettes_differ
 from atrous.data.survey import MaskFacts, Pair, masks_of
 from atrous.errors import counted

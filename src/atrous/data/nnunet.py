@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in, withheld_split_note, without_ending
+from atrous.data.dataset import Dataset, Item
 from atrous.data.find_split_lists import find_lists
 from atrous.data.labels import ClassTable
 from atrous.data.made_split import seeded_split
+from atrous.data.picture_folders import paired, pictures_in, withheld_split_note, without_ending
 from atrous.data.split_lists import listed_splits
 from atrous.data.unread_lists import check_no_list_is_unread
 from atrous.errors import AtrousError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atrous.data.labels import Color, color_table
+from atrous.data.colors import Color, color_table
 
 
 def palettes_differ(index: int, color: Color, path: str, other_color: Color, other_path: str) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from atrous.data.aux_xml import nodata_beside
+from atrous.data.colors import Color
 from atrous.data.decoding import TooLarge as TooLarge
 from atrous.data.decoding import in_words
 from atrous.data.jpeg2000 import is_jpeg2000, read_jpeg2000
-from atrous.data.labels import Color
 from atrous.data.pillow import (
     deeper_than_pillow_reads,
     frames_of,

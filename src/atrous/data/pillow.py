@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from atrous.data.colors import Color
 from atrous.data.decoding import in_words
-from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, upright
 from atrous.data.pixels import StoredPixels, as_picture_dtype
 from atrous.errors import AtrousError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atrous.data.labels import MAX_CLASSES, ClassTable, Color, Raw, default_colors
+from atrous.data.colors import Color, default_colors
+from atrous.data.labels import MAX_CLASSES, ClassTable, Raw
 
 _IGNORED = -1  # several remote sensing sets
 _IGNORED_TOPS = (255, 65535, 2**32 - 1)  # VOC, Cityscapes and most tools; −1 in unsigned types

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, picture_files
+from atrous.data.dataset import Dataset, Item
 from atrous.data.find_split_lists import find_lists, unused_lists_note
 from atrous.data.labels import ClassTable
 from atrous.data.made_split import seeded_split
 from atrous.data.mask_names import is_named_as_mask
+from atrous.data.picture_folders import paired, picture_files
 from atrous.data.split_folders import split_folders_in
 from atrous.data.split_lists import listed_splits
 from atrous.data.unread_lists import check_no_list_is_unread

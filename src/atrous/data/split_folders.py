@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, paired_splits, pictures_in, withheld_split_note
+from atrous.data.dataset import Dataset
 from atrous.data.find_split_lists import unused_lists_note
 from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.labels import ClassTable
 from atrous.data.mask_names import masks_by_picture
 from atrous.data.passed_over import passed_over_notes
+from atrous.data.picture_folders import paired_splits, pictures_in, withheld_split_note
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.split_names import SPELLINGS
 from atrous.errors import AtrousError

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from atrous.data.blended_edges import EdgeCounts, count_edges
+from atrous.data.colors import Color, packed_colors, unpacked_color
 from atrous.data.dataset import Item
-from atrous.data.labels import UNKNOWN, ClassTable, Color, Raw, packed_colors, unpacked_color
+from atrous.data.labels import UNKNOWN, ClassTable, Raw
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
 from atrous.data.pixels import StoredPixels, fill_missing, gives_channels

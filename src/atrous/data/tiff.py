@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atrous.data.aux_xml import nodata_beside
+from atrous.data.colors import Color
 from atrous.data.decoding import TooLarge, in_words
-from atrous.data.labels import Color
 from atrous.data.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.data.tiff_header import Directory, directories

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from atrous.data.colors import packed_colors
 from atrous.data.dataset import Dataset, Item
 from atrous.data.findings import SHOWN, Finding, shown
-from atrous.data.labels import packed_colors
 from atrous.data.orientation import upright
 from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.data.survey import Pair

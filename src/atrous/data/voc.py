@@ -11,10 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from atrous.data.class_files import named_classes
-from atrous.data.dataset import Dataset, Item, paired, pictures_in, withheld_split_note
+from atrous.data.colors import default_colors
+from atrous.data.dataset import Dataset, Item
 from atrous.data.find_split_lists import find_lists, unused_lists_note
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.made_split import seeded_split
+from atrous.data.picture_folders import paired, pictures_in, withheld_split_note
 from atrous.data.split_lists import listed, listed_splits, read_list
 from atrous.data.split_names import canonical_split
 from atrous.data.unread_lists import check_no_list_is_unread

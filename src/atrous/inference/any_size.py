@@ -142,7 +142,7 @@ class AnySize:
         """Segments a picture that is in memory.
 
         Args:
-            image: H×W×C as `Segmenter.prepare` gives it.
+            image: H×W×C as `Preparation.prepare` gives it.
             valid: H×W booleans, False where there is no data: the mask is 255 there. None for data everywhere.
             name: of the picture, in what is said.
             progress: called after each tile with how many are done, and how many there are.
@@ -164,7 +164,7 @@ class AnySize:
         """What the network says of a picture that is run whole, to decide several times; None of one in tiles.
 
         Args:
-            image: H×W×C as `Segmenter.prepare` gives it.
+            image: H×W×C as `Preparation.prepare` gives it.
             name: of the picture, in what is said.
         """
         image = check_picture(image, self.whole.info.preprocessing.channels)
@@ -180,7 +180,7 @@ class AnySize:
         """The logits of some pixels at full size, for a segmenter of one view without a CRF.
 
         Args:
-            image: H×W×C as `Segmenter.prepare` gives it.
+            image: H×W×C as `Preparation.prepare` gives it.
             places: n indices of pixels, row by row from the top.
             name: of the picture, in what is said.
 
@@ -221,7 +221,7 @@ class AnySize:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: the picture; its windows are as `Segmenter.filled` gives pictures.
+            source: the picture; its windows are as `Preparation.filled` gives pictures.
             sink: takes the mask.
             name: of the picture, in what is said.
             progress: called after each tile with how many are done, and how many there are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,9 +117,9 @@ def write(program: ExportedProgram, info: Info, format: str, path: Path, *, half
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if format == "onnx":
-                _write_onnx(program, record, path)
+                _write_onnx(program, record, path, info.tasks[0].outputs)
             elif format == "openvino":
-                _write_openvino(program, record, path, half)
+                _write_openvino(program, record, path, half, info.tasks[0].outputs)
             else:
                 torch.export.save(program, path, extra_files={f"{INFO_KEY}.json": record})
     except AtrousError:
@@ -132,8 +133,8 @@ def write(program: ExportedProgram, info: Info, format: str, path: Path, *, half
         ) from error
 
 
-def _write_onnx(program: ExportedProgram, record: str, path: Path) -> None:
-    names = ["labels", "scores"][: len(program.graph_signature.user_outputs)]
+def _write_onnx(program: ExportedProgram, record: str, path: Path, outputs: Sequence[str]) -> None:
+    names = list(outputs[: len(program.graph_signature.user_outputs)])
     exported = torch.onnx.export(
         program, (), dynamo=True, input_names=["image"], output_names=names, external_data=False, verbose=False
     )
@@ -150,11 +151,11 @@ def _write_onnx(program: ExportedProgram, record: str, path: Path) -> None:
     path.write_bytes(graph.SerializeToString())
 
 
-def _write_openvino(program: ExportedProgram, record: str, path: Path, half: bool) -> None:
+def _write_openvino(program: ExportedProgram, record: str, path: Path, half: bool, outputs: Sequence[str]) -> None:
     import openvino
 
     model = openvino.convert_model(program)
-    for output, name in zip(model.outputs, ("labels", "scores"), strict=False):
+    for output, name in zip(model.outputs, outputs, strict=False):
         output.get_tensor().set_names({name})
     write_openvino(model, record, path, half=half)
 

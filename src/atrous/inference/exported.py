@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -170,13 +171,13 @@ class OnnxGraph:
         leave_to_parent(self._session)
         self._path = Path(path)
         self.engine = Engine("onnxruntime", "cpu", "float32", REASON)
-        self.has_scores = "scores" in [output.name for output in self._session.get_outputs()]
+        self.has_scores = _has_scores(self.info, [output.name for output in self._session.get_outputs()], path)
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
         if pooled is not None:
             raise _without_pooling()
-        return self._run("labels", image)
+        return self._run(self.info.tasks[0].outputs[0], image)
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
         """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
@@ -191,7 +192,7 @@ class OnnxGraph:
         if pooled is not None:
             raise _without_pooling()
         self.check_scores()
-        return self._run("scores", image).transpose(1, 2, 0)
+        return self._run(self.info.tasks[0].outputs[1], image).transpose(1, 2, 0)
 
     def features(self, image: np.ndarray) -> np.ndarray:
         """Raises an AtrousError: exported files give labels and scores only."""
@@ -250,11 +251,12 @@ class OpenVinoGraph:
         try:
             core = openvino_core()
             graph = core.read_model(path)
-            self.has_scores = len(graph.outputs) > 1
+            names = [name for output in graph.outputs for name in output.get_names()]
+            self.has_scores = _has_scores(self.info, names, path)
             self._tail = tail or not self.has_scores
             if not self._tail:
                 make: Any = openvino.Model  # its stubs know another signature
-                graph = make([graph.output("scores")], graph.get_parameters())
+                graph = make([graph.output(self.info.tasks[0].outputs[1])], graph.get_parameters())
             self._network = CompiledNetwork(core.compile_model(graph, "CPU", hints))
         except Exception as error:  # its errors derive from nothing narrower
             raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
@@ -267,7 +269,7 @@ class OpenVinoGraph:
         if pooled is not None:
             raise _without_pooling()
         if self._tail:
-            return self._run("labels", image)
+            return self._run(self.info.tasks[0].outputs[0], image)
         return resize_argmax(self.scores(image), image.shape[:2], self._align_corners)
 
     def labels_of_all(self, images: np.ndarray) -> np.ndarray:
@@ -283,7 +285,7 @@ class OpenVinoGraph:
         if pooled is not None:
             raise _without_pooling()
         self.check_scores()
-        return self._run("scores", image).transpose(1, 2, 0)
+        return self._run(self.info.tasks[0].outputs[1], image).transpose(1, 2, 0)
 
     def features(self, image: np.ndarray) -> np.ndarray:
         """Raises an AtrousError: exported files give labels and scores only."""
@@ -352,6 +354,17 @@ def _batch(image: np.ndarray, info: Info) -> np.ndarray:
 
 def _without_pooling() -> AtrousError:
     return AtrousError("an exported file neither gives nor takes what image pooling sees: give the model file instead.")
+
+
+def _has_scores(info: Info, outputs: Sequence[str], path: str | Path) -> bool:
+    """Whether a graph gives scores beside labels, which every exported file gives."""
+    labels, scores = info.tasks[0].outputs
+    if labels not in outputs:
+        raise AtrousError(
+            f"{path} is damaged: its record names the output '{labels}', but its graph gives "
+            f"{', '.join(outputs) or 'no output with a name'}. Export it again."
+        )
+    return scores in outputs
 
 
 def _check_scores(has_scores: bool, path: Path) -> None:

@@ -32,7 +32,7 @@ from atrous.inference.memory import limit_bytes
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import Found
 from atrous.inference.picture_paths import find_pictures
-from atrous.inference.prediction import Prediction, table_of
+from atrous.inference.prediction import Prediction
 from atrous.inference.tiles import Counted
 from atrous.models.info import Info
 from atrous.outputs import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
@@ -239,7 +239,7 @@ class Worker:
             if isinstance(read, Windows):
                 return self._segment_windows(job, read, progress)
             mask = self.segmenter.any_size(
-                self.segmenter.filled(read), read.valid, name=str(job.picture), progress=progress
+                self.segmenter.preparation.filled(read), read.valid, name=str(job.picture), progress=progress
             )
             return Prediction(mask, read.shown, self.segmenter.info)
         except Exception as error:  # no memory, or a picture that the model cannot take: the others are done
@@ -271,7 +271,7 @@ class Worker:
 
     def _segment_windows(self, job: Job, source: Windows, progress: Progress) -> Record:
         info = self.segmenter.info
-        with closing(source), GeoTiffSink(job.target, source, table_of(info), job.raw) as file:
+        with closing(source), GeoTiffSink(job.target, source, info.table, job.raw) as file:
             sink = Counted(file)
             work = self.segmenter.windows(source, sink, name=str(job.picture), progress=progress)
         return Record(str(job.picture), str(job.target), work=asdict(work), **_shares(sink.counts, info))
@@ -340,7 +340,7 @@ def _overlay_of(target: Path) -> Path:
 
 def _fits_png(info: Info) -> bool:
     """Whether every raw value of the model's classes fits a PNG; negative and large ones need a TIFF."""
-    return table_of(info).decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
+    return info.table.decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
 
 
 def _shares(counts: np.ndarray, info: Info) -> dict[str, Any]:

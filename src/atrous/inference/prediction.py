@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from atrous.arguments import checked, checked_fields
-from atrous.data.labels import IGNORE_INDEX, ClassTable, color_table
+from atrous.data.colors import color_table
+from atrous.data.labels import IGNORE_INDEX
 from atrous.errors import AtrousError, shown
 from atrous.fonts import labels
 from atrous.inference.legend import with_legend
@@ -69,7 +70,7 @@ class Prediction:
 
     def raw_mask(self) -> np.ndarray:
         """The mask with the values that the training masks had, the first of each class."""
-        return table_of(self.info).decode(self.mask)
+        return self.info.table.decode(self.mask)
 
     @checked
     def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:
@@ -115,15 +116,6 @@ class Prediction:
         # Masks are all runs: twice as fast as the default of 6, and a third larger.
         options: dict[str, Any] = {"compress_level": 3} if Path(path).suffix.lower() == ".png" else {}
         save_picture(self.palette_image(), path, **options)
-
-
-def table_of(info: Info) -> ClassTable:
-    """The model's classes as the table that reads and writes masks.
-
-    Args:
-        info: of the model.
-    """
-    return ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)
 
 
 def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:

@@ -12,16 +12,15 @@ import numpy as np
 from PIL import Image
 
 from atrous.arguments import checked, checked_names
-from atrous.data.file_kinds import Note
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
-from atrous.data.pixels import GIVE_RANGE, StoredPixels, fill_missing, to_channels, to_depth
+from atrous.data.pixels import StoredPixels, to_channels
 from atrous.data.read_ahead import in_background
 from atrous.data.sources.source import Sink, Source
 from atrous.errors import AtrousError, shown
 from atrous.inference.any_size import AnySize, Progress, check_tiling
 from atrous.inference.engine import Engine
-from atrous.inference.given import check_found, check_notes, check_source_and_sink
+from atrous.inference.given import check_source_and_sink
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import (
     Found,
@@ -37,14 +36,14 @@ from atrous.inference.picture_input import (
     with_valid,
 )
 from atrous.inference.prediction import Prediction
+from atrous.inference.preparation import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.tiles import Work
-from atrous.inference.value_range import PictureWarnings, check_range, doubt, scale_range
+from atrous.inference.value_range import scale_range
 from atrous.inference.views import views_of
 from atrous.inference.whole_picture import WholePicture
 from atrous.inputs import IMAGE, Input
 from atrous.models.given import check_model
-from atrous.models.given_picture import check_picture, check_read
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +82,7 @@ class Segmenter:
 
     Attributes:
         info: of the model.
+        preparation: makes of pictures what the network takes, and warns of doubtful ones.
         any_size: runs prepared pictures, whole or in tiles, and knows at which sizes memory ran out.
 
     Raises:
@@ -126,8 +126,7 @@ class Segmenter:
             given, output_stride = at_output_stride(given, self.info, output_stride)
         if output_stride is not None:
             self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
-        self._range = check_range(range, self.info.preprocessing)
-        self._warnings = PictureWarnings()
+        self.preparation = Preparation(self.info.preprocessing, range)
         if crf is not None:
             from atrous.crf.settings import make_crf
 
@@ -219,7 +218,7 @@ class Segmenter:
 
     @checked
     def _one(self, found: Found) -> Prediction:
-        return Prediction(self.any_size(self.filled(found), found.valid), found.shown, self.info)
+        return Prediction(self.any_size(self.preparation.filled(found), found.valid), found.shown, self.info)
 
     def _all(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
         for found in in_background(self.read, pictures):
@@ -261,8 +260,8 @@ class Segmenter:
     def _together(self, parts: list[Found]) -> Found:
         """The inputs of a scene joined, the picture in the given range of values."""
         inputs = self.info.preprocessing.inputs
-        if len(parts) > 1 and self._range is not None:
-            image = scale_range(to_channels(parts[0].image, inputs[0].channels), self._range, inputs[0].dtype)
+        if len(parts) > 1 and (given := self.preparation.range) is not None:
+            image = scale_range(to_channels(parts[0].image, inputs[0].channels), given, inputs[0].dtype)
             parts[0] = replace(parts[0], image=image)
         return found_together(parts, inputs)
 
@@ -273,22 +272,11 @@ class Segmenter:
         if isinstance(part, str | Path):
             pixels = read_pixels(part, one.pages)
             if one.name == IMAGE:
-                self.warn_of(doubts_of(part, pixels, self.info.preprocessing))
+                self.preparation.warn_of(doubts_of(part, pixels, self.info.preprocessing))
             return found_in(pixels, one, str(part))
         if isinstance(part, Image.Image):
             return found_in(pixels_of_picture(part), one)
         return found_in_array(as_array(part), one)
-
-    @checked
-    def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
-        """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0.
-
-        Args:
-            found: the picture.
-            give_range: as in `prepare`.
-        """
-        image = self.prepare(check_found(found).image, name=found.name, give_range=give_range)
-        return fill_missing(image, found.valid, self.info.preprocessing.mean)
 
     @checked
     def looking(
@@ -317,7 +305,7 @@ class Segmenter:
         whole = self.whole.looking(scales=scales, flip=flip, crf=crf)
         other = self._running(self.any_size.looking(whole, tile=tile, overlap=overlap))
         if range is not None:
-            other._range = check_range(range, self.info.preprocessing)
+            other.preparation = self.preparation.with_range(range)
         return other
 
     @checked
@@ -341,60 +329,6 @@ class Segmenter:
         )
 
     @checked
-    def prepare(
-        self, image: np.ndarray, *, whole: bool = True, name: str = "", give_range: str = GIVE_RANGE
-    ) -> np.ndarray:
-        """H×W×C as read → H×W×C with the channels and the value range the model was trained on.
-
-        Args:
-            image: as read.
-            whole: whether this is a whole picture, whose largest value tells whether its range is the model's.
-            name: of the picture, for warnings; "" for none.
-            give_range: how a range of values is given here, for warnings and errors; see `value_range`.
-
-        Warns:
-            PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
-        """
-        preprocessing = self.info.preprocessing
-        image = to_channels(check_read(image, preprocessing.channels), preprocessing.channels)
-        if len(preprocessing.inputs) > 1:  # each was scaled where it was read
-            return to_depth(image, preprocessing.dtype, give_range)
-        if self._range is not None:
-            return scale_range(image, self._range, preprocessing.dtype)
-        if whole:
-            self._warnings.warn(self.doubt_of(image, give_range), name=name)
-        return to_depth(image, preprocessing.dtype, give_range)
-
-    @checked
-    def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
-        """Tells where a whole picture's values may mean something else; see `value_range.doubt`.
-
-        Args:
-            image: H×W×C as read.
-            give_range: as in `prepare`.
-        """
-        if self._range is not None or check_picture(image).dtype.name == self.info.preprocessing.dtype:
-            return None
-        return doubt(image.dtype.name, float(image.max()), self.info.preprocessing, give_range)
-
-    @checked
-    def warn_of_values(self, dtype: str, largest: float, name: str = "") -> None:
-        """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else.
-
-        Args:
-            dtype: uint8, uint16 or float32.
-            largest: its largest value.
-            name: of the picture; "" for none.
-        """
-        self._warnings.warn(doubt(dtype, largest, self.info.preprocessing) if self._range is None else None, name=name)
-
-    @checked
-    def warn_of(self, notes: Iterable[Note]) -> None:
-        """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
-        for kind, message, _ in check_notes(notes):
-            self._warnings.warn(message, kind)
-
-    @checked
     def windows(self, source: Source, sink: Sink, *, name: str = "the picture", progress: Progress = None) -> Work:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
@@ -405,15 +339,15 @@ class Segmenter:
             progress: called after each tile with how many are done, and how many there are.
 
         Warns:
-            PictureWarning: as `prepare` does.
+            PictureWarning: as `Preparation.prepare` does.
         """
         check_source_and_sink(source, sink)
-        prepared = PreparedSource(source, partial(self.prepare, whole=False), self.info.preprocessing)
+        prepared = PreparedSource(source, partial(self.preparation.prepare, whole=False), self.info.preprocessing)
         work = self.any_size.windows(prepared, sink, name=name, progress=progress)
         if prepared.largest:
-            self.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]), name)
+            self.preparation.warn_of_values(*max(prepared.largest.items(), key=lambda entry: entry[1]), name)
         if prepared.doubtful_alpha:
-            self.warn_of([doubt_of_alpha(name)])
+            self.preparation.warn_of([doubt_of_alpha(name)])
         return work
 
     @checked_names

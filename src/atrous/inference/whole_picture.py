@@ -114,7 +114,7 @@ class WholePicture:
         """H×W×C with the model's channels and range → H×W uint8 class indices.
 
         Args:
-            image: as `Segmenter.prepare` gives it.
+            image: as `Preparation.prepare` gives it.
             valid: H×W booleans; the CRF leaves the other pixels out.
             pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
         """
@@ -129,7 +129,7 @@ class WholePicture:
         """Plain masks of pictures of one size, by one pass of the network where the engine can do that.
 
         Args:
-            images: each H×W×C as `Segmenter.prepare` gives it.
+            images: each H×W×C as `Preparation.prepare` gives it.
 
         Returns:
             Of each H×W uint8 class indices.
@@ -141,7 +141,7 @@ class WholePicture:
         """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution.
 
         Args:
-            image: as `Segmenter.prepare` gives it.
+            image: as `Preparation.prepare` gives it.
             pooled: as in `segment`.
         """
         image = check_picture(image, self.info.preprocessing.channels)
@@ -156,7 +156,7 @@ class WholePicture:
         """H×W×C → of each view h×w×C' float32, what image pooling takes the mean of; for models with `pools`.
 
         Args:
-            image: as `Segmenter.prepare` gives it.
+            image: as `Preparation.prepare` gives it.
         """
         if not self.pools:
             raise AtrousError("features are of models with image pooling (segmenter.pools); this one has none.")

@@ -23,6 +23,7 @@ from atrous.learning.transfer import start_from
 from atrous.models import SegmentationModel, build
 from atrous.models.info import Preprocessing
 from atrous.models.same_padding import pads_unevenly
+from atrous.models.task import Task
 
 
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
@@ -73,10 +74,7 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     model.info = replace(
         model.info,
         preprocessing=Preprocessing(inputs, enlarge=recipe.train.enlarge, aligned=pads_unevenly(model)),
-        classes=table.names,
-        colors=table.colors,
-        raw=table.raw,
-        ignore=table.ignore,
+        tasks=(Task(table),),
     )
     if fresh and init is not None:
         console.print(escape(start_from(model, model_file.load(init))))

@@ -13,8 +13,9 @@ import numpy as np
 from rich.markup import escape
 
 from atrous.console import console, progress_bar
-from atrous.data.dataset import Dataset, Item, open_dataset
+from atrous.data.dataset import Dataset, Item
 from atrous.data.labels import IGNORE_INDEX, ClassTable
+from atrous.data.open_dataset import open_dataset
 from atrous.data.read_ahead import in_background
 from atrous.data.sample import Sample
 from atrous.errors import AtrousError
@@ -193,8 +194,8 @@ def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
         sample: the picture.
     """
     if sample.doubtful_alpha:
-        segmenter.warn_of([doubt_of_alpha(sample.name)])
-    return segmenter.filled(Found(sample.image, sample.image, sample.valid, sample.name))
+        segmenter.preparation.warn_of([doubt_of_alpha(sample.name)])
+    return segmenter.preparation.filled(Found(sample.image, sample.image, sample.valid, sample.name))
 
 
 def _of_all(measured: Measurement, processes: Processes) -> Measurement:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.markup import escape
 
 from atrous.console import console
-from atrous.data.dataset import Dataset, open_dataset
+from atrous.data.dataset import Dataset
+from atrous.data.open_dataset import open_dataset
 from atrous.data.readiness import few_pictures_note, obstacles
 from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels

@@ -15,7 +15,7 @@ from atrous.errors import AtrousError, counted
 from atrous.learning.recipe import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.given import check_model
-from atrous.models.info import placeholder_classes
+from atrous.models.info import placeholder_table
 
 
 @checked
@@ -92,9 +92,7 @@ def matching_names(ours: Info, theirs: Info) -> list[str]:
 
     Placeholders ("class 0") are nobody's names: they match only another model's placeholders, if equally many.
     """
-    nameless = [
-        info.classes == placeholder_classes(info.arguments["num_classes"])["classes"] for info in (ours, theirs)
-    ]
+    nameless = [info.classes == placeholder_table(info.arguments["num_classes"]).names for info in (ours, theirs)]
     if any(nameless) and not (all(nameless) and len(ours.classes) == len(theirs.classes)):
         return []
     matched = [name for name in ours.classes if name in theirs.classes]

@@ -14,7 +14,7 @@ DTYPES = ("uint8", "uint16", "float32")
 
 
 def check_picture(image: Any, channels: int | None = None) -> np.ndarray:
-    """A picture in memory, as `Segmenter.prepare` takes or gives it.
+    """A picture in memory, as `Preparation.prepare` takes or gives it.
 
     Args:
         image: whatever was given as a picture.

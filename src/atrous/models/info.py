@@ -10,22 +10,20 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from atrous.arguments import checked, checked_field_names
+from atrous.data.colors import Color
+from atrous.data.labels import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError, shown
 from atrous.inputs import IMAGE, Input, joint_dtype, usual_colors
+from atrous.models.task import SEMANTIC, Task
 
 if TYPE_CHECKING:
     from atrous.models.backbones import Backbone
     from atrous.models.vgg import VGG16
 
-#: 2 since a record says of each input what it is; records of version 1 are of one picture.
+#: 2 since a record lists inputs and tasks; records of version 1 are of one picture and one table of classes.
 FORMAT_VERSION = 2
-
-#: Masks hold one byte for each pixel, in which 255 means that it is ignored.
-MOST_CLASSES = 255
-
-Color = tuple[int, int, int]
-#: A raw value in a mask file: an index, or a colour in colour-coded masks.
-Raw = int | Color
+#: Fields of a record of version 1, which are those of its class table.
+_TABLE = {"classes": "names", "colors": "colors", "raw": "raw", "ignore": "ignore"}
 
 
 @checked_field_names
@@ -162,10 +160,7 @@ class Info:
         architecture: a paper's name, a key of `atrous.models.ARCHITECTURES`.
         arguments: all arguments of its constructor, so that a file rebuilds the model.
         preprocessing: what happens to a picture before the network.
-        classes: names, one per class (two for a one-logit model).
-        colors: RGB, 0–255, one per class.
-        raw: per class the raw values it has in mask files; the first is written back.
-        ignore: raw values that mean "not labelled".
+        tasks: what the model answers; the first is semantic, whose classes are two for a one-logit model.
         temperature: logits are divided by it before softmax.
         crf: parameters of the CRF that refines this model's masks, or None.
         scores: measured results, such as {"val": {"miou": 0.71}}.
@@ -176,10 +171,7 @@ class Info:
     architecture: str
     arguments: dict[str, Any]
     preprocessing: Preprocessing
-    classes: tuple[str, ...]
-    colors: tuple[Color, ...]
-    raw: tuple[tuple[Raw, ...], ...]
-    ignore: tuple[Raw, ...] = (255,)
+    tasks: tuple[Task, ...]
     temperature: float = 1.0
     crf: dict[str, Any] | None = None
     scores: dict[str, Any] = field(default_factory=dict)
@@ -190,27 +182,16 @@ class Info:
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.arguments, Mapping):
             given = f"{shown(self.preprocessing)} and {shown(self.arguments)}"
             raise AtrousError(f"preprocessing is a Preprocessing and arguments are a dict, got {given}.")
-        for name in ("classes", "colors", "raw"):
-            if not isinstance(getattr(self, name), tuple | list):
-                raise AtrousError(f"{name} must be a tuple, one entry per class, got {shown(getattr(self, name))}.")
-        if not len(self.classes) == len(self.colors) == len(self.raw):
-            raise AtrousError(
-                f"classes, colours and raw values must be equally many, got {len(self.classes)}, "
-                f"{len(self.colors)} and {len(self.raw)}."
-            )
-        if not all(isinstance(name, str) for name in self.classes):
-            raise AtrousError(f"classes must be names, got {shown(self.classes)}.")
-        if not all(_is_color(color) for color in self.colors):
-            raise AtrousError(f"colors must be three whole numbers for each class, 0–255, got {shown(self.colors)}.")
-        if len(self.classes) > MOST_CLASSES:
-            raise AtrousError(
-                f"a model has at most {MOST_CLASSES} classes, because masks hold one byte for each pixel; got "
-                f"{len(self.classes)}."
-            )
+        tasks = self.tasks
+        if not isinstance(tasks, tuple) or not tasks or not all(isinstance(task, Task) for task in tasks):
+            raise AtrousError(f"tasks must be a tuple of Task, got {shown(tasks)}.")
+        if tasks[0].kind != SEMANTIC or len({task.name for task in tasks}) < len(tasks):
+            names = ", ".join(task.name for task in tasks)
+            raise AtrousError(f"the first task is {SEMANTIC} and no two have one name, got {names}.")
         outputs = self.arguments.get("num_classes")
-        if outputs is not None and len(self.classes) != max(outputs, 2):
+        if outputs is not None and len(self.table) != max(outputs, 2):
             raise AtrousError(
-                f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.classes)}."
+                f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.table)}."
             )
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
             raise AtrousError(f"temperature must be positive and finite, got {shown(self.temperature)}.")
@@ -219,6 +200,33 @@ class Info:
             raise AtrousError(
                 f"a model of pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
             )
+
+    @property
+    def table(self) -> ClassTable:
+        """The classes that each pixel may have, with their colours and mask values: those of the semantic task."""
+        return self.tasks[0].classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that each pixel may have."""
+        return self.table.names
+
+    @property
+    def colors(self) -> tuple[Color, ...]:
+        """RGB, 0–255, of these classes."""
+        return self.table.colors
+
+    @checked
+    def with_table(self, table: ClassTable) -> Info:
+        """The same with other classes of its semantic task.
+
+        Args:
+            table: of as many classes as the model separates.
+
+        Raises:
+            AtrousError: another number of classes.
+        """
+        return replace(self, tasks=(replace(self.tasks[0], classes=table), *self.tasks[1:]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -240,17 +248,15 @@ class Info:
                 f"the model's record has format version {version!r}, this atrous reads 1 to {FORMAT_VERSION}: "
                 "upgrade atrous, or convert the model again."
             )
+        others = {key: value for key, value in record.items() if version != 1 or key not in _TABLE}
         try:
             return cls(
                 **{
-                    **record,
+                    **others,
                     "format_version": FORMAT_VERSION,
                     "preprocessing": _preprocessing(record["preprocessing"], version),
                     "arguments": {key: _tuples(value) for key, value in record["arguments"].items()},
-                    "classes": tuple(record["classes"]),
-                    "colors": _tuples(record["colors"]),
-                    "raw": _tuples(record["raw"]),
-                    "ignore": _tuples(record["ignore"]),
+                    "tasks": _tasks(record),
                 }
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -263,6 +269,16 @@ def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
         return Preprocessing.of_pictures(**record)
     inputs = tuple(Input(**{field: _tuples(value) for field, value in one.items()}) for one in record["inputs"])
     return Preprocessing(**{**record, "inputs": inputs})
+
+
+def _tasks(record: Mapping[str, Any]) -> tuple[Task, ...]:
+    """As a record of its format version has them."""
+    if record["format_version"] == 1:
+        return (Task(ClassTable(**{new: _tuples(record[old]) for old, new in _TABLE.items()})),)
+    return tuple(
+        Task(**{**one, "outputs": _tuples(one["outputs"]), "classes": ClassTable(**_tuples(one["classes"]))})
+        for one in record["tasks"]
+    )
 
 
 def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone | VGG16) -> Info:
@@ -285,28 +301,31 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
         architecture=architecture,
         arguments={name: _tuples(value) for name, value in arguments.items() if name not in ("self", "__class__")},
         preprocessing=Preprocessing.of_pictures(mean, std),
-        **placeholder_classes(arguments["num_classes"]),
+        tasks=(Task(placeholder_table(arguments["num_classes"])),),
     )
 
 
-def placeholder_classes(num_classes: int) -> dict[str, Any]:
-    """Names, colours and raw values of a model that was never told its classes."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not 1 <= num_classes <= MOST_CLASSES:
+def placeholder_table(num_classes: int) -> ClassTable:
+    """The classes of a model that was never told them: "class 0", "class 1" …, in shades of grey.
+
+    Args:
+        num_classes: outputs of the network, 1 (one logit, which separates two classes) to 255.
+
+    Raises:
+        AtrousError: another number.
+    """
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not 1 <= num_classes <= MAX_CLASSES:
         raise AtrousError(
-            f"num_classes must be a whole number, 1 (binary, one logit) to {MOST_CLASSES} (a mask's pixel is one "
-            f"byte), got {num_classes!r}."
+            f"num_classes must be a whole number, 1 (binary, one logit) to {MAX_CLASSES} (a mask's pixel is one "
+            f"byte), got {shown(num_classes)}."
         )
     count = max(num_classes, 2)  # one logit separates two classes
-    return {
-        "classes": tuple(f"class {index}" for index in range(count)),
-        "colors": tuple((shade, shade, shade) for shade in (round(255 * i / (count - 1)) for i in range(count))),
-        "raw": tuple((index,) for index in range(count)),
-    }
-
-
-def _is_color(value: Any) -> bool:
-    sound = isinstance(value, tuple | list) and len(value) == 3
-    return sound and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    return ClassTable(
+        names=tuple(f"class {index}" for index in range(count)),
+        colors=tuple((shade, shade, shade) for shade in (round(255 * i / (count - 1)) for i in range(count))),
+        raw=tuple((index,) for index in range(count)),
+        ignore=(255,),
+    )
 
 
 def _tuples(value: Any) -> Any:

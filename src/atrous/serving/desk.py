@@ -254,8 +254,8 @@ class Desk:
         }
         found = segmenter.found(stored)
         doubts = [note.message for note in doubts_of("the picture", stored[IMAGE], preprocessing)]
-        doubts += [doubt] if (doubt := segmenter.doubt_of(found.image, ASK_FOR_RANGE)) else []
-        return segmenter, found, segmenter.filled(found, ASK_FOR_RANGE), " ".join(doubts) or None
+        doubts += [doubt] if (doubt := segmenter.preparation.doubt_of(found.image, ASK_FOR_RANGE)) else []
+        return segmenter, found, segmenter.preparation.filled(found, ASK_FOR_RANGE), " ".join(doubts) or None
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
         """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.

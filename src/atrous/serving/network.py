@@ -32,7 +32,7 @@ class Job:
 
     Args:
         segmenter: that is to look at it.
-        image: H×W×C as its `prepare` gives it.
+        image: H×W×C as its `preparation` makes it.
         valid: H×W booleans, False where there is no data; None for data everywhere.
 
     Attributes:

@@ -123,7 +123,9 @@ class Shelf:
         model = Model(name, spec, stamp, spec.open(self._say))
         # The first picture takes longest; it shall not be a person's, nor run beside the network's own thread.
         channels = model.segmenter.info.preprocessing.channels
-        picture = model.segmenter.prepare(np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype))
+        picture = model.segmenter.preparation.prepare(
+            np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype)
+        )
         self._network.submit(Job(model.segmenter, picture)).result()
         return model
 

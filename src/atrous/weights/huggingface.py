@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
 from atrous.weights import huggingface_told

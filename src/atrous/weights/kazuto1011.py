@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from atrous.data.coco_stuff import COCO_STUFF_CLASSES
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.weights.adapted import Adapted, Keys, by_number, normalisation, translate

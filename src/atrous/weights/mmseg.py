@@ -22,7 +22,8 @@ from torch import Tensor
 from atrous.data.ade20k import ADE20K_CLASSES
 from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.data.coco_stuff import COCO_STUFF_TRAIN_IDS
-from atrous.data.labels import ClassTable, default_colors
+from atrous.data.colors import default_colors
+from atrous.data.labels import ClassTable
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.weights import mmseg_config, mmseg_told

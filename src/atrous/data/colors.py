@@ -1,0 +1,52 @@
+"""Colours of classes: the usual ones, tables of them, and colours as single numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+#: Red, green, blue, 0–255.
+Color: TypeAlias = tuple[int, int, int]
+
+
+def color_table(colors: Sequence[Color]) -> np.ndarray:
+    """Colours by index, as an array to look indices up in.
+
+    Args:
+        colors: (red, green, blue), 0–255, of the first indices; at most 256.
+
+    Returns:
+        256×3 ``uint8``, black beyond the given colours.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    return table
+
+
+def default_colors(count: int) -> tuple[Color, ...]:
+    """The first ``count`` colours of the Pascal VOC colour map, which keeps neighbouring indices far apart.
+
+    Bit 3j + c of the index becomes bit 7 − j of channel c (VOC devkit, ``VOClabelcolormap.m``).
+    """
+    colors = []
+    for index in range(count):
+        red = green = blue = 0
+        for shift in range(8):
+            red |= (index >> (3 * shift) & 1) << (7 - shift)
+            green |= (index >> (3 * shift + 1) & 1) << (7 - shift)
+            blue |= (index >> (3 * shift + 2) & 1) << (7 - shift)
+        colors.append((red, green, blue))
+    return tuple(colors)
+
+
+def unpacked_color(code: int) -> Color:
+    """The (red, green, blue) of a colour that was packed into one number, 16 bits each."""
+    return code >> 32, code >> 16 & 0xFFFF, code & 0xFFFF
+
+
+def packed_colors(colors: np.ndarray) -> np.ndarray:
+    """Pack H×W×3 colours into H×W ``int64``, 16 bits each."""
+    parts = colors.astype(np.int64)
+    return parts[..., 0] << 32 | parts[..., 1] << 16 | parts[..., 2]

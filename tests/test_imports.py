@@ -1,6 +1,7 @@
 """Which way imports point, and what importing costs; see docs/architecture.md."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ SOURCE = Path(atrous.__file__).parent
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
 LOW = {
     *("arguments", "errors", "fields", "inputs", "json_yaml", "forks", "atomic_write", "logger", "picture_marks"),
-    "outputs",
+    *("outputs", "version"),
 }
 ALLOWED = {
     "errors": set(),
+    "version": set(),
     "arguments": {"errors"},
     "fields": {"arguments", "errors"},
     "json_yaml": {"errors"},
@@ -42,10 +44,10 @@ ALLOWED = {
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW
     | {"crf", "models", "data", "model_file", "console", "device", "run_folder", "charts"}
-    | {"create", "inference", "atrous"},
+    | {"create", "inference"},
     "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "console", "device"},
     "explaining": LOW | {"crf", "models"},
-    "serving": LOW | {"crf", "models", "data", "inference", "atrous"},
+    "serving": LOW | {"crf", "models", "data", "inference"},
     "create": LOW | {"models", "data", "model_file", "weights", "console"},
     "recipes": set(),
     "verbs": {"errors", "fields"},
@@ -86,6 +88,52 @@ def test_every_room_has_a_place_in_the_order():
 def test_imports_point_one_way(path):
     room = room_of(path)
     assert imported_rooms(path) - {room} <= ALLOWED[room]
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of this package that a file imports, also inside its functions and for type checkers."""
+    files = set()
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] != "atrous":
+            continue
+        while parts:  # the longest part of the name that is a module; the rest is a name in it
+            place = SOURCE.joinpath(*parts[1:])
+            found = [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
+            if found:
+                files.add(found[0])
+                break
+            parts.pop()
+    return files - {path}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Each file can be read after those that it imports."""
+    waiting = {path: imported_files(path) for path in [*FILES, SOURCE / "__init__.py"]}
+    while ready := {path for path, needed in waiting.items() if not needed & waiting.keys()}:
+        waiting = {path: needed for path, needed in waiting.items() if path not in ready}
+    circle = {
+        str(path.relative_to(SOURCE)): [str(one.relative_to(SOURCE)) for one in needed & waiting.keys()]
+        for path, needed in waiting.items()
+    }
+    assert not circle
+
+
+def test_what_is_imported_by_name_exists():
+    """Also inside functions that few calls reach, and for type checkers."""
+    for path in [*FILES, SOURCE / "__init__.py"]:
+        for name in imported_modules(path):
+            if name.split(".")[0] != "atrous":
+                continue
+            parent, _, last = name.rpartition(".")
+            place = SOURCE.joinpath(*parent.split(".")[1:])
+            here = [one for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
+            module = SOURCE.joinpath(*name.split(".")[1:])
+            if module.with_suffix(".py").is_file() or module.is_dir() or name == "atrous":
+                continue
+            assert here, f"{path} imports {name}, and there is no {parent}"
+            text = here[0].read_text(encoding="utf-8")
+            assert re.search(rf"\b{re.escape(last)}\b", text), f"{path} imports {last}, which {here[0]} does not have"
 
 
 def test_the_device_room_needs_torch_only():

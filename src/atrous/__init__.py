@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError
+from atrous.version import __version__
 
 if TYPE_CHECKING:
     from atrous.commands.calibrate import calibrate as calibrate
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from atrous.model_file import load as load
     from atrous.model_file import save as save
     from atrous.serving.client import Client as Client
-
-__version__ = "0.1.0"
 
 # Says nothing unless a program that imports this asks for it; see atrous.logger.
 logging.getLogger("atrous").addHandler(logging.NullHandler())

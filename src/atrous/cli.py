@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import atrous
 from atrous.errors import AtrousError, no_encoding
 from atrous.help_text import explained, explained_group, kind_in_words, overview
 from atrous.json_yaml import parse_json
 from atrous.verbs import COMMANDS, PRINT_SCHEMA, Option, called, function_of, groups, inside, options
+from atrous.version import __version__
 
 _python_shows = warnings.showwarning
 _HELP = ("-h", "--help")
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
         print(overview(package), end="")
         return 0
     if words[0] == "--version":
-        print(f"atrous {atrous.__version__}")
+        print(f"atrous {__version__}")
         return 0
     # Threads that spin as long as OpenMP lets them slow training up to tenfold as soon as anything else wants a
     # core: another program, or our own data workers. Read when torch is imported, so set before.

@@ -12,6 +12,7 @@ from atrous import convert
 from atrous.errors import AtrousError
 from atrous.weights import tensorflow
 from atrous.weights.foreign import Foreign, read
+from atrous.weights.tflite_names import read_tflite
 
 pytest.importorskip("tflite")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
@@ -183,8 +184,8 @@ def writer():
 def test_the_reader_takes_names_as_mlir_writes_them(tmp_path):
     names = "{0}/Conv2D_Fold;{0}/weights_quant/FakeQuantWithMinMaxVars", "{0}/depthwise_Fold;{0}/weights_quant/Fake"
     one, other = Writer(33, 33, 16, names), Writer(33, 33, 16)
-    found = tensorflow.read_tflite(one.write(tmp_path)).state
-    expected = tensorflow.read_tflite(other.write(tmp_path)).state
+    found = read_tflite(one.write(tmp_path))[0]
+    expected = read_tflite(other.write(tmp_path))[0]
     assert found.keys() == expected.keys() and len(found) == 110
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
@@ -193,7 +194,7 @@ def test_the_reader_takes_names_as_mlir_writes_them(tmp_path):
 def test_weights_with_a_scale_per_channel_are_dequantised(tmp_path, writer, layer):
     expected = quantise(writer, layer)
     leaf = "depthwise_weights" if layer.endswith("depthwise") else "weights"
-    found = tensorflow.read_tflite(writer.write(tmp_path)).state[f"{layer}/{leaf}"]
+    found = read_tflite(writer.write(tmp_path))[0][f"{layer}/{leaf}"]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
@@ -275,7 +276,7 @@ def test_the_general_reader_hands_over_what_the_graph_says(tmp_path, writer):
 
 def test_a_checkpoints_own_layout_and_norms_give_the_same_model(tmp_path, writer):
     """Kernels h×w×I×O and norms of their own, as tf.train.load_checkpoint names them."""
-    folded = tensorflow.read_tflite(writer.write(tmp_path)).state
+    folded = read_tflite(writer.write(tmp_path))[0]
     random = np.random.RandomState(1)
     state = {"global_step": torch.tensor(30000)}
     for name, tensor in folded.items():
@@ -416,7 +417,7 @@ def whole(tmp_path_factory):
 def test_a_truncated_file_is_refused(tmp_path, whole, kept):
     (tmp_path / "short.tflite").write_bytes(whole[:kept])
     with pytest.raises(AtrousError):
-        tensorflow.read_tflite(tmp_path / "short.tflite")
+        read_tflite(tmp_path / "short.tflite")
 
 
 @pytest.mark.parametrize(
@@ -425,18 +426,18 @@ def test_a_truncated_file_is_refused(tmp_path, whole, kept):
 def test_garbage_is_refused(tmp_path, content):
     (tmp_path / "garbage.tflite").write_bytes(content)
     with pytest.raises(AtrousError):
-        tensorflow.read_tflite(tmp_path / "garbage.tflite")
+        read_tflite(tmp_path / "garbage.tflite")
 
 
 def test_a_missing_reader_is_named_with_what_installs_it(tmp_path, writer, monkeypatch):
     monkeypatch.setitem(sys.modules, "tflite.Model", None)  # as where the package is not installed
     with pytest.raises(AtrousError, match=r"atrous\[tflite\]"):
-        tensorflow.read_tflite(writer.write(tmp_path))
+        read_tflite(writer.write(tmp_path))
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(AtrousError, match="cannot be read"):
-        tensorflow.read_tflite(tmp_path / "none.tflite")
+        read_tflite(tmp_path / "none.tflite")
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -454,10 +455,10 @@ def test_a_file_with_altered_words_is_read_or_refused_and_nothing_else(tmp_path,
         data[at : at + 4] = word.to_bytes(4, "little")
     (tmp_path / "altered.tflite").write_bytes(data)
     try:
-        found = tensorflow.read_tflite(tmp_path / "altered.tflite")
+        found, _ = read_tflite(tmp_path / "altered.tflite")
     except AtrousError:
         return
-    assert sum(tensor.numel() for tensor in found.state.values()) <= len(whole)
+    assert sum(tensor.numel() for tensor in found.values()) <= len(whole)
 
 
 def test_other_arrays_are_not_recognised():

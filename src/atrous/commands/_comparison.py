@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-import atrous
 from atrous import charts
 from atrous.commands._page import PER_CENT, duration, percent, template
 from atrous.commands._recorded_options import options_in_words
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 from atrous.run_folder import Record, Run, known, points
+from atrous.version import __version__
 
 #: Curves that can be told apart in one chart.
 MOST_CURVES = 6
@@ -41,7 +41,7 @@ def render_comparison(runs: Sequence[Run]) -> str:
         curves=[(title, Markup(svg)) for title, svg in curves(ranked)],
         classes=class_rows(ranked),
         differences=differences(ranked),
-        version=atrous.__version__,
+        version=__version__,
     )
 
 

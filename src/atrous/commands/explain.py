@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.markup import escape
 
-import atrous
 from atrous import charts, model_file
 from atrous.arguments import checked
 from atrous.atomic_write import write_text
@@ -47,6 +46,7 @@ from atrous.outputs import (
     picture_output,
     save_picture,
 )
+from atrous.version import __version__
 
 #: Each picture is a few megabytes of the page.
 MOST_PICTURES = 40
@@ -158,7 +158,7 @@ def explain(
     page = out / "explanation.html"
     if shown:
         html = template("explain.html.j2").render(
-            pictures=shown, model=str(model), info=network.info, version=atrous.__version__
+            pictures=shown, model=str(model), info=network.info, version=__version__
         )
         write_text(page, html)
         console.print(

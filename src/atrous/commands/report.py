@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.markup import escape
 
-import atrous
 from atrous import charts
 from atrous.arguments import checked
 from atrous.atomic_write import write_text
@@ -35,6 +34,7 @@ from atrous.console import console
 from atrous.errors import AtrousError, counted
 from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
+from atrous.version import __version__
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Item
@@ -115,7 +115,7 @@ def render(run: Run, out: Path | None = None) -> str:
         config=run.config,
         commands=commands(run, out),
         provenance=provenance(run),
-        version=atrous.__version__,
+        version=__version__,
     )
 
 

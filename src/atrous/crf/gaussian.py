@@ -9,6 +9,8 @@ import numpy as np
 
 #: Beyond so many standard deviations the kernel, 3e-4 of its height there, counts as zero.
 REACH = 4.0
+#: The smallest probability, and the smallest sum of a kernel, that counts, so that its logarithm is finite.
+LEAST = 1e-20
 
 
 def taps_of(length: int, sigma: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.arguments import checked, checked_names
-from atrous.crf.gaussian import Axis, taps_of
+from atrous.crf.gaussian import LEAST, Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
 from atrous.errors import AtrousError, shown, unknown_name
 
@@ -49,8 +49,6 @@ PRESETS: dict[str, dict[str, float]] = {
     },
 }
 
-#: The smallest probability that counts, so that its logarithm is finite.
-LEAST = 1e-20
 #: Sum of both weights up to which the compiled loops take e^message as it is, in float32.
 HEAVIEST = 40.0
 #: By how much a pixel's probabilities may miss a sum of one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from atrous.crf import mean_field
+from atrous.crf import gaussian
 from atrous.crf.gaussian import Axis
 from atrous.crf.lattice_cpu import CpuLattice
 from atrous.crf.rows import (
@@ -23,7 +23,7 @@ from atrous.crf.rows import (
 from atrous.crf.scratch import Scratch
 
 #: The smallest probability that counts, as the loops have it.
-LEAST = np.float32(mean_field.LEAST)
+LEAST = np.float32(gaussian.LEAST)
 #: Pieces into which pixels are cut, to be read by class and written by pixel while they are in the cache.
 PIECES = 512
 #: Bands of rows, and pixels of a row, updated at a time: what the vertical kernel sees shall stay in the cache.

@@ -16,6 +16,7 @@ from atrous.errors import AtrousError, shown
 from atrous.explaining.certainty import entropy, margin
 from atrous.explaining.network import Watched, field_radii
 from atrous.models import SegmentationModel
+from atrous.models.crf_colors import check_crf_fits, compared_by_crf
 from atrous.models.given import check_model
 from atrous.models.given_picture import check_picture, check_valid
 from atrous.models.layers import class_probabilities, resize
@@ -126,6 +127,8 @@ def explain_picture(
         raise AtrousError(f"most is how many classes are explained, 1 or more, got {most}.")
     if crf is not None and not isinstance(crf, DenseCRF):
         raise AtrousError(f"crf must be an atrous.DenseCRF, got {shown(crf)}.")
+    if crf is not None:
+        check_crf_fits(model.info.preprocessing)
     if height * width > MOST_PIXELS:
         raise AtrousError(
             f"the picture has {height}×{width} pixels, and explaining keeps every layer's output: "
@@ -160,7 +163,8 @@ def explain_picture(
     refined = refined_entropy = None
     if crf is not None:
         with torch.inference_mode():
-            after = crf(torch.tensor(image), given, valid).cpu().numpy()
+            compared = compared_by_crf(image, model.info.preprocessing)
+            after = crf(torch.tensor(compared), given, valid).cpu().numpy()
         refined, refined_entropy = after.argmax(0).astype(np.uint8), entropy(after)
         if valid is not None:
             refined[~valid] = NO_DATA

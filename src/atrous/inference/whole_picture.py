@@ -13,6 +13,7 @@ from atrous.inference.given import check_crf, check_pooled, check_scores, check_
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import Runner
 from atrous.inference.views import View, mean_labels, refined_labels, views_of
+from atrous.models.crf_colors import check_crf_fits, compared_by_crf
 from atrous.models.given_picture import check_picture, check_valid
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class WholePicture:
         if crf is not None:
             from atrous.crf.settings import make_crf
 
+            check_crf_fits(info.preprocessing)
             self.crf = make_crf(crf, info.crf).to(self.engine.device)
 
     def looking(
@@ -186,7 +188,8 @@ class WholePicture:
         check_valid(valid, size)
         temperature = self.info.temperature
         if (crf := check_crf(crf)) is not None:
-            return refined_labels(scores, image, crf, valid, self._align_corners, temperature, self.engine.device)
+            colors = compared_by_crf(image, self.info.preprocessing)
+            return refined_labels(scores, colors, crf, valid, self._align_corners, temperature, self.engine.device)
         if len(scores) == 1:
             return resize_argmax(scores[0], size, self._align_corners)
         return mean_labels(scores, size, self._align_corners, temperature)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from atrous.crf import DenseCRF
-from atrous.crf.mean_field import LEAST
+from atrous.crf.gaussian import LEAST
 from atrous.crf.settings import settings_of
 from atrous.learning.recipe import Crf
 from atrous.models import Info
+from atrous.models.crf_colors import check_crf_fits
 from atrous.models.layers import class_probabilities, resize
 
 #: Mean-field steps once trained; five in training and ten afterwards are those of arXiv:1502.03240 §6.
@@ -41,8 +42,11 @@ class CrfLayer(nn.Module):
             "potts" if settings.compatibility == "potts" else 1 - torch.eye(len(info.classes)),
             trainable=True,
         )
+        check_crf_fits(info.preprocessing)
+        picture = info.preprocessing.image  # further inputs, such as depth, are no colours to compare
+        self.channels = picture.channels
         # The loader makes 16-bit pictures float32, whose colours the CRF would take for steps of 8 bits.
-        self.unit = 257.0 if info.preprocessing.dtype == "uint16" else 1.0
+        self.unit = 257.0 if picture.dtype == "uint16" else 1.0
 
     def forward(self, scores: Tensor, raw_images: Tensor, align_corners: bool = False) -> Tensor:
         """Refines scores at the pictures' full size.
@@ -59,7 +63,7 @@ class CrfLayer(nn.Module):
         full = resize(scores.float(), raw_images.shape[-2:], align_corners)
         if not full.isfinite().all():  # the training says so, with the names of the pictures
             return full
-        pictures = raw_images.permute(0, 2, 3, 1)
+        pictures = raw_images[:, : self.channels].permute(0, 2, 3, 1)
         if self.unit != 1:
             pictures = pictures / self.unit
         logs = self.crf(pictures, class_probabilities(full)).clamp(min=LEAST).log()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import atrous
 from atrous import model_file
 from atrous.charts import confusion_picture
 from atrous.data.dataset import Dataset, Item
@@ -26,6 +25,7 @@ from atrous.learning.step import TrainingStep
 from atrous.learning.trainer import Progress
 from atrous.logger import suppressed
 from atrous.models import SegmentationModel
+from atrous.version import __version__
 
 #: Validation pictures shown in TensorBoard.
 SHOWN = 3
@@ -84,7 +84,7 @@ class Validation:
     def _keep(self, judged: SegmentationModel, confusion: ConfusionMatrix, progress: Progress) -> None:
         before = judged.info
         provenance = {
-            "made_by": f"atrous {atrous.__version__}, torch {torch.__version__}",
+            "made_by": f"atrous {__version__}, torch {torch.__version__}",
             "made_on": time.strftime("%Y-%m-%d"),
             "recipe": self.recipe.name,
             "data": Path(self.recipe.data.root).name,

@@ -14,7 +14,7 @@ from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
 from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.info import first_info
+from atrous.models.first_info import first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.vgg import VGG16
 

@@ -15,7 +15,8 @@ from atrous.errors import AtrousError
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone
 from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.info import aligned_side, first_info
+from atrous.models.first_info import first_info
+from atrous.models.info import aligned_side
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.same_padding import pads_unevenly
 

@@ -15,7 +15,7 @@ from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import Backbone, create_backbone, is_separable_family, plain_blocks
 from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.info import first_info
+from atrous.models.first_info import first_info
 from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
 from atrous.models.vgg import VGG16
 

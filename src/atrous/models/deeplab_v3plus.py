@@ -15,7 +15,7 @@ from atrous.models.aspp import ASPP
 from atrous.models.auxiliary import AuxiliaryHead
 from atrous.models.backbones import create_backbone, is_separable_family
 from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.info import first_info
+from atrous.models.first_info import first_info
 from atrous.models.layers import (
     Norm,
     check_pictures,

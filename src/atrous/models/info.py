@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from atrous.arguments import checked, checked_field_names
 from atrous.data.colors import Color
@@ -15,10 +15,6 @@ from atrous.data.labels import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError, shown
 from atrous.inputs import IMAGE, Input, joint_dtype, usual_colors
 from atrous.models.task import SEMANTIC, Task
-
-if TYPE_CHECKING:
-    from atrous.models.backbones import Backbone
-    from atrous.models.vgg import VGG16
 
 #: 2 since a record lists inputs and tasks; records of version 1 are of one picture and one table of classes.
 FORMAT_VERSION = 2
@@ -255,7 +251,7 @@ class Info:
                     **others,
                     "format_version": FORMAT_VERSION,
                     "preprocessing": _preprocessing(record["preprocessing"], version),
-                    "arguments": {key: _tuples(value) for key, value in record["arguments"].items()},
+                    "arguments": {key: tuples(value) for key, value in record["arguments"].items()},
                     "tasks": _tasks(record),
                 }
             )
@@ -267,41 +263,17 @@ def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
     """As a record of that format version has it."""
     if version == 1:
         return Preprocessing.of_pictures(**record)
-    inputs = tuple(Input(**{field: _tuples(value) for field, value in one.items()}) for one in record["inputs"])
+    inputs = tuple(Input(**{field: tuples(value) for field, value in one.items()}) for one in record["inputs"])
     return Preprocessing(**{**record, "inputs": inputs})
 
 
 def _tasks(record: Mapping[str, Any]) -> tuple[Task, ...]:
     """As a record of its format version has them."""
     if record["format_version"] == 1:
-        return (Task(ClassTable(**{new: _tuples(record[old]) for old, new in _TABLE.items()})),)
+        return (Task(ClassTable(**{new: tuples(record[old]) for old, new in _TABLE.items()})),)
     return tuple(
-        Task(**{**one, "outputs": _tuples(one["outputs"]), "classes": ClassTable(**_tuples(one["classes"]))})
+        Task(**{**one, "outputs": tuples(one["outputs"]), "classes": ClassTable(**tuples(one["classes"]))})
         for one in record["tasks"]
-    )
-
-
-def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone | VGG16) -> Info:
-    """What a freshly built model says about itself.
-
-    Args:
-        architecture: a paper's name.
-        arguments: of its constructor, as `locals()` at its top gives them; lists become tuples.
-        backbone: whose pretrained weights' preprocessing is recorded, in 0–255; grey and many-band pictures get the
-            channels' mean.
-
-    Raises:
-        AtrousError: num_classes below 1 or above 255.
-    """
-    mean, std = [255 * value for value in backbone.mean], [255 * value for value in backbone.std]
-    if backbone.in_channels != len(mean):
-        mean = [sum(mean) / len(mean)] * backbone.in_channels
-        std = [sum(std) / len(std)] * backbone.in_channels
-    return Info(
-        architecture=architecture,
-        arguments={name: _tuples(value) for name, value in arguments.items() if name not in ("self", "__class__")},
-        preprocessing=Preprocessing.of_pictures(mean, std),
-        tasks=(Task(placeholder_table(arguments["num_classes"])),),
     )
 
 
@@ -328,11 +300,15 @@ def placeholder_table(num_classes: int) -> ClassTable:
     )
 
 
-def _tuples(value: Any) -> Any:
-    """Lists, which is what JSON makes of tuples, as tuples, at any depth."""
+def tuples(value: Any) -> Any:
+    """Lists, which is what JSON makes of tuples, as tuples, at any depth.
+
+    Args:
+        value: plain values.
+    """
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def aligned_side(side: int, factor: float) -> int:

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import atrous
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference.tiles import GRID
 from atrous.serving import answers
@@ -23,6 +22,7 @@ from atrous.serving.limits import Problem
 from atrous.serving.metrics import Metrics
 from atrous.serving.network import Network
 from atrous.serving.shelf import Look, Model, Shelf
+from atrous.version import __version__
 
 HERE = Path(__file__).parent
 #: The keys of `answers.FORMATS`.
@@ -105,7 +105,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
     """
     app = FastAPI(
         title="atrous",
-        version=atrous.__version__,
+        version=__version__,
         description="Semantic segmentation with DeepLab.",
         docs_url=None,
         redoc_url=None,

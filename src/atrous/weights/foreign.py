@@ -25,6 +25,7 @@ from atrous.models.wrapped import without_wrappers
 from atrous.weights import shards
 from atrous.weights.caffe import read_caffemodel
 from atrous.weights.shards import FOLDER_INDEXES
+from atrous.weights.tflite_names import read_tflite
 from atrous.weights.torch_file import read_torch
 from atrous.weights.two_parts import joined
 
@@ -126,9 +127,7 @@ def read(path: str | Path) -> Foreign:
         raise AtrousError(f"no file at {path}.")
     with path.open("rb") as file:
         if file.read(8)[4:] == TFLITE:
-            from atrous.weights import tensorflow
-
-            return tensorflow.read_tflite(path)
+            return Foreign(*read_tflite(path), path.name)
     if path.name in FOLDER_INDEXES:
         sets = {"": _read_shards(path)}
         record: dict[str, Any] = {}

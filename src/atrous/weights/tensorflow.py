@@ -10,10 +10,8 @@ the same at the size of the training crop.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ from torch import Tensor
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
-from atrous.weights import tflite_file
 from atrous.weights.adapted import (
     MOBILENETV2_STAGES,
     Adapted,
@@ -32,11 +29,10 @@ from atrous.weights.adapted import (
     translate,
 )
 from atrous.weights.foreign import Foreign
+from atrous.weights.tflite_names import MEAN, STD
 
 #: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
 BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)
-#: x / 127.5 − 1 on 0–255; a quantised file says its own.
-MEAN = STD = 127.5
 #: Where the file does not tell: the stride at which Google trained and evaluated its mobile models.
 OUTPUT_STRIDE = 16
 
@@ -90,68 +86,6 @@ KEYS = (
 OTHERS = re.compile(r"(aspp[1-9]|decoder/|xception_|resnet_v1)")
 
 
-def read_tflite(path: str | Path) -> Foreign:
-    """A .tflite file's convolutions under TF-slim's names, and what its graph says.
-
-    Args:
-        path: float32 or quantised to 8 bits; nothing is run.
-
-    Returns:
-        `state`: `<layer>/weights` (O×kh×kw×I) or `<layer>/depthwise_weights` (1×kh×kw×C), and `<layer>/bias`, float32.
-        `config`: "output_stride" (the product of the backbone's strides), "corners" of the last resize,
-        "input_size" (H, W), whether it is "quantised", "mean" and "std" of the input, and by layer "strides",
-        "dilations" and "activations".
-
-    Raises:
-        AtrousError: see `tflite_file.read_graph`; or two convolutions of one name.
-    """
-    path = Path(path)
-    graph = tflite_file.read_graph(path)
-    state: dict[str, Tensor] = {}
-    layers = {}
-    for convolution in graph.convolutions:
-        layer = layer_name(convolution.name)
-        if layer in layers:
-            raise AtrousError(f"{path.name} has two convolutions named '{layer}'.")
-        layers[layer] = convolution
-        leaf = "depthwise_weights" if convolution.depthwise else "weights"
-        state[f"{layer}/{leaf}"] = torch.from_numpy(convolution.weights)
-        state[f"{layer}/bias"] = torch.from_numpy(convolution.bias)
-    strides = {layer: convolution.stride for layer, convolution in layers.items()}
-    mean, std = MEAN, STD
-    if graph.input_scale is not None:
-        scale, zero = graph.input_scale
-        mean, std = zero, 1 / scale
-    config = {
-        "output_stride": math.prod(stride for layer, stride in strides.items() if layer.startswith("MobilenetV2/")),
-        "corners": graph.corners,
-        "input_size": graph.input_shape[1:3],
-        "quantised": graph.input_scale is not None,
-        "mean": mean,
-        "std": std,
-        "strides": strides,
-        "dilations": {layer: convolution.dilation for layer, convolution in layers.items()},
-        "activations": {layer: convolution.activation for layer, convolution in layers.items()},
-    }
-    return Foreign(state, config, path.name)
-
-
-def layer_name(tensor: str) -> str:
-    """The layer in the name of a weights tensor; MLIR's converter joins several names, and adds its operations.
-
-    Examples:
-        >>> layer_name("aspp0/Conv2D_Fold;aspp0/weights_quant/FakeQuantWithMinMaxVars")
-        'aspp0'
-        >>> layer_name("MobilenetV2/expanded_conv/depthwise/depthwise_weights")
-        'MobilenetV2/expanded_conv/depthwise'
-    """
-    for part in tensor.split(";"):
-        match = re.match(r"(.+?)/(?:depthwise_)?weights(?:_quant)?(?:/|$)", part)
-        if match:
-            return match[1]
-    return tensor
-
-
 def recognises(foreign: Foreign) -> bool:
     """Whether the names are TF-slim's for a mobile DeepLab."""
     return "MobilenetV2/Conv/weights" in foreign.state and "logits/semantic/weights" in foreign.state
@@ -161,8 +95,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """A mobile DeepLabV3 as ours.
 
     Args:
-        foreign: from `read_tflite`, or arrays under TF-slim's names: in the layout of .tflite files with folded norms,
-            or as in a TensorFlow checkpoint (kh×kw×I×O, norms as they are).
+        foreign: of a .tflite file as `tflite_names.read_tflite` reads it, or arrays under TF-slim names: in the layout
+            of .tflite files with folded norms, or as in a TensorFlow checkpoint (kh×kw×I×O, norms as they are).
         given: overrides. Arrays alone do not tell output_stride; 16 is assumed.
 
     Returns:

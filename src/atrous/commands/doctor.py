@@ -59,8 +59,8 @@ def doctor(
         groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
             such as a patient or a recording, belongs into one split. A groups.csv in the dataset comes first.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
-        write_split: write split lists that keep groups and near copies together into the dataset, where it has none,
-            then examine it again.
+        write_split: write split lists that keep groups, places and near copies together into the dataset, where it has
+            none, then examine it again.
         json: JSON file to write the findings to.
         pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and doubtful
             pictures that an EXIF tag turns.

@@ -56,9 +56,9 @@ class Diagnosis:
         proposed_classes: the table that would fit the values found, or None where the present one does or
             none would.
         turned: pictures turned by their EXIF tag whose masks are in doubt.
-        proposed_split: a split that keeps groups and near copies together, for pictures whose split a seed makes;
-            the present one where that shares none. Empty where lists or folders tell the split.
-        splits_share: whether two splits share pictures, groups or near copies.
+        proposed_split: a split that keeps groups, places and near copies together, for pictures whose split a seed
+            makes; the present one where that shares none. Empty where lists or folders tell the split.
+        splits_share: whether two splits share pictures, groups, places or near copies.
     """
 
     root: Path

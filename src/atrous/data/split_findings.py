@@ -1,4 +1,4 @@
-"""What makes scores flatter: pictures, groups of pictures or near copies that two splits share."""
+"""What makes scores flatter: pictures, groups of pictures, ground or near copies that two splits share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.findings import SHOWN, Finding, shown
+from atrous.data.footprints import Grounds, overlapping
 from atrous.data.group_names import groups_in_names, recognised_pattern
 from atrous.data.made_split import seeded_split
 from atrous.data.near_copies import NearCopies
@@ -28,7 +29,7 @@ def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[F
         dataset: the dataset.
         by_split: the pairs of each split.
     """
-    found = (*_same_pictures(dataset), *_shared_groups(dataset), *_near_identical(by_split))
+    found = (*_same_pictures(dataset), *_shared_groups(dataset), *_same_ground(by_split), *_near_identical(by_split))
     if not found:
         return ()
     return (*found[:-1], replace(found[-1], message=f"{found[-1].message} {_cure(dataset)}"))
@@ -55,7 +56,7 @@ def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
 
 
 def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[Item, ...]]:
-    """A split that keeps groups, and near copies of each other, together.
+    """A split that keeps groups, pictures of the same ground, and near copies of each other, together.
 
     Args:
         dataset: the dataset.
@@ -71,6 +72,8 @@ def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[It
     for path, group in told.items():
         joined.join(first.setdefault(group, path), path)
     for one, other in NearCopies(facts).pairs() if facts else ():
+        joined.join(one, other)
+    for one, other in overlapping({path: found.footprint for path, found in facts.items() if found.footprint}):
         joined.join(one, other)
     sizes = Counter(joined.root(item.image) for item in dataset.unlisted)
     roots = ((item, joined.root(item.image)) for item in dataset.unlisted)
@@ -98,11 +101,11 @@ class _Joined:
 
 def _cure(dataset: Dataset) -> str:
     if dataset.unlisted:
-        return "`--write-split` writes split lists that keep groups and near copies together."
+        return "`--write-split` writes split lists that keep groups, places and near copies together."
     if dataset.layout in _READS_LISTS:
         return (
-            "Move the split lists away and run `atrous doctor` with --write-split: it writes lists that keep groups "
-            "and near copies together."
+            "Move the split lists away and run `atrous doctor` with --write-split: it writes lists that keep groups, "
+            "places and near copies together."
         )
     return "Move all pictures of a group, with their masks, to one of the splits."
 
@@ -138,6 +141,28 @@ def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
                 f"{group}: {counted(one[group], 'picture')} in {first}, {other[group]} in {second}"
                 for group in sorted(one.keys() & other.keys())
             ],
+        )
+
+
+def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
+    splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
+    placed = {
+        pair.item.image: pair.picture.footprint
+        for pairs in splits.values()
+        for pair in pairs.values()
+        if pair.picture and pair.picture.footprint
+    }
+    for (first, items), (second, others) in _independent_splits(splits):
+        names = {item.image: item.name for item in items}
+        grounds = Grounds({path: placed[path] for path in names if path in placed})
+        shared = (
+            (other.name, next(grounds.sharing(placed[other.image]), None)) for other in others if other.image in placed
+        )
+        yield from _counted(
+            "same_ground",
+            f"Pictures of {second} that show ground of {first}, by their coordinates; scores on them flatter. Keep "
+            "pictures of one place in one split.",
+            [f"{second} {name} and {first} {names[twin]}" for name, twin in shared if twin is not None],
         )
 
 

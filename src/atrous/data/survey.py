@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ import numpy as np
 from atrous.data.blended_edges import EdgeCounts, count_edges
 from atrous.data.colors import Color, packed_colors, unpacked_color
 from atrous.data.dataset import Item
+from atrous.data.footprints import Footprint, footprint_of
 from atrous.data.labels import UNKNOWN, ClassTable, Raw
 from atrous.data.palettes import as_colors
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
@@ -42,6 +43,7 @@ class PictureFacts:
         thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
         contrast: the thumbnail's root mean square before it was scaled, in grey levels: of a deep picture 1/255 of
             its thumbnail's range.
+        footprint: the ground that it shows; None where its file does not tell.
     """
 
     size: tuple[int, ...]
@@ -53,6 +55,7 @@ class PictureFacts:
     digest: bytes
     thumbnail: np.ndarray
     contrast: float
+    footprint: Footprint | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,7 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int
             pixels = read_pixels(item.image, pages)
             wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None
             picture, valid = _describe_picture(pixels, wanted)
+            picture = replace(picture, footprint=footprint_of(item.image))
         except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
             problems.append(_in_words(item.image, error))
     if item.mask is not None:

@@ -6,7 +6,7 @@ import io
 import logging
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ MOST_TIMES_LISTED = 4
 #: What `pages` may be.
 PAGES = ("first", "channels")
 
+_PLACE_TAGS = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation"}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MOST_MASKS = 16
 _WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
@@ -127,7 +128,20 @@ class TiffPicture:
     @property
     def placed(self) -> bool:
         """Whether it has coordinates: a pixel scale, tie points or a transformation (GeoTIFF 1.1, OGC 19-008)."""
-        return any(tag in self._page.tags for tag in (33550, 33922, 34264))
+        return any(tag in self._page.tags for tag in _PLACE_TAGS)
+
+    @property
+    def place_tags(self) -> dict[str, Any]:
+        """What its tags say of its place, by GeoTIFF's names, for pixels as stored."""
+        keys = self._page.geotiff_tags or {}
+        values = {name: self._page.tags.valueof(tag) for tag, name in _PLACE_TAGS.items()}
+        return {**keys, **{name: value for name, value in values.items() if value is not None}}
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(H, W) before it is turned upright."""
+        height, width = self._stored[0].shape[:2]
+        return height, width
 
     @property
     def nbytes(self) -> int:

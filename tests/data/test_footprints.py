@@ -135,8 +135,8 @@ def same_ground(root):
 
 @pytest.mark.parametrize(("step", "shared"), [(30, []), (15, ["val tile_12 and train tile_11"])])
 def test_tiles_that_overlap_across_splits_are_warned_of(tmp_path, step, shared):
-    """Tiles 30 m wide side by side: a step of 30 m lets them touch, one of 15 m lets each overlap with its neighbours."""
-    data = make(tmp_path, lambda path, number: write_geotiff(path.with_suffix(".tif"), 1000 + number * step, 5000))
+    """Tiles 30 m wide side by side: a step of 30 m lets them touch, one of 15 m lets neighbours overlap."""
+    data = make(tmp_path, lambda path, number: write_geotiff(path.with_suffix(".tif"), number * step, 5000))
     assert [list(finding.examples) for finding in same_ground(data)] == [shared] * bool(shared)
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from atrous.data.decoding import in_words
@@ -36,6 +37,9 @@ MOST_SCANS = 200
 MOST_BYTES_OF_TABLES = 4096
 #: Markers before the first scan of a JPEG; a colour profile of the largest size takes 255.
 MOST_MARKERS = 4096
+#: Types and numbers of planes that OpenCV merges.
+_MERGED = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
+_MOST_MERGED = 512
 _NOT_FILLING = re.compile(rb"[^\xff]")
 #: TIFF's numbers for JPEG.
 JPEG = frozenset({6, 7, 34892, 33007})
@@ -142,22 +146,23 @@ class StoredPage:
         out = np.zeros((height, width, self.shape[2]), self.dtype)
         parts = list(
             product(
-                range(self._planes),
                 range(top // self._tall, math.ceil((top + height) / self._tall)),
                 range(left // self._wide, math.ceil((left + width) / self._wide)),
             )
         )
         keep = (height, width) != self.shape[:2]
 
-        def place(part: tuple[int, int, int]) -> None:
-            plane, row, column = part
+        def place(part: tuple[int, int]) -> None:
+            row, column = part
             first, start = max(top, row * self._tall), max(left, column * self._wide)
             last, end = min(top + height, (row + 1) * self._tall), min(left + width, (column + 1) * self._wide)
-            index = (plane * self._down + row) * self._across + column
-            values = self._rows(index, row, first - row * self._tall, last - row * self._tall, keep)
-            bands = slice(None) if self._planes == 1 else slice(plane, plane + 1)
+            rows = first - row * self._tall, last - row * self._tall
             inside = slice(start - column * self._wide, end - column * self._wide)
-            out[first - top : last - top, start - left : end - left, bands] = values[:, inside]
+            planes = [
+                self._rows((plane * self._down + row) * self._across + column, row, *rows, keep)[:, inside]
+                for plane in range(self._planes)
+            ]
+            out[first - top : last - top, start - left : end - left] = _interleaved(planes)
 
         if self._raw or len(parts) == 1 or out.nbytes < THREADED_BYTES:
             for part in parts:
@@ -273,6 +278,15 @@ class StoredPage:
 
     def _cut(self, why: str) -> AtrousError:
         return AtrousError(f"{self.name}: cannot be read ({why}); the file may be damaged or cut short.")
+
+
+def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
+    """L×W×S of S planes of L×W×1; OpenCV writes whole pixels, NumPy would write each band over all of them again."""
+    if len(planes) == 1:
+        return planes[0]
+    if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= _MOST_MERGED:
+        return cv2.merge([np.ascontiguousarray(plane[:, :, 0]) for plane in planes])
+    return np.concatenate(planes, axis=2)
 
 
 def nodata_of(page: TiffPage) -> Any:

@@ -82,6 +82,12 @@ class Option:
         return typing.get_args(self.kind)[0] if self.takes_several else self.kind
 
     @property
+    def count(self) -> int | None:
+        """How many values it takes, where that is fixed; None for one value or any number."""
+        kinds = typing.get_args(self.kind) if typing.get_origin(self.kind) is tuple else ()
+        return None if not kinds or ... in kinds else len(kinds)
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """All values that it may have, where they are named."""
         return tuple(map(str, self.allowed or literals(self.item)))

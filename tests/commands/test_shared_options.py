@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,13 @@ def test_measuring_takes_torch_where_the_file_has_no_runtime_of_its_own(file, gi
     assert (spec.engine, spec.precision) == (engine, "float32")
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("untrained") / "model.safetensors"
+    atrous.save(atrous.create_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=2), path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -127,9 +135,7 @@ def test_measuring_takes_torch_where_the_file_has_no_runtime_of_its_own(file, gi
     ],
 )
 @pytest.mark.parametrize("verb", ["evaluate", "calibrate", "doctor"])
-def test_what_cannot_be_is_refused_alike(verb, options, message, tmp_path, make_model):
-    file = tmp_path / "model.safetensors"
-    atrous.save(make_model("deeplabv3plus", backbone="mobilenetv2_050"), file)
+def test_what_cannot_be_is_refused_alike(verb, options, message, tmp_path, file):
     given = {} if verb == "doctor" else {"model": file}
     with pytest.raises(AtrousError, match=message):
         function_of(verb)(**given, data=tmp_path, **options)

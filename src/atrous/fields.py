@@ -192,10 +192,17 @@ def taking(kind: type, *names: str) -> Callable[[Callable[Given, Result]], Calla
         ]
         call.__signature__ = signature.replace(parameters=parameters)
         call.__annotations__ = {**call.__annotations__, **{name: hints[name] for name in new}}
-        call.__doc__ = _with_arguments(call.__doc__, {name: known[name] for name in new})
+        taken = {name: known[name] for name in new}
+        call.__doc__ = _with_arguments(call.__doc__, taken)
+        call.taken = {**taken_by(function), **taken}
         return function
 
     return with_fields
+
+
+def taken_by(function: Callable[..., Any]) -> dict[str, About]:
+    """What each argument is that a function takes of dataclasses by `taking`, by its name."""
+    return getattr(function, "taken", {})
 
 
 def given_to(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:

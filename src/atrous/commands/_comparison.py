@@ -105,12 +105,12 @@ def tested(best: Run, second: Run) -> list[str]:
         classes = [[entry["name"] for entry in run.evaluation["classes"]] for run in (second, best)]
         if classes[0] != classes[1]:
             raise AtrousError("they have different classes.")
-        pairs = [(before[image], {**after[image], "group": before[image]["group"]}) for image in before]
+        after_in_order = [{**after[image], "group": entry["group"]} for image, entry in before.items()]
         names = second.folder.resolve().name, best.folder.resolve().name
-        return compared(*zip(*pairs, strict=True), classes[0], names)["verdict"]
+        return compared(list(before.values()), after_in_order, classes[0], names)["verdict"]
     except AtrousError as reason:
         return [f"Whether the difference may be chance was not tested: {reason}"]
-    except (KeyError, TypeError, ValueError, IndexError):  # a file that was changed by hand
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):  # a file that was changed by hand
         return ["Whether the difference may be chance was not tested: the counts in evaluation.json are damaged."]
 
 

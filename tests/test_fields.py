@@ -145,7 +145,7 @@ def test_choices_in_words(choices, words):
 class Other:
     """Another part, with a field of the same name."""
 
-    kind: str = setting("c", "which kind of the others", choices=("c", "d"))
+    kind: str = setting("third", "which kind of the others", choices=("third", "fourth"))
     place: str = field(default="here", metadata=described("where it is"))
     needed: int = field(kw_only=True, metadata=described("a number that has no default"))
 
@@ -174,7 +174,7 @@ def test_fields_are_arguments_with_their_types_defaults_and_sentences():
     assert typing.get_type_hints(work)["size"] == tuple[int, int] | None
     assert inspect.getdoc(work).splitlines()[2:] == [
         *("Args:", "    place: where it is done,", "        in two lines.", "    often: how often."),
-        "    kind: which kind of the others: c or d",
+        "    kind: which kind of the others: third or fourth",
         f"    share: {fields_of(Part)['share'].sentence}",
         f"    size: {fields_of(Part)['size'].sentence}",
         *("", "Returns:", "    What was given."),
@@ -183,8 +183,8 @@ def test_fields_are_arguments_with_their_types_defaults_and_sentences():
 
 def test_a_function_gets_the_fields_that_are_given_and_those_below_win():
     assert work("x") == {"place": "x", "often": 1}
-    assert work("x", share=0.25, kind="d") == {"place": "x", "often": 1, "share": 0.25, "kind": "d"}
-    assert inspect.signature(work).parameters["kind"].default == "c"
+    assert work("x", share=0.25, kind="fourth") == {"place": "x", "often": 1, "share": 0.25, "kind": "fourth"}
+    assert inspect.signature(work).parameters["kind"].default == "third"
     assert given_to(Part, {"share": 0.25, "kind": "d", "often": 2}) == {"share": 0.25, "kind": "d"}
 
 

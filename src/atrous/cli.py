@@ -157,7 +157,10 @@ def _add_argument(parser: Any, option: Option) -> None:
     elif option.is_switch:
         parser.add_argument(option.flag, action="store_true")
     else:
-        parser.add_argument(option.flag, type=option.hint, default=option.default)
+        hint = option.hint
+        if option.takes_several and option.count is None:  # of a list the parser's messages show all values
+            hint = list[option.item] if option.hint is option.kind else list[option.item] | None
+        parser.add_argument(option.flag, type=hint, default=option.default)
 
 
 def _in_a_sentence(message: str, known: dict[str, Option]) -> str:

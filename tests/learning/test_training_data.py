@@ -23,7 +23,9 @@ def make(root: Path, channels: int, colors: int | None = None) -> Path:
         (root / folder).mkdir(parents=True)
     for number in range(4):
         values = rng.integers(0, 255, (32, 32, channels), np.uint8)
-        tifffile.imwrite(root / f"images/{number}.tif", values, photometric="minisblack", planarconfig="contig")
+        values = values[..., 0] if channels == 1 else values
+        planes = {} if channels == 1 else {"planarconfig": "contig"}
+        tifffile.imwrite(root / f"images/{number}.tif", values, photometric="minisblack", **planes)
         Image.fromarray(rng.integers(0, 2, (32, 32), np.uint8)).save(root / f"masks/{number}.png")
     for split, lines in (("train", "0\n1"), ("val", "2\n3")):
         (root / f"splits/{split}.txt").write_text(lines)

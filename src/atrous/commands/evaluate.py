@@ -200,7 +200,7 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     return _crf_of(best.settings, segmenter)
 
 
-def _check_crf(crf: str | None, search: bool, images: int, out: Path | None) -> None:
+def _check_crf(crf: object, search: bool, images: int, out: Path | None) -> None:
     """Before the work: whether what was asked of the CRF goes together."""
     if search and crf is not None:
         raise AtrousError(f"--crf-search finds the settings that --crf {crf} gives: leave one of them out.")

@@ -157,9 +157,8 @@ def _add_argument(parser: Any, option: Option) -> None:
     elif option.is_switch:
         parser.add_argument(option.flag, action="store_true")
     else:
-        hint = option.hint
-        if option.takes_several and option.count is None:  # of a list the parser's messages show all values
-            hint = list[option.item] if option.hint is option.kind else list[option.item] | None
+        several = option.takes_several and option.count is None
+        hint = list[option.item] | None if several else option.hint  # of which the parser's messages show all values
         parser.add_argument(option.flag, type=hint, default=option.default)
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atrous.arguments import checked
 from atrous.errors import AtrousError
-from atrous.fields import About, described, fields_of, in_words, setting, settings
+from atrous.fields import About, described, fields_of, given_to, in_words, setting, settings, taking
 
 
 @settings("part")
@@ -136,3 +138,83 @@ def test_what_is_made_is_a_plain_dataclass():
 @pytest.mark.parametrize(("choices", "words"), [((), ""), (("a",), "a"), ((8, 16, 32), "8, 16 or 32")])
 def test_choices_in_words(choices, words):
     assert in_words(choices) == words
+
+
+@settings("")
+@dataclass(frozen=True)
+class Other:
+    """Another part, with a field of the same name."""
+
+    kind: str = setting("third", "which kind of the others", choices=("third", "fourth"))
+    place: str = field(default="here", metadata=described("where it is"))
+    needed: int = field(kw_only=True, metadata=described("a number that has no default"))
+
+
+@checked
+@taking(Part, "share", "kind", "size")
+@taking(Other)
+def work(place: str, *, often: int = 1, **options: object) -> dict[str, object]:
+    """Do some work.
+
+    Args:
+        place: where it is done,
+            in two lines.
+        often: how often.
+
+    Returns:
+        What was given.
+    """
+    return {"place": place, "often": often, **options}
+
+
+def test_fields_are_arguments_with_their_types_defaults_and_sentences():
+    parameters = inspect.signature(work).parameters
+    assert list(parameters) == ["place", "often", "kind", "share", "size"]
+    assert parameters["share"].kind is inspect.Parameter.KEYWORD_ONLY and parameters["share"].default == 0.5
+    assert typing.get_type_hints(work)["size"] == tuple[int, int] | None
+    assert inspect.getdoc(work).splitlines()[2:] == [
+        *("Args:", "    place: where it is done,", "        in two lines.", "    often: how often."),
+        "    kind: which kind of the others: third or fourth",
+        f"    share: {fields_of(Part)['share'].sentence}",
+        f"    size: {fields_of(Part)['size'].sentence}",
+        *("", "Returns:", "    What was given."),
+    ]
+
+
+def test_a_function_gets_the_fields_that_are_given_and_those_below_win():
+    assert work("x") == {"place": "x", "often": 1}
+    assert work("x", share=0.25, kind="fourth") == {"place": "x", "often": 1, "share": 0.25, "kind": "fourth"}
+    assert inspect.signature(work).parameters["kind"].default == "third"
+    assert given_to(Part, {"share": 0.25, "kind": "d", "often": 2}) == {"share": 0.25, "kind": "d"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shar": 1}, "no argument 'shar'; did you mean share"),
+        ({"needed": 1}, "no argument 'needed'"),
+        ({"size": 5}, "work: size must be"),
+        ({"turn": 5.0}, "no argument 'turn'"),
+    ],
+)
+def test_what_is_no_field_or_of_another_type_is_refused(options, message):
+    with pytest.raises(AtrousError, match=message):
+        work("x", **options)
+
+
+def test_all_fields_with_a_default_are_taken_where_none_is_named():
+    @taking(Other)
+    def other(**options: object) -> None:
+        """Do nothing.
+
+        Raises:
+            AtrousError: never.
+        """
+
+    assert list(inspect.signature(other).parameters) == ["kind", "place"]
+    assert inspect.getdoc(other).startswith("Do nothing.\n\nArgs:\n    kind: ")
+    assert inspect.getdoc(other).endswith("    place: where it is\n\nRaises:\n    AtrousError: never.")
+
+
+def test_choices_end_with_the_word_that_is_wanted():
+    assert in_words(("a", "b", "c"), "and") == "a, b and c"

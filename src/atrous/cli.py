@@ -157,7 +157,9 @@ def _add_argument(parser: Any, option: Option) -> None:
     elif option.is_switch:
         parser.add_argument(option.flag, action="store_true")
     else:
-        parser.add_argument(option.flag, type=option.hint, default=option.default)
+        several = option.takes_several and option.count is None
+        hint = list[option.item] | None if several else option.hint  # of which the parser's messages show all values
+        parser.add_argument(option.flag, type=hint, default=option.default)
 
 
 def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
@@ -175,18 +177,34 @@ def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
 
 
 def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
-    """The words with the values of flags that take several in brackets, as the parser wants them: [0.5,1], ["a"]."""
+    """The words with the values of flags that take several in brackets, as the parser wants them: [0.5,1], ["a"].
+
+    Where a flag that takes any number is given several times, its values are those of all of them.
+    """
     several = {option.flag: option for option in known.values() if option.takes_several and not option.positional}
-    result, before = [], ""
+    result: list[str] = []
+    given: dict[str, str] = {}
+    before = ""
     for word in words:
-        flag, equals, value = word.partition("=")
-        if equals and flag in several:
-            word = f"{flag}={_bracketed(value, quoted=several[flag].item is str)}"
-        elif before in several:
-            word = _bracketed(word, quoted=several[before].item is str)
-        result.append(word)
-        before = word
+        flag, _, value = word.partition("=") if "=" in word else ("", "", "")
+        if flag not in several and before in several:
+            flag, value = before, word
+            result.pop()
+        if flag not in several:
+            result.append(word)
+            before = word
+            continue
+        values = _bracketed(value, quoted=several[flag].item is str)
+        given[flag] = values if several[flag].count else _joined(given.get(flag, "null"), values)
+        result.append(f"{flag}={given[flag]}")  # of equal flags the parser takes the last
+        before = ""
     return result
+
+
+def _joined(first: str, second: str) -> str:
+    """One list of the values of two, in brackets; "null" is none."""
+    inside = [values[1:-1] for values in (first, second) if values not in ("null", "[]")]
+    return f"[{','.join(inside)}]" if inside else second
 
 
 def _bracketed(values: str, quoted: bool) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from atrous.arguments import checked
 from atrous.errors import AtrousError, unknown_name
 
 Kind = TypeVar("Kind")
 Value = TypeVar("Value")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -154,11 +157,74 @@ def settings(section: str) -> Callable[[type[Kind]], type[Kind]]:
             build(self, *values, **named)
 
         kind.__init__ = checked(with_ranges, prefix=prefix)
-        listed = "\n".join(f"    {name}: {about.sentence}" for name, about in known.items())
-        kind.__doc__ = f"{inspect.cleandoc(kind.__doc__ or '')}\n\nArgs:\n{listed}"
+        kind.__doc__ = _with_arguments(kind.__doc__, known)
         return kind
 
     return with_checks
+
+
+def taking(kind: type, *names: str) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
+    """Fields of a dataclass of settings are arguments of a function too, which gets those that are given as `**`.
+
+    Its signature and its docstring name them with the types, the defaults and the sentences of the fields, so `help`
+    and the command line have them. An argument of its own, or of a decorator below, wins over a field of the same name.
+    Ranges are checked where the dataclass is made.
+
+    Args:
+        kind: a dataclass of fields made by `setting`.
+        names: the fields to take; all that have a default where none is named.
+    """
+    items = {item.name: item for item in dataclasses.fields(kind)}
+    chosen = names or [name for name, item in items.items() if item.default is not dataclasses.MISSING]
+    hints, known = typing.get_type_hints(kind), fields_of(kind)
+
+    def with_fields(function: Callable[Given, Result]) -> Callable[Given, Result]:
+        call: Any = function
+        signature = inspect.signature(function)
+        parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        own = {one.name for one in parameters}
+        new = [name for name in chosen if name not in own]
+        parameters += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=items[name].default, annotation=items[name].type
+            )
+            for name in new
+        ]
+        call.__signature__ = signature.replace(parameters=parameters)
+        call.__annotations__ = {**call.__annotations__, **{name: hints[name] for name in new}}
+        taken = {name: known[name] for name in new}
+        call.__doc__ = _with_arguments(call.__doc__, taken)
+        call.taken = {**taken_by(function), **taken}
+        return function
+
+    return with_fields
+
+
+def taken_by(function: Callable[..., Any]) -> dict[str, About]:
+    """What each argument is that a function takes of dataclasses by `taking`, by its name."""
+    return getattr(function, "taken", {})
+
+
+def given_to(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a function's `**` arguments that are fields of a dataclass; see `taking`.
+
+    Args:
+        kind: the dataclass.
+        options: what the function was given.
+    """
+    return {item.name: options[item.name] for item in dataclasses.fields(kind) if item.name in options}
+
+
+def _with_arguments(documented: str | None, known: Mapping[str, About]) -> str:
+    """A docstring that lists fields at the end of its arguments, which come before what is returned and raised."""
+    text = inspect.cleandoc(documented or "")
+    listed = "\n".join(f"    {name}: {about.sentence}" for name, about in known.items())
+    if found := re.search(r"(?m)^Args:\n(?: +.*\n?)+", text):
+        end = len(text[: found.end()].rstrip())
+        return f"{text[:end]}\n{listed}{text[end:]}"
+    place = re.search(r"(?m)^(?:Returns|Raises|Examples):$", text)
+    before, after = (text[: place.start()], text[place.start() :]) if place else (text, "")
+    return f"{before.rstrip()}\n\nArgs:\n{listed}\n\n{after}".rstrip()
 
 
 @functools.cache
@@ -190,10 +256,10 @@ def literals(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
-def in_words(choices: tuple[Any, ...]) -> str:
-    """Choices in a sentence: "sgd, adam or adamw"."""
+def in_words(choices: tuple[Any, ...], last: str = "or") -> str:
+    """Choices in a sentence: "sgd, adam or adamw"; before the last of them stands another word where one is given."""
     names = [str(choice) for choice in choices]
-    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def _length(hint: Any) -> int | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-import typing
 from pathlib import Path
-from typing import Any
 
 from atrous.fields import in_words
 from atrous.learning.shipped_recipes import shipped_recipes
@@ -126,7 +124,7 @@ def kind_in_words(option: Option) -> str:
     if option.choices:
         return f"one of {', '.join(map(str, option.choices))}"
     if option.takes_several:
-        count = {1: "", 2: "two "}.get(len(_fixed_length(option)), "")
+        count = "two " if option.count == 2 else ""
         many = {int: "whole numbers", float: "numbers"}.get(option.item, "names")
         example = {int: "320,320", float: "0.5,2"}.get(option.item, "road,car")
         return f"{count}{many} between commas, such as {example}"
@@ -184,18 +182,12 @@ def _placeholder(option: Option) -> str:
         return ""
     if option.takes_several:
         one = {int: "N", float: "X"}.get(option.item, "NAME")
-        return f" {','.join([one] * max(2, len(_fixed_length(option))))}" + ("" if _fixed_length(option) else ",…")
+        return f" {','.join([one] * (option.count or 2))}" + ("" if option.count else ",…")
     if option.is_path:
         return " FOLDER" if re.match(r"[^:;,.]*(folder|dataset)", option.sentence) else " FILE"
     if option.kind is str or (option.choices and option.kind is not int):
         return " NAME"
     return {int: " N", float: " X", bool: " true|false"}.get(option.kind, " JSON")
-
-
-def _fixed_length(option: Option) -> tuple[Any, ...]:
-    """The types of a tuple of fixed length, else nothing."""
-    kinds = typing.get_args(option.kind) if typing.get_origin(option.kind) is tuple else ()
-    return () if ... in kinds else kinds
 
 
 def _default_in_words(option: Option) -> str:

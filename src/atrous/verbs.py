@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.errors import unknown_name
-from atrous.fields import fields_of, literals
+from atrous.fields import fields_of, literals, taken_by
 
 #: The package whose files are the verbs, where no other is given.
 COMMANDS = "atrous.commands"
@@ -36,7 +36,7 @@ class Option:
         sentence: what it is, from the docstring.
         positional: a word without a flag.
         of_recipe: a field of the verb's recipe.
-        allowed: all values that a field of a recipe may have; any when empty.
+        allowed: all values that a field of settings may have; any when empty.
     """
 
     name: str
@@ -80,6 +80,12 @@ class Option:
     def item(self) -> Any:
         """The type of one of its values."""
         return typing.get_args(self.kind)[0] if self.takes_several else self.kind
+
+    @property
+    def count(self) -> int | None:
+        """How many values it takes, where that is fixed; None for one value or any number."""
+        kinds = typing.get_args(self.kind) if typing.get_origin(self.kind) is tuple else ()
+        return None if not kinds or ... in kinds else len(kinds)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -170,7 +176,7 @@ def options(verb: str, package: str = COMMANDS) -> list[Option]:
     """The options of a verb in the order of its function's arguments; the fields of a recipe come last."""
     function = function_of(verb, package)
     hints, sentences = typing.get_type_hints(function), _sentences(function)
-    found, fields = [], []
+    found, fields, taken = [], [], taken_by(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
@@ -179,7 +185,8 @@ def options(verb: str, package: str = COMMANDS) -> list[Option]:
             continue
         positional = parameter.kind is not parameter.KEYWORD_ONLY
         default = None if parameter.default is parameter.empty else parameter.default
-        found.append(Option(name, hints[name], default, sentences.get(name, ""), positional))
+        allowed = taken[name].choices if name in taken else ()
+        found.append(Option(name, hints[name], default, sentences.get(name, ""), positional, allowed=allowed))
     return [*found, PRINT_SCHEMA, *fields] if fields else found
 
 

@@ -8,7 +8,7 @@ import pytest
 from atrous.cli import main
 from atrous.commands.completion import OFFERED, completion
 from atrous.errors import AtrousError
-from atrous.inference.engine import ENGINES
+from atrous.inference.model_spec import RUNTIMES
 from atrous.verbs import options, verbs
 
 BASH = shutil.which("bash")
@@ -63,7 +63,7 @@ def test_fields_of_a_recipe_after_its_name(scripts, tmp_path):
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (["predict", "m", "p", "--engine", ""], set(ENGINES)),
+        (["predict", "m", "p", "--engine", ""], set(RUNTIMES)),
         (["predict", "m", "p", "--device", "c"], {"cpu", "cuda"}),
         (["predict", "m", "p", "--crf", "deep"], {"deeplabv1", "deeplabv2"}),
         (["doctor", "d", "--pages", ""], {"first", "channels"}),

@@ -19,7 +19,7 @@ from atrous.inference import memory as memory_module
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.whole_picture import WholePicture
 from atrous.learning.crf_search import Trial
-from atrous.learning.measurement import any_size_of, prepared, reader_for
+from atrous.learning.measurement import prepared, reader_for
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.run_folder import read_run
 
@@ -129,7 +129,7 @@ def test_calibrate_draws_the_logits_of_the_same_masks(model, with_void, memory):
     masks, truths = [], []
     for item in dataset.split("val"):
         sample = reader_for(segmenter, dataset)(item)
-        masks.append(any_size_of(segmenter)(prepared(segmenter, sample), sample.valid)[sample.label != 255])
+        masks.append(segmenter.any_size(prepared(segmenter, sample), sample.valid)[sample.label != 255])
         truths.append(sample.label[sample.label != 255])
     assert np.array_equal(labels, np.concatenate(truths))
     assert (logits.argmax(1) == np.concatenate(masks)).mean() > 0.9999  # but where classes tie

@@ -284,6 +284,10 @@ def test_an_int8_file_that_is_worse_is_not_written(model, shapes, tmp_path, monk
         ({"out": "model.xml", "half": True}, "without --half"),
         ({"out": "model.xml"}, "--calibrate DATA"),
         ({"out": "model.xml", "calibrate": "shapes", "max_drop": -1}, "max_drop"),
+        ({"out": "model.xml", "calibrate": "shapes", "layout": "voc"}, "voc"),
+        ({"out": "model.xml", "calibrate": "shapes", "groups": "x"}, "brackets"),
+        ({"out": "model.xml", "layout": "folder"}, "layout is of the dataset of --calibrate"),
+        ({"out": "model.xml", "groups": "(x)"}, "groups is of the dataset of --calibrate"),
     ],
 )
 def test_int8_that_cannot_be_is_refused_before_the_work(options, message, original, tmp_path, shapes):

@@ -65,6 +65,9 @@ class Erring:
     def filled(self, found: Found) -> np.ndarray:
         return found.image
 
+    def any_size(self, image: np.ndarray, valid: np.ndarray | None, name: str) -> np.ndarray:
+        return self(image).mask
+
 
 def rows_of(
     records: list[dict[str, Any]], segmenter: Erring, data: Path, pair: tuple[int, int] | None = None
@@ -124,9 +127,7 @@ def run(tmp_path: Path, data: Path, segmenter: Erring, monkeypatch: pytest.Monke
     killed = '\n{"kind": "train", "step": 41, "lo'
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + killed)
     (folder / "evaluation.json").write_text(json.dumps(evaluation_of(data, segmenter)))
-    monkeypatch.setattr("atrous.inference.segmenter.Segmenter", lambda path, **options: segmenter)
-    whole = lambda segmenter, *more: lambda image, valid, name: segmenter(image).mask  # noqa: E731
-    monkeypatch.setattr("atrous.learning.measurement.any_size_of", whole)
+    monkeypatch.setattr("atrous.inference.model_spec.Segmenter", lambda path, **options: segmenter)
     monkeypatch.setattr("atrous.model_file.read_info", lambda path: INFO)
     return folder
 
@@ -149,9 +150,9 @@ def evaluation_of(data: Path, segmenter: Erring) -> dict:
 
 def module_segmenter():
     """What `report` opens models with, as a fixture replaced it."""
-    from atrous.inference import segmenter
+    from atrous.inference import model_spec
 
-    return segmenter.Segmenter
+    return model_spec.Segmenter
 
 
 def change(run: Path, **values: object) -> None:
@@ -400,7 +401,7 @@ def test_a_copied_run_is_measured_and_drawn_with_its_own_model(run: Path, monkey
     opened: list[Path] = []
     segmenter = module_segmenter()("any")
     monkeypatch.setattr(
-        "atrous.inference.segmenter.Segmenter", lambda path, **options: opened.append(Path(path)) or segmenter
+        "atrous.inference.model_spec.Segmenter", lambda path, **options: opened.append(Path(path)) or segmenter
     )
     old, own = run.parent / "old" / "best.safetensors", run / "best.safetensors"
     old.parent.mkdir()
@@ -521,6 +522,58 @@ def test_runs_on_different_data_and_small_differences_are_said(run, tmp_path):
     html = report([run, other], out=tmp_path / "both.html").read_text(encoding="utf-8")
     assert "may be chance" in html
     assert "cannot be compared" in html
+
+
+def with_counts(run: Path, misses: list[int]) -> None:
+    """Counts of two classes in each picture, of which so many pixels of class 0 are taken for class 1."""
+    record = json.loads((run / "evaluation.json").read_text())
+    for entry, missed in zip(record["per_image"], misses, strict=True):
+        counts = [[0, 240 - missed, 240, 240 - missed], [1, 200, 200, 200 + missed]]
+        entry.update(counts=counts, group=None)
+    (run / "evaluation.json").write_text(json.dumps(record))
+
+
+def page_of_two(run: Path, other: Path, out: Path) -> str:
+    return unescape(report([run, other], out=out / "both.html", overwrite=True).read_text(encoding="utf-8"))
+
+
+def test_the_best_two_runs_are_tested_on_their_pictures(run, tmp_path):
+    change(run, miou=0.5)
+    other = copy_of(run, "other", 0.62)
+    with_counts(run, [40, 50, 45, 60, 55, 40, 50, 48])
+    with_counts(other, [4, 5, 6, 5, 4, 6, 5, 4])
+    page = page_of_two(run, other, tmp_path)
+    assert re.search(r"other is better than tiny <run> \(mIoU \+0\.\d+, p = 0\.008\)", page)
+    assert "The smallest difference in mIoU that these pictures could show" in page
+    with_counts(other, [44, 46, 49, 56, 50, 45, 55, 43])
+    assert "The difference may be chance (mIoU" in page_of_two(run, other, tmp_path)
+    with_counts(other, [40, 50, 45, 60, 55, 40, 50, 48])
+    assert "other and tiny <run> count the same" in page_of_two(run, other, tmp_path).replace(
+        "tiny <run> and other", "other and tiny <run>"
+    )
+
+
+def test_why_two_runs_are_not_tested_is_said(run, tmp_path):
+    change(run, miou=0.5)
+    other = copy_of(run, "other", 0.62)
+    with_counts(run, [40] * 8)
+    assert "not tested: other has no counts of each picture. Measure again: atrous evaluate" in page_of_two(
+        run, other, tmp_path
+    )
+    with_counts(other, [4] * 8)
+    record = json.loads((other / "evaluation.json").read_text())
+    record["per_image"][0]["image"] = "/elsewhere/x.png"
+    (other / "evaluation.json").write_text(json.dumps(record))
+    assert "not tested: they were measured on different pictures." in page_of_two(run, other, tmp_path)
+    record = json.loads((run / "evaluation.json").read_text())
+    record["classes"] = [{**entry, "name": f"new {entry['name']}"} for entry in record["classes"]]
+    (other / "evaluation.json").write_text(json.dumps(record))
+    assert "not tested: they have different classes." in page_of_two(run, other, tmp_path)
+    with_counts(other, [4] * 8)
+    record = json.loads((run / "evaluation.json").read_text())
+    record["per_image"][0]["counts"] = [[99, "x"]]
+    (other / "evaluation.json").write_text(json.dumps(record))
+    assert "the counts in evaluation.json are damaged" in page_of_two(run, other, tmp_path)
 
 
 def test_a_run_without_scores_is_compared_last(run, tmp_path):

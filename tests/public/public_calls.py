@@ -352,7 +352,7 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         ),
         "AnySize.looking": (
             AnySize(segmenter.whole).looking,
-            {"whole": segmenter.whole, "tile": None, "overlap": None},
+            {"whole": segmenter.whole, "tile": None, "overlap": None, "say": None},
         ),
         "Segmenter.windows": (
             segmenter.windows,

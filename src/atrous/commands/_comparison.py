@@ -8,7 +8,8 @@ from typing import Any
 
 from atrous import charts
 from atrous.commands._page import PER_CENT, duration, percent, template
-from atrous.commands._recorded_options import options_in_words
+from atrous.commands._paired import compared
+from atrous.commands._recorded_options import evaluate_command, options_in_words
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 from atrous.run_folder import Record, Run, known, points
@@ -76,8 +77,9 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         names = [run.folder.resolve().name for run in runs[:2]]
         ahead = 100 * (first - second)
         said.append(f"{names[0]} is best, {ahead:.1f} points of mean IoU ahead of {names[1]}.")
+        said += tested(*runs[:2])
         if ahead < 1:
-            said.append("So small a difference may be chance: train with several seeds to know.")
+            said.append("So small a difference may be chance of the training, too: train with several seeds to know.")
     if len({(str(run.data), run.evaluation.get("split")) for run in runs}) > 1:
         said.append("These runs were measured on different data or splits: their scores cannot be compared.")
     if len({options_in_words(run.evaluation) for run in runs if run.evaluation}) > 1:
@@ -87,6 +89,44 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         said.append(f"These runs were measured in different ways ({how}), which changes scores, too.")
     said += [run.damaged for run in runs if run.damaged]
     return said
+
+
+def tested(best: Run, second: Run) -> list[str]:
+    """What the paired test of `atrous compare` says of two runs' mean IoU, or why there is no test.
+
+    Args:
+        best: the run with the higher score.
+        second: the other.
+    """
+    try:
+        before, after = (_counted(run) for run in (second, best))
+        if set(before) != set(after):
+            raise AtrousError("they were measured on different pictures.")
+        classes = [[entry["name"] for entry in run.evaluation["classes"]] for run in (second, best)]
+        if classes[0] != classes[1]:
+            raise AtrousError("they have different classes.")
+        after_in_order = [{**after[image], "group": entry["group"]} for image, entry in before.items()]
+        names = second.folder.resolve().name, best.folder.resolve().name
+        return compared(list(before.values()), after_in_order, classes[0], names)["verdict"]
+    except AtrousError as reason:
+        return [f"Whether the difference may be chance was not tested: {reason}"]
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):  # a file that was changed by hand
+        return ["Whether the difference may be chance was not tested: the counts in evaluation.json are damaged."]
+
+
+def _counted(run: Run) -> dict[str, Record]:
+    """The measured pictures of a run by their paths, each with its counts and its group.
+
+    Raises:
+        AtrousError: there are none.
+    """
+    per_image = run.evaluation.get("per_image", [])
+    if not per_image or not all({"counts", "group"} <= entry.keys() for entry in per_image):
+        raise AtrousError(
+            f"{run.folder.resolve().name} has no counts of each picture. Measure again: "
+            f"{evaluate_command(run, overwrite=bool(run.evaluation or run.damaged))}"
+        )
+    return {str(entry["image"]): entry for entry in per_image}
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:

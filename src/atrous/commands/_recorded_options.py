@@ -7,16 +7,42 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from atrous.data.input_files import input_folders
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.inference.engine import ENGINES
 from atrous.inference.exported import is_exported
+from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run
 
-#: Recorded options that change masks, beside the model.
-OPTIONS = ("engine", "precision", "scales", "flip", "output_stride", "range", "crf")
 #: Recorded options of how pictures are cut into tiles.
 TILING = ("tile", "overlap", "memory")
+#: Options that are recorded where they are not the defaults.
+GIVEN = ("scales", "flip", "output_stride", "range", *TILING)
+#: Recorded options that change masks, beside the model; the first two and the CRF are recorded as they were taken.
+OPTIONS = ("engine", "precision", *GIVEN, "crf")
+
+
+def recorded_options(spec: ModelSpec) -> Record:
+    """What evaluation.json keeps of the options that a model was opened with.
+
+    Args:
+        spec: how it was opened.
+    """
+    usual = ModelSpec(spec.path)
+    return {name: _plain(getattr(spec, name)) for name in GIVEN if getattr(spec, name) != getattr(usual, name)}
+
+
+def recorded_reading(spec: DatasetSpec) -> Record:
+    """What evaluation.json keeps of the options that a dataset was read with.
+
+    Args:
+        spec: how it was read.
+    """
+    return {name: _plain(value) for name in ("layout", "input", "groups") if (value := getattr(spec, name))}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def measured_model(run: Run) -> Path | None:
@@ -31,36 +57,38 @@ def measured_model(run: Run) -> Path | None:
     return there[-1] if there else None
 
 
-def measured_layout(run: Run) -> str | None:
-    """The layout that the data set was read in: as recorded, or as in training where it is the same data."""
+def measured_data(run: Run) -> DatasetSpec:
+    """The dataset that was measured, read in the same way.
+
+    Raises:
+        AtrousError: as of `DatasetSpec`.
+    """
+    layout, groups = (_measured_with(run, name) for name in ("layout", "groups"))
+    return DatasetSpec(Path(run.data), layout, run.evaluation.get("input"), groups)
+
+
+def _measured_with(run: Run, name: str) -> Any:
+    """An option that the dataset was read with: as recorded, or as in training on the same data."""
     settings = run.settings("data")
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
-    return run.evaluation.get("layout") or (settings.get("layout") if trained_on_it else None)
+    return run.evaluation.get(name) or (settings.get(name) if trained_on_it else None)
 
 
-def measured_inputs(run: Run) -> dict[str, str]:
-    """The folders of further inputs, by name, that were given when the data set was measured."""
-    return input_folders(run.evaluation.get("input") or [])
+def measured_spec(run: Run) -> ModelSpec:
+    """How the model is opened to give the masks which were measured.
+
+    Raises:
+        AtrousError: as of `ModelSpec`.
+    """
+    return ModelSpec(measured_model(run) or run.model_file, **measured_options(run))
 
 
-def measured_groups(run: Run) -> str | None:
-    """The pattern of groups that the data set was read with: as recorded, or as in training on the same data."""
-    settings = run.settings("data")
-    trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
-    return run.evaluation.get("groups") or (settings.get("groups") if trained_on_it else None)
-
-
-def segmenter_options(run: Run) -> dict[str, Any]:
-    """The arguments of a `Segmenter` that gives the masks which were measured."""
-    recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name)}
+def measured_options(run: Run) -> Record:
+    """The recorded fields of a `ModelSpec`."""
+    recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name) is not None}
     if recorded.get("engine") not in ENGINES or is_exported(measured_model(run) or run.model_file):
         recorded.pop("engine", None)  # an exported file has its own
     return recorded
-
-
-def tiling_options(run: Run) -> dict[str, Any]:
-    """How the measured pictures were cut into tiles, where that was asked for."""
-    return {name: run.evaluation[name] for name in TILING if run.evaluation.get(name) is not None}
 
 
 def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
@@ -77,23 +105,23 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
         words += ["--layout", recorded["layout"]]
     if recorded.get("input"):
         words += ["--input", ",".join(recorded["input"])]
-    if groups := measured_groups(run):
+    if groups := _measured_with(run, "groups"):
         words += ["--groups", groups]
-    options = segmenter_options(run)
+    options = measured_options(run)
     if options.get("engine", "torch") != "torch":
         words += ["--engine", options["engine"]]
     if options.get("precision", "float32") != "float32":
         words += ["--precision", options["precision"]]
     if "scales" in options:
         words += ["--scales", ",".join(f"{scale:g}" for scale in options["scales"])]
-    if "flip" in options:
+    if options.get("flip"):
         words.append("--flip")
     if "output_stride" in options:
         words += ["--output-stride", str(options["output_stride"])]
     if "range" in options:
         words.append(f"--range={','.join(f'{value:g}' for value in options['range'])}")
-    for name, value in tiling_options(run).items():
-        words += [f"--{name}", f"{value:g}"]
+    for name in TILING:
+        words += [f"--{name}", f"{options[name]:g}"] if name in options else []
     if "crf" in options:
         stored = options["crf"] == run.model_info.get("crf")
         words += ["--crf", "model" if stored else json.dumps(options["crf"])]

@@ -18,16 +18,18 @@ from rich.table import Table
 
 from atrous import charts, model_file
 from atrous.arguments import checked
-from atrous.console import console, progress_bar, warn_if_fresh, write_json
+from atrous.console import console, note, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
-from atrous.data.input_files import input_folders
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, counted
+from atrous.fields import given_to, taking
 from atrous.inference.exported import is_exported
+from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.calibration import Reliability, fit_temperature, reliability
-from atrous.learning.measurement import any_size_of, matching_classes, open_to_measure, prepared, reader_for
+from atrous.learning.measurement import matching_classes, open_to_measure, prepared, reader_for
 from atrous.outputs import (
     JSON_KEY,
     MARK,
@@ -44,19 +46,18 @@ MOST_VALUES = 5_000_000
 
 
 @checked
+@taking(DatasetSpec)
+@taking(ModelSpec, "device")
 def calibrate(
     model: Path,
     data: Path,
     *,
     split: str = "val",
     out: Path | None = None,
-    layout: str | None = None,
-    input: list[str] | None = None,
-    groups: str | None = None,
     chart: Path | None = None,
     json: Path | None = None,
-    device: str = "auto",
     overwrite: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Measure how far a model's confidence can be trusted, and mend it by a temperature.
 
@@ -69,15 +70,10 @@ def calibrate(
         data: the dataset's folder, in any layout.
         split: split to measure on.
         out: model file to write, the same model with the fitted temperature; unless given, only measure.
-        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
-            or nnunet; guessed when not given.
-        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
-        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find
-            stays in one split where a seed makes the split. A groups.csv in the dataset comes first.
         chart: picture to write, .png: the reliability diagrams before and after.
         json: JSON file to write the results to.
-        device: device to run on: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        **options: fields of `DatasetSpec`, and device of `ModelSpec`.
 
     Returns:
         The results, as written by --json: at the "stored" and the "fitted" temperature, each with "temperature",
@@ -92,7 +88,9 @@ def calibrate(
         model_file.check_name(out, "out")
     if chart is not None and chart.suffix != ".png":
         raise AtrousError(f"chart is {chart}; its name must end in .png.")
-    dataset = open_to_measure(data, layout, groups, model_file.read_info(model).provenance, input_folders(input or []))
+    spec = ModelSpec(model, engine="torch", precision="float32", **given_to(ModelSpec, options))
+    reading = DatasetSpec(data, **given_to(DatasetSpec, options))
+    dataset = open_to_measure(reading, spec.read_info().provenance)
     items = dataset.split(split)
     check_outputs(
         "calibrate",
@@ -100,7 +98,7 @@ def calibrate(
         [*model_inputs(model), ("the data set", data), *_files_of(items)],
         overwrite=overwrite,
     )
-    segmenter = Segmenter(model, engine="torch", device=device, precision="float32")
+    segmenter = spec.open(note)
     warn_if_fresh(segmenter.info.provenance)
     logits, labels = drawn_pixels(segmenter, dataset, items)
     fitted = fit_temperature(logits, labels)
@@ -160,7 +158,6 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
         raise AtrousError("the split has no pictures: nothing to measure.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
     most = max(1, MOST_VALUES // (len(items) * len(segmenter.info.classes)))
-    any_size = any_size_of(segmenter)
     draw = np.random.default_rng(0)
     logits, labels = [], []
     with progress_bar() as progress:
@@ -170,7 +167,7 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
             places = np.flatnonzero(truth != IGNORE_INDEX)
             if len(places) > most:
                 places = np.sort(draw.choice(places, most, replace=False))
-            logits.append(any_size.logits(prepared(segmenter, sample), places, name=sample.name))
+            logits.append(segmenter.any_size.logits(prepared(segmenter, sample), places, name=sample.name))
             labels.append(truth.ravel()[places])
             progress.update(task, advance=1)
     return np.concatenate(logits), np.concatenate(labels)

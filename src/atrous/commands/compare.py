@@ -15,35 +15,20 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from atrous import model_file
 from atrous.arguments import checked
-from atrous.commands._intervals import cautions, counts_by_group, over
+from atrous.commands._paired import compared, p_in_words
 from atrous.commands._recorded_options import options_in_words
-from atrous.console import console, told_if_interrupted, warn_if_fresh, write_json
+from atrous.console import console, note, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
-from atrous.data.input_files import input_folders
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError, counted
-from atrous.inference import exported
-from atrous.inference.segmenter import Segmenter
+from atrous.fields import given_to, taking
+from atrous.inference.model_spec import ModelSpec
 from atrous.json_yaml import read_json
 from atrous.learning.distributed import the_processes, together
-from atrous.learning.intervals import (
-    DRAWS,
-    ENUMERATED,
-    LEVEL,
-    SEED,
-    Difference,
-    groups_with_class,
-    paired_differences,
-    scores_of,
-)
-from atrous.learning.measurement import Tiling, any_size_of, measure, open_to_measure
-from atrous.learning.metrics import number
+from atrous.learning.measurement import Measuring, measure, open_to_measure, spec_to_measure
 from atrous.model_file import sha256_of
 from atrous.outputs import JSON_KEY, MARK, check_outputs, json_output, model_inputs
-
-#: A difference that chance gives less often is called one.
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,40 +39,35 @@ class _Side:
         path: the file.
         classes: the names of its classes.
         provenance: the model's; empty of a file of results.
-        results: a file of results, else None.
+        measured: what a file of results holds, or how the model is opened.
     """
 
     path: Path
     classes: tuple[str, ...]
     provenance: Mapping[str, Any]
-    results: Mapping[str, Any] | None = None
+    measured: Mapping[str, Any] | ModelSpec
+
+    @property
+    def results(self) -> Mapping[str, Any] | None:
+        """The results of a file of results."""
+        return None if isinstance(self.measured, ModelSpec) else self.measured
 
 
 @together()
 @told_if_interrupted(lambda: "compare writes its results at the end, so none are written.")
 @checked
+@taking(DatasetSpec)
+@taking(ModelSpec)
+@taking(Measuring)
 def compare(
     a: Path,
     b: Path,
     data: Path,
     *,
     split: str = "val",
-    layout: str | None = None,
-    input: list[str] | None = None,
-    groups: str | None = None,
     json: Path | None = None,
-    crf: str | None = None,
-    scales: list[float] | None = None,
-    flip: bool = False,
-    output_stride: int | None = None,
-    range: list[float] | None = None,
-    engine: str | None = None,
-    tile: int | None = None,
-    overlap: int | None = None,
-    memory: float | None = None,
-    device: str = "auto",
-    precision: str = "float32",
     overwrite: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Compare two models on the same labelled pictures, and say whether their difference may be chance.
 
@@ -101,29 +81,9 @@ def compare(
         b: the model file, or file of results, to compare with it.
         data: the dataset's folder, in any layout.
         split: split to measure on.
-        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
-            or nnunet; guessed when not given.
-        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
-        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
-            such as a patient or a recording, is drawn and swapped as a whole. A groups.csv in the dataset comes first.
         json: JSON file to write the results to.
-        crf: refine the masks of both by a fully connected CRF with these settings: model (those that each model file
-            stores), a preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
-        scales: resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75; the probabilities at all of them are
-            averaged.
-        flip: average the probabilities of each picture and its mirror image.
-        output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower; by default each model's own.
-        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
-            by default the limits of the pictures' type.
-        engine: runtime of the networks: torch, openvino, or auto for the faster of the two; by default torch, and for
-            an exported file its own.
-        tile: side of a tile in pixels; larger pictures are cut into tiles; by default only those that memory does not
-            hold.
-        overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
-        memory: memory to use, in GB; by default half of what is free.
-        device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        **options: fields of `DatasetSpec` and of `ModelSpec`: how the dataset is read, and both models are run.
 
     Returns:
         The results, as written by --json; scores are 0–1.
@@ -138,28 +98,13 @@ def compare(
         [*model_inputs(a), *model_inputs(b), ("the data set", data)],
         overwrite=overwrite,
     )
-    options = {
-        "scales": scales or (1.0,),
-        "flip": flip,
-        "output_stride": output_stride,
-        "crf": crf,
-        "range": range,
-        "device": device,
-        "precision": precision,
-    }
-    sides = _side(a), _side(b)
+    sides = _side(a, options), _side(b, options)
     _check_classes(*sides)
-    dataset = open_to_measure(
-        data, layout, groups, sides[0].provenance or sides[1].provenance, input_folders(input or [])
-    )
+    reading = DatasetSpec(data, **given_to(DatasetSpec, options))
+    dataset = open_to_measure(reading, sides[0].provenance or sides[1].provenance)
     _warn_of_other_splits(dataset, sides)
     items = dataset.split(split)
-    measured = [
-        _recorded(side, side.results, items)
-        if side.results is not None
-        else _measured(side, engine, options, dataset, items, Tiling(tile, overlap, memory))
-        for side in sides
-    ]
+    measured = [_measured(side, dataset, items) for side in sides]
     _warn_of_other_options(sides)
     results = {
         JSON_KEY: MARK,
@@ -179,77 +124,8 @@ def compare(
     return results
 
 
-def compared(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], classes: Sequence[str]
-) -> dict[str, Any]:
-    """How two measurements of the same pictures differ, as plain JSON values.
-
-    Args:
-        first: the measured pictures of A, as `per_image` in evaluation.json.
-        second: those of B, in the same order, with the same groups and classes.
-        classes: names of the classes.
-    """
-    counts = [counts_by_group(each, len(classes)) for each in (first, second)]
-    found = paired_differences(*counts)
-    scores = [scores_of(each.sum(0)).columns for each in counts]
-    rows = [_row(*each) for each in zip(found, *scores, strict=True)]
-    there = groups_with_class(counts[0] + counts[1])
-    units, differing = len(counts[0]), int((counts[0] != counts[1]).any((1, 2)).sum())
-    return {
-        "level": LEVEL,
-        "over": over(first),
-        "units": units,
-        "draws": DRAWS,
-        "seed": SEED,
-        "test": "every way to swap" if differing <= ENUMERATED else "drawn ways to swap",
-        "miou": rows[0],
-        "pixel_accuracy": rows[1],
-        "classes": [
-            {"name": name, **row, "units": int(number)}
-            for name, row, number in zip(classes, rows[2:], there, strict=True)
-        ],
-        "verdict": _verdict(found[0], units, differing, over(first)[:-1]),
-        "remarks": cautions(first, units),
-    }
-
-
-def _row(difference: Difference, first: float, second: float) -> dict[str, Any]:
-    return {
-        "a": number(first),
-        "b": number(second),
-        "difference": number(difference.change),
-        "interval": difference.interval and list(difference.interval),
-        "standard_error": difference.error,
-        "detectable": difference.detectable,
-        "p": difference.p,
-    }
-
-
-def _verdict(difference: Difference, units: int, differing: int, kind: str) -> list[str]:
-    """What the numbers say of the mean IoU, in sentences."""
-    if not differing:
-        return ["A and B count the same on every picture: there is no difference."]
-    if difference.p is None or difference.detectable is None:
-        return [f"Whether the difference is chance cannot be told from {counted(units, kind)}."]
-    change = f"mIoU {difference.change:+.4f}, p {_p_in_words(difference.p)}"
-    if difference.p < SIGNIFICANT:
-        better = "B is better than A" if difference.change > 0 else "A is better than B"
-        said = [f"{better} ({change}): chance alone rarely gives so large a difference."]
-    else:
-        said = [f"The difference may be chance ({change})."]
-        if (least := 2.0 ** (1 - differing)) >= SIGNIFICANT:
-            said.append(
-                f"The models differ in {counted(differing, kind)}, of which no difference can be told from chance: the "
-                f"least p is {least:g}."
-            )
-    return [
-        *said,
-        f"The smallest difference in mIoU that these pictures could show is {difference.detectable:.4f} (found in 80 % "
-        "of such sets, at p < 0.05).",
-    ]
-
-
-def _side(path: Path) -> _Side:
+def _side(path: Path, options: Mapping[str, Any]) -> _Side:
+    spec = spec_to_measure(path, options)  # checked even where it is not used
     if path.suffix.lower() == ".json":
         results = read_json(path)
         if not isinstance(results, dict) or not isinstance(results.get("per_image"), list):
@@ -262,8 +138,8 @@ def _side(path: Path) -> _Side:
                 "evaluate --json`, or give the model file."
             )
         return _Side(path, tuple(entry["name"] for entry in results["classes"]), {}, results)
-    info = exported.read_info(path) if exported.is_exported(path) else model_file.read_info(path)
-    return _Side(path, tuple(info.classes), info.provenance)
+    info = spec.read_info()
+    return _Side(path, tuple(info.classes), info.provenance, spec)
 
 
 def _check_classes(first: _Side, second: _Side) -> None:
@@ -283,15 +159,14 @@ def _check_classes(first: _Side, second: _Side) -> None:
     )
 
 
-def _measured(
-    side: _Side, engine: str | None, options: Mapping[str, Any], dataset: Dataset, items: Sequence[Item], tiling: Tiling
-) -> list[dict[str, Any]]:
-    engine = engine or ("auto" if exported.is_exported(side.path) else "torch")
-    segmenter = Segmenter(side.path, engine=engine, **options)
-    any_size_of(segmenter, tiling)  # a mistake there is named before the data is read
+def _measured(side: _Side, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """The measured pictures of the split."""
+    if not isinstance(side.measured, ModelSpec):
+        return _recorded(side, side.measured, items)
+    segmenter = side.measured.open(note)
     warn_if_fresh(segmenter.info.provenance)
     console.print(f"measuring {escape(str(side.path))}")
-    return measure(segmenter, dataset, items, tiling).per_image
+    return measure(segmenter, dataset, items).per_image
 
 
 def _recorded(side: _Side, results: Mapping[str, Any], items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -330,10 +205,6 @@ def _warn_of_other_options(sides: Sequence[_Side]) -> None:
         )
 
 
-def _p_in_words(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
 def _print(results: Mapping[str, Any]) -> None:
     table = Table("IoU", "A", "B", "B − A", "95 % interval", "p", box=None, header_style="bold")
     for entry in results["classes"]:
@@ -353,5 +224,5 @@ def _cells(entry: Mapping[str, Any]) -> list[str]:
     change = "–" if entry["difference"] is None else f"{entry['difference']:+.3f}"
     interval = entry["interval"]
     between = "–" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
-    p = "–" if entry["p"] is None else _p_in_words(entry["p"]).removeprefix("= ")
+    p = "–" if entry["p"] is None else p_in_words(entry["p"]).removeprefix("= ")
     return [*shown, change, between, p]

@@ -16,23 +16,18 @@ import shtab
 from atrous.arguments import checked
 from atrous.crf.mean_field import PRESETS
 from atrous.crf.settings import STORED
-from atrous.data.layouts import LAYOUTS
-from atrous.inference.engine import ENGINES
 from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
 from atrous.verbs import COMMANDS, Option, groups, options, sections, verbs
 from atrous.weights.sources import SOURCES
 
-#: Values to offer where the type of an option names none; others are taken too.
+#: Values to offer where neither the type of an option nor its field names any; others are taken too.
 OFFERED = {
     "architecture": tuple(ARCHITECTURES),
     "crf": (STORED, *PRESETS),
     "device": ("auto", "cpu", "cuda", "mps"),
-    "engine": ENGINES,
     "format": ("onnx", "openvino", "torch"),
-    "layout": tuple(LAYOUTS),
     "output_stride": ("8", "16", "32"),
-    "precision": ("auto", "float32", "bfloat16"),
     "source": tuple(SOURCES),
     "split": ("train", "val", "test"),
 }

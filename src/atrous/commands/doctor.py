@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -20,44 +20,39 @@ from atrous.atomic_write import write_text
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, write_json
 from atrous.data.dataset import Dataset
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.examine import Diagnosis, open_to_examine
-from atrous.data.input_files import input_folders
 from atrous.data.picture_folders import CLASSES_FILE
 from atrous.errors import AtrousError, counted
+from atrous.fields import taking
 from atrous.learning.examination import examine_with_progress, show_finding
 from atrous.outputs import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
 
 
 @checked
+@taking(DatasetSpec)
 def doctor(
     data: Path,
     *,
-    layout: str | None = None,
     train: str = "train",
     val: str = "val",
     pages: Literal["first", "channels"] = "first",
     in_channels: int | None = None,
-    input: list[str] | None = None,
-    groups: str | None = None,
     write_classes: bool = False,
     write_split: bool = False,
     json: Path | None = None,
     pictures: Path | None = None,
     overwrite: bool = False,
+    **options: Any,
 ) -> int:
     """Read every picture and mask of a dataset and say, in plain words, what would spoil a training.
 
     Args:
         data: the dataset's folder.
-        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
-            or nnunet; guessed when left out.
         train: split that a training would learn from.
         val: split that it would choose the best weights on.
         pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
         in_channels: channels that the model takes; by default what the training pictures have.
-        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
-        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
-            such as a patient or a recording, belongs into one split. A groups.csv in the dataset comes first.
         write_classes: write the proposed classes.yaml into the dataset, then examine it again.
         write_split: write split lists that keep groups, places and near copies together into the dataset, where it has
             none, then examine it again.
@@ -66,6 +61,7 @@ def doctor(
             pictures that an EXIF tag turns.
         overwrite: replace files at `json` and in `pictures` that atrous did not write, too; a classes.yaml and split
             lists are never replaced.
+        **options: fields of `DatasetSpec`: how the dataset is read.
 
     Returns:
         The exit code: 0 for a clean dataset or warnings only, 2 for errors.
@@ -74,14 +70,14 @@ def doctor(
         AtrousError: the folder is no dataset, or there is a classes.yaml, or a split, already where one should be
             written.
     """
+    reading = DatasetSpec(data, **options)
     table = Path(data) / CLASSES_FILE
     if write_classes:
         _check_no_table(table)
     if pictures is not None:
         check_is_folder("pictures", pictures)
-    inputs = input_folders(input or [])
     asked_for = pictures is not None or write_split
-    dataset = open_to_examine(data, layout, groups, inputs)[0] if asked_for else None
+    dataset = open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0] if asked_for else None
     if dataset is not None and write_split:
         _check_no_split(dataset)
     planned = planned_pictures(dataset, Path(pictures)) if dataset and pictures is not None else []
@@ -94,13 +90,13 @@ def doctor(
     asked = partial(
         examine_with_progress,
         data,
-        layout,
+        reading.layout,
         train=train,
         val=val,
         pages=pages,
         in_channels=in_channels,
-        inputs=inputs,
-        groups=groups,
+        inputs=reading.inputs,
+        groups=reading.groups,
     )
     diagnosis = asked()
     if write_classes:
@@ -110,7 +106,7 @@ def doctor(
     if write_split:
         folder = _write_split(diagnosis)
         console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
-        diagnosis, dataset = asked(), open_to_examine(data, layout, groups, inputs)[0]
+        diagnosis, dataset = asked(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:

@@ -9,7 +9,7 @@ Examples:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,27 +19,29 @@ from rich.table import Table
 from atrous import model_file
 from atrous.arguments import checked
 from atrous.commands._intervals import interval_in_words, with_intervals
-from atrous.console import console, progress_bar, told_if_interrupted, warn_if_fresh, write_json
+from atrous.commands._recorded_options import recorded_options, recorded_reading
+from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_kinds import kinds_of
-from atrous.data.input_files import input_folders
 from atrous.data.read_ahead import in_background
 from atrous.errors import AtrousError, counted
-from atrous.inference.exported import is_exported
+from atrous.fields import given_to, taking
+from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
 from atrous.learning.distributed import the_processes, together
 from atrous.learning.intervals import FEW
 from atrous.learning.measurement import (
-    BY_MEMORY,
-    Tiling,
-    any_size_of,
+    Measuring,
     matching_classes,
     measure,
     open_to_measure,
     prepared,
     reader_for,
+    silent,
+    spec_to_measure,
     summarise,
 )
 from atrous.learning.metrics import ConfusionMatrix
@@ -64,30 +66,20 @@ HEADLINES = (
 @together()
 @told_if_interrupted(lambda: "evaluate writes its results at the end, so no scores are written.")
 @checked
+@taking(DatasetSpec)
+@taking(ModelSpec)
+@taking(Measuring)
 def evaluate(
     model: Path,
     data: Path,
     *,
     split: str = "val",
-    layout: str | None = None,
-    input: list[str] | None = None,
-    groups: str | None = None,
     json: Path | None = None,
-    crf: str | None = None,
     crf_search: bool = False,
     crf_images: int = 100,
     save_crf: Path | None = None,
-    scales: list[float] | None = None,
-    flip: bool = False,
-    output_stride: int | None = None,
-    range: list[float] | None = None,
-    engine: str | None = None,
-    tile: int | None = None,
-    overlap: int | None = None,
-    memory: float | None = None,
-    device: str = "auto",
-    precision: str = "float32",
     overwrite: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Measure a model on the labelled pictures of a split.
 
@@ -99,32 +91,12 @@ def evaluate(
         model: a model file.
         data: the dataset's folder, in any layout.
         split: split to measure on.
-        layout: layout of the dataset: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff
-            or nnunet; guessed when not given.
-        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/, beside those of the dataset's inputs.yaml.
-        groups: regular expression with one pair of brackets, searched in the names of pictures; what the brackets find,
-            such as a patient or a recording, is what intervals are taken over. A groups.csv in the dataset comes first.
         json: JSON file to write the results to.
-        crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
-            preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
         crf_search: find the CRF's settings on this split, coarse to fine, then measure with them.
         crf_images: pictures of the split to search on, ≥ 1; the papers took 100.
         save_crf: model file to write, the same model with the CRF's settings in it.
-        scales: resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all
-            of them are averaged.
-        flip: average the probabilities of each picture and its mirror image.
-        output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower; by default the model's own.
-        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
-            by default the limits of the pictures' type.
-        engine: runtime of the network: torch, openvino, or auto for the faster of the two; by default torch, and for an
-            exported file its own.
-        tile: side of a tile in pixels; larger pictures are cut into tiles; by default only those that memory does not
-            hold.
-        overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
-        memory: memory to use, in GB; by default half of what is free.
-        device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        **options: fields of `DatasetSpec` and of `ModelSpec`: how the dataset is read, and the model is run.
 
     Returns:
         The results, as written by --json; scores are 0–1.
@@ -133,29 +105,18 @@ def evaluate(
         AtrousError: no such model, data or split, classes that do not match the model's, a CRF that cannot be, or
             outputs that would overwrite an input or a file that atrous did not write.
     """
-    _check_crf(crf, crf_search, crf_images, save_crf)
+    spec = spec_to_measure(model, options)
+    _check_crf(spec.crf, crf_search, crf_images, save_crf)
     check_outputs(
         "evaluate",
         [json_output("json", json), model_output("save_crf", save_crf)],
         [*model_inputs(model), ("the data set", data)],
         overwrite=overwrite,
     )
-    engine = engine or ("auto" if is_exported(model) else "torch")
-    segmenter = Segmenter(
-        model,
-        engine=engine,
-        device=device,
-        precision=precision,
-        scales=scales or (1.0,),
-        flip=flip,
-        output_stride=output_stride,
-        crf=crf,
-        range=range,
-    )
-    tiling = Tiling(tile, overlap, memory)
-    any_size_of(segmenter, tiling)  # a mistake there is named before the data is read
+    reading = DatasetSpec(data, **given_to(DatasetSpec, options))
+    segmenter = spec.open(note)
     warn_if_fresh(segmenter.info.provenance)
-    dataset = open_to_measure(data, layout, groups, segmenter.info.provenance, input_folders(input or []))
+    dataset = open_to_measure(reading, segmenter.info.provenance)
     items = dataset.split(split)
     preprocessing = segmenter.info.preprocessing
     kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
@@ -163,7 +124,7 @@ def evaluate(
     first = the_processes().first
     if crf_search:
         found = the_processes().by_first(
-            lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images), tiling))
+            lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images)))
         )
         segmenter = segmenter.with_crf(_crf_of(found, segmenter))
     results = {
@@ -172,19 +133,13 @@ def evaluate(
         "model_sha256": sha256_of(model),
         "data": str(Path(data).resolve()),
         "split": split,
-        **({"layout": layout} if layout else {}),
-        **({"input": input} if input else {}),
-        **({"groups": groups} if groups else {}),
+        **recorded_reading(reading),
         "images": len(items),
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,
-        **({"scales": scales} if scales else {}),
-        **({"flip": True} if flip else {}),
-        **({"output_stride": output_stride} if output_stride else {}),
-        **({"range": range} if range else {}),
-        **{name: value for name, value in asdict(tiling).items() if value is not None},
+        **recorded_options(spec),
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
-        **with_intervals(summarise(measure(segmenter, dataset, items, tiling), segmenter.info), dataset.groups_from),
+        **with_intervals(summarise(measure(segmenter, dataset, items), segmenter.info), dataset.groups_from),
     }
     _print(results)
     if save_crf is not None and first:
@@ -194,14 +149,13 @@ def evaluate(
     return results
 
 
-def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tiling: Tiling = BY_MEMORY) -> DenseCRF:
+def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> DenseCRF:
     """Finds a CRF's settings as the papers did; see `learning.crf_search`.
 
     Args:
         segmenter: the network, which sees each picture once, and those in tiles once for each of the settings.
         dataset: where to read.
         items: the labelled pictures to search on, at least one.
-        tiling: how pictures are cut into tiles.
 
     Returns:
         The CRF that scored best on them.
@@ -216,14 +170,14 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], ti
         scoring = progress.add_task("scoring", total=len(items), note="")
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
-        scoring_with_crf = any_size_of(segmenter.with_crf(_crf_of({}, segmenter)), tiling)  # its memory counts
+        scoring_with_crf = segmenter.with_crf(_crf_of({}, segmenter)).any_size  # its memory counts
         for sample in in_background(reader_for(segmenter, dataset), items):
             scores.append(scoring_with_crf.scores(prepared(segmenter, sample), name=sample.name))
             progress.update(scoring, advance=1)
 
         def miou(crf: DenseCRF | None) -> float:
             confusion = ConfusionMatrix(len(segmenter.info.classes))
-            any_size = any_size_of(segmenter.with_crf(crf), tiling, say=lambda line: None)
+            any_size = silent(segmenter.with_crf(crf))
             read = in_background(reader_for(segmenter, dataset), items)
             for sample, scored in zip(read, scores, strict=True):
                 mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name, scores=scored)
@@ -246,7 +200,7 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], ti
     return _crf_of(best.settings, segmenter)
 
 
-def _check_crf(crf: str | None, search: bool, images: int, out: Path | None) -> None:
+def _check_crf(crf: object, search: bool, images: int, out: Path | None) -> None:
     """Before the work: whether what was asked of the CRF goes together."""
     if search and crf is not None:
         raise AtrousError(f"--crf-search finds the settings that --crf {crf} gives: leave one of them out.")

@@ -26,13 +26,16 @@ from atrous.atomic_write import write_text
 from atrous.commands._page import template
 from atrous.console import console, progress_bar, warn_if_fresh
 from atrous.data.colors import color_table
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.labels import IGNORE_INDEX
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
+from atrous.fields import given_to, taking
 from atrous.inference.exported import is_exported
 from atrous.inference.jobs import failure_in_words
+from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter
@@ -75,19 +78,18 @@ class Layer:
 
 
 @checked
+@taking(DatasetSpec, "input")
+@taking(ModelSpec, "crf", "range", "device")
 def explain(
     model: Path,
     paths: list[Path],
     *,
     out: Path = Path("explained"),
-    input: list[str] | None = None,
     classes: list[str] | None = None,
     most: int = 4,
-    crf: str | None = None,
-    range: list[float] | None = None,
     tensorboard: bool = False,
-    device: str = "auto",
     overwrite: bool = False,
+    **options: Any,
 ) -> Path:
     """Show why a model answers as it does: one page, and every map of it as a PNG.
 
@@ -99,15 +101,11 @@ def explain(
         model: a model file.
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the page, explanation.html, and for a folder of PNGs per picture.
-        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/; files have the stems of their pictures.
         classes: names of the classes to explain; by default the largest of each mask.
         most: largest number of classes of each mask to explain, ≥ 1, where no names are given.
-        crf: settings of a fully connected CRF whose masks are shown too, as in `atrous predict`.
-        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
-            by default the limits of the pictures' type.
         tensorboard: write the pictures to OUT/tensorboard too.
-        device: device to run on: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        **options: input of `DatasetSpec`, and crf, range and device of `ModelSpec`.
 
     Returns:
         The page's path.
@@ -120,6 +118,7 @@ def explain(
         raise AtrousError(f"{model} is an exported file, into which nobody can look: give the model file.")
     if most < 1:
         raise AtrousError(f"most must be 1 or more, got {most}.")
+    spec = ModelSpec(model, engine="torch", precision="float32", **given_to(ModelSpec, options))
     check_is_folder("out", out)
     pictures = find_pictures(paths)
     if len(pictures) > MOST_PICTURES:
@@ -131,10 +130,11 @@ def explain(
         [*model_inputs(model), *(("a picture to explain", path) for path in pictures)],
         overwrite=overwrite,
     )
-    network = model_file.load(model).to(pick_device(device))
+    network = model_file.load(model).to(pick_device(spec.device))
     warn_if_fresh(network.info.provenance)
-    scenes = SceneFiles([one.name for one in network.info.preprocessing.inputs], input_folders(input or []))
-    segmenter = Segmenter(network, engine="torch", device=device, precision="float32", crf=crf, range=range)
+    inputs = [one.name for one in network.info.preprocessing.inputs]
+    scenes = SceneFiles(inputs, input_folders(options.get("input") or ()))
+    segmenter = Segmenter(network, **spec.options)
     chosen = None if classes is None else [_index(name, network.info.classes) for name in classes]
     shown: list[dict[str, Any]] = []
     failures: list[str] = []

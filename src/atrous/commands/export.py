@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +22,18 @@ from atrous.arguments import checked
 from atrous.atomic_write import atomic_path, temporary_folder
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.input_files import SceneFiles, input_folders
-from atrous.data.open_dataset import open_dataset
 from atrous.data.pixels import fill_missing, to_depth
 from atrous.data.sources.scene import read_scene
 from atrous.errors import AtrousError, unknown_name
+from atrous.fields import taking
 from atrous.inference import deployed, exported, quantised
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import evenly
-from atrous.learning.measurement import measure, prepared, reader_for
+from atrous.learning.measurement import measure, open_to_measure, prepared, reader_for
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
 from atrous.models.layers import resize
@@ -69,6 +71,7 @@ class Agreement:
 
 
 @checked
+@taking(DatasetSpec)
 def export(
     model: Path,
     *,
@@ -77,11 +80,11 @@ def export(
     scores: bool = False,
     half: bool = False,
     check: Path | None = None,
-    input: list[str] | None = None,
     int8: bool = False,
     calibrate: Path | None = None,
     max_drop: float = 0.5,
     overwrite: bool = False,
+    **options: Any,
 ) -> Path:
     """Write a model as one graph from raw pictures to masks, and check that it gives the same masks.
 
@@ -93,13 +96,13 @@ def export(
         scores: also give the low-resolution scores, which scales, flips and the CRF need.
         half: store the weights in 16 bits (openvino only): half the file, nearly the same masks.
         check: a picture or a folder of pictures to compare on; drawn ones when not given.
-        input: folders of further inputs of these pictures, NAME=FOLDER,… such as depth=depth/.
         int8: compute in 8-bit whole numbers (openvino and onnx only), a quarter of the file and in OpenVINO faster;
             both files are measured on `calibrate`.
         calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores from
             its validation pictures.
         max_drop: points of mean IoU, 0–100, that an int8 file may lose; a worse one is not written.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        **options: fields of `DatasetSpec`: how `calibrate` is read; input is that of `check`, too.
 
     Returns:
         The file written.
@@ -123,11 +126,14 @@ def export(
     )
     if half and format != "openvino":
         raise AtrousError(f"half is for openvino, whose weights are widened again where it runs; got format {format}.")
+    for name in ("layout", "groups"):
+        if options.get(name) is not None and calibrate is None:
+            raise AtrousError(f"{name} is of the dataset of --calibrate, which is not given: give it, or leave it out.")
     deployed.check_installed(format)
-    dataset = _check_int8(format, half, calibrate, max_drop) if int8 else None
+    dataset = _check_int8(format, half, max_drop, model, calibrate, options) if int8 else None
     module = model_file.load(model)
     warn_if_fresh(module.info.provenance)
-    images = _check_images(check, module.info.preprocessing, input_folders(input or []))
+    images = _check_images(check, module.info.preprocessing, input_folders(options.get("input") or ()))
     program = deployed.trace(module, with_scores=scores)
     try:
         with temporary_folder(out) as folder:
@@ -285,7 +291,9 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
     )
 
 
-def _check_int8(format: str, half: bool, calibrate: Path | None, max_drop: float) -> Dataset:
+def _check_int8(
+    format: str, half: bool, max_drop: float, model: Path, calibrate: Path | None, options: Mapping[str, Any]
+) -> Dataset:
     """Before the work: the data, and whether what was asked for goes together."""
     if format == "torch" or half:
         raise AtrousError("int8 is for --format openvino or onnx, without --half.")
@@ -294,7 +302,7 @@ def _check_int8(format: str, half: bool, calibrate: Path | None, max_drop: float
     if not 0 <= max_drop <= 100:
         raise AtrousError(f"max_drop is in points of mean IoU, 0–100, got {max_drop}.")
     quantised.check_installed()
-    dataset = open_dataset(calibrate)
+    dataset = open_to_measure(DatasetSpec(calibrate, **options), model_file.read_info(model).provenance)
     for split in ("train", "val"):
         dataset.split(split)
     return dataset

@@ -15,16 +15,18 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.markup import escape
 
 from atrous.arguments import checked
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import input_folders
 from atrous.data.read_ahead import in_background
 from atrous.errors import SomeInputsFailed, counted
+from atrous.fields import given_to, taking
 from atrous.inference.jobs import Job, Record, Worker, plan, summarise
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
@@ -42,27 +44,18 @@ T = TypeVar("T")
 
 
 @checked
+@taking(DatasetSpec, "input")
+@taking(ModelSpec)
 def predict(
     model: Path,
     paths: list[Path],
     *,
     out: Path = Path("predictions"),
-    input: list[str] | None = None,
     overlay: bool = False,
     raw: bool = False,
-    crf: str | None = None,
     json: Path | None = None,
-    scales: list[float] | None = None,
-    flip: bool = False,
-    output_stride: int | None = None,
-    range: list[float] | None = None,
-    engine: str = "auto",
-    tile: int | None = None,
-    overlap: int | None = None,
-    memory: float | None = None,
-    device: str = "auto",
-    precision: str = "auto",
     overwrite: bool = False,
+    **options: Any,
 ) -> list[Path]:
     """Segment pictures and write their masks.
 
@@ -70,27 +63,12 @@ def predict(
         model: a model file.
         paths: pictures, folders of pictures, or glob patterns.
         out: folder for the masks, named like the pictures with .png; GeoTIFFs' masks are GeoTIFFs, .tif.
-        input: folders of further inputs, NAME=FOLDER,… such as depth=depth/; files have the stems of their pictures.
         overlay: also write each picture with its mask's colours over it and their names below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
-        crf: refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a
-            preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5.
         json: JSON file to write the results to: of each picture its mask, the classes' shares of the pixels with data
             and, where there are others, their share of the picture; or its error.
-        scales: resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all
-            of them are averaged.
-        flip: average the probabilities of each picture and its mirror image.
-        output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower; by default the model's own.
-        range: values LOW,HIGH of the pictures that count as black and white, such as 0,4095 for 12 bits stored in 16;
-            by default the limits of the pictures' type.
-        engine: runtime of the network: openvino, torch, or auto for the faster of those installed.
-        tile: side of a tile in pixels; larger pictures are cut into tiles; by default only those that memory does not
-            hold.
-        overlap: pixels that neighbouring tiles share; by default a quarter of the tile, at most 512.
-        memory: memory to use, in GB; by default half of what is free.
-        device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
         overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 
     Returns:
         The masks written, in the order of the pictures.
@@ -100,20 +78,7 @@ def predict(
             write and would overwrite.
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
-    spec = ModelSpec(
-        model,
-        engine=engine,
-        device=device,
-        precision=precision,
-        scales=tuple(scales or (1.0,)),
-        flip=flip,
-        output_stride=output_stride,
-        crf=crf,
-        range=None if range is None else tuple(range),
-        tile=tile,
-        overlap=overlap,
-        memory=memory,
-    )
+    spec = ModelSpec(model, **given_to(ModelSpec, options))
     also = [json_output("json", json)]
     with _processes() as processes, no_empty_folder(out):
         jobs = processes.by_first(
@@ -121,7 +86,7 @@ def predict(
                 paths,
                 out,
                 spec,
-                inputs=input_folders(input or []),
+                inputs=input_folders(options.get("input") or ()),
                 raw=raw,
                 overlay=overlay,
                 overwrite=overwrite,

@@ -21,16 +21,13 @@ from atrous.atomic_write import write_text
 from atrous.commands._page import PER_CENT, css_color, duration, percent, percent_interval, template
 from atrous.commands._recorded_options import (
     commands,
-    measured_groups,
-    measured_inputs,
-    measured_layout,
+    measured_data,
     measured_model,
+    measured_spec,
     missing,
     options_in_words,
-    segmenter_options,
-    tiling_options,
 )
-from atrous.console import console
+from atrous.console import console, note
 from atrous.errors import AtrousError, counted
 from atrous.outputs import check_outputs, page_output
 from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
@@ -258,23 +255,19 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     best, worst = best_and_worst(run.evaluation.get("per_image", []))
     if not best:
         return [], []
-    from atrous.data.open_dataset import open_dataset
     from atrous.inference.prediction import Prediction
-    from atrous.inference.segmenter import Segmenter
-    from atrous.learning.measurement import Tiling, any_size_of, prepared, reader_for
+    from atrous.learning.measurement import prepared, reader_for
 
-    model = measured_model(run)
-    if model is None and run.model_file.is_file():
+    if measured_model(run) is None and run.model_file.is_file():
         return [], ["The pictures cannot be drawn again: the model was changed after the scores were measured."]
     try:
-        dataset = open_dataset(run.data, measured_layout(run), groups=measured_groups(run), inputs=measured_inputs(run))
-        segmenter = Segmenter(model or run.model_file, **segmenter_options(run))  # so that pictures and scores agree
+        dataset = measured_data(run).open()
+        segmenter = measured_spec(run).open(note)  # so that pictures and scores agree
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
-    any_size = any_size_of(segmenter, Tiling(**tiling_options(run)))
 
     def segment(sample: Sample) -> Prediction:
-        mask = any_size(prepared(segmenter, sample), sample.valid, name=sample.name)
+        mask = segmenter.any_size(prepared(segmenter, sample), sample.valid, name=sample.name)
         return Prediction(mask, sample.image, segmenter.info)
 
     read = reader_for(segmenter, dataset)

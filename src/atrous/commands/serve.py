@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
 from atrous.arguments import checked
 from atrous.console import console
 from atrous.errors import AtrousError, missing_extra
+from atrous.fields import taking
 from atrous.inference.memory import limit_bytes
 from atrous.inference.model_spec import ModelSpec
 from atrous.serving.limits import Limits
@@ -26,6 +28,7 @@ KEY_VARIABLE = "ATROUS_KEY"
 
 
 @checked
+@taking(ModelSpec, "engine", "device", "precision", "memory")
 def serve(
     models: list[str],
     *,
@@ -36,10 +39,7 @@ def serve(
     megabytes: float = 32.0,
     megapixels: float = 50.0,
     seconds: float = 60.0,
-    memory: float | None = None,
-    engine: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
+    **options: Any,
 ) -> None:
     """Serve models over HTTP, with a page at the address for people.
 
@@ -52,19 +52,12 @@ def serve(
         megabytes: largest upload, in MB.
         megapixels: largest picture, in megapixels, at all scales together and as the model enlarges it.
         seconds: longest time for a response, in seconds.
-        memory: memory for a picture in the network, in GB; by default half of what is free. Larger pictures are
-            segmented in tiles.
-        engine: runtime of the network: openvino, torch, or auto for the faster of those installed.
-        device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        precision: number format to compute in: float32, bfloat16, or auto for the faster of the two.
+        **options: engine, device, precision and memory of `ModelSpec`.
 
     Raises:
         AtrousError: no model file, an address that is taken or open to others without a key, limits out of range.
     """
-    specs = {
-        name: ModelSpec(path, engine=engine, device=device, precision=precision, memory=memory)
-        for name, path in named_paths(models).items()
-    }
+    specs = {name: ModelSpec(path, **options) for name, path in named_paths(models).items()}
     limits = Limits(
         waiting=waiting,
         picture_bytes=int(megabytes * 2**20),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from atrous.data.channels import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
@@ -12,6 +13,13 @@ from atrous.data.pixels import PictureKind
 from atrous.data.split_names import canonical_split
 from atrous.data.survey import Pair
 from atrous.errors import AtrousError
+from atrous.fields import in_words
+from atrous.inputs import usual_colors
+
+#: Fields of a recipe's augment that vary channels of colour alone, and are passed over where there are none.
+OF_COLORS = ("brightness", "contrast", "blur")
+#: How to say which channels are.
+SAY_COLORS = "Where some are, say how many by `colors` in the dataset's inputs.yaml."
 
 
 def find_channels_without_a_way(
@@ -57,4 +65,24 @@ def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding
             f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",
             len(first),
             tuple(f"{channels}: {shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
+        )
+
+
+def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], channels: int | None) -> Iterator[str]:
+    """A sentence on a training's augmentation where no channel of the pictures is a colour.
+
+    Args:
+        dataset: the dataset.
+        kinds: of its pictures.
+        channels: that the model takes; None where a training would not start.
+    """
+    kind = next(iter(kinds.values()), None)
+    if kind is None or channels is None:
+        return
+    usual = usual_colors(channels, kind.dtype)
+    told = [one.colors for one in dataset.inputs]
+    if not any([usual if told[0] is None else told[0], *told[1:]]):
+        yield (
+            f"No channel of these pictures is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment would have "
+            f"no effect. {SAY_COLORS}"
         )

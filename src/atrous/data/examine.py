@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from atrous.data.blended_edges import blended_values
-from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels
+from atrous.data.channel_findings import find_channels_without_a_way, find_mixed_channels, note_without_colors
 from atrous.data.channels import channels_of
 from atrous.data.class_findings import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.dataset import Dataset, Item
@@ -182,7 +182,7 @@ def examine(
     return Diagnosis(
         root=dataset.root,
         layout=dataset.layout,
-        notes=dataset.notes,
+        notes=(*dataset.notes, *note_without_colors(dataset, kinds, channels)),
         classes=classes,
         images=images,
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),

@@ -108,7 +108,12 @@ class AnySize:
 
     @checked
     def looking(
-        self, whole: WholePicture | None = None, *, tile: int | None = None, overlap: int | None = None
+        self,
+        whole: WholePicture | None = None,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        say: Callable[[str], object] | None = None,
     ) -> AnySize:
         """The same network with other scales, flip and CRF, or other tiles; what was learned about memory is shared.
 
@@ -116,6 +121,7 @@ class AnySize:
             whole: what segments a picture; None for the same.
             tile: as at the making; None for the same.
             overlap: as at the making; None for the same.
+            say: as at the making; None for the same.
 
         Raises:
             AtrousError: as at the making.
@@ -125,7 +131,7 @@ class AnySize:
             tile=self.tile if tile is None else tile,
             overlap=self.overlap if overlap is None else overlap,
             memory=self.memory,
-            say=self.say,
+            say=self.say if say is None else say,
             limits=self.limits,
         )
 

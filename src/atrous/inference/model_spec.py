@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from atrous.arguments import checked, checked_fields
-from atrous.errors import AtrousError, shown, unknown_name
+from atrous.arguments import checked
+from atrous.errors import AtrousError, shown
+from atrous.fields import described, setting, settings
 from atrous.inference.any_size import check_tiling
 from atrous.inference.engine import ENGINES
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.tiles import GRID
 from atrous.inference.value_range import as_range
-from atrous.inference.views import views_of
+from atrous.inference.views import LARGEST_SCALE, views_of
 from atrous.models.info import Info
 
 if TYPE_CHECKING:
     import torch
 
     from atrous.crf import DenseCRF
+
+    Device: TypeAlias = str | torch.device
+    Settings: TypeAlias = str | Mapping[str, Any] | DenseCRF
+else:  # what is kept of both, and what the command line takes; torch is not loaded for a name
+    Device = Settings = str
 
 #: Runtimes that may be asked for; onnxruntime runs exported .onnx files alone.
 RUNTIMES = (*ENGINES, "onnxruntime")
@@ -34,30 +41,14 @@ OUTPUT_STRIDES = (8, 16, 32)
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 
 
-@checked_fields
+@settings("")
 @dataclass(frozen=True)
 class ModelSpec:
     """A model file and how to run it: what other processes are sent in place of a `Segmenter`.
 
     It is a few plain values, which can be compared, hashed and pickled. They are checked when it is made, and what only
-    the file and the machine can tell when it is opened.
-
-    Args:
-        path: of a model file or of an exported .onnx or .xml file.
-        engine: auto, openvino, torch, or onnxruntime for .onnx files; see `Segmenter`.
-        device: auto, cpu, cuda, cuda:N or mps; or a torch.device.
-        precision: auto, float32 or bfloat16; see `Segmenter`.
-        scales: of the picture, at which the network looks at it, each within 0–8; probabilities are averaged.
-        flip: the network looks at the mirrored picture too.
-        output_stride: 8, 16 or 32; None for the model's own.
-        crf: settings of the CRF that refines the masks: text as `crf.settings.make_crf` reads it, or a mapping or a
-            DenseCRF, which are kept as text; None for none.
-        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's type; None for
-            the whole range of the pictures' type.
-        tile: pixels, at least 32; every picture larger than that is tiled. None for tiles only where the whole would
-            not fit.
-        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
-        memory: GB that pictures may take, more than 0, on this host in all; None for half of what is free.
+    the file and the machine can tell when it is opened. All verbs that run a model have its fields as options. Of a
+    device, torch's own is taken too, and of a CRF a mapping or a DenseCRF; both are kept as text.
 
     Raises:
         AtrousError: a value out of its range, or of another type.
@@ -69,31 +60,73 @@ class ModelSpec:
         True
     """
 
-    path: Path
-    engine: str = "auto"
-    device: str | torch.device = "auto"
-    precision: str = "auto"
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    output_stride: int | None = None
-    crf: str | Mapping[str, Any] | DenseCRF | None = None
-    range: tuple[float, ...] | None = None
-    tile: int | None = None
-    overlap: int | None = None
-    memory: float | None = None
+    path: Path = field(metadata=described("a model file, or an exported .onnx or .xml file"))
+    engine: str = setting(
+        "auto",
+        "runtime of the network: openvino, torch, onnxruntime for .onnx files, or auto for the faster of those "
+        "installed",
+        choices=RUNTIMES,
+    )
+    device: Device = setting("auto", "device to run on: auto, cpu, cuda, cuda:N or mps")
+    precision: str = setting(
+        "auto",
+        "number format to compute in: float32, bfloat16, or auto for the faster of the two",
+        choices=PRECISIONS,
+    )
+    scales: tuple[float, ...] = setting(
+        (1.0,),
+        "resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all of "
+        "them are averaged",
+        gt=0,
+        le=LARGEST_SCALE,
+    )
+    flip: bool = setting(False, "average the probabilities of each picture and its mirror image")
+    output_stride: int | None = setting(
+        None,
+        "output stride to run at, 8, 16 or 32; smaller is finer and slower; by default the model's own",
+        choices=OUTPUT_STRIDES,
+    )
+    crf: Settings | None = setting(
+        None,
+        "refine the masks by a fully connected CRF with these settings: model (those that the model file stores), a "
+        "preset (deeplabv1, deeplabv2, pydensecrf), or NAME=VALUE,… such as deeplabv2,iterations=5",
+    )
+    range: tuple[float, float] | None = setting(
+        None,
+        "values LOW,HIGH of the pictures, the lower first, that count as black and white, such as 0,4095 for 12 bits "
+        "stored in 16; by default the limits of the pictures' type",
+    )
+    tile: int | None = setting(
+        None,
+        "side of a tile; larger pictures are cut into tiles; by default only those that memory does not hold",
+        ge=GRID,
+        unit="pixels",
+    )
+    overlap: int | None = setting(
+        None,
+        "width that neighbouring tiles share; by default a quarter of the tile, at most 512",
+        ge=0,
+        unit="pixels",
+    )
+    memory: float | None = setting(
+        None,
+        "memory that pictures may take, on this host in all; larger pictures are cut into tiles; by default half of "
+        "what is free",
+        gt=0,
+        unit="GB",
+    )
 
     def __post_init__(self) -> None:
-        if self.engine not in RUNTIMES:
-            raise unknown_name("engine", self.engine, RUNTIMES)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
         object.__setattr__(self, "device", _device_name(self.device))
         views_of(self.scales, self.flip)
-        if self.output_stride is not None and self.output_stride not in OUTPUT_STRIDES:
-            raise AtrousError(f"output_stride must be 8, 16 or 32, got {self.output_stride}.")
         object.__setattr__(self, "crf", _crf_in_words(self.crf))
         object.__setattr__(self, "range", as_range(self.range))
         check_tiling(self.tile, self.overlap, self.memory)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All fields but the path, as a `Segmenter` takes them."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "path"}
 
     def read_info(self) -> Info:
         """What the file says about its model; the network is not loaded.
@@ -113,8 +146,7 @@ class ModelSpec:
         Raises:
             AtrousError: see `Segmenter`.
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Segmenter(values.pop("path"), **values, say=say)
+        return Segmenter(self.path, **self.options, say=say)
 
 
 def _device_name(device: Any) -> str:

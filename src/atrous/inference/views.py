@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Size of one band of full-size probabilities.
 BAND_BYTES = 16 * 2**20
 #: What a view may be enlarged to; a mistyped scale shall not fill the memory.
-LARGEST_SCALE = 8.0
+LARGEST_SCALE = 8
 
 
 @dataclass(frozen=True)

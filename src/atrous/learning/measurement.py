@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from rich.markup import escape
 
 from atrous.console import console, progress_bar
 from atrous.data.dataset import Dataset, Item
+from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.labels import IGNORE_INDEX, ClassTable
-from atrous.data.open_dataset import open_dataset
 from atrous.data.read_ahead import in_background
 from atrous.data.sample import Sample
 from atrous.errors import AtrousError
+from atrous.fields import given_to, setting, settings
 from atrous.inference.any_size import AnySize
+from atrous.inference.exported import is_exported
+from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.boundary import BoundaryIoU, BoundaryScore
@@ -66,61 +69,65 @@ class Measurement:
         return self.confusion, self.boundary, self.seams, self.sizes
 
 
+@settings("")
 @dataclass(frozen=True)
-class Tiling:
-    """How pictures are cut into tiles, as the options of `predict` and `evaluate` say; see `AnySize`.
+class Measuring:
+    """What computes the masks that are measured, with defaults that give the same scores on every machine."""
+
+    engine: str | None = setting(
+        None,
+        "runtime of the network: torch, openvino, onnxruntime for .onnx files, or auto for the faster of those "
+        "installed; by default torch, and for an exported file its own",
+        choices=RUNTIMES,
+    )
+    precision: str = setting(
+        "float32",
+        "number format to compute in: float32, bfloat16, or auto for the faster of the two",
+        choices=PRECISIONS,
+    )
+
+
+def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
+    """How a model is opened to be measured: as `predict` opens it, but for the defaults of `Measuring`.
 
     Args:
-        tile: side of a tile in pixels; None for tiles only where memory does not hold the whole picture.
-        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
-        memory: GB to use; None for half of what is free.
+        model: a model file or an exported file.
+        options: fields of `ModelSpec` and of `Measuring`; others are passed over.
+
+    Raises:
+        AtrousError: a value out of its range, or of another type.
     """
-
-    tile: int | None = None
-    overlap: int | None = None
-    memory: float | None = None
-
-
-#: Tiles only where memory does not hold a whole picture.
-BY_MEMORY = Tiling()
+    by = Measuring(**given_to(Measuring, options))
+    engine = by.engine or ("auto" if is_exported(model) else "torch")
+    return ModelSpec(model, **{**given_to(ModelSpec, options), "engine": engine, "precision": by.precision})
 
 
-def open_to_measure(
-    data: Path,
-    layout: str | None,
-    groups: str | None,
-    provenance: Mapping[str, Any],
-    inputs: Mapping[str, str] | None = None,
-) -> Dataset:
+def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset:
     """Opens a dataset in the split that a model was trained in, and tells the dataset's notes.
 
     A split that a seed makes depends on the groups: with others, pictures that the model has learned from would be
     measured. So a training's pattern of groups is kept in the model file, and taken where none is given.
 
     Args:
-        data: the dataset's folder.
-        layout: as in `open_dataset`.
-        groups: as in `open_dataset`.
+        spec: which dataset.
         provenance: the model's.
-        inputs: as in `open_dataset`.
     """
-    dataset, trained = open_dataset(data, layout, groups=groups, inputs=inputs), provenance.get("groups")
-    if groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
+    dataset, trained = spec.open(), provenance.get("groups")
+    if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
         with suppress(AtrousError):  # other data, whose names the pattern does not fit
-            dataset = open_dataset(data, layout, groups=str(trained), inputs=inputs)
+            dataset = replace(spec, groups=str(trained)).open()
     for note in dataset.notes:
         console.print(escape(note))
     return dataset
 
 
-def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tiling: Tiling = BY_MEMORY) -> Measurement:
+def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
     """Segments every picture and counts it against its mask; several processes share the pictures.
 
     Args:
         segmenter: the model.
         dataset: where to read.
         items: the labelled pictures, at least one.
-        tiling: how pictures are cut into tiles.
 
     Raises:
         AtrousError: nothing to measure, or classes that do not match.
@@ -132,8 +139,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tilin
     without = None if segmenter.crf is None else Measurement.of(classes)
     measured = Measurement.of(classes, without)
     read = reader_for(segmenter, dataset)
-    any_size = any_size_of(segmenter, tiling)
-    plain = any_size_of(segmenter.with_crf(None), tiling, say=lambda line: None)
+    any_size, plain = segmenter.any_size, silent(segmenter.with_crf(None))
     with progress_bar() as progress:
         processes = the_processes()
         own = processes.part(items)
@@ -167,18 +173,9 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tilin
     return _of_all(measured, processes)
 
 
-def any_size_of(
-    segmenter: Segmenter, tiling: Tiling = BY_MEMORY, say: Callable[[str], object] | None = None
-) -> AnySize:
-    """Runs a segmenter on pictures of any size as `predict` does.
-
-    Args:
-        segmenter: what segments them.
-        tiling: how they are cut into tiles.
-        say: told when a picture is tiled and why; None to print it.
-    """
-    said = say or (lambda line: console.print(escape(line)))
-    return AnySize(segmenter.whole, **asdict(tiling), say=said, limits=segmenter.limits)
+def silent(segmenter: Segmenter) -> AnySize:
+    """Runs a segmenter on pictures whose tiles were told already."""
+    return segmenter.any_size.looking(say=lambda line: None)
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:

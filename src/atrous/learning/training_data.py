@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from atrous.console import console
+from atrous.data.channel_findings import OF_COLORS, SAY_COLORS
 from atrous.data.dataset import Dataset
 from atrous.data.open_dataset import open_dataset
 from atrous.data.readiness import few_pictures_note, obstacles
@@ -16,6 +17,7 @@ from atrous.data.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
 from atrous.errors import AtrousError
+from atrous.fields import in_words
 from atrous.learning.distributed import Processes
 from atrous.learning.examination import examine_with_progress, show_finding
 from atrous.learning.loader import AugmentedSamples
@@ -60,6 +62,12 @@ def open_training_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, S
 def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:
     """The pictures that a recipe learns from, with the inputs that its model takes."""
     preprocessing = model.info.preprocessing
+    colors = color_channels(preprocessing.inputs)
+    if not colors and (idle := [name for name in OF_COLORS if getattr(recipe.augment, name)]):
+        console.print(
+            f"[yellow]warning[/]: no channel of these pictures is a colour, so {in_words(tuple(idle), 'and')} of "
+            f"augment {'has' if len(idle) == 1 else 'have'} no effect. {SAY_COLORS}"
+        )
     return AugmentedSamples(
         dataset.taking_inputs(preprocessing.inputs),
         dataset.split(recipe.data.train),
@@ -67,7 +75,7 @@ def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel)
         channels=preprocessing.channels,
         seed=recipe.seed,
         fill=preprocessing.mean,
-        colors=color_channels(preprocessing.inputs),
+        colors=colors,
     )
 
 

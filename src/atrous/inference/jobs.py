@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -104,14 +104,8 @@ class Record:
         return {name: value for name, value in vars(self).items() if value}
 
 
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A picture that is read window by window.
-
-    Args:
-        source: its windows.
-        files: held as long as they are read: copies of files at URLs, which are removed when this is closed.
-    """
+class Opened(NamedTuple):
+    """A picture that is read window by window, and what removes copies of its files when it is closed."""
 
     source: Windows
     files: ExitStack
@@ -179,8 +173,9 @@ def plan(
     """
     if not isinstance(spec, ModelSpec):
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
-    if (folder := local_path(out)) is not None:
-        check_is_folder("out", out := folder)
+    folder = local_path(out)
+    if folder is not None:
+        check_is_folder("out", folder)
     pictures = find_places(paths)
     info = spec.read_info()
     windowed = {place: _needs_windows(place, spec) for place in pictures}
@@ -188,9 +183,8 @@ def plan(
     if lost:
         note(NO_COORDINATES.format(counted(len(lost), "GeoTIFF")))
     deep = raw and not _fits_png(info)
-    targets = mask_places(
-        {place: ".png" if windowed[place] is False and not deep else ".tif" for place in pictures}, out
-    )
+    suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
+    targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
     if not any(all(file.exists() for file in files) for files in more.values()):
@@ -199,10 +193,7 @@ def plan(
     masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
     check_outputs(
         "predict",
-        [
-            *(picture_output("out", mask, out) for mask in masks if isinstance(mask, Path) and isinstance(out, Path)),
-            *also,
-        ],
+        [*(picture_output("out", mask, folder) for mask in masks if isinstance(mask, Path)), *also],
         [
             *model_inputs(spec.path),
             *_files("a picture to segment", pictures),
@@ -210,8 +201,8 @@ def plan(
         ],
         overwrite=overwrite,
     )
-    if isinstance(out, str):
-        check_remote_outputs("predict", [str(mask) for mask in masks], out, overwrite=overwrite)
+    if folder is None:
+        check_remote_outputs("predict", [str(mask) for mask in masks], str(out), overwrite=overwrite)
     return jobs
 
 

@@ -52,6 +52,11 @@ class Answers(BaseHTTPRequestHandler):
             self.send_header("Location", f"http://localhost:{self.server.server_port}/a.png")
             self.end_headers()
             return
+        if path == "/round.png":
+            self.send_response(302, "Found \x1b[31m")
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
         if path == "/local":
             self.send_response(302)
             self.send_header("Location", "file:///etc/passwd")
@@ -179,6 +184,7 @@ def test_the_path_that_names_what_belongs_to_a_place(place, parts):
 
 def test_a_file_in_a_folder():
     assert below(Path("a"), "b.png") == below("a", "b.png") == Path("a/b.png")
+    assert below("memory://", "b.png") == below("memory:///", "b.png") == "memory:///b.png"
     assert below("s3://a", "b.png") == below("s3://a/", "b.png") == "s3://a/b.png"
 
 
@@ -219,6 +225,7 @@ class TestWeb:
             ("/", "names no file"),
             ("/a%00.png", "names no file"),
             ("/private.png", "the server answers 401"),
+            ("/round.png", r"the server answers 302 The HTTP server returned a redirect error[^\n\x1b]*$"),
             ("/local", "cannot be reached|the server answers 302"),
         ],
     )
@@ -288,9 +295,10 @@ class TestFilesystems:
 
     def test_a_file_that_is_there_is_replaced(self, memory, tmp_path):
         (tmp_path / "a.png").write_bytes(b"new")
-        for name in ("a.png", "[a]*.png"):
-            store(tmp_path / "a.png", f"memory://pictures/{name}")
-            assert memory.cat_file(f"/pictures/{name}") == b"new"
+        for name in ("pictures/a.png", "pictures/[a]*.png", "/root.png"):
+            store(tmp_path / "a.png", f"memory://{name}")
+            assert memory.cat_file(f"/{name}") == b"new"
+            store(tmp_path / "a.png", f"MEMORY://{name}")
 
     def test_what_fails_half_way_leaves_the_file_before_it(self, memory, tmp_path, monkeypatch):
         (tmp_path / "a.png").write_bytes(b"new")

@@ -25,6 +25,8 @@ PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "h
 OBJECT_STORES = frozenset({*PACKAGES, "abfs", "abfss", "az", "oss"})
 #: Seconds without an answer after which a server is given up.
 TIMEOUT = 60
+#: Letters of a server's words that are shown.
+MOST_SHOWN = 200
 #: Kinds of URL that name one file of a server.
 WEB = ("http", "https")
 
@@ -54,7 +56,8 @@ def put(file: Path, url: str) -> None:
             system.put_file(str(file), path)
             return
         parent = path.rpartition("/")[0]
-        system.makedirs(parent, exist_ok=True)
+        if parent:
+            system.makedirs(parent, exist_ok=True)
         part = f"{parent}/.{secrets.token_hex(8)}{SUFFIX}"
         try:
             system.put_file(str(file), part)
@@ -109,7 +112,7 @@ def filesystem_of(url: str) -> tuple[Any, str]:
             f"{shown_place(url)}: unknown kind of URL.{hint} Known are https, file, s3, gs, hf and others."
         )
     try:
-        return url_to_fs(url)
+        return url_to_fs(scheme + url[len(scheme) :])
     except ImportError as error:
         if scheme in PACKAGES:
             raise AtrousError(f"{shown_place(url)}: {missing_extra(PACKAGES[scheme], 'remote')}") from error
@@ -128,17 +131,22 @@ def errors_named(url: str) -> Iterator[None]:
     except AtrousError:
         raise
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {error.reason}.") from None
+        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_line(error.reason)}.") from None
     except FileNotFoundError:
         raise AtrousError(f"{shown_place(url)}: no such file.") from None
     except MemoryError:
         raise
     except Exception as error:  # each filesystem has errors of its own
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        words = shown_place(str(reason).replace(url, shown_place(url)).partition("\n")[0])[:200]
+        words = _line(shown_place(str(reason).replace(url, shown_place(url))))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
         what = "cannot be copied" if full else "cannot be reached"
         raise AtrousError(f"{shown_place(url)} {what}: {words or type(reason).__name__}.") from None
+
+
+def _line(text: object) -> str:
+    """The first line of what a server says, without letters that would steer a terminal."""
+    return "".join(letter for letter in str(text).partition("\n")[0] if letter.isprintable())[:MOST_SHOWN]
 
 
 def open_web(url: str) -> Any:

@@ -73,7 +73,10 @@ def below(folder: Place, name: str) -> Place:
         folder: a path or a URL.
         name: of the file.
     """
-    return f"{str(folder).rstrip('/')}/{name}" if is_url(folder) else Path(folder) / name
+    if not is_url(folder):
+        return Path(folder) / name
+    kind, _, rest = str(folder).partition("://")
+    return f"{kind}://{rest.rstrip('/')}/{name}"
 
 
 def identity(place: Place) -> str:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from atrous.data.filesystems import WEB, errors_named, filesystem_of, scheme_of
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.places import below
 
 #: Bytes of a file that are fetched together.
 AT_ONCE = 4 * 2**20
@@ -53,13 +54,13 @@ def listing_of(url: str) -> Listing:
         if not system.isdir(path):
             return Listing([url])
         entries = sorted(system.ls(path, detail=True), key=lambda entry: entry["name"])
-    pictures = [_below(url, entry) for entry in entries if _is_picture(entry)]
-    folders = [
-        _below(url, entry)
-        for entry in entries
-        if entry["type"] == "directory" and not _last(entry["name"]).startswith(".") and not _is(entry, path)
-    ]
-    return Listing(pictures, True, folders)
+    pictures = [_last(entry["name"]) for entry in entries if _is_picture(entry)]
+    folders = [_last(entry["name"]) for entry in entries if entry["type"] == "directory" and not _is(entry, path)]
+    return Listing(
+        [str(below(url, name)) for name in pictures],
+        True,
+        [str(below(url, name)) for name in folders if not name.startswith(".")],
+    )
 
 
 def files_in(url: str) -> set[str] | None:
@@ -105,10 +106,6 @@ def _url_of(name: str, url: str, path: str) -> str:
 def _is(entry: Any, path: str) -> bool:
     """Whether an entry is the folder itself, of which object stores may keep an empty object."""
     return entry["name"].strip("/") == path.strip("/")
-
-
-def _below(url: str, entry: Any) -> str:
-    return f"{url.rstrip('/')}/{_last(entry['name'])}"
 
 
 def _last(path: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -87,6 +88,14 @@ class Answers(BaseHTTPRequestHandler):
             self.answer(file.read_bytes(), "image/png", more=100)
         elif path.startswith("/huge/"):
             self.answer(file.read_bytes(), "image/png", more=10**18)
+        elif path.startswith("/endless/"):
+            self.answer(b"\x89", "image/png", more=10**6)
+            self.server.asked.set()
+            try:
+                while not self.server.closing.wait(0.01):
+                    self.wfile.write(b"0")
+            except OSError:  # nobody listens any more
+                pass
         elif path == "/get":
             self.answer((self.server.folder / "0.png").read_bytes(), "image/png")
         elif file.is_file():
@@ -111,12 +120,13 @@ def server(photos, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
-        running.folder = photos
+        running.folder, running.asked, running.closing = photos, threading.Event(), threading.Event()
         running.host = f"127.0.0.1:{running.server_port}"
         running.url = f"http://{running.host}"
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield running
+        running.closing.set()
         running.shutdown()
         thread.join()
 
@@ -450,6 +460,16 @@ def test_a_worker_does_jobs_of_urls(model, memory, server, masks):
     assert jobs[0] == Job(f"{server.url}/day/0.png", "memory://bucket/masks/0.png")
     assert [Worker(spec)(job).error for job in jobs] == [None, None]
     assert stored(memory, "/bucket/masks") == {name: masks[name] for name in ("0.png", "1.png")}
+
+
+def test_a_stopped_worker_fetches_no_more(model, server, tmp_path):
+    worker = Worker(ModelSpec(model, **FIXED))
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(worker.read, Job(f"{server.url}/endless/0.png", tmp_path / "0.png"))
+        assert server.asked.wait(60)
+        worker.stop()
+        record = read.result(60)
+    assert f"{server.url}/endless/0.png is not fetched, because the work was stopped" in str(record.error)
 
 
 @pytest.mark.slow

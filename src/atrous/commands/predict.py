@@ -189,7 +189,7 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Pat
     told = told_if_interrupted(lambda: _done_before(records, total, out, json))
     with told, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(jobs), note="")
-        for job, read in zip(jobs, in_background(worker.read, jobs), strict=True):
+        for job, read in zip(jobs, in_background(worker.read, jobs, worker.stop), strict=True):
             tiles = progress.add_task(as_path(job.picture).name, total=None, note="", visible=False)
             try:
                 segmented = worker.segment(job, read, partial(_show, progress, tiles))

@@ -10,11 +10,11 @@ import mimetypes
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -97,11 +97,12 @@ def identity(place: Place) -> str:
 
 
 @contextmanager
-def fetched(place: Place) -> Iterator[Path]:
+def fetched(place: Place, stopped: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """The file of a place on this machine: itself, or a copy for as long as the context lasts; errors name the place.
 
     Args:
         place: a path or a URL of a file.
+        stopped: as of `fetch`.
 
     Raises:
         AtrousError: as `fetch`.
@@ -110,7 +111,7 @@ def fetched(place: Place) -> Iterator[Path]:
         yield path
         return
     with TemporaryDirectory(prefix="atrous-", ignore_cleanup_errors=True) as folder:
-        copy = fetch(str(place), Path(folder))
+        copy = fetch(str(place), Path(folder), stopped)
         with _named(copy, place):
             yield copy
 
@@ -135,12 +136,13 @@ def stored(place: Place) -> Iterator[Path]:
         store(draft, str(place))
 
 
-def fetch(url: str, folder: Path) -> Path:
+def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Path:
     """Copies a picture from a URL into a folder, whole or not at all.
 
     Args:
         url: of one file, as `listing_of` gives it.
         folder: where the file goes, under the last part of the URL; its folders are made.
+        stopped: asked again and again whether to give up.
 
     Returns:
         The file.
@@ -159,11 +161,12 @@ def fetch(url: str, folder: Path) -> Path:
             with open_web(url) as answer:
                 kind = answer.headers.get_content_type()
                 length = answer.headers.get("Content-Length", "")
-                _copy(answer, file, int(length) if length.isdecimal() else None, free, url)
+                size = int(length) if length.isdecimal() else None
+                _copy(answer.read1, file, size, free, url, stopped)
         else:
             system, path = filesystem_of(url)
             with system.open(path, "rb") as source:
-                _copy(source, file, system.size(path), free, url)
+                _copy(source.read, file, system.size(path), free, url, stopped)
         file.flush()
         with part.open("rb") as written:
             if kind == "text/html" or written.read(512).lstrip().lower().startswith(PAGES):
@@ -208,11 +211,18 @@ def check_storable(url: str) -> None:
         filesystem_of(url)
 
 
-def _copy(source: Any, target: BinaryIO, size: int | None, free: int, url: str) -> None:
+def _copy(
+    read: Callable[[int], bytes],
+    target: BinaryIO,
+    size: int | None,
+    free: int,
+    url: str,
+    stopped: Callable[[], bool],
+) -> None:
     """Copies a file of `size` bytes, where that is known, and of at most `free`.
 
     Raises:
-        AtrousError: it is larger, or ends before its size.
+        AtrousError: it is larger, or ends before its size; or it is not to be fetched any more.
     """
     copied = 0
     while True:
@@ -222,7 +232,9 @@ def _copy(source: Any, target: BinaryIO, size: int | None, free: int, url: str) 
                 f"{shown_place(url)} has {counted(least, 'byte')}{'' if size else ' or more'}, and the disk has "
                 f"{counted(max(free, 0), 'byte')} free for it."
             )
-        chunk = source.read(CHUNK)
+        if stopped():
+            raise AtrousError(f"{shown_place(url)} is not fetched, because the work was stopped.")
+        chunk = read(CHUNK)
         if not chunk:
             break
         target.write(chunk)

@@ -13,12 +13,13 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import Place, checked, checked_fields, shown_place
+from atrous.arguments import Place, checked, checked_fields, is_url, shown_place
 from atrous.console import note
 from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import SceneFiles
@@ -179,9 +180,8 @@ def plan(
     pictures = find_places(paths)
     info = spec.read_info()
     windowed = {place: _needs_windows(place, spec) for place in pictures}
-    lost = [place for place in pictures if isinstance(place, Path) and _loses_coordinates(place, windowed[place])]
-    if lost:
-        note(NO_COORDINATES.format(counted(len(lost), "GeoTIFF")))
+    if lost := sum(windowed[path] is False and _holds(has_place_tags, path) for path in windowed if not is_url(path)):
+        note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
     targets = mask_places(suffixes, out if folder is None else folder)
@@ -230,6 +230,7 @@ class Worker:
             raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
         self.segmenter = spec.open(say)
         self._spec, self._say = spec, say
+        self._stopped = Event()
 
     def __call__(self, job: Job) -> Record:
         """Does a job; whatever goes wrong with its picture is the record's error.
@@ -241,6 +242,10 @@ class Worker:
             raise AtrousError(f"a worker takes a Job, as plan gives it, got {shown(job)}.")
         return self.write(job, self.segment(job, self.read(job)))
 
+    def stop(self) -> None:
+        """Gives up files that are being fetched in other threads, and fetches no more."""
+        self._stopped.set()
+
     def read(self, job: Job) -> Found | Opened | Record:
         """The job's picture; opened where it is windowed. Pictures at URLs are fetched.
 
@@ -249,22 +254,23 @@ class Worker:
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
-            if job.windowed is not False:
-                return self._read_raster(job)
+            if job.windowed is not False or isinstance(job.picture, str):
+                return self._read_files(job)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
         except Exception as error:  # a decoder's own: the other pictures are done
             return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
 
-    def _read_raster(self, job: Job) -> Found | Opened:
-        """A raster, opened where it is windowed; of one at a URL its file tells, once it is fetched."""
+    def _read_files(self, job: Job) -> Found | Opened:
+        """A picture that is windowed or fetched; of a raster at a URL its file tells which of them."""
         preprocessing, name = self.segmenter.info.preprocessing, shown_place(job.picture)
         with ExitStack() as copies:
-            files = tuple(copies.enter_context(fetched(place)) for place in (job.picture, *job.more))
-            if job.windowed:
-                return Opened(open_windows(files, preprocessing.inputs), copies.pop_all())
-            windowed = _needs_windows(files[0], self._spec)
-            if _loses_coordinates(files[0], windowed):
-                self._say(f"{name}: {NO_COORDINATES.format('a GeoTIFF')}")
+            places = (job.picture, *job.more)
+            files = [copies.enter_context(fetched(place, self._stopped.is_set)) for place in places]
+            windowed = job.windowed
+            if windowed is None:
+                windowed = _needs_windows(files[0], self._spec)
+                if not windowed and _holds(has_place_tags, files[0]):
+                    self._say(f"{name}: {NO_COORDINATES.format('a GeoTIFF')}")
             if windowed:
                 for kind in kinds_of(files[:1], preprocessing.image.pages).values():
                     self.segmenter.warn_of(doubts_of_file(name, kind, preprocessing))
@@ -364,11 +370,6 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
         return None if as_path(place).suffix.lower() in RASTER_SUFFIXES else False
     most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave memory for the network
     return _holds(needs_windows, place, most)
-
-
-def _loses_coordinates(path: Path, windowed: bool | None) -> bool:
-    """Whether a raster has coordinates that its mask will not have, because there is no rasterio to write them."""
-    return not windowed and _holds(has_place_tags, path)
 
 
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:

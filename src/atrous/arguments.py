@@ -239,11 +239,7 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
     if outer == "Path" and isinstance(value, str | os.PathLike):
         return path_of(value, name)
     if outer == "Place" and isinstance(value, str | os.PathLike):
-        if isinstance(value, str) and is_url(value):
-            return value
-        if isinstance(value, os.PathLike) and (url := _url_in(os.fspath(value))):
-            raise AtrousError(f"{name} is {shown_place(url)} as a Path, which keeps one slash of two: give it as text.")
-        return path_of(value, name)
+        return place_of(value, name)
     if outer == "bool" and (isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")):  # NumPy's
         return bool(value)
     if outer == "str" and isinstance(value, str):
@@ -287,6 +283,23 @@ def _list_of(value: Any, kind: str, name: str) -> list[Any]:
     except Exception:  # an array or tensor of no dimension
         raise _Refused from None
     return [_of_kinds(item.item() if getattr(item, "shape", None) == () else item, (kind,), name) for item in items]
+
+
+def place_of(value: str | os.PathLike[Any], name: str) -> Place:
+    """A path on this machine, or a URL.
+
+    Args:
+        value: the path or the URL.
+        name: of the argument, for messages.
+
+    Raises:
+        AtrousError: as `path_of`; or a URL that became a path.
+    """
+    if isinstance(value, str) and is_url(value):
+        return value
+    if isinstance(value, os.PathLike) and (url := _url_in(os.fspath(value))):
+        raise AtrousError(f"{name} is {shown_place(url)} as a Path, which keeps one slash of two: give it as text.")
+    return path_of(value, name)
 
 
 def _url_in(text: Any) -> str | None:

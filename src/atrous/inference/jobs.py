@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import Place, checked, checked_fields, is_url, shown_place
+from atrous.arguments import Place, checked, checked_fields, shown_place
 from atrous.console import note
 from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import SceneFiles
@@ -180,7 +180,8 @@ def plan(
     pictures = find_places(paths)
     info = spec.read_info()
     windowed = {place: _needs_windows(place, spec) for place in pictures}
-    if lost := sum(windowed[path] is False and _holds(has_place_tags, path) for path in windowed if not is_url(path)):
+    here = [path for path in pictures if isinstance(path, Path)]
+    if lost := sum(not windowed[path] and _holds(has_place_tags, path) for path in here):
         note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}

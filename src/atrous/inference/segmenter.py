@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked, checked_names, path_of, shown_place
+from atrous.arguments import checked, checked_names, path_of, place_of, shown_place
 from atrous.data.file_kinds import Note
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
@@ -272,7 +272,7 @@ class Segmenter:
         if isinstance(part, str) and (not part or "\0" in part):
             raise AtrousError(f"a picture's path is empty or holds a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
-            with fetched(part) as file:
+            with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)
             name = shown_place(part)
             if one.name == IMAGE:

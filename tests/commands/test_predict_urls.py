@@ -477,6 +477,7 @@ def test_a_stopped_worker_fetches_no_more(model, server, tmp_path):
 @pytest.mark.slow
 def test_two_processes_of_torchrun(model, server, tmp_path, masks):
     urls = [f"http://me:secret@{server.host}/day/{name}" for name in ("0.png", "1.png", "odd.jpg", "absent.png")]
+    (tmp_path / "copies").mkdir()
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
@@ -486,7 +487,7 @@ def test_two_processes_of_torchrun(model, server, tmp_path, masks):
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "copies")},
         timeout=500,
     )
     assert done.returncode == 1, done.stderr
@@ -494,7 +495,7 @@ def test_two_processes_of_torchrun(model, server, tmp_path, masks):
     records = json.loads((tmp_path / "all.json").read_text())["pictures"]
     assert [record["image"] for record in records] == [url.replace("me:secret@", "") for url in urls]
     assert "secret" not in done.stdout + (tmp_path / "all.json").read_text()
-    assert not list((tmp_path / "temporary").glob("atrous-*"))
+    assert not list((tmp_path / "copies").glob("atrous-*"))
 
 
 def test_the_public_names(model, server, photos, tmp_path):

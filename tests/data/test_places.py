@@ -353,6 +353,10 @@ class Strict(LocalFileSystem):
     cachable = False
     way = "raises"
 
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + str(path).removeprefix("strict://").lstrip("/")
+
     def mv(self, path1, path2, **_):
         if Path(path2).exists() and self.way != "renames":
             if self.way == "ignores":

@@ -78,7 +78,7 @@ class Option:
     @property
     def takes_several(self) -> bool:
         """Whether its value is several: words where it is positional, else values between commas."""
-        return typing.get_origin(self.kind) in (list, tuple)
+        return typing.get_origin(self.kind) in (list, tuple, Sequence)
 
     @property
     def item(self) -> Any:

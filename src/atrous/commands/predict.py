@@ -3,7 +3,6 @@
 Examples:
     atrous predict runs/quickstart/best.safetensors photos/ --overlay
     atrous predict model.safetensors 'photos/*.jpg' --out masks/ --flip
-    atrous predict model.safetensors map.tif --tile 1024 --memory 4
     atrous predict model.safetensors s3://bucket/photos/ https://host/a.jpg --out s3://bucket/masks
 """
 
@@ -46,7 +45,7 @@ T = TypeVar("T")
 @checked
 def predict(
     model: Path,
-    paths: list[Place],
+    paths: Sequence[Place],
     *,
     out: Place = Path("predictions"),
     input: list[str] | None = None,

@@ -38,7 +38,7 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
 from atrous.inference.picture_paths import find_places
 from atrous.inference.prediction import Prediction, table_of
-from atrous.inference.remote_outputs import check_remote_outputs
+from atrous.inference.remote_outputs import check_is_remote_folder, check_remote_outputs
 from atrous.inference.tiles import Counted
 from atrous.inputs import IMAGE
 from atrous.models.info import Info
@@ -143,7 +143,7 @@ class Summary:
 
 @checked
 def plan(
-    paths: list[Place],
+    paths: Sequence[Place],
     out: Place,
     spec: ModelSpec,
     *,
@@ -175,8 +175,7 @@ def plan(
     if not isinstance(spec, ModelSpec):
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
     folder = local_path(out)
-    if folder is not None:
-        check_is_folder("out", folder)
+    check_is_folder("out", folder) if folder is not None else check_is_remote_folder("out", str(out))
     pictures = find_places(paths)
     info = spec.read_info()
     windowed = {place: _needs_windows(place, spec) for place in pictures}

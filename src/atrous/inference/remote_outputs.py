@@ -19,6 +19,23 @@ AT_A_TIME = 8
 HEAD_BYTES = 2**16
 
 
+def check_is_remote_folder(flag: str, url: str) -> None:
+    """Refuses, before the work, a URL at which nothing can be stored, or that is named like a file and is no folder.
+
+    Args:
+        flag: the argument that names it, such as "out".
+        url: of the folder that the call is going to write into.
+
+    Raises:
+        AtrousError: it is such a URL.
+    """
+    check_storable(url)
+    if as_path(url).suffix.lower() in FILE_SUFFIXES and files_in(url) is None:
+        raise AtrousError(
+            f"{flag} is {shown_place(url)}, which is named like a file; give a folder, which files are written into."
+        )
+
+
 def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwrite: bool = False) -> None:
     """Refuses, before the work, masks at URLs that would replace files which this program did not write.
 
@@ -29,15 +46,9 @@ def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwri
         overwrite: replace files that this program did not write.
 
     Raises:
-        AtrousError: nothing can be stored there, or there are such files; or the folder is named like a file.
+        AtrousError: there are such files.
     """
-    check_storable(out)
-    there = files_in(out)
-    if there is None and as_path(out).suffix.lower() in FILE_SUFFIXES:
-        raise AtrousError(
-            f"out is {shown_place(out)}, which is named like a file; give a folder, which files are written into."
-        )
-    if overwrite or not there:
+    if overwrite or not (there := files_in(out)):
         return
     existing = [url for url in targets if url.rpartition("/")[2] in there]
     foreign = [url for url, ours in zip(existing, _of_all(_is_our_picture, existing), strict=True) if not ours]

@@ -3,7 +3,7 @@
 Examples:
     atrous predict runs/quickstart/best.safetensors photos/ --overlay
     atrous predict model.safetensors 'photos/*.jpg' --out masks/ --flip
-    atrous predict model.safetensors s3://bucket/photos/ https://host/a.jpg --out s3://bucket/masks
+    atrous predict model.safetensors s3://bucket/photos/ --out s3://bucket/masks
 """
 
 from __future__ import annotations

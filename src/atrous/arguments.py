@@ -54,6 +54,20 @@ def is_url(place: Place) -> bool:
     return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
 
 
+def shown_place(place: Place) -> str:
+    """A place for messages and records; of a URL without what may be secret: the user, the password and the query.
+
+    Args:
+        place: a path or a URL; or a text in which URLs stand.
+    """
+    if isinstance(place, Path):
+        return str(place)
+    text = re.sub(r"(?<=://)[^/?#\s]*@", "", place)
+    # a password with an unquoted slash: a colon that no port follows
+    text = re.sub(r"(?<=://)(?!\[)[^/?#\s@]*:(?!\d*(?:[/?#]|$))\S*@", "", text)
+    return re.sub(r"(https?://[^?#\s]*)[?#]\S*", r"\1?…", text, flags=re.IGNORECASE)
+
+
 def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> Callable[Given, Result]:
     """Gives a public function arguments of the types in its signature, and turns errors of files into an AtrousError.
 
@@ -223,9 +237,9 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
     if outer == "None" and value is None:
         return None
     if outer == "Path" and isinstance(value, str | os.PathLike):
-        return _path(value, name)
+        return path_of(value, name)
     if outer == "Place" and isinstance(value, str | os.PathLike):
-        return value if isinstance(value, str) and is_url(value) else _path(value, name)
+        return place_of(value, name)
     if outer == "bool" and (isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")):  # NumPy's
         return bool(value)
     if outer == "str" and isinstance(value, str):
@@ -271,10 +285,47 @@ def _list_of(value: Any, kind: str, name: str) -> list[Any]:
     return [_of_kinds(item.item() if getattr(item, "shape", None) == () else item, (kind,), name) for item in items]
 
 
-def _path(value: str | os.PathLike[Any], name: str) -> Path:
+def place_of(value: str | os.PathLike[Any], name: str) -> Place:
+    """A path on this machine, or a URL.
+
+    Args:
+        value: the path or the URL.
+        name: of the argument, for messages.
+
+    Raises:
+        AtrousError: as `path_of`; or a URL that became a path.
+    """
+    if isinstance(value, str) and is_url(value):
+        return value
+    if isinstance(value, os.PathLike) and (url := _url_in(os.fspath(value))):
+        raise AtrousError(f"{name} is {shown_place(url)} as a Path, which keeps one slash of two: give it as text.")
+    return path_of(value, name)
+
+
+def _url_in(text: Any) -> str | None:
+    """The URL that a text is, or that it was before it became a path, which keeps one slash of two."""
+    if not isinstance(text, str) or is_url(text):
+        return text if isinstance(text, str) else None
+    begin = re.match(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:)[/\\]", text)
+    return f"{begin[1]}//{text[begin.end() :]}" if begin and not Path(begin[1]).exists() else None
+
+
+def path_of(value: str | os.PathLike[Any], name: str) -> Path:
+    """A path on this machine.
+
+    Args:
+        value: the path.
+        name: of the argument, for messages.
+
+    Raises:
+        AtrousError: it is empty, no text, or a URL.
+    """
     text = os.fspath(value)
     if not isinstance(text, str):
         raise _Refused
+    if url := _url_in(text):
+        cure = "leave file:// out" if url.lower().startswith("file:") else "copy it to this machine first"
+        raise AtrousError(f"{name} is a URL, {shown_place(url)}, and only paths are taken here: {cure}.")
     if not text:
         raise AtrousError(f"{name} is empty; the current folder is '.'.")
     if "\0" in text:

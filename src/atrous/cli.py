@@ -156,6 +156,8 @@ def _add_argument(parser: Any, option: Option) -> None:
         parser.add_argument(option.name, type=option.item, nargs="+" if option.takes_several else None)
     elif option.is_switch:
         parser.add_argument(option.flag, action="store_true")
+    elif option.is_place and not option.takes_several:  # a path would make one slash of a URL's two
+        parser.add_argument(option.flag, type=str, default=None if option.default is None else str(option.default))
     else:
         several = option.takes_several and option.count is None
         hint = list[option.item] | None if several else option.hint  # of which the parser's messages show all values

@@ -128,6 +128,8 @@ def kind_in_words(option: Option) -> str:
         many = {int: "whole numbers", float: "numbers"}.get(option.item, "names")
         example = {int: "320,320", float: "0.5,2"}.get(option.item, "road,car")
         return f"{count}{many} between commas, such as {example}"
+    if option.is_place:
+        return "a path or a URL"
     kinds = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "a text"}
     return kinds.get(option.kind, 'names and values, such as {"output_stride": 8}')
 

@@ -177,7 +177,10 @@ def check_is_folder(flag: str, path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
-        raise AtrousError(f"{flag} is {path}, which is named like a file; give a folder, which files are written into.")
+        raise AtrousError(
+            f"{flag} is {path}, which is named like a file; give a folder, which files are written into, such as "
+            f"{path.with_suffix('')}."
+        )
 
 
 @contextmanager
@@ -204,10 +207,22 @@ def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:
             "to replace it."
         )
     names = [str(each.path.relative_to(first.folder)) for each in foreign if each.folder == first.folder]
+    return files_of_others(verb, first.flag, first.folder, names)
+
+
+def files_of_others(verb: str, flag: str, folder: Path | str, names: Sequence[str]) -> AtrousError:
+    """An error for files in an output folder that this program did not write.
+
+    Args:
+        verb: the command.
+        flag: the argument that names the folder.
+        folder: as it is to be shown.
+        names: of the files, one or more.
+    """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return AtrousError(
-        f"{first.folder} holds files that {verb} did not write and would overwrite: {', '.join(names[:3])}{more}. "
-        f"Nothing was written. Give another --{first.flag}, or --overwrite to replace them."
+        f"{folder} holds files that {verb} did not write and would overwrite: {', '.join(names[:3])}{more}. "
+        f"Nothing was written. Give another --{flag}, or --overwrite to replace them."
     )
 
 

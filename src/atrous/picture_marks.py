@@ -6,11 +6,11 @@ the pixels are no longer those that were written.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,23 +42,31 @@ def seal(path: Path) -> None:
             file.write(struct.pack(">I", zlib.crc32(b"tEXtSoftware\0" + text)))
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether a PNG or TIFF has the mark, and the pixels that it was written with."""
-    software, checksum = _mark_of(path, with_pixels=True)
+def is_sealed(file: Path | BinaryIO) -> bool:
+    """Whether a PNG or TIFF has the mark, and the pixels that it was written with.
+
+    Args:
+        file: its path, or the file open for reading.
+    """
+    software, checksum = _mark_of(file, with_pixels=True)
     return software == f"{UNSEALED[:-8]}{checksum:08x}".encode()
 
 
-def is_marked(path: Path) -> bool:
-    """Whether a PNG or TIFF has the mark, even where its pixels were changed afterwards."""
-    software, _ = _mark_of(path, with_pixels=False)
+def is_marked(file: Path | BinaryIO) -> bool:
+    """Whether a PNG or TIFF has the mark, even where its pixels were changed afterwards.
+
+    Args:
+        file: its path, or the file open for reading.
+    """
+    software, _ = _mark_of(file, with_pixels=False)
     return re.fullmatch(rf"{UNSEALED[:-8]}[0-9a-f]{{8}}".encode(), software) is not None
 
 
-def _mark_of(path: Path, with_pixels: bool) -> tuple[bytes, int]:
+def _mark_of(file: Path | BinaryIO, with_pixels: bool) -> tuple[bytes, int]:
     """The software's name in a file, b"" where it has none, and the checksum of its stored pixels."""
     try:
-        with path.open("rb") as file:
-            return _read(file, with_pixels)[1:]
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
+            return _read(content, with_pixels)[1:]
     except (OSError, ValueError, LookupError, struct.error):
         return b"", 0
 
@@ -93,7 +101,7 @@ def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     software = file.read(count if kind == 2 else 0).rstrip(b"\0")
     if not with_pixels:
         return place, software, 0
-    size, checksum = os.fstat(file.fileno()).st_size, 0
+    size, checksum = _size_of(file), 0
     offsets, lengths = TILES if TILES[0] in entries else STRIPS
     numbers = zip(_numbers(file, order, entries[offsets]), _numbers(file, order, entries[lengths]), strict=True)
     for offset, length in list(numbers):
@@ -126,7 +134,11 @@ def _tiff_entries(file: BinaryIO) -> tuple[str, dict[int, tuple[int, int, int]]]
 
 def _numbers(file: BinaryIO, order: str, entry: tuple[int, int, int]) -> Iterator[int]:
     kind, count, place = entry
-    code = NUMBERS[kind]
+    code, size = NUMBERS[kind], _size_of(file)
     file.seek(place)
-    content = file.read(min(count, os.fstat(file.fileno()).st_size) * struct.calcsize(code))
+    content = file.read(min(count, size) * struct.calcsize(code))
     return iter(struct.unpack(f"{order}{len(content) // struct.calcsize(code)}{code}", content))
+
+
+def _size_of(file: BinaryIO) -> int:
+    return file.seek(0, 2)

@@ -50,9 +50,7 @@ class Option:
     @property
     def kind(self) -> Any:
         """Its type without None; of a path or a state dict the command line takes the path."""
-        if typing.get_origin(self.hint) not in (typing.Union, types.UnionType):
-            return self.hint
-        return next(kind for kind in typing.get_args(self.hint) if kind is not type(None))
+        return _alternatives(self.hint)[0]
 
     @property
     def flag(self) -> str:
@@ -69,16 +67,24 @@ class Option:
     @property
     def is_path(self) -> bool:
         """Whether it names a file or folder; recipes, being YAML, have paths as texts."""
-        return self.item is Path or self.name in ("data.root", "model.init")
+        return self.item is Path or self.is_place or self.name in ("data.root", "model.init")
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it is a path or a URL, or several; the command line takes the text, because a path is no URL."""
+        inside = typing.get_args(self.kind)[0] if self.takes_several else self.hint
+        return {Path, str} <= set(_alternatives(inside))
 
     @property
     def takes_several(self) -> bool:
         """Whether its value is several: words where it is positional, else values between commas."""
-        return typing.get_origin(self.kind) in (list, tuple)
+        return typing.get_origin(self.kind) in (list, tuple, Sequence)
 
     @property
     def item(self) -> Any:
-        """The type of one of its values."""
+        """The type of one of its values; of a path or a URL text."""
+        if self.is_place:
+            return str
         return typing.get_args(self.kind)[0] if self.takes_several else self.kind
 
     @property
@@ -211,6 +217,13 @@ def _fields(kind: Any, prefix: str) -> list[Option]:
         about, default = known[field.name], field.default if field.default is not dataclasses.MISSING else None
         own.append(Option(prefix + field.name, hint, default, about.sentence, of_recipe=True, allowed=about.choices))
     return own + inside
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of which a value may be one, without None."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return (hint,)
+    return tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
 
 
 @functools.cache

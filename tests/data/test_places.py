@@ -10,13 +10,25 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 from PIL import Image
 
-from atrous.arguments import is_url
+from atrous.arguments import is_url, shown_place
 from atrous.data import places
 from atrous.data.pictures import read_picture
-from atrous.data.places import check_storable, exists, fetch, local_path, pictures_at, shown_url, store
+from atrous.data.places import (
+    as_path,
+    below,
+    check_storable,
+    fetch,
+    fetched,
+    identity,
+    local_path,
+    store,
+    stored,
+)
+from atrous.data.remote_files import Listing, files_in, listing_of, opened
 from atrous.errors import AtrousError
 
 
@@ -38,6 +50,11 @@ class Answers(BaseHTTPRequestHandler):
         if path == "/moved.png":
             self.send_response(302)
             self.send_header("Location", f"http://localhost:{self.server.server_port}/a.png")
+            self.end_headers()
+            return
+        if path == "/round.png":
+            self.send_response(302, "Found \x1b[31m")
+            self.send_header("Location", self.path)
             self.end_headers()
             return
         if path == "/local":
@@ -127,10 +144,17 @@ def test_what_a_url_is(place, url):
         ("https://host/a.png#secret", "https://host/a.png?…"),
         ("sftp://me:secret@host/a?.png", "sftp://host/a?.png"),
         ("s3://bucket/me@home.png", "s3://bucket/me@home.png"),
+        ("https://host:80/me@home.png", "https://host:80/me@home.png"),
+        ("https://[::1]:80/me@home.png", "https://[::1]:80/me@home.png"),
+        ("https://me:sec/ret@host/a.png", "https://host/a.png"),
+        ("https://me:sec?ret@host/a.png", "https://host/a.png"),
+        ("zip://a.png::https://me:secret@host/a.zip?secret", "zip://a.png::https://host/a.zip?…"),
+        ("HTTPS://host/a?token=secret", "HTTPS://host/a?…"),
+        (Path("a?secret=no.png"), "a?secret=no.png"),
     ],
 )
 def test_secrets_are_not_shown(url, shown):
-    assert shown_url(url) == shown
+    assert shown_place(url) == shown
 
 
 def test_a_file_url_is_a_path(tmp_path):
@@ -143,9 +167,41 @@ def test_a_file_url_is_a_path(tmp_path):
             local_path(url)
 
 
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        (Path("a/b.png"), ("a", "b.png")),
+        ("a/b.png", ("a", "b.png")),
+        ("https://host:80/a%20b/c.png?key=1#x", ("host_80", "a b", "c.png")),
+        ("https://host/a%2F..%2Fb%00.png", ("host", "a_.._b_.png")),
+        ("s3://bucket/deep/a%20?.png", ("bucket", "deep", "a%20_.png")),
+        ("https://host", ("host",)),
+    ],
+)
+def test_the_path_that_names_what_belongs_to_a_place(place, parts):
+    assert as_path(place).parts == parts
+
+
+def test_a_file_in_a_folder():
+    assert below(Path("a"), "b.png") == below("a", "b.png") == Path("a/b.png")
+    assert below("memory://", "b.png") == below("memory:///", "b.png") == "memory:///b.png"
+    assert below("s3://a", "b.png") == below("s3://a/", "b.png") == "s3://a/b.png"
+
+
+def test_spellings_of_one_place(tmp_path):
+    assert identity("memory://a/b.png") == identity("memory:///a/b.png")
+    assert identity("memory://a/b.png") != identity("memory://a/c.png")
+    assert (
+        identity(tmp_path / "x" / ".." / "a.png")
+        == identity((tmp_path / "a.png").as_uri())
+        == identity(str(tmp_path / "a.png"))
+    )
+    assert identity("https://host/a?x=1") != identity("https://host/a?x=2")
+
+
 class TestWeb:
     def test_a_picture_is_fetched_whole(self, server, tmp_path):
-        assert pictures_at(f"{server.url}/a.png") == [f"{server.url}/a.png"]
+        assert listing_of(f"{server.url}/a.png") == Listing([f"{server.url}/a.png"])
         file = fetch(f"{server.url}/a.png", tmp_path / "new")
         assert file == tmp_path / "new" / "a.png" and file.read_bytes() == PNG
         assert read_picture(file).shape == (8, 8, 3)
@@ -169,6 +225,7 @@ class TestWeb:
             ("/", "names no file"),
             ("/a%00.png", "names no file"),
             ("/private.png", "the server answers 401"),
+            ("/round.png", r"the server answers 302 The HTTP server returned a redirect error[^\n\x1b]*$"),
             ("/local", "cannot be reached|the server answers 302"),
         ],
     )
@@ -209,26 +266,39 @@ class TestWeb:
 
 class TestFilesystems:
     def test_folders_and_patterns_are_listed(self, memory):
-        assert pictures_at("memory://pictures") == ["memory:///pictures/a.png", "memory:///pictures/b.png"]
-        assert pictures_at("memory://pictures/") == pictures_at("memory://pictures")
-        assert pictures_at("memory://pictures/b*") == ["memory:///pictures/b.png"]
-        assert pictures_at("memory://pictures/**/c.png") == ["memory:///pictures/more/c.png"]
-        assert pictures_at("memory://pictures/a.png") == ["memory://pictures/a.png"]
-        for url in ("memory://pictures/*.tif", "memory://pictures/no*"):
-            with pytest.raises(AtrousError, match="no pictures there; known are"):
-                pictures_at(url)
+        folder = Listing(["memory://pictures/a.png", "memory://pictures/b.png"], True, ["memory://pictures/more"])
+        assert listing_of("memory://pictures") == listing_of("memory://pictures/") == folder
+        assert listing_of("memory:///pictures").pictures == ["memory:///pictures/a.png", "memory:///pictures/b.png"]
+        for pattern, found in (("b*", "b.png"), ("**/c.png", "more/c.png"), ("a.png", "a.png"), ("[b].png", "b.png")):
+            assert listing_of(f"memory://pictures/{pattern}") == Listing([f"memory://pictures/{found}"])
+        for pattern in ("*.tif", "no*"):
+            assert listing_of(f"memory://pictures/{pattern}") == Listing([])
+        memory.pipe_file("/pictures/[b].png", PNG)  # a file named like a pattern is that file
+        assert listing_of("memory://pictures/[b].png") == Listing(["memory://pictures/[b].png"])
+
+    def test_files_of_a_folder_and_parts_of_files(self, memory):
+        assert files_in("memory://pictures") == {"a.png", "b.png", "notes.txt", ".hidden.png"}
+        assert files_in("memory://none") is None
+        with opened("memory://pictures/a.png", 16) as file:
+            assert file.read(4) == PNG[:4]
+        with (
+            pytest.raises(AtrousError, match=r"memory://pictures/z\.png: no such file"),
+            opened("memory://pictures/z.png"),
+        ):
+            pass
 
     def test_what_is_fetched_is_what_was_stored(self, memory, tmp_path):
         (tmp_path / "mask.png").write_bytes(PNG)
         store(tmp_path / "mask.png", "memory://out/deep/mask.png")
-        assert exists("memory://out/deep/mask.png") and not exists("memory://out/deep/other.png")
         assert memory.ls("/out/deep", detail=False) == ["/out/deep/mask.png"]
         assert fetch("memory://out/deep/mask.png", tmp_path / "back").read_bytes() == PNG
 
     def test_a_file_that_is_there_is_replaced(self, memory, tmp_path):
         (tmp_path / "a.png").write_bytes(b"new")
-        store(tmp_path / "a.png", "memory://pictures/a.png")
-        assert memory.cat_file("/pictures/a.png") == b"new"
+        for name in ("pictures/a.png", "pictures/[a]*.png", "/root.png"):
+            store(tmp_path / "a.png", f"memory://{name}")
+            assert memory.cat_file(f"/{name}") == b"new"
+            store(tmp_path / "a.png", f"MEMORY://{name}")
 
     def test_what_fails_half_way_leaves_the_file_before_it(self, memory, tmp_path, monkeypatch):
         (tmp_path / "a.png").write_bytes(b"new")
@@ -242,7 +312,6 @@ class TestFilesystems:
             store(tmp_path / "a.png", "memory://pictures/a.png")
         assert "secret" not in str(caught.value)
         assert memory.cat_file("/pictures/a.png") == PNG
-        assert "/pictures/a.png" in memory.ls("/pictures", detail=False)
         assert not [name for name in memory.ls("/pictures", detail=False) if name.endswith("atrous-part")]
 
     def test_what_is_not_there(self, memory, tmp_path):
@@ -268,10 +337,86 @@ class TestFilesystems:
     def test_a_missing_package_is_named_with_its_extra(self, scheme, package, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, package, None)
         monkeypatch.delitem(_registry, scheme, raising=False)
-        for call in (pictures_at, check_storable, lambda url: fetch(url, tmp_path)):
+        for call in (listing_of, check_storable, lambda url: fetch(url, tmp_path)):
             with pytest.raises(AtrousError, match=rf"{package}.*pip install 'atrous\[remote\]'"):
                 call(f"{scheme}://bucket/a.png")
 
     def test_an_unknown_kind_of_url_gives_the_nearest(self):
         with pytest.raises(AtrousError, match=r"htps://x/a\.png: unknown kind of URL\. Did you mean https://\?"):
-            pictures_at("htps://x/a.png")
+            listing_of("htps://x/a.png")
+
+
+class Strict(LocalFileSystem):
+    """Renames as some servers do: not over a file. `way` is what it does then: "raises", "ignores" or "breaks"."""
+
+    protocol = ("strict",)
+    cachable = False
+    way = "raises"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + str(path).removeprefix("strict://").lstrip("/")
+
+    def mv(self, path1, path2, **_):
+        if Path(path2).exists() and self.way != "renames":
+            if self.way == "ignores":
+                return
+            raise OSError("it exists")
+        if self.way == "breaks" and Path(path1).read_bytes() == b"new":
+            raise OSError("the connection was lost")
+        Path(path1).rename(path2)
+
+
+class TestRenaming:
+    @pytest.fixture
+    def strict(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(_registry, "strict", Strict)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a.png").write_bytes(b"old")
+        (tmp_path / "new.png").write_bytes(b"new")
+        return tmp_path
+
+    @pytest.mark.parametrize("way", ["renames", "raises", "ignores"])
+    @pytest.mark.parametrize("name", ["a.png", "[b].png", "deep/er/c.png"])
+    def test_the_new_file_takes_the_place_of_the_old(self, strict, monkeypatch, way, name):
+        monkeypatch.setattr(Strict, "way", way)
+        store(strict / "new.png", f"strict://{strict}/out/{name}")
+        assert (strict / "out" / name).read_bytes() == b"new"
+        assert {path.name for path in (strict / "out").rglob("*") if path.is_file()} == {"a.png", Path(name).name}
+
+    def test_a_connection_that_breaks_leaves_the_old_file(self, strict, monkeypatch):
+        monkeypatch.setattr(Strict, "way", "breaks")
+        with pytest.raises(AtrousError, match="the connection was lost"):
+            store(strict / "new.png", f"strict://{strict}/out/a.png")
+        assert [(path.name, path.read_bytes()) for path in (strict / "out").iterdir()] == [("a.png", b"old")]
+
+
+def raise_about_the_copy(error, context):
+    with context as copy:
+        error.args = tuple(one.format(copy) if isinstance(one, str) else one for one in error.args)
+        error.filename = str(copy)
+        raise error
+
+
+class TestCopies:
+    def test_a_path_is_its_own_file(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(PNG)
+        for place in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").as_uri()):
+            with fetched(place) as file, stored(place) as target:
+                assert file == target == tmp_path / "a.png"
+        assert (tmp_path / "a.png").read_bytes() == PNG
+
+    def test_copies_last_as_long_as_they_are_used_and_errors_name_the_url(self, memory):
+        with fetched("memory://pictures/a.png") as copy:
+            assert copy.read_bytes() == PNG
+        with stored("memory://out/new.png") as draft:
+            draft.write_bytes(b"new")
+            assert not memory.exists("/out/new.png")
+        assert memory.cat_file("/out/new.png") == b"new"
+        assert not copy.parent.exists() and not draft.parent.exists()
+        for context in (fetched, stored):
+            for error in (AtrousError("{} is damaged"), OSError(13, "no access", "{}"), KeyError("{}", 3)):
+                with pytest.raises(type(error)) as caught:
+                    raise_about_the_copy(error, context("memory://pictures/a.png"))
+                assert "memory://pictures/a.png" in str(caught.value) and "atrous-" not in str(caught.value)
+        assert memory.cat_file("/pictures/a.png") == PNG  # an error stores nothing

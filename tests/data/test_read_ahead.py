@@ -65,3 +65,17 @@ def test_an_error_comes_when_its_turn_does():
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_giving_up_comes_before_waiting_for_what_is_read():
+    given_up = threading.Event()
+
+    def read(item: int) -> int:
+        assert item == 0 or given_up.wait(60)
+        return item
+
+    found = in_background(read, [0, 1], given_up.set)
+    assert next(found) == 0 and not given_up.is_set()
+    found.close()
+    assert given_up.is_set()
+    assert list(in_background(lambda item: item, [1, 2], pytest.fail)) == [1, 2]

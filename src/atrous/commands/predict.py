@@ -3,7 +3,7 @@
 Examples:
     atrous predict runs/quickstart/best.safetensors photos/ --overlay
     atrous predict model.safetensors 'photos/*.jpg' --out masks/ --flip
-    atrous predict model.safetensors map.tif --tile 1024 --memory 4
+    atrous predict model.safetensors s3://bucket/photos/ --out s3://bucket/masks
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.markup import escape
 
-from atrous.arguments import checked
+from atrous.arguments import Place, checked, shown_place
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import input_folders
+from atrous.data.places import as_path, local_path
 from atrous.data.read_ahead import in_background
 from atrous.errors import SomeInputsFailed, counted
 from atrous.fields import given_to, taking
@@ -48,21 +49,22 @@ T = TypeVar("T")
 @taking(ModelSpec)
 def predict(
     model: Path,
-    paths: list[Path],
+    paths: Sequence[Place],
     *,
-    out: Path = Path("predictions"),
+    out: Place = Path("predictions"),
     overlay: bool = False,
     raw: bool = False,
     json: Path | None = None,
     overwrite: bool = False,
     **options: Any,
-) -> list[Path]:
-    """Segment pictures and write their masks.
+) -> list[Place]:
+    """Segment pictures and write their masks, by default into the folder predictions.
 
     Args:
         model: a model file.
-        paths: pictures, folders of pictures, or glob patterns.
-        out: folder for the masks, named like the pictures with .png; GeoTIFFs' masks are GeoTIFFs, .tif.
+        paths: pictures, folders of pictures, or glob patterns; paths, or URLs: https://, s3://, gs://, file:// …
+        out: folder for the masks, a path or a URL; they are named like the pictures with .png, GeoTIFFs' masks (and
+            those of TIFFs at URLs) with .tif.
         overlay: also write each picture with its mask's colours over it and their names below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         json: JSON file to write the results to: of each picture its mask, the classes' shares of the pixels with data
@@ -71,7 +73,7 @@ def predict(
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 
     Returns:
-        The masks written, in the order of the pictures.
+        The masks written, in the order of the pictures; those at URLs as text.
 
     Raises:
         AtrousError: no model, no pictures, unknown settings of the CRF, or a folder with files that predict did not
@@ -80,7 +82,8 @@ def predict(
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
     also = [json_output("json", json)]
-    with _processes() as processes, no_empty_folder(out):
+    out = out if (folder := local_path(out)) is None else folder
+    with _processes() as processes, no_empty_folder(out) if isinstance(out, Path) else nullcontext():
         jobs = processes.by_first(
             lambda: plan(
                 paths,
@@ -96,11 +99,12 @@ def predict(
         worker = Worker(spec, note)
         warn_if_fresh(worker.segmenter.info.provenance)
         own, preprocessing = processes.part(jobs), worker.segmenter.info.preprocessing
-        kinds = kinds_of([job.picture for job in own], preprocessing.image.pages)
+        here = [job.picture for job in own if isinstance(job.picture, Path)]
+        kinds = kinds_of(here, preprocessing.image.pages)
         worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
         parts = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*parts) for record in turn if record is not None]
-        if overlay and (windowed := sum(job.windowed for job in jobs)):
+        if overlay and (windowed := sum(record.work is not None for record in records)):
             note(f"no overlay of {counted(windowed, 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
         summary = summarise(records)
         for record in summary.failed:
@@ -108,7 +112,7 @@ def predict(
         if json is not None and processes.first:
             write_json({"model": str(model), "pictures": [record.to_dict() for record in records]}, json)
         found = f": {summary.classes}" if summary.classes else ""
-        console.print(f"{counted(summary.masks, 'mask')} in {escape(str(out))}{escape(found)}")
+        console.print(f"{counted(summary.masks, 'mask')} in {escape(shown_place(out))}{escape(found)}")
     if summary.failed:
         raise SomeInputsFailed(
             f"{len(summary.failed)} of {counted(len(jobs), 'picture')} could not be used; the others are done."
@@ -143,14 +147,14 @@ def _processes() -> Iterator[Processes | _Alone]:
         yield processes
 
 
-def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Path, json: Path | None) -> list[Record]:
+def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Path | None) -> list[Record]:
     """Does jobs; the next picture is read and the last masks are written while the network works."""
     records: list[Future[Record]] = []
     told = told_if_interrupted(lambda: _done_before(records, total, out, json))
     with told, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(jobs), note="")
-        for job, read in zip(jobs, in_background(worker.read, jobs), strict=True):
-            tiles = progress.add_task(job.picture.name, total=None, note="", visible=False)
+        for job, read in zip(jobs, in_background(worker.read, jobs, worker.stop), strict=True):
+            tiles = progress.add_task(as_path(job.picture).name, total=None, note="", visible=False)
             try:
                 segmented = worker.segment(job, read, partial(_show, progress, tiles))
             finally:
@@ -162,11 +166,11 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Path, json: Path
     return [record.result() for record in records]
 
 
-def _done_before(records: Sequence[Future[Record]], total: int, out: Path, json: Path | None) -> str:
+def _done_before(records: Sequence[Future[Record]], total: int, out: Place, json: Path | None) -> str:
     """What was written before an interruption."""
-    done = sum(record.result().mask is not None for record in records)
+    done, where = sum(record.result().mask is not None for record in records), shown_place(out)
     more = "" if json is None else f" {json} is not."
-    return f"{done:,} of {counted(total, 'mask')} {'is' if done == 1 else 'are'} written in {out}, each whole.{more}"
+    return f"{done:,} of {counted(total, 'mask')} {'is' if done == 1 else 'are'} written in {where}, each whole.{more}"
 
 
 def _show(progress: Progress, task: TaskID, done: int, total: int) -> None:

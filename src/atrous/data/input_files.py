@@ -15,7 +15,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from atrous.arguments import is_url, shown_place
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.places import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import IMAGE, Input, check_input_name
@@ -138,9 +140,15 @@ def input_folders(words: Sequence[str]) -> dict[str, str]:
         if not equals or not folder:
             raise AtrousError(f"an input is given as NAME=FOLDER, such as depth=depth/, got {word!r}.")
         check_input_name(name)
+        place = local_path(folder) if is_url(folder) else folder
+        if place is None:
+            raise AtrousError(
+                f"the input {name!r} is at {shown_place(folder)}, and pictures alone are fetched from URLs: copy the "
+                "folder to this machine first."
+            )
         if name in found or name == IMAGE:
             raise AtrousError(f"the input {name!r} is given twice{' (pictures are it)' if name == IMAGE else ''}.")
-        found[name] = folder
+        found[name] = str(place)
     return found
 
 

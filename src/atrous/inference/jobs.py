@@ -8,32 +8,39 @@ print(summarise([worker(job) for job in jobs]))
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked, checked_fields
+from atrous.arguments import Place, checked, checked_fields, shown_place
 from atrous.console import note
+from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import SceneFiles
 from atrous.data.labels import IGNORE_INDEX
-from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.pictures import read_pixels
+from atrous.data.places import as_path, fetched, local_path, stored
+from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.scene import open_windows
 from atrous.data.sources.standardised import StandardisedSource
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.any_size import Progress
+from atrous.inference.mask_places import mask_places, overlay_of
 from atrous.inference.memory import limit_bytes
 from atrous.inference.model_spec import ModelSpec
-from atrous.inference.picture_input import Found
-from atrous.inference.picture_paths import find_pictures
+from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
+from atrous.inference.picture_paths import find_places
 from atrous.inference.prediction import Prediction
+from atrous.inference.remote_outputs import check_is_remote_folder, check_remote_outputs
 from atrous.inference.tiles import Counted
+from atrous.inputs import IMAGE
 from atrous.models.info import Info
 from atrous.outputs import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
 
@@ -41,6 +48,8 @@ from atrous.outputs import Output, check_is_folder, check_outputs, model_inputs,
 Windows = GeoTiffSource | JoinedSource | StandardisedSource
 #: Classes that a summary names.
 MOST_SHOWN = 8
+#: What is said of GeoTIFFs, of which the count is put in.
+NO_COORDINATES = "no coordinates in the masks of {} without rasterio: pip install 'atrous[geo]'"
 
 
 @checked_fields
@@ -49,25 +58,26 @@ class Job:
     """One picture to segment, and how its mask is written.
 
     Args:
-        picture: its file.
-        target: the mask's file; its folder is made.
-        windowed: read and write window by window, as a GeoTIFF with its place on Earth.
+        picture: its file, a path or a URL.
+        target: the mask's file, a path or a URL; its folder is made.
+        windowed: read and write window by window, as a GeoTIFF with its place on Earth; None of a TIFF or JPEG 2000 at
+            a URL, of which the worker finds out once it has fetched it.
         raw: write the values that the training masks had, instead of class indices with a palette.
         overlay: write the picture with its mask's colours over it, too; not of what is windowed.
         more: the files of the scene's further inputs, such as its depth, in the order of the model's inputs.
     """
 
-    picture: Path
-    target: Path
-    windowed: bool = False
+    picture: Place
+    target: Place
+    windowed: bool | None = False
     raw: bool = False
     overlay: bool = False
-    more: tuple[Path, ...] = ()
+    more: tuple[Place, ...] = ()
 
     @property
-    def overlay_target(self) -> Path:
+    def overlay_target(self) -> Place:
         """The file of the overlay, beside the mask."""
-        return _overlay_of(self.target)
+        return overlay_of(self.target)
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,8 @@ class Record:
     """What became of a job.
 
     Args:
-        image: the picture's file.
-        mask: the mask's file, once it is written whole; None where it is not.
+        image: the picture's file, as it may be shown: of a URL without user, password and query.
+        mask: the mask's file, likewise, once it is written whole; None where it is not.
         error: a sentence, where something failed.
         share: of the pixels with data, each class's share, by name.
         no_data: share of the picture without data, 0–1.
@@ -93,6 +103,13 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON, without those that say nothing."""
         return {name: value for name, value in vars(self).items() if value}
+
+
+class Opened(NamedTuple):
+    """A picture that is read window by window, and what removes copies of its files when it is closed."""
+
+    source: Windows
+    files: ExitStack
 
 
 @dataclass(frozen=True)
@@ -126,8 +143,8 @@ class Summary:
 
 @checked
 def plan(
-    paths: list[Path],
-    out: Path,
+    paths: Sequence[Place],
+    out: Place,
     spec: ModelSpec,
     *,
     inputs: Mapping[str, str] | None = None,
@@ -139,8 +156,9 @@ def plan(
     """One job for each picture; nothing is written or made, and no network is loaded.
 
     Args:
-        paths: pictures, folders of pictures, or glob patterns.
-        out: folder for the masks, named like the pictures with .png; those of GeoTIFFs with .tif.
+        paths: pictures, folders of pictures, or glob patterns; paths or URLs.
+        out: folder for the masks, a path or a URL; they are named like the pictures with .png, those of GeoTIFFs, and
+            of TIFFs at URLs, with .tif.
         spec: of the model.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
         raw: see `Job`.
@@ -156,27 +174,35 @@ def plan(
     """
     if not isinstance(spec, ModelSpec):
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
-    check_is_folder("out", out)
-    pictures = find_pictures(paths)
+    folder = local_path(out)
+    check_is_folder("out", folder) if folder is not None else check_is_remote_folder("out", str(out))
+    pictures = find_places(paths)
     info = spec.read_info()
-    most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave memory for the network
-    windowed = {path for path in pictures if _holds(needs_windows, path, most)}
-    if lost := sum(path not in windowed and _holds(has_place_tags, path) for path in pictures):
-        note(f"no coordinates in the masks of {counted(lost, 'GeoTIFF')} without rasterio: pip install 'atrous[geo]'")
+    windowed = {place: _needs_windows(place, spec) for place in pictures}
+    here = [path for path in pictures if isinstance(path, Path)]
+    if lost := sum(not windowed[path] and _holds(has_place_tags, path) for path in here):
+        note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
-    targets = _targets(pictures, out, {path: ".tif" if deep or path in windowed else ".png" for path in pictures})
+    suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
+    targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
-    more = {path: scenes.further(path) for path in pictures}
+    more = {place: scenes.further(as_path(place)) for place in pictures}
     if not any(all(file.exists() for file in files) for files in more.values()):
-        scenes.of(pictures[0])  # which says how to name the folder; single files that are missing are their records'
-    jobs = [Job(path, targets[path], path in windowed, raw, overlay, more[path]) for path in pictures]
+        scenes.of(as_path(pictures[0]))  # says how to name the folder; single files that are missing are their records'
+    jobs = [Job(place, targets[place], windowed[place], raw, overlay, more[place]) for place in pictures]
     masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
     check_outputs(
         "predict",
-        [*(picture_output("out", mask, out) for mask in masks), *also],
-        [*model_inputs(spec.path), *(("a picture to segment", path) for path in pictures), *_further(more.values())],
+        [*(picture_output("out", mask, folder) for mask in masks if isinstance(mask, Path)), *also],
+        [
+            *model_inputs(spec.path),
+            *_files("a picture to segment", pictures),
+            *_files("a further input", chain.from_iterable(more.values())),
+        ],
         overwrite=overwrite,
     )
+    if folder is None:
+        check_remote_outputs("predict", [str(mask) for mask in masks], str(out), overwrite=overwrite)
     return jobs
 
 
@@ -203,6 +229,8 @@ class Worker:
         if not isinstance(spec, ModelSpec):
             raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
         self.segmenter = spec.open(say)
+        self._spec, self._say = spec, say
+        self._stopped = Event()
 
     def __call__(self, job: Job) -> Record:
         """Does a job; whatever goes wrong with its picture is the record's error.
@@ -214,18 +242,45 @@ class Worker:
             raise AtrousError(f"a worker takes a Job, as plan gives it, got {shown(job)}.")
         return self.write(job, self.segment(job, self.read(job)))
 
-    def read(self, job: Job) -> Found | Windows | Record:
-        """The job's picture; opened where it is windowed."""
-        preprocessing = self.segmenter.info.preprocessing
-        names = [one.name for one in preprocessing.inputs]
+    def stop(self) -> None:
+        """Gives up files that are being fetched in other threads, and fetches no more."""
+        self._stopped.set()
+
+    def read(self, job: Job) -> Found | Opened | Record:
+        """The job's picture; opened where it is windowed. Pictures at URLs are fetched.
+
+        Args:
+            job: whose picture it is.
+        """
+        names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
-            if job.windowed:
-                return open_windows((job.picture, *job.more), preprocessing.inputs)
+            if job.windowed is not False or isinstance(job.picture, str):
+                return self._read_files(job)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
         except Exception as error:  # a decoder's own: the other pictures are done
-            return Record(str(job.picture), error=failure_in_words(job.picture, error))
+            return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
 
-    def segment(self, job: Job, read: Found | Windows | Record, progress: Progress = None) -> Prediction | Record:
+    def _read_files(self, job: Job) -> Found | Opened:
+        """A picture that is windowed or fetched; of a raster at a URL its file tells which of them."""
+        preprocessing, name = self.segmenter.info.preprocessing, shown_place(job.picture)
+        with ExitStack() as copies:
+            places = (job.picture, *job.more)
+            files = [copies.enter_context(fetched(place, self._stopped.is_set)) for place in places]
+            windowed = job.windowed
+            if windowed is None:
+                windowed = _needs_windows(files[0], self._spec)
+                if not windowed and _holds(has_place_tags, files[0]):
+                    self._say(f"{name}: {NO_COORDINATES.format('a GeoTIFF')}")
+            if windowed:
+                for kind in kinds_of(files[:1], preprocessing.image.pages).values():
+                    self.segmenter.preparation.warn_of(doubts_of_file(name, kind, preprocessing))
+                return Opened(open_windows(files, preprocessing.inputs), copies.pop_all())
+            inputs = zip(preprocessing.inputs, files, strict=True)
+            pixels = {one.name: read_pixels(file, one.pages) for one, file in inputs}
+            self.segmenter.preparation.warn_of(doubts_of(name, pixels[IMAGE], preprocessing))
+            return replace(self.segmenter.found(pixels), name=name)
+
+    def segment(self, job: Job, read: Found | Opened | Record, progress: Progress = None) -> Prediction | Record:
         """The mask of what was read; of what is windowed it is written already.
 
         Args:
@@ -236,14 +291,14 @@ class Worker:
         try:
             if isinstance(read, Record):
                 return read
-            if isinstance(read, Windows):
+            if isinstance(read, Opened):
                 return self._segment_windows(job, read, progress)
             mask = self.segmenter.any_size(
-                self.segmenter.preparation.filled(read), read.valid, name=str(job.picture), progress=progress
+                self.segmenter.preparation.filled(read), read.valid, name=shown_place(job.picture), progress=progress
             )
             return Prediction(mask, read.shown, self.segmenter.info)
         except Exception as error:  # no memory, or a picture that the model cannot take: the others are done
-            return Record(str(job.picture), error=failure_in_words(job.picture, error))
+            return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
 
     def write(self, job: Job, segmented: Prediction | Record) -> Record:
         """Writes the job's files, each whole or not at all.
@@ -254,27 +309,33 @@ class Worker:
         """
         if isinstance(segmented, Record):
             return segmented
-        mask, shares = None, {}
+        image, target, mask, shares = shown_place(job.picture), shown_place(job.target), None, {}
         try:
-            if job.raw:
-                save_picture(Image.fromarray(segmented.raw_mask()), job.target)
-            else:
-                segmented.save(job.target, overwrite=True)  # was asked for before the work
-            mask = str(job.target)
+            with stored(job.target) as file:
+                if job.raw:
+                    save_picture(Image.fromarray(segmented.raw_mask()), file)
+                else:
+                    segmented.save(file, overwrite=True)  # was asked for before the work
+            mask = target
             shares = _shares(np.bincount(segmented.mask.ravel(), minlength=256), segmented.info)
             if job.overlay:
-                save_picture(segmented.overlay(legend=True), job.overlay_target)
+                with stored(job.overlay_target) as file:
+                    save_picture(segmented.overlay(legend=True), file)
         except Exception as error:  # a full disk, or what no such file can hold: the other masks are written
-            words = f"{job.target} cannot be written: {error or type(error).__name__}"
-            return Record(str(job.picture), mask, words, **shares)
-        return Record(str(job.picture), mask, **shares)
+            return Record(image, mask, f"{target} cannot be written: {error or type(error).__name__}", **shares)
+        return Record(image, mask, **shares)
 
-    def _segment_windows(self, job: Job, source: Windows, progress: Progress) -> Record:
-        info = self.segmenter.info
-        with closing(source), GeoTiffSink(job.target, source, info.table, job.raw) as file:
+    def _segment_windows(self, job: Job, opened: Opened, progress: Progress) -> Record:
+        info, name = self.segmenter.info, shown_place(job.picture)
+        with (
+            opened.files,
+            stored(job.target) as target,
+            closing(opened.source) as source,
+            GeoTiffSink(target, source, info.table, job.raw) as file,
+        ):
             sink = Counted(file)
-            work = self.segmenter.windows(source, sink, name=str(job.picture), progress=progress)
-        return Record(str(job.picture), str(job.target), work=asdict(work), **_shares(sink.counts, info))
+            work = self.segmenter.windows(source, sink, name=name, progress=progress)
+        return Record(name, shown_place(job.target), work=asdict(work), **_shares(sink.counts, info))
 
 
 def summarise(records: Sequence[Record]) -> Summary:
@@ -291,20 +352,29 @@ def summarise(records: Sequence[Record]) -> Summary:
     return Summary(len(done), failed, means, sum(record.no_data for record in done) / max(len(done), 1))
 
 
-def failure_in_words(path: Path, error: Exception) -> str:
+def failure_in_words(place: Place, error: Exception) -> str:
     """A sentence that names the picture, and for an error that is not ours its type.
 
     Args:
-        path: the picture.
+        place: of the picture.
         error: what was raised while it was read or worked on.
     """
     words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
-    return words if str(path) in words else f"{path}: {words}"
+    name = shown_place(place)
+    return words if name in words else f"{name}: {words}"
 
 
-def _further(files: Iterable[tuple[Path, ...]]) -> Iterator[tuple[str, Path]]:
-    """The files of further inputs, which are not to be overwritten."""
-    return (("a further input", path) for more in files for path in more)
+def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
+    """Whether a picture is read window by window; None of a file at a URL that may have to be."""
+    if isinstance(place, str):
+        return None if as_path(place).suffix.lower() in RASTER_SUFFIXES else False
+    most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave memory for the network
+    return _holds(needs_windows, place, most)
+
+
+def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
+    """The files on this machine, which are not to be overwritten, with what they are in words."""
+    return ((words, place) for place in places if isinstance(place, Path))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
@@ -313,29 +383,6 @@ def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
         return question(path, *more)
     except Exception:
         return False
-
-
-def _targets(pictures: Sequence[Path], out: Path, suffixes: Mapping[Path, str]) -> dict[Path, Path]:
-    """Where each mask goes; pictures of the same name from different folders keep their folder's name.
-
-    Raises:
-        AtrousError: a mask would overwrite a picture.
-    """
-    stems = Counter(path.stem for path in pictures)
-    targets, taken = {}, {path.resolve() for path in pictures}
-    for path, suffix in suffixes.items():
-        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}_{path.name}"
-        if (out / f"{name}{suffix}").resolve() == path.resolve():
-            raise AtrousError(f"the mask of {path} would overwrite it: give another folder with --out.")
-        while (out / f"{name}{suffix}").resolve() in taken or _overlay_of(out / f"{name}{suffix}").resolve() in taken:
-            name += "_"
-        targets[path] = out / f"{name}{suffix}"
-        taken |= {targets[path].resolve(), _overlay_of(targets[path]).resolve()}
-    return targets
-
-
-def _overlay_of(target: Path) -> Path:
-    return target.with_suffix(".overlay.png")
 
 
 def _fits_png(info: Info) -> bool:

@@ -107,8 +107,23 @@ def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocess
         kinds: what the headers of the files say.
         preprocessing: of the model.
     """
-    for note in notes_on(kinds, preprocessing.image.channels, preprocessing.image.pages):
-        yield note._replace(message=f"{note.paths[0]}: {note.message}") if len(kinds) == 1 else note
+    if len(kinds) == 1:
+        for path, kind in kinds.items():
+            yield from doubts_of_file(path, kind, preprocessing)
+        return
+    yield from notes_on(kinds, preprocessing.image.channels, preprocessing.image.pages)
+
+
+def doubts_of_file(name: str | Path, kind: PictureKind, preprocessing: Preprocessing) -> Iterator[Note]:
+    """The same of one file.
+
+    Args:
+        name: of the picture, for the sentences.
+        kind: what its header says.
+        preprocessing: of the model.
+    """
+    for note in notes_on({Path(name): kind}, preprocessing.image.channels, preprocessing.image.pages):
+        yield note._replace(message=f"{name}: {note.message}")
 
 
 def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessing) -> Iterator[Note]:
@@ -119,7 +134,7 @@ def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessi
         pixels: as read.
         preprocessing: of the model.
     """
-    yield from doubts_of_files({Path(name): pixels.kind}, preprocessing)
+    yield from doubts_of_file(name, pixels.kind, preprocessing)
     if preprocessing.image.channels != pixels.values.shape[2] and pixels.alpha_may_be_a_channel:
         yield doubt_of_alpha(name)
 

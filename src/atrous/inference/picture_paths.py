@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from rich.markup import escape
 
+from atrous.arguments import Place, shown_place
 from atrous.console import console, note
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.places import local_path
+from atrous.data.remote_files import Listing, listing_of
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.errors import AtrousError, counted
+from atrous.inference.remote_outputs import marked_pictures
 from atrous.outputs import is_our_picture
 from atrous.picture_marks import is_marked
 
@@ -33,55 +37,104 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         AtrousError: a path that is nothing, or no picture in the end.
     """
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            matches = _in_folder(path)
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
-            if not matches:
-                raise AtrousError(f"{path}: no such file or folder, and no file matches it as a pattern.")
-        found |= dict.fromkeys(matches)
-    below = _pictures_below([Path(path) for path in paths])
+    return [place for place in find_places([Path(path) for path in paths]) if isinstance(place, Path)]
+
+
+def find_places(places: Sequence[Place]) -> list[Place]:
+    """The same, also of URLs of files, folders and patterns; `file://` URLs are paths.
+
+    Args:
+        places: paths and URLs.
+
+    Raises:
+        AtrousError: a place that is nothing or cannot be listed, or no picture in the end.
+    """
+    given = [place if (path := local_path(place)) is None else path for place in places]
+    listings = {place: listing_of(place) for place in given if isinstance(place, str)}
+    found: dict[Place, None] = {}
+    for place in given:
+        found |= dict.fromkeys(_at_path(place) if isinstance(place, Path) else _listed(place, listings[place]))
+    below = _pictures_below([place for place in given if isinstance(place, Path)], listings)
     if not found:
         known = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise AtrousError(f"no pictures in {', '.join(map(str, paths))}; known are {known}. {below}".rstrip())
+        raise AtrousError(f"no pictures in {', '.join(map(shown_place, given))}; known are {known}. {below}".rstrip())
     if below:
         note(below)
     return list(found)
 
 
+def _at_path(path: Path) -> list[Path]:
+    """The pictures of a path.
+
+    Raises:
+        AtrousError: it is nothing.
+    """
+    if path.is_dir():
+        return _in_folder(path)
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
+    if not matches:
+        raise AtrousError(f"{path}: no such file or folder, and no file matches it as a pattern.")
+    return matches
+
+
 def _in_folder(folder: Path) -> list[Path]:
     """The pictures of a folder; says which files are passed over."""
     candidates = sorted(file for file in folder.iterdir() if _is_picture(file))
-    marked = [file for file in candidates if is_marked(file)]
-    written = [file for file in marked if is_our_picture(file)]
-    changed = [file for file in marked if file not in set(written)]
-    if written:
-        note(f"{counted(len(written), 'picture')} in {folder} passed over: written by atrous")
-    if changed:
-        shown = changed[0].name if len(changed) == 1 else f"{changed[0].name}, …"
-        note(
-            f"{counted(len(changed), 'picture')} in {folder} passed over: written by atrous and changed afterwards, so "
-            f"probably corrected masks ({shown}); to segment one, give it by its name"
-        )
+    marked = {file: is_our_picture(file) for file in candidates if is_marked(file)}
+    _say_passed_over(folder, [file.name for file, as_written in marked.items() if not as_written], len(marked))
     for sentence in passed_over_notes([folder]):
         console.print(escape(sentence))
-    return [file for file in candidates if file not in set(marked)]
+    return [file for file in candidates if file not in marked]
 
 
-def _pictures_below(given: Sequence[Path]) -> str:
-    """A sentence that names the subfolders which hold pictures and are not given, or ""."""
-    folders = [path for path in given if path.is_dir()]
+def _listed(url: str, listing: Listing) -> list[str]:
+    """The pictures of a URL; of a folder, says which files are passed over.
+
+    Raises:
+        AtrousError: a pattern that nothing matches.
+    """
+    if not listing.is_folder:
+        if not listing.pictures:
+            raise AtrousError(f"{shown_place(url)}: no picture matches it as a pattern.")
+        return listing.pictures
+    marked = marked_pictures(listing.pictures)
+    changed = [name.rpartition("/")[2] for name, as_written in marked.items() if not as_written]
+    _say_passed_over(url, changed, len(marked))
+    return [picture for picture in listing.pictures if picture not in marked]
+
+
+def _say_passed_over(folder: Place, changed: Sequence[str], marked: int) -> None:
+    """Says how many pictures of a folder atrous wrote, and which of them were changed afterwards."""
+    name = shown_place(folder)
+    if marked > len(changed):
+        note(f"{counted(marked - len(changed), 'picture')} in {name} passed over: written by atrous")
+    if changed:
+        shown = changed[0] if len(changed) == 1 else f"{changed[0]}, …"
+        note(
+            f"{counted(len(changed), 'picture')} in {name} passed over: written by atrous and changed afterwards, so "
+            f"probably corrected masks ({shown}); to segment one, give it by its name"
+        )
+
+
+def _pictures_below(folders: Sequence[Path], listings: dict[str, Listing]) -> str:
+    """A sentence that names the subfolders which are not given, or "": those with pictures, and all those at URLs."""
+    folders = [path for path in folders if path.is_dir()]
     known = {folder.resolve() for folder in folders}
     found = (one for folder in folders for one in folders_with_pictures(folder, _is_to_predict))
     below = dict(islice((one for one in found if one[0].resolve() not in known), SUBFOLDERS + 1))
-    if not below:
+    named = [f"{folder} ({counted(count, 'picture')})" for folder, count in below.items()]
+    named += _not_given((url for listing in listings.values() for url in listing.folders), listings)
+    if not named:
         return ""
-    named = ", ".join(f"{folder} ({counted(count, 'picture')})" for folder, count in list(below.items())[:SUBFOLDERS])
-    return f"Subfolders are not searched; give those that are meant: {named}{' …' if len(below) > SUBFOLDERS else ''}."
+    more = " …" if len(named) > SUBFOLDERS else ""
+    return f"Subfolders are not searched; give those that are meant: {', '.join(named[:SUBFOLDERS])}{more}."
+
+
+def _not_given(folders: Iterable[str], given: Collection[str]) -> list[str]:
+    known = {url.rstrip("/") for url in given}
+    return [shown_place(url) for url in folders if url not in known]
 
 
 def _is_to_predict(path: Path) -> bool:

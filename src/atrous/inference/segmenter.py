@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked, checked_names
+from atrous.arguments import checked, checked_names, path_of, place_of, shown_place
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import StoredPixels, to_channels
+from atrous.data.places import fetched
 from atrous.data.read_ahead import in_background
 from atrous.data.sources.source import Sink, Source
 from atrous.errors import AtrousError, shown
@@ -120,7 +121,7 @@ class Segmenter:
             device = pick_device(device)
         views_of(scales, flip)  # a mistake there, or in the tiles, is named before the model is loaded
         check_tiling(tile, overlap, memory)
-        given = Path(model) if isinstance(model, str | Path) else check_model(model, weights=True)
+        given = path_of(model, "model") if isinstance(model, str | Path) else check_model(model, weights=True)
         self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
         if output_stride is not None:
             given, output_stride = at_output_stride(given, self.info, output_stride)
@@ -191,10 +192,10 @@ class Segmenter:
         A picture that would take more than half of the free memory is cut into tiles.
 
         Args:
-            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of several
-                inputs a dict of these, {"image": …, "depth": …}; a list of these, or an iterator over any number. Files
-                and PIL images may be transparent; an array's fourth channel is dropped where the model takes three.
-                Torch tensors are taken with `axes`.
+            picture: a path or a URL, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of
+                several inputs a dict of these, {"image": …, "depth": …}; a list of these, or an iterator over any
+                number. Files and PIL images may be transparent; an array's fourth channel is dropped where the model
+                takes three. Torch tensors are taken with `axes`.
             valid: H×W booleans of an array, False where it holds no data; None for data everywhere but in NaN.
             axes: what the axes of arrays and tensors are, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays. Values stay as they are: a model of 8-bit pictures takes uint8, not floats of 0–1.
@@ -229,7 +230,7 @@ class Segmenter:
         """Reads a picture with the channels that the model takes, and which of its pixels hold data.
 
         Args:
-            picture: a path, a PIL image or an array, or a dict of these by input, as in a call.
+            picture: a path or a URL, a PIL image or an array, or a dict of these by input, as in a call.
 
         Raises:
             AtrousError: unreadable, or with channels this model does not take.
@@ -270,10 +271,12 @@ class Segmenter:
         if isinstance(part, str) and (not part or "\0" in part):
             raise AtrousError(f"a picture's path is empty or holds a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
-            pixels = read_pixels(part, one.pages)
+            with fetched(place_of(part, "a picture")) as file:
+                pixels = read_pixels(file, one.pages)
+            name = shown_place(part)
             if one.name == IMAGE:
-                self.preparation.warn_of(doubts_of(part, pixels, self.info.preprocessing))
-            return found_in(pixels, one, str(part))
+                self.preparation.warn_of(doubts_of(name, pixels, self.info.preprocessing))
+            return found_in(pixels, one, name)
         if isinstance(part, Image.Image):
             return found_in(pixels_of_picture(part), one)
         return found_in_array(as_array(part), one)

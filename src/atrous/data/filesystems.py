@@ -1,0 +1,173 @@
+"""Filesystems and servers that URLs name; whatever they raise becomes an error that names the URL and no secrets."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import errno
+import http.client
+import secrets
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.request import Request, build_opener
+
+from atrous.arguments import shown_place
+from atrous.atomic_write import SUFFIX
+from atrous.errors import AtrousError, missing_extra
+
+#: The package that each of these kinds of URL needs, all of the extra `remote`.
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+#: Where storing a file replaces it in one step, so that no temporary name is needed.
+OBJECT_STORES = frozenset({*PACKAGES, "abfs", "abfss", "az", "oss"})
+#: Seconds without an answer after which a server is given up.
+TIMEOUT = 60
+#: Letters of a server's words that are shown.
+MOST_SHOWN = 200
+#: Kinds of URL that name one file of a server.
+WEB = ("http", "https")
+
+
+def scheme_of(url: str) -> str:
+    """The kind of a URL: "s3" of s3://bucket/a.png.
+
+    Args:
+        url: of any kind.
+    """
+    return url.partition(":")[0].lower()
+
+
+def put(file: Path, url: str) -> None:
+    """Copies a file to a URL, whole: under a temporary name first, where storing does not replace in one step.
+
+    Args:
+        file: on this machine.
+        url: of a filesystem.
+
+    Raises:
+        AtrousError: no access, or an extra that is not installed.
+    """
+    with errors_named(url):
+        system, path = filesystem_of(url)
+        if scheme_of(url) in OBJECT_STORES:
+            system.put_file(str(file), path)
+            return
+        parent = path.rpartition("/")[0]
+        if parent:
+            system.makedirs(parent, exist_ok=True)
+        part = f"{parent}/.{secrets.token_hex(8)}{SUFFIX}"
+        try:
+            system.put_file(str(file), part)
+            _rename(system, part, path)
+        finally:
+            with suppress(Exception):  # gone, where all went well
+                system.rm_file(part)
+
+
+def _rename(system: Any, part: str, path: str) -> None:
+    """Gives a file its final name; a file of that name is there until the new one takes its place."""
+    from fsspec.spec import AbstractFileSystem
+
+    if type(system).mv is AbstractFileSystem.mv:  # which copies and takes names for patterns
+        system.cp_file(part, path)
+        return
+    with suppress(Exception):  # some refuse to rename over a file, with an error or without
+        system.mv(part, path)
+    if not system.exists(part):
+        return
+    aside = f"{part.removesuffix(SUFFIX)}.before{SUFFIX}"
+    had = system.exists(path)
+    if had:
+        system.mv(path, aside)
+    try:
+        system.mv(part, path)
+    except Exception:
+        if had:
+            system.mv(aside, path)
+        raise
+    if had:
+        system.rm_file(aside)
+
+
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The filesystem of fsspec for a URL, and the path in it.
+
+    Args:
+        url: of any kind but `http` and `https`.
+
+    Raises:
+        AtrousError: an unknown kind of URL, or one that needs a package which is not installed.
+    """
+    from fsspec.core import url_to_fs
+    from fsspec.registry import known_implementations, registry
+
+    scheme = scheme_of(url)
+    if scheme not in known_implementations and scheme not in registry:
+        near = difflib.get_close_matches(scheme, [*PACKAGES, *WEB, "file", "memory"], n=1)
+        hint = f" Did you mean {near[0]}://?" if near else ""
+        raise AtrousError(
+            f"{shown_place(url)}: unknown kind of URL.{hint} Known are https, file, s3, gs, hf and others."
+        )
+    try:
+        return url_to_fs(scheme + url[len(scheme) :])
+    except ImportError as error:
+        if scheme in PACKAGES:
+            raise AtrousError(f"{shown_place(url)}: {missing_extra(PACKAGES[scheme], 'remote')}") from error
+        raise AtrousError(f"{shown_place(url)} needs a package that is not installed: {error}.") from error
+
+
+@contextmanager
+def errors_named(url: str) -> Iterator[None]:
+    """Turns what a filesystem or a server raises into an AtrousError that names the URL and no secrets.
+
+    Args:
+        url: that is read or written in this context.
+    """
+    try:
+        yield
+    except AtrousError:
+        raise
+    except urllib.error.HTTPError as error:
+        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_line(error.reason)}.") from None
+    except FileNotFoundError:
+        raise AtrousError(f"{shown_place(url)}: no such file.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # each filesystem has errors of its own
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        words = _line(shown_place(str(reason).replace(url, shown_place(url))))
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+        what = "cannot be copied" if full else "cannot be reached"
+        raise AtrousError(f"{shown_place(url)} {what}: {words or type(reason).__name__}.") from None
+
+
+def _line(text: object) -> str:
+    """The first line of what a server says, without letters that would steer a terminal."""
+    return "".join(letter for letter in str(text).partition("\n")[0] if letter.isprintable())[:MOST_SHOWN]
+
+
+def open_web(url: str) -> Any:
+    """The answer of a web server; the user and password of a URL are sent to its own host only.
+
+    Args:
+        url: of kind `http` or `https`.
+
+    Raises:
+        AtrousError: no such address.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise AtrousError(f"{shown_place(url)} names no host.")
+    host = parts.netloc.rpartition("@")[2]
+    path, query = quote(parts.path, safe="/%:@!$&'()*+,;=~"), quote(parts.query, safe="/%:@!$&'()*+,;=~?")
+    request = Request(urlunsplit((parts.scheme, host, path, query, "")), headers={"User-Agent": "atrous"})
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
+    try:
+        return build_opener().open(request, timeout=TIMEOUT)
+    except http.client.InvalidURL as error:
+        raise AtrousError(f"{shown_place(url)} is no web address.") from error

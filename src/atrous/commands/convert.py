@@ -96,7 +96,7 @@ def convert(
     report = {**_report(model), "notes": _notes(adapted, source, given, table)}
     _print(model.info, report)
     if out is not None:
-        model_file.save(model, out, overwrite=True)  # was asked for before the work
+        model_file.save_built(model, out)
         _print_next(Path(out), report)
     if json is not None:
         write_json({**report, "out": str(out) if out else None}, Path(json))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: 2 since a record says of each input what it is; records of version 1 are of one picture.
 FORMAT_VERSION = 2
 
+#: How much pictures may be enlarged: a thumbnail of 32 px to 2048.
+MOST_ENLARGED = 64
+
 #: Masks hold one byte for each pixel, in which 255 means that it is ignored.
 MOST_CLASSES = 255
 
@@ -59,6 +62,10 @@ class Preprocessing:
             raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
+        if self.enlarge > MOST_ENLARGED:
+            raise AtrousError(
+                f"enlarge must be at most {MOST_ENLARGED}, got {self.enlarge}: larger pictures fill any memory."
+            )
 
     @classmethod
     @checked
@@ -219,6 +226,10 @@ class Info:
             raise AtrousError(
                 f"a model of pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
             )
+        for name in ("crf", "scores", "provenance"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) and not (name == "crf" and value is None):
+                raise AtrousError(f"{name} must be a dict{' or None' if name == 'crf' else ''}, got {shown(value)}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""

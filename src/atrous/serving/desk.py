@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, nearest
-from atrous.inference.out_of_memory import is_out_of_memory
+from atrous.memory_errors import is_out_of_memory
 from atrous.inference.picture_input import Found, doubts_of
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter

@@ -48,8 +48,8 @@ def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> An
             "the number of classes."
         )
     raise AtrousError(
-        f"{before}{name} is given as {shown(given)}, and {file} has {shown(held)}: leave {name} out, or convert another "
-        "file."
+        f"{before}{name} is given as {shown(given)}, and {file} has {shown(held)}: leave {name} out, or convert "
+        "another file."
     )
 
 

@@ -196,7 +196,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     }
     if architecture == "deeplabv3plus":
         held |= {"low_channels": len(ours["decoder.reduce.0.weight"]), "decoder_convs": 1}
-    arguments = merged(arguments, held, given, foreign.name)
+    arguments = merged(arguments, held, {name: given[name] for name in held if name in given}, foreign.name)
     smp_config.check(config, arguments, aspp_separable)
     scale = "half" if config.get("encoder_weights") in smp_config.HALF else encoder.scale
     return Adapted(

@@ -11,8 +11,8 @@ from atrous.inference import any_size as module
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import SURELY_FITS, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits
-from atrous.memory_errors import is_out_of_memory
 from atrous.inference.segmenter import Segmenter
+from atrous.memory_errors import is_out_of_memory
 from atrous.serving.network import Job, Network
 
 

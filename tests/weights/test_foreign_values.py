@@ -206,10 +206,13 @@ def test_timm(key, value):
     told = {"mean": [0.5] * 3, "std": [0.5] * 3, key: value}
     with pytest.raises(AtrousError, match=rf"config\.json has pretrained_cfg\.{key} = "):
         timm_backbone.adapt(Foreign(state, {"architecture": "resnet18", "pretrained_cfg": told}), {})
+
+
+def test_timms_arguments_have_names():
+    state = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}
+    told = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}, "model_args": [1]}
     with pytest.raises(AtrousError, match=r"config\.json has model_args = "):
-        sound = {"mean": [0.5] * 3, "std": [0.5] * 3}
-        config = {"architecture": "resnet18", "pretrained_cfg": sound, "model_args": [1]}
-        timm_backbone.adapt(Foreign(state, config), {})
+        timm_backbone.adapt(Foreign(state, told), {})
 
 
 def of_mmseg(num_classes=3):

@@ -253,10 +253,9 @@ def test_nothing_is_compiled_to_save_a_compiled_model(tmp_path):
 
 
 def test_a_nan_that_weights_make_is_the_same_there():
-    """Overflow in 16 bits gives the same in both."""
-    model = make().half()
+    model = make()
     with torch.no_grad():
-        model.backbone.net.conv_stem.weight.fill_(6e4)
+        model.classifier.bias.copy_(torch.tensor([torch.inf, torch.nan, 0.0]))
     check_rebuilt(model)
     model.register_forward_hook(lambda module, inputs, output: output.nan_to_num())
     with pytest.raises(AtrousError, match="other scores"):

@@ -90,6 +90,8 @@ def convert(
     named |= {"in_channels": in_channels, **arguments}
     given = {name: value for name, value in named.items() if value is not None}
     adapted = _adapt(read, source, given, architecture)
+    if table is None and adapted.classes_fault:
+        raise AtrousError(f"{adapted.classes_fault} Name the classes with --classes FILE, a classes.yaml.")
     adapted, model, fresh = _build(adapted, read, chosen)
     adapted = stored_normalisation.applied(adapted, model.info.preprocessing, tensors)
     model.info = _describe(model.info, adapted, table, {"source": source, "file": read.name, "fresh": fresh})
@@ -173,8 +175,6 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
         preprocessing=adapted.preprocessing or info.preprocessing,
         provenance={**record, "left_over": list(adapted.left_over), "fresh": list(record["fresh"])},
     )
-    if table is None and adapted.classes_fault:
-        raise AtrousError(f"{adapted.classes_fault} Name the classes with --classes FILE, a classes.yaml.")
     table = table or adapted.classes
     if table is None:
         return info

@@ -45,6 +45,7 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
     if not config:
         return
     record = Record(config, "", FILE)
+    record.whole("semantic_loss_ignore_index", -MOST, MOST)
     labels = record.part("id2label").values
     if labels:
         named = {_index(key) for key in labels}

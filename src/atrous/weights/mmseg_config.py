@@ -113,7 +113,7 @@ def normalisations(config: Mapping[str, Any]) -> Iterator[Normalisation]:
         told = Record(record, "data_preprocessor.")
         both = told.flag("bgr_to_rgb"), told.flag("rgb_to_bgr")
         if all(both):
-            raise told.refused("rgb_to_bgr", "bgr_to_rgb is True, too, and one of them may be")
+            raise told.refused("bgr_to_rgb", "rgb_to_bgr is True, too, and only one of them may be")
         yield Normalisation(told, any(both))
     for step in _steps(config, set()):
         told = Record(step, "Normalize.")

@@ -107,6 +107,8 @@ def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: i
     for record, key, given, weights in found:
         if given is not None and given != weights:
             raise record.refused(key, f"the weights have {weights}", given)
+    ignored(config)
+    reduces_zero(config)
     kind = backbone.text("type")
     if kind is not None and kind not in BACKBONES:
         raise backbone.refused("type", f"of its backbones {' and '.join(BACKBONES)} are read")
@@ -185,14 +187,22 @@ def notes(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
 
 
 def ignored(config: Mapping[str, Any]) -> int:
-    """The value of unlabelled pixels in its masks."""
+    """The value of unlabelled pixels in its masks.
+
+    Raises:
+        AtrousError: no whole number.
+    """
     _, head = _parts(config)
     value = head.whole("ignore_index", -MOST, MOST)
     return 255 if value is None or value < 0 else value
 
 
 def reduces_zero(value: Any, seen: set[int] | None = None) -> bool:
-    """Whether masks have 0 for unlabelled and classes from 1, as any part of the configuration says."""
+    """Whether masks have 0 for unlabelled and classes from 1, as any part of the configuration says.
+
+    Raises:
+        AtrousError: a part says neither True nor False.
+    """
     seen = set() if seen is None else seen
     if id(value) in seen or not isinstance(value, Mapping | list | tuple):
         return False

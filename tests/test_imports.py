@@ -39,7 +39,7 @@ ALLOWED = {
     "data": LOW,
     "model_state": LOW | {"models"},
     "rebuilt_model": LOW | {"models", "model_state"},
-    "model_file": LOW | {"crf", "models", "model_state", "rebuilt_model"},
+    "model_file": LOW | {"crf", "data", "models", "model_state", "rebuilt_model"},
     "run_folder": LOW | {"model_file", "file_lock"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW

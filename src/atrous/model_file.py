@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from atrous.arguments import checked
 from atrous.atomic_write import atomic_path
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json
 from atrous.model_state import kept_state
@@ -80,6 +81,16 @@ def _write(info: str, tensors: Mapping[str, Tensor], path: Path) -> None:
     write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, path)
 
 
+def _check_table(info: Info) -> None:
+    """Whether the classes of a record are a class table, which every later call makes of them."""
+    try:
+        ClassTable(names=info.classes, colors=info.colors, raw=info.raw, ignore=info.ignore)  # pyright: ignore[reportArgumentType]
+    except AtrousError as error:
+        raise AtrousError(
+            f"the model's info has classes that no mask can be of: {error} Nothing was written."
+        ) from error
+
+
 def _check_crf(info: Info) -> None:
     """Whether the CRF that a record keeps settings of can be made."""
     from atrous.crf.settings import make_crf  # with torch, which reading a record does without
@@ -99,6 +110,7 @@ def _check_crf(info: Info) -> None:
 
 def _record_text(info: Info) -> str:
     """A model's record as JSON that is read again."""
+    _check_table(info)
     _check_crf(info)
     try:
         text = json.dumps(info.to_dict(), allow_nan=False)

@@ -83,7 +83,7 @@ def _plain(setting: Any) -> Any:
     return tuple(setting) if isinstance(setting, list | tuple) else setting
 
 
-def _compare_scores(model: nn.Module, rebuilt: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def _compare_scores(model: SegmentationModel, rebuilt: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Whether both give the same of one picture."""
     expected = None
     for side in SIDES:

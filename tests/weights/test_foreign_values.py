@@ -54,7 +54,14 @@ ODD = {
             "mean=[0, 0]",
             "mean=0",
         ],
-        *["mean=[1e12, 0, 0]", "std=[0, 1, 1]", "std=[-1, 1, 1]", "std=[None, 1, 1]", "std='half'", "bgr_to_rgb=1"],
+        *[
+            "mean=[9000000000.0, 0, 0]",
+            "std=[0, 1, 1]",
+            "std=[-1, 1, 1]",
+            "std=[None, 1, 1]",
+            "std='half'",
+            "bgr_to_rgb=1",
+        ],
         *["rgb_to_bgr='yes'", "bgr_to_rgb=True, rgb_to_bgr=True"],
     ],
 }

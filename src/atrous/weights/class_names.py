@@ -89,4 +89,8 @@ def with_black(colors: Any, num_classes: int) -> Any:
 
 def _whole(part: Any) -> int:
     """A whole number, also as a float or as NumPy's."""
-    return int(part) if isinstance(part, float) and part.is_integer() else operator.index(part)
+    if isinstance(part, float):
+        if not part.is_integer():
+            raise ValueError(f"{part} is no whole number")
+        return int(part)
+    return operator.index(part)

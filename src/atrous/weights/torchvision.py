@@ -168,10 +168,11 @@ def resnet(state: Mapping[str, Tensor], prefix: str = "backbone.") -> str:
     return RESNETS[blocks, width]
 
 
-def _size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, tuple[int, ...]]:
+def _size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, tuple[int, int]]:
     """The number of blocks, and the shape of the first 3×3 convolution."""
     blocks = sum(bool(re.fullmatch(rf"{re.escape(prefix)}layer\d\.\d+\.conv2\.weight", key)) for key in state)
-    return blocks, tuple(state[f"{prefix}layer1.0.conv2.weight"].shape[:2])
+    out, per_group = state[f"{prefix}layer1.0.conv2.weight"].shape[:2]
+    return blocks, (out, per_group)
 
 
 def _says_something(key: str) -> bool:

@@ -106,7 +106,7 @@ def _compare_scores(model: SegmentationModel, rebuilt: nn.Module, device: torch.
         raise AtrousError(
             f"this model gives {shown(found)}, what its record builds a tensor of {tuple(expected.shape)}. {CURE}"
         )
-    _compare(found.double().cpu(), expected.double().cpu(), _share(device, dtype))
+    _compare(found.cpu().double(), expected.cpu().double(), _share(device, dtype))
 
 
 def _share(device: torch.device, dtype: torch.dtype) -> float:

@@ -15,7 +15,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from atrous import models
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
 from atrous.weights.adapted import Adapted, Keys, normalisation, translate
 from atrous.weights.config_record import Record
@@ -111,7 +111,7 @@ def _pretrained(config: Mapping[str, Any]) -> Record:
     """What a folder says of its pictures: under "pretrained_cfg", in older ones beside the architecture."""
     given = config.get("pretrained_cfg")
     if isinstance(given, Mapping):
-        return Record(given, "pretrained_cfg.", FILE)
+        return Record(given, "", FILE)
     return Record(config if "mean" in config and "std" in config else {}, "", FILE)
 
 
@@ -143,10 +143,9 @@ def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | Non
     rows: list[list[float]] = []
     for name in ("mean", "std"):
         values = record.values.get(name)
-        count = len(values) if isinstance(values, list | tuple) and len(values) in (1, 3) else channels
-        row = record.channels(name, count)
-        if row is None:
-            raise record.refused(name, "needed is a number for each channel, in 0–1")
+        row = record.channels(name, len(values)) if isinstance(values, list | tuple) else None
+        if row is None or len(row) not in (1, 3, channels):
+            raise AtrousError(f"config.json has {name} = {shown(values)}; needed is a number for each channel, in 0–1.")
         rows.append([255 * value for value in (3 * row if len(row) == 1 else row)])
     classes = Record(config, "", FILE).whole("num_classes", 0, MOST)
     classes = record.whole("num_classes", 0, MOST) if classes is None else classes

@@ -186,7 +186,9 @@ def _check_kind(foreign: Foreign) -> None:
         )
     if "segmentation_head.classifier.convolution.weight" not in foreign.state:
         made = foreign.config.get("architectures") or "without segmentation head"
-        raise AtrousError(f"{name} ({shown(made)}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
+        named = isinstance(made, list) and len(made) == 1 and isinstance(made[0], str)
+        made = made[0][:100] if named else made if isinstance(made, str) else shown(made)
+        raise AtrousError(f"{name} ({made}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
     for option, value in FIXED.items():
         found = foreign.config.get(option, value)
         if found != value or isinstance(found, bool) != isinstance(value, bool):

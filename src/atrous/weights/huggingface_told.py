@@ -68,7 +68,8 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
         depth = Record({**DEPTH, **config}, "", FILE)
         has = f"the weights have {_numbers(widths)}"
         if not isinstance(config["depth_multiplier"], int | float):
-            raise _contradiction("depth_multiplier", shown(config["depth_multiplier"]), has)
+            told = config["depth_multiplier"]
+            raise _contradiction("depth_multiplier", told if isinstance(told, str) else shown(told), has)
         multiplier, divisor, least = (depth.number(key, 0, 1000, above=True, below=True) or DEPTH[key] for key in DEPTH)
         expected = tuple(_divisible(round(size * multiplier), divisor, least) for size in NOMINAL)
         if expected != widths:

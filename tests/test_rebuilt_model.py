@@ -301,17 +301,11 @@ def test_every_paper_passes(architecture, arguments):
         ("deeplabv2", {"backbone": "vgg16", "fov_channels": 16}),
         ("deeplabv3", {"backbone": "resnet50", "multi_grid": (1, 2, 4), "cascade": 1}),
         ("deeplabv3plus", {"backbone": "xception41"}),
-        ("deeplabv3plus", {"backbone": "hrnet_w18_small"}),
         ("deeplabv3plus", {"backbone": "res2net50_26w_4s"}),
-        ("deeplabv3plus", {"backbone": "resnetblur50"}),
     ],
 )
 def test_large_papers_pass(architecture, arguments):
-    try:
-        model = make(architecture, **arguments)
-    except AtrousError as error:
-        pytest.skip(str(error))
-    check_rebuilt(model)
+    check_rebuilt(make(architecture, **arguments))
 
 
 @pytest.mark.parametrize("path", sorted(ZOO.glob("*.safetensors")), ids=lambda path: path.stem)

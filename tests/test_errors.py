@@ -4,7 +4,7 @@ import pytest
 
 from atrous.arguments import checked
 from atrous.errors import AtrousError, OutOfMemory, SomeInputsFailed, counted, missing_extra, unknown_name
-from atrous.inference.out_of_memory import is_out_of_memory
+from atrous.memory_errors import is_out_of_memory
 
 
 def test_a_few_allowed_names_are_all_listed_with_the_nearest_first():

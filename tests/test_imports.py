@@ -16,12 +16,13 @@ SOURCE = Path(atrous.__file__).parent
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
 LOW = {
     *("arguments", "errors", "fields", "inputs", "json_yaml", "forks", "atomic_write", "logger", "picture_marks"),
-    *("outputs", "version"),
+    *("outputs", "memory_errors", "version"),
 }
 ALLOWED = {
     "errors": set(),
+    "memory_errors": set(),
     "version": set(),
-    "arguments": {"errors"},
+    "arguments": {"errors", "memory_errors"},
     "fields": {"arguments", "errors"},
     "json_yaml": {"errors"},
     "inputs": {"arguments", "errors"},
@@ -39,7 +40,8 @@ ALLOWED = {
     "models": LOW | {"data"},
     "data": LOW,
     "model_state": LOW | {"models"},
-    "model_file": LOW | {"models", "model_state"},
+    "rebuilt_model": LOW | {"models", "model_state"},
+    "model_file": LOW | {"crf", "models", "model_state", "rebuilt_model"},
     "run_folder": LOW | {"model_file", "file_lock"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW

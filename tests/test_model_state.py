@@ -107,6 +107,14 @@ def replaced_info(**changes):
     return replace_info
 
 
+def replaced_table(**changes):
+    def replace_table(net):
+        net.info = net.info.with_table(replace(net.info.table, **changes))
+        return net
+
+    return replace_table
+
+
 def with_buffer(net):
     net.register_buffer("counter", torch.zeros(2))
     return net
@@ -135,6 +143,26 @@ REFUSED = {
     "NaN in the record": (replaced_info(scores={"val": float("nan")}), "cannot be written as JSON"),
     "an object in the record": (replaced_info(provenance={"x": object()}), "cannot be written as JSON"),
     "a long record": (replaced_info(provenance={"x": "y" * 2**24}), "more than a model file keeps"),
+    "no raw values": (replaced_table(raw=((), (), ())), "no raw value in a tuple"),
+    "raw values that are none": (replaced_table(raw=(None, None, None)), "no raw value in a tuple"),
+    "raw texts": (replaced_table(raw=(("a",), ("b",), ("c",))), "raw value 'a' of 'class 0' is neither"),
+    "raw fractions": (replaced_table(raw=((0.5,), (1,), (2,))), "raw value 0.5 of 'class 0' is neither"),
+    "raw booleans": (replaced_table(raw=((False,), (True,), (2,))), "raw value False of 'class 0' is neither"),
+    "raw values twice": (replaced_table(raw=((0,), (0,), (0,))), "raw value 0 is given for 'class 0' and again"),
+    "raw values of two kinds": (replaced_table(raw=((0,), ((1, 2, 3),), (2,))), "mix numbers and"),
+    "raw values beyond 64 bits": (replaced_table(raw=((10**400,), (1,), (2,))), "raw value 1000.* is neither"),
+    "an ignored value that is a class": (replaced_table(ignore=(2,)), "raw value 2 is given for 'class 2' and again"),
+    "ignored texts": (replaced_table(ignore=("x",)), "raw value 'x' of 'ignore' is neither"),
+    "nothing ignored, by None": (replaced_table(ignore=None), "ignore of a class table must be a tuple, got None"),
+    "names twice": (replaced_table(names=("a", "a", "b")), "class name 'a' is given twice"),
+    "colours that are true": (replaced_table(colors=((True, 0, 0), (1, 1, 1), (2, 2, 2))), "has the colour"),
+    "a CRF of unknown settings": (
+        replaced_info(crf={"zzz": 1}),
+        "keeps a CRF that cannot be made: unknown CRF setting",
+    ),
+    "a CRF out of range": (replaced_info(crf={"prune": -1}), "keeps a CRF that cannot be made: prune must be 0"),
+    "a CRF of texts": (replaced_info(crf={"iterations": "many"}), "CRF's iterations must be a number"),
+    "a CRF of other classes": (replaced_info(crf={"compatibility": [[0, 1], [1, 0]]}), "compatibility is of 2 classes"),
     "an unknown architecture": (replaced_info(architecture="deeplabv9"), "unknown architecture"),
     "None": (lambda net: None, "a model is what atrous.*got None"),
     "a state dict": (lambda net: net.state_dict(), "a state dict holds weights alone"),

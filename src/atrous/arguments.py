@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, nearest, no_encoding, shown
+from atrous.memory_errors import is_out_of_memory
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -103,6 +104,11 @@ def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> 
             raise no_encoding(error) from error
         except MemoryError as error:
             raise OutOfMemory(f"this takes more memory than there is. {error}".rstrip()) from error
+        except RuntimeError as error:  # which is what torch's allocators raise
+            if not is_out_of_memory(error):
+                raise
+            first = str(error).partition("\n")[0]
+            raise OutOfMemory(f"this takes more memory than there is ({first[:200]}).") from error
 
     return with_checks
 

@@ -32,29 +32,74 @@ if TYPE_CHECKING:
 def save(model: SegmentationModel, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
     """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
 
-    What `load` would not read again is refused before the old file is touched.
+    What `load` would not read again, or not as the same network, is refused before the old file is touched: one small
+    picture is run through the model and through the one that the file will give.
 
     Args:
-        model: a module with `.info`; torch.compile's and DataParallel's are taken off, pruned weights are computed.
+        model: a module with `.info`; torch.compile's and DataParallel's are taken off, pruned weights are computed. Its
+            mode, gradients and buffers stay as they are.
         path: where; its folder is made.
         half: the convolutions' weights in 16 bits (float16), for half the size; norms and biases stay as they are.
         overwrite: replace a file that is no model file of atrous, too.
 
     Raises:
-        AtrousError: the file is another's or cannot be written, a weight is too large for 16 bits, or the model's
-            weights and record do not fit each other or hold values that are not finite.
+        AtrousError: the file is another's or cannot be written, a weight is too large for 16 bits, the model's weights
+            and record do not fit each other or hold values that are not finite, or the file would give other scores.
     """
+    from atrous.rebuilt_model import check_rebuilt  # with torch, which reading a record does without
+
     check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
     plain = check_model(model, wrapped=True)
-    info = _record_text(plain.info)
-    tensors = kept_state(plain, plain.info)
+    info, tensors = _contents(plain)
     if half:
         tensors = {name: _halved(name, tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-    write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, Path(path))
+    check_rebuilt(plain)
+    _write(info, tensors, Path(path))
+
+
+def save_built(model: SegmentationModel, path: Path) -> None:
+    """As `save`, of a model that this program has built from its record, so that none is built to compare it with.
+
+    Args:
+        model: a module with `.info`, changed in its weights alone.
+        path: where; what is there is replaced.
+
+    Raises:
+        AtrousError: as `save`, but for other scores.
+    """
+    info, tensors = _contents(model)
+    _write(info, tensors, path)
+
+
+def _contents(model: SegmentationModel) -> tuple[str, dict[str, Tensor]]:
+    """The record and the weights of a model's file."""
+    return _record_text(model.info), kept_state(model, model.info)
+
+
+def _write(info: str, tensors: Mapping[str, Tensor], path: Path) -> None:
+    write_safetensors(tensors, {"atrous": info, "sha256": _digest(info, tensors)}, path)
+
+
+def _check_crf(info: Info) -> None:
+    """Whether the CRF that a record keeps settings of can be made."""
+    from atrous.crf.settings import make_crf  # with torch, which reading a record does without
+
+    if info.crf is None:
+        return
+    try:
+        crf = make_crf(info.crf)
+    except AtrousError as error:
+        raise AtrousError(f"the model's info keeps a CRF that cannot be made: {error} Nothing was written.") from error
+    if crf.compatibility is not None and len(crf.compatibility) != len(info.classes):
+        raise AtrousError(
+            f"the model's info keeps a CRF whose compatibility is of {len(crf.compatibility)} classes, and the model "
+            f"separates {len(info.classes)}. Nothing was written."
+        )
 
 
 def _record_text(info: Info) -> str:
     """A model's record as JSON that is read again."""
+    _check_crf(info)
     try:
         text = json.dumps(info.to_dict(), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError
@@ -38,8 +39,8 @@ def kept_state(model: Any, info: Info) -> dict[str, Tensor]:
 
     with torch.device("meta"):
         expected = models.build(info.architecture, info.arguments).state_dict()
-    with torch.no_grad():
-        found = _plain_weights(model)
+    with torch.no_grad(), in_evaluation(model):
+        found = plain_weights(model)
     _compare(found, expected, info)
     taken: set[int] = set()
     kept = {}
@@ -50,8 +51,32 @@ def kept_state(model: Any, info: Info) -> dict[str, Tensor]:
     return kept
 
 
-def _plain_weights(model: Any) -> dict[str, Tensor]:
-    """Every weight and buffer by its name without wrappers, with parametrised ones as the weights they stand for."""
+@contextmanager
+def in_evaluation(model: Any) -> Iterator[None]:
+    """While active, a module is in evaluation mode; each of its parts is afterwards in the mode that it had.
+
+    Args:
+        model: a module; its own `train` is not called.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def plain_weights(model: Any) -> dict[str, Tensor]:
+    """Every weight and buffer by its name without wrappers, with parametrised ones as the weights they stand for.
+
+    Args:
+        model: a paper's module.
+
+    Returns:
+        Detached, on their own devices; most share the module's memory.
+    """
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""

@@ -128,7 +128,10 @@ def test_overrides_reach_the_model():
         (["--source", "torchvison"], "unknown source 'torchvison'. Did you mean 'torchvision'?"),
         (["--architecture", "deeplabv2"], "is a deeplabv3; it cannot become a deeplabv2"),
         (["--num-classes", "3"], "foreign.pth has 21 outputs, not 3"),
-        (["--backbone", "mobilenetv2_100"], "deeplabv3 over mobilenetv2_100"),
+        (
+            ["--backbone", "mobilenetv2_100"],
+            "is given as 'mobilenetv2_100', and foreign.pth has 'mobilenetv3_large_100'",
+        ),
         (["--output-stride", "12"], "output_stride must be 8, 16 or 32, got 12"),
         (["--sorce", "smp"], "unknown flag '--sorce'. Did you mean '--source'?"),
         (["--out", "model.pth"], "a model file's name ends in .safetensors"),

@@ -4,14 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 import atrous
 from atrous.data.sources.array import ArraySink, ArraySource
+from atrous.errors import OutOfMemory
 from atrous.inference import any_size as module
 from atrous.inference.any_size import AnySize
 from atrous.inference.memory import SURELY_FITS, predict_bytes, surely_fits
-from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
+from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.segmenter import Segmenter
+from atrous.memory_errors import is_out_of_memory
 from atrous.serving.network import Job, Network
 
 
@@ -196,3 +199,30 @@ def test_valid_of_another_size_is_refused(make_model):
     valid = np.ones((40, 50), bool)
     valid[:7] = False
     assert np.array_equal(segmenter(image, valid).mask == 255, ~valid)
+
+
+def running_out(model):
+    """With a layer that asks torch for more memory than any machine has."""
+    model.classifier.register_forward_pre_hook(lambda module, inputs: torch.empty(2**55))
+    return atrous.Segmenter(model, engine="torch", precision="float32")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda segmenter, picture: segmenter(picture),
+        lambda segmenter, picture: segmenter([picture]),
+        lambda segmenter, picture: list(segmenter(iter([picture]))),
+        lambda segmenter, picture: segmenter.looking(scales=(0.5, 1.0))(picture),
+        lambda segmenter, picture: segmenter.any_size(picture),
+        lambda segmenter, picture: segmenter.segment_together([picture, picture]),
+        lambda segmenter, picture: segmenter.any_size.scores(picture),
+        lambda segmenter, picture: segmenter.whole.segment(picture),
+    ],
+    ids=["picture", "list", "iterator", "scales", "any size", "together", "scores", "whole"],
+)
+def test_memory_that_torch_cannot_allocate_is_an_error_of_ours(call):
+    """It is torch's RuntimeError, raised by the allocator itself."""
+    model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=2, aspp_channels=8)
+    with pytest.raises(OutOfMemory, match="more memory than there is"):
+        call(running_out(model.eval()), np.zeros((40, 40, 3), np.uint8))

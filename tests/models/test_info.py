@@ -179,3 +179,18 @@ def test_impossible_preprocessing_is_refused(arguments, message):
 def test_placeholders_name_every_class_differently(num_classes, count):
     given = placeholder_table(num_classes)
     assert {len(set(found)) for found in (given.names, given.colors, given.raw)} == {count}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"crf": "x"}, "crf must be a dict or None, got 'x'"),
+        ({"crf": [1]}, "crf must be a dict or None"),
+        ({"scores": None}, "scores must be a dict, got None"),
+        ({"provenance": [1]}, "provenance must be a dict"),
+        ({"preprocessing": {**dataclasses.asdict(FULL.preprocessing), "enlarge": 1e6}}, "enlarge must be at most 64"),
+    ],
+)
+def test_what_no_later_call_can_use_is_no_record(changed, message):
+    with pytest.raises(AtrousError, match=message):
+        Info.from_dict({**through_json(FULL), **changed})

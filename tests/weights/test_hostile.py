@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 import atrous
 from atrous.errors import AtrousError
 from atrous.weights import huggingface, mmseg, torch_file
-from atrous.weights.adapted import Adapted, check_values, names
+from atrous.weights.adapted import Adapted, check_values
+from atrous.weights.class_names import class_names
 from atrous.weights.foreign import Foreign, from_state_dict, read
 from atrous.weights.torch_file import read_torch
 from atrous.weights.two_parts import joined
@@ -436,7 +437,7 @@ def test_names_that_are_no_text_are_not_written_out():
         nested = [nested, nested]
     tracemalloc.start()
     try:
-        assert names([nested, "b"], 2) is None
+        assert class_names([nested, "b"], 2, "CLASSES")[0] is None
         assert tracemalloc.get_traced_memory()[1] < 2**18
     finally:
         tracemalloc.stop()
@@ -444,7 +445,7 @@ def test_names_that_are_no_text_are_not_written_out():
 
 def test_more_classes_than_masks_can_hold_leave_placeholders():
     many = [f"class {index}" for index in range(300)]
-    assert names(many, 300) is None
+    assert class_names(many, 300, "CLASSES")[0] is None
     assert huggingface.classes({"id2label": dict(enumerate(many))}, 300) is None
 
 

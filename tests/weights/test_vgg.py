@@ -114,7 +114,7 @@ def test_recognised_by_its_thirteen_convolutions():
 
 def test_another_backbone_or_a_wider_fov_is_refused():
     state = caffe_state((1024, 512, 3, 3), (1024, 1024, 1, 1))
-    with pytest.raises(AtrousError, match="source vgg16 has the backbone vgg16, not 'resnet50'"):
+    with pytest.raises(AtrousError, match="backbone is given as 'resnet50', and the state dict has 'vgg16'"):
         atrous.convert(state, source="vgg16", backbone="resnet50")
     with pytest.raises(AtrousError, match=r"'head.fc6.weight' differs in shape"):
         atrous.convert(state, source="vgg16", fov_channels=2048)

@@ -126,7 +126,7 @@ def calibrate(
     if out is not None:
         loaded = model_file.load(model)
         loaded.info = replace(loaded.info, temperature=fitted)
-        model_file.save(loaded, out, overwrite=True)  # was asked for before the work
+        model_file.save_built(loaded, out)
         console.print(f"written: {escape(str(out))}")
     if json is not None:
         write_json(results, json)

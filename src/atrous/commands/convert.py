@@ -26,6 +26,7 @@ from atrous.outputs import check_outputs, json_output, model_output
 from atrous.weights import foreign, sets, sources, stored_normalisation
 from atrous.weights.adapted import Adapted, check_fits, check_values, set_aside, some
 from atrous.weights.foreign import Foreign
+from atrous.weights.unmerged import check_merged
 
 
 @checked
@@ -80,6 +81,8 @@ def convert(
     if source is not None:
         sources.adapter(source)
     chosen = sets.choose(read, source, weights)
+    every = [key for held in read.sets.values() for key in held]
+    check_merged(every if weights is None else chosen.keys.values(), read.name)
     tensors = {name: tensor for path, held in read.sets.items() for name, tensor in _named(path, held)}
     read = chosen.foreign
     source = source or sources.guess(read)
@@ -87,13 +90,15 @@ def convert(
     named |= {"in_channels": in_channels, **arguments}
     given = {name: value for name, value in named.items() if value is not None}
     adapted = _adapt(read, source, given, architecture)
+    if table is None and adapted.classes_fault:
+        raise AtrousError(f"{adapted.classes_fault} Name the classes with --classes FILE, a classes.yaml.")
     adapted, model, fresh = _build(adapted, read, chosen)
     adapted = stored_normalisation.applied(adapted, model.info.preprocessing, tensors)
     model.info = _describe(model.info, adapted, table, {"source": source, "file": read.name, "fresh": fresh})
     report = {**_report(model), "notes": _notes(adapted, source, given, table)}
     _print(model.info, report)
     if out is not None:
-        model_file.save(model, out, overwrite=True)  # was asked for before the work
+        model_file.save_built(model, out)
         _print_next(Path(out), report)
     if json is not None:
         write_json({**report, "out": str(out) if out else None}, Path(json))
@@ -126,11 +131,6 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
     named = {**given, "architecture": architecture} if architecture else dict(given)
     try:
         adapted = adapter.adapt(read, named)
-        complete = adapted.fills == ("",)
-        found = None
-        if complete and "num_classes" in named:
-            del named["num_classes"]
-            found = adapter.adapt(read, named).arguments["num_classes"]
     except AtrousError:
         raise
     except (KeyError, IndexError, StopIteration, ValueError, TypeError, RuntimeError, OverflowError) as error:
@@ -142,13 +142,7 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
         ) from error
     if architecture not in (None, adapted.architecture):
         raise AtrousError(f"{file} is a {adapted.architecture}; it cannot become a {architecture}.")
-    if found not in (None, given.get("num_classes")):
-        raise AtrousError(
-            f"{file} has {found} outputs, not {given['num_classes']}. Convert it as it is; training from it (--init) "
-            "changes the number of classes."
-        )
-    merged = {**given, **adapted.arguments}  # theirs last: an adapter may have renamed a backbone
-    return replace(adapted, arguments={name: value for name, value in merged.items() if name != "architecture"})
+    return adapted
 
 
 def _build(adapted: Adapted, read: Foreign, chosen: sets.Chosen) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:

@@ -229,7 +229,7 @@ def _save_crf(model: Path, settings: dict[str, Any], out: Path) -> None:
     """Writes the model with the CRF's settings; its weights and all else stay."""
     loaded = model_file.load(model)
     loaded.info = replace(loaded.info, crf=settings)
-    model_file.save(loaded, out, overwrite=True)  # was asked for before the work
+    model_file.save_built(loaded, out)
     console.print(f"written: {escape(str(out))} (use its CRF with --crf model)")
 
 

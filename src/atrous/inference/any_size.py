@@ -15,7 +15,7 @@ from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
 from atrous.inference.given import check_places, check_progress, check_scores, check_source_and_sink
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
-from atrous.inference.out_of_memory import TileLimits, is_out_of_memory
+from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.tile_grid import TileGrid
 from atrous.inference.tiles import (
     GRID,
@@ -27,6 +27,7 @@ from atrous.inference.tiles import (
     segment_tiles,
 )
 from atrous.inference.views import logits_at
+from atrous.memory_errors import is_out_of_memory
 from atrous.models.given_picture import check_picture, check_valid
 from atrous.models.info import Info
 

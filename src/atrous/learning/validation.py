@@ -94,7 +94,7 @@ class Validation:
         }
         scores = {self.recipe.data.val: confusion.summary()}
         judged.info = replace(before, scores=scores, crf=self._crf() or before.crf, provenance=provenance)
-        model_file.save(judged, self.run / BEST, overwrite=True)  # was asked for before the work
+        model_file.save_built(judged, self.run / BEST)
         judged.info = before
 
     def _crf(self) -> dict[str, Any] | None:

@@ -21,6 +21,9 @@ FORMAT_VERSION = 2
 #: Fields of a record of version 1, which are those of its class table.
 _TABLE = {"classes": "names", "colors": "colors", "raw": "raw", "ignore": "ignore"}
 
+#: How much pictures may be enlarged: a thumbnail of 32 px to 2048.
+MOST_ENLARGED = 64
+
 
 @checked_field_names
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Preprocessing:
             raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
+        if self.enlarge > MOST_ENLARGED:
+            raise AtrousError(
+                f"enlarge must be at most {MOST_ENLARGED}, got {self.enlarge}: larger pictures fill any memory."
+            )
 
     @classmethod
     @checked
@@ -196,6 +203,10 @@ class Info:
             raise AtrousError(
                 f"a model of pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
             )
+        for name in ("crf", "scores", "provenance"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) and not (name == "crf" and value is None):
+                raise AtrousError(f"{name} must be a dict{' or None' if name == 'crf' else ''}, got {shown(value)}.")
 
     @property
     def table(self) -> ClassTable:

@@ -18,13 +18,13 @@ from starlette.requests import ClientDisconnect
 
 from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, nearest
-from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.picture_input import Found, doubts_of
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import overlap_of
 from atrous.inference.value_range import ASK_FOR_RANGE
 from atrous.inputs import IMAGE, Input
+from atrous.memory_errors import is_out_of_memory
 from atrous.serving import answers
 from atrous.serving.limits import Admission, Limits, Memory, Problem
 from atrous.serving.metrics import Metrics

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
-from atrous.inference.out_of_memory import is_out_of_memory
 from atrous.inference.segmenter import Segmenter
+from atrous.memory_errors import is_out_of_memory
 
 #: Pictures that are stacked at most where a network is faster so (`Segmenter.stacks`).
 MOST_TOGETHER = 16

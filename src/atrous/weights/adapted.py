@@ -10,15 +10,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from atrous.data.labels import MAX_CLASSES, ClassTable
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
 
 #: Of ImageNet's RGB in 0–255, as most libraries have them (torchvision/transforms/_presets.py).
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-#: Longer than any class's name, in characters.
-LONGEST_NAME = 200
 
 #: What layers call their weights, in PyTorch's names and TensorFlow's; other names are of counters, losses and flags.
 LAYER_LEAVES = frozenset(
@@ -44,13 +41,14 @@ class Adapted:
 
     Args:
         architecture: a key of `models.ARCHITECTURES`.
-        arguments: of its class; what the user named is already merged in.
+        arguments: of its class; what the user named is already merged in (`given_options.merged`).
         state: tensors under our keys.
         left_over: foreign keys that have no place in ours.
         preprocessing: what its pictures went through; None for the backbone's own.
         preprocessing_told: whether the file's own configuration says what its pictures went through.
         classes: its classes where they are known; None for placeholders.
         classes_of: the data set whose these are, where only their number says so; else empty.
+        classes_fault: why the names or colours that the file tells cannot be those of its outputs; else empty.
         untold: arguments that the file does not tell, here at the source's defaults unless the user named them.
         notes: further sentences to tell the user.
         fills: beginnings of our keys that the source must fill, all of them by default; what it does not fill
@@ -65,6 +63,7 @@ class Adapted:
     preprocessing_told: bool = False
     classes: ClassTable | None = None
     classes_of: str = ""
+    classes_fault: str = ""
     untold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fills: tuple[str, ...] = ("",)
@@ -81,23 +80,6 @@ def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, An
         if len(table) == num_classes:
             return {"classes": table, "classes_of": name}
     return {}
-
-
-def names(given: Any, num_classes: int) -> tuple[str, ...] | None:
-    """The names of classes in a file's record, where they are one for each output and fit to be shown; else None."""
-    if not isinstance(given, list | tuple) or not 2 <= num_classes == len(given) <= MAX_CLASSES:
-        return None
-    if not all(isinstance(name, str) for name in given):  # lists in lists, written out, may fill the memory
-        return None
-    found = tuple(name.strip() for name in given)  # mmsegmentation's ADE20K has a class 'bed '
-    shown = all(name.isprintable() and 0 < len(name) <= LONGEST_NAME for name in found)
-    return found if shown and len({*found}) == num_classes else None
-
-
-def of_one_output(given: Any, num_classes: int) -> Any:
-    """The names in a record, with the background before the one name of a single output."""
-    one = num_classes == 1 and isinstance(given, list | tuple) and len(given) == 1
-    return ["background" if given[0] != "background" else "other", given[0]] if one else given
 
 
 def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:

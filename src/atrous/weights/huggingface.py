@@ -10,20 +10,23 @@ TensorFlow's decay of 0.997 is a momentum of 0.003 in PyTorch: fine-tune with `f
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from atrous.data.colors import default_colors
 from atrous.data.labels import ClassTable
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
+from atrous.models.features import OUTPUT_STRIDES
 from atrous.weights import huggingface_told
-from atrous.weights.adapted import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, names, translate
+from atrous.weights.adapted import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, translate
+from atrous.weights.class_names import class_names
+from atrous.weights.config_record import Record
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 MODEL_TYPE = "mobilenet_v2"
 #: Momentum of every batch norm, and eps of the head's, which its configuration does not change.
@@ -48,6 +51,8 @@ PROCESSOR: dict[str, Any] = {
     "image_mean": 0.5,
     "image_std": 0.5,
 }
+
+STATISTICS = ("image_mean", "image_std")
 
 #: Channels of the stem, of the first block with expansion, and of the last → timm's name, at every width it has.
 BACKBONES = {
@@ -124,6 +129,10 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         AtrousError: another model of transformers, or a configuration that has no counterpart here.
     """
     config = {**DEFAULTS, **(foreign.config or {"output_stride": OUTPUT_STRIDE})}
+    config |= {key: value for key, value in DEFAULTS.items() if config[key] is None}
+    told = Record(config, "", huggingface_told.FILE)
+    if told.whole("output_stride", 8, 32) not in OUTPUT_STRIDES:
+        raise told.refused("output_stride", "it is 8, 16 or 32")
     _check_kind(foreign)
     renamed, left_over = translate(foreign.state, KEYS)
     stem, first, last = (_channels(foreign, name) for name in _WIDTHS)
@@ -132,29 +141,32 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     in_channels = foreign.state[_WIDTHS[0]].shape[1]
     huggingface_told.check(foreign.config, (stem, first, last), num_classes, in_channels)
     processor = config.get("preprocessor", {})
+    huggingface_told.check_processor(processor)
     seen = preprocessing(processor, in_channels)
     if huggingface_told.reads_bgr(processor, in_channels):
         renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
         seen = seen.normalized_by(seen.mean[::-1], seen.std[::-1])
-    arguments = {
+    usual = {"output_stride": OUTPUT_STRIDE, "multi_grid": (1, 1, 1), "align_corners": False}
+    held = {
         "backbone": BACKBONES.get((stem, first, last), f"google_mobilenetv2_{round(last / 3.2):03d}"),
         "backbone_arguments": {
-            "norm": (_number(config, "layer_norm_eps"), MOMENTUM),
-            "pad_type": "same" if config["tf_padding"] else "",
+            "norm": (told.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
+            "pad_type": "same" if told.flag("tf_padding") else "",
             "padding": "tensorflow",
         },
         "num_classes": num_classes,
         "in_channels": in_channels,
-        "output_stride": config["output_stride"],
+        "output_stride": told.values["output_stride"],
+        "aspp_channels": len(_weight(renamed, "aspp.project.0.weight")),
+        "aspp_conv": False,
+        "auxiliary": False,
         "atrous_rates": (),
-        "multi_grid": (1, 1, 1),
         "norm": (HEAD_EPS, MOMENTUM),
-        "dropout": _number(config, "classifier_dropout_prob"),
-        "align_corners": False,
+        "dropout": told.number("classifier_dropout_prob", 0, 1),
     }
     return Adapted(
         architecture="deeplabv3",
-        arguments=arguments | {name: value for name, value in given.items() if name != "architecture"},
+        arguments=merged(usual, held, given, foreign.name),
         state=renamed,
         left_over=left_over,
         preprocessing=seen,
@@ -170,26 +182,22 @@ def _check_kind(foreign: Foreign) -> None:
     name = foreign.name or "the state dict"
     if kind != MODEL_TYPE:
         raise AtrousError(
-            f"{name} is of transformers' model type {kind!r}; the one DeepLab among them is '{MODEL_TYPE}' "
+            f"{name} is of transformers' model type {shown(kind)}; the one DeepLab among them is '{MODEL_TYPE}' "
             "(MobileNetV2ForSemanticSegmentation)."
         )
     if "segmentation_head.classifier.convolution.weight" not in foreign.state:
         made = foreign.config.get("architectures") or "without segmentation head"
-        raise AtrousError(f"{name} ({made!r}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
+        named = isinstance(made, list) and len(made) == 1 and isinstance(made[0], str)
+        made = made[0][:100] if named else made if isinstance(made, str) else shown(made)
+        raise AtrousError(f"{name} ({made}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
     for option, value in FIXED.items():
-        if foreign.config.get(option, value) != value:
-            raise AtrousError(f"{name} has {option} = {foreign.config[option]!r}; only {value!r} is read.")
+        found = foreign.config.get(option, value)
+        if found != value or isinstance(found, bool) != isinstance(value, bool):
+            raise AtrousError(f"{name} has {option} = {shown(found)}; only {value!r} is read.")
     if any(key.startswith("mobilenet_v2.conv_stem.expand_1x1.") for key in foreign.state):
         raise AtrousError(
             f"{name} expands once more in its stem (first_layer_is_expansion = False), which is not read."
         )
-
-
-def _number(config: Mapping[str, Any], name: str) -> float:
-    value = config[name]
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise AtrousError(f"config.json has {name} = {value!r}; it must be a number, 0–1.")
-    return float(value)
 
 
 def _channels(foreign: Foreign, name: str) -> int:
@@ -212,26 +220,15 @@ def preprocessing(processor: Mapping[str, Any], channels: int) -> Preprocessing:
     Raises:
         AtrousError: values that are no numbers, or not one per channel.
     """
-    options = {**PROCESSOR, **processor}
-    scale = options["rescale_factor"] if options["do_rescale"] else 1.0
-    mean, std = (options["image_mean"], options["image_std"]) if options["do_normalize"] else (0.0, 1.0)
-    try:
-        return Preprocessing.of_pictures(_per_channel(mean, scale, channels), _per_channel(std, scale, channels))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise AtrousError(
-            f"preprocessor_config.json has image_mean {mean!r}, image_std {std!r} and rescale_factor {scale!r}; "
-            f"needed are numbers, one for each of {channels} channels: {error}."
-        ) from error
-
-
-def _per_channel(values: float | Sequence[float], scale: float, channels: int) -> tuple[float, ...]:
-    row = list(values) if isinstance(values, Sequence) else [values] * channels
-    if len(row) != channels:
-        raise ValueError(f"{len(row)} values")
-    found = tuple(float(value) / scale for value in row)
-    if not all(map(math.isfinite, found)):
-        raise ValueError("they must be finite")
-    return found
+    told = {**PROCESSOR, **{key: value for key, value in processor.items() if value is not None}}
+    if not Record(told, "", huggingface_told.PROCESSOR_FILE).flag("do_normalize"):
+        told |= {"image_mean": 0, "image_std": 1}
+    rows = {key: told[key] if isinstance(told[key], list | tuple) else [told[key]] * channels for key in STATISTICS}
+    options = Record({**told, **rows}, "", huggingface_told.PROCESSOR_FILE)
+    scale = options.number("rescale_factor", 1e-9, 1e9) if options.flag("do_rescale") else 1.0
+    mean, std = (options.channels(key, channels) for key in STATISTICS)
+    assert scale and mean and std  # each has a default
+    return Preprocessing.of_pictures([value / scale for value in mean], [value / scale for value in std])
 
 
 def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
@@ -244,12 +241,16 @@ def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
     labels = config.get("id2label")
     if not isinstance(labels, Mapping):
         return None
-    named = names([labels.get(str(index), labels.get(index, "")) for index in range(num_classes)], num_classes)
+    named, _ = class_names(
+        [labels.get(str(index), labels.get(index, "")) for index in range(num_classes)], num_classes, "id2label"
+    )
     if named is None or all(re.fullmatch(r"LABEL_\d+", name) for name in named):
         return None
-    ignore = config.get("semantic_loss_ignore_index", DEFAULTS["semantic_loss_ignore_index"])
+    ignore = Record({**DEFAULTS, **config}, "", huggingface_told.FILE).whole(
+        "semantic_loss_ignore_index", -(2**31), 2**31
+    )
     first = int(huggingface_told.reduces_labels(config.get("preprocessor", {})))
-    ignored = (ignore,) if isinstance(ignore, int) and ignore >= num_classes + first else ()
+    ignored = (ignore,) if ignore is not None and ignore >= num_classes + first else ()
     return ClassTable(
         names=named,
         colors=default_colors(num_classes),

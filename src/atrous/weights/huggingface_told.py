@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
+from atrous.weights.class_names import class_names
+from atrous.weights.config_record import Record
 
 #: Channels at a depth multiplier of 1: of the stem, of the first block after it, and of the last.
 NOMINAL = (32, 24, 320)
@@ -19,6 +21,13 @@ DEPTH = {"depth_multiplier": 1.0, "depth_divisible_by": 8, "min_depth": 8}
 TAKEN = ("do_rescale", "do_normalize", "do_flip_channel_order", "do_reduce_labels", "do_convert_rgb")
 #: Steps that change a picture's size, and where their sizes are.
 SIZES = {"do_resize": "size", "do_center_crop": "crop_size"}
+#: Keys that say that masks have 0 for unlabelled.
+REDUCING = ("do_reduce_labels", "do_reduce_label", "reduce_labels")
+#: The files of the two records.
+FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+#: Above the classes and channels of any network.
+MOST = 2**20
 
 
 def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, in_channels: int) -> None:
@@ -35,27 +44,52 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
     """
     if not config:
         return
-    labels = config.get("id2label")
-    if isinstance(labels, Mapping) and labels:
+    record = Record(config, "", FILE)
+    record.whole("semantic_loss_ignore_index", -MOST, MOST)
+    labels = record.part("id2label").values
+    if labels:
         named = {_index(key) for key in labels}
         if len(labels) != num_classes:
             raise _contradiction("id2label", f"{len(labels)} classes", f"the classifier has {num_classes} outputs")
         if named != set(range(num_classes)):
             given = ", ".join(sorted(map(str, labels))[:6])
             raise _contradiction("id2label", f"the indices {given}", f"the outputs are 0 to {num_classes - 1}")
+        in_order = [label for _, label in sorted(labels.items(), key=lambda pair: int(pair[0]))]
+        fault = class_names(in_order, num_classes, "id2label")[1] if num_classes > 1 else ""
+        if fault:
+            raise AtrousError(f"config.json: {fault} Mend config.json, or give the weights' file alone.")
     for key, found, part in (
         ("num_labels", num_classes, "the classifier has {} outputs"),
         ("num_channels", in_channels, "the first convolution takes {} channels"),
     ):
-        if config.get(key) not in (None, found):
+        if record.whole(key, 0, MOST) not in (None, found):
             raise _contradiction(key, config[key], part.format(found))
     if "depth_multiplier" in config:
-        multiplier, divisor, least = ({**DEPTH, **config}[key] for key in DEPTH)
-        sound = all(isinstance(value, int | float) and 0 < value < 1000 for value in (multiplier, divisor, least))
-        expected = tuple(_divisible(round(size * multiplier), divisor, least) for size in NOMINAL) if sound else ()
+        depth = Record({**DEPTH, **config}, "", FILE)
+        has = f"the weights have {_numbers(widths)}"
+        if not isinstance(config["depth_multiplier"], int | float):
+            told = config["depth_multiplier"]
+            raise _contradiction("depth_multiplier", told if isinstance(told, str) else shown(told), has)
+        multiplier, divisor, least = (depth.number(key, 0, 1000, above=True, below=True) or DEPTH[key] for key in DEPTH)
+        expected = tuple(_divisible(round(size * multiplier), divisor, least) for size in NOMINAL)
         if expected != widths:
-            means = f", which means {_numbers(expected)} channels" if sound else ""
-            raise _contradiction("depth_multiplier", f"{multiplier}{means}", f"the weights have {_numbers(widths)}")
+            means = f"{multiplier}, which means {_numbers(expected)} channels"
+            raise _contradiction("depth_multiplier", means, has)
+
+
+def check_processor(processor: Mapping[Any, Any]) -> None:
+    """Refuses steps of an image processor that are neither on nor off.
+
+    Args:
+        processor: preprocessor_config.json.
+
+    Raises:
+        AtrousError: says which.
+    """
+    record = Record(processor, "", PROCESSOR_FILE)
+    for key in processor:
+        if str(key).startswith("do_") or key in REDUCING:
+            record.flag(key)
 
 
 def reads_bgr(processor: Mapping[str, Any], in_channels: int) -> bool:
@@ -65,7 +99,7 @@ def reads_bgr(processor: Mapping[str, Any], in_channels: int) -> bool:
 
 def reduces_labels(processor: Mapping[str, Any]) -> bool:
     """Whether masks have 0 for unlabelled and classes from 1."""
-    return any(processor.get(key) is True for key in ("do_reduce_labels", "do_reduce_label", "reduce_labels"))
+    return any(processor.get(key) is True for key in REDUCING)
 
 
 def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:

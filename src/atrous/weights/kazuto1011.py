@@ -17,6 +17,7 @@ from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.weights.adapted import Adapted, Keys, by_number, normalisation, translate
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 #: Blocks in the third stage (its fourth layer) → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
@@ -93,21 +94,24 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         state[stem] = state[stem].flip(1)
     several = any(key.startswith("base.") for key in foreign.state)
     num_classes = len(state["aspp.branches.0.weight"])
-    arguments = {
+    usual = {
+        "output_stride": 8,
+        "atrous_rates": (6, 12, 18, 24),
+        "scales": (0.5, 0.75, 1.0) if several else (1.0,),
+        "dropout": 0.0,
+    }
+    held = {
         "backbone": _resnet(foreign),
         "backbone_arguments": {"norm": (1e-5, 0.001), "stride_first": True, "ceil_pool": True},
         "num_classes": num_classes,
         "in_channels": in_channels,
-        "output_stride": 8,
-        "atrous_rates": (6, 12, 18, 24),
         "fov_channels": 0,
-        "scales": (0.5, 0.75, 1.0) if several else (1.0,),
         "dilation_rule": "full",
-        "dropout": 0.0,
+        "auxiliary": False,
     }
     return Adapted(
         architecture="deeplabv2",
-        arguments=arguments | dict(given),
+        arguments=merged(usual, held, given, foreign.name),
         state=state,
         left_over=left_over,
         preprocessing=normalisation((122.675, 116.669, 104.008), (1.0, 1.0, 1.0), in_channels),

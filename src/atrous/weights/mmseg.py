@@ -22,7 +22,6 @@ from torch import Tensor
 from atrous.data.ade20k import ADE20K_CLASSES
 from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.data.coco_stuff import COCO_STUFF_TRAIN_IDS
-from atrous.data.colors import default_colors
 from atrous.data.labels import ClassTable
 from atrous.data.voc import VOC_CLASSES
 from atrous.errors import AtrousError
@@ -34,12 +33,13 @@ from atrous.weights.adapted import (
     Keys,
     by_number,
     move_channels,
-    names,
     normalisation,
-    of_one_output,
     translate,
 )
+from atrous.weights.class_names import class_colors, class_names, with_background, with_black
+from atrous.weights.config_record import Record
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 #: (blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
 RESNETS = {
@@ -111,7 +111,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     Raises:
         AtrousError: another backbone, another layout, or a multi-grid in mmsegmentation's terms.
     """
-    if tuple(given.get("multi_grid", ())) == (1, 2, 4):
+    if isinstance(given.get("multi_grid"), list | tuple) and tuple(given["multi_grid"]) == (1, 2, 4):
         raise AtrousError(
             "multi_grid=(1, 2, 4) multiplies rates here, and gives 2, 4, 8; mmsegmentation's mg124 means the rates "
             "1, 2, 4 themselves. Use multi_grid=(0.5, 1, 2) with output_stride=16."
@@ -140,23 +140,22 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     threshold = mmseg_told.threshold(config, num_classes)
     if threshold is not None:
         state["classifier.bias"] = state["classifier.bias"] - math.log(threshold / (1 - threshold))
-    arguments = {
+    held = {
         **backbone,
         "backbone_arguments": inner or None,
-        **UNTOLD,
         "num_classes": num_classes,
         "in_channels": in_channels,
         "aspp_channels": channels,
         "projection_kernel": state["aspp.project.0.weight"].shape[-1],
         "separable": any("depthwise_conv" in key for key in foreign.state),
         "auxiliary": "auxiliary.classifier.weight" in state,
-        "dropout": 0.1,
+        "aspp_conv": False,
         **({"low_channels": len(state["decoder.reduce.0.weight"]), "decoder_convs": 2} if plus else {}),
         **told,
     }
     return Adapted(
         architecture="deeplabv3plus" if plus else "deeplabv3",
-        arguments=arguments | dict(given),
+        arguments=merged({**UNTOLD, "dropout": 0.1}, held, given, foreign.name),
         state=state,
         left_over=left_over,
         preprocessing=seen or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
@@ -192,33 +191,25 @@ def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """The classes and colours in the checkpoint's record, with the values that its masks have for them."""
     record = {key.lower(): value for key, value in {**meta, **_mapping(meta.get("dataset_meta"))}.items()}
     count = max(num_classes, 2)  # one output separates two classes
-    named = names(of_one_output(record.get("classes"), num_classes), count)
+    named, wrong = class_names(with_background(record.get("classes"), num_classes), count, "CLASSES")
+    colors, other = class_colors(with_black(record.get("palette"), num_classes), count, "PALETTE")
+    fault = {"classes_fault": f"its record's {wrong or other}"} if wrong or other else {}
     if named is None:
-        return by_number(num_classes, CLASSES)
+        return {**by_number(num_classes, CLASSES), **fault}
     usual = tuple(SPELT.get(name, name) for name in named)
     for table in CLASSES.values():
         if table.names == usual:
-            return {"classes": table}
-    reduced = record.get("reduce_zero_label") is True or mmseg_told.reduces_zero(mmseg_config.read(meta))
+            return {"classes": table, **fault}
+    reduced = Record(record).flag("reduce_zero_label") or mmseg_told.reduces_zero(mmseg_config.read(meta))
     first = int(reduced)
     ignored = mmseg_told.ignored(mmseg_config.read(meta))
     table = ClassTable(
         names=named,
-        colors=_colors(record.get("palette"), count),
+        colors=colors,
         raw=tuple((index + first,) for index in range(count)),
         ignore=(0, 255) if reduced else tuple(value for value in (ignored,) if value >= count),
     )
-    return {"classes": table}
-
-
-def _colors(palette: Any, num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """The record's palette where it is one."""
-    try:
-        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in palette)
-    except (TypeError, ValueError, OverflowError):
-        return default_colors(num_classes)
-    sound = len(colors) == num_classes and all(0 <= part <= 255 for color in colors for part in color)
-    return colors if sound else default_colors(num_classes)
+    return {"classes": table, **fault}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

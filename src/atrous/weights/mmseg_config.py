@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from atrous.weights.config_record import Record
 
 #: Of values that are neither literals nor names set before, such as a call of anything but dict.
 UNKNOWN = None
@@ -74,6 +76,9 @@ def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     Args:
         config: from `read`.
         name: a key of its `model`, or of the whole where that has none.
+
+    Raises:
+        AtrousError: that key of its `model` is of another kind.
     """
     model = config.get("model")
     for holder in (model, config):
@@ -82,21 +87,37 @@ def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
             found = found[-1]  # of several heads the last counts
         if isinstance(found, Mapping):
             return {key: value for key, value in found.items() if isinstance(key, str)}
+        if found is not UNKNOWN and holder is model:
+            raise Record(holder or {}, "model.").refused(name, "it must have keys and values")
     return {}
 
 
-def normalisations(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every record of what is done to pixel values: mean, std, and whether channels are turned, as "turned".
+class Normalisation(NamedTuple):
+    """A record of what is done to pixel values: with "mean" and "std", and whether channels are turned."""
+
+    record: Record
+    turned: bool
+
+
+def normalisations(config: Mapping[str, Any]) -> Iterator[Normalisation]:
+    """Every record of what is done to pixel values.
 
     Args:
         config: from `read`.
+
+    Raises:
+        AtrousError: what is to be True or False is neither.
     """
     record = part(config, "data_preprocessor")
     if record:  # its defaults: no statistics, channels as they are read
-        turned = bool(record.get("bgr_to_rgb") or record.get("rgb_to_bgr"))
-        yield {"mean": record.get("mean"), "std": record.get("std"), "turned": turned}
+        told = Record(record, "data_preprocessor.")
+        both = told.flag("bgr_to_rgb"), told.flag("rgb_to_bgr")
+        if all(both):
+            raise told.refused("bgr_to_rgb", "rgb_to_bgr is True, too, and only one of them may be")
+        yield Normalisation(told, any(both))
     for step in _steps(config, set()):
-        yield {"mean": step.get("mean"), "std": step.get("std"), "turned": bool(step.get("to_rgb", True))}
+        told = Record(step, "Normalize.")
+        yield Normalisation(told, told.flag("to_rgb", True))
 
 
 def _steps(value: Any, seen: set[int]) -> Iterator[Mapping[str, Any]]:

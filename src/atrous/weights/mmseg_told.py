@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
+from atrous.models.features import OUTPUT_STRIDES
+from atrous.weights.config_record import MOST_RATE, Record
 from atrous.weights.mmseg_config import normalisations, part
 
 #: Its backbones that are converted.
@@ -22,6 +23,8 @@ STRIDES = (1, 2, 2, 2)
 THRESHOLD = 0.3
 #: eps and momentum of PyTorch's batch norms.
 NORM = (1e-5, 0.1)
+#: Above the channels, classes and mask values of any network.
+MOST = 2**31
 
 
 def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str, Any]:
@@ -34,28 +37,29 @@ def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str,
     Raises:
         AtrousError: a value that has no counterpart here.
     """
-    backbone, head = part(config, "backbone"), part(config, "decode_head")
+    backbone, head = _parts(config)
     told: dict[str, Any] = {}
-    strides = _numbers(backbone.get("strides"))
+    strides = _strides(backbone)
     if strides:
         told["output_stride"] = 4 * math.prod(strides)
     stride = told.get("output_stride", output_stride or 8)
-    rates = _numbers(head.get("dilations"))
+    rates = head.wholes("dilations", 1, MOST_RATE)
     if rates:
-        if rates[0] != 1 or min(rates) < 1:
-            raise _refused("decode_head.dilations", head["dilations"], "the first branch here has rate 1")
+        if rates[0] != 1:
+            raise head.refused("dilations", "the first branch here has rate 1")
         named = [rate * stride / 16 for rate in rates[1:]]
         told["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in named)
-    grid = _numbers(backbone.get("multi_grid"))
+    grid = backbone.wholes("multi_grid", 1, MOST_RATE)
     if grid:
         told["multi_grid"] = tuple(rate * stride / 32 for rate in grid)
-    elif backbone and strides:
+    elif strides:
         told["multi_grid"] = (1, 1, 1)
-    if head:
-        told["align_corners"] = head.get("align_corners") is True
-    if isinstance(head.get("dropout_ratio"), int | float):
-        told["dropout"] = head["dropout_ratio"]
-    if "dilations" in backbone and backbone.get("contract_dilation") is not True:
+    if head.values:
+        told["align_corners"] = head.flag("align_corners")
+    dropout = head.number("dropout_ratio", 0, 1)
+    if dropout is not None:
+        told["dropout"] = dropout
+    if not backbone.flag("contract_dilation") and "dilations" in backbone.values:
         told["dilation_rule"] = "full"
     norm = _norm(head)
     return told | ({"norm": norm} if norm != NORM else {})
@@ -68,9 +72,12 @@ def backbone_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         config: from `mmseg_config.read`.
         name: of the backbone, in timm.
     """
-    backbone = part(config, "backbone")
+    backbone, _ = _parts(config)
     told: dict[str, Any] = {}
-    if backbone.get("style") == "caffe" and name not in ("resnet18", "resnet34"):
+    style = backbone.text("style")
+    if style not in (None, "pytorch", "caffe"):
+        raise backbone.refused("style", "it is pytorch or caffe")
+    if style == "caffe" and name not in ("resnet18", "resnet34"):
         told["stride_first"] = True
     norm = _norm(backbone)
     return told | ({"norm": norm} if norm != NORM else {})
@@ -89,37 +96,37 @@ def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: i
     Raises:
         AtrousError: says which value.
     """
-    backbone, head = part(config, "backbone"), part(config, "decode_head")
-    depth = name.removeprefix("resnet")
-    outputs = head.get("out_channels") or (None if num_classes == 1 else head.get("num_classes"))
-    found = {
-        "backbone.depth": (backbone.get("depth"), int(depth)),
-        "backbone.in_channels": (backbone.get("in_channels"), in_channels),
-        "decode_head.num_classes": (outputs, num_classes),
-        "decode_head.dilations": (len(_numbers(head.get("dilations"))) or None, branches),
-    }
-    for key, (given, weights) in found.items():
+    backbone, head = _parts(config)
+    outputs = head.whole("out_channels", 1, MOST) or (None if num_classes == 1 else head.whole("num_classes", 1, MOST))
+    found = (
+        (backbone, "depth", backbone.whole("depth", 1, MOST), int(name.removeprefix("resnet"))),
+        (backbone, "in_channels", backbone.whole("in_channels", 1, MOST), in_channels),
+        (head, "num_classes", outputs, num_classes),
+        (head, "dilations", len(head.wholes("dilations", 1, MOST_RATE)) or None, branches),
+    )
+    for record, key, given, weights in found:
         if given is not None and given != weights:
-            raise _refused(key, given, f"the weights have {weights}")
-    kind = backbone.get("type")
+            raise record.refused(key, f"the weights have {weights}", given)
+    ignored(config)
+    reduces_zero(config)
+    kind = backbone.text("type")
     if kind is not None and kind not in BACKBONES:
-        raise _refused("backbone.type", kind, f"of its backbones {' and '.join(BACKBONES)} are read")
+        raise backbone.refused("type", f"of its backbones {' and '.join(BACKBONES)} are read")
     for key in ("dcn", "plugins"):
-        if backbone.get(key):
-            raise _refused(f"backbone.{key}", backbone[key], "ours has none")
-    if backbone.get("avg_down"):
-        raise _refused("backbone.avg_down", True, "ours strides in the convolution")
-    act = head.get("act_cfg")
-    if isinstance(act, Mapping) and act.get("type", "ReLU") != "ReLU":
-        raise _refused("decode_head.act_cfg", act["type"], "ours is ReLU")
-    strides, dilations = _numbers(backbone.get("strides")), _numbers(backbone.get("dilations"))
+        if backbone.values.get(key):
+            raise backbone.refused(key, "ours has none")
+    if backbone.flag("avg_down"):
+        raise backbone.refused("avg_down", "ours strides in the convolution")
+    if head.part("act_cfg").text("type") not in (None, "ReLU"):
+        raise head.part("act_cfg").refused("type", "ours is ReLU")
+    strides, dilations = _strides(backbone), backbone.wholes("dilations", 1, MOST_RATE, len(STRIDES))
     if strides and dilations:
-        lost, rates = 1.0, []
-        for usual, stride in zip(STRIDES, strides, strict=False):
-            lost *= usual / stride
+        lost, rates = 1, []
+        for usual, stride in zip(STRIDES, strides, strict=True):
+            lost = lost * usual // stride
             rates.append(lost)
         if rates != dilations:
-            raise _refused("backbone.dilations", dilations, f"with strides {strides} ours are {rates}")
+            raise backbone.refused("dilations", f"with strides {strides} ours are {rates}")
 
 
 def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | None, bool]:
@@ -135,29 +142,21 @@ def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessi
     Raises:
         AtrousError: two different ones, or values that are no numbers, one for each channel.
     """
-    found = []
-    for record in normalisations(config):
-        for name in ("mean", "std"):
-            row = record[name] if isinstance(record[name], list | tuple) else []
-            if any(isinstance(value, list | tuple | Mapping) for value in row):  # whose comparison might never end
-                raise _refused(name, row, f"needed are {channels} numbers, one for each channel")
-        if record not in found:
-            found.append(record)
-    if len(found) > 1:
-        raise _refused("mean, std and to_rgb", found[:2], "they contradict each other")
+    found = [
+        (told.record.channels("mean", channels), told.record.channels("std", channels), told.turned)
+        for told in normalisations(config)
+    ]
     if not found:
         return None, False
-    reads_bgr = channels == 3 and not found[0]["turned"]
-    mean, std = found[0]["mean"], found[0]["std"]
-    mean = (0.0,) * channels if mean is None else mean
-    std = (1.0,) * channels if std is None else std
-    for name, values in (("mean", mean), ("std", std)):
-        numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
-        if not numbers or len(values) != channels:
-            raise _refused(name, values, f"needed are {channels} numbers, one for each channel")
+    different = [*dict.fromkeys(found)]
+    if len(different) > 1:
+        differing = "; ".join(f"mean {mean}, std {std}, turned {turned}" for mean, std, turned in different[:2])
+        raise Record({}).refused("mean, std and to_rgb", "they contradict each other", differing)
+    mean, std, turned = found[0]
+    reads_bgr = channels == 3 and not turned
     turn = -1 if reads_bgr else 1
-    mean, std = (tuple(float(value) for value in values)[::turn] for values in (mean, std))
-    return Preprocessing.of_pictures(mean, std), reads_bgr
+    mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+    return Preprocessing.of_pictures(mean[::turn], std[::turn]), reads_bgr
 
 
 def threshold(config: Mapping[str, Any], num_classes: int) -> float | None:
@@ -166,13 +165,11 @@ def threshold(config: Mapping[str, Any], num_classes: int) -> float | None:
     Raises:
         AtrousError: no probability.
     """
-    head = part(config, "decode_head")
-    if num_classes != 1 or not head:
+    _, head = _parts(config)
+    given = head.number("threshold", 0, 1, above=True, below=True)
+    if num_classes != 1 or not head.values:
         return None
-    given = head.get("threshold")
     value = THRESHOLD if given is None else given
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
-        raise _refused("decode_head.threshold", value, "it must be a probability above 0 and below 1")
     return None if value == 0.5 else float(value)
 
 
@@ -190,40 +187,48 @@ def notes(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
 
 
 def ignored(config: Mapping[str, Any]) -> int:
-    """The value of unlabelled pixels in its masks."""
-    value = part(config, "decode_head").get("ignore_index", 255)
-    return value if isinstance(value, int) and value >= 0 else 255
+    """The value of unlabelled pixels in its masks.
+
+    Raises:
+        AtrousError: no whole number.
+    """
+    _, head = _parts(config)
+    value = head.whole("ignore_index", -MOST, MOST)
+    return 255 if value is None or value < 0 else value
 
 
 def reduces_zero(value: Any, seen: set[int] | None = None) -> bool:
-    """Whether masks have 0 for unlabelled and classes from 1, as any part of the configuration says."""
+    """Whether masks have 0 for unlabelled and classes from 1, as any part of the configuration says.
+
+    Raises:
+        AtrousError: a part says neither True nor False.
+    """
     seen = set() if seen is None else seen
     if id(value) in seen or not isinstance(value, Mapping | list | tuple):
         return False
     seen.add(id(value))
     if isinstance(value, Mapping):
-        return value.get("reduce_zero_label") is True or any(reduces_zero(item, seen) for item in value.values())
+        told = Record(value).flag("reduce_zero_label")
+        return told or any(reduces_zero(item, seen) for item in value.values())
     return any(reduces_zero(item, seen) for item in value)
 
 
-def _norm(record: Mapping[str, Any]) -> tuple[float, float]:
-    given = record.get("norm_cfg")
-    given = given if isinstance(given, Mapping) else {}
-    eps, momentum = given.get("eps"), given.get("momentum")
-    return (
-        eps if isinstance(eps, int | float) else NORM[0],
-        momentum if isinstance(momentum, int | float) else NORM[1],
-    )
+def _parts(config: Mapping[str, Any]) -> tuple[Record, Record]:
+    """The backbone and the head."""
+    return Record(part(config, "backbone"), "backbone."), Record(part(config, "decode_head"), "decode_head.")
 
 
-def _numbers(value: Any) -> list[int]:
-    """A row of whole numbers; [] where it is none."""
-    row = value if isinstance(value, list | tuple) else []
-    return (
-        list(row) if 0 < len(row) < 10 and all(isinstance(number, int) and 0 < number < 10**4 for number in row) else []
-    )
+def _strides(backbone: Record) -> list[int]:
+    """The strides of a ResNet's stages; [] where they are not told."""
+    strides = backbone.wholes("strides", 1, 2, len(STRIDES))
+    output_stride = 4 * math.prod(strides)
+    if strides and output_stride not in OUTPUT_STRIDES:
+        raise backbone.refused("strides", f"they give output stride {output_stride}, not 8, 16 or 32")
+    return strides
 
 
-def _refused(name: str, value: Any, why: str) -> AtrousError:
-    text = value[:200] if isinstance(value, str) else shown(value)
-    return AtrousError(f"its configuration has {name} = {text}, which cannot be converted: {why}.")
+def _norm(record: Record) -> tuple[float, float]:
+    norm = record.part("norm_cfg")
+    norm.text("type")
+    eps, momentum = norm.number("eps", 0, 1, above=True), norm.number("momentum", 0, 1)
+    return NORM[0] if eps is None else eps, NORM[1] if momentum is None else momentum

@@ -19,11 +19,12 @@ import timm
 import torch
 from torch import Tensor
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, shown
 from atrous.models.backbones import create_backbone
 from atrous.weights import smp_config
 from atrous.weights.adapted import IMAGENET_MEAN, IMAGENET_STD, LAYER_LEAVES, Adapted, Keys, normalisation, translate
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 from atrous.weights.smp_encoders import ENCODERS, REFUSED, TIMM_ENCODERS, Encoder
 
 #: DeepLabV3+ at output stride 16, as arguments of ours: rates 12, 24, 36, a separable 3×3 after the ASPP, one in the
@@ -173,22 +174,29 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     state: Mapping[str, Tensor] = foreign.state
     architecture = "deeplabv3plus" if "decoder.block1.0.weight" in state else "deeplabv3"
     told = smp_config.told(config, architecture)
-    encoder, own = _find_encoder(state, given.get("backbone") or config.get("encoder_name"))
+    encoder, own = _find_encoder(state, _named(config.get("encoder_name"), given.get("backbone")))
     _check_name(config.get("encoder_name"), encoder, own)
     if not own and config.get("drop_path_rate"):
         encoder = replace(encoder, arguments={**encoder.arguments, "drop_path_rate": config["drop_path_rate"]})
-    arguments = _arguments(architecture, encoder, own, told, given)
+    arguments = _arguments(architecture, encoder, own, told, given, foreign.name)
     twin = _twin(arguments)
     aspp_separable = f"{_aspp(state)}convs.1.0.1.weight" in state
-    state, arguments["separable"] = _unmix(state)
-    keys = KEYS if arguments["separable"] else PLAIN_KEYS
+    state, separable = _unmix(state)
+    keys = KEYS if separable else PLAIN_KEYS
     ours, left_over = translate(_number_by_stage(state, twin.net), keys)
     _check_depth(ours["aspp.point.0.weight"].shape[1], twin)
-    arguments |= {
+    held = {
         "num_classes": len(ours["classifier.weight"]),
         "aspp_channels": len(ours["aspp.point.0.weight"]),
         "in_channels": _in_channels(ours, twin.net),
+        "separable": separable,
+        "auxiliary": False,
+        "aspp_conv": True,
+        **({"depthwise_norm": False} if separable else {}),
     }
+    if architecture == "deeplabv3plus":
+        held |= {"low_channels": len(ours["decoder.reduce.0.weight"]), "decoder_convs": 1}
+    arguments = merged(arguments, held, {name: given[name] for name in held if name in given}, foreign.name)
     smp_config.check(config, arguments, aspp_separable)
     scale = "half" if config.get("encoder_weights") in smp_config.HALF else encoder.scale
     return Adapted(
@@ -204,6 +212,17 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 def _aspp(state: Mapping[str, Tensor]) -> str:
     """What stands before the ASPP's layers."""
     return next(match[0] for match in (re.match(_ASPP + r"(?=convs\.)", key) for key in state) if match)
+
+
+def _named(told: str | None, given: str | None) -> str | None:
+    """The name of the encoder that the user or the configuration tells.
+
+    Raises:
+        AtrousError: they tell two; a name of smp's own encoders may be given as timm's, of which only one fits.
+    """
+    if told and given and _timm_name(told) != _timm_name(given) and told not in ENCODERS:
+        raise AtrousError(f"backbone is given as {shown(given)}, and the file has {shown(told)}: leave backbone out.")
+    return given or told
 
 
 def _check_name(named: str | None, encoder: Encoder, own: bool) -> None:
@@ -273,29 +292,31 @@ def _possible() -> str:
 
 
 def _arguments(
-    architecture: str, encoder: Encoder, own: bool, told: Mapping[str, Any], given: Mapping[str, Any]
+    architecture: str, encoder: Encoder, own: bool, told: Mapping[str, Any], given: Mapping[str, Any], file: str
 ) -> dict[str, Any]:
-    """The defaults of smp, over them what its configuration tells, and over that what the user named."""
-    arguments = {
-        **LAYOUTS[architecture],
-        **told,
-        "backbone_arguments": dict(encoder.arguments),
-        "dilation_rule": "full" if own else "previous",
-        **{name: value for name, value in given.items() if name != "architecture"},
-        "backbone": encoder.backbone,
-    }
-    output_stride = arguments["output_stride"]
+    """The defaults of smp, over them what the user named, and over that what its configuration tells."""
+    output_stride = given.get("output_stride", told.get("output_stride", LAYOUTS[architecture]["output_stride"]))
     if output_stride not in encoder.output_strides:
         allowed = " or ".join(str(stride) for stride in encoder.output_strides)
         raise AtrousError(
             f"{encoder.backbone} from smp can have output_stride {allowed}, not {output_stride}: there it dilates as "
             "no backbone here is."
         )
-    if "atrous_rates" not in given:  # its rates are those at the stride that it has, whichever
-        stride = told.get("output_stride", output_stride)
-        rates = (rate * stride / 16 for rate in told.get("atrous_rates", LAYOUT["atrous_rates"]))
-        arguments["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in rates)
-    return arguments
+    # its rates are those at the stride that it has, whichever
+    stride = told.get("output_stride", output_stride)
+    rates = (rate * stride / 16 for rate in told.get("atrous_rates", LAYOUT["atrous_rates"]))
+    usual = {
+        **LAYOUTS[architecture],
+        "atrous_rates": tuple(int(rate) if rate == int(rate) else rate for rate in rates),
+        "dilation_rule": "full" if own else "previous",
+    }
+    held = {
+        **{name: usual[name] if name == "atrous_rates" else value for name, value in told.items()},
+        "backbone_arguments": dict(encoder.arguments),
+        "backbone": encoder.backbone,
+        **({"dilation_rule": "full"} if own else {}),
+    }
+    return merged(usual, held, {**given, "backbone": encoder.backbone}, file)
 
 
 def _twin(arguments: Mapping[str, Any]) -> Any:

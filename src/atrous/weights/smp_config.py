@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.errors import AtrousError, shown
+from atrous.weights.config_record import MOST_RATE, Record
 
 #: Its classes → ours.
 CLASSES = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus"}
@@ -34,6 +34,9 @@ ACTIVATIONS = {1: (None, "identity", "sigmoid"), 2: (None, "identity", "softmax"
 #: Weights of encoders whose pictures are (x / 255 − 0.5) / 0.5 (timm's tf_*_ap).
 HALF = ("advprop",)
 
+#: Far above the channels, outputs and factors of any network.
+MOST_CHANNELS = 2**20
+
 
 def read(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of smp in a file's record: of its config.json, or of a Lightning module's hyperparameters.
@@ -51,7 +54,7 @@ def read(config: Mapping[str, Any]) -> dict[str, Any]:
         known = {name: value for name, value in config.items() if name != "preprocessor"}
         for name, value in known.items():
             if name not in (*ARGUMENTS, *FURTHER) and not str(name).startswith("_") and value is not None:
-                raise _refused(name, value, "no such argument is known here")
+                raise Record(config).refused(name, "no such argument is known here")
         return {name: value for name, value in known.items() if name in (*ARGUMENTS, *FURTHER)}
     hyper = config.get("hyper_parameters")
     return {name: hyper[name] for name in ARGUMENTS if name in hyper} if isinstance(hyper, Mapping) else {}
@@ -70,26 +73,25 @@ def told(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     Raises:
         AtrousError: an argument that has no counterpart here, or that contradicts another.
     """
-    given = config.get("_model_class")
-    if given is not None and CLASSES.get(given) != architecture:
-        raise _refused("_model_class", given, f"the weights are those of a {architecture}")
-    if not isinstance(config.get("encoder_name", ""), str):
-        raise _refused("encoder_name", config["encoder_name"], "it is no name")
-    if config.get("encoder_depth", 5) != 5:
-        raise _refused("encoder_depth", config["encoder_depth"], "only 5 is here")
+    record = Record(config)
+    kind = record.text("_model_class")
+    if kind is not None and CLASSES.get(kind) != architecture:
+        raise record.refused("_model_class", f"the weights are those of a {architecture}")
+    for name in ("encoder_name", "encoder_weights"):
+        record.text(name)
+    if record.whole("encoder_depth", 1, 5) not in (None, 5):
+        raise record.refused("encoder_depth", "only 5 is here")
     arguments: dict[str, Any] = {}
-    stride = config.get("encoder_output_stride")
+    stride = record.whole("encoder_output_stride", 8, 16)
     if stride is not None:
-        if stride not in (8, 16) or isinstance(stride, float):
-            raise _refused("encoder_output_stride", stride, "it is 8 or 16")
+        if stride not in (8, 16):
+            raise record.refused("encoder_output_stride", "it is 8 or 16")
         arguments["output_stride"] = stride
-    _check_head(config, architecture, stride)
-    rates = config.get("decoder_atrous_rates")
-    if rates is not None:
-        if not isinstance(rates, list | tuple) or len(rates) != 3 or not all(_is_rate(rate) for rate in rates):
-            raise _refused("decoder_atrous_rates", rates, "they are three whole numbers, 1 or more")
+    _check_head(record, architecture, stride)
+    rates = record.wholes("decoder_atrous_rates", 1, MOST_RATE, 3)
+    if rates:
         arguments["atrous_rates"] = tuple(rates)
-    dropout = config.get("decoder_aspp_dropout")
+    dropout = record.number("decoder_aspp_dropout", 0, 1)
     if dropout is not None:
         arguments["dropout"] = dropout
     return arguments
@@ -106,38 +108,28 @@ def check(config: Mapping[str, Any], arguments: Mapping[str, Any], separable: bo
     Raises:
         AtrousError: they contradict each other.
     """
+    record = Record(config)
     found = {
         "classes": arguments["num_classes"],
         "in_channels": arguments["in_channels"],
         "decoder_channels": arguments["aspp_channels"],
-        "decoder_aspp_separable": separable,
     }
     for name, value in found.items():
-        if config.get(name) is not None and config[name] != value:
-            raise _refused(name, config[name], f"the weights have {value}")
+        if record.whole(name, 1, MOST_CHANNELS) not in (None, value):
+            raise record.refused(name, f"the weights have {value}")
+    if record.flag("decoder_aspp_separable", separable) != separable:
+        raise record.refused("decoder_aspp_separable", f"the weights have {separable}")
     outputs = arguments["num_classes"]
-    if config.get("activation") not in ACTIVATIONS[min(outputs, 2)]:
+    if record.text("activation") not in ACTIVATIONS[min(outputs, 2)]:
         allowed = ", ".join(map(str, ACTIVATIONS[min(outputs, 2)]))
-        raise _refused(
-            "activation", config["activation"], f"of {outputs} outputs a mask is made as after one of {allowed}"
-        )
+        raise record.refused("activation", f"of {outputs} outputs a mask is made as after one of {allowed}")
 
 
-def _check_head(config: Mapping[str, Any], architecture: str, stride: int | None) -> None:
+def _check_head(record: Record, architecture: str, stride: int | None) -> None:
     """Whether the logits have the size of the picture."""
     usual = 4 if architecture == "deeplabv3plus" else stride or 8
-    upsampling = config.get("upsampling", usual)
-    if upsampling != usual and not (upsampling is None and architecture == "deeplabv3"):
-        raise _refused("upsampling", upsampling, f"only {usual}, which gives masks of the picture's size, is here")
-    drop_path = config.get("drop_path_rate")
-    if drop_path is not None and not (isinstance(drop_path, int | float) and 0 <= drop_path < 1):
-        raise _refused("drop_path_rate", drop_path, "it is a probability, 0 to 1")
-
-
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _refused(name: str, value: Any, why: str) -> AtrousError:
-    text = value[:200] if isinstance(value, str) else shown(value)
-    return AtrousError(f"its configuration has {name} = {text}, which cannot be converted: {why}.")
+    found = record.number("upsampling", 0, MOST_CHANNELS)
+    unset = record.values.get("upsampling", usual) is None and architecture != "deeplabv3"
+    if found not in (None, usual) or unset:
+        raise record.refused("upsampling", f"only {usual}, which gives masks of the picture's size, is here")
+    record.number("drop_path_rate", 0, 1, below=True)

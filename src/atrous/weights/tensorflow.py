@@ -29,10 +29,13 @@ from atrous.weights.adapted import (
     translate,
 )
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 from atrous.weights.tflite_names import MEAN, STD
 
 #: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
 BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)
+#: How the last resize of a graph places pixels → align_corners.
+CORNERS = {"aligned": True, "half_pixel": False}
 #: Where the file does not tell: the stride at which Google trained and evaluated its mobile models.
 OUTPUT_STRIDE = 16
 
@@ -128,21 +131,28 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     )
     state["aspp.project.0.weight"] = move_channels(projection, (1, 0))  # theirs has image pooling first
     channels = stem.shape[1]
-    arguments = {
+    usual = {
+        "output_stride": config.get("output_stride", OUTPUT_STRIDE),
+        "multi_grid": (1, 1, 1),
+        "dropout": 0.1,
+        "align_corners": True,
+    }
+    held = {
         "backbone": f"google_mobilenetv2_{round(100 * last.shape[0] / LAST_CHANNELS):03d}",
         "backbone_arguments": {"norm": BACKBONE_NORM, "padding": "tensorflow"},
         "num_classes": classifier.shape[0],
         "in_channels": channels,
-        "output_stride": config.get("output_stride", OUTPUT_STRIDE),
+        "aspp_channels": projection.shape[0],
+        "aspp_conv": False,
+        "auxiliary": False,
         "atrous_rates": (),
-        "multi_grid": (1, 1, 1),
         "norm": HEAD_NORM,
-        "dropout": 0.1,
-        "align_corners": config.get("corners") != "half_pixel",
     }
+    if config.get("corners") in CORNERS:
+        held["align_corners"] = CORNERS[config["corners"]]
     return Adapted(
         architecture="deeplabv3",
-        arguments=arguments | {name: value for name, value in given.items() if name != "architecture"},
+        arguments=merged(usual, held, given, foreign.name),
         state=state,
         left_over=left_over,
         preprocessing=Preprocessing.of_pictures(

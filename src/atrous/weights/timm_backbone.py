@@ -18,7 +18,9 @@ from atrous import models
 from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
 from atrous.weights.adapted import Adapted, Keys, normalisation, translate
+from atrous.weights.config_record import Record
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 #: Their names are ours, but where timm flattens a sequence of stages.
 KEYS: Keys = ((r"", "backbone.net."),)
@@ -35,13 +37,18 @@ FINGERPRINTS = (
 )
 
 
+#: Where a folder tells what its network is.
+FILE = "config.json"
+#: Above the classes and sides of any network.
+MOST = 2**31
+
 #: Arguments of a network in its folder that the backbone of a segmenter does not have, or has otherwise.
 OF_CLASSIFIERS = ("num_classes", "in_chans", "global_pool", "img_size", "drop_rate", "num_features")
 
 
 def recognises(foreign: Foreign) -> bool:
     """Whether stem and first stage begin as a classification network of timm does, or its config.json says so."""
-    if isinstance(foreign.config.get("architecture"), str) and _pretrained(foreign.config):
+    if isinstance(foreign.config.get("architecture"), str) and _pretrained(foreign.config).values:
         return foreign.config["architecture"] != "vgg16"  # which is a source of its own
     return any(
         all(any(key.startswith(beginning) for key in foreign.state) for beginning in pair) for pair in FINGERPRINTS
@@ -65,9 +72,10 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             "it as timm does with backbone= (--backbone), such as resnet50."
         )
     architecture = given.get("architecture", "deeplabv3plus")
-    if given.get("backbone", told.get("backbone")) != told.get("backbone"):
-        told.pop("backbone_arguments", None)  # of another network
-    arguments = {**told, **{name: value for name, value in given.items() if name != "architecture"}}
+    if not timm.is_model(told.get("backbone", "")):  # of a later timm, or of nobody's: the user has named another
+        told.pop("backbone", None)
+        told.pop("backbone_arguments", None)
+    arguments = merged({}, told, given, foreign.name)
     try:
         with torch.device("meta"):
             ours = models.build(architecture, arguments).state_dict()
@@ -99,12 +107,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     )
 
 
-def _pretrained(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _pretrained(config: Mapping[str, Any]) -> Record:
     """What a folder says of its pictures: under "pretrained_cfg", in older ones beside the architecture."""
     given = config.get("pretrained_cfg")
     if isinstance(given, Mapping):
-        return given
-    return config if "mean" in config and "std" in config else {}
+        return Record(given, "", FILE)
+    return Record(config if "mean" in config and "std" in config else {}, "", FILE)
 
 
 def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
@@ -114,15 +122,14 @@ def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
     if stem is not None and stem.shape[1] != 3:
         told["in_channels"] = stem.shape[1]
     name = foreign.config.get("architecture")
-    if not isinstance(name, str) or not _pretrained(foreign.config):
+    if not isinstance(name, str) or not _pretrained(foreign.config).values:
         return told
     if not timm.is_model(name) and not named:
         raise AtrousError(
             f"config.json names the architecture '{name[:100]}', which timm {timm.__version__} does not have: name one "
             "that it has with backbone= (--backbone)."
         )
-    further = foreign.config.get("model_args")
-    further = further if isinstance(further, Mapping) else {}
+    further = Record(foreign.config, "", FILE).part("model_args").values
     told |= {"backbone": name}
     inner = {key: value for key, value in further.items() if key not in OF_CLASSIFIERS and value is not None}
     return told | ({"backbone_arguments": inner} if inner else {})
@@ -131,20 +138,20 @@ def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
 def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | None, tuple[str, ...]]:
     """The normalisation that a folder's config.json tells, and what to tell the user."""
     record = _pretrained(config)
-    if not isinstance(config.get("architecture"), str) or not record:
+    if not isinstance(config.get("architecture"), str) or not record.values:
         return None, ()
     rows: list[list[float]] = []
     for name in ("mean", "std"):
-        values = record.get(name)
-        numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
-        row = list(values or ()) if numbers else []
-        if len(row) not in (1, 3, channels):
+        values = record.values.get(name)
+        row = record.channels(name, len(values)) if isinstance(values, list | tuple) else None
+        if row is None or len(row) not in (1, 3, channels):
             raise AtrousError(f"config.json has {name} = {shown(values)}; needed is a number for each channel, in 0–1.")
         rows.append([255 * value for value in (3 * row if len(row) == 1 else row)])
-    classes = config.get("num_classes", record.get("num_classes"))
-    size = record.get("input_size")
-    sized = f" for pictures of {size[2]}×{size[1]} px" if isinstance(size, list) and len(size) == 3 else ""
-    counted = f" of {classes} classes" if isinstance(classes, int) and classes else ""
+    classes = Record(config, "", FILE).whole("num_classes", 0, MOST)
+    classes = record.whole("num_classes", 0, MOST) if classes is None else classes
+    size = record.wholes("input_size", 1, MOST, 3)
+    sized = f" for pictures of {size[2]}×{size[1]} px" if size else ""
+    counted = f" of {classes} classes" if classes else ""
     note = (
         f"An image classifier of timm, {config['architecture']}{sized}: its features are the backbone; its classifier"
         f"{counted} is left over, and the segmenter's head is still to be trained."

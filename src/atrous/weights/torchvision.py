@@ -24,6 +24,7 @@ from atrous.weights.adapted import (
     translate,
 )
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 #: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` by stage.
 _BLOCKS = blocks_by_stage((1, 2, 3, 4, 2, 3))
@@ -87,8 +88,6 @@ RESNETS = {
 }
 
 _COMMON: dict[str, Any] = {
-    "aspp_conv": True,
-    "separable": False,
     "multi_grid": (1, 1, 1),
     "dropout": 0.5,
     "align_corners": False,
@@ -101,8 +100,6 @@ MOBILENET: dict[str, Any] = {
     "output_stride": 16,
     "atrous_rates": (12, 24, 36),
     "dilation_rule": "full",
-    "backbone": "mobilenetv3_large_100",
-    "backbone_arguments": {"norm": (1e-3, 0.01)},
 }
 
 
@@ -126,27 +123,29 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     state, left_over = translate(foreign.state, KEYS)
     mobile = "backbone.0.0.weight" in foreign.state
     stem = foreign.state["backbone.0.0.weight" if mobile else "backbone.conv1.weight"]
-    arguments = dict(MOBILENET if mobile else RESNET)
+    classifier = foreign.state["classifier.4.weight"]
+    held: dict[str, Any] = {"aspp_conv": True, "separable": False}
     if mobile:
+        held |= {"backbone": "mobilenetv3_large_100", "backbone_arguments": {"norm": (1e-3, 0.01)}}
         # Its auxiliary head reads stride 8 in the middle of the network, where ours reads the stage before the last.
         left_over += tuple(key for key in foreign.state if key.startswith("aux_classifier.") and _says_something(key))
         state = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary.")}
-    elif "backbone" not in given:
-        arguments["backbone"] = resnet(foreign.state)
-    arguments |= {
-        "num_classes": foreign.state["classifier.4.weight"].shape[0],
-        "aspp_channels": foreign.state["classifier.4.weight"].shape[1],
+    elif "backbone" not in given or _size(foreign.state, "backbone.") in RESNETS:
+        held["backbone"] = resnet(foreign.state)
+    held |= {
+        "num_classes": classifier.shape[0],
+        "aspp_channels": classifier.shape[1],
         "in_channels": stem.shape[1],
         "auxiliary": "auxiliary.classifier.weight" in state,
     }
     return Adapted(
         architecture="deeplabv3",
-        arguments={**arguments, **{name: value for name, value in given.items() if name != "architecture"}},
+        arguments=merged(MOBILENET if mobile else RESNET, held, given, foreign.name),
         state=state,
         left_over=left_over,
         preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, stem.shape[1]),
         # Every published weight is of COCO with VOC's labels (the metadata of DeepLabV3_*_Weights).
-        **by_number(arguments["num_classes"], {"Pascal VOC": VOC_CLASSES}),
+        **by_number(classifier.shape[0], {"Pascal VOC": VOC_CLASSES}),
     )
 
 
@@ -160,15 +159,20 @@ def resnet(state: Mapping[str, Tensor], prefix: str = "backbone.") -> str:
     Raises:
         AtrousError: a ResNet that is not in `RESNETS`.
     """
-    blocks = sum(bool(re.fullmatch(rf"{re.escape(prefix)}layer\d\.\d+\.conv2\.weight", key)) for key in state)
-    out, per_group = state[f"{prefix}layer1.0.conv2.weight"].shape[:2]
-    width = (out, per_group)
+    blocks, width = _size(state, prefix)
     if (blocks, width) not in RESNETS:
         raise AtrousError(
             f"a ResNet with {blocks} blocks and first filters {width} is none of {', '.join(RESNETS.values())}; "
             "name it with backbone=."
         )
     return RESNETS[blocks, width]
+
+
+def _size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, tuple[int, int]]:
+    """The number of blocks, and the shape of the first 3×3 convolution."""
+    blocks = sum(bool(re.fullmatch(rf"{re.escape(prefix)}layer\d\.\d+\.conv2\.weight", key)) for key in state)
+    out, per_group = state[f"{prefix}layer1.0.conv2.weight"].shape[:2]
+    return blocks, (out, per_group)
 
 
 def _says_something(key: str) -> bool:

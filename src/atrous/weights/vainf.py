@@ -29,6 +29,7 @@ from atrous.weights.adapted import (
     translate,
 )
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 #: Blocks in a ResNet's third stage → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101"}
@@ -118,20 +119,21 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     backbone = _backbone(state)
     stem = "conv_stem" if "backbone.net.conv_stem.weight" in ours else "conv1"
     in_channels = ours[f"backbone.net.{stem}.weight"].shape[1]
-    arguments = {
+    usual = {"output_stride": 16, "multi_grid": (1, 1, 1), "depthwise_norm": False, "dropout": 0.1}
+    held = {
         **backbone,
         "num_classes": num_classes,
         "in_channels": in_channels,
-        "output_stride": 16,
-        "multi_grid": (1, 1, 1),
+        "aspp_channels": len(ours["aspp.point.0.weight"]),
         "separable": separable,
-        "depthwise_norm": False,
-        "dropout": 0.1,
-        **({"decoder_convs": 1} if plus else {"aspp_conv": True}),
+        "auxiliary": False,
+        **({"depthwise_norm": False} if separable else {}),
+        "aspp_conv": not plus,
+        **({"decoder_convs": 1, "low_channels": len(ours["decoder.reduce.0.weight"])} if plus else {}),
     }
     return Adapted(
         architecture="deeplabv3plus" if plus else "deeplabv3",
-        arguments=arguments | dict(given),
+        arguments=merged(usual, held, given, foreign.name),
         state=ours,
         left_over=left_over,
         preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),

@@ -14,9 +14,9 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from atrous import models
-from atrous.errors import AtrousError
 from atrous.weights.adapted import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, normalisation, translate
 from atrous.weights.foreign import Foreign
+from atrous.weights.given_options import merged
 
 #: torchvision's number of each convolution in `features`, under Caffe's names, which are ours.
 CONVS = {
@@ -79,11 +79,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     Raises:
         AtrousError: another backbone is given.
     """
-    if given.get("backbone", "vgg16") != "vgg16":
-        raise AtrousError(f"source vgg16 has the backbone vgg16, not '{given['backbone']}'.")
     architecture = given.get("architecture", "deeplabv1")
-    arguments = {"backbone": "vgg16", **{name: value for name, value in given.items() if name != "architecture"}}
     state, left_over = translate(foreign.state, KEYS)
+    held: dict[str, Any] = {"backbone": "vgg16"}
+    if state["backbone.net.conv1_1.weight"].shape[1] != 3:  # filters of colours become those of other pictures
+        held["in_channels"] = state["backbone.net.conv1_1.weight"].shape[1]
+    arguments = merged({}, held, given, foreign.name)
     with torch.device("meta"):
         ours = models.build(architecture, arguments).state_dict()
     caffe = "conv1_1.weight" in foreign.state

@@ -28,6 +28,7 @@ from atrous.inference.prediction import Prediction
 from atrous.learning.measurement import Measurement, largest_mistakes, summarise
 from atrous.learning.metrics import ConfusionMatrix
 from atrous.models.info import Info, Preprocessing
+from atrous.models.task import Task
 
 NAMES = ("sky", "<b>x</b>", "road & rail", "unicorn")
 COLORS = ((10, 20, 200), (200, 30, 30), (128, 64, 128), (255, 255, 255))
@@ -37,10 +38,7 @@ INFO = Info(
     architecture="deeplabv3plus",
     arguments={"backbone": "mobilenetv2_100", "output_stride": 16},
     preprocessing=Preprocessing.of_pictures((0.0,) * 3, (1.0,) * 3),
-    classes=NAMES,
-    colors=COLORS,
-    raw=((0,), (1,), (2,), (3,)),
-    ignore=(IGNORED_RAW,),
+    tasks=(Task(ClassTable(NAMES, COLORS, ((0,), (1,), (2,), (3,)), (IGNORED_RAW,))),),
     provenance={"made_by": "a <test>", "training_minutes": 12.0},
 )
 

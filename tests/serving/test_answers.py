@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from atrous.data.labels import ClassTable
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
 from atrous.models.info import Info, Preprocessing
+from atrous.models.task import Task
 from atrous.serving.answers import FORMATS, Asked, form_for, rle_counts, write
 
+COLORS = ((0, 0, 0), (220, 40, 40), (40, 60, 220))
 INFO = Info(
     architecture="deeplabv3",
     arguments={},
     preprocessing=Preprocessing.of_pictures((0.0,) * 3, (1.0,) * 3),
-    classes=("ground", "box", "disc"),
-    colors=((0, 0, 0), (220, 40, 40), (40, 60, 220)),
-    raw=((0,), (7,), (300,)),
+    tasks=(Task(ClassTable(("ground", "box", "disc"), COLORS, ((0,), (7,), (300,)))),),
 )
 
 

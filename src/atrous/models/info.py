@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
-from atrous.arguments import checked, checked_field_names
+from atrous.arguments import as_float, checked, checked_field_names
 from atrous.errors import AtrousError, shown
-from atrous.inputs import IMAGE, Input, joint_dtype, usual_colors
+from atrous.inputs import IMAGE, LARGEST, SMALLEST, Input, joint_dtype, usual_colors
 
 if TYPE_CHECKING:
     from atrous.models.backbones import Backbone
@@ -53,10 +52,11 @@ class Preprocessing:
         names = [one.name for one in self.inputs]
         if names[0] != IMAGE or len(set(names)) < len(names):
             raise AtrousError(f"the first input is {IMAGE!r} and no two have one name, got {', '.join(names)}.")
-        if not isinstance(self.enlarge, Real):
+        if (enlarge := as_float(self.enlarge, "enlarge")) is None:
             raise AtrousError(f"enlarge must be a number, got {shown(self.enlarge)}.")
-        if not 0 < self.enlarge < math.inf:
-            raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
+        if not 0 < enlarge < math.inf:
+            raise AtrousError(f"enlarge must be positive and finite, got {enlarge}.")
+        object.__setattr__(self, "enlarge", enlarge)
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
 
@@ -208,12 +208,16 @@ class Info:
                 f"{len(self.classes)}."
             )
         outputs = self.arguments.get("num_classes")
+        if outputs is not None and not isinstance(outputs, int):
+            raise AtrousError(f"num_classes in arguments must be a whole number, got {shown(outputs)}.")
         if outputs is not None and len(self.classes) != max(outputs, 2):
             raise AtrousError(
                 f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.classes)}."
             )
-        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
-            raise AtrousError(f"temperature must be positive and finite, got {shown(self.temperature)}.")
+        temperature = as_float(self.temperature, "temperature")
+        if temperature is None or not SMALLEST <= temperature <= LARGEST:
+            raise AtrousError(f"temperature must be positive and finite, in float32, got {shown(self.temperature)}.")
+        object.__setattr__(self, "temperature", temperature)
         channels = self.arguments.get("in_channels")
         if channels is not None and self.preprocessing.channels != channels:
             raise AtrousError(
@@ -237,7 +241,7 @@ class Info:
         version = record.get("format_version")
         if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
             raise AtrousError(
-                f"the model's record has format version {version!r}, this atrous reads 1 to {FORMAT_VERSION}: "
+                f"the model's record has format version {shown(version)}, this atrous reads 1 to {FORMAT_VERSION}: "
                 "upgrade atrous, or convert the model again."
             )
         try:
@@ -294,7 +298,7 @@ def placeholder_classes(num_classes: int) -> dict[str, Any]:
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not 1 <= num_classes <= MOST_CLASSES:
         raise AtrousError(
             f"num_classes must be a whole number, 1 (binary, one logit) to {MOST_CLASSES} (a mask's pixel is one "
-            f"byte), got {num_classes!r}."
+            f"byte), got {shown(num_classes)}."
         )
     count = max(num_classes, 2)  # one logit separates two classes
     return {

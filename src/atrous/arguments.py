@@ -95,7 +95,7 @@ def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
     try:
         return dict(value)
     except Exception as error:  # of its own code
-        raise AtrousError(f"{name} cannot be read: {type(value).__name__}, whose own code fails.") from error
+        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
 
 
 def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
@@ -114,7 +114,7 @@ def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
     except AtrousError:
         raise
     except Exception as error:  # of the value's own code
-        raise AtrousError(f"{name} cannot be read: {type(value).__name__}, whose own code fails.") from error
+        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
     if type(value) in (list, tuple, set, frozenset, dict):
         if id(value) in above or len(above) >= DEEPEST:
             raise AtrousError(f"{name} is a {type(value).__name__} that holds itself, or is nested too deep.")

@@ -111,7 +111,19 @@ def shown(value: Any) -> str:
     try:
         return _described(value)
     except Exception:  # of the value's own methods
-        return type(value).__name__
+        return kind_of(value)
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type, whatever is wrong with the value.
+
+    Args:
+        value: anything.
+    """
+    try:
+        return str(type(value).__name__)
+    except Exception:  # of the type's own type
+        return "an object"
 
 
 def _described(value: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, nearest, no_encoding, shown
+from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, kind_of, nearest, no_encoding, shown
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

@@ -97,10 +97,9 @@ class DenseCRF(nn.Module):
         super().__init__()
         weights = {"bilateral_weight": bilateral_weight, "gaussian_weight": gaussian_weight, "prune": prune}
         extents = {"bilateral_xy": bilateral_xy, "bilateral_rgb": bilateral_rgb, "gaussian_xy": gaussian_xy}
-        weights = {
-            name: _within(name, value, 0, f"0 or more, and at most {LARGEST:g}") for name, value in weights.items()
-        }
-        words = f"more than 0, from {SMALLEST:g} to {LARGEST:g}"
+        words = f"0 or more, and finite, at most {LARGEST:g}"
+        weights = {name: _within(name, value, 0, words) for name, value in weights.items()}
+        words = f"more than 0, and finite, {SMALLEST:g} to {LARGEST:g}"
         extents = {name: _within(name, value, SMALLEST, words) for name, value in extents.items()}
         steps = as_float(iterations, "iterations")
         if steps is None or not 0 <= steps <= MOST_ITERATIONS or not steps.is_integer():
@@ -123,7 +122,7 @@ class DenseCRF(nn.Module):
                 raise AtrousError(f"compatibility must be 'potts' or a K×K matrix: {error}.") from error
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not (matrix.abs() <= LARGEST).all():
                 raise AtrousError(
-                    f"compatibility must be 'potts' or a finite K×K matrix of numbers up to {LARGEST:g}, got shape "
+                    f"compatibility must be 'potts', or of numbers up to {LARGEST:g} a finite K×K matrix, got shape "
                     f"{tuple(matrix.shape)}."
                 )
             self.compatibility = nn.Parameter(matrix.clone(), requires_grad=trainable)

@@ -118,9 +118,10 @@ class DenseCRF(nn.Module):
         if not isinstance(compatibility, str):
             try:
                 matrix = torch.as_tensor(compatibility, dtype=torch.float32)
+                sound = matrix.ndim == 2 and len(matrix) == matrix.shape[1] and bool((matrix.abs() <= LARGEST).all())
             except Exception as error:  # also what an object's own code raises
                 raise AtrousError(f"compatibility must be 'potts' or a K×K matrix: {error}.") from error
-            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not (matrix.abs() <= LARGEST).all():
+            if not sound:
                 raise AtrousError(
                     f"compatibility must be 'potts', or of numbers up to {LARGEST:g} a finite K×K matrix, got shape "
                     f"{tuple(matrix.shape)}."

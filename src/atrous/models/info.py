@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: 2 since a record says of each input what it is; records of version 1 are of one picture.
 FORMAT_VERSION = 2
 
+#: The largest factor by which a network sees pictures enlarged; more fills any memory.
+MOST_ENLARGED = 1000
+
 #: Masks hold one byte for each pixel, in which 255 means that it is ignored.
 MOST_CLASSES = 255
 
@@ -34,7 +37,7 @@ class Preprocessing:
 
     Args:
         inputs: what the network sees, joined along the channels in this order; the first is the picture, "image".
-        enlarge: factor by which pictures are enlarged before the network sees them.
+        enlarge: factor by which pictures are enlarged before the network sees them, above 0, at most 1,000.
         aligned: whether the network sees sides of 32k + 1 pixels even where nothing is enlarged, which is what
             TensorFlow's SAME padding needs to sample crops and whole pictures alike (`layers.Normalize`).
     """
@@ -54,8 +57,8 @@ class Preprocessing:
             raise AtrousError(f"the first input is {IMAGE!r} and no two have one name, got {', '.join(names)}.")
         if (enlarge := as_float(self.enlarge, "enlarge")) is None:
             raise AtrousError(f"enlarge must be a number, got {shown(self.enlarge)}.")
-        if not 0 < enlarge < math.inf:
-            raise AtrousError(f"enlarge must be positive and finite, got {enlarge}.")
+        if not 0 < enlarge <= MOST_ENLARGED:
+            raise AtrousError(f"enlarge must be positive and finite, at most {MOST_ENLARGED:,}, got {enlarge}.")
         object.__setattr__(self, "enlarge", enlarge)
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")

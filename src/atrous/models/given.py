@@ -35,7 +35,7 @@ def check_model(model: Any, *, weights: bool = False, wrapped: bool = False) -> 
         raise AtrousError(f"a model in memory is wanted, got a path: give atrous.load({str(model)!r}).")
     if isinstance(model, Mapping):
         raise AtrousError(
-            f"a dict of {len(model)} entries is no model; a state dict holds weights alone. Of a network of atrous: "
+            f"{shown(model)} is no model; a state dict holds weights alone. Of a network of atrous: "
             "model = atrous.create_model(…); model.load_state_dict(weights). Of another library: "
             "model = atrous.convert(weights)."
         )

@@ -285,6 +285,13 @@ def test_all_tests_are_collected_where_much_is_lacking():
     assert "error" not in done.stdout.splitlines()[-1]
 
 
+def test_tests_that_need_what_is_lacking_are_skipped_with_the_reason():
+    words = ["-q", "-rs", "-p", "no:cacheprovider", str(Path(__file__).parent / "test_atomic_write.py")]
+    done = python(f"{WITHOUT}\nsys.exit(pytest.main({words!r}))")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    assert "files have no modes here" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["train", "tiles"])
 def test_benchmarks_are_imported_where_much_is_lacking(name):
     folder = Path(__file__).parents[1] / "benchmarks"

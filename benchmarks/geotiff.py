@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from peak_memory import peak_of_process
 from rasterio.windows import Window
 
 from atrous.data.sources.geotiff import CACHE_MB, GeoTiffSource
@@ -45,8 +46,6 @@ def write(path: Path, side: int, layout: dict) -> None:
 
 def read(path: Path, reader: str) -> dict[str, float]:
     """Seconds, peak memory and a checksum of all windows, in this process."""
-    import resource
-
     total, before = 0, time.perf_counter()
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as file:
         source = GeoTiffSource(path, 3) if reader == "atrous" else None
@@ -58,7 +57,7 @@ def read(path: Path, reader: str) -> dict[str, float]:
                 pixels = file.read(window=at).transpose(1, 2, 0)
             total = zlib.crc32(pixels.tobytes(), total)
     seconds = time.perf_counter() - before
-    return {"seconds": seconds, "GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "sum": total}
+    return {"seconds": seconds, "GB": peak_of_process() / 1e9, "sum": total}
 
 
 def windows(height: int, width: int) -> list[tuple[int, int, int, int]]:

@@ -6,10 +6,10 @@ python benchmarks/tiles.py MODEL 1024x1024                       # peak memory, 
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import numpy as np
+from peak_memory import peak_of_process
 from PIL import Image
 
 import atrous
@@ -33,7 +33,7 @@ def main(model: str, size: str, tiles: str = "", *pictures: str) -> None:
     if not tiles:  # in torch, for which memory is predicted
         segmenter = atrous.Segmenter(model, engine="torch", precision="float32")
         segmenter.segment(np.zeros((height, width, len(segmenter.info.preprocessing.mean)), np.uint8))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_of_process()
         print(f"{size}: predicted {predict_bytes(segmenter.info, height, width) / 1e9:.2f}, peak {peak / 1e9:.2f} GB")
         return
     tile, overlap = map(int, tiles.split(":"))

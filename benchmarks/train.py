@@ -14,11 +14,12 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+from peak_memory import peak_of_process
 
 CLASSES = 21
 SIDES = {
@@ -173,7 +174,7 @@ def run_side(side: str, pipe: Any, options: argparse.Namespace) -> None:
         for _ in range(steps):
             step(raw, labels)
         pipe.send(time.perf_counter() - started)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024))
+    pipe.send(peak_of_process())
 
 
 def make_step(side: str, backbone: str) -> Any:

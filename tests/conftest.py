@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +18,37 @@ hypothesis.settings.load_profile("judged" if os.environ.get("CI") else "home")
 
 SHARED = Path(os.environ.get("ATROUS_SHARED", Path(__file__).parents[2] / "shared"))
 WITHOUT = f"no shared data at {SHARED} (set ATROUS_SHARED)"
+
+
+def makes_links() -> bool:
+    """Whether symbolic links can be made, which Windows allows few users."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            Path(folder, "link").symlink_to("nowhere")
+        except (OSError, NotImplementedError):
+            return False
+    return True
+
+
+#: What a test may need of the system (`pytest.mark.needs`): whether it is there, and why a test is skipped without it.
+NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "fork": (lambda: hasattr(os, "fork"), "this system does not fork"),
+    "kill": (lambda: hasattr(signal, "SIGKILL"), "this system has no signal that kills"),
+    "signals": (lambda: os.name == "posix", "a signal to a process ends it here, and is not answered"),
+    "modes": (lambda: hasattr(os, "geteuid"), "files have no modes here"),
+    "links": (makes_links, "this user may not make symbolic links here"),
+    "devices": (lambda: Path("/dev/stdout").exists() and Path("/dev/null").exists(), "devices are no files here"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests that need what the system does not have."""
+    absent = {name: reason for name, (present, reason) in NEEDS.items() if not present()}
+    for item in items:
+        for name in [name for mark in item.iter_markers("needs") for name in mark.args]:
+            assert name in NEEDS, f"{item.nodeid} needs {name}, which is not in the table"
+            if name in absent:
+                item.add_marker(pytest.mark.skip(reason=absent[name]))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ def test_a_file_is_whole_or_untouched(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.needs("modes")
 def test_permissions_are_the_umasks_or_those_of_the_file_before(tmp_path):
     before = os.umask(0o027)
     try:
@@ -34,6 +35,7 @@ def test_permissions_are_the_umasks_or_those_of_the_file_before(tmp_path):
     assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o604
 
 
+@pytest.mark.needs("links")
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there" / "file")
@@ -48,6 +50,7 @@ def test_long_names_fit(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.needs("devices")
 def test_devices_are_written_to_and_not_replaced():
     write_text("/dev/null", "x")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from atrous.arguments import checked
-from atrous.errors import AtrousError, OutOfMemory, SomeInputsFailed, counted, missing_extra, unknown_name
+from atrous.errors import AtrousError, OutOfMemory, SomeInputsFailed, counted, missing_extra, shown, unknown_name
 from atrous.memory_errors import is_out_of_memory
 
 
@@ -26,6 +26,31 @@ def test_nothing_near_is_no_hint():
 
 def test_a_missing_extra_tells_the_command():
     assert "pip install 'atrous[demo]'" in str(missing_extra("nilearn", "demo"))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (10**5000, "int of 16,610 bits"),
+        (-(10**5000), "int of 16,610 bits"),
+        (12, "12"),
+        ("x" * 100, "'xxxxxxxxxxxx...xxxxxxxxxxxxx'"),
+        ([10**5000], "list"),
+        ({1: 2}, "dict of 1 entry"),
+        (True, "True"),
+    ],
+)
+def test_any_value_is_shown_in_a_line(value, words):
+    assert shown(value) == words
+
+
+def test_a_name_that_is_no_text_is_shown():
+    class Name:
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+    assert "unknown key 'int of 16,610 bits'" in str(unknown_name("key", 10**5000, ["a"]))
+    assert "unknown key '<Name instance at " in str(unknown_name("key", Name(), ["a"])).replace("Name <", "<")
 
 
 def test_exit_codes():

@@ -296,6 +296,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, model):
         save(model, tmp_path / "file" / "model.safetensors")
 
 
+@pytest.mark.needs("modes")
 def test_a_saved_file_can_be_read_by_others(path):
     save(make(), path)
     assert path.stat().st_mode & 0o777 == 0o644

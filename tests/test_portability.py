@@ -263,3 +263,38 @@ def test_the_strict_process_finds_what_it_looks_for(module, status):
     code = f"{STRICT}\nimport pathlib\n__name__ = {module!r}\npathlib.Path({__file__!r}).read_text()"
     done = python(code, "-X", "warn_default_encoding", PYTHONUTF8="1")
     assert done.returncode == status and "EncodingWarning" in done.stderr
+
+
+#: Takes away what Windows lacks of Python itself, after the libraries, which know Windows by its name, are imported.
+WITHOUT = """
+import os, signal, sys
+import multiprocessing, pytest, torch
+import torch.utils.data
+
+for name in ("fcntl", "resource"):
+    sys.modules[name] = None
+del os.geteuid, os.fork, signal.SIGKILL, signal.SIGCHLD
+"""
+
+
+@pytest.mark.slow
+def test_all_tests_are_collected_where_much_is_lacking():
+    """A name that a system lacks, used where a module of tests is imported, would end the run of all tests."""
+    words = ["--collect-only", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent)]
+    done = python(f"{WITHOUT}\nsys.exit(pytest.main({words!r}))")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    assert "error" not in done.stdout.splitlines()[-1]
+
+
+def test_tests_that_need_what_is_lacking_are_skipped_with_the_reason():
+    words = ["-q", "-rs", "-p", "no:cacheprovider", str(Path(__file__).parent / "test_atomic_write.py")]
+    done = python(f"{WITHOUT}\nsys.exit(pytest.main({words!r}))")
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    assert "files have no modes here" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "tiles"])
+def test_benchmarks_are_imported_where_much_is_lacking(name):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    done = python(f"{WITHOUT}\nsys.path.insert(0, {str(folder)!r})\nimport {name}")
+    assert done.returncode == 0, done.stderr

@@ -6,15 +6,15 @@ import ast
 import errno
 import functools
 import inspect
+import math
 import numbers
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, nearest, no_encoding, shown
+from atrous.errors import SHOWN, AtrousError, OutOfMemory, WrongArguments, kind_of, nearest, no_encoding, shown
 from atrous.memory_errors import is_out_of_memory
 
 Given = ParamSpec("Given")
@@ -37,13 +37,90 @@ WORDS = {
     "dict": "a dict",
 }
 #: Types of several values of one kind, from which a list or a tuple is made.
-#: Of whole numbers that a float holds.
-LARGEST_INT = int(sys.float_info.max)
 SEVERAL = ("list", "Sequence", "tuple")
+#: How deep lists and dicts that are given may be nested.
+DEEPEST = 30
 
 
 class _Refused(Exception):
     """A value is not of a type."""
+
+
+def attribute_of(value: Any, name: str) -> Any:
+    """An attribute of whatever was given; None where it has none, or where its own code fails.
+
+    Args:
+        value: anything.
+        name: of the attribute.
+    """
+    try:
+        return getattr(value, name, None)
+    except Exception:  # of a property, say
+        return None
+
+
+def as_float(value: Any, name: str) -> float | None:
+    """A real number of any type, such as an int, a Fraction or one of NumPy's, as a float; None for what is none.
+
+    Args:
+        value: anything.
+        name: of the argument, for the message.
+
+    Raises:
+        AtrousError: a number beyond the range of floats.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        raise AtrousError(f"{name} must be a number within ±1.8e308, got {shown(value)}.") from None
+    except Exception:  # of its own code
+        return None
+
+
+def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
+    """A mapping of any type as a dict; None for what is no mapping.
+
+    Args:
+        value: anything.
+        name: of the argument, for the message.
+
+    Raises:
+        AtrousError: a mapping whose own code fails.
+    """
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Mapping):
+        return None
+    try:
+        return dict(value)
+    except Exception as error:  # of its own code
+        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
+
+
+def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
+    """Refuses what no check can look at: numbers beyond the range of floats, and objects that do not tell their class.
+
+    Args:
+        value: anything; lists, tuples, sets and dicts are looked through.
+        name: of the argument, for the message.
+        above: the identities of the lists and dicts that hold it.
+
+    Raises:
+        AtrousError: it is one of these, holds one, holds itself or is nested more than `DEEPEST` deep.
+    """
+    try:
+        as_float(value, name)
+    except AtrousError:
+        raise
+    except Exception as error:  # of the value's own code
+        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
+    if type(value) in (list, tuple, set, frozenset, dict):
+        if id(value) in above or len(above) >= DEEPEST:
+            raise AtrousError(f"{name} is a {type(value).__name__} that holds itself, or is nested too deep.")
+        for item in [*value, *(value.values() if isinstance(value, dict) else ())]:
+            check_usable(item, name, (*above, id(value)))
 
 
 def is_url(place: Place) -> bool:
@@ -88,7 +165,7 @@ def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> 
 
     @functools.wraps(function)
     def with_checks(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        bound = _bound(signature, title, args, kwargs)
+        bound = _bound(signature, title, args, kwargs, before)
         for name, value in bound.arguments.items():
             if name in kinds and signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[name] = _of_kinds(value, kinds[name], before + name)
@@ -124,7 +201,7 @@ def checked_names(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
     @functools.wraps(function)
     def with_names(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        bound = _bound(signature, title, args, kwargs)
+        bound = _bound(signature, title, args, kwargs, f"{title}: ")
         return call(*bound.args, **bound.kwargs)
 
     return with_names
@@ -154,16 +231,24 @@ def _title(function: Callable[..., Any]) -> str:
     return function.__qualname__.removesuffix(".__init__")
 
 
-def _bound(signature: inspect.Signature, title: str, args: Any, kwargs: Any) -> Any:
+def _bound(signature: inspect.Signature, title: str, args: Any, kwargs: Any, before: str) -> Any:
     """The arguments by the names of the signature.
 
     Raises:
         WrongArguments: they do not fit it.
+        AtrousError: `check_usable` refuses one.
     """
     try:
-        return signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise _wrong_arguments(signature, title, kwargs, error) from None
+    for name, value in bound.arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            for key, one in value.items():
+                check_usable(one, before + key)
+        else:
+            check_usable(value, before + name)
+    return bound
 
 
 def _wrong_arguments(signature: Any, title: str, named: Mapping[str, Any], error: TypeError) -> WrongArguments:
@@ -221,7 +306,9 @@ def _of_kinds(value: Any, kinds: tuple[str, ...], name: str) -> Any:
     for kind in kinds:
         try:
             return _of_kind(value, kind, name)
-        except _Refused:
+        except AtrousError:
+            raise
+        except Exception:  # not of this kind; also whatever the value's own code raises
             continue
     raise AtrousError(f"{name} must be {' or '.join(map(_in_words, kinds))}, got {shown(value)}.")
 
@@ -251,30 +338,32 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
     if outer == "str" and isinstance(value, str):
         return value
     if outer in ("dict", "Mapping") and isinstance(value, Mapping):
-        return value
-    if outer in ("int", "float") and not isinstance(value, bool):
-        if isinstance(value, numbers.Integral):
-            if outer == "float" and abs(int(value)) > LARGEST_INT:
-                raise AtrousError(f"{name} must be a number below 1.8e308, got {shown(value)}.")
-            return int(value)
-        if outer == "int" and isinstance(value, float) and value.is_integer():
-            return int(value)
-        if outer == "float" and isinstance(value, numbers.Real):
-            if value != value:
-                raise AtrousError(f"{name} must be a number, got NaN.")
-            try:
-                return float(value)
-            except OverflowError:  # of fractions
-                raise AtrousError(f"{name} must be a number below 1.8e308, got {shown(value)}.") from None
+        return value if isinstance(value, dict) else dict(value)
+    if outer == "int" and (number := _as_int(value)) is not None:
+        if not -(2**63) <= number < 2**63:
+            raise AtrousError(f"{name} must be a whole number of at most 64 bits, got {shown(value)}.")
+        return number
+    if outer == "float" and (number := as_float(value, name)) is not None:
+        if math.isnan(number):
+            raise AtrousError(f"{name} must be a number, got NaN.")
+        return number
     raise _Refused
 
 
-def _axes_of(value: Any) -> int:
-    """How many axes an array has; 1 of what is no array."""
+def _as_int(value: Any) -> int | None:
+    """A whole number of any type, also one that is written as a float; None for what is none."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def _scalar(item: Any) -> Any:
+    """Python's number for NumPy's and torch's of no dimension; whatever else as it is."""
+    shape = attribute_of(item, "shape")
     try:
-        return len(getattr(value, "shape", (0,)))
-    except Exception:  # of an object whose shape is none
-        return 0
+        return item.item() if isinstance(shape, tuple) and not shape else item
+    except Exception:  # a tensor without data
+        return item
 
 
 def _list_of(value: Any, kind: str, name: str) -> list[Any]:
@@ -282,13 +371,9 @@ def _list_of(value: Any, kind: str, name: str) -> list[Any]:
         if kind not in ("Path", "str", "Place"):
             raise _Refused
         return [_of_kind(value, kind, name)]
-    if _axes_of(value) != 1 or not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
+    if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes) or len(getattr(value, "shape", (0,))) != 1:
         raise _Refused
-    try:
-        items = list(value)
-    except Exception:  # an array or tensor of no dimension
-        raise _Refused from None
-    return [_of_kinds(item.item() if getattr(item, "shape", None) == () else item, (kind,), name) for item in items]
+    return [_of_kinds(_scalar(item), (kind,), name) for item in value]
 
 
 def place_of(value: str | os.PathLike[Any], name: str) -> Place:

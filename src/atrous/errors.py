@@ -9,6 +9,8 @@ from typing import Any
 
 #: Characters of a value that a message shows.
 SHOWN = 80
+#: Bits of a whole number whose digits a message shows.
+MOST_BITS = 1000
 
 
 class AtrousError(ValueError):
@@ -34,18 +36,18 @@ class SomeInputsFailed(AtrousError):
     exit_code = 1
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> AtrousError:
+def unknown_name(kind: str, given: Any, allowed: Iterable[str]) -> AtrousError:
     """An error for an unknown name that offers the nearest match and lists what is allowed.
 
     Args:
         kind: what the name names, in words ("backbone", "layout").
-        given: the name as the user wrote it.
+        given: the name as the user wrote it; anything else is shown.
         allowed: every name that would have been accepted; of more than 20 the nearest are listed.
 
     Returns:
         The error, to be raised by the caller.
     """
-    given = given[:SHOWN] if isinstance(given, str) else shown(given)
+    given = named(given)
     names = sorted(allowed)
     near = _near(given, names)
     hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -91,25 +93,55 @@ def _bare(name: str) -> str:
     return "".join(letter for letter in str(name).lower().replace("+", "plus") if letter.isalnum())
 
 
+def named(name: Any) -> str:
+    """A name in a message: the beginning of a text as it is, of anything else what `shown` says.
+
+    Args:
+        name: anything that was given where a name is wanted, such as a key of a dict.
+    """
+    return str(name)[:SHOWN] if isinstance(name, str) else shown(name)
+
+
 def shown(value: Any) -> str:
     """A value in a message: its type, and as much of it as fits into a line.
 
     Args:
-        value: anything, even with a `repr` that fails.
+        value: anything, even with a `repr`, a length or a `shape` that fails.
     """
+    try:
+        return _described(value)
+    except Exception:  # of the value's own methods
+        return kind_of(value)
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type, whatever is wrong with the value.
+
+    Args:
+        value: anything.
+    """
+    try:
+        return str(type(value).__name__)
+    except Exception:  # of the type's own type
+        return "an object"
+
+
+def _described(value: Any) -> str:
     kind = type(value).__name__
     if value is None or isinstance(value, bool):
         return str(value)
-    try:
-        if (shape := getattr(value, "shape", None)) is not None:
-            return f"{kind} of shape {tuple(shape)} and {getattr(value, 'dtype', 'unknown type')}"
-        if isinstance(value, Mapping):
-            return f"{kind} of {counted(len(value), 'entry', 'entries')}"
-        text = reprlib.repr(value)
-    except Exception:  # its own
-        return kind
-    kind = "" if isinstance(value, str | int | float) else f"{kind} "
-    return f"{kind}{text if len(text) <= SHOWN else text[:SHOWN] + ' …'}"
+    if type(value) is int and value.bit_length() > MOST_BITS:  # Python writes no more than 4300 digits
+        return f"{kind} of {value.bit_length():,} bits"
+    if (shape := getattr(value, "shape", None)) is not None:
+        return _cut(f"{kind} of shape {tuple(shape)} and {getattr(value, 'dtype', 'unknown type')}")
+    if isinstance(value, Mapping):
+        return f"{kind} of {counted(len(value), 'entry', 'entries')}"
+    text = _cut(reprlib.repr(value))
+    return text if isinstance(value, str | int | float) else f"{kind} {text}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from atrous.arguments import checked
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, shown, unknown_name
 
 Kind = TypeVar("Kind")
 Value = TypeVar("Value")
@@ -87,18 +87,18 @@ class About:
         values = [one for one in (value if several else (value,)) if one is not None]
         numbers = [one for one in values if isinstance(one, int | float)]
         if several and self.length not in (None, len(value)):
-            raise AtrousError(f"{name} must be {self._several()}, got {list(value)}.")
+            raise AtrousError(f"{name} must be {self._several()}, got {_listed(value)}.")
         if not all(map(self._is_inside, numbers)):
             raise AtrousError(
-                f"{name} must be {self._several()}, got {list(value)}."
+                f"{name} must be {self._several()}, got {_listed(value)}."
                 if several
-                else f"{name} must be {self.allowed}, got {value}."
+                else f"{name} must be {self.allowed}, got {_as_given(value)}."
             )
         for one in values:
             if self.choices and one not in self.choices:
                 if not isinstance(one, str):
-                    raise AtrousError(f"{name} must be {in_words(self.choices)}, got {one}.")
-                raise unknown_name(name, str(one), map(str, self.choices))
+                    raise AtrousError(f"{name} must be {in_words(self.choices)}, got {shown(one)}.")
+                raise unknown_name(name, one, map(str, self.choices))
 
     def _several(self) -> str:
         """What a tuple must hold, in words."""
@@ -260,6 +260,15 @@ def in_words(choices: tuple[Any, ...], last: str = "or") -> str:
     """Choices in a sentence: "sgd, adam or adamw"; before the last of them stands another word where one is given."""
     names = [str(choice) for choice in choices]
     return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return f"[{', '.join(map(_as_given, values))}]"
+
+
+def _as_given(value: Any) -> str:
+    """A value as people write it: 1 also where it became 1.0."""
+    return shown(value).removesuffix(".0")
 
 
 def _length(hint: Any) -> int | None:

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
-from atrous.arguments import checked_field_names
+from atrous.arguments import as_float, checked_field_names
 from atrous.errors import AtrousError, shown
 
+#: The smallest and the largest positive number of float32, in which networks compute; smaller ones lose digits.
+SMALLEST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
 #: The first input, which every model has.
 IMAGE = "image"
 #: Types of values that inputs have.
@@ -58,15 +59,16 @@ class Input:
     def __post_init__(self) -> None:
         check_input_name(self.name)
         for name in ("mean", "std", "wavelengths", "missing"):
-            if not _are_numbers(getattr(self, name)):
+            if (values := _floats(getattr(self, name), name)) is None:
                 each = "one number per channel" if name in ("mean", "std") else "a tuple of numbers"
                 raise AtrousError(f"{name} must be {each}, got {shown(getattr(self, name))}.")
+            object.__setattr__(self, name, values)
         if len(self.mean) != len(self.std) or not self.mean:
             raise AtrousError(f"mean and std need one value per channel, got {len(self.mean)} and {len(self.std)}.")
-        if not all(0 < value < math.inf for value in self.std):
-            raise AtrousError(f"std must be positive and finite in every channel, got {self.std}.")
-        if not all(-math.inf < value < math.inf for value in self.mean):
-            raise AtrousError(f"mean must be finite in every channel, got {self.mean}.")
+        if not all(SMALLEST <= value <= LARGEST for value in self.std):
+            raise AtrousError(f"std must be positive and finite in every channel, in float32, got {shown(self.std)}.")
+        if not all(-LARGEST <= value <= LARGEST for value in self.mean):
+            raise AtrousError(f"mean must be finite in every channel, in float32, got {shown(self.mean)}.")
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("pages", self.pages, ("first", "channels"))
         _check_choice("normalize", self.normalize, ("fixed", "window", "per_image"))
@@ -81,8 +83,11 @@ class Input:
             raise AtrousError(f"colors must be 0, 1 or 3, and at most the channels, got {shown(self.colors)}.")
         if (self.normalize == "window") != (self.window is not None):
             raise AtrousError(f"window is for normalize='window' and needed there, got {shown(self.window)}.")
-        if self.window is not None and not _is_range(self.window):
-            raise AtrousError(f"window must be two finite numbers, the lower first, got {shown(self.window)}.")
+        if self.window is not None:
+            ends = _floats(self.window, "window")
+            if ends is None or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+                raise AtrousError(f"window must be two finite numbers, the lower first, got {shown(self.window)}.")
+            object.__setattr__(self, "window", ends)
         if self.normalize == "per_image" and (self.dtype != "float32" or set(self.mean) != {0} or set(self.std) != {1}):
             raise AtrousError("normalize='per_image' gives float32 with mean 0 and std 1: give these.")
 
@@ -130,14 +135,12 @@ def usual_colors(channels: int, dtype: str) -> int:
     return {1: 1, 3: 3, 4: 3}.get(channels, 0) if dtype != "float32" else {3: 3}.get(channels, 0)
 
 
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, tuple | list) and all(
-        isinstance(value, Real) and not isinstance(value, bool) for value in values
-    )
-
-
-def _is_range(values: Any) -> bool:
-    return _are_numbers(values) and len(values) == 2 and -math.inf < values[0] < values[1] < math.inf
+def _floats(values: Any, name: str) -> tuple[float, ...] | None:
+    """Numbers of any type as floats; None for what is no tuple or list of numbers."""
+    if not isinstance(values, tuple | list):
+        return None
+    numbers = tuple(number for value in values if (number := as_float(value, name)) is not None)
+    return numbers if len(numbers) == len(values) else None
 
 
 def _check_choice(field: str, given: Any, allowed: Sequence[str]) -> None:

@@ -170,6 +170,7 @@ def test_an_incomplete_state_dict_is_refused():
         atrous.convert({key: state[key] for key in state if key != "backbone.0.0.weight"}, source="torchvision")
 
 
+@pytest.mark.needs("links")
 def test_inputs_are_never_overwritten(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file(mobilenet().state_dict(), path)

@@ -289,7 +289,11 @@ STATES: dict[Callable[[Path], None], bool] = {
 }
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+@pytest.mark.parametrize(
+    "state",
+    [pytest.param(state, marks=pytest.mark.needs("links") if "symlink" in state.__name__ else ()) for state in STATES],
+    ids=lambda state: state.__name__,
+)
 def test_content_where_a_training_starts(tmp_path, state):
     root = tmp_path / "data"
     root.mkdir()

@@ -161,6 +161,7 @@ def test_files_of_others_stay_and_ones_own_are_drawn_again(tmp_path):
     assert files(tmp_path) == first
 
 
+@pytest.mark.needs("links")
 @pytest.mark.parametrize("folder", ["data", "data/images", "data/look", "elsewhere", "link/look"])
 def test_a_folder_of_the_data_set_is_refused(tmp_path, folder):
     data = make_data(tmp_path / "data")

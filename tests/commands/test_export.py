@@ -151,6 +151,7 @@ def test_nothing_of_others_is_overwritten(name, original, tmp_path):
         export(original, out=tmp_path / "zip.pt2")
 
 
+@pytest.mark.needs("links")
 def test_the_model_itself_is_never_overwritten(original, tmp_path):
     (tmp_path / "link.onnx").symlink_to(original)
     before = original.read_bytes()

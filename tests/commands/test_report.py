@@ -87,7 +87,7 @@ def data(tmp_path: Path) -> Path:
         mask[5, :6] = IGNORED_RAW
         Image.fromarray(image).save(root / "images" / f"p{number}.png")
         Image.fromarray(mask).save(root / "masks" / f"p{number}.png")
-    ClassTable(NAMES, COLORS, INFO.raw, INFO.ignore).to_yaml(root / "classes.yaml")
+    INFO.table.to_yaml(root / "classes.yaml")
     return root
 
 
@@ -294,7 +294,7 @@ def test_picture_rows_draw_what_is_there(run: Path, data: Path, segmenter: Errin
 def test_truth_is_shown_in_the_models_classes(run: Path, data: Path, segmenter: Erring) -> None:
     order = (2, 0, 1)  # the data lists its classes in another order than the model, and lacks one
     pick = lambda values: tuple(values[i] for i in order)  # noqa: E731
-    ClassTable(pick(NAMES), pick(COLORS), pick(INFO.raw), INFO.ignore).to_yaml(data / "classes.yaml")
+    ClassTable(pick(NAMES), pick(COLORS), pick(INFO.table.raw), INFO.table.ignore).to_yaml(data / "classes.yaml")
     record = json.loads((run / "evaluation.json").read_text())["per_image"][0]
     (row,), _ = rows_of([record], segmenter, data)
     raw = np.array(Image.open(record["mask"]))

@@ -422,6 +422,7 @@ def interrupt(tmp_path: Path, recipe: Recipe, number: signal.Signals) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("signals")
 def test_interrupted_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
     recipe = tiny(train__epochs=8, train__batch_size=1, train__validate_every=4, train__ema=0.9)
     halved = interrupt(tmp_path, recipe, signal.SIGINT)
@@ -436,6 +437,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(tiny, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("signals")
 def test_a_polite_kill_saves_too(tiny, tmp_path):
     interrupt(tmp_path, tiny(train__epochs=99, train__batch_size=1, train__validate_every=99), signal.SIGTERM)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -528,7 +529,12 @@ def test_pictures_with_values_no_kernel_can_tell_apart(value, message):
         ({"bilateral_xy": 0}, "bilateral_xy must be more than 0"),
         ({"bilateral_rgb": -3}, "bilateral_rgb must be more than 0"),
         ({"gaussian_xy": float("inf")}, "gaussian_xy must be .* finite"),
-        ({"iterations": -1}, "iterations must be a whole number, 0 or more, got -1"),
+        ({"bilateral_weight": 1e300}, "bilateral_weight must be 0 or more, and finite, at most 1e.15, got 1e.300"),
+        ({"gaussian_xy": 1e300}, "gaussian_xy must be more than 0, and finite, 1e-15 to 1e.15"),
+        ({"gaussian_xy": 1e-300}, "gaussian_xy must be more than 0"),
+        ({"compatibility": [[1e300]]}, "numbers up to 1e.15"),
+        ({"iterations": 10**30}, "iterations must be a whole number, 0 or more, and at most 1,000,000"),
+        ({"iterations": -1}, "iterations must be a whole number, 0 or more, .*got -1"),
         ({"iterations": 2.5}, "iterations must be a whole number"),
         ({"iterations": float("nan")}, "iterations must be a whole number"),
         ({"compatibility": "pots"}, "unknown compatibility 'pots'. Did you mean 'potts'"),
@@ -539,6 +545,27 @@ def test_pictures_with_values_no_kernel_can_tell_apart(value, message):
 def test_settings_out_of_range(arguments, message):
     with pytest.raises(AtrousError, match=message):
         DenseCRF(**arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bilateral_weight": 1e15, "gaussian_weight": 1e15},
+        {"bilateral_weight": 1e15, "gaussian_weight": 1e15, "compatibility": np.full((3, 3), 1e15)},
+        {"bilateral_xy": 1e15, "bilateral_rgb": 1e15, "gaussian_xy": 1e15},
+        {"gaussian_xy": 1e-15},
+    ],
+)
+def test_the_largest_settings_give_probabilities(settings):
+    refined = DenseCRF(iterations=3, **settings)(picture(5, 6), probabilities(3, 5, 6))
+    np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
+
+
+def test_fractions_are_numbers():
+    crf = DenseCRF(bilateral_xy=Fraction(201, 3), prune=Fraction(1, 20000))  # type: ignore[arg-type]
+    expected = DenseCRF(bilateral_xy=67, prune=5e-5)
+    given = picture(5, 6), probabilities(3, 5, 6)
+    assert np.array_equal(crf(*given), expected(*given))
 
 
 def test_a_compatibility_of_other_classes():

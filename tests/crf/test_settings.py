@@ -72,6 +72,7 @@ def test_settings_survive_json(compatibility):
         ("gaussian_xy=", "the CRF's gaussian_xy must be a number, got None"),
         ("{gaussian_xy: wide}", "must be a number, got 'wide'"),
         ("iterations=true", "must be a number, got True"),
+        ({"gaussian_xy": 10**400}, "the CRF's gaussian_xy must be a number within"),
         ("iterations=1.5", "iterations must be a whole number"),
         ("gaussian_xy=-1", "gaussian_xy must be more than 0"),
         ("gaussian_xy=[1", "cannot be read"),

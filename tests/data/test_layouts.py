@@ -304,6 +304,7 @@ def test_masks_of_one_label_each_without_pictures(tmp_path):
         open_dataset(tmp_path)
 
 
+@pytest.mark.needs("links")
 def test_folders_with_pictures_are_searched_to_a_depth_and_counted_with_their_noun(tmp_path):
     deep = tmp_path
     for level in range(7):

@@ -13,7 +13,7 @@ from tests.commands.conftest import make_shapes
 
 from atrous.learning.recipe import to_recipe, write_recipe
 
-pytestmark = [pytest.mark.kill, pytest.mark.slow]
+pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.needs("fork")]
 
 KILLS = 24
 

@@ -74,6 +74,7 @@ def drive(tmp_path: Path) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("fork")
 def test_killed_between_any_two_files_it_goes_on_or_starts_anew(tmp_path):
     *killed, whole = drive(tmp_path)
     assert whole["status"] == 0 and len(killed) >= 9

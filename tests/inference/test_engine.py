@@ -223,7 +223,7 @@ def test_a_signal_after_two_networks_came_and_went_is_handled(path):
         del second
         gc.collect()
         signal.signal(signal.SIGINT, lambda *_: print("handled"))
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -9,7 +9,7 @@ import pytest
 import atrous
 from atrous.forks import ForkLock
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+pytestmark = pytest.mark.needs("fork")
 
 #: What every program begins with: a picture, a model whose masks vary, and what runs it.
 BEGIN = """if True:

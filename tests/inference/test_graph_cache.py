@@ -220,7 +220,7 @@ def take_another_networks_weights(entry: Path) -> None:
 
 PLACES = [
     replace_by_file,
-    replace_by_link,
+    pytest.param(replace_by_link, marks=pytest.mark.needs("links")),
     replace_by_empty_folder,
     replace_by_others_files,
     take_another_networks_weights,
@@ -283,6 +283,7 @@ def test_what_this_process_uses_is_never_removed(path, cache, entry, monkeypatch
     assert len(list(cache.glob("*/network.xml"))) == 2
 
 
+@pytest.mark.needs("links")
 def test_files_of_others_in_the_cache_stay(path, cache, entry, monkeypatch):
     """Nothing is removed that has no record of ours, or that holds anything else."""
     made = fill(cache, entry, "abcdef", 1_000_000)
@@ -340,9 +341,8 @@ def test_where_nothing_may_be_written_it_runs_and_says_so(
     assert "could not be kept" in said and "ATROUS_CACHE_GB=0" in said
 
 
-@pytest.mark.skipif(
-    not getattr(os, "geteuid", int)(), reason="the administrator may write everywhere, or Windows has no modes"
-)
+@pytest.mark.needs("modes")
+@pytest.mark.skipif(not getattr(os, "geteuid", int)(), reason="the administrator may write everywhere")
 def test_a_cache_that_may_only_be_read_is_read(path, cache, entry, conversions, sentences):
     entry.chmod(0o500), cache.chmod(0o500)
     try:

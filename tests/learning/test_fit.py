@@ -208,6 +208,7 @@ def run_program(tmp_path, run, kill_at) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("kill")
 def test_an_extra_term_and_an_extra_state_survive_a_kill(shapes, tmp_path):
     write_recipe(recipe_for(shapes, batch_size=2), tmp_path / "recipe.yaml")
     assert run_program(tmp_path, "whole", -1) == 0

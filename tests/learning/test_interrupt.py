@@ -1,4 +1,3 @@
-import os
 import signal
 import threading
 
@@ -12,11 +11,11 @@ def test_one_signal_asks_a_second_stops(number, capsys):
     before = signal.getsignal(number)
     with stop_on_signal() as stopped:
         assert not stopped()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stopped()
         assert "once more to stop at once" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
     assert signal.getsignal(number) == before
 
 

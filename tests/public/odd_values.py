@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,64 @@ class Unprintable:
 
     def __repr__(self) -> str:
         raise RuntimeError("no text")
+
+
+class Shaped:
+    """An object whose shape is none."""
+
+    shape = 5
+
+
+class Failing:
+    """An object whose attributes, length, items, path, array and truth cannot be had."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise RuntimeError("no items")
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("no path")
+
+    def __array__(self, *words: Any, **options: Any) -> np.ndarray:
+        raise RuntimeError("no array")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Hidden:
+    """An object of which nothing can be had, not even its class."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+class FailingMapping(Mapping[str, Any]):
+    """A mapping whose entries cannot be had."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("no entry")
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("no keys")
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
+def loop() -> list[Any]:
+    """A list that holds itself."""
+    items: list[Any] = [1]
+    items.append(items)
+    return items
 
 
 def closed_picture() -> Image.Image:
@@ -62,10 +122,30 @@ def odd_values(model: Any, folder: Path) -> dict[str, Any]:
         "NaN": float("nan"),
         "infinity": float("inf"),
         "10**30": 10**30,
+        "1e300": 1e300,
+        "1e-300": 1e-300,
+        "10**400": 10**400,
+        "10**5000": 10**5000,
+        "-10**5000": -(10**5000),
+        "a third": Fraction(1, 3),
+        "a Fraction of 10**400": Fraction(10**400),
+        "a list of 10**400": [10**400],
+        "a range to 10**5000": (0, 10**5000),
+        "a list of 1e300": [1e300, 1e300, 1e300],
+        "a list of thirds": [Fraction(1, 3)] * 3,
+        "a dict of 10**5000": {10**5000: 10**5000},
         "True": True,
         "a complex number": 1j,
         "an object": object(),
         "an unprintable object": Unprintable(),
+        "a shape of 5": Shaped(),
+        "a failing object": Failing(),
+        "a hidden object": Hidden(),
+        "a list of failing objects": [Failing()],
+        "a list of hidden objects": [Hidden()],
+        "a failing mapping": FailingMapping(),
+        "a dict of an unprintable key": {Unprintable(): Unprintable()},
+        "a list that holds itself": loop(),
         "a function": len,
         "a class": dict,
         "an empty list": [],
@@ -103,6 +183,7 @@ def odd_values(model: Any, folder: Path) -> dict[str, Any]:
         "a cut picture": cut_picture(),
         "an empty picture": Image.new("RGB", (0, 0)),
         "another's module": torch.nn.Linear(2, 2),
+        "a module that was not built": torch.nn.Module.__new__(torch.nn.Linear),
         "a wrapped model": torch.nn.DataParallel(model),
         "a state dict": model.state_dict(),
         "a model": model,

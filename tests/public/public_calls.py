@@ -21,6 +21,7 @@ from atrous.data.transforms import Augment
 from atrous.explaining.look import explain_picture
 from atrous.inference.any_size import AnySize
 from atrous.inference.jobs import Worker, plan
+from atrous.inputs import Input
 from atrous.learning import recipe as recipes
 from atrous.learning.calibration import fit_temperature, reliability
 from atrous.learning.fit import Extension
@@ -56,6 +57,7 @@ CALLS = [
     "plan",
     "Segmenter.__call__",
     "Segmenter.__call__ of several",
+    "Segmenter.__call__ of a tensor",
     "Segmenter.__call__ of a generator",
     "Segmenter.read",
     "Segmenter.looking",
@@ -97,7 +99,9 @@ CALLS = [
     "Dataset",
     "Dataset.split",
     "Dataset.taking",
+    "Dataset.taking_inputs",
     "Dataset.read",
+    "Dataset.read_image",
     "Dataset.read_label",
     "ClassTable",
     "ClassTable.from_yaml",
@@ -145,6 +149,11 @@ CALLS = [
     "Info",
     "Info.from_dict",
     "Preprocessing",
+    "Preprocessing.of_pictures",
+    "Preprocessing.normalized_by",
+    "Preprocessing.with_image",
+    "Input",
+    "a CRF of odd settings",
 ]
 
 
@@ -203,6 +212,10 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         ),
         "Segmenter.__call__": (segmenter, {"picture": picture, "valid": None}),
         "Segmenter.__call__ of several": (lambda picture: segmenter([picture]), {"picture": picture}),
+        "Segmenter.__call__ of a tensor": (
+            segmenter,
+            {"picture": torch.zeros(3, 40, 48, dtype=torch.uint8), "axes": "CHW"},
+        ),
         "Segmenter.__call__ of a generator": (
             lambda picture: list(segmenter(one for one in [picture])),
             {"picture": picture},
@@ -229,6 +242,11 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "DenseCRF.__call__": (
             crf,
             {"image": picture[:4, :5], "probabilities": probabilities, "valid": None},
+        ),
+        "a CRF of odd settings": (
+            lambda **settings: finite(atrous.DenseCRF(**{"iterations": 2, **settings})(picture[:4, :5], probabilities)),
+            {name: getattr(crf, name) for name in ("bilateral_xy", "bilateral_rgb", "gaussian_xy", "prune")}
+            | {"bilateral_weight": 4.0, "gaussian_weight": 3.0, "compatibility": "potts"},
         ),
         "DenseCRF.preset": (atrous.DenseCRF.preset, {"name": "deeplabv1"}),
         "permutohedral_filter": (
@@ -279,6 +297,16 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             Preprocessing,
             {name: getattr(model.info.preprocessing, name) for name in Preprocessing.__dataclass_fields__},
         ),
+        "Preprocessing.of_pictures": (
+            Preprocessing.of_pictures,
+            {"mean": (1.0,), "std": (1.0,), "dtype": "uint8", "pages": "first", "enlarge": 1.0, "aligned": False},
+        ),
+        "Preprocessing.normalized_by": (
+            model.info.preprocessing.normalized_by,
+            {"mean": model.info.preprocessing.mean, "std": model.info.preprocessing.std},
+        ),
+        "Preprocessing.with_image": (model.info.preprocessing.with_image, {"mean": (1.0,), "dtype": "uint8"}),
+        "Input": (Input, {name: getattr(model.info.preprocessing.image, name) for name in Input.__dataclass_fields__}),
         "train": (atrous.train, {"recipe": Recipe(), **own_arguments(atrous.train)}),
         "fit": (atrous.fit, {"recipe": Recipe(), "out": None, **own_arguments(atrous.fit)}),
         "load": (atrous.load, {"path": file, "output_stride": None}),
@@ -311,6 +339,8 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         ),
         "Dataset.split": (dataset.split, {"name": "train"}),
         "Dataset.taking": (dataset.taking, {"channels": None, "pages": "first"}),
+        "Dataset.taking_inputs": (dataset.taking_inputs, {"inputs": model.info.preprocessing.inputs}),
+        "Dataset.read_image": (dataset.read_image, {"item": item}),
         "Dataset.read": (dataset.read, {"item": item}),
         "Dataset.read_label": (dataset.read_label, {"mask": folder / "y.png"}),
         "ClassTable": (
@@ -391,6 +421,11 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
         "fit_temperature": (fit_temperature, {"logits": logits, "labels": labels}),
         "reliability": (reliability, {"logits": logits, "labels": labels, "temperature": 1.0, "bins": 15}),
     }
+
+
+def finite(values: np.ndarray) -> None:
+    """Fails where a result is no number."""
+    assert np.isfinite(values).all(), "NaN or infinity came out"
 
 
 def write(path: Path, text: str) -> Path:

@@ -59,6 +59,12 @@ class Server:
         self._reader.join(5)
         return code
 
+    def kill(self) -> None:
+        """Ends it at once, and waits."""
+        self.process.kill()
+        self.process.wait(60)
+        self._reader.join(5)
+
     def ask(
         self, path: str, content: bytes | None = None, method: str | None = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:

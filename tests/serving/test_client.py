@@ -4,7 +4,6 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -147,7 +146,7 @@ def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(start, se
         answered = [pool.submit(ask, worker) for worker in range(6)]
         try:
             time.sleep(1)
-            server.stop(signal.SIGKILL)
+            server.kill()
             server = start(ZOO, port=server.port)
             time.sleep(1)
         finally:
@@ -213,7 +212,7 @@ def wait_for_line(server, words: str) -> None:
     wait_until(lambda: any(words in line for line in server.lines))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.needs("fork")
 def test_a_forked_child_has_a_connection_of_its_own():
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

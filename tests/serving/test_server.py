@@ -247,6 +247,7 @@ def test_pages_of_elsewhere_may_not_ask(server, streets):
     assert "frame-ancestors 'none'" in server.ask("/")[1]["content-security-policy"]
 
 
+@pytest.mark.needs("signals")
 def test_others_are_served_with_a_key_only(start, tmp_path, streets, capsys):
     from atrous.cli import main
 
@@ -310,6 +311,7 @@ def test_those_who_leave_stop_costing(start, streets):
 
 
 @pytest.mark.slow
+@pytest.mark.needs("signals")
 def test_sigterm_lets_everybody_finish(start, streets, segmenter):
     server = start(ZOO)
     answers: list[tuple[int, np.ndarray]] = []
@@ -392,6 +394,7 @@ def test_an_exported_file_may_be_overwritten_in_place(start, other_model, street
 
 
 @pytest.mark.slow
+@pytest.mark.needs("signals")
 def test_who_is_cut_off_is_counted(start):
     server = start(ZOO, "--megapixels", 1000)
     picture = png(np.zeros((2000, 2000, 3), np.uint8))

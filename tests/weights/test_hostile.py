@@ -470,6 +470,7 @@ def test_reports_never_overwrite_inputs(tmp_path):
     assert (tmp_path / "config.json").read_text() == "{}"
 
 
+@pytest.mark.needs("links")
 def test_links_are_followed_as_hubs_keep_their_files(tmp_path):
     (tmp_path / "blobs").mkdir()
     save_file({"w": torch.ones(2)}, tmp_path / "blobs" / "0a1b")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.arguments import checked, checked_names
+from atrous.arguments import as_float, checked, checked_names
 from atrous.crf.gaussian import LEAST, Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
 from atrous.errors import AtrousError, shown, unknown_name
@@ -51,6 +49,10 @@ PRESETS: dict[str, dict[str, float]] = {
 
 #: Sum of both weights up to which the compiled loops take e^message as it is, in float32.
 HEAVIEST = 40.0
+#: The largest weight, extent and entry of a compatibility matrix, and the smallest extent: products stay in float32.
+LARGEST, SMALLEST = 1e15, 1e-15
+#: The most mean-field steps.
+MOST_ITERATIONS = 1_000_000
 #: By how much a pixel's probabilities may miss a sum of one.
 SLACK = 1e-2
 
@@ -62,12 +64,12 @@ class DenseCRF(nn.Module):
     Gaussian one over position. Kernels are normalised symmetrically. Float32 inside.
 
     Args:
-        bilateral_weight: w1 ≥ 0 of the bilateral kernel.
-        bilateral_xy: σα > 0, its extent in pixels.
+        bilateral_weight: w1 of the bilateral kernel, 0 to 1e15.
+        bilateral_xy: σα > 0, its extent in pixels, as the others from 1e-15 to 1e15.
         bilateral_rgb: σβ > 0, its extent in colour, in steps of 8-bit pictures (16-bit ones are divided by 257).
-        gaussian_weight: w2 ≥ 0 of the spatial kernel.
+        gaussian_weight: w2 of the spatial kernel, 0 to 1e15.
         gaussian_xy: σγ > 0, its extent in pixels.
-        iterations: mean-field steps ≥ 0, 10 in the papers.
+        iterations: mean-field steps, 0 to 1,000,000, 10 in the papers.
         compatibility: "potts", or a K×K matrix whose entry (k, l) is the penalty of k beside l.
         prune: on the CPU, a class sends no more messages once they change no pixel's probability by more than this, to
             first order; 0 for all messages of all classes.
@@ -91,39 +93,36 @@ class DenseCRF(nn.Module):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("bilateral_weight", bilateral_weight),
-            ("gaussian_weight", gaussian_weight),
-            ("prune", prune),
-        ):
-            if not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
-                raise AtrousError(f"{name} must be 0 or more, and finite, got {shown(value)}.")
+        weights = {"bilateral_weight": bilateral_weight, "gaussian_weight": gaussian_weight, "prune": prune}
         extents = {"bilateral_xy": bilateral_xy, "bilateral_rgb": bilateral_rgb, "gaussian_xy": gaussian_xy}
-        for name, value in extents.items():
-            if not isinstance(value, Real) or not 0 < value <= sys.float_info.max:
-                raise AtrousError(f"{name} must be more than 0, and finite, got {shown(value)}.")
-        if (
-            not isinstance(iterations, Real)
-            or not 0 <= iterations <= sys.float_info.max
-            or iterations != int(iterations)
-        ):
-            raise AtrousError(f"iterations must be a whole number, 0 or more, got {shown(iterations)}.")
+        words = f"0 or more, and finite, at most {LARGEST:g}"
+        weights = {name: _within(name, value, 0, words) for name, value in weights.items()}
+        words = f"more than 0, and finite, {SMALLEST:g} to {LARGEST:g}"
+        extents = {name: _within(name, value, SMALLEST, words) for name, value in extents.items()}
+        steps = as_float(iterations, "iterations")
+        if steps is None or not 0 <= steps <= MOST_ITERATIONS or not steps.is_integer():
+            raise AtrousError(
+                f"iterations must be a whole number, 0 or more, and at most {MOST_ITERATIONS:,}, got "
+                f"{shown(iterations)}."
+            )
         if not isinstance(trainable, bool):
             raise AtrousError(f"trainable is True or False, got {shown(trainable)}.")
-        self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = map(float, extents.values())
-        self.iterations, self.prune = int(iterations), float(prune)
+        self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = extents.values()
+        self.iterations, self.prune = int(steps), weights["prune"]
         self._scratch: Any = None
-        self.bilateral_weight = nn.Parameter(torch.tensor(float(bilateral_weight)), requires_grad=trainable)
-        self.gaussian_weight = nn.Parameter(torch.tensor(float(gaussian_weight)), requires_grad=trainable)
+        self.bilateral_weight = nn.Parameter(torch.tensor(weights["bilateral_weight"]), requires_grad=trainable)
+        self.gaussian_weight = nn.Parameter(torch.tensor(weights["gaussian_weight"]), requires_grad=trainable)
         self.compatibility: nn.Parameter | None = None
         if not isinstance(compatibility, str):
             try:
                 matrix = torch.as_tensor(compatibility, dtype=torch.float32)
-            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+                sound = matrix.ndim == 2 and len(matrix) == matrix.shape[1] and bool((matrix.abs() <= LARGEST).all())
+            except Exception as error:  # also what an object's own code raises
                 raise AtrousError(f"compatibility must be 'potts' or a K×K matrix: {error}.") from error
-            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
+            if not sound:
                 raise AtrousError(
-                    f"compatibility must be 'potts' or a finite K×K matrix, got shape {tuple(matrix.shape)}."
+                    f"compatibility must be 'potts', or of numbers up to {LARGEST:g} a finite K×K matrix, got shape "
+                    f"{tuple(matrix.shape)}."
                 )
             self.compatibility = nn.Parameter(matrix.clone(), requires_grad=trainable)
         elif compatibility != "potts":
@@ -224,6 +223,14 @@ class DenseCRF(nn.Module):
                 scratch=self._scratch,
             )
         return torch.from_numpy(result)
+
+
+def _within(name: str, value: Any, least: float, allowed: str) -> float:
+    """A setting as a float, in the range that float32 computes in."""
+    number = as_float(value, name)
+    if number is None or not least <= number <= LARGEST:
+        raise AtrousError(f"{name} must be {allowed}, got {shown(value)}.")
+    return number
 
 
 def _mean_field(crf: DenseCRF, unary: Tensor, features: Tensor, size: tuple[int, int], valid: Tensor | None) -> Tensor:

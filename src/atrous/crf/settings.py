@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from atrous.arguments import as_dict, as_float
 from atrous.crf.mean_field import PRESETS, DenseCRF
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.json_yaml import parse_yaml
@@ -34,12 +36,12 @@ def make_crf(given: DenseCRF | Mapping[str, Any] | str, stored: Mapping[str, Any
     """
     if isinstance(given, DenseCRF):
         return given
-    if not isinstance(given, str | Mapping):
+    record = _read(given, stored) if isinstance(given, str) else as_dict(given, "crf")
+    if record is None:
         raise AtrousError(f"a CRF is a DenseCRF, the name of its settings or a mapping of them, got {shown(given)}.")
-    record = _read(given, stored) if isinstance(given, str) else dict(given)
     for name in record:
         if name not in DEFAULTS:
-            raise unknown_name("CRF setting", str(name), DEFAULTS)
+            raise unknown_name("CRF setting", name, DEFAULTS)
     try:
         return DenseCRF(**{name: _value(name, value) for name, value in record.items()})
     except (TypeError, ValueError) as error:
@@ -66,12 +68,12 @@ def _value(name: str, value: Any) -> Any:
     """A setting's value; YAML does not take 1e3 for a number, people do."""
     if name == "compatibility":
         return value
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
+    if isinstance(value, str):
+        with suppress(ValueError):
             return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise AtrousError(f"the CRF's {name} must be a number, got {value!r}.")
+    elif (number := as_float(value, f"the CRF's {name}")) is not None:
+        return number
+    raise AtrousError(f"the CRF's {name} must be a number, got {shown(value)}.")
 
 
 def _read(text: str, stored: Mapping[str, Any] | None) -> dict[str, Any]:

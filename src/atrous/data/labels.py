@@ -62,7 +62,7 @@ class ClassTable:
                 raise AtrousError(f"the class name '{name}' is given twice; names must differ.")
         for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
             if not (_is_triple(color) and all(0 <= part <= 255 for part in color)):
-                raise AtrousError(f"class '{name}' has the colour {color}; give three whole numbers, 0–255.")
+                raise AtrousError(f"class '{name}' has the colour {shown(color)}; give three whole numbers, 0–255.")
             if not isinstance(raw, tuple) or not raw:
                 raise AtrousError(f"class '{name}' has no raw value in a tuple; give at least one.")
         self._check_raw_values()
@@ -318,14 +318,14 @@ def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:
         raise AtrousError(f"{given!r} given where {kind} with the keys {', '.join(allowed)} belongs.")
     for key in given:
         if key not in allowed:
-            raise unknown_name(f"key in {kind}", str(key), allowed)
+            raise unknown_name(f"key in {kind}", key, allowed)
 
 
 def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:
     values = given if isinstance(given, list | tuple) else [given]
     for value in values:
         if not (_is_whole(value) or _is_triple(_tupled(value))):
-            raise AtrousError(f"{owner} has the raw value {value!r}; give whole numbers or [r, g, b] colours.")
+            raise AtrousError(f"{owner} has the raw value {shown(value)}; give whole numbers or [r, g, b] colours.")
     return tuple(_tupled(value) for value in values)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from atrous.arguments import checked
+from atrous.arguments import attribute_of, checked
 from atrous.data.labels import IGNORE_INDEX
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Sink, Source, Window
@@ -96,7 +96,7 @@ class AnySize:
         say: Callable[[str], object] = lambda line: None,
         limits: TileLimits | None = None,
     ) -> None:
-        if not isinstance(getattr(whole, "info", None), Info) or not callable(getattr(whole, "segment", None)):
+        if not isinstance(attribute_of(whole, "info"), Info) or not callable(attribute_of(whole, "segment")):
             raise AtrousError(f"whole must be what runs a network, such as segmenter.whole, got {shown(whole)}.")
         if not callable(say):
             raise AtrousError(f"say must be a function that takes a line, got {shown(say)}.")

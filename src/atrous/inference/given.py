@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from atrous.arguments import attribute_of
 from atrous.data.file_kinds import Note
 from atrous.errors import AtrousError, shown
 from atrous.inference.picture_input import Found
@@ -153,7 +154,9 @@ def check_source_and_sink(source: Any, sink: Any) -> None:
     Raises:
         AtrousError: something else.
     """
-    if not (hasattr(source, "read") and hasattr(source, "shape") and hasattr(sink, "write")):
+    shape = attribute_of(source, "shape")
+    sized = isinstance(shape, tuple | list) and len(shape) == 3 and all(isinstance(side, int) for side in shape)
+    if not (sized and callable(attribute_of(source, "read")) and callable(attribute_of(sink, "write"))):
         raise AtrousError(
             f"a source and a sink are those of atrous.data.sources, got {shown(source)} and {shown(sink)}."
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from atrous.arguments import as_dict, attribute_of
 from atrous.data.decoding import TooLarge
 from atrous.data.file_kinds import Note, notes_on
 from atrous.data.pictures import read_picture
@@ -88,16 +89,16 @@ def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
     """
     names = [one.name for one in inputs]
     form = "{" + ", ".join(f'"{name}": …' for name in names) + "}"
-    if not isinstance(scene, Mapping):
+    if (parts := as_dict(scene, "the picture")) is None:
         if len(inputs) > 1:
             raise AtrousError(f"the model takes {' and '.join(names)}: give a dict, segmenter({form}).")
         return [scene]
-    for name in scene:
+    for name in parts:
         if name not in names:
-            raise unknown_name("input of this model", str(name), names)
-    if missing := [name for name in names if name not in scene]:
+            raise unknown_name("input of this model", name, names)
+    if missing := [name for name in names if name not in parts]:
         raise AtrousError(f"the model takes {' and '.join(names)}, and there is no {' and no '.join(missing)}.")
-    return [scene[name] for name in names]
+    return [parts[name] for name in names]
 
 
 def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocessing) -> Iterator[Note]:
@@ -244,17 +245,25 @@ def in_axes(picture: Any, axes: str) -> Any:
         return [in_axes(one, axes) for one in picture]
     if isinstance(picture, Iterator):
         return (in_axes(one, axes) for one in picture)
-    if isinstance(picture, Mapping):
-        return {name: in_axes(one, axes) for name, one in picture.items()}
-    if hasattr(picture, "detach"):
-        picture = picture.detach().cpu()
-        picture = (picture.float() if str(picture.dtype) in ("torch.bfloat16", "torch.float16") else picture).numpy()
+    if (parts := as_dict(picture, "the picture")) is not None:
+        return {name: in_axes(one, axes) for name, one in parts.items()}
+    if callable(attribute_of(picture, "detach")):
+        picture = _array_of(picture)
     if not isinstance(picture, np.ndarray):
         raise AtrousError(f"axes are those of arrays and tensors, got {shown(picture)}.")
     if picture.ndim != len(order):
         batch = " Give each picture of a batch by itself." if picture.ndim == len(order) + 1 else ""
         raise AtrousError(f"axes={axes!r} are {len(order)}, and the picture has the shape {picture.shape}.{batch}")
     return picture.transpose([order.index(letter) for letter in "HWC" if letter in order])
+
+
+def _array_of(tensor: Any) -> np.ndarray:
+    """A tensor as an array of its own type, of 16-bit floats as float32."""
+    try:
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if str(tensor.dtype) in ("torch.bfloat16", "torch.float16") else tensor).numpy()
+    except Exception as error:  # of a sparse or quantised tensor, one without data, or an object like a tensor
+        raise AtrousError(f"a tensor of plain numbers is wanted, got {shown(tensor)}.") from error
 
 
 def as_array(picture: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from torch import Tensor, nn
 
 from atrous import model_file
-from atrous.arguments import checked, checked_field_names
+from atrous.arguments import as_dict, checked, checked_field_names
 from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.device import pick_device, pick_precision, precision_name
@@ -70,8 +70,9 @@ class Extension:
 
     def __post_init__(self) -> None:
         for name, what in (("terms", "functions of (outputs, batch)"), ("state", "objects with a state_dict")):
-            if not isinstance(getattr(self, name), Mapping):
+            if (given := as_dict(getattr(self, name), name)) is None:
                 raise AtrousError(f"{name} of an Extension are {what} by name, got {shown(getattr(self, name))}.")
+            object.__setattr__(self, name, given)
         for name, term in self.terms.items():
             if not isinstance(name, str) or not name.isidentifier() or name in OWN_TERMS or not callable(term):
                 raise AtrousError(

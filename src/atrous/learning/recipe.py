@@ -19,7 +19,7 @@ from atrous.arguments import checked
 from atrous.atomic_write import write_text
 from atrous.data.layouts import LAYOUTS
 from atrous.data.transforms import Augment
-from atrous.errors import AtrousError, shown
+from atrous.errors import AtrousError, named, shown
 from atrous.fields import described, section_of, setting, settings
 from atrous.json_yaml import parse_yaml
 from atrous.learning.shipped_recipes import find_recipe
@@ -306,7 +306,8 @@ def _section(record: Any, kind: type, prefix: str) -> Any:
     values = {}
     for name, value in record.items():
         if name not in known:
-            raise AtrousError(f"unknown recipe field '{prefix}{name}'.{nearest_field(prefix + str(name))}")
+            field_name = f"{prefix}{named(name)}"
+            raise AtrousError(f"unknown recipe field '{field_name}'.{nearest_field(field_name)}")
         if (nested := section_of(known[name])) is not None:
             value = _section(value, nested, f"{prefix}{name}.")
         elif value is None and known[name].default is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from atrous.arguments import checked
+from atrous.arguments import as_dict, checked
 from atrous.errors import AtrousError, shown
 from atrous.learning.batch import Batch
 from atrous.learning.depthwise import FastDepthwise
@@ -53,7 +53,8 @@ class TrainingStep(nn.Module):
     ) -> None:
         super().__init__()
         check_model(model)
-        if not isinstance(terms, Mapping) or not terms or not all(callable(term) for term in terms.values()):
+        given = as_dict(terms, "terms")
+        if not given or not all(callable(term) for term in given.values()):
             raise AtrousError(
                 "terms are functions of (outputs, batch) by name, such as supervised_terms(loss, model) of "
                 f"atrous.learning.terms; got {shown(terms)}."
@@ -65,8 +66,8 @@ class TrainingStep(nn.Module):
         if disturb is not None and not callable(disturb):
             raise AtrousError(f"disturb is a function of (images, targets) or None, got {shown(disturb)}.")
         self.model = model
-        self.terms = dict(terms)
-        self.terms_that_learn = nn.ModuleList(term for term in terms.values() if isinstance(term, nn.Module))
+        self.terms = dict(given)
+        self.terms_that_learn = nn.ModuleList(term for term in given.values() if isinstance(term, nn.Module))
         self.precision = precision
         self.crf = crf
         self.disturb = disturb

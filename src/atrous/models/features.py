@@ -97,13 +97,15 @@ def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halv
     for name, lowest in {**LEAST, **least}.items():
         most = MOST.get(name, MOST_CHANNELS)
         if name in given and not (_is_whole(given[name]) and given[name] >= lowest):
-            raise AtrousError(f"{name} must be a whole number, {lowest} or more, got {given[name]!r}.")
+            raise AtrousError(f"{name} must be a whole number, {lowest} or more, got {shown(given[name])}.")
         if name in given and given[name] > most:
-            raise AtrousError(f"{name} must be a whole number, {lowest} to {most:,}, got {given[name]!r}.")
+            raise AtrousError(f"{name} must be a whole number, {lowest} to {most:,}, got {shown(given[name])}.")
     if not given.get("projection_kernel", 1) % 2:
-        raise AtrousError(f"projection_kernel must be odd, to keep the map's size, got {given['projection_kernel']}.")
+        raise AtrousError(
+            f"projection_kernel must be odd, to keep the map's size, got {shown(given['projection_kernel'])}."
+        )
     if not (_is_number(given["dropout"]) and 0 <= given["dropout"] <= 1):
-        raise AtrousError(f"dropout must be a probability, 0 to 1, got {given['dropout']!r}.")
+        raise AtrousError(f"dropout must be a probability, 0 to 1, got {shown(given['dropout'])}.")
     if not _is_norm(arguments["norm"]):
         raise AtrousError(
             f"norm must be (eps above 0, momentum from 0 to 1), such as (1e-5, 0.1), got {shown(arguments['norm'])}."
@@ -111,24 +113,24 @@ def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halv
     rates = given.get("atrous_rates", ())
     if not _is_list(rates) or len(rates) < fewest_rates or not all(_is_rate(rate, halves) for rate in rates):
         kind = "whole or half numbers, 0.5 or more" if halves else "whole numbers, 1 or more"
-        raise AtrousError(f"atrous_rates must be {kind}, such as (6, 12, 18), got {rates!r}.")
+        raise AtrousError(f"atrous_rates must be {kind}, such as (6, 12, 18), got {shown(rates)}.")
     grid = given.get("multi_grid", ())
     if not _is_list(grid) or not all(_is_number(factor) and 0 < factor <= MOST_RATE for factor in grid):
-        raise AtrousError(f"multi_grid must be factors above 0, such as (1, 2, 4), got {grid!r}.")
+        raise AtrousError(f"multi_grid must be factors above 0, such as (1, 2, 4), got {shown(grid)}.")
 
 
 def check_output_stride(output_stride: int) -> None:
     """Refuses a stride other than 8, 16, 32."""
     if not _is_whole(output_stride) or output_stride not in OUTPUT_STRIDES:
-        raise AtrousError(f"output_stride must be 8, 16 or 32, got {output_stride!r}.")
+        raise AtrousError(f"output_stride must be 8, 16 or 32, got {shown(output_stride)}.")
 
 
 def check_channels(in_channels: int) -> None:
     """Refuses pictures without channels."""
     if not _is_whole(in_channels) or in_channels < 1:
-        raise AtrousError(f"in_channels must be 1 or more, got {in_channels!r}.")
+        raise AtrousError(f"in_channels must be 1 or more, got {shown(in_channels)}.")
     if in_channels > MOST_CHANNELS:
-        raise AtrousError(f"in_channels must be 1 to {MOST_CHANNELS:,}, got {in_channels}.")
+        raise AtrousError(f"in_channels must be 1 to {MOST_CHANNELS:,}, got {shown(in_channels)}.")
 
 
 def _is_whole(value: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atrous.arguments import attribute_of
 from atrous.errors import AtrousError, shown
 from atrous.models.info import Info
 from atrous.models.wrapped import ATTRIBUTES, unwrapped
@@ -34,7 +35,7 @@ def check_model(model: Any, *, weights: bool = False, wrapped: bool = False) -> 
         raise AtrousError(f"a model in memory is wanted, got a path: give atrous.load({str(model)!r}).")
     if isinstance(model, Mapping):
         raise AtrousError(
-            f"a dict of {len(model)} entries is no model; a state dict holds weights alone. Of a network of atrous: "
+            f"{shown(model)} is no model; a state dict holds weights alone. Of a network of atrous: "
             "model = atrous.create_model(…); model.load_state_dict(weights). Of another library: "
             "model = atrous.convert(weights)."
         )
@@ -42,12 +43,15 @@ def check_model(model: Any, *, weights: bool = False, wrapped: bool = False) -> 
         raise AtrousError(f"a model is wanted, got the class {model.__name__}: give atrous.create_model(…).")
     if not isinstance(model, torch.nn.Module):
         raise AtrousError(f"a model is what atrous.create_model, load or convert return, got {shown(model)[:200]}.")
-    inside = unwrapped(model)
-    if inside is not model and not wrapped:
+    try:
+        inside = unwrapped(model)
         parts = dict(model.named_children())
+    except AttributeError as error:  # its constructor did not call that of torch.nn.Module
+        raise AtrousError(f"{type(model).__name__} is a module that was not built: {error}.") from error
+    if inside is not model and not wrapped:
         name = next(name for name in ATTRIBUTES if name in parts)
         raise AtrousError(f"a {type(model).__name__} wraps the model: give the model in it, .{name}.")
-    if not isinstance(getattr(inside, "info", None), Info) or not callable(getattr(inside, "scores", None)):
+    if not isinstance(attribute_of(inside, "info"), Info) or not callable(attribute_of(inside, "scores")):
         raise AtrousError(
             f"{type(inside).__name__} is no model of atrous: it has no record of its classes and pictures (.info). "
             "Weights of other libraries become one by atrous.convert(module.state_dict()); atrous.create_model builds "

@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from numbers import Real
 from typing import Any, Literal
 
-from atrous.arguments import checked, checked_field_names
+from atrous.arguments import as_float, checked, checked_field_names
 from atrous.data.colors import Color
 from atrous.data.labels import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError, shown
-from atrous.inputs import IMAGE, Input, joint_dtype, usual_colors
+from atrous.inputs import IMAGE, LARGEST, SMALLEST, Input, joint_dtype, usual_colors
 from atrous.models.task import SEMANTIC, Task
 
 #: 2 since a record lists inputs and tasks; records of version 1 are of one picture and one table of classes.
@@ -32,7 +31,7 @@ class Preprocessing:
 
     Args:
         inputs: what the network sees, joined along the channels in this order; the first is the picture, "image".
-        enlarge: factor by which pictures are enlarged before the network sees them.
+        enlarge: factor by which pictures are enlarged before the network sees them, above 0, at most 64.
         aligned: whether the network sees sides of 32k + 1 pixels even where nothing is enlarged, which is what
             TensorFlow's SAME padding needs to sample crops and whole pictures alike (`layers.Normalize`).
     """
@@ -50,16 +49,13 @@ class Preprocessing:
         names = [one.name for one in self.inputs]
         if names[0] != IMAGE or len(set(names)) < len(names):
             raise AtrousError(f"the first input is {IMAGE!r} and no two have one name, got {', '.join(names)}.")
-        if not isinstance(self.enlarge, Real):
+        if (enlarge := as_float(self.enlarge, "enlarge")) is None:
             raise AtrousError(f"enlarge must be a number, got {shown(self.enlarge)}.")
-        if not 0 < self.enlarge < math.inf:
-            raise AtrousError(f"enlarge must be positive and finite, got {self.enlarge}.")
+        if not 0 < enlarge <= MOST_ENLARGED:
+            raise AtrousError(f"enlarge must be positive and finite, at most {MOST_ENLARGED:,}, got {enlarge}.")
+        object.__setattr__(self, "enlarge", enlarge)
         if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
-        if self.enlarge > MOST_ENLARGED:
-            raise AtrousError(
-                f"enlarge must be at most {MOST_ENLARGED}, got {self.enlarge}: larger pictures fill any memory."
-            )
 
     @classmethod
     @checked
@@ -192,12 +188,16 @@ class Info:
             names = ", ".join(task.name for task in tasks)
             raise AtrousError(f"the first task is {SEMANTIC} and no two have one name, got {names}.")
         outputs = self.arguments.get("num_classes")
+        if outputs is not None and not isinstance(outputs, int):
+            raise AtrousError(f"num_classes in arguments must be a whole number, got {shown(outputs)}.")
         if outputs is not None and len(self.table) != max(outputs, 2):
             raise AtrousError(
                 f"a model with {outputs} outputs separates {max(outputs, 2)} classes, not {len(self.table)}."
             )
-        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
-            raise AtrousError(f"temperature must be positive and finite, got {shown(self.temperature)}.")
+        temperature = as_float(self.temperature, "temperature")
+        if temperature is None or not SMALLEST <= temperature <= LARGEST:
+            raise AtrousError(f"temperature must be positive and finite, in float32, got {shown(self.temperature)}.")
+        object.__setattr__(self, "temperature", temperature)
         channels = self.arguments.get("in_channels")
         if channels is not None and self.preprocessing.channels != channels:
             raise AtrousError(
@@ -252,7 +252,7 @@ class Info:
         version = record.get("format_version")
         if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
             raise AtrousError(
-                f"the model's record has format version {version!r}, this atrous reads 1 to {FORMAT_VERSION}: "
+                f"the model's record has format version {shown(version)}, this atrous reads 1 to {FORMAT_VERSION}: "
                 "upgrade atrous, or convert the model again."
             )
         others = {key: value for key, value in record.items() if version != 1 or key not in _TABLE}

@@ -17,9 +17,9 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked
+from atrous.arguments import as_dict, checked
 from atrous.data.decoding import in_words
-from atrous.errors import AtrousError, counted, shown
+from atrous.errors import AtrousError, counted, named, shown
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
 from atrous.inputs import IMAGE
@@ -62,7 +62,7 @@ class Client:
 
     @checked
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 120.0, patience: float = 60.0) -> None:
-        if not isinstance(patience, int | float) or not patience >= 0:
+        if not patience >= 0:
             raise AtrousError(f"patience is a number of seconds, 0 or more, got {shown(patience)}.")
         self._connection, self._patience = Connection(address, key, timeout), patience
         self._infos: dict[tuple[str, str], Info] = {}
@@ -121,9 +121,10 @@ class Client:
         """
         from atrous.inference.picture_input import as_array
 
-        parts = dict(picture) if isinstance(picture, Mapping) else {IMAGE: picture}
-        if IMAGE not in parts:
-            raise AtrousError(f"a scene has an {IMAGE!r}, got {', '.join(map(str, parts)) or 'nothing'}.")
+        given = as_dict(picture, "the picture")
+        parts = {IMAGE: picture} if given is None else given
+        if IMAGE not in parts or not all(isinstance(part, str) for part in parts):
+            raise AtrousError(f"a scene has an {IMAGE!r}, got {', '.join(map(named, parts)) or 'nothing'}.")
         arrays = {part: as_array(value) for part, value in parts.items()}
         image = arrays[IMAGE]
         name = model or self._only_model()

@@ -16,13 +16,14 @@ SOURCE = Path(atrous.__file__).parent
 #: What each room may import from this package, besides itself. "atrous" is the package's own root.
 LOW = {
     *("arguments", "errors", "fields", "inputs", "json_yaml", "forks", "atomic_write", "logger", "picture_marks"),
-    *("outputs", "memory_errors", "version"),
+    *("outputs", "memory_errors", "paths", "version"),
 }
 ALLOWED = {
     "errors": set(),
     "memory_errors": set(),
     "version": set(),
-    "arguments": {"errors", "memory_errors"},
+    "paths": {"errors"},
+    "arguments": {"errors", "memory_errors", "paths"},
     "fields": {"arguments", "errors"},
     "json_yaml": {"errors"},
     "inputs": {"arguments", "errors"},

@@ -14,7 +14,6 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 from PIL import Image
 
-from atrous.arguments import is_url, shown_place
 from atrous.data import places
 from atrous.data.pictures import read_picture
 from atrous.data.places import (
@@ -30,6 +29,7 @@ from atrous.data.places import (
 )
 from atrous.data.remote_files import Listing, files_in, listing_of, opened
 from atrous.errors import AtrousError
+from atrous.paths import is_url, shown_place
 
 
 def png(side: int = 8) -> bytes:

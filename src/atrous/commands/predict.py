@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.markup import escape
 
-from atrous.arguments import Place, checked, shown_place
+from atrous.arguments import checked
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.file_kinds import kinds_of
@@ -32,6 +32,7 @@ from atrous.inference.jobs import Job, Record, Worker, plan, summarise
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.outputs import json_output, no_empty_folder
+from atrous.paths import Place, shown_place
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

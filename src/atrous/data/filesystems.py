@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import Request, build_opener
 
-from atrous.arguments import shown_place
 from atrous.atomic_write import SUFFIX
 from atrous.errors import AtrousError, missing_extra
+from atrous.paths import shown_place
 
 #: The package that each of these kinds of URL needs, all of the extra `remote`.
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}

@@ -15,13 +15,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from atrous.arguments import is_url, shown_place
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.places import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import IMAGE, Input, check_input_name
 from atrous.json_yaml import parse_yaml
+from atrous.paths import is_url, shown_place
 
 INPUTS_FILE = "inputs.yaml"
 #: Words at the end of a picture's name in whose place a further input has its own name: a_rgb.png and a_depth.png.

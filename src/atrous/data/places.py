@@ -18,11 +18,11 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from atrous.arguments import Place, is_url, shown_place
 from atrous.atomic_write import atomic_path
 from atrous.data.filesystems import WEB, errors_named, filesystem_of, open_web, put, scheme_of
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.errors import AtrousError, counted
+from atrous.paths import Place, is_url, shown_place
 
 #: Bytes of the disk that stay free.
 RESERVE = 64 * 2**20

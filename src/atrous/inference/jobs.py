@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import Place, checked, checked_fields, shown_place
+from atrous.arguments import checked, checked_fields
 from atrous.console import note
 from atrous.data.file_kinds import kinds_of
 from atrous.data.input_files import SceneFiles
@@ -43,6 +43,7 @@ from atrous.inference.tiles import Counted
 from atrous.inputs import IMAGE
 from atrous.models.info import Info
 from atrous.outputs import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
+from atrous.paths import Place, shown_place
 
 #: What is read window by window.
 Windows = GeoTiffSource | JoinedSource | StandardisedSource

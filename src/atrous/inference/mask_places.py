@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from atrous.arguments import Place, shown_place
 from atrous.console import note
 from atrous.data.places import as_path, below, identity
 from atrous.errors import AtrousError, counted
+from atrous.paths import Place, shown_place
 
 
 def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]:

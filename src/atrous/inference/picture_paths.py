@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from atrous.arguments import Place, shown_place
 from atrous.console import console, note
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
@@ -19,6 +18,7 @@ from atrous.data.unread_folders import folders_with_pictures
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_outputs import marked_pictures
 from atrous.outputs import is_our_picture
+from atrous.paths import Place, shown_place
 from atrous.picture_marks import is_marked
 
 #: Subfolders with pictures that are named, because they are not searched.

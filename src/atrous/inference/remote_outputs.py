@@ -6,11 +6,11 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from atrous.arguments import shown_place
 from atrous.data.places import as_path, check_storable
 from atrous.data.remote_files import files_in, opened
 from atrous.errors import AtrousError
 from atrous.outputs import FILE_SUFFIXES, files_of_others
+from atrous.paths import shown_place
 from atrous.picture_marks import is_marked, is_sealed
 
 #: Files that are looked at together, because each waits for its server.

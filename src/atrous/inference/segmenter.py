@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked, checked_names, path_of, place_of, shown_place
+from atrous.arguments import checked, checked_names
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import StoredPixels, to_channels
@@ -45,6 +45,7 @@ from atrous.inference.views import views_of
 from atrous.inference.whole_picture import WholePicture
 from atrous.inputs import IMAGE, Input
 from atrous.models.given import check_model
+from atrous.paths import path_of, place_of, shown_place
 
 if TYPE_CHECKING:
     import torch

@@ -47,6 +47,16 @@ def test_several_inputs_survive_a_trip_through_json():
     assert Info.from_dict(through_json(info)) == info
 
 
+def test_the_first_records_of_version_2_had_no_tasks():
+    record = through_json(FULL)
+    (task,) = record.pop("tasks")
+    table = task["classes"]
+    record |= {"classes": table["names"], **{name: table[name] for name in ("colors", "raw", "ignore")}}
+    assert Info.from_dict(record) == FULL
+    with pytest.raises(AtrousError, match="classes"):  # two tables: which one?
+        Info.from_dict({**through_json(FULL), "classes": ["a", "b"]})
+
+
 def test_a_record_of_version_1_is_read_as_it_was():
     record = through_json(FULL)
     del record["tasks"]

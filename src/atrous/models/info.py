@@ -17,7 +17,7 @@ from atrous.models.task import SEMANTIC, Task
 
 #: 2 since a record lists inputs and tasks; records of version 1 are of one picture and one table of classes.
 FORMAT_VERSION = 2
-#: Fields of a record of version 1, which are those of its class table.
+#: Fields of a record without tasks, which are those of its class table.
 _TABLE = {"classes": "names", "colors": "colors", "raw": "raw", "ignore": "ignore"}
 
 #: How much pictures may be enlarged: a thumbnail of 32 px to 2048.
@@ -255,7 +255,7 @@ class Info:
                 f"the model's record has format version {shown(version)}, this atrous reads 1 to {FORMAT_VERSION}: "
                 "upgrade atrous, or convert the model again."
             )
-        others = {key: value for key, value in record.items() if version != 1 or key not in _TABLE}
+        others = {key: value for key, value in record.items() if not _is_flat(record) or key not in _TABLE}
         try:
             return cls(
                 **{
@@ -278,9 +278,14 @@ def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
     return Preprocessing(**{**record, "inputs": inputs})
 
 
+def _is_flat(record: Mapping[str, Any]) -> bool:
+    """Whether a record has its classes beside its other fields: in version 1, and in the first files of version 2."""
+    return record["format_version"] == 1 or ("tasks" not in record and "classes" in record)
+
+
 def _tasks(record: Mapping[str, Any]) -> tuple[Task, ...]:
     """As a record of its format version has them."""
-    if record["format_version"] == 1:
+    if _is_flat(record):
         return (Task(ClassTable(**{new: tuples(record[old]) for old, new in _TABLE.items()})),)
     return tuple(
         Task(**{**one, "outputs": tuples(one["outputs"]), "classes": ClassTable(**tuples(one["classes"]))})

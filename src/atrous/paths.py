@@ -19,7 +19,8 @@ def is_url(place: Place) -> bool:
     Args:
         place: a path, or a text that is one or the other.
     """
-    return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place) is not None
+    chain = r"(?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://"  # fsspec's, such as simplecache::https://
+    return isinstance(place, str) and re.match(chain, place) is not None
 
 
 def shown_place(place: Place) -> str:
@@ -33,7 +34,8 @@ def shown_place(place: Place) -> str:
     text = re.sub(r"(?<=://)[^/?#\s]*@", "", place)
     # a password with an unquoted slash: a colon that no port follows
     text = re.sub(r"(?<=://)(?!\[)[^/?#\s@]*:(?!\d*(?:[/?#]|$))\S*@", "", text)
-    return re.sub(r"(https?://[^?#\s]*)[?#]\S*", r"\1?…", text, flags=re.IGNORECASE)
+    text = re.sub(r"(https?://[^?#\s]*)[?#]\S*", r"\1?…", text, flags=re.IGNORECASE)
+    return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # elsewhere ? is a pattern, without "="
 
 
 def place_of(value: str | os.PathLike[Any], name: str) -> Place:

@@ -167,3 +167,37 @@ def test_a_written_split_keeps_overlapping_tiles_together(tmp_path, system):
             if int(line) // 5 == scene
         }
         assert len(places) == 1, scene
+
+
+def test_a_scene_of_tiles_in_a_row_is_not_one_group(tmp_path):
+    """All tiles overlap with the next: groups that are told stay whole, and the ground cannot."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for number in range(20):
+        name = f"{'ABCDE'[number // 4]}_{number:02}"
+        write_geotiff(tmp_path / "images" / f"{name}.tif", 1000 + number * 20, 50)
+        Image.fromarray(np.eye(40, 60, dtype=np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    ClassTable(("ground", "thing"), default_colors(2), ((0,), (1,)), (255,)).to_yaml(tmp_path / "classes.yaml")
+    assert main(["doctor", str(tmp_path), "--groups", "^(.)_", "--write-split"]) == 0
+    places = [
+        {line[0] for line in (tmp_path / "splits" / f"{name}.txt").read_text(encoding="utf-8").split()}
+        for name in ("train", "val", "test")
+    ]
+    assert sum(map(len, places)) == len(set.union(*places)) == 5
+
+
+def test_systems_that_users_defined_are_told_apart_and_none_is_the_one_below(tmp_path):
+    for name, zone in (("a", b"Zone A|"), ("b", b"Zone B|")):
+        keys = (1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, 32767, 1026, 34737, len(zone), 0)
+        place = [(33550, "d", 3, (1, 1, 0), True), (33922, "d", 6, (0, 0, 0, 500_000, 5_000_000, 0), True)]
+        tags = [*place, (34735, "H", len(keys), keys, True), (34737, "s", 0, zone.decode(), True)]
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((8, 8), np.uint8), extratags=tags)
+    first, second = (footprint_of(tmp_path / f"{name}.tif") for name in "ab")
+    assert first is not None and second is not None and "EPSG" not in first.system
+    assert first.shares(second) == 0 and first.shares(first) == 1
+
+
+def test_sizes_far_apart_are_compared_in_little_memory():
+    sizes = (1e-8, 1.1e-8, 1.0, 1e8)
+    rectangles = {Path(str(size)): Footprint("", 0, 0, size, size) for size in sizes}
+    assert set(Grounds(rectangles).sharing(rectangles[Path("1.0")])) == set(rectangles)

@@ -207,3 +207,19 @@ def test_placeholders_name_every_class_differently(num_classes, count):
 def test_what_no_later_call_can_use_is_no_record(changed, message):
     with pytest.raises(AtrousError, match=message):
         Info.from_dict({**through_json(FULL), **changed})
+
+
+def test_a_first_record_ignores_no_value_of_a_class_and_names_classes_apart():
+    record = through_json(FULL)
+    del record["tasks"]
+    record |= {"classes": ["a", "a"], "colors": [[0, 0, 0], [9, 9, 9]], "raw": [[0], [255]], "ignore": [255, 7]}
+    table = Info.from_dict(record).table
+    assert (table.names, table.raw, table.ignore) == (("a", "a (2)"), ((0,), (255,)), (7,))
+
+
+@pytest.mark.parametrize("table", [["cat", "dog"], None, object(), {"names": ("a",)}])
+def test_what_is_no_class_table_is_refused(table):
+    with pytest.raises(AtrousError, match="ClassTable"):
+        FULL.with_table(table)
+    with pytest.raises(AtrousError, match="ClassTable"):
+        Task(table)

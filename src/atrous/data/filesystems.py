@@ -74,9 +74,12 @@ def _rename(system: Any, part: str, path: str) -> None:
     if type(system).mv is AbstractFileSystem.mv:  # which copies and takes names for patterns
         system.cp_file(part, path)
         return
+    size = system.info(part)["size"]
     with suppress(Exception):  # some refuse to rename over a file, with an error or without
         system.mv(part, path)
-    if not system.exists(part):
+    if not _is_there(system, part):
+        if system.info(path)["size"] != size:
+            raise OSError(f"the file that was written as {part} is not at {path}")
         return
     aside = f"{part.removesuffix(SUFFIX)}.before{SUFFIX}"
     had = system.exists(path)
@@ -90,6 +93,15 @@ def _rename(system: Any, part: str, path: str) -> None:
         raise
     if had:
         system.rm_file(aside)
+
+
+def _is_there(system: Any, path: str) -> bool:
+    """Whether a file is there; `exists` says no where it cannot be asked."""
+    try:
+        system.info(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:

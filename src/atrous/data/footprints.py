@@ -20,11 +20,13 @@ LEAST_SHARED = 0.01
 #: Photographs taken within so many metres of each other, along each axis, show the same scene.
 NEAR_METRES = 10.0
 _MOST_CELLS = 4096
+_SMALLEST = 1e-9  # of a side, in metres or degrees: a tenth of a millimetre
 _FARTHEST = 1e9  # in metres or degrees; what is farther, infinite or no number is no place on Earth
 _METRES_PER_DEGREE = 111_320.0
 _GPS_TAG = 34853  # of EXIF: its own directory of latitude and longitude
 _PROJECTED, _GEOGRAPHIC = "ProjectedCSTypeGeoKey", "GeographicTypeGeoKey"
 _USER_DEFINED = 32767
+_OF_ONE_FILE = ("ModelPixelScale", "ModelTiepoint", "ModelTransformation")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def footprint_of(path: Path) -> Footprint | None:
     except (AtrousError, OSError, ValueError, TypeError, IndexError, ArithmeticError, KeyError):
         return None  # whatever is wrong with a place, the picture can be learned from
     sound = all(abs(side) < _FARTHEST for side in (found.left, found.bottom, found.right, found.top))
-    return found if sound and found.area > 0 else None
+    wide = min(found.right - found.left, found.top - found.bottom) > _SMALLEST
+    return found if sound and wide else None
 
 
 class Grounds:
@@ -127,12 +130,10 @@ class Grounds:
         side = self._cell.get(one.system)
         if side is None:
             return []
-        columns, rows = (
-            range(math.floor(low / side), math.floor(high / side) + 1)
-            for low, high in ((one.left, one.right), (one.bottom, one.top))
-        )
-        if len(columns) * len(rows) > _MOST_CELLS:
+        sides = ((one.left, one.right), (one.bottom, one.top))
+        if (one.right - one.left + side) * (one.top - one.bottom + side) > _MOST_CELLS * side * side:
             return None
+        columns, rows = (range(math.floor(low / side), math.floor(high / side) + 1) for low, high in sides)
         return [(one.system, column, row) for column in columns for row in rows]
 
 
@@ -185,9 +186,11 @@ def _corners(affine: tuple[float, ...], height: int, width: int) -> list[tuple[f
 def _system_of(tags: Mapping[str, Any]) -> str:
     for key in (_PROJECTED, _GEOGRAPHIC):
         code = int(tags.get(key, 0))
-        if code not in (0, _USER_DEFINED):
+        if code == _USER_DEFINED:  # all that the file says of it; the system below it has other coordinates
+            return repr(sorted((name, str(value)) for name, value in tags.items() if name not in _OF_ONE_FILE))
+        if code:
             return f"EPSG:{code}"
-    return str(tags.get("GTCitationGeoKey", ""))
+    return ""
 
 
 def _world_file(path: Path) -> tuple[float, ...] | None:

@@ -56,7 +56,10 @@ def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
 
 
 def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[Item, ...]]:
-    """A split that keeps groups, pictures of the same ground, and near copies of each other, together.
+    """A split that keeps groups, near copies of each other, and pictures of the same ground together.
+
+    Ground is left out where it joins more than half of the pictures, such as overlapping tiles of one scene: then no
+    split of whole places would leave enough for each part.
 
     Args:
         dataset: the dataset.
@@ -73,11 +76,22 @@ def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[It
         joined.join(first.setdefault(group, path), path)
     for one, other in NearCopies(facts).pairs() if facts else ():
         joined.join(one, other)
+    alone = _roots(joined, dataset.unlisted)
     for one, other in overlapping({path: found.footprint for path, found in facts.items() if found.footprint}):
         joined.join(one, other)
-    sizes = Counter(joined.root(item.image) for item in dataset.unlisted)
-    roots = ((item, joined.root(item.image)) for item in dataset.unlisted)
-    return seeded_split(replace(item, group=str(root) if sizes[root] > 1 else None) for item, root in roots)[0]
+    with_ground = _roots(joined, dataset.unlisted)
+    largest = max(Counter(with_ground.values()).values(), default=0)
+    roots = with_ground if largest <= len(dataset.unlisted) / 2 else alone
+    sizes = Counter(roots.values())
+    return seeded_split(
+        replace(item, group=str(roots[item.image]) if sizes[roots[item.image]] > 1 else None)
+        for item in dataset.unlisted
+    )[0]
+
+
+def _roots(joined: _Joined, items: Iterable[Item]) -> dict[Path, Path]:
+    """Of each picture the one that stands for all that are joined with it."""
+    return {item.image: joined.root(item.image) for item in items}
 
 
 class _Joined:
@@ -161,7 +175,7 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         yield from _counted(
             "same_ground",
             f"Pictures of {second} that show ground of {first}, by their coordinates; scores on them flatter. Keep "
-            "pictures of one place in one split.",
+            "pictures of one place in one split; where all tiles of a scene overlap in a row, draw a line on the map.",
             [f"{second} {name} and {first} {names[twin]}" for name, twin in shared if twin is not None],
         )
 

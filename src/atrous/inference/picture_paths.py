@@ -12,7 +12,7 @@ from rich.markup import escape
 from atrous.console import console, note
 from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.places import local_path
+from atrous.data.places import identity, local_path
 from atrous.data.remote_files import Listing, listing_of
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.errors import AtrousError, counted
@@ -60,7 +60,10 @@ def find_places(places: Sequence[Place]) -> list[Place]:
         raise AtrousError(f"no pictures in {', '.join(map(shown_place, given))}; known are {known}. {below}".rstrip())
     if below:
         note(below)
-    return list(found)
+    spelt: dict[Place, Place] = {}
+    for place in found:
+        spelt.setdefault(place if isinstance(place, Path) else identity(place), place)
+    return list(spelt.values())
 
 
 def _at_path(path: Path) -> list[Path]:

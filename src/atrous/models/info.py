@@ -283,10 +283,25 @@ def _is_flat(record: Mapping[str, Any]) -> bool:
     return record["format_version"] == 1 or ("tasks" not in record and "classes" in record)
 
 
+def _flat_table(record: Mapping[str, Any]) -> ClassTable:
+    """The classes of a record without tasks, which were not checked as a table when it was written.
+
+    A value of a class is not ignored, though it is in the default (255,); a name that stands twice gets a number.
+    """
+    fields = {new: tuples(record[old]) for old, new in _TABLE.items()}
+    owned = {value for values in fields["raw"] for value in values}
+    fields["ignore"] = tuple(value for value in fields["ignore"] if value not in owned)
+    names: list[str] = []
+    for name in fields["names"]:
+        number = 1 + sum(taken == name or taken.startswith(f"{name} (") for taken in names)
+        names.append(f"{name} ({number})" if name in names else name)
+    return ClassTable(**{**fields, "names": tuple(names)})
+
+
 def _tasks(record: Mapping[str, Any]) -> tuple[Task, ...]:
     """As a record of its format version has them."""
     if _is_flat(record):
-        return (Task(ClassTable(**{new: tuples(record[old]) for old, new in _TABLE.items()})),)
+        return (Task(_flat_table(record)),)
     return tuple(
         Task(**{**one, "outputs": tuples(one["outputs"]), "classes": ClassTable(**tuples(one["classes"]))})
         for one in record["tasks"]

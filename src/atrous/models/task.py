@@ -32,6 +32,8 @@ class Task:
     outputs: tuple[str, str] = ("labels", "scores")
 
     def __post_init__(self) -> None:
+        if not isinstance(self.classes, ClassTable):
+            raise AtrousError(f"a task's classes are a ClassTable, got {shown(self.classes)}.")
         if not self.name or not all(self.outputs) or len(set(self.outputs)) != 2:
             raise AtrousError(
                 f"a {self.kind} task has a name and two outputs of different names, got {shown(self.name)} and "

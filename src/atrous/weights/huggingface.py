@@ -147,12 +147,16 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
         seen = seen.normalized_by(seen.mean[::-1], seen.std[::-1])
     usual = {"output_stride": OUTPUT_STRIDE, "multi_grid": (1, 1, 1), "align_corners": False}
+    inner = {
+        "norm": (told.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
+        "pad_type": "same" if told.flag("tf_padding") else "",
+        "padding": "tensorflow",
+    }
+    untold = {"norm": "layer_norm_eps", "pad_type": "tf_padding"}  # by these, where there is a configuration
     held = {
         "backbone": BACKBONES.get((stem, first, last), f"google_mobilenetv2_{round(last / 3.2):03d}"),
         "backbone_arguments": {
-            "norm": (told.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
-            "pad_type": "same" if told.flag("tf_padding") else "",
-            "padding": "tensorflow",
+            name: value for name, value in inner.items() if untold.get(name, "") in ("", *foreign.config)
         },
         "num_classes": num_classes,
         "in_channels": in_channels,
@@ -164,9 +168,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "norm": (HEAD_EPS, MOMENTUM),
         "dropout": told.number("classifier_dropout_prob", 0, 1),
     }
+    arguments = merged(usual, held, given, foreign.name)
+    if isinstance(arguments["backbone_arguments"], Mapping):
+        arguments["backbone_arguments"] = {**inner, **arguments["backbone_arguments"]}
     return Adapted(
         architecture="deeplabv3",
-        arguments=merged(usual, held, given, foreign.name),
+        arguments=arguments,
         state=renamed,
         left_over=left_over,
         preprocessing=seen,

@@ -74,9 +74,10 @@ def test_round_trip(tmp_path, arguments, memory_format):
     model.info = dataclasses.replace(
         model.info,
         preprocessing=dataclasses.replace(model.info.preprocessing.with_image(dtype="uint16"), enlarge=1.5),
-        raw=tuple((-index, 300 + index) for index in range(len(model.info.classes))),
         scores={"val": {"miou": 0.25, "dice": None}},
     )
+    raw = tuple((-index, 300 + index) for index in range(len(model.info.classes)))
+    model.info = model.info.with_table(dataclasses.replace(model.info.table, raw=raw))
     path = tmp_path / "new" / "folder" / "model.safetensors"
     atrous.save(model, path)
     again = atrous.load(path).to(memory_format=memory_format)  # the order of sums depends on it
@@ -174,6 +175,8 @@ def test_a_file_of_format_1_gives_the_same_masks(path):
     record = json.loads(header["__metadata__"]["atrous"])
     (image,) = record["preprocessing"].pop("inputs")
     record["preprocessing"] |= {name: image[name] for name in ("mean", "std", "dtype", "pages")}
+    table = record.pop("tasks")[0]["classes"]
+    record |= {"classes": table["names"], **{name: table[name] for name in ("colors", "raw", "ignore")}}
     info = json.dumps({**record, "format_version": 1})
     header["__metadata__"] |= {"atrous": info, "sha256": _digest(info, load_file(path))}
     path.write_bytes(with_header(header, weights))

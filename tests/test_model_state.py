@@ -150,7 +150,10 @@ REFUSED = {
     "raw booleans": (replaced_table(raw=((False,), (True,), (2,))), "raw value False of 'class 0' is neither"),
     "raw values twice": (replaced_table(raw=((0,), (0,), (0,))), "raw value 0 is given for 'class 0' and again"),
     "raw values of two kinds": (replaced_table(raw=((0,), ((1, 2, 3),), (2,))), "mix numbers and"),
-    "raw values beyond 64 bits": (replaced_table(raw=((10**400,), (1,), (2,))), "raw value 1000.* is neither"),
+    "raw values beyond 64 bits": (
+        replaced_table(raw=((10**400,), (1,), (2,))),
+        "raw value int of 1,329 bits of .* is neither",
+    ),
     "an ignored value that is a class": (replaced_table(ignore=(2,)), "raw value 2 is given for 'class 2' and again"),
     "ignored texts": (replaced_table(ignore=("x",)), "raw value 'x' of 'ignore' is neither"),
     "nothing ignored, by None": (replaced_table(ignore=None), "ignore of a class table must be a tuple, got None"),

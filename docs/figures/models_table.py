@@ -53,9 +53,13 @@ def _plus(name: str, source: str, **arguments: Any) -> Variant:
 
 
 LARGE_FOV = Variant("V1 LargeFOV, VGG-16", "1412.7062 §5, Table 2", "deeplabv1")
-TORCHVISION_50 = _v3("torchvision's V3, ResNet-50", "`weights/torchvision.py`", **RESNET, backbone="resnet50")
-TORCHVISION_101 = _v3("torchvision's V3, ResNet-101", "`weights/torchvision.py`", **RESNET, backbone="resnet101")
-TORCHVISION_MOBILE = _v3("torchvision's V3, MobileNetV3-L", "`weights/torchvision.py`", **MOBILENET)
+_OF_TORCHVISION = "`weights/torchvision.py`"
+#: What its weights tell by themselves.
+_PLAIN: dict[str, Any] = {"aspp_conv": True, "separable": False}
+TORCHVISION_50 = _v3("torchvision's V3, ResNet-50", _OF_TORCHVISION, **RESNET, **_PLAIN, backbone="resnet50")
+TORCHVISION_101 = _v3("torchvision's V3, ResNet-101", _OF_TORCHVISION, **RESNET, **_PLAIN, backbone="resnet101")
+_MOBILE: dict[str, Any] = {"backbone": "mobilenetv3_large_100", "backbone_arguments": {"norm": (1e-3, 0.01)}}
+TORCHVISION_MOBILE = _v3("torchvision's V3, MobileNetV3-L", _OF_TORCHVISION, **MOBILENET, **_PLAIN, **_MOBILE)
 _SMP_50: dict[str, Any] = {"backbone": "resnet50", "dilation_rule": "full"}
 #: Its rates are 12, 24, 36 at either stride; ours are named at output stride 16.
 _SMP_RATES = {"atrous_rates": (6, 12, 18)}

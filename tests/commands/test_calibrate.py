@@ -10,6 +10,7 @@ from atrous import create_model, model_file
 from atrous.cli import main
 from atrous.commands import calibrate as command
 from atrous.commands.calibrate import calibrate, drawn_pixels
+from atrous.data.labels import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
@@ -69,8 +70,7 @@ def test_of_many_pixels_equally_many_are_drawn_from_each_picture(model, shapes, 
 
 def test_a_model_of_one_logit_is_calibrated_as_two_classes(shapes, tmp_path):
     network = create_model("deeplabv3", backbone="mobilenetv2_100", num_classes=1)
-    classes = {"classes": ("ground", "box"), "colors": ((0, 0, 0), (9, 9, 9)), "raw": ((0,), (7, 8))}
-    network.info = replace(network.info, **classes)
+    network.info = network.info.with_table(ClassTable(("ground", "box"), ((0, 0, 0), (9, 9, 9)), ((0,), (7, 8))))
     model_file.save(network, tmp_path / "binary.safetensors")
     (shapes_of_two := tmp_path / "two").mkdir()
     for folder in ("images", "masks"):

@@ -103,7 +103,7 @@ def test_one_line_says_when_and_why(model, picture, tmp_path, capsys):
 def test_memory_and_tile_that_cannot_be(model, picture, tmp_path, capsys):
     Image.fromarray(picture).save(tmp_path / "a.png")
     assert run(model, tmp_path / "a.png", "--tile", "10", "--out", tmp_path / "out") == 2
-    assert "larger tile" in capsys.readouterr().err
+    assert "tile must be 32 or more pixels" in capsys.readouterr().err
     assert run(model, tmp_path / "a.png", "--memory", "0.1", "--out", tmp_path / "out") == 1
     assert "force smaller tiles with --tile" in capsys.readouterr().out
 

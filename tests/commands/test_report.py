@@ -60,6 +60,10 @@ class Erring:
         mask[0][mask[0] == 1] = 2
         return Prediction(mask, image, self.info)
 
+    @property
+    def preparation(self) -> Erring:
+        return self
+
     def filled(self, found: Found) -> np.ndarray:
         return found.image
 

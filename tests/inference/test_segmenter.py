@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import atrous
+from atrous.data.labels import ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.pillow import pixels_of_picture
 from atrous.errors import AtrousError
@@ -16,12 +17,9 @@ from atrous.inference.picture_input import as_array
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
 
-CLASSES = {
-    "classes": ("sky", "road", "tree"),
-    "colors": ((10, 20, 230), (120, 120, 120), (0, 200, 0)),
-    "raw": ((-5, 1), (300,), (7, 8, 9)),
-    "ignore": (65535,),
-}
+CLASSES = ClassTable(
+    ("sky", "road", "tree"), ((10, 20, 230), (120, 120, 120), (0, 200, 0)), ((-5, 1), (300,), (7, 8, 9)), (65535,)
+)
 
 
 def make(**arguments):
@@ -34,8 +32,8 @@ def make(**arguments):
     with torch.no_grad():  # the classes' scores take turns, by centring them on noise
         noise = 60 * torch.randn(4, channels, 60, 70)
         model.classifier.bias.sub_(model.scores(noise / 58)["main"].mean((0, 2, 3)))
-    classes = CLASSES if model.info.arguments["num_classes"] == 3 else {}
-    model.info = dataclasses.replace(model.info, **classes)
+    if model.info.arguments["num_classes"] == 3:
+        model.info = model.info.with_table(CLASSES)
     return model
 
 
@@ -164,7 +162,7 @@ def test_a_saved_mask_reads_back_as_indices_with_the_models_colours(segmenter, p
     back = Image.open(tmp_path / "mask.png")
     assert back.mode == "P"
     assert np.array_equal(np.asarray(back), prediction.mask)
-    colours = np.asarray(CLASSES["colors"], np.uint8)[prediction.mask]
+    colours = np.asarray(CLASSES.colors, np.uint8)[prediction.mask]
     assert np.array_equal(np.asarray(back.convert("RGB")), colours)
 
 
@@ -178,7 +176,7 @@ def test_the_raw_mask_holds_the_first_raw_value_of_each_class(segmenter, picture
 @pytest.mark.parametrize("opacity", [0.0, 0.55, 1.0])
 def test_an_overlay_mixes_picture_and_colours(segmenter, picture, opacity):
     prediction = segmenter(picture)
-    colours = np.asarray(CLASSES["colors"], np.float32)[prediction.mask]
+    colours = np.asarray(CLASSES.colors, np.float32)[prediction.mask]
     expected = picture * (1 - opacity) + colours * opacity
     assert np.abs(np.asarray(prediction.overlay(opacity)) - expected).max() <= 0.51
 

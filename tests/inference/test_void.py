@@ -14,6 +14,7 @@ from atrous.data.pictures import read_pixels
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction, visible
+from atrous.inference.preparation import Preparation
 from atrous.inference.segmenter import Segmenter
 from atrous.serving import answers
 
@@ -39,6 +40,7 @@ def with_float(segmenter: Segmenter) -> Segmenter:
     from dataclasses import replace
 
     segmenter.info = replace(segmenter.info, preprocessing=segmenter.info.preprocessing.with_image(dtype="float32"))
+    segmenter.preparation = Preparation(segmenter.info.preprocessing)
     return segmenter
 
 

@@ -63,6 +63,9 @@ def _kind(kind: Any, about: About) -> dict[str, Any]:
         return {"enum": list(about.choices)}
     limits = {"minimum": about.ge, "exclusiveMinimum": about.gt, "maximum": about.le, "exclusiveMaximum": about.lt}
     limits = {name: limit for name, limit in limits.items() if limit is not None}
+    whole = kind is int or (typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is int)
+    if whole and not {"maximum", "exclusiveMaximum"} & limits.keys():
+        limits["exclusiveMaximum"] = 2**63  # as `arguments` has it
     if typing.get_origin(kind) is not tuple:
         return {"type": NAMES[typing.get_origin(kind) or kind], **limits}
     item = typing.get_args(kind)[0]

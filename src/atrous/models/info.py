@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from atrous.arguments import as_float, checked, checked_field_names
+from atrous.arguments import as_dict, as_float, checked, checked_field_names
 from atrous.data.colors import Color
 from atrous.data.labels import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError, shown
@@ -181,6 +181,7 @@ class Info:
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.arguments, Mapping):
             given = f"{shown(self.preprocessing)} and {shown(self.arguments)}"
             raise AtrousError(f"preprocessing is a Preprocessing and arguments are a dict, got {given}.")
+        as_dict(self.arguments, "arguments")
         tasks = self.tasks
         if not isinstance(tasks, tuple) or not tasks or not all(isinstance(task, Task) for task in tasks):
             raise AtrousError(f"tasks must be a tuple of Task, got {shown(tasks)}.")

@@ -39,6 +39,7 @@ def test_a_missing_extra_tells_the_command():
         ({1: 2}, "dict of 1 entry"),
         (True, "True"),
     ],
+    ids=["large", "negative", "number", "text", "list", "dict", "flag"],
 )
 def test_any_value_is_shown_in_a_line(value, words):
     assert shown(value) == words

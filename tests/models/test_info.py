@@ -188,7 +188,10 @@ def test_placeholders_name_every_class_differently(num_classes, count):
         ({"crf": [1]}, "crf must be a dict or None"),
         ({"scores": None}, "scores must be a dict, got None"),
         ({"provenance": [1]}, "provenance must be a dict"),
-        ({"preprocessing": {**dataclasses.asdict(FULL.preprocessing), "enlarge": 1e6}}, "enlarge must be positive and finite, at most 64"),
+        (
+            {"preprocessing": {**dataclasses.asdict(FULL.preprocessing), "enlarge": 1e6}},
+            "enlarge must be positive and finite, at most 64",
+        ),
     ],
 )
 def test_what_no_later_call_can_use_is_no_record(changed, message):

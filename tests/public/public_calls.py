@@ -305,7 +305,10 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             model.info.preprocessing.normalized_by,
             {"mean": model.info.preprocessing.mean, "std": model.info.preprocessing.std},
         ),
-        "Preprocessing.with_image": (model.info.preprocessing.with_image, {"mean": (1.0,), "dtype": "uint8"}),
+        "Preprocessing.with_image": (
+            model.info.preprocessing.with_image,
+            {"mean": (1.0,), "dtype": "uint8"},
+        ),
         "Input": (Input, {name: getattr(model.info.preprocessing.image, name) for name in Input.__dataclass_fields__}),
         "train": (atrous.train, {"recipe": Recipe(), **own_arguments(atrous.train)}),
         "fit": (atrous.fit, {"recipe": Recipe(), "out": None, **own_arguments(atrous.fit)}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.arguments import checked, checked_fields
+from atrous.arguments import as_dict, checked, checked_fields
 from atrous.data.colors import Color
 from atrous.data.input_files import (
     INPUTS_FILE,
@@ -86,9 +86,10 @@ class Dataset:
     def __post_init__(self) -> None:
         if not isinstance(self.classes, ClassTable):
             raise AtrousError(f"a dataset's classes are a ClassTable, got {shown(self.classes)}.")
-        for name, items in self.splits.items():
+        for name, items in (as_dict(self.splits, "splits") or {}).items():
             if not isinstance(items, tuple | list) or not all(isinstance(item, Item) for item in items):
-                raise AtrousError(f"a dataset's splits are tuples of Items by name, got {shown(items)} for {name!r}.")
+                given = f"{shown(items)} for {shown(name)}"
+                raise AtrousError(f"a dataset's splits are tuples of Items by name, got {given}.")
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:
@@ -122,6 +123,8 @@ class Dataset:
         Raises:
             AtrousError: the dataset has no files of one of them.
         """
+        if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(one, Input) for one in inputs):
+            raise AtrousError(f"inputs are those of a model, preprocessing.inputs, got {shown(inputs)}.")
         known = [one.name for one in self.inputs]
         for one in inputs:
             if one.name not in known:
@@ -146,8 +149,7 @@ class Dataset:
         Raises:
             AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
         """
-        if not isinstance(item, Item):
-            raise AtrousError(f"an Item is needed, such as dataset.split('train')[0], got {shown(item)}.")
+        _check_item(item)
         if item.listed and not item.image.exists():
             mask = "" if item.mask else " and no mask of it"
             raise AtrousError(
@@ -176,6 +178,7 @@ class Dataset:
         Raises:
             AtrousError: a file is missing or damaged, or inputs differ in size.
         """
+        _check_item(item)
         if self.taken is not None:
             return read_scene([self.file_of(item, one.name) for one in self.taken], self.taken)
         return read_picture_pixels(item.image, self.channels, self.pages)
@@ -233,6 +236,12 @@ class Dataset:
             if color != first_color:
                 raise AtrousError(palettes_differ(index, first_color, str(first_path), color, str(path)))
         return raw_mask, nodata
+
+
+def _check_item(item: Item) -> None:
+    """Refuses what is no item of a dataset."""
+    if not isinstance(item, Item):
+        raise AtrousError(f"an Item is needed, such as dataset.split('train')[0], got {shown(item)}.")
 
 
 def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:

@@ -295,8 +295,9 @@ def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None
             picture with a side under 33 px.
     """
     channels = getattr(getattr(model, "backbone", None), "in_channels", None)
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else shown(images)
+    is_tensor = issubclass(type(images), Tensor)  # an object may hide its class from isinstance
+    if not is_tensor or not images.is_floating_point():
+        kind = f"a tensor of {images.dtype}" if is_tensor else shown(images)
         raise AtrousError(
             f"the model takes a tensor of N×{channels or 'C'}×H×W normalised floating-point numbers, got {kind}. "
             "atrous.Segmenter takes pictures as they are, atrous.Pipeline their values."

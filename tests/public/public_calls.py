@@ -33,22 +33,8 @@ from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.info import Info, Preprocessing
 
-#: Calls that do something with many of the odd values, such as to load or to look through folders.
-TAKING_LONG = {
-    *(
-        "Segmenter",
-        "start_from",
-        "predict",
-        "explain",
-        "doctor",
-        "evaluate",
-        "compare",
-        "load",
-        "save",
-        "DenseCRF.__call__",
-    ),
-    *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
-}
+#: Calls that make or open a model with many of the odd values.
+TAKING_LONG = {"ModelSpec.open", "Worker", "save", "create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"}
 CALLS = [
     "Segmenter",
     "ModelSpec",

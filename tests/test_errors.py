@@ -39,7 +39,7 @@ def test_a_missing_extra_tells_the_command():
         ({1: 2}, "dict of 1 entry"),
         (True, "True"),
     ],
-    ids=["huge", "huge and negative", "small", "long text", "list", "dict", "flag"],  # pytest would write the numbers
+    ids=["large", "negative", "number", "text", "list", "dict", "flag"],
 )
 def test_any_value_is_shown_in_a_line(value, words):
     assert shown(value) == words

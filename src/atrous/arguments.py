@@ -34,6 +34,8 @@ WORDS = {
 }
 #: Types of several values of one kind, from which a list or a tuple is made.
 SEVERAL = ("list", "Sequence", "tuple")
+#: The smallest and the largest whole number that is taken, those of 64 bits.
+SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
 #: How deep lists and dicts that are given may be nested.
 DEEPEST = 30
 
@@ -313,7 +315,7 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
     if outer in ("dict", "Mapping") and isinstance(value, Mapping):
         return value if isinstance(value, dict) else dict(value)
     if outer == "int" and (number := _as_int(value)) is not None:
-        if not -(2**63) <= number < 2**63:
+        if not SMALLEST_INT <= number <= LARGEST_INT:
             raise AtrousError(f"{name} must be a whole number of at most 64 bits, got {shown(value)}.")
         return number
     if outer == "float" and (number := as_float(value, name)) is not None:

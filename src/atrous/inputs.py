@@ -79,7 +79,8 @@ class Input:
                 raise AtrousError(f"{name} must be one per channel, {self.channels}, got {len(getattr(self, name))}.")
         if not isinstance(self.unit, str):
             raise AtrousError(f"unit must be a text, got {shown(self.unit)}.")
-        if type(self.colors) is not int or self.colors not in COLORS or self.colors > self.channels:
+        is_whole = isinstance(self.colors, int) and not isinstance(self.colors, bool)
+        if not is_whole or self.colors not in COLORS or self.colors > self.channels:
             raise AtrousError(f"colors must be 0, 1 or 3, and at most the channels, got {shown(self.colors)}.")
         if (self.normalize == "window") != (self.window is not None):
             raise AtrousError(f"window is for normalize='window' and needed there, got {shown(self.window)}.")

@@ -33,22 +33,8 @@ from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.info import Info, Preprocessing
 
-#: Calls that do something with many of the odd values, such as to load or to look through folders.
-TAKING_LONG = {
-    *(
-        "Segmenter",
-        "start_from",
-        "predict",
-        "explain",
-        "doctor",
-        "evaluate",
-        "compare",
-        "load",
-        "save",
-        "DenseCRF.__call__",
-    ),
-    *("create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"),
-}
+#: Calls that make or open a model with many of the odd values.
+TAKING_LONG = {"ModelSpec.open", "Worker", "save", "create_model", "DeepLabV1", "DeepLabV2", "DeepLabV3"}
 CALLS = [
     "Segmenter",
     "ModelSpec",
@@ -305,7 +291,10 @@ def calls(model: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[
             model.info.preprocessing.normalized_by,
             {"mean": model.info.preprocessing.mean, "std": model.info.preprocessing.std},
         ),
-        "Preprocessing.with_image": (model.info.preprocessing.with_image, {"mean": (1.0,), "dtype": "uint8"}),
+        "Preprocessing.with_image": (
+            model.info.preprocessing.with_image,
+            {"mean": (1.0,), "dtype": "uint8"},
+        ),
         "Input": (Input, {name: getattr(model.info.preprocessing.image, name) for name in Input.__dataclass_fields__}),
         "train": (atrous.train, {"recipe": Recipe(), **own_arguments(atrous.train)}),
         "fit": (atrous.fit, {"recipe": Recipe(), "out": None, **own_arguments(atrous.fit)}),

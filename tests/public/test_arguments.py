@@ -28,8 +28,8 @@ def test_create_model_refuses_arguments_that_no_network_has(arguments):
 
 #: Calls of torch's own, whose arguments Python binds.
 BOUND_BY_TORCH = {"DenseCRF.__call__", "a model", "a model's scores"}
-#: Calls by keyword where any name may be meant for a network.
-TAKING_FURTHER = {"create_model", "convert", "DenseCRF.preset"}
+#: Calls by keyword where any name may be meant for what they make.
+TAKING_FURTHER = {"create_model", "convert", "DenseCRF.preset", "Preprocessing.with_image"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.arguments import as_float, checked, checked_names
+from atrous.arguments import as_float, check_usable, checked, checked_names
 from atrous.crf.gaussian import LEAST, Axis, taps_of
 from atrous.crf.lattice import Lattice, check_range
 from atrous.errors import AtrousError, shown, unknown_name
@@ -156,6 +156,8 @@ class DenseCRF(nn.Module):
         Raises:
             AtrousError: shapes that do not agree, nothing to refine, NaN, or values that are no probabilities.
         """
+        for name, value in (("image", image), ("probabilities", probabilities), ("valid", valid)):
+            check_usable(value, name)
         if not isinstance(probabilities, Tensor):
             return self(image, _tensor(probabilities), valid).detach().numpy()
         probabilities = _tensor(probabilities)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.arguments import checked, checked_fields
+from atrous.arguments import as_dict, checked, checked_fields
 from atrous.data.colors import Color
 from atrous.data.input_files import (
     INPUTS_FILE,
@@ -86,11 +86,10 @@ class Dataset:
     def __post_init__(self) -> None:
         if not isinstance(self.classes, ClassTable):
             raise AtrousError(f"a dataset's classes are a ClassTable, got {shown(self.classes)}.")
-        for name, items in self.splits.items():
+        for name, items in (as_dict(self.splits, "splits") or {}).items():
             if not isinstance(items, tuple | list) or not all(isinstance(item, Item) for item in items):
-                raise AtrousError(
-                    f"a dataset's splits are tuples of Items by name, got {shown(items)} for {shown(name)}."
-                )
+                given = f"{shown(items)} for {shown(name)}"
+                raise AtrousError(f"a dataset's splits are tuples of Items by name, got {given}.")
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:
@@ -125,7 +124,7 @@ class Dataset:
             AtrousError: the dataset has no files of one of them.
         """
         if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(one, Input) for one in inputs):
-            raise AtrousError(f"inputs are those of a model, Preprocessing.inputs, got {shown(inputs)}.")
+            raise AtrousError(f"inputs are those of a model, preprocessing.inputs, got {shown(inputs)}.")
         known = [one.name for one in self.inputs]
         for one in inputs:
             if one.name not in known:
@@ -240,6 +239,7 @@ class Dataset:
 
 
 def _check_item(item: Item) -> None:
+    """Refuses what is no item of a dataset."""
     if not isinstance(item, Item):
         raise AtrousError(f"an Item is needed, such as dataset.split('train')[0], got {shown(item)}.")
 

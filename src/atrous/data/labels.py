@@ -15,7 +15,7 @@ from atrous.arguments import checked, checked_fields
 from atrous.atomic_write import write_text
 from atrous.data.colors import Color, default_colors, packed_colors, unpacked_color
 from atrous.data.text_files import read_text_file
-from atrous.errors import AtrousError, counted, shown, unknown_name
+from atrous.errors import AtrousError, counted, named, shown, unknown_name
 from atrous.json_yaml import parse_yaml
 from atrous.outputs import TABLE_MARK, check_replaceable, is_our_table
 
@@ -62,7 +62,7 @@ class ClassTable:
                 raise AtrousError(f"the class name '{name}' is given twice; names must differ.")
         for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
             if not (_is_triple(color) and all(0 <= part <= 255 for part in color)):
-                raise AtrousError(f"class '{name}' has the colour {shown(color)}; give three whole numbers, 0–255.")
+                raise AtrousError(f"class '{name}' has the colour {named(color)}; give three whole numbers, 0–255.")
             if not isinstance(raw, tuple) or not raw:
                 raise AtrousError(f"class '{name}' has no raw value in a tuple; give at least one.")
         self._check_raw_values()

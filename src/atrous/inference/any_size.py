@@ -13,7 +13,7 @@ from atrous.data.labels import IGNORE_INDEX
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
-from atrous.inference.given import check_places, check_progress, check_scores, check_source_and_sink
+from atrous.inference.given import check_places, check_progress, check_say, check_scores, check_source_and_sink
 from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.tile_grid import TileGrid
@@ -98,8 +98,7 @@ class AnySize:
     ) -> None:
         if not isinstance(attribute_of(whole, "info"), Info) or not callable(attribute_of(whole, "segment")):
             raise AtrousError(f"whole must be what runs a network, such as segmenter.whole, got {shown(whole)}.")
-        if not callable(say):
-            raise AtrousError(f"say must be a function that takes a line, got {shown(say)}.")
+        check_say(say)
         if limits is not None and not isinstance(limits, TileLimits):
             raise AtrousError(f"limits must be those of a segmenter, segmenter.limits, got {shown(limits)}.")
         check_tiling(tile, overlap, memory)

@@ -144,6 +144,19 @@ def check_progress(progress: Any) -> None:
         raise AtrousError(f"progress must be a function of two numbers, got {shown(progress)}.")
 
 
+def check_say(say: Any) -> None:
+    """Refuses what cannot be told a line.
+
+    Args:
+        say: whatever was given for it.
+
+    Raises:
+        AtrousError: something that is no function.
+    """
+    if not callable(say):
+        raise AtrousError(f"say must be a function that takes a line, got {shown(say)}.")
+
+
 def check_source_and_sink(source: Any, sink: Any) -> None:
     """Refuses what is read and written window by window if it cannot be.
 

@@ -21,7 +21,7 @@ from atrous.data.sources.source import Sink, Source
 from atrous.errors import AtrousError, shown
 from atrous.inference.any_size import AnySize, Progress, check_tiling
 from atrous.inference.engine import Engine
-from atrous.inference.given import check_source_and_sink
+from atrous.inference.given import check_say, check_source_and_sink
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import (
     Found,
@@ -122,6 +122,7 @@ class Segmenter:
             device = pick_device(device)
         views_of(scales, flip)  # a mistake there, or in the tiles, is named before the model is loaded
         check_tiling(tile, overlap, memory)
+        check_say(say)
         given = path_of(model, "model") if isinstance(model, str | Path) else check_model(model, weights=True)
         self.info: Info = given.info if not isinstance(given, Path) else info_of(given)
         if output_stride is not None:

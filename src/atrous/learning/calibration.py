@@ -59,10 +59,9 @@ def reliability(logits: NDArray, labels: NDArray, temperature: float = 1.0, bins
     _check(logits, labels)
     if not 0 < temperature < math.inf or not 1 <= bins <= MOST_BINS:
         raise AtrousError(f"temperature is above 0, and bins are 1 to {MOST_BINS}, got {temperature} and {bins}.")
-    with np.errstate(over="ignore", invalid="ignore"):
-        logs = _log_softmax(logits / temperature)
-    if not np.isfinite(logs).any(1).all() or np.isnan(logs).any():
-        raise AtrousError(f"logits divided by the temperature {temperature} are not finite: give a larger temperature.")
+    # Less their largest, because a temperature near 0 makes logits infinite.
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    logs = _log_softmax(shifted / temperature)
     best = logs.argmax(1)
     sure = np.exp(logs[np.arange(len(best)), best])
     places = np.minimum((sure * bins).astype(int), bins - 1)

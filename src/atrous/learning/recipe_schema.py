@@ -8,6 +8,7 @@ import types
 import typing
 from typing import Any
 
+from atrous.arguments import LARGEST_INT, SMALLEST_INT
 from atrous.fields import About, fields_of, section_of
 from atrous.learning.recipe import Recipe
 
@@ -63,12 +64,11 @@ def _kind(kind: Any, about: About) -> dict[str, Any]:
         return {"enum": list(about.choices)}
     limits = {"minimum": about.ge, "exclusiveMinimum": about.gt, "maximum": about.le, "exclusiveMaximum": about.lt}
     limits = {name: limit for name, limit in limits.items() if limit is not None}
-    whole = kind is int or (typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is int)
-    if whole and not {"maximum", "exclusiveMaximum"} & limits.keys():
-        limits["exclusiveMaximum"] = 2**63  # as `arguments` has it
+    item = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
+    if item is int:
+        limits = {"minimum": SMALLEST_INT, "maximum": LARGEST_INT, **limits}
     if typing.get_origin(kind) is not tuple:
         return {"type": NAMES[typing.get_origin(kind) or kind], **limits}
-    item = typing.get_args(kind)[0]
     length = {} if about.length is None else {"minItems": about.length, "maxItems": about.length}
     alone = ["array", "string"] if item is str else "array"  # one name may stand without brackets
     return {"type": alone, "items": {"type": NAMES[item], **limits}, **length}

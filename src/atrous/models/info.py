@@ -178,10 +178,11 @@ class Info:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.arguments, Mapping):
+        arguments = as_dict(self.arguments, "arguments")
+        if not isinstance(self.preprocessing, Preprocessing) or arguments is None:
             given = f"{shown(self.preprocessing)} and {shown(self.arguments)}"
             raise AtrousError(f"preprocessing is a Preprocessing and arguments are a dict, got {given}.")
-        as_dict(self.arguments, "arguments")
+        object.__setattr__(self, "arguments", arguments)
         tasks = self.tasks
         if not isinstance(tasks, tuple) or not tasks or not all(isinstance(task, Task) for task in tasks):
             raise AtrousError(f"tasks must be a tuple of Task, got {shown(tasks)}.")
@@ -205,9 +206,10 @@ class Info:
                 f"a model of pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
             )
         for name in ("crf", "scores", "provenance"):
-            value = getattr(self, name)
-            if not isinstance(value, Mapping) and not (name == "crf" and value is None):
-                raise AtrousError(f"{name} must be a dict{' or None' if name == 'crf' else ''}, got {shown(value)}.")
+            given, optional = getattr(self, name), name == "crf"
+            if (value := as_dict(given, name)) is None and not (optional and given is None):
+                raise AtrousError(f"{name} must be a dict{' or None' if optional else ''}, got {shown(given)}.")
+            object.__setattr__(self, name, value)
 
     @property
     def table(self) -> ClassTable:

@@ -295,9 +295,9 @@ def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None
             picture with a side under 33 px.
     """
     channels = getattr(getattr(model, "backbone", None), "in_channels", None)
-    tensor = issubclass(type(images), Tensor)  # asked of the type: an object's own __class__ may fail
-    if not tensor or not images.is_floating_point():
-        kind = f"a tensor of {images.dtype}" if tensor else shown(images)
+    is_tensor = issubclass(type(images), Tensor)  # an object may hide its class from isinstance
+    if not is_tensor or not images.is_floating_point():
+        kind = f"a tensor of {images.dtype}" if is_tensor else shown(images)
         raise AtrousError(
             f"the model takes a tensor of N×{channels or 'C'}×H×W normalised floating-point numbers, got {kind}. "
             "atrous.Segmenter takes pictures as they are, atrous.Pipeline their values."

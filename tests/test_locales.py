@@ -44,11 +44,8 @@ def opens_text_in_the_locale(call: ast.Call) -> bool:
         text = name != "NamedTemporaryFile" or any(isinstance(mode, str) and mode in ("w", "r", "w+") for mode in modes)
         binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)
         opened = ast.unparse(call.func).removesuffix(".open")
-        opener = (
-            opened == "build_opener()"
-            or "spec" in opened.lower()
-            or opened.startswith(("measured_data(", "spec_to_measure("))
-        )  # no files
+        specs = ("measured_data(", "spec_to_measure(", "side.measured")  # which open models and datasets
+        opener = opened == "build_opener()" or "spec" in opened.lower() or opened.startswith(specs)
         return text and not binary and not other and not opener and "encoding" not in words
     if name in ("run", "Popen", "check_output") and words & {"text", "universal_newlines"}:
         return "encoding" not in words

@@ -154,7 +154,7 @@ def test_yaml_defaults(tmp_path):
         ("classes: [{name: no}]", "name False"),
         ("classes: []", "must be a list"),
         ("classes: [a]", "'a' given"),
-        ("classes: [{name: a, color: red}]", "colour 'red'"),
+        ("classes: [{name: a, color: red}]", "colour red"),
         ("classes: [{name: a, raw: [x]}]", "raw value 'x'"),
         ("classes: [", "YAML"),
         ("", "None given"),

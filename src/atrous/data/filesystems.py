@@ -68,7 +68,7 @@ def put(file: Path, url: str) -> None:
 
 
 def _rename(system: Any, part: str, path: str) -> None:
-    """Gives a file its final name; a file of that name is there until the new one takes its place."""
+    """Gives a file its final name; a file of that name is there until then, or moved aside where it is in the way."""
     from fsspec.spec import AbstractFileSystem
 
     if type(system).mv is AbstractFileSystem.mv:  # which copies and takes names for patterns

@@ -181,7 +181,7 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
 
 
 def store(file: Path, url: str) -> None:
-    """Copies a file to a URL, whole: what is there before stays until then.
+    """Copies a file to a URL, whole; what is there before is lost only when the new file is there.
 
     Args:
         file: on this machine.

@@ -70,7 +70,7 @@ def make_inputs(shared: Path, folder: Path, pictures: int) -> list[Path]:
     from PIL import Image
 
     import atrous
-    from atrous.inference.views import mean_probabilities
+    from atrous.inference.test_time_augmentation import mean_probabilities
 
     model = atrous.convert(shared / "weights" / "deeplabv3_257_mv_gpu.tflite", source="tensorflow")
     segmenter = atrous.Segmenter(model, precision="float32")

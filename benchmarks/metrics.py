@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.confusion_matrix import ConfusionMatrix
 
 IGNORE = 255
 

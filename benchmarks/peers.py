@@ -74,7 +74,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
 
     from atrous.data.open_dataset import open_dataset
     from atrous.data.transforms import Augment
-    from atrous.learning.loader import AugmentedSamples, EpochOrder, Loader
+    from atrous.learning.data_loader import AugmentedSamples, EpochOrder, Loader
 
     if (out / f"{name}.pth").exists():
         return

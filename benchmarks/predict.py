@@ -118,10 +118,10 @@ def write_int8(model: Any, data: Path, target: Path, size: tuple[int, int]) -> N
     """What `atrous export --int8` writes; whether its score suffices is that command's to say."""
     from PIL import Image
 
-    from atrous.inference import deployed, quantised
+    from atrous.inference import export_graph, quantised
 
     draft = target.with_name(f"float_{target.name}")
-    deployed.write(deployed.trace(model, with_scores=True), model.info, "openvino", draft)
+    export_graph.write(export_graph.trace(model, with_scores=True), model.info, "openvino", draft)
     frames = sorted((data / "train").iterdir())
     chosen = frames[:: len(frames) // CALIBRATED][:CALIBRATED]
     images = [np.asarray(Image.open(frame).convert("RGB").resize((size[1], size[0]))) for frame in chosen]

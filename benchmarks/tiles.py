@@ -14,7 +14,7 @@ from PIL import Image
 
 import atrous
 from atrous.inference.any_size import AnySize
-from atrous.inference.memory import predict_bytes
+from atrous.inference.memory_estimate import predict_bytes
 
 
 def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overlap: int) -> tuple[float, float]:

@@ -70,7 +70,7 @@ def build_ours(backbone: str, dropout: float = 0.5) -> Any:
 
 def build_pair(backbone: str) -> tuple[Any, Any]:
     """Both networks with the same weights, ready to train, without dropout."""
-    from atrous.weights.adapted import translate
+    from atrous.weights.adapter import translate
     from atrous.weights.smp import KEYS
 
     peer, ours = build_peer(backbone, dropout=0.0).train(), build_ours(backbone, dropout=0.0).train()
@@ -84,10 +84,10 @@ def check_equal(backbone: str) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from atrous.learning.batch import Batch
-    from atrous.learning.losses import CrossEntropy
-    from atrous.learning.step import TrainingStep
-    from atrous.learning.terms import supervised_terms
-    from atrous.weights.adapted import translate
+    from atrous.learning.losses.pixel import CrossEntropy
+    from atrous.learning.losses.terms import supervised_terms
+    from atrous.learning.training_step import TrainingStep
+    from atrous.weights.adapter import translate
     from atrous.weights.smp import KEYS
 
     peer, ours = build_pair(backbone)
@@ -183,12 +183,12 @@ def make_step(side: str, backbone: str) -> Any:
 
     if side.startswith("atrous"):
         from atrous.device import pick_precision
+        from atrous.learning.activation_checkpointing import recompute_blocks
         from atrous.learning.batch import Batch
-        from atrous.learning.losses import CrossEntropy
+        from atrous.learning.losses.pixel import CrossEntropy
+        from atrous.learning.losses.terms import supervised_terms
         from atrous.learning.optim import make_optimizer, parameter_groups
-        from atrous.learning.recompute import recompute_blocks
-        from atrous.learning.step import TrainingStep
-        from atrous.learning.terms import supervised_terms
+        from atrous.learning.training_step import TrainingStep
 
         ours = build_ours(backbone).train().to(memory_format=torch.channels_last)
         if side == "atrous, recompute":

@@ -111,9 +111,9 @@ def test_a_temporary_folder_is_beside_what_it_is_for_and_goes(tmp_path):
 OTHERWISE = {
     "file_lock.py": "locks are empty",
     "data/brain_slices.py": "into a folder that is renamed when it is whole",
-    "inference/graph_cache.py": "into a folder that is renamed when it is whole",
-    "inference/deployed.py": "into the temporary folder of export",
-    "inference/exported.py": "into the temporary folder of export",
+    "inference/openvino_cache.py": "into a folder that is renamed when it is whole",
+    "inference/export_graph.py": "into the temporary folder of export",
+    "inference/exported_runner.py": "into the temporary folder of export",
     "inference/quantised.py": "into the temporary folder of export",
     "learning/run_log.py": "metrics.jsonl grows line by line",
 }

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import atrous
-from atrous.console import console, progress_bar, warnings
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.console import console, error_console, progress_bar
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError
 
 PLAIN = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -44,7 +44,7 @@ def test_a_verb_called_from_python_writes_in_the_encoding_of_the_stream(data, en
     assert "road" in said
 
 
-@pytest.mark.parametrize(("printer", "name"), [(console, "stdout"), (warnings, "stderr")])
+@pytest.mark.parametrize(("printer", "name"), [(console, "stdout"), (error_console, "stderr")])
 def test_letters_that_a_stream_lacks_are_written_as_escapes(printer, name, monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="ascii"))
@@ -52,7 +52,7 @@ def test_letters_that_a_stream_lacks_are_written_as_escapes(printer, name, monke
     assert raw.getvalue().decode("ascii") == "\\u2248 3 \\u8eca, \\udce9.png" + os.linesep
 
 
-@pytest.mark.parametrize(("printer", "name"), [(console, "stdout"), (warnings, "stderr")])
+@pytest.mark.parametrize(("printer", "name"), [(console, "stdout"), (error_console, "stderr")])
 def test_a_process_without_streams_says_nothing(printer, name, monkeypatch):
     monkeypatch.setattr(sys, name, None)
     printer.print("nobody hears")
@@ -82,6 +82,7 @@ def test_a_verb_called_in_a_plain_locale_works(data):
     assert "\\u8eca" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names there are of one encoding")
 @pytest.mark.parametrize(
     "call", ["doctor(path)", "Segmenter(path)", "load(path)", "convert(path)", "open_dataset(path)"]

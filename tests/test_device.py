@@ -35,6 +35,7 @@ def test_names_and_precisions_are_inverse(name):
     assert precision_name(pick_precision(name, torch.device("cpu"))) == name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_freed_memory_is_kept():
     """In a process of its own, since the setting lasts: a large block is not faulted in again after it was freed."""

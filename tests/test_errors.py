@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, OutOfMemory, SomeInputsFailed, counted, missing_extra, shown, unknown_name
 from atrous.memory_errors import is_out_of_memory
 

@@ -3,7 +3,7 @@
 import pytest
 
 from atrous import file_lock
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
 
 KINDS = [file_lock._locked_by_sqlite, *([file_lock._locked_by_fcntl] if file_lock.fcntl else [])]

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 import atrous
-from atrous import outputs, run_folder
+from atrous import overwrite_checks, run_folder
 from atrous.crf.settings import make_crf
-from atrous.data.class_file_forms import parse_json as parse_class_json
-from atrous.data.class_file_forms import parse_yolo
-from atrous.data.labels import ClassTable
+from atrous.data.class_file_formats import parse_json as parse_class_json
+from atrous.data.class_file_formats import parse_yolo
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.json_yaml import _object, parse_json, parse_yaml, read_json
 from atrous.learning.recipe import read_recipe
-from atrous.weights import foreign
+from atrous.weights import read_checkpoint
 
 JSON = {
     "deep list": "[" * 100_000,
@@ -112,8 +112,8 @@ def refusing(folder: Path, text: str):
     (folder / "list.json").write_text(text)
     yield lambda: atrous.load(in_a_safetensors_header(folder / "a.safetensors", text))
     yield lambda: atrous.load(in_a_safetensors_header(folder / "b.safetensors", f'{{"atrous": {quoted}}}'))
-    yield lambda: foreign._read_config(folder)
-    yield lambda: foreign.read(folder / "model.safetensors.index.json")
+    yield lambda: read_checkpoint._read_config(folder)
+    yield lambda: read_checkpoint.read(folder / "model.safetensors.index.json")
     yield lambda: run_folder.read_evaluation(folder / "evaluation.json")
 
 
@@ -130,9 +130,9 @@ def test_every_place_that_passes_over_what_is_no_json(text, tmp_path):
     path.write_text(text)
     assert run_folder._read_doctor(path) == {}
     assert run_folder.read_metrics(path) == []
-    assert not outputs.is_our_json(path)
-    assert not outputs.is_our_metrics(path)
-    assert outputs.safetensors_metadata(in_a_safetensors_header(tmp_path / "x.safetensors", text)) in (
+    assert not overwrite_checks.is_our_json(path)
+    assert not overwrite_checks.is_our_metrics(path)
+    assert overwrite_checks.safetensors_metadata(in_a_safetensors_header(tmp_path / "x.safetensors", text)) in (
         {},
         {"a": float("inf")},
     )

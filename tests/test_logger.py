@@ -3,8 +3,8 @@
 import logging
 import subprocess
 import sys
-import warnings
 
+import error_console
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +14,7 @@ import atrous
 from atrous.cli import main
 from atrous.commands import serve
 from atrous.console import console
-from atrous.console import warnings as warning_console
+from atrous.console import error_console as warning_console
 from atrous.inference.value_range import PictureWarning
 from atrous.logger import log, suppressed, warn
 
@@ -66,8 +66,8 @@ def test_warnings_are_raised_and_logged_at_the_line_of_the_caller(logged):
 
 
 def test_suppressed_warnings_are_neither_shown_nor_logged(logged):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with error_console.catch_warnings(record=True) as caught:
+        error_console.simplefilter("always")
         with suppressed(PictureWarning):
             warn("told before", PictureWarning)
             warn("another kind", RuntimeWarning)

@@ -57,6 +57,7 @@ def with_header(header: dict, rest: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -90,6 +91,7 @@ def test_round_trip(tmp_path, arguments, memory_format):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_keep_their_bits(tmp_path):
     model = make().bfloat16()
     save(model, tmp_path / "m.safetensors")
@@ -279,6 +281,7 @@ def test_the_bomb_is_a_real_one(tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(path, original, monkeypatch, failing):
     def full(*_, **__):
@@ -305,6 +308,7 @@ def test_a_saved_file_can_be_read_by_others(path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.slow
 def test_saving_replaces_model_files_and_nothing_else(tmp_path):
     """Not a checkpoint of others either, nor a picture under that name."""
     model = atrous.create_model("deeplabv1", backbone="mobilenetv2_035", num_classes=2, fov_channels=8)

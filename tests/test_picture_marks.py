@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from atrous.outputs import save_picture
+from atrous.overwrite_checks import save_picture
 from atrous.picture_marks import UNSEALED, is_sealed, seal
 
 PICTURES = [

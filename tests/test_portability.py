@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import atrous
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 
 #: Takes from a process what only Linux, or no Windows, has; psutil stays able to say how much memory is free.
 PRELUDE = """
@@ -146,7 +146,8 @@ def test_tiles_start_where_psutil_says_that_little_is_free(model, tmp_path, engi
 
 def test_a_system_that_says_nothing_of_its_memory_has_little():
     code = (
-        "from atrous.inference.memory import available_bytes, limit_bytes\nprint(available_bytes(), limit_bytes(None))"
+        "from atrous.inference.memory_estimate import available_bytes, limit_bytes\n"
+        "print(available_bytes(), limit_bytes(None))"
     )
     done = python(f"{PRELUDE.format(free=0)}\n{code}")
     assert done.stdout.split() == ["4000000000.0", "2000000000.0"], done.stderr
@@ -286,6 +287,7 @@ def test_all_tests_are_collected_where_much_is_lacking():
     assert "error" not in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_tests_that_need_what_is_lacking_are_skipped_with_the_reason():
     words = ["-q", "-rs", "-p", "no:cacheprovider", str(Path(__file__).parent / "test_atomic_write.py")]
     done = python(f"{WITHOUT}\nsys.exit(pytest.main({words!r}))")

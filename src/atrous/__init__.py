@@ -13,6 +13,7 @@ from atrous.errors import AtrousError
 from atrous.version import __version__
 
 if TYPE_CHECKING:
+    from atrous.build_model import create_model as create_model
     from atrous.commands.calibrate import calibrate as calibrate
     from atrous.commands.compare import compare as compare
     from atrous.commands.convert import convert as convert
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from atrous.commands.explain import explain as explain
     from atrous.commands.predict import predict as predict
     from atrous.commands.train import train as train
-    from atrous.create import create_model as create_model
     from atrous.crf import DenseCRF as DenseCRF
     from atrous.crf import permutohedral_filter as permutohedral_filter
     from atrous.data.open_dataset import open_dataset as open_dataset
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from atrous.learning.fit import fit as fit
     from atrous.learning.recipe import Recipe as Recipe
     from atrous.learning.recipe import read_recipe as read_recipe
-    from atrous.learning.step import TrainingStep as TrainingStep
-    from atrous.learning.transfer import start_from as start_from
+    from atrous.learning.training_step import TrainingStep as TrainingStep
+    from atrous.learning.transfer_weights import start_from as start_from
     from atrous.model_file import load as load
     from atrous.model_file import save as save
     from atrous.serving.client import Client as Client
@@ -48,7 +48,7 @@ _HOME = {
     "Client": "atrous.serving.client",
     "compare": "atrous.commands.compare",
     "convert": "atrous.commands.convert",
-    "create_model": "atrous.create",
+    "create_model": "atrous.build_model",
     "DenseCRF": "atrous.crf",
     "doctor": "atrous.commands.doctor",
     "evaluate": "atrous.commands.evaluate",
@@ -67,9 +67,9 @@ _HOME = {
     "Segmenter": "atrous.inference.segmenter",
     "Sink": "atrous.data.sources.source",
     "Source": "atrous.data.sources.source",
-    "start_from": "atrous.learning.transfer",
+    "start_from": "atrous.learning.transfer_weights",
     "train": "atrous.commands.train",
-    "TrainingStep": "atrous.learning.step",
+    "TrainingStep": "atrous.learning.training_step",
 }
 
 __all__ = ["AtrousError", "__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

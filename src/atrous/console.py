@@ -23,7 +23,7 @@ from rich.styled import Styled
 from rich.text import Text
 
 from atrous.logger import log
-from atrous.outputs import save_json
+from atrous.overwrite_checks import save_json
 
 
 class _Stream:
@@ -64,7 +64,7 @@ class _Stream:
 #: Sentences go to standard output; nothing is highlighted or cut that a person may want to copy.
 console = Console(file=cast(IO[str], _Stream("stdout")), highlight=False, soft_wrap=True)
 #: What must be seen even where a process is told to be silent, as all but the first of several are.
-warnings = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, soft_wrap=True, style="yellow")
+error_console = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, soft_wrap=True, style="yellow")
 
 
 class _ToLogger(RenderHook):
@@ -89,7 +89,7 @@ class _ToLogger(RenderHook):
 
 
 console.push_render_hook(_ToLogger(console, logging.INFO))
-warnings.push_render_hook(_ToLogger(warnings, logging.WARNING))
+error_console.push_render_hook(_ToLogger(error_console, logging.WARNING))
 
 
 @contextmanager

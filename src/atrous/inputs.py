@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from atrous.arguments import as_float, checked_field_names
+from atrous.checked_arguments import as_float, checked_field_names
 from atrous.errors import AtrousError, shown
 
 #: The smallest and the largest positive number of float32, in which networks compute; smaller ones lose digits.

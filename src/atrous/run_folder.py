@@ -18,7 +18,7 @@ from atrous.atomic_write import remove_unfinished, write_text
 from atrous.errors import AtrousError
 from atrous.file_lock import lock_file
 from atrous.json_yaml import parse_json, parse_yaml, read_json
-from atrous.outputs import (
+from atrous.overwrite_checks import (
     Output,
     check_is_folder,
     check_outputs,
@@ -79,7 +79,7 @@ class Run:
     @property
     def best_val(self) -> Record | None:
         """The validation with the highest mean IoU, the first of equals."""
-        return max((v for v in self.val if known(v.get("miou"))), key=lambda v: v["miou"], default=None)
+        return max((v for v in self.val if is_finite(v.get("miou"))), key=lambda v: v["miou"], default=None)
 
     @property
     def data(self) -> str:
@@ -144,7 +144,7 @@ def new_run(out: Path | None, name: str) -> Path:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Keeps a run's folder for this process as long as the context lasts; two would overwrite each other's files.
 
     Args:
@@ -349,9 +349,9 @@ def read_evaluation(path: Path) -> Record:
 
 def points(lines: Sequence[Record], key: str) -> list[tuple[float, float]]:
     """(step, value) of the lines whose value is a finite number."""
-    return [(float(line["step"]), float(line[key])) for line in lines if known(line.get(key))]
+    return [(float(line["step"]), float(line[key])) for line in lines if is_finite(line.get(key))]
 
 
-def known(value: object) -> TypeGuard[float]:
+def is_finite(value: object) -> TypeGuard[float]:
     """Whether a score is a finite number: absent classes have null, diverged runs NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

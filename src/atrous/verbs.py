@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.errors import unknown_name
-from atrous.fields import fields_of, literals, taken_by
+from atrous.option_fields import fields_of, literals, taken_by
 
 #: The package whose files are the verbs, where no other is given.
 COMMANDS = "atrous.commands"

@@ -96,6 +96,7 @@ def test_a_model_does_not_differ_from_itself(model, scenes):
     assert any("--groups" in remark for remark in same["remarks"])
 
 
+@pytest.mark.slow
 def test_recorded_results_give_the_same_comparison(results, model, worse, scenes, tmp_path, capsys):
     files = []
     for path in (model, worse):
@@ -148,6 +149,7 @@ def test_results_that_do_not_fit_are_refused(model, shapes, scenes, tmp_path):
         compare(file, file, shapes)
 
 
+@pytest.mark.slow
 def test_models_that_were_trained_in_other_splits_are_warned_of(model, scenes, tmp_path, capsys):
     unlisted = tmp_path / "unlisted"
     shutil.copytree(scenes, unlisted)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.cli import main
-from atrous.data.labels import ClassTable
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.learning.checkpoint import save_checkpoint
 
@@ -197,6 +197,7 @@ def test_a_folders_own_weights_are_inputs_too(tmp_path):
         atrous.convert(tmp_path, out=tmp_path / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_file_of_ours_may_be_written_anew_but_not_converted(checkpoint, tmp_path):
     out = tmp_path / "model.safetensors"
     atrous.convert(checkpoint, out=out)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from atrous.commands.doctor import doctor
-from atrous.data import survey as survey_module
-from atrous.data.colors import default_colors
-from atrous.data.examine import Diagnosis, examine
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.doctor import scan as survey_module
+from atrous.data.doctor.examine import Diagnosis, examine
+from atrous.data.label_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 
@@ -382,6 +382,7 @@ def test_json(data, tmp_path, capsys):
     assert "1 error, " in printed
 
 
+@pytest.mark.slow
 def test_real_camvid_is_clean(shared):
     diagnosis = examine(shared / "data/camvid")
     assert not diagnosis.errors

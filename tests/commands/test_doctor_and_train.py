@@ -9,8 +9,8 @@ import tifffile
 from PIL import Image
 
 from atrous.commands.doctor import doctor
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe

@@ -22,12 +22,12 @@ from atrous.commands._doctor_pictures import (
     outlined,
 )
 from atrous.commands.doctor import doctor
-from atrous.data.colors import default_colors
-from atrous.data.labels import UNKNOWN, ClassTable
-from atrous.data.orientation import upright
+from atrous.data.class_colors import default_colors
+from atrous.data.formats.orientation import upright
+from atrous.data.label_map import UNKNOWN, ClassTable
 from atrous.errors import AtrousError
 from atrous.inference.prediction import NO_DATA_COLOR
-from atrous.outputs import is_our_picture, save_picture
+from atrous.overwrite_checks import is_our_picture, save_picture
 
 RED = (200, 0, 0)
 

@@ -16,15 +16,15 @@ from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
 from atrous.crf import PRESETS, DenseCRF
 from atrous.crf.settings import settings_of
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter
-from atrous.learning.boundary import BoundaryIoU
-from atrous.learning.measurement import matching_classes, warnings
-from atrous.learning.metrics import ConfusionMatrix
-from atrous.learning.sizes import SizeScore
+from atrous.learning.accuracy_by_size import SizeScore
+from atrous.learning.boundary_metrics import BoundaryIoU
+from atrous.learning.confusion_matrix import ConfusionMatrix
+from atrous.learning.evaluation import class_warnings, matching_classes
 
 RAW = {0: 0, 7: 1, 8: 1, 300: 2}  # raw value → class index, as classes.yaml says; 65535 is ignored
 
@@ -47,6 +47,7 @@ def results(model, shapes) -> dict:
     return evaluate(model, shapes, split="test", device="cpu")
 
 
+@pytest.mark.slow
 def test_the_matrix_is_that_of_a_slow_loop(results, model, shapes):
     expected = slow_matrix(model, shapes, ["test_0", "test_1", "test_2"])
     assert results["confusion"] == expected
@@ -160,6 +161,7 @@ def test_data_with_fewer_classes_is_measured_and_the_absent_are_named(model, fre
     assert results["classes"][2]["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_a_class_that_is_nowhere_is_left_out(model, fresh_shapes, tmp_path):
     loaded = model_file.load(model)
     with torch.no_grad():
@@ -193,6 +195,7 @@ def test_matching_classes():
         matching_classes(table, ["a", "b"])
 
 
+@pytest.mark.slow
 def test_a_collapsed_model_is_told_apart_from_a_good_pixel_accuracy(model, shapes, tmp_path, capsys):
     loaded = model_file.load(model)
     with torch.no_grad():
@@ -209,9 +212,9 @@ def test_a_collapsed_model_is_told_apart_from_a_good_pixel_accuracy(model, shape
 def test_a_rare_class_that_is_never_predicted_is_no_collapse():
     matrix = ConfusionMatrix(3)
     matrix.counts += [[500, 0, 0], [0, 490, 0], [5, 5, 0]]
-    assert warnings(matrix, ["a", "b", "c"]) == ["never predicted, though present in the truth: c."]
+    assert class_warnings(matrix, ["a", "b", "c"]) == ["never predicted, though present in the truth: c."]
     matrix.counts[2] = 0
-    assert warnings(matrix, ["a", "b", "c"]) == []
+    assert class_warnings(matrix, ["a", "b", "c"]) == []
 
 
 def test_a_one_logit_model_is_measured_as_two_classes(fresh_shapes, tmp_path):
@@ -251,6 +254,7 @@ def test_damaged_data_is_named(model, fresh_shapes):
         evaluate(model, fresh_shapes, split="test", device="cpu")
 
 
+@pytest.mark.slow
 def test_every_layout_of_the_same_split_is_open_to_it(model, shapes):
     dataset = open_dataset(shapes)
     counts = {split: evaluate(model, shapes, split=split, device="cpu")["images"] for split in dataset.splits}
@@ -260,6 +264,7 @@ def test_every_layout_of_the_same_split_is_open_to_it(model, shapes):
 # With a CRF
 
 
+@pytest.mark.slow
 def test_with_a_crf_both_are_measured(results, model, shapes, capsys):
     refined = evaluate(model, shapes, split="test", crf="deeplabv2,bilateral_rgb=20", device="cpu")
     assert refined["without_crf"] == {key: results[key] for key in refined["without_crf"]}
@@ -346,12 +351,14 @@ def test_a_crf_that_cannot_be_is_refused_before_the_work(model, shapes, tmp_path
     assert model.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_output_stride(model, shapes):
     finer = evaluate(model, shapes, split="test", device="cpu", output_stride=8)
     assert finer["output_stride"] == 8
     assert finer["confusion"] != evaluate(model, shapes, split="test", device="cpu")["confusion"]
 
 
+@pytest.mark.slow
 def test_a_report_draws_the_masks_that_were_measured(model, shapes, tmp_path, monkeypatch):
     """With the options of the measurement, the masks on the page have its confusion; with others they have not."""
     run = tmp_path / "run"

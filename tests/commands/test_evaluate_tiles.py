@@ -15,12 +15,12 @@ from atrous.commands.evaluate import evaluate, search_crf
 from atrous.crf.settings import make_crf
 from atrous.data.open_dataset import open_dataset
 from atrous.inference import any_size
-from atrous.inference import memory as memory_module
+from atrous.inference import memory_estimate as memory_module
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.whole_picture import WholePicture
+from atrous.learning.confusion_matrix import ConfusionMatrix
 from atrous.learning.crf_search import Trial
-from atrous.learning.measurement import prepared, reader_for
-from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.evaluation import prepared, reader_for
 from atrous.run_folder import read_run
 
 from .conftest import CLASSES, draw
@@ -86,6 +86,7 @@ def test_evaluate_counts_the_masks_of_predict(model, with_void, memory, tmp_path
     assert found["without_crf"] == {key: without[key] for key in found["without_crf"]}
 
 
+@pytest.mark.slow
 def test_tiles_are_those_that_were_asked_for(model, with_void, tmp_path):
     """The masks are those of `predict --tile`, the page draws them, and its command measures the same again."""
     words = ["--tile", "100", "--overlap", "32"]
@@ -105,6 +106,7 @@ def test_impossible_tiles_are_refused_before_the_data_is_read(model, tmp_path, c
     assert words[0].lstrip("-") in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_search_scores_settings_as_evaluate_does(model, with_void, memory, monkeypatch):
     settings = {"bilateral_weight": 4, "bilateral_xy": 60, "bilateral_rgb": 20, "iterations": 2}
 

@@ -20,8 +20,8 @@ from atrous.commands import export as export_module
 from atrous.commands.evaluate import evaluate
 from atrous.commands.export import agreements_of, draw, export
 from atrous.errors import AtrousError
-from atrous.inference import deployed, quantised
-from atrous.inference.exported import OnnxGraph, OpenVinoGraph, read_info
+from atrous.inference import export_graph, quantised
+from atrous.inference.exported_runner import OnnxGraph, OpenVinoGraph, read_info
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
@@ -72,6 +72,7 @@ def test_writes_the_file_and_says_how_far_it_agrees(format, original, tmp_path, 
     assert export(original, out=out) == out
 
 
+@pytest.mark.slow
 def test_a_pt2_runs_elsewhere_and_carries_the_record(original, tmp_path):
     out = export(original, out=tmp_path / "model.pt2", scores=True)
     extra = {"atrous.json": ""}
@@ -80,11 +81,12 @@ def test_a_pt2_runs_elsewhere_and_carries_the_record(original, tmp_path):
     assert models.Info.from_dict(json.loads(extra["atrous.json"])) == model.info
     image = torch.randint(0, 256, (3, 3, 37, 50), dtype=torch.uint8)
     labels, scores = program.module()(image)
-    expected, low = deployed.Deployed(model, with_scores=True)(image)
+    expected, low = export_graph.ExportGraph(model, with_scores=True)(image)
     assert (labels == expected).float().mean() > 0.999
     torch.testing.assert_close(scores, low)
 
 
+@pytest.mark.slow
 def test_half_halves_the_weights(original, tmp_path, monkeypatch):
     need("openvino")
     monkeypatch.setattr(export_module, "LEAST_AGREEMENT", 0.98)  # fresh weights' scores are closer than trained ones'
@@ -93,10 +95,11 @@ def test_half_halves_the_weights(original, tmp_path, monkeypatch):
     assert half == pytest.approx(whole / 2, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", NAMES)
 def test_a_file_that_disagrees_is_never_written(format, original, tmp_path, monkeypatch):
     need(format)
-    monkeypatch.setattr(deployed.Deployed, "forward", lambda self, image: (image[:, 0] * 0,))
+    monkeypatch.setattr(export_graph.ExportGraph, "forward", lambda self, image: (image[:, 0] * 0,))
     with pytest.raises(AtrousError, match=r"other masks.*at 65×49.*99\.9%.*Nothing was written"):
         export(original, out=tmp_path / NAMES[format])
     assert files(tmp_path) == []
@@ -162,8 +165,8 @@ def test_the_model_itself_is_never_overwritten(original, tmp_path):
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_a_missing_package_names_its_extra_before_the_work(format, original, monkeypatch):
-    monkeypatch.setattr(deployed, "find_spec", lambda package: None)
-    monkeypatch.setattr(deployed, "trace", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(export_graph, "find_spec", lambda package: None)
+    monkeypatch.setattr(export_graph, "trace", lambda *_, **__: pytest.fail("work began"))
     with pytest.raises(AtrousError, match=rf"atrous\[{format}\]"):
         export(original, format=format)
 
@@ -172,7 +175,7 @@ def test_ties_count_as_equal_and_errors_do_not(original):
     model = model_file.load(original)
     image = draw((65, 49), model.info.preprocessing)
     with torch.inference_mode():
-        labels = deployed.Deployed(model)(torch.tensor(image).permute(2, 0, 1)[None])[0][0].numpy()
+        labels = export_graph.ExportGraph(model)(torch.tensor(image).permute(2, 0, 1)[None])[0][0].numpy()
     assert agreements_of(model, lambda _: labels, [image])[0].share == 1
     wrong = labels.copy()
     wrong[:2] = (wrong[:2] + 1) % 4

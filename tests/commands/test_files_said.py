@@ -13,15 +13,15 @@ from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.commands.train import train
-from atrous.data.colors import default_colors
-from atrous.data.examine import examine
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.doctor.examine import examine
+from atrous.data.label_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.statistics import class_pixels
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import PictureWarning
-from atrous.learning.create_for import create_for
+from atrous.learning.model_for_data import create_for
 from atrous.learning.recipe import to_recipe
 from atrous.model_file import read_info
 
@@ -150,6 +150,7 @@ def test_stacked_pages_are_trained_and_predicted(tmp_path):
         assert evaluate(run / "best.safetensors", root, split="val")["miou"] >= 0
 
 
+@pytest.mark.slow
 def test_pages_are_said_by_train_and_predict(tmp_path, capsys):
     root = dataset(tmp_path / "data", three_pages)
     model = model_for(root)
@@ -163,6 +164,7 @@ def test_pages_are_said_by_train_and_predict(tmp_path, capsys):
         Segmenter(model, engine="torch")(root / "images/0.tif")
 
 
+@pytest.mark.slow
 def test_channels_that_are_not_read_are_said(tmp_path, capsys):
     root = dataset(tmp_path / "data", bands(5))
     assert told(root, "dropped_channels") == ""
@@ -209,6 +211,7 @@ def test_a_channel_marked_as_alpha_is_said_and_can_be_read(tmp_path, count):
     assert (mask[SIZE // 4 :] != 255).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_channel_marked_as_alpha_is_said_where_it_is_never_zero(tmp_path, count):
     """It hides no pixel then, and is lost as a channel all the same."""

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import atrous
-from atrous.create import create_model
+from atrous.build_model import create_model
 
 PICTURES = 400
 pytestmark = pytest.mark.slow

@@ -22,12 +22,12 @@ from atrous.cli import main
 from atrous.commands.export import _is_ours
 from atrous.commands.predict import predict
 from atrous.commands.train import train
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError
-from atrous.inference.exported import INFO_KEY, WEIGHTS_KEY
+from atrous.inference.exported_runner import INFO_KEY, WEIGHTS_KEY
 from atrous.learning.recipe import to_recipe, write_recipe
 from atrous.model_file import read_info
-from atrous.outputs import (
+from atrous.overwrite_checks import (
     check_outputs,
     is_our_json,
     is_our_page,
@@ -225,6 +225,7 @@ def test_a_training_does_not_overwrite_the_model_it_starts_from(place, capsys):
             assert "the model to start from" in message
 
 
+@pytest.mark.slow
 def test_a_training_deletes_only_its_own_unfinished_files(tiny, tmp_path):
     out = tmp_path / "run"
     names = ["holiday.mp4.part", "config.part", "best.safetensors.part", ".best.safetensors.x.atrous-part", "lock.part"]

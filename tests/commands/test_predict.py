@@ -105,6 +105,7 @@ def test_the_classes_found_are_named_the_largest_first(model, segmenter, photos,
     assert f"1 mask in {tmp_path / 'out'}: {shares}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_whose_head_nobody_trained_says_so(photos, tmp_path, capsys):
     backbone = {
         key.removeprefix("backbone.net."): value
@@ -131,6 +132,7 @@ def test_raw_values_are_those_of_the_training_masks(model, segmenter, photos, tm
     assert np.array_equal(values, np.array([0, 7, 300])[mask])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "raw",
     [((0, 0, 0), (255, 0, 0), (0, 0, 255)), (0, 1, 2), (0, 40_000, 65_535), (-1024, 0, 7), (0, 1, 70_000)],
@@ -250,6 +252,7 @@ def test_a_mask_never_overwrites_its_picture(model, tmp_path):
     assert (photos / "a.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_negative_raw_values_go_into_a_tiff_that_is_named(model, tmp_path):
     negative = atrous.load(model)
     negative.info = with_raw(negative.info, -1024, 0, 7)
@@ -453,6 +456,7 @@ def test_pixels_without_data_are_in_the_summary_and_in_the_record(model, photos,
     assert "without data" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_void_pixels_for_which_raw_masks_have_no_value_are_an_error_without_a_mask(model, photos, tmp_path, capsys):
     loaded = atrous.load(model)
     loaded.info = with_raw(loaded.info, 0, 128, 255)

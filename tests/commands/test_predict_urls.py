@@ -23,8 +23,8 @@ from atrous.cli import main
 from atrous.commands.predict import predict
 from atrous.data.input_files import input_folders
 from atrous.errors import AtrousError
-from atrous.inference.jobs import Job, Worker, plan
 from atrous.inference.model_spec import ModelSpec
+from atrous.inference.predict_jobs import Job, Worker, plan
 from atrous.inference.segmenter import Segmenter
 
 FIXED = {"device": "cpu", "precision": "float32"}

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from atrous.errors import AtrousError
-from atrous.learning.distributed import Processes, the_processes, together
-from atrous.learning.loader import EpochOrder
+from atrous.learning.data_loader import EpochOrder
+from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.recipe import write_recipe
 
 
@@ -76,14 +76,14 @@ def test_fewer_pictures_than_processes():
 
 
 def test_alone():
-    processes = the_processes()
-    assert processes == Processes(0, 1, 0) and processes.first
-    with together() as joined:
+    processes = current_group()
+    assert processes == ProcessGroup(0, 1, 0) and processes.first
+    with process_group() as joined:
         assert joined == processes
     counts = np.arange(4)
     assert processes.sum(counts) is counts
     assert (processes.gather(3), processes.mean(0.5), processes.agree(True, False)) == ([3], 0.5, (True, False))
-    assert processes.by_first(lambda: "done") == "done"
+    assert processes.on_rank_zero(lambda: "done") == "done"
     layer = torch.nn.Linear(2, 2)
     value = torch.tensor(3.0)
     assert processes.mean_of(value) is value
@@ -159,8 +159,8 @@ def test_a_schedulers_variables_alone_start_nothing(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with together() as joined:
-        assert joined == Processes()
+    with process_group() as joined:
+        assert joined == ProcessGroup()
 
 
 @pytest.mark.slow

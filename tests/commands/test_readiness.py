@@ -9,10 +9,10 @@ from PIL import Image
 
 from atrous.cli import main
 from atrous.commands.doctor import doctor
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError
-from atrous.learning.distributed import the_processes
+from atrous.learning.distributed import current_group
 from atrous.learning.recipe import to_recipe
 from atrous.learning.training_data import open_training_data
 
@@ -63,7 +63,7 @@ def test_the_doctor_is_content_where_training_finds_its_data_fit(tmp_path, pictu
     except AtrousError:
         content = False
     try:
-        open_training_data(recipe, the_processes())
+        open_training_data(recipe, current_group())
         fit = True
     except AtrousError:
         fit = False
@@ -71,6 +71,7 @@ def test_the_doctor_is_content_where_training_finds_its_data_fit(tmp_path, pictu
     assert content == fit == fitting
 
 
+@pytest.mark.slow
 def test_what_fits_trains(tmp_path):
     root = dataset(tmp_path / "data", pictures=3, classes=2, lists={"train": 2, "valid": 1}, labelled=True)
     recipe = tmp_path / "recipe.yaml"
@@ -84,4 +85,4 @@ def test_a_split_named_in_the_recipe(tmp_path):
     root = dataset(tmp_path, pictures=3, classes=2, lists={"train": 2, "test": 1}, labelled=True)
     recipe = to_recipe({"name": "x", "data": {"root": str(root), "val": "test"}})
     assert doctor(root) == 2
-    open_training_data(recipe, the_processes())
+    open_training_data(recipe, current_group())

@@ -20,13 +20,13 @@ from PIL import Image
 
 from atrous.commands import report as module
 from atrous.commands.report import best_and_worst, confusion_rows, most_confused, picture_rows, report
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import Found
 from atrous.inference.prediction import Prediction
-from atrous.learning.measurement import Measurement, largest_mistakes, summarise
-from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.confusion_matrix import ConfusionMatrix
+from atrous.learning.evaluation import Measurement, largest_mistakes, summarise
 from atrous.models.info import Info, Preprocessing
 from atrous.models.task import Task
 

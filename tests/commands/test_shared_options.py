@@ -12,9 +12,9 @@ from atrous.cli import _parse
 from atrous.commands._recorded_options import recorded_options, recorded_reading
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError
-from atrous.fields import fields_of
 from atrous.inference.model_spec import ModelSpec
-from atrous.learning.measurement import Measuring, spec_to_measure
+from atrous.learning.evaluation import Measuring, spec_to_measure
+from atrous.option_fields import fields_of
 from atrous.verbs import Option, function_of, options, verbs
 
 VERBS = sorted(verbs())

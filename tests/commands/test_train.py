@@ -22,15 +22,15 @@ from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
-from atrous.data.labels import ClassTable
+from atrous.data.doctor.readiness import few_pictures_note
+from atrous.data.label_map import ClassTable
 from atrous.data.open_dataset import open_dataset
-from atrous.data.readiness import few_pictures_note
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
 from atrous.inputs import Input
-from atrous.learning.create_for import create_for
+from atrous.learning.model_for_data import create_for
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
-from atrous.learning.step import TrainingStep
+from atrous.learning.training_step import TrainingStep
 
 
 def lines(run: Path, kind: str) -> list[dict]:
@@ -206,6 +206,7 @@ def test_workers_change_nothing(tiny, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_early_stopping(tiny, tmp_path, capsys):
     out = train(tiny(train__epochs=40, train__patience=2, train__batch_size=8, optim__lr=1e-12), out=tmp_path / "run")
     scores = [line["miou"] for line in lines(out, "val")]
@@ -225,6 +226,7 @@ def test_patience_waits_until_the_average_follows_the_weights(tiny, tmp_path, ca
     assert ("stopping early" in said(capsys)) is (ema == 0.9)
 
 
+@pytest.mark.slow
 def test_a_split_of_few_pictures_is_warned_of(tiny, fresh_shapes, tmp_path, capsys):
     (fresh_shapes / "splits" / "val.txt").write_text("val_1")
     train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
@@ -232,6 +234,7 @@ def test_a_split_of_few_pictures_is_warned_of(tiny, fresh_shapes, tmp_path, caps
     assert "'val' has 2 pictures:" in few_pictures_note(2, "val") and not few_pictures_note(3, "val")
 
 
+@pytest.mark.slow
 def test_scores_say_in_which_precision_they_were_computed(tiny, tmp_path, capsys):
     train(tiny(train__precision="bfloat16", train__ema=0.9), out=tmp_path / "run")
     told = said(capsys)
@@ -268,6 +271,7 @@ def test_pictures_without_a_label_among_others_cost_nothing(tiny, fresh_shapes, 
     assert lines(out, "val")[-1]["miou"] > 0
 
 
+@pytest.mark.slow
 def test_a_limit_in_minutes_ends_with_a_validation(tiny, tmp_path):
     out = train(tiny(train__epochs=40, train__validate_every=7, train__minutes=1e-6), out=tmp_path / "run")
     assert [line["epoch"] for line in lines(out, "val")] == [1]

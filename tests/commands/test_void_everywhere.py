@@ -17,7 +17,7 @@ from atrous.cli import main
 from atrous.commands.calibrate import calibrate
 from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
-from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.confusion_matrix import ConfusionMatrix
 
 from ..serving.conftest import Server
 from .conftest import CLASSES, draw

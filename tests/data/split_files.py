@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from atrous.data.colors import default_colors
+from atrous.data.class_colors import default_colors
 from atrous.data.dataset import Dataset
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 
 TRAIN, VAL = ("a", "b é", "日本"), ("d",)
 BY_SPLIT = {"train": [f"images/{s}.jpg" for s in TRAIN], "val": [f"images/{s}.jpg" for s in VAL]}

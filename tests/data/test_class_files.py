@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.data.class_file_forms import FORMS
-from atrous.data.examine import examine
+from atrous.data.class_file_formats import FORMS
+from atrous.data.doctor.examine import examine
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 

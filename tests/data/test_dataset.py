@@ -5,14 +5,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-from atrous.data.colors import default_colors
+from atrous.data.class_colors import default_colors
 from atrous.data.dataset import Dataset, Item
-from atrous.data.labels import ClassTable
-from atrous.data.made_split import seeded_split
+from atrous.data.doctor.scan import survey
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.pairing import NoClassesError
 from atrous.data.open_dataset import open_dataset
-from atrous.data.picture_folders import NoClassesError
 from atrous.data.pictures import read_pixels
-from atrous.data.survey import survey
+from atrous.data.splits.random_split import seeded_split
 from atrous.errors import AtrousError
 
 BINARY = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from atrous.data.examine import examine
+from atrous.data.doctor.examine import examine
 from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_picture, to_channels
 from atrous.data.statistics import class_pixels
@@ -39,6 +39,7 @@ def test_voc_reads_every_pair(shared):
     assert all(seen[index] > 0 for index in (0, 8, 10, 12, 13, 15, 17))  # cat, cow, dog, horse, person, sheep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["camvid", "voc2012_subset"])
 def test_the_doctor_finds_real_data_ready_to_train(shared, name):
     diagnosis = examine(shared / "data" / name)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.statistics import channel_statistics, class_pixels
 from atrous.inputs import Input

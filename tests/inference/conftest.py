@@ -54,7 +54,7 @@ def small() -> models.SegmentationModel:
 @pytest.fixture(scope="session")
 def exports(small: models.SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
     """The small model as a file of a format, with scores or without; not to be changed."""
-    from atrous.inference import deployed
+    from atrous.inference import export_graph
 
     folder = tmp_path_factory.mktemp("exports")
     programs: dict[bool, Any] = {}
@@ -63,8 +63,8 @@ def exports(small: models.SegmentationModel, tmp_path_factory: pytest.TempPathFa
         path = folder / f"{format}_{with_scores}{ {'onnx': '.onnx', 'openvino': '.xml', 'torch': '.pt2'}[format] }"
         if not path.exists():
             if with_scores not in programs:
-                programs[with_scores] = deployed.trace(small, with_scores=with_scores)
-            deployed.write(programs[with_scores], small.info, format, path)
+                programs[with_scores] = export_graph.trace(small, with_scores=with_scores)
+            export_graph.write(programs[with_scores], small.info, format, path)
         return path
 
     return export

@@ -7,8 +7,8 @@ import pickle
 
 import numpy as np
 
-from atrous.inference.jobs import Worker
 from atrous.inference.model_spec import ModelSpec
+from atrous.inference.predict_jobs import Worker
 
 
 def mask_of(spec: ModelSpec, picture: np.ndarray) -> np.ndarray:

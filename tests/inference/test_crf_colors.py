@@ -8,7 +8,7 @@ import torch
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.explaining.look import explain_picture
+from atrous.explaining.explanation import explain_picture
 from atrous.inference.segmenter import Segmenter
 from atrous.inputs import Input
 from atrous.learning.crf_layer import CrfLayer

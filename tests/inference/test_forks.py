@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import atrous
-from atrous.forks import ForkLock
+from atrous.fork_safety import ForkLock
 
 pytestmark = pytest.mark.needs("fork")
 

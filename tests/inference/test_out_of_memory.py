@@ -11,11 +11,11 @@ from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.errors import OutOfMemory
 from atrous.inference import any_size as module
 from atrous.inference.any_size import AnySize
-from atrous.inference.memory import SURELY_FITS, predict_bytes, surely_fits
+from atrous.inference.memory_estimate import SURELY_FITS, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.segmenter import Segmenter
 from atrous.memory_errors import is_out_of_memory
-from atrous.serving.network import Job, Network
+from atrous.serving.inference_queue import InferenceQueue, Job
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,7 @@ def small(make_model, monkeypatch) -> Segmenter:
     return segmenter
 
 
+@pytest.mark.slow
 def test_a_second_picture_does_not_run_out_of_memory_again(small):
     first = small(LARGE).mask
     assert len(small.failures) == 2  # at once, and in tiles of 544 px
@@ -101,6 +102,7 @@ def test_a_larger_tile_that_was_asked_for_is_not_tried_again(small):
     assert wide(LARGE).shape == (288, 1100)
 
 
+@pytest.mark.slow
 def test_threads_share_what_ran_out(small):
     first = small(LARGE).mask
     with ThreadPoolExecutor(4) as pool:
@@ -108,6 +110,7 @@ def test_threads_share_what_ran_out(small):
     assert all(np.array_equal(mask, first) for mask in found) and len(small.failures) == 2
 
 
+@pytest.mark.slow
 def test_every_way_to_run_the_network_remembers_what_ran_out(small):
     first, sink = small(LARGE).mask, ArraySink(288, 1100)
     small.windows(ArraySource(LARGE), sink)
@@ -120,7 +123,7 @@ def test_every_way_to_run_the_network_remembers_what_ran_out(small):
 
 
 def test_a_server_remembers_what_ran_out(small):
-    network = Network()
+    network = InferenceQueue()
     masks = [network.submit(Job(small.looking(), LARGE)).result(60) for _ in range(2)]
     network.close()
     assert np.array_equal(*masks) and len(small.failures) == 2
@@ -138,7 +141,7 @@ def test_a_server_stacks_fewer_pictures_after_memory_ran_out(small, monkeypatch)
 
     small.segment_together = stacked
     image = np.zeros((32, 64, 3), np.uint8)
-    network, sizes = Network(), []
+    network, sizes = InferenceQueue(), []
     for _ in range(2):
         with network._changed:  # until all are in line
             jobs = [Job(small, image) for _ in range(6)]
@@ -149,7 +152,7 @@ def test_a_server_stacks_fewer_pictures_after_memory_ran_out(small, monkeypatch)
     assert sizes == 12 * [(32, 64)] and together == [6, 3, 3]
     each = predict_bytes(small.info, 32, 64) - predict_bytes(small.info, 0, 0)
     small.any_size.memory = (predict_bytes(small.info, 0, 0) + 4.5 * each) / 1e9
-    allowed = Network()
+    allowed = InferenceQueue()
     assert allowed._most_together(Job(small, image)) == 4
     allowed.close()
 
@@ -185,7 +188,7 @@ def test_a_server_stacks_only_what_surely_fits(make_model, monkeypatch):
         Segmenter(make_model("deeplabv3plus", backbone="mobilenetv2_035", enlarge=one), engine="torch", device="cpu")
         for one in (1.0, 2.0)
     )
-    image, network = np.zeros((1000, 1000, 3), np.uint8), Network()
+    image, network = np.zeros((1000, 1000, 3), np.uint8), InferenceQueue()
     assert network._most_together(Job(plain, image)) == 16
     assert network._most_together(Job(enlarging, image)) == 1
     network.close()

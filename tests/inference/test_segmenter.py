@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import atrous
-from atrous.data.labels import ClassTable
+from atrous.data.formats.pillow import pixels_of_picture
+from atrous.data.label_map import ClassTable
 from atrous.data.pictures import read_pixels
-from atrous.data.pillow import pixels_of_picture
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import as_array
 from atrous.inference.prediction import Prediction
@@ -226,6 +226,7 @@ def test_a_prediction_tells_its_largest_classes(segmenter):
     assert text == "Prediction(1×4: road 75%, sky 25%)"
 
 
+@pytest.mark.slow
 def test_a_model_file_is_enough(segmenter, picture, tmp_path):
     atrous.save(make(), tmp_path / "model.safetensors")
     for path in (tmp_path / "model.safetensors", str(tmp_path / "model.safetensors")):

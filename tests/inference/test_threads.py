@@ -10,7 +10,7 @@ import pytest
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference import deployed, exported, openvino_engine, resize_argmax
+from atrous.inference import export_graph, exported_runner, openvino_engine, resize_argmax
 from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.torch_engine import TorchEngine
@@ -27,9 +27,9 @@ def files(make_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("threads")
     model = make_model("deeplabv3plus", backbone="mobilenetv2_050")
     atrous.save(model, folder / "model.safetensors")
-    program = deployed.trace(model, with_scores=True)
+    program = export_graph.trace(model, with_scores=True)
     for format, suffix in (("openvino", ".xml"), ("onnx", ".onnx")):
-        deployed.write(program, model.info, format, folder / f"model{suffix}")
+        export_graph.write(program, model.info, format, folder / f"model{suffix}")
     return folder
 
 
@@ -75,6 +75,7 @@ def swapped(segment, pictures, threads, calls):
         return sum(pool.map(work, range(threads)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [whole, tiled, one_in_tiles])
 def test_many_threads_get_their_own_masks(segmenter, pictures, way):
     assert swapped(way(segmenter), pictures, threads=8, calls=4) == 0
@@ -86,6 +87,7 @@ def test_eight_threads_and_many_calls(segmenter, pictures, way):
     assert swapped(way(segmenter), pictures, threads=8, calls=64) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"scales": (1.0, 2.0), "flip": True}, {"crf": "deeplabv2,iterations=2"}])
 @pytest.mark.parametrize("way", [whole, tiled])
 def test_views_and_the_crf_are_each_threads_own(segmenter, pictures, way, options):
@@ -116,7 +118,7 @@ def test_a_thread_between_network_and_mask_keeps_its_scores(segmenter, pictures,
             all_there.wait()
         return decide(scores, size, align_corners)
 
-    for module in (openvino_engine, exported, resize_argmax):
+    for module in (openvino_engine, exported_runner, resize_argmax):
         monkeypatch.setattr(module, "resize_argmax", hold)
     with ThreadPoolExecutor(len(pictures)) as pool:
         found = list(pool.map(segment, pictures))

@@ -13,7 +13,7 @@ from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Pixels, Window
 from atrous.errors import AtrousError
 from atrous.inference.any_size import AnySize
-from atrous.inference.memory import available_bytes, limit_bytes, predict_bytes
+from atrous.inference.memory_estimate import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.tiles import Counted, mean_features, plan, segment_tiles
 from atrous.models.info import aligned_side
@@ -239,6 +239,7 @@ def test_places_without_data_are_left_out_of_image_pooling():
     assert mean_features(lambda image: (image,), ArraySource(picture, valid & False), 64)[0] == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_tiles_are_told_what_image_pooling_sees_of_the_whole_picture(segmenter, image, engine, tmp_path):
     if engine == "openvino":

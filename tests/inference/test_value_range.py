@@ -75,6 +75,7 @@ def test_a_doubt_is_said_once_by_each_segmenter(picture):
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_whole_16_bits_and_pictures_of_the_models_own_type_are_beyond_doubt(picture):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

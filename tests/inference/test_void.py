@@ -8,15 +8,15 @@ import tifffile
 from PIL import Image
 
 import atrous
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction, visible
-from atrous.inference.preparation import Preparation
+from atrous.inference.preprocess import Preparation
 from atrous.inference.segmenter import Segmenter
-from atrous.serving import answers
+from atrous.serving import response_formats
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_mask_file_keeps_void_whatever_the_number_of_classes(classes, tmp_path
     prediction = Prediction(mask, np.zeros((9, 300, 3), np.uint8), info)
     prediction.save(tmp_path / "a.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), mask)
-    sent = Image.open(io.BytesIO(answers.write(prediction, answers.Asked("mask", 0.5, False))))
+    sent = Image.open(io.BytesIO(response_formats.write(prediction, response_formats.Asked("mask", 0.5, False))))
     assert np.array_equal(np.asarray(sent), mask)
 
 

@@ -33,6 +33,7 @@ def expected(small, image, valid) -> dict[int, np.ndarray]:
     return {0: whole, 64: AnySize(segmenter.whole, tile=64, overlap=32)(filled, valid)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [0, 64])
 @pytest.mark.parametrize("engine", ["torch", "openvino", "onnx"])
 def test_void_pixels_are_void_whole_and_in_tiles_on_every_engine(small, exports, image, valid, expected, engine, tile):

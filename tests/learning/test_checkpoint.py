@@ -10,11 +10,11 @@ from atrous.learning.batch import Batch
 from atrous.learning.checkpoint import load_checkpoint, save_checkpoint
 from atrous.learning.crf_layer import CrfLayer
 from atrous.learning.ema import WeightAverage
-from atrous.learning.losses import CrossEntropy
+from atrous.learning.losses.pixel import CrossEntropy
+from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.optim import crf_group, make_optimizer, parameter_groups
 from atrous.learning.recipe import Crf
-from atrous.learning.step import TrainingStep
-from atrous.learning.terms import supervised_terms
+from atrous.learning.training_step import TrainingStep
 
 PROGRESS = {"epoch": 3, "pictures": 4, "step": 17, "best_miou": -1.0, "seconds": 0.1 + 0.2}
 

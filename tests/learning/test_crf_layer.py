@@ -9,11 +9,11 @@ from atrous.crf import DenseCRF
 from atrous.crf.settings import make_crf
 from atrous.learning.batch import Batch
 from atrous.learning.crf_layer import CrfLayer
-from atrous.learning.losses import CrossEntropy
+from atrous.learning.losses.pixel import CrossEntropy
+from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.optim import crf_group
 from atrous.learning.recipe import Crf
-from atrous.learning.step import TrainingStep
-from atrous.learning.terms import supervised_terms
+from atrous.learning.training_step import TrainingStep
 
 SMALL = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "low_channels": 8, "dropout": 0.0}
 SETTINGS = Crf(trainable=True, bilateral_weight=2, bilateral_xy=10, bilateral_rgb=20, gaussian_xy=2, iterations=3)

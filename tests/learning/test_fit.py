@@ -16,7 +16,7 @@ from tests.commands.conftest import SPLITS, make_shapes
 import atrous
 from atrous import AtrousError, fit, model_file, read_recipe
 from atrous.learning.checkpoint import Checkpoint, checkpoint_of, last_weights
-from atrous.learning.diverged import Diverged
+from atrous.learning.divergence import Diverged
 from atrous.learning.fit import Extension, progress_of
 from atrous.learning.recipe import to_recipe, write_recipe
 
@@ -110,6 +110,7 @@ def test_an_observer_stops_after_the_second_validation_and_the_run_goes_on_later
     assert_same(fit(recipe, uninterrupted).run, result.run)
 
 
+@pytest.mark.slow
 def test_a_bounded_number_of_epochs_and_the_rest_are_the_whole(shapes, whole, tmp_path):
     first = fit(recipe_for(shapes), tmp_path / "run", epochs_now=1)
     assert (first.ended, first.progress.epoch) == ("epochs_now", 1)
@@ -236,6 +237,7 @@ def state_of(run: Path) -> dict:
 # Progress counts pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 3), (1, 8), (4, 1)])
 def test_with_another_batch_size_every_picture_of_the_epoch_is_seen_once(shapes, tmp_path, monkeypatch, before, after):
     recipe = recipe_for(shapes, batch_size=before, epochs=1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.inputs import Input
 from atrous.models.info import FORMAT_VERSION, Info, Preprocessing, placeholder_table

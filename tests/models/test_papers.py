@@ -124,6 +124,7 @@ def test_pictures_of_another_shape_are_refused(variant, shape):
         build(variant).eval()(torch.zeros(shape))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_output_stride_changes_density_on_one_set_of_weights(variant):
     model, images = build(variant, output_stride=16).eval(), picture(1, 3, 65, 97)
@@ -141,6 +142,7 @@ def test_output_stride_changes_density_on_one_set_of_weights(variant):
     assert sizes == {output_stride: -(-97 // stride) for output_stride, stride in stride_of_scores.items()}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_both_dilation_rules_on_one_set_of_weights(variant):
     previous = build(variant, output_stride=8, dilation_rule="previous").eval()
@@ -189,6 +191,7 @@ def test_info_rebuilds_the_model_after_a_trip_through_json(variant):
         assert torch.equal(again(images), model(images))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_exports_with_dynamic_shapes(model):
     shapes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
@@ -197,6 +200,7 @@ def test_exports_with_dynamic_shapes(model):
         torch.testing.assert_close(exported(picture(*shape)), model(picture(*shape)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiles_in_one_graph(model):
     torch.compiler.reset()

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atrous.weights import sources
-from atrous.weights.foreign import from_state_dict
+from atrous.weights import detect_source
+from atrous.weights.read_checkpoint import from_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -250,7 +250,7 @@ def check_training_step(
     before = {name: tensor.clone() for name, tensor in _statistics(ours.state_dict()).items()}
     with torch.no_grad():
         answers = without_chance(theirs).train()(images), without_chance(ours).train().scores(images)
-    expected = _statistics(sources.adapter(source).adapt(from_state_dict(theirs.state_dict()), given).state)
+    expected = _statistics(detect_source.adapter(source).adapt(from_state_dict(theirs.state_dict()), given).state)
     after = _statistics(ours.state_dict())
     assert after.keys() == expected.keys()
     for name, tensor in after.items():

@@ -5,12 +5,12 @@ import seeded
 import torch
 
 import atrous
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import build
-from atrous.weights import kazuto1011, sources
-from atrous.weights.adapted import check_fits
-from atrous.weights.foreign import Foreign
+from atrous.weights import detect_source, kazuto1011
+from atrous.weights.adapter import check_fits
+from atrous.weights.read_checkpoint import Foreign
 
 NAME = "kazuto1011_deeplabv2_resnet101"
 
@@ -22,6 +22,7 @@ NORMS = {
 }
 
 
+@pytest.mark.slow
 def test_same_logits_and_running_means():
     golden = seeded.read(NAME)
     model = atrous.convert(golden.state(), source="kazuto1011")
@@ -37,7 +38,7 @@ def test_one_scale_without_base():
         state[f"aspp.c{branch}.weight"] = torch.empty(182, 2048, 3, 3, device="meta")
         state[f"aspp.c{branch}.bias"] = torch.empty(182, device="meta")
     foreign = Foreign(state)
-    assert sources.guess(foreign) == "kazuto1011"
+    assert detect_source.guess(foreign) == "kazuto1011"
     adapted = kazuto1011.adapt(foreign, {"atrous_rates": (3, 6, 9, 12)})
     assert adapted.arguments["scales"] == (1.0,)
     assert adapted.arguments["atrous_rates"] == (3, 6, 9, 12)

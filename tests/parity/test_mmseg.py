@@ -5,15 +5,15 @@ import seeded
 import torch
 
 import atrous
-from atrous.data.ade20k import ADE20K_CLASSES
-from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
-from atrous.data.colors import default_colors
+from atrous.data.class_colors import default_colors
+from atrous.data.layouts.ade20k import ADE20K_CLASSES
+from atrous.data.layouts.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.errors import AtrousError
 from atrous.models import build
 from atrous.models.backbones import Backbone
-from atrous.weights import mmseg, sources
-from atrous.weights.adapted import check_fits
-from atrous.weights.foreign import Foreign
+from atrous.weights import detect_source, mmseg
+from atrous.weights.adapter import check_fits
+from atrous.weights.read_checkpoint import Foreign
 
 NORMS = {
     "backbone.layer3.0.bn1": "backbone.net.layer3.0.bn1",
@@ -52,7 +52,7 @@ def test_same_logits_and_running_means(name, given, norms):
 @pytest.mark.parametrize("name", ["deeplabv3_r101-d8", "deeplabv3plus_r101b-d8"])
 def test_resnet101_by_its_shapes(name):
     foreign = Foreign(seeded.hollow(f"mmseg_{name}"))
-    assert sources.guess(foreign) == "mmseg"
+    assert detect_source.guess(foreign) == "mmseg"
     adapted = mmseg.adapt(foreign, {})
     assert (adapted.arguments["backbone"], adapted.left_over) == ("resnet101", ())
     assert check_fits(adapted, build(adapted.architecture, adapted.arguments).state_dict()) == ()

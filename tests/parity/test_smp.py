@@ -13,8 +13,8 @@ import atrous
 from atrous.errors import AtrousError
 from atrous.models import build
 from atrous.weights import smp as adapter
-from atrous.weights.adapted import Adapted, check_fits
-from atrous.weights.foreign import from_state_dict
+from atrous.weights.adapter import Adapted, check_fits
+from atrous.weights.read_checkpoint import from_state_dict
 from atrous.weights.smp_encoders import ENCODERS, TIMM_ENCODERS
 
 smp = pytest.importorskip("segmentation_models_pytorch")
@@ -96,6 +96,7 @@ def test_mixed_separable_convolutions_become_plain_ones(kind, separable):
     seeded.check_logits(theirs, ours, SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-regnetx_002"])
 def test_channels_of_pictures_are_read_from_the_stem(encoder):
     theirs = settle(their_model("DeepLabV3Plus", encoder, in_channels=4, classes=1), channels=4)
@@ -175,6 +176,7 @@ def strides_and_rates(net: nn.Module) -> list[tuple]:
     return [(tuple(conv.stride), conv.dilation) for conv in convolutions if conv.kernel_size != (1, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "output_stride"), GEOMETRIES)
 def test_every_encoder_is_found_complete_and_dilated_alike(encoder, output_stride):
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from torch import nn
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights import foreign
+from atrous.weights import read_checkpoint
 from atrous.weights import smp as adapter
 
 smp = pytest.importorskip("segmentation_models_pytorch")
@@ -32,6 +32,7 @@ def main_answer(model: nn.Module):
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "encoder", "arguments"),
     [
@@ -78,7 +79,7 @@ def altered(tmp_path):
     def adapt(changes):
         config = {**model.config, "_model_class": "DeepLabV3Plus", **changes}
         (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        return adapter.adapt(foreign.Foreign(state, foreign._read_config(tmp_path)), {})
+        return adapter.adapt(read_checkpoint.Foreign(state, read_checkpoint._read_config(tmp_path)), {})
 
     return adapt
 

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from atrous import convert
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.data.open_dataset import open_dataset
-from atrous.data.voc import VOC_CLASSES
-from atrous.learning.metrics import ConfusionMatrix
+from atrous.learning.confusion_matrix import ConfusionMatrix
 from atrous.models.layers import Normalize
 
 FLOAT = "deeplabv3_257_mv_gpu.tflite"
@@ -74,6 +74,7 @@ def nhwc(tensor: torch.Tensor) -> np.ndarray:
     return tensor[0].permute(1, 2, 0).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "arrays"), [(FLOAT, "deeplabv3_mnv2_dm05_voc_float.npz"), (QUANTISED[0], "deeplabv3_mnv2_voc_dequant.npz")]
 )
@@ -111,6 +112,7 @@ def test_every_voc_picture_is_segmented_as_litert_does(weights, shared, capsys):
     assert ours.pixel_accuracy > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", QUANTISED)
 @pytest.mark.parametrize("photo", ["bird_segmentation", "cat", "dog_segmentation"])
 def test_a_dequantised_model_segments_as_the_quantised_one(weights, file, photo):

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 import atrous
 from atrous import models
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.weights import torchvision as adapter
-from atrous.weights.adapted import check_fits
-from atrous.weights.foreign import from_state_dict
+from atrous.weights.adapter import check_fits
+from atrous.weights.read_checkpoint import from_state_dict
 
 torchvision = pytest.importorskip("torchvision")
 segmentation = torchvision.models.segmentation

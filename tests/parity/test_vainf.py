@@ -5,13 +5,13 @@ import seeded
 import torch
 
 import atrous
-from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.cityscapes import CITYSCAPES_TRAIN_IDS
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import build
-from atrous.weights import sources, vainf
-from atrous.weights.adapted import check_fits
-from atrous.weights.foreign import Foreign
+from atrous.weights import detect_source, vainf
+from atrous.weights.adapter import check_fits
+from atrous.weights.read_checkpoint import Foreign
 
 RESNET = {
     "backbone.bn1": "backbone.net.bn1",
@@ -59,7 +59,7 @@ def test_same_logits_and_running_means(name, given, norms):
 
 def test_resnet101_by_its_shapes():
     foreign = Foreign(seeded.hollow("vainf_deeplabv3plus_resnet101"))
-    assert sources.guess(foreign) == "vainf"
+    assert detect_source.guess(foreign) == "vainf"
     adapted = vainf.adapt(foreign, {})
     assert (adapted.arguments["backbone"], adapted.left_over) == ("resnet101", ())
     assert check_fits(adapted, build(adapted.architecture, adapted.arguments).state_dict()) == ()

@@ -14,19 +14,19 @@ import atrous
 from atrous.commands.export import export
 from atrous.commands.report import report
 from atrous.data.dataset import Dataset, Item
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.data.pixels import StoredPixels
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.transforms import Augment
-from atrous.explaining.look import explain_picture
+from atrous.explaining.explanation import explain_picture
 from atrous.inference.any_size import AnySize
-from atrous.inference.jobs import Worker, plan
+from atrous.inference.predict_jobs import Worker, plan
 from atrous.inputs import Input
 from atrous.learning import recipe as recipes
-from atrous.learning.calibration import fit_temperature, reliability
 from atrous.learning.fit import Extension
+from atrous.learning.losses.terms import supervised_terms
 from atrous.learning.recipe import Recipe, read_recipe, to_recipe
-from atrous.learning.terms import supervised_terms
+from atrous.learning.temperature_scaling import fit_temperature, reliability
 from atrous.models.deeplab_v1 import DeepLabV1
 from atrous.models.deeplab_v2 import DeepLabV2
 from atrous.models.deeplab_v3 import DeepLabV3

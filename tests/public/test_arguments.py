@@ -112,6 +112,7 @@ def test_tensors_and_damaged_pictures_are_told_apart(model, odd):
             segmenter(odd[name])
 
 
+@pytest.mark.slow
 def test_texts_and_numpys_numbers_are_taken_for_paths_and_numbers(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     atrous.save(model, tmp_path / "m.safetensors")

@@ -16,12 +16,12 @@ from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, OutOfMemory
 from atrous.inference.prediction import Prediction, visible
 from atrous.inference.segmenter import Segmenter
-from atrous.serving import answers, desk, patience, server
-from atrous.serving.desk import Wish
-from atrous.serving.guard import Guard
+from atrous.serving import request_handler, response_formats, server, timeouts
+from atrous.serving.auth import AccessControl
 from atrous.serving.limits import Memory, Problem
-from atrous.serving.metrics import Metrics
-from atrous.serving.shelf import Look, Model
+from atrous.serving.model_store import Look, Model
+from atrous.serving.prometheus_metrics import Metrics
+from atrous.serving.request_handler import Wish
 
 
 def test_memory_is_shared_in_the_order_of_asking():
@@ -101,8 +101,9 @@ def model(tmp_path, **preprocessing) -> Model:
     return Model("m", tmp_path / "m.safetensors", "1", segmenter)
 
 
+@pytest.mark.slow
 def test_enlarging_and_the_first_pass_of_tiles_count_as_looks(tmp_path):
-    plain, asked = model(tmp_path), answers.Asked()
+    plain, asked = model(tmp_path), response_formats.Asked()
     assert Wish(plain, Look(), asked).looks == 1
     assert Wish(plain, Look((1.0, 2.0), True), asked).looks == 10
     assert plain.segmenter.pools
@@ -125,31 +126,31 @@ def test_a_websocket_is_refused_whatever_its_key():
             sent.append(message)
 
         scope = {"type": "websocket", "path": "/v1/models", "headers": [(b"authorization", b"Bearer secret")]}
-        asyncio.run(Guard(app, key, Metrics())(scope, None, send))
+        asyncio.run(AccessControl(app, key, Metrics())(scope, None, send))
         assert [message["type"] for message in sent] == ["websocket.close"]
     assert asked == []
 
 
 def test_a_form_is_read_beside_the_event_loop(monkeypatch, tmp_path):
     threads: list[threading.Thread] = []
-    parse = desk.MultiPartParser.parse
+    parse = request_handler.MultiPartParser.parse
 
     async def spied(self):
         threads.append(threading.current_thread())
         return await parse(self)
 
-    monkeypatch.setattr(desk.MultiPartParser, "parse", spied)
+    monkeypatch.setattr(request_handler.MultiPartParser, "parse", spied)
     content = b'--B\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\nhello\r\n--B--\r\n'
 
     class Request:
-        headers = desk.Headers({"content-type": "multipart/form-data; boundary=B"})
+        headers = request_handler.Headers({"content-type": "multipart/form-data; boundary=B"})
 
     class Asked:
         parameters = ("format",)
         model = model(tmp_path)
 
     async def ask() -> bytes:
-        made = desk.Desk((), None, desk.Limits(), Metrics())  # type: ignore[arg-type]
+        made = request_handler.RequestHandler((), None, request_handler.Limits(), Metrics())  # type: ignore[arg-type]
         try:
             return (await made._files_in(Request(), content, Asked()))[0]  # type: ignore[arg-type]
         finally:
@@ -188,15 +189,17 @@ def test_memory_that_runs_out_is_a_picture_too_large(opened, monkeypatch, where,
             return np.zeros((8, 8), np.uint8)
 
     module, name = {
-        "the header": (desk, "decoded_size"), "the picture": (desk, "decode_pixels"), "the answer": (answers, "write")
-    }.get(where, (desk, "FORM_BYTES"))  # fmt: skip
+        "the header": (request_handler, "decoded_size"),
+        "the picture": (request_handler, "decode_pixels"),
+        "the answer": (response_formats, "write"),
+    }.get(where, (request_handler, "FORM_BYTES"))
     monkeypatch.setattr(module, name, fail)
-    wish = Wish(opened, Look(), answers.Asked())
+    wish = Wish(opened, Look(), response_formats.Asked())
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "png")
 
     async def ask() -> None:
-        made = desk.Desk((), Broken(), desk.Limits(), Metrics())  # type: ignore[arg-type]
+        made = request_handler.RequestHandler((), Broken(), request_handler.Limits(), Metrics())  # type: ignore[arg-type]
         try:
             await made._answer((file.getvalue(),), wish, "")
         finally:
@@ -233,7 +236,7 @@ def test_where_sockets_are_no_files_all_connections_are_taken(monkeypatch):
 
 
 def test_an_unknown_uvicorn_is_served_by_its_own_protocol(monkeypatch):
-    class Without(patience.H11Protocol):
+    class Without(timeouts.H11Protocol):
         pause_writing = None  # type: ignore[assignment]
 
     class Other:
@@ -241,11 +244,11 @@ def test_an_unknown_uvicorn_is_served_by_its_own_protocol(monkeypatch):
             pass
 
     said: list[str] = []
-    assert patience.fits()
-    assert server._protocol(said.append) is patience.PatientH11 and not said
+    assert timeouts.fits()
+    assert server._protocol(said.append) is timeouts.TimedH11 and not said
     for protocol in (Without, Other):
-        assert not patience.fits(protocol)
-    monkeypatch.setattr(patience, "fits", lambda: False)
+        assert not timeouts.fits(protocol)
+    monkeypatch.setattr(timeouts, "fits", lambda: False)
     assert server._protocol(said.append) == "h11"
     assert "slow connections are not closed" in said[0]
 

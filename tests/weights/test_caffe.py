@@ -8,7 +8,7 @@ import torch
 from protobuf import field, varint
 
 from atrous.errors import AtrousError
-from atrous.weights.foreign import read
+from atrous.weights.read_checkpoint import read
 
 
 def blob(values: np.ndarray, legacy: bool) -> bytes:

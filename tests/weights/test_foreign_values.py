@@ -11,7 +11,7 @@ import torch
 import atrous
 from atrous.errors import AtrousError
 from atrous.weights import huggingface, mmseg, smp, timm_backbone
-from atrous.weights.foreign import Foreign, from_state_dict
+from atrous.weights.read_checkpoint import Foreign, from_state_dict
 
 HUGE = "1" + "0" * 400
 

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 import atrous
 from atrous.errors import AtrousError
 from atrous.weights import huggingface, mmseg, torch_file
-from atrous.weights.adapted import Adapted, check_values
+from atrous.weights.adapter import Adapted, check_values
 from atrous.weights.class_names import class_names
-from atrous.weights.foreign import Foreign, from_state_dict, read
+from atrous.weights.read_checkpoint import Foreign, from_state_dict, read
+from atrous.weights.reparametrized import joined
 from atrous.weights.torch_file import read_torch
-from atrous.weights.two_parts import joined
 
 torchvision = pytest.importorskip("torchvision")
 

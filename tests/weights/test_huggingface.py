@@ -7,10 +7,10 @@ import torch
 
 import atrous
 from atrous import convert
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.weights import foreign, huggingface, huggingface_told
-from atrous.weights.foreign import Foreign
+from atrous.weights import huggingface, huggingface_config, read_checkpoint
+from atrous.weights.read_checkpoint import Foreign
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def edit(folder, **changes):
 
 
 def test_a_folder_is_recognised_and_tells_its_classes_and_stride(folder):
-    read = foreign.read(folder)
+    read = read_checkpoint.read(folder)
     assert huggingface.recognises(read)
     ours = convert(folder)
     assert ours.info.provenance["source"] == "huggingface"
@@ -205,7 +205,7 @@ def test_what_the_processor_does_and_we_do_not_is_said(folder, capsys, options, 
 
 
 def test_a_processor_whose_keys_are_no_texts_is_read():
-    assert huggingface_told.notes({1: True, None: 3, "do_resize": False}) == ()
+    assert huggingface_config.notes({1: True, None: 3, "do_resize": False}) == ()
 
 
 def test_a_processor_that_does_what_we_do_needs_no_words(folder, capsys):
@@ -268,4 +268,4 @@ def test_a_depth_multiplier_that_fits_its_weights_is_no_contradiction(multiplier
         config = transformers.MobileNetV2Config(depth_multiplier=multiplier)
         state = transformers.MobileNetV2ForSemanticSegmentation(config).state_dict()
     widths = tuple(state[name].shape[0] for name in huggingface._WIDTHS)
-    huggingface_told.check(config.to_dict(), widths, 2, 3)
+    huggingface_config.check(config.to_dict(), widths, 2, 3)

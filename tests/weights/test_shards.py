@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights import foreign
+from atrous.weights import read_checkpoint
 
 transformers = pytest.importorskip("transformers")
 
@@ -41,7 +41,7 @@ def write(folder, kind="model.safetensors", state=STATE, change=None) -> dict:
 def test_all_shards_are_read(tmp_path, kind):
     write(tmp_path, kind)
     for path in (tmp_path, tmp_path / f"{kind}.index.json"):
-        found = foreign.read(path)
+        found = read_checkpoint.read(path)
         assert found.state.keys() == STATE.keys()
         assert all(torch.equal(found.state[key], STATE[key]) for key in STATE)
         assert found.config == {"model_type": "mobilenet_v2"}
@@ -84,7 +84,7 @@ def lies(**weights):
 def test_an_index_that_does_not_fit_its_folder_is_refused(tmp_path, change, message):
     write(tmp_path, change=change)
     with pytest.raises(AtrousError, match=message):
-        foreign.read(tmp_path)
+        read_checkpoint.read(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"weight_map": {"a": "b", "a": "c"}}', "3"])
@@ -92,13 +92,13 @@ def test_an_index_that_is_none(tmp_path, text):
     write(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(AtrousError, match=r"model\.safetensors\.index\.json is no"):
-        foreign.read(tmp_path)
+        read_checkpoint.read(tmp_path)
 
 
 def test_one_shard_alone_is_no_model(tmp_path):
     write(tmp_path)
     with pytest.raises(AtrousError, match="holds a part of the weights: give the folder"):
-        foreign.read(tmp_path / "model-00001-of-00002.safetensors")
+        read_checkpoint.read(tmp_path / "model-00001-of-00002.safetensors")
 
 
 def test_shards_are_inputs_which_nothing_overwrites(tmp_path):

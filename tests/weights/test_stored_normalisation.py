@@ -9,7 +9,7 @@ import torch
 
 import atrous
 from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted
+from atrous.weights.adapter import Adapted
 from atrous.weights.stored_normalisation import applied, pairs
 
 smp = pytest.importorskip("segmentation_models_pytorch")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from atrous import convert
 from atrous.errors import AtrousError
 from atrous.weights import tensorflow
-from atrous.weights.foreign import Foreign, read
+from atrous.weights.read_checkpoint import Foreign, read
 from atrous.weights.tflite_names import read_tflite
 
 pytest.importorskip("tflite")

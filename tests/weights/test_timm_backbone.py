@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights.foreign import from_state_dict
+from atrous.weights.read_checkpoint import from_state_dict
 from atrous.weights.timm_backbone import recognises
 
 

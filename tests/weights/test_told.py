@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import atrous
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.weights import huggingface, kazuto1011, mmseg, tensorflow, vainf
-from atrous.weights.adapted import by_number
-from atrous.weights.foreign import Foreign
+from atrous.weights.adapter import by_number
+from atrous.weights.read_checkpoint import Foreign
 
 torchvision = pytest.importorskip("torchvision")
 

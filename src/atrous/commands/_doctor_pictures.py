@@ -13,18 +13,18 @@ import numpy as np
 from PIL import Image
 
 from atrous import fonts
-from atrous.data.colors import Color, default_colors, packed_colors, unpacked_color
+from atrous.data.class_colors import Color, default_colors, packed_colors, unpacked_color
 from atrous.data.dataset import Dataset, Item
-from atrous.data.examine import Diagnosis
-from atrous.data.labels import IGNORE_INDEX, UNKNOWN, ClassTable
-from atrous.data.palettes import as_colors
+from atrous.data.doctor.examine import Diagnosis
+from atrous.data.doctor.exif_turns import TurnedPair, as_stored, mask_edges
+from atrous.data.formats.palettes import as_colors
+from atrous.data.label_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, read_mask, read_pixels
 from atrous.data.pixels import gives_channels
-from atrous.data.turned import TurnedPair, as_stored, mask_edges
 from atrous.errors import AtrousError, counted
 from atrous.inference.legend import with_legend
 from atrous.inference.prediction import NO_DATA_COLOR, visible
-from atrous.outputs import Output, picture_output, save_picture
+from atrous.overwrite_checks import Output, picture_output, save_picture
 
 #: Pairs on a sheet at most, in rows of so many; turned pairs that are drawn at most.
 MOST_PAIRS, COLUMNS, MOST_TURNED = 12, 4, 8

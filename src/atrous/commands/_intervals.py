@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.group_names import recognised_pattern
+from atrous.data.splits.group_names import recognised_pattern
 from atrous.errors import counted
-from atrous.learning.intervals import (
+from atrous.learning.bootstrap import (
     DRAWS,
     FEW,
     LEVEL,

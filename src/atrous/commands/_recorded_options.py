@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.inference.engine import ENGINES
-from atrous.inference.exported import is_exported
+from atrous.inference.choose_engine import ENGINES
+from atrous.inference.exported_runner import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run

@@ -17,20 +17,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import charts, model_file
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.console import console, note, progress_bar, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.data.labels import IGNORE_INDEX
-from atrous.data.read_ahead import in_background
+from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.prefetch import in_background
 from atrous.errors import AtrousError, counted
-from atrous.fields import given_to, taking
-from atrous.inference.exported import is_exported
+from atrous.inference.exported_runner import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
-from atrous.learning.calibration import Reliability, fit_temperature, reliability
-from atrous.learning.measurement import matching_classes, open_to_measure, prepared, reader_for
-from atrous.outputs import (
+from atrous.learning.evaluation import matching_classes, open_to_measure, prepared, reader_for
+from atrous.learning.temperature_scaling import Reliability, fit_temperature, reliability
+from atrous.option_fields import given_to, taking
+from atrous.overwrite_checks import (
     JSON_KEY,
     MARK,
     check_outputs,

@@ -15,20 +15,20 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from atrous.arguments import checked
-from atrous.commands._paired import compared, p_in_words
+from atrous.checked_arguments import checked
+from atrous.commands._paired_test import compared, p_in_words
 from atrous.commands._recorded_options import options_in_words
 from atrous.console import console, note, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError, counted
-from atrous.fields import given_to, taking
 from atrous.inference.model_spec import ModelSpec
 from atrous.json_yaml import read_json
-from atrous.learning.distributed import the_processes, together
-from atrous.learning.measurement import Measuring, measure, open_to_measure, spec_to_measure
+from atrous.learning.distributed import current_group, process_group
+from atrous.learning.evaluation import Measuring, measure, open_to_measure, spec_to_measure
 from atrous.model_file import sha256_of
-from atrous.outputs import JSON_KEY, MARK, check_outputs, json_output, model_inputs
+from atrous.option_fields import given_to, taking
+from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Side:
         return None if isinstance(self.measured, ModelSpec) else self.measured
 
 
-@together()
+@process_group()
 @told_if_interrupted(lambda: "compare writes its results at the end, so none are written.")
 @checked
 @taking(DatasetSpec)
@@ -119,7 +119,7 @@ def compare(
         "groups_from": dataset.groups_from,
     }
     _print(results)
-    if json is not None and the_processes().first:
+    if json is not None and current_group().first:
         write_json(results, json)
     return results
 

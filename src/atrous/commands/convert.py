@@ -17,16 +17,16 @@ from rich.markup import escape
 from torch import Tensor
 
 from atrous import model_file, models
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.console import console, write_json
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError, counted
 from atrous.models import Info, SegmentationModel
-from atrous.outputs import check_outputs, json_output, model_output
-from atrous.weights import foreign, sets, sources, stored_normalisation
-from atrous.weights.adapted import Adapted, check_fits, check_values, set_aside, some
-from atrous.weights.foreign import Foreign
-from atrous.weights.unmerged import check_merged
+from atrous.overwrite_checks import check_outputs, json_output, model_output
+from atrous.weights import detect_source, read_checkpoint, stored_normalisation, weight_sets
+from atrous.weights.adapter import Adapted, check_fits, check_values, set_aside, some
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.unmerged_adapters import check_merged
 
 
 @checked
@@ -77,15 +77,15 @@ def convert(
     """
     _check_targets(file, out, json, classes, overwrite)
     table = ClassTable.from_yaml(classes) if classes is not None else None
-    read = foreign.read(file) if isinstance(file, str | Path) else foreign.from_state_dict(file)
+    read = read_checkpoint.read(file) if isinstance(file, str | Path) else read_checkpoint.from_state_dict(file)
     if source is not None:
-        sources.adapter(source)
-    chosen = sets.choose(read, source, weights)
+        detect_source.adapter(source)
+    chosen = weight_sets.choose(read, source, weights)
     every = [key for held in read.sets.values() for key in held]
     check_merged(every if weights is None else chosen.keys.values(), read.name)
     tensors = {name: tensor for path, held in read.sets.items() for name, tensor in _named(path, held)}
     read = chosen.foreign
-    source = source or sources.guess(read)
+    source = source or detect_source.guess(read)
     named = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
     named |= {"in_channels": in_channels, **arguments}
     given = {name: value for name, value in named.items() if value is not None}
@@ -112,7 +112,7 @@ def _check_targets(
     if out is not None:
         model_file.check_name(Path(out), "out")
     inputs = [Path(file)] if isinstance(file, str | Path) else []
-    inputs = [each for path in inputs for each in (path, *foreign.files_of(path))]
+    inputs = [each for path in inputs for each in (path, *read_checkpoint.files_of(path))]
     check_outputs(
         "convert",
         [model_output("out", out), json_output("json", json)],
@@ -123,9 +123,9 @@ def _check_targets(
 
 def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:
     """The adapter's answer, with what the user named in it."""
-    adapter = sources.adapter(source)
+    adapter = detect_source.adapter(source)
     file = read.name or "the state dict"
-    others = sources.recognising(read)
+    others = detect_source.recognising(read)
     if others and source not in others:
         raise AtrousError(f"{file} is not {source}'s: its keys are those of {' or '.join(others)} (--source).")
     named = {**given, "architecture": architecture} if architecture else dict(given)
@@ -138,14 +138,16 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
         why = f"it lacks {error}" if isinstance(error, LookupError) else f"its shapes are others ({error})"
         raise AtrousError(
             f"{file} is no DeepLab of {source}, or is incomplete: {why}. Possible sources: "
-            f"{', '.join(sources.SOURCES)}."
+            f"{', '.join(detect_source.SOURCES)}."
         ) from error
     if architecture not in (None, adapted.architecture):
         raise AtrousError(f"{file} is a {adapted.architecture}; it cannot become a {architecture}.")
     return adapted
 
 
-def _build(adapted: Adapted, read: Foreign, chosen: sets.Chosen) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
+def _build(
+    adapted: Adapted, read: Foreign, chosen: weight_sets.Chosen
+) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
     """What of the checkpoint fits, the model with its weights, and the names of those that stay fresh."""
     with torch.device("meta"):  # a file of wrong widths shall not make a network that fills the memory
         empty = models.build(adapted.architecture, adapted.arguments)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.commands.doctor import doctor
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
@@ -21,12 +21,12 @@ from atrous.commands.report import report
 from atrous.commands.train import train
 from atrous.console import console, write_json
 from atrous.data.brain_slices import Thresholds, best_two_thresholds, write_brain_slices
+from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.data.open_dataset import open_dataset
-from atrous.data.picture_folders import CLASSES_FILE
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Data, Model, Optim, Recipe, Train
-from atrous.outputs import check_outputs, json_output, picture_output
+from atrous.overwrite_checks import check_outputs, json_output, picture_output
 from atrous.run_folder import CHECKPOINT, check_new_run, check_resumed_run
 
 #: Enough for a test mIoU above 0.8 in under four minutes on two cores.

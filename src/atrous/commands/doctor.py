@@ -15,18 +15,18 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from atrous.arguments import checked
 from atrous.atomic_write import write_text
+from atrous.checked_arguments import checked
 from atrous.commands._doctor_pictures import draw_pictures, planned_pictures
 from atrous.console import console, write_json
 from atrous.data.dataset import Dataset
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.data.examine import Diagnosis, open_to_examine
-from atrous.data.picture_folders import CLASSES_FILE
+from atrous.data.doctor.examine import Diagnosis, open_to_examine
+from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.errors import AtrousError, counted
-from atrous.fields import taking
-from atrous.learning.examination import examine_with_progress, show_finding
-from atrous.outputs import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
+from atrous.learning.dataset_check import examine_with_progress, show_finding
+from atrous.option_fields import taking
+from atrous.overwrite_checks import check_is_folder, check_outputs, json_output, no_empty_folder, table_output
 
 
 @checked

@@ -17,23 +17,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous import model_file
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.commands._intervals import interval_in_words, with_intervals
 from atrous.commands._recorded_options import recorded_options, recorded_reading
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.data.file_kinds import kinds_of
-from atrous.data.read_ahead import in_background
+from atrous.data.file_headers import kinds_of
+from atrous.data.prefetch import in_background
 from atrous.errors import AtrousError, counted
-from atrous.fields import given_to, taking
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
 from atrous.inference.segmenter import Segmenter
+from atrous.learning.bootstrap import FEW
+from atrous.learning.confusion_matrix import ConfusionMatrix
 from atrous.learning.crf_search import Trial, best_of, coarse_to_fine, evenly, trials_of
-from atrous.learning.distributed import the_processes, together
-from atrous.learning.intervals import FEW
-from atrous.learning.measurement import (
+from atrous.learning.distributed import current_group, process_group
+from atrous.learning.evaluation import (
     Measuring,
     matching_classes,
     measure,
@@ -44,9 +44,9 @@ from atrous.learning.measurement import (
     spec_to_measure,
     summarise,
 )
-from atrous.learning.metrics import ConfusionMatrix
 from atrous.model_file import sha256_of
-from atrous.outputs import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
+from atrous.option_fields import given_to, taking
+from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF
@@ -63,7 +63,7 @@ HEADLINES = (
 )
 
 
-@together()
+@process_group()
 @told_if_interrupted(lambda: "evaluate writes its results at the end, so no scores are written.")
 @checked
 @taking(DatasetSpec)
@@ -121,9 +121,9 @@ def evaluate(
     preprocessing = segmenter.info.preprocessing
     kinds = kinds_of((item.image for item in items), preprocessing.image.pages)
     segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
-    first = the_processes().first
+    first = current_group().first
     if crf_search:
-        found = the_processes().by_first(
+        found = current_group().on_rank_zero(
             lambda: _settings_of(search_crf(segmenter, dataset, evenly(items, crf_images)))
         )
         segmenter = segmenter.with_crf(_crf_of(found, segmenter))

@@ -21,25 +21,25 @@ from PIL import Image
 from rich.markup import escape
 
 from atrous import charts, model_file
-from atrous.arguments import checked
 from atrous.atomic_write import write_text
-from atrous.commands._page import template
+from atrous.checked_arguments import checked
+from atrous.commands._html_page import template
 from atrous.console import console, progress_bar, warn_if_fresh
-from atrous.data.colors import color_table
+from atrous.data.class_colors import color_table
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.input_files import SceneFiles, input_folders
-from atrous.data.labels import IGNORE_INDEX
+from atrous.data.label_map import IGNORE_INDEX
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
-from atrous.explaining.look import ClassSeen, Explanation, PartSeen, explain_picture
-from atrous.fields import given_to, taking
-from atrous.inference.exported import is_exported
-from atrous.inference.jobs import failure_in_words
+from atrous.explaining.explanation import ClassSeen, Explanation, PartSeen, explain_picture
+from atrous.inference.exported_runner import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_paths import find_pictures
+from atrous.inference.predict_jobs import failure_in_words
 from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter
-from atrous.outputs import (
+from atrous.option_fields import given_to, taking
+from atrous.overwrite_checks import (
     Output,
     check_is_folder,
     check_outputs,

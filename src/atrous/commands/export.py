@@ -18,8 +18,8 @@ import torch
 from rich.markup import escape
 
 from atrous import model_file
-from atrous.arguments import checked
 from atrous.atomic_write import atomic_path, temporary_folder
+from atrous.checked_arguments import checked
 from atrous.console import console, warn_if_fresh
 from atrous.data.dataset import Dataset
 from atrous.data.dataset_spec import DatasetSpec
@@ -27,17 +27,17 @@ from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.pixels import fill_missing, to_depth
 from atrous.data.sources.scene import read_scene
 from atrous.errors import AtrousError, unknown_name
-from atrous.fields import taking
-from atrous.inference import deployed, exported, quantised
+from atrous.inference import export_graph, exported_runner, quantised
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.crf_search import evenly
-from atrous.learning.measurement import measure, open_to_measure, prepared, reader_for
+from atrous.learning.evaluation import measure, open_to_measure, prepared, reader_for
 from atrous.models import SegmentationModel
 from atrous.models.info import Preprocessing
 from atrous.models.layers import resize
-from atrous.outputs import Output, check_outputs
+from atrous.option_fields import taking
+from atrous.overwrite_checks import Output, check_outputs
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
@@ -129,16 +129,16 @@ def export(
     for name in ("layout", "groups"):
         if options.get(name) is not None and calibrate is None:
             raise AtrousError(f"{name} is of the dataset of --calibrate, which is not given: give it, or leave it out.")
-    deployed.check_installed(format)
+    export_graph.check_installed(format)
     dataset = _check_int8(format, half, max_drop, model, calibrate, options) if int8 else None
     module = model_file.load(model)
     warn_if_fresh(module.info.provenance)
     images = _check_images(check, module.info.preprocessing, input_folders(options.get("input") or ()))
-    program = deployed.trace(module, with_scores=scores)
+    program = export_graph.trace(module, with_scores=scores)
     try:
         with temporary_folder(out) as folder:
             draft = folder / out.name
-            deployed.write(program, module.info, format, draft, half=half)
+            export_graph.write(program, module.info, format, draft, half=half)
             labels = _labels(program.module()) if format == "torch" else _open(format, draft)
             agreements = agreements_of(module, labels, images)
             _refuse_other_masks(agreements, model, format, half)
@@ -236,15 +236,15 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
 def _is_ours(out: Path) -> bool:
     """Whether a file is an export of ours, which another may replace; nothing in it is run."""
     if out.suffix.lower() == ".bin":
-        return exported.is_weights_of(out.with_suffix(".xml"), out)
+        return exported_runner.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":
         try:
             with zipfile.ZipFile(out) as file:
-                return any(Path(name).name == f"{exported.INFO_KEY}.json" for name in file.namelist())
+                return any(Path(name).name == f"{exported_runner.INFO_KEY}.json" for name in file.namelist())
         except (OSError, zipfile.BadZipFile):
             return False
     try:
-        exported.read_info(out)
+        exported_runner.read_info(out)
     except AtrousError:
         return False
     return True
@@ -276,7 +276,7 @@ def _labels(module: torch.nn.Module) -> Labels:
 
 
 def _open(format: str, path: Path) -> Labels:
-    return (exported.OnnxGraph if format == "onnx" else exported.OpenVinoGraph)(path).labels
+    return (exported_runner.OnnxGraph if format == "onnx" else exported_runner.OpenVinoGraph)(path).labels
 
 
 def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: str, half: bool) -> None:
@@ -352,7 +352,7 @@ def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool) 
     )
     if max(agreement.classes for agreement in agreements) == 1:
         console.print("Every mask compared is of one class, which proves little: name pictures of yours with --check.")
-    if exported.is_exported(out):
+    if exported_runner.is_exported(out):
         console.print(escape(f"Next: atrous predict {out} PICTURES"))
 
 

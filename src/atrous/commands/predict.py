@@ -19,25 +19,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.markup import escape
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.data.file_kinds import kinds_of
+from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import input_folders
-from atrous.data.places import as_path, local_path
-from atrous.data.read_ahead import in_background
+from atrous.data.prefetch import in_background
+from atrous.data.remote.transfer import as_path, local_path
 from atrous.errors import SomeInputsFailed, counted
-from atrous.fields import given_to, taking
-from atrous.inference.jobs import Job, Record, Worker, plan, summarise
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
-from atrous.outputs import json_output, no_empty_folder
+from atrous.inference.predict_jobs import Job, Record, Worker, plan, summarise
+from atrous.option_fields import given_to, taking
+from atrous.overwrite_checks import json_output, no_empty_folder
 from atrous.paths import Place, shown_place
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from atrous.learning.distributed import Processes
+    from atrous.learning.distributed import ProcessGroup
 
 #: Masks that may wait for the disk before the network waits for it.
 WRITES_WAITING = 8
@@ -85,7 +85,7 @@ def predict(
     also = [json_output("json", json)]
     out = out if (folder := local_path(out)) is None else folder
     with _processes() as processes, no_empty_folder(out) if isinstance(out, Path) else nullcontext():
-        jobs = processes.by_first(
+        jobs = processes.on_rank_zero(
             lambda: plan(
                 paths,
                 out,
@@ -122,7 +122,7 @@ def predict(
 
 
 class _Alone:
-    """A process without others, as `Processes` describes those that torchrun started; it needs no torch."""
+    """A process without others, as `ProcessGroup` describes those that torchrun started; it needs no torch."""
 
     first = True
 
@@ -132,19 +132,19 @@ class _Alone:
     def gather(self, value: T) -> list[T]:
         return [value]
 
-    def by_first(self, work: Callable[[], T]) -> T:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
         return work()
 
 
 @contextmanager
-def _processes() -> Iterator[Processes | _Alone]:
+def _processes() -> Iterator[ProcessGroup | _Alone]:
     """Joins the processes that torchrun started, each of which does its part of the jobs."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield _Alone()
         return
-    from atrous.learning.distributed import together  # with torch, which masks by OpenVINO do without
+    from atrous.learning.distributed import process_group  # with torch, which masks by OpenVINO do without
 
-    with together() as processes:
+    with process_group() as processes:
         yield processes
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from rich.markup import escape
 
 from atrous import charts
-from atrous.arguments import checked
 from atrous.atomic_write import write_text
-from atrous.commands._page import PER_CENT, css_color, duration, percent, percent_interval, template
+from atrous.checked_arguments import checked
+from atrous.commands._html_page import PER_CENT, css_color, duration, percent, percent_interval, template
 from atrous.commands._recorded_options import (
     commands,
     measured_data,
@@ -29,13 +29,13 @@ from atrous.commands._recorded_options import (
 )
 from atrous.console import console, note
 from atrous.errors import AtrousError, counted
-from atrous.outputs import check_outputs, page_output
-from atrous.run_folder import RUN_FILES, Record, Run, known, points, read_run
+from atrous.overwrite_checks import check_outputs, page_output
+from atrous.run_folder import RUN_FILES, Record, Run, is_finite, points, read_run
 from atrous.version import __version__
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Item
-    from atrous.data.labels import ClassTable
+    from atrous.data.label_map import ClassTable
     from atrous.data.sample import Sample
     from atrous.inference.prediction import Prediction
 
@@ -74,7 +74,7 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     if len(files) == 1:
         html = render(files[0], out)
     else:
-        from atrous.commands._comparison import render_comparison
+        from atrous.commands._run_comparison import render_comparison
 
         html = render_comparison(files)
     try:
@@ -150,7 +150,7 @@ def headline(run: Run) -> Record:
 def remarks(run: Run) -> list[str]:
     """What the numbers say, in sentences."""
     said = []
-    ranked = [row for row in class_rows(run) if known(row["iou"])]
+    ranked = [row for row in class_rows(run) if is_finite(row["iou"])]
     if len(ranked) > 1:
         best, worst = ((row["name"], percent(row["iou"], PER_CENT)) for row in (ranked[0], ranked[-1]))
         said.append(f"The best class is {best[0]} (IoU {best[1]}), the worst {worst[0]} ({worst[1]}).")
@@ -162,7 +162,7 @@ def remarks(run: Run) -> list[str]:
             if peak is run.val[-1]
             else f"In training the mean IoU peaked at {height} in epoch {peak.get('epoch')} of {last}."
         )
-    if any(not known(line.get("loss")) for line in run.train):
+    if any(not is_finite(line.get("loss")) for line in run.train):
         said.append("At some steps the loss was not a finite number; the curve leaves them out.")
     return said
 
@@ -206,7 +206,7 @@ def class_rows(run: Run) -> list[Record]:
         }
         for c in classes
     ]
-    return sorted(rows, key=lambda row: -row["iou"] if known(row["iou"]) else 1.0)
+    return sorted(rows, key=lambda row: -row["iou"] if is_finite(row["iou"]) else 1.0)
 
 
 def confusion_rows(evaluation: Record) -> list[Record]:
@@ -245,7 +245,7 @@ def most_confused(evaluation: Record, most: int = 6) -> list[Record]:
         {"truth": row, "taken": cell, "back": rows[j]["cells"][i]["share"]}
         for i, row in enumerate(rows)
         for j, cell in enumerate(row["cells"])
-        if i != j and known(cell["share"]) and cell["share"] >= 0.01
+        if i != j and is_finite(cell["share"]) and cell["share"] >= 0.01
     ]
     return sorted(pairs, key=lambda pair: -pair["taken"]["share"])[:most]
 
@@ -256,7 +256,7 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     if not best:
         return [], []
     from atrous.inference.prediction import Prediction
-    from atrous.learning.measurement import prepared, reader_for
+    from atrous.learning.evaluation import prepared, reader_for
 
     if measured_model(run) is None and run.model_file.is_file():
         return [], ["The pictures cannot be drawn again: the model was changed after the scores were measured."]
@@ -303,7 +303,7 @@ def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[
 
 def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """At most `SHOWN` pictures from either end, best first and worst last; none in both."""
-    ranked = sorted((r for r in per_image if known(r.get("miou"))), key=lambda r: -r["miou"])
+    ranked = sorted((r for r in per_image if is_finite(r.get("miou"))), key=lambda r: -r["miou"])
     half = (len(ranked) + 1) // 2
     return ranked[: min(SHOWN, half)], ranked[max(half, len(ranked) - SHOWN) :]
 
@@ -328,7 +328,7 @@ def picture_rows(
         The rows, and a sentence for each picture that could not be read.
     """
     from atrous.data.dataset import Item
-    from atrous.learning.measurement import matching_classes
+    from atrous.learning.evaluation import matching_classes
 
     rows, notes = [], []
     for record in records:

@@ -14,14 +14,14 @@ from typing import Any
 
 from rich.markup import escape
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.console import console
 from atrous.errors import AtrousError, missing_extra
-from atrous.fields import taking
-from atrous.inference.memory import limit_bytes
+from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
+from atrous.option_fields import taking
 from atrous.serving.limits import Limits
-from atrous.serving.shelf import named_paths
+from atrous.serving.model_store import named_paths
 
 #: Where a key may be, so that no list of processes shows it.
 KEY_VARIABLE = "ATROUS_KEY"

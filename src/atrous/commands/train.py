@@ -11,20 +11,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.commands.evaluate import evaluate
 from atrous.commands.report import report
 from atrous.console import console
 from atrous.data.open_dataset import open_dataset
 from atrous.inference.value_range import PictureWarning
-from atrous.learning.distributed import the_processes, together
+from atrous.learning.distributed import current_group, process_group
 from atrous.learning.fit import fit
 from atrous.learning.recipe import Recipe
 from atrous.logger import suppressed
-from atrous.run_folder import held
+from atrous.run_folder import locked
 
 
-@together()
+@process_group()
 @checked
 def train(
     recipe: Recipe,
@@ -52,9 +52,9 @@ def train(
             in which the run would replace files.
     """
     run = fit(recipe, out, resume=resume, init=init, overwrite=overwrite).run
-    processes = the_processes()
+    processes = current_group()
     with ExitStack() as stack:
-        processes.by_first(lambda: stack.enter_context(held(run)))
+        processes.on_rank_zero(lambda: stack.enter_context(locked(run)))
         _measure_best(recipe, run)
         if processes.first:
             report([run], overwrite=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.arguments import as_float, check_usable, checked, checked_names
-from atrous.crf.gaussian import LEAST, Axis, taps_of
-from atrous.crf.lattice import Lattice, check_range
+from atrous.checked_arguments import as_float, check_usable, checked, checked_names
+from atrous.crf.permutohedral import Lattice, check_range
+from atrous.crf.spatial_gaussian import LEAST, Axis, taps_of
 from atrous.errors import AtrousError, shown, unknown_name
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -204,12 +204,12 @@ class DenseCRF(nn.Module):
 
     def _compiled(self, probabilities: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
         """The steps in compiled loops, without gradients: K×H×W probabilities → K×(H·W)."""
-        from atrous.crf.lattice_cpu import CpuLattice, in_tiles
+        from atrous.crf.buffers import Buffers
         from atrous.crf.mean_field_cpu import infer
-        from atrous.crf.scratch import Scratch
+        from atrous.crf.permutohedral_cpu import CpuLattice, in_tiles
         from atrous.crf.threads import like_torch
 
-        self._scratch = self._scratch or Scratch()
+        self._scratch = self._scratch or Buffers()
         planes = probabilities.detach().float().flatten(1).contiguous().numpy()
         with like_torch():
             lattice = CpuLattice.over(features.numpy(), in_tiles(*size))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from atrous.crf import gaussian
-from atrous.crf.gaussian import Axis
-from atrous.crf.lattice_cpu import CpuLattice
-from atrous.crf.rows import (
+from atrous.crf import spatial_gaussian
+from atrous.crf.buffers import Buffers
+from atrous.crf.permutohedral_cpu import CpuLattice
+from atrous.crf.row_sums import (
     WIDTHS,
     add_flat,
     add_messages,
@@ -20,10 +20,10 @@ from atrous.crf.rows import (
     share_out,
     weigh,
 )
-from atrous.crf.scratch import Scratch
+from atrous.crf.spatial_gaussian import Axis
 
 #: The smallest probability that counts, as the loops have it.
-LEAST = np.float32(gaussian.LEAST)
+LEAST = np.float32(spatial_gaussian.LEAST)
 #: Pieces into which pixels are cut, to be read by class and written by pixel while they are in the cache.
 PIECES = 512
 #: Bands of rows, and pixels of a row, updated at a time: what the vertical kernel sees shall stay in the cache.
@@ -43,7 +43,7 @@ def infer(
     gaussian_weight: float,
     iterations: int,
     prune: float,
-    scratch: Scratch,
+    scratch: Buffers,
 ) -> np.ndarray:
     """Probabilities after mean-field steps with Potts compatibility (arXiv:1210.5644, Algorithm 1).
 

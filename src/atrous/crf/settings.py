@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from atrous.arguments import as_dict, as_float
+from atrous.checked_arguments import as_dict, as_float
 from atrous.crf.mean_field import PRESETS, DenseCRF
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.json_yaml import parse_yaml

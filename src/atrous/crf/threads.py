@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numba
 import torch
 
-from atrous.forks import ForkLock, numba_lost
+from atrous.fork_safety import ForkLock, numba_lost
 
 #: Of numba's layers of threads not all may be called by two threads at once.
 _running = ForkLock()

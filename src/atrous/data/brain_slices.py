@@ -16,9 +16,9 @@ from PIL import Image
 
 from atrous.atomic_write import temporary_folder
 from atrous.data.dataset import Dataset
-from atrous.data.labels import ClassTable
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.data.open_dataset import open_dataset
-from atrous.data.picture_folders import CLASSES_FILE
 from atrous.errors import AtrousError, missing_extra
 
 CLASSES = ClassTable(

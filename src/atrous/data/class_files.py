@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.data.class_file_forms import FORMS, Form
+from atrous.data.class_colors import Color, default_colors
+from atrous.data.class_file_formats import FORMS, Form
 from atrous.data.class_tables import NamedClass
-from atrous.data.colors import Color, default_colors
 from atrous.data.dataset import Item
-from atrous.data.labels import ClassTable
-from atrous.data.picture_folders import CLASSES_FILE, NoClassesError, classes_of
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.pairing import CLASSES_FILE, NoClassesError, classes_of
 from atrous.data.pictures import PICTURE_SUFFIXES, read_mask
 from atrous.data.text_files import decodings, read_text_file
 from atrous.errors import AtrousError

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atrous.data.colors import Color
-from atrous.data.labels import MAX_CLASSES
+from atrous.data.class_colors import Color
+from atrous.data.label_map import MAX_CLASSES
 from atrous.data.pictures import PICTURE_SUFFIXES
 
 _VALUE_HEADS = frozenset(

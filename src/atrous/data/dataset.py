@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.arguments import as_dict, checked, checked_fields
-from atrous.data.colors import Color
+from atrous.checked_arguments import as_dict, checked, checked_fields
+from atrous.data.class_colors import Color
+from atrous.data.formats.palettes import as_colors, palettes_differ
 from atrous.data.input_files import (
     INPUTS_FILE,
     PICTURES_ALONE,
     InputFiles,
 )
-from atrous.data.labels import IGNORE_INDEX, ClassTable
-from atrous.data.palettes import as_colors, palettes_differ
+from atrous.data.label_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import exif_orientation, read_mask
 from atrous.data.sample import Sample
 from atrous.data.sources.scene import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
-from atrous.data.split_names import canonical_split
+from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import Input
 

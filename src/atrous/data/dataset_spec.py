@@ -8,9 +8,9 @@ from pathlib import Path
 
 from atrous.data.dataset import Dataset
 from atrous.data.input_files import input_folders
-from atrous.data.layouts import LAYOUTS
+from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.open_dataset import open_dataset
-from atrous.fields import described, setting, settings
+from atrous.option_fields import described, setting, settings
 
 
 @settings("")

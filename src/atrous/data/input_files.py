@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.places import local_path
+from atrous.data.remote.transfer import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import IMAGE, Input, check_input_name

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
+from atrous.data.annotation_exports import label_export_told
 from atrous.data.dataset import Dataset, Item
-from atrous.data.groups import find_groups
 from atrous.data.input_files import FilesBeside, read_input_files, with_folders
-from atrous.data.label_exports import label_export_told
-from atrous.data.labels import ClassTable
-from atrous.data.layouts import LAYOUTS
-from atrous.data.made_split import seeded_split
-from atrous.data.mask_names import single_labels_note
-from atrous.data.passed_over import passed_over_notes
-from atrous.data.picture_folders import NoPicturesError
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.known_layouts import LAYOUTS
+from atrous.data.layouts.mask_names import single_labels_note
+from atrous.data.layouts.pairing import NoPicturesError
+from atrous.data.skipped_files import passed_over_notes
+from atrous.data.splits.groups import find_groups
+from atrous.data.splits.random_split import seeded_split
 from atrous.data.unread_folders import unread_folder_notes
 from atrous.errors import AtrousError, shown, unknown_name
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from atrous.data.aux_xml import nodata_beside
-from atrous.data.colors import Color
-from atrous.data.decoding import TooLarge as TooLarge
-from atrous.data.decoding import in_words
-from atrous.data.jpeg2000 import is_jpeg2000, read_jpeg2000
-from atrous.data.pillow import (
+from atrous.data.class_colors import Color
+from atrous.data.formats.decoder_errors import TooLarge as TooLarge
+from atrous.data.formats.decoder_errors import in_words
+from atrous.data.formats.gdal_aux_xml import nodata_beside
+from atrous.data.formats.jpeg2000 import is_jpeg2000, read_jpeg2000
+from atrous.data.formats.pillow import (
     deeper_than_pillow_reads,
     frames_of,
     identify,
@@ -24,11 +24,11 @@ from atrous.data.pillow import (
     orientation_of,
     pixels_of_file,
 )
+from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.data.formats.tiff_page import MOST_SCANS, as_nodata
+from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
-from atrous.data.tiff import TiffPicture, is_tiff
-from atrous.data.tiff_page import MOST_SCANS, as_nodata
-from atrous.data.webp import webp_is_lossless, webp_size
 from atrous.errors import AtrousError
 
 PICTURE_SUFFIXES = frozenset(

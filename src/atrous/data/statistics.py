@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from atrous.data.channels import channels_of, counts_of_channels
+from atrous.data.channel_count import channels_of, counts_of_channels
 from atrous.data.dataset import Dataset
-from atrous.data.file_kinds import kinds_of, notes_on
+from atrous.data.file_headers import kinds_of, notes_on
 from atrous.data.pictures import read_kind
 from atrous.data.pixels import PictureKind
 from atrous.data.sources.scene import read_input
-from atrous.data.split_names import canonical_split
+from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
 from atrous.inputs import Input
 

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from atrous.data.labels import IGNORE_INDEX
-from atrous.data.warp import resample
+from atrous.data.affine_warp import resample
+from atrous.data.label_map import IGNORE_INDEX
 from atrous.errors import AtrousError
-from atrous.fields import setting, settings
 from atrous.inputs import Input
+from atrous.option_fields import setting, settings
 
 # ITU-R BT.601: luma from red, green, blue, and the two chroma axes (I, Q) whose plane the hue turns in.
 _LUMA = np.array([0.299, 0.587, 0.114])

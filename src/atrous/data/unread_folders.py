@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from atrous.data.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
+from atrous.data.layouts.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.split_names import SPELLINGS, canonical_split
+from atrous.data.splits.split_names import SPELLINGS, canonical_split
 from atrous.errors import counted
 
 _DEPTH = 4  # folders below the dataset's, as in gtFine/train/aachen

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from atrous.arguments import attribute_of, checked
-from atrous.data.labels import IGNORE_INDEX
+from atrous.checked_arguments import attribute_of, checked
+from atrous.data.label_map import IGNORE_INDEX
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
-from atrous.inference.given import check_places, check_progress, check_say, check_scores, check_source_and_sink
-from atrous.inference.memory import limit_bytes, predict_bytes, surely_fits
+from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits
+from atrous.inference.segmenter_arguments import (
+    check_places,
+    check_progress,
+    check_say,
+    check_scores,
+    check_source_and_sink,
+)
+from atrous.inference.test_time_augmentation import logits_at
 from atrous.inference.tile_grid import TileGrid
 from atrous.inference.tiles import (
     GRID,
@@ -26,10 +33,9 @@ from atrous.inference.tiles import (
     plan,
     segment_tiles,
 )
-from atrous.inference.views import logits_at
 from atrous.memory_errors import is_out_of_memory
-from atrous.models.given_picture import check_picture, check_valid
 from atrous.models.info import Info
+from atrous.models.picture_checks import check_picture, check_valid
 
 if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, shown
-from atrous.fields import described, setting, settings
 from atrous.inference.any_size import check_tiling
-from atrous.inference.engine import ENGINES
+from atrous.inference.choose_engine import ENGINES
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.test_time_augmentation import LARGEST_SCALE, views_of
 from atrous.inference.tiles import GRID
 from atrous.inference.value_range import as_range
-from atrous.inference.views import LARGEST_SCALE, views_of
 from atrous.models.info import Info
+from atrous.option_fields import described, setting, settings
 
 if TYPE_CHECKING:
     import torch

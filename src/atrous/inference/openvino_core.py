@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from atrous.forks import ForkLock, leave_to_parent
+from atrous.fork_safety import ForkLock, leave_to_parent
 
 #: Kernels that are kept ready, of layers at the sizes that were seen. By default 5000 are: a process that sees pictures
 #: of ever new sizes grows by half a gigabyte and more. So it stays smaller; where sizes come again nothing is slower

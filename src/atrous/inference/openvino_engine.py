@@ -13,9 +13,9 @@ import numpy as np
 
 from atrous import model_file
 from atrous.errors import AtrousError, unknown_name
-from atrous.forks import ForkLock
-from atrous.inference import graph_cache
-from atrous.inference.engine import Engine, NotConvertible
+from atrous.fork_safety import ForkLock
+from atrous.inference import openvino_cache
+from atrous.inference.choose_engine import Engine, NotConvertible
 from atrous.inference.openvino_core import KERNELS_KEPT, LOST, CompiledNetwork, openvino_core
 from atrous.inference.resize_argmax import resize_argmax
 
@@ -214,7 +214,7 @@ def read_or_convert(core: Any, path: Path, output_stride: int | None = None) -> 
     import openvino
 
     versions = version("atrous"), KEPT_FORMAT, openvino.__version__
-    return graph_cache.read_or_make(
+    return openvino_cache.read_or_make(
         core,
         [*versions, model_file.digest_of_file(path), output_stride],
         lambda: convert(model_file.load(path, output_stride=output_stride)),
@@ -231,9 +231,9 @@ def convert(model: SegmentationModel) -> Any:
     import torch
     from openvino.preprocess import PrePostProcessor
 
-    from atrous.inference.prepare import prepared_pipeline
+    from atrous.inference.fold_batch_norm import simplified_pipeline
 
-    pipeline = prepared_pipeline(model)
+    pipeline = simplified_pipeline(model)
     channels = model.info.preprocessing.channels
     dtype = torch.uint8 if model.info.preprocessing.dtype == "uint8" else torch.float32
     example = _smooth(channels, CHECKED_SIZES[0]).to(dtype)

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import as_dict, attribute_of
-from atrous.data.decoding import TooLarge
-from atrous.data.file_kinds import Note, notes_on
+from atrous.checked_arguments import as_dict, attribute_of
+from atrous.data.file_headers import Note, notes_on
+from atrous.data.formats.decoder_errors import TooLarge
+from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_picture
-from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
 from atrous.data.sources.joined import joined
 from atrous.data.sources.scene import as_input
 from atrous.data.sources.source import Pixels
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.inputs import Input
-from atrous.models.given_picture import check_valid
 from atrous.models.info import Preprocessing
+from atrous.models.picture_checks import check_valid
 
 if TYPE_CHECKING:
     from atrous.data.sources.source import Source, Window

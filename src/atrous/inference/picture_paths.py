@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.markup import escape
 
 from atrous.console import console, note
-from atrous.data.passed_over import passed_over_notes
 from atrous.data.pictures import PICTURE_SUFFIXES
-from atrous.data.places import identity, local_path
-from atrous.data.remote_files import Listing, listing_of
+from atrous.data.remote.listing import Listing, listing_of
+from atrous.data.remote.transfer import identity, local_path
+from atrous.data.skipped_files import passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_outputs import marked_pictures
-from atrous.outputs import is_our_picture
+from atrous.overwrite_checks import is_our_picture
 from atrous.paths import Place, shown_place
 from atrous.picture_marks import is_marked
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.models import SegmentationModel
-from atrous.models.given import check_model
 from atrous.models.layers import Normalize
+from atrous.models.model_checks import check_model
 
 
 class Pipeline(nn.Module):

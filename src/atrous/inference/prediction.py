@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked, checked_fields
-from atrous.data.colors import color_table
-from atrous.data.labels import IGNORE_INDEX
+from atrous.checked_arguments import checked, checked_fields
+from atrous.data.class_colors import color_table
+from atrous.data.label_map import IGNORE_INDEX
 from atrous.errors import AtrousError, shown
 from atrous.fonts import labels
 from atrous.inference.legend import with_legend
 from atrous.models.info import Info
-from atrous.outputs import check_replaceable, is_our_picture, save_picture
+from atrous.overwrite_checks import check_replaceable, is_our_picture, save_picture
 
 #: Pixels that are mixed at once, and by which a deep picture's stretching is judged, at least.
 PIXELS_AT_ONCE, MOST_JUDGED = 2**18, 2**21

@@ -6,10 +6,10 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from atrous.data.places import as_path, check_storable
-from atrous.data.remote_files import files_in, opened
+from atrous.data.remote.listing import files_in, opened
+from atrous.data.remote.transfer import as_path, check_storable
 from atrous.errors import AtrousError
-from atrous.outputs import FILE_SUFFIXES, files_of_others
+from atrous.overwrite_checks import FILE_SUFFIXES, files_of_others
 from atrous.paths import shown_place
 from atrous.picture_marks import is_marked, is_sealed
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from atrous import model_file
 from atrous.errors import AtrousError
-from atrous.inference import exported
-from atrous.inference.engine import Engine, NotConvertible, choose
+from atrous.inference import exported_runner
+from atrous.inference.choose_engine import Engine, NotConvertible, choose
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ class Runner(Protocol):
 
 def info_of(path: Path) -> Info:
     """What a model file or an exported file says about its model."""
-    return exported.read_info(path) if exported.is_named_as_exported(path) else model_file.read_info(path)
+    return exported_runner.read_info(path) if exported_runner.is_named_as_exported(path) else model_file.read_info(path)
 
 
 def at_output_stride(
@@ -77,7 +77,7 @@ def at_output_stride(
     Raises:
         AtrousError: an exported file, or a stride that the module cannot have; of a model file, reading it tells.
     """
-    if isinstance(model, Path) and exported.is_exported(model):
+    if isinstance(model, Path) and exported_runner.is_exported(model):
         raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
     if output_stride == info.arguments.get("output_stride"):
         return model, None
@@ -96,8 +96,8 @@ def runner_for(
     output_stride: int | None,
 ) -> Runner:
     """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
-    if isinstance(model, Path) and exported.is_exported(model):
-        return exported.open_graph(model, engine, str(device), precision)
+    if isinstance(model, Path) and exported_runner.is_exported(model):
+        return exported_runner.open_graph(model, engine, str(device), precision)
     name, reason = choose(engine, str(device), isinstance(model, Path))
     if name == "openvino":
         from atrous.inference.openvino_engine import OpenVinoEngine

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import checked, checked_names
+from atrous.checked_arguments import checked, checked_names
+from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_pixels
-from atrous.data.pillow import pixels_of_picture
 from atrous.data.pixels import StoredPixels, to_channels
-from atrous.data.places import fetched
-from atrous.data.read_ahead import in_background
+from atrous.data.prefetch import in_background
+from atrous.data.remote.transfer import fetched
 from atrous.data.sources.source import Sink, Source
 from atrous.errors import AtrousError, shown
 from atrous.inference.any_size import AnySize, Progress, check_tiling
-from atrous.inference.engine import Engine
-from atrous.inference.given import check_say, check_source_and_sink
+from atrous.inference.choose_engine import Engine
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import (
     Found,
@@ -37,14 +36,15 @@ from atrous.inference.picture_input import (
     with_valid,
 )
 from atrous.inference.prediction import Prediction
-from atrous.inference.preparation import Preparation
+from atrous.inference.preprocess import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
+from atrous.inference.segmenter_arguments import check_say, check_source_and_sink
+from atrous.inference.test_time_augmentation import views_of
 from atrous.inference.tiles import Work
 from atrous.inference.value_range import scale_range
-from atrous.inference.views import views_of
 from atrous.inference.whole_picture import WholePicture
 from atrous.inputs import IMAGE, Input
-from atrous.models.given import check_model
+from atrous.models.model_checks import check_model
 from atrous.paths import path_of, place_of, shown_place
 
 if TYPE_CHECKING:

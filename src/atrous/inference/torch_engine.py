@@ -12,8 +12,8 @@ from torch import Tensor
 
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.inference import resize_argmax
-from atrous.inference.engine import Engine
-from atrous.inference.prepare import prepared_pipeline
+from atrous.inference.choose_engine import Engine
+from atrous.inference.fold_batch_norm import simplified_pipeline
 from atrous.models import SegmentationModel
 from atrous.models.aspp import GlobalMean
 from atrous.models.layers import resize_rows
@@ -62,7 +62,7 @@ class TorchEngine:
         self._device = pick_device(device)
         self._dtype = pick_precision(precision, self._device)
         self._align_corners = model.align_corners
-        prepared: Any = prepared_pipeline(model)
+        prepared: Any = simplified_pipeline(model)
         self._pipeline = prepared.to(memory_format=torch.channels_last).to(self._device)
         self._means = [module for module in self._pipeline.modules() if isinstance(module, GlobalMean)]
         self.pools, self.stacks = bool(self._means), self._device.type != "cpu"

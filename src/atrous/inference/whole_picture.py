@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
-from atrous.inference.given import check_crf, check_pooled, check_scores, check_together
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import Runner
-from atrous.inference.views import View, mean_labels, refined_labels, views_of
+from atrous.inference.segmenter_arguments import check_crf, check_pooled, check_scores, check_together
+from atrous.inference.test_time_augmentation import View, mean_labels, refined_labels, views_of
 from atrous.models.crf_colors import check_crf_fits, compared_by_crf
-from atrous.models.given_picture import check_picture, check_valid
+from atrous.models.picture_checks import check_picture, check_valid
 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from atrous.crf import DenseCRF
-from atrous.crf.gaussian import LEAST
 from atrous.crf.settings import settings_of
+from atrous.crf.spatial_gaussian import LEAST
 from atrous.learning.recipe import Crf
 from atrous.models import Info
 from atrous.models.crf_colors import check_crf_fits

@@ -26,7 +26,7 @@ BY_TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """The processes that work together, seen from one of them; by default it is alone.
 
     Args:
@@ -56,7 +56,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def by_first(self, work: Callable[[], T]) -> T:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
         """What the first process's `work` returns, in every process; the others wait.
 
         Raises:
@@ -142,15 +142,15 @@ class Processes:
                 dist.broadcast(buffer, src=0)
 
 
-def the_processes() -> Processes:
+def current_group() -> ProcessGroup:
     """Those that `together` has joined; one alone where it has not."""
     if not (dist.is_available() and dist.is_initialized()):
-        return Processes()
-    return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        return ProcessGroup()
+    return ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextmanager
-def together() -> Iterator[Processes]:
+def process_group() -> Iterator[ProcessGroup]:
     """Joins the processes that torchrun started, for as long as the context lasts; alone, it does nothing.
 
     All but the first fall silent on standard output.
@@ -161,7 +161,7 @@ def together() -> Iterator[Processes]:
     started = all(name in os.environ for name in BY_TORCHRUN)  # schedulers set some of them for programs of their own
     asked = int(os.environ["WORLD_SIZE"]) if started else 1
     if asked == 1 or dist.is_initialized():
-        yield the_processes()
+        yield current_group()
         return
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local < gpus:
@@ -171,7 +171,7 @@ def together() -> Iterator[Processes]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise AtrousError(f"the {asked} processes did not find each other: {error}") from error
-    processes = the_processes()
+    processes = current_group()
     try:
         if processes.world != asked:
             raise AtrousError(f"{asked} processes were asked for, and {processes.world} came.")

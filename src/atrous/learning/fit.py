@@ -14,32 +14,32 @@ from rich.markup import escape
 from torch import Tensor, nn
 
 from atrous import model_file
-from atrous.arguments import as_dict, checked, checked_field_names
+from atrous.checked_arguments import as_dict, checked, checked_field_names
 from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
 from atrous.json_yaml import parse_yaml
+from atrous.learning.activation_checkpointing import recompute_blocks
 from atrous.learning.checkpoint import OF_RECIPE, Checkpoint, check_names, checkpoint_of, load_checkpoint
-from atrous.learning.create_for import create_for
-from atrous.learning.distributed import Processes, the_processes, together
+from atrous.learning.data_loader import EpochOrder, Loader
+from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.ema import WeightAverage
 from atrous.learning.freezing import freeze
-from atrous.learning.loader import EpochOrder, Loader
+from atrous.learning.losses.combined import loss_for
+from atrous.learning.losses.terms import Term, supervised_terms
+from atrous.learning.model_for_data import create_for
 from atrous.learning.optim import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
-from atrous.learning.recompute import recompute_blocks
 from atrous.learning.stateful import Stateful
-from atrous.learning.step import Disturb, TrainingStep
-from atrous.learning.terms import Term, supervised_terms
-from atrous.learning.total_loss import loss_for
 from atrous.learning.trainer import Ended, Observe, Progress, Trainer
 from atrous.learning.training_data import open_training_data, training_samples
-from atrous.learning.transfer import network_of
+from atrous.learning.training_step import Disturb, TrainingStep
+from atrous.learning.transfer_weights import network_of
 from atrous.learning.validation import BEST, Validation
 from atrous.models import SegmentationModel
-from atrous.outputs import save_json
-from atrous.run_folder import check_new_run, check_resumed_run, held, new_run, remove_unfinished_files
+from atrous.overwrite_checks import save_json
+from atrous.run_folder import check_new_run, check_resumed_run, locked, new_run, remove_unfinished_files
 
 if TYPE_CHECKING:
     from atrous.learning.crf_layer import CrfLayer
@@ -116,7 +116,7 @@ class Result:
     ended: Ended
 
 
-@together()
+@process_group()
 @checked
 def fit(
     recipe: Recipe,
@@ -173,11 +173,11 @@ def fit(
         check_new_run(out, [started_from, ("the data set", recipe.data.root or None)], overwrite=overwrite)
     else:
         check_resumed_run(resume, overwrite=overwrite)
-    processes = the_processes()
+    processes = current_group()
     recipe = _starting_from(recipe, init, resume)
     dataset, pixels, doctor = open_training_data(recipe, processes)
     parts = _assembled(recipe, dataset, pixels, processes, extend, resume, weights)
-    run = resume or processes.by_first(lambda: new_run(out, recipe.name))
+    run = resume or processes.on_rank_zero(lambda: new_run(out, recipe.name))
     trainer = Trainer(
         parts.recipe,
         run,
@@ -193,7 +193,7 @@ def fit(
         observe=observe,
     )
     with ExitStack() as stack:
-        processes.by_first(lambda: stack.enter_context(held(run)))
+        processes.on_rank_zero(lambda: stack.enter_context(locked(run)))
         if processes.first:
             remove_unfinished_files(run)
         trainer.save()  # first of all, with the recipe: from then on there is something to resume
@@ -230,7 +230,7 @@ def _assembled(
     recipe: Recipe,
     dataset: Dataset,
     pixels: Sequence[int],
-    processes: Processes,
+    processes: ProcessGroup,
     extend: Callable[[SegmentationModel], Extension] | None,
     resume: Path | None,
     weights: Mapping[str, Tensor] | None,

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from atrous.errors import AtrousError, unknown_name
-from atrous.learning.transfer import classwise_names
+from atrous.learning.transfer_weights import classwise_names
 from atrous.models import SegmentationModel
 from atrous.models.layers import is_batch_norm
 

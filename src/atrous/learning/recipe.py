@@ -15,17 +15,17 @@ from typing import Any, Literal
 
 import yaml
 
-from atrous.arguments import checked
 from atrous.atomic_write import write_text
-from atrous.data.layouts import LAYOUTS
+from atrous.checked_arguments import checked
+from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError, named, shown
-from atrous.fields import described, section_of, setting, settings
 from atrous.json_yaml import parse_yaml
 from atrous.learning.shipped_recipes import find_recipe
 from atrous.models import ARCHITECTURES
-from atrous.models.features import OUTPUT_STRIDES
-from atrous.outputs import MARK, RECIPE_MARK
+from atrous.models.paper_arguments import OUTPUT_STRIDES
+from atrous.option_fields import described, section_of, setting, settings
+from atrous.overwrite_checks import MARK, RECIPE_MARK
 
 #: Numbers that YAML 1.2 and JSON know, and YAML 1.1, which is read here, takes for texts: 1e-3.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)

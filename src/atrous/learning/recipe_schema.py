@@ -8,9 +8,9 @@ import types
 import typing
 from typing import Any
 
-from atrous.arguments import LARGEST_INT, SMALLEST_INT
-from atrous.fields import About, fields_of, section_of
+from atrous.checked_arguments import LARGEST_INT, SMALLEST_INT
 from atrous.learning.recipe import Recipe
+from atrous.option_fields import About, fields_of, section_of
 
 #: JSON's names of types.
 NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", type(None): "null"}

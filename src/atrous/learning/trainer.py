@@ -18,15 +18,15 @@ from atrous.device import keep_freed_memory
 from atrous.errors import AtrousError, counted, shown
 from atrous.learning.batch import Batch
 from atrous.learning.checkpoint import check_names, checkpoint_of, random_state, save_checkpoint
-from atrous.learning.distributed import Processes
-from atrous.learning.diverged import Diverged
+from atrous.learning.distributed import ProcessGroup
+from atrous.learning.divergence import Diverged
 from atrous.learning.freezing import keep_frozen_statistics
-from atrous.learning.interrupt import Interrupted, stop_on_signal
 from atrous.learning.optim import learning_rate_factor, learning_rates, set_learning_rate
 from atrous.learning.recipe import Recipe, recipe_text
 from atrous.learning.run_log import RunLog
 from atrous.learning.stateful import Stateful
-from atrous.learning.step import TrainingStep
+from atrous.learning.stop_signals import Interrupted, stop_on_signal
+from atrous.learning.training_step import TrainingStep
 from atrous.models import SegmentationModel
 
 #: Optimiser steps between two lines of metrics.jsonl.
@@ -122,7 +122,7 @@ class Trainer:
         after_step: Sequence[Callable[[Progress], object]] = (),
         judged: SegmentationModel | None = None,
         progress: Progress | None = None,
-        processes: Processes | None = None,
+        processes: ProcessGroup | None = None,
         observe: Observe | None = None,
     ) -> None:
         self.recipe, self.run, self.batches, self.step, self.optimizer = recipe, run, batches, step, optimizer
@@ -130,7 +130,7 @@ class Trainer:
         check_names(self.state)
         self.model: SegmentationModel = step.model
         self.judged = judged or self.model
-        self.progress, self.processes = progress or Progress(), processes or Processes()
+        self.progress, self.processes = progress or Progress(), processes or ProcessGroup()
         self.validate, self.observe = validate, observe
         self.device = next(self.model.parameters()).device
         self.parallel = self.processes.wrap(step)

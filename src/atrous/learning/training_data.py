@@ -9,23 +9,23 @@ from typing import Any
 from rich.markup import escape
 
 from atrous.console import console
-from atrous.data.channel_findings import OF_COLORS, SAY_COLORS
 from atrous.data.dataset import Dataset
+from atrous.data.doctor.channels import OF_COLORS, SAY_COLORS
+from atrous.data.doctor.readiness import few_pictures_note, obstacles
 from atrous.data.open_dataset import open_dataset
-from atrous.data.readiness import few_pictures_note, obstacles
-from atrous.data.split_names import canonical_split
+from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
 from atrous.errors import AtrousError
-from atrous.fields import in_words
-from atrous.learning.distributed import Processes
-from atrous.learning.examination import examine_with_progress, show_finding
-from atrous.learning.loader import AugmentedSamples
+from atrous.learning.data_loader import AugmentedSamples
+from atrous.learning.dataset_check import examine_with_progress, show_finding
+from atrous.learning.distributed import ProcessGroup
 from atrous.learning.recipe import Data, Recipe
 from atrous.models import SegmentationModel
+from atrous.option_fields import in_words
 
 
-def open_training_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
+def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
     """Opens a recipe's data set; examines every file first where the recipe wants it.
 
     Args:
@@ -44,7 +44,7 @@ def open_training_data(recipe: Recipe, processes: Processes) -> tuple[Dataset, S
     counted: Mapping[str, Sequence[int]] = {}
     doctor: dict[str, Any] = {}
     if data.check:
-        counted, doctor = processes.by_first(lambda: _examined(data, in_channels))
+        counted, doctor = processes.on_rank_zero(lambda: _examined(data, in_channels))
     dataset = open_dataset(data.root, data.layout, groups=data.groups, inputs=data.inputs)
     for note in dataset.notes:
         console.print(escape(note))

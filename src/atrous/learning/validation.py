@@ -16,13 +16,13 @@ from atrous.data.dataset import Dataset, Item
 from atrous.device import precision_name
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.value_range import PictureWarning
-from atrous.learning.distributed import Processes
-from atrous.learning.measurement import measure
-from atrous.learning.metrics import ConfusionMatrix, number
+from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
+from atrous.learning.distributed import ProcessGroup
+from atrous.learning.evaluation import measure
 from atrous.learning.recipe import Recipe
 from atrous.learning.run_log import RunLog
-from atrous.learning.step import TrainingStep
 from atrous.learning.trainer import Progress
+from atrous.learning.training_step import TrainingStep
 from atrous.logger import suppressed
 from atrous.models import SegmentationModel
 from atrous.version import __version__
@@ -44,7 +44,9 @@ class Validation:
         processes: that share the pictures; the first writes.
     """
 
-    def __init__(self, recipe: Recipe, run: Path, dataset: Dataset, step: TrainingStep, processes: Processes) -> None:
+    def __init__(
+        self, recipe: Recipe, run: Path, dataset: Dataset, step: TrainingStep, processes: ProcessGroup
+    ) -> None:
         self.recipe, self.run, self.dataset, self.step, self.processes = recipe, run, dataset, step, processes
         self.items: tuple[Item, ...] = dataset.split(recipe.data.val)
 
@@ -65,7 +67,7 @@ class Validation:
             step=progress.step,
             epoch=epoch,
             seconds=progress.seconds,
-            per_class={name: number(iou) for name, iou in zip(names, confusion.iou, strict=True)},
+            per_class={name: none_if_nan(iou) for name, iou in zip(names, confusion.iou, strict=True)},
             **confusion.summary(),
         )
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)

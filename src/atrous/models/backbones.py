@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from atrous.errors import AtrousError, unknown_name
 from atrous.models import mobilenet_v2
-from atrous.models.features import DILATION_RULES, Features, check_channels, check_output_stride
+from atrous.models.backbone_features import Features
+from atrous.models.foreign_quirks import ForeignQuirks
 from atrous.models.layers import Norm, multiply_rate, set_norm, set_rate
-from atrous.models.peculiarities import Peculiarities
+from atrous.models.paper_arguments import DILATION_RULES, check_channels, check_output_stride
 from atrous.models.same_padding import SameConv2d
 from atrous.models.vgg import VGG16, vgg16
 
@@ -106,7 +107,7 @@ class Backbone(nn.Module):
         multi_grid: for ResNets, factors on the last stage's rate, one for each of its blocks (arXiv:1706.05587
             §3.2.1); ones or None leave the rates to the dilation rule.
         norm: (eps, momentum) of every batch norm; None leaves the network's own.
-        others: of `models.peculiarities.Peculiarities`; what it does not know goes to `timm.create_model`. Plain values
+        others: of `foreign_quirks.ForeignQuirks`; what it does not know goes to `timm.create_model`. Plain values
             only, none of `RESERVED`.
 
     Raises:
@@ -131,8 +132,8 @@ class Backbone(nn.Module):
         self.in_channels = in_channels
         self.dilation_rule = dilation_rule
         self.multi_grid = _or_none(multi_grid)
-        known = {field.name for field in fields(Peculiarities)} & others.keys()
-        self.peculiarities = Peculiarities(**{name: others.pop(name) for name in known})
+        known = {field.name for field in fields(ForeignQuirks)} & others.keys()
+        self.peculiarities = ForeignQuirks(**{name: others.pop(name) for name in known})
         self.out_indices = _indices(name)
         self._checked: set[int] = set()
         self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices, **others}

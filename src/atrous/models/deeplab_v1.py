@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
-from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import create_backbone
-from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.first_info import first_info
+from atrous.models.initial_info import first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
+from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
 #: Where the side features of MSc leave VGG-16: the picture and pool1…pool4, with their channels and strides (§4.3).
@@ -107,7 +107,7 @@ class DeepLabV1(nn.Module):
         AtrousError: values out of range, an unknown backbone, or MSc over another backbone than VGG-16.
     """
 
-    @paper_arguments
+    @checked_constructor
     def __init__(
         self,
         *,

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
-from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import create_backbone
-from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.first_info import first_info
 from atrous.models.info import aligned_side
+from atrous.models.initial_info import first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
+from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.same_padding import pads_unevenly
 
 #: The paper's two pyramids (§4.1, Figure 7), at output stride 8.
@@ -119,7 +119,7 @@ class DeepLabV2(nn.Module):
         AtrousError: values out of range, or an unknown backbone.
     """
 
-    @paper_arguments
+    @checked_constructor
     def __init__(
         self,
         *,

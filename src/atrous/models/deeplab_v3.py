@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
 from atrous.models.aspp import ASPP
-from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import Backbone, create_backbone, is_separable_family, plain_blocks
-from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.first_info import first_info
+from atrous.models.initial_info import first_info
 from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
+from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
 #: Unit rates of the last stage's three blocks in the paper's best networks, with ASPP and cascaded (§4.2, §4.3).
@@ -96,7 +96,7 @@ class DeepLabV3(nn.Module):
         AtrousError: values out of range, an unknown backbone, a multi-grid or cascade over another than a ResNet.
     """
 
-    @paper_arguments
+    @checked_constructor
     def __init__(
         self,
         *,

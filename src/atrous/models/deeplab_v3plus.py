@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atrous.arguments import checked
+from atrous.checked_arguments import checked
 from atrous.models.aspp import ASPP
-from atrous.models.auxiliary import AuxiliaryHead
+from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import create_backbone, is_separable_family
-from atrous.models.features import check_arguments, paper_arguments
-from atrous.models.first_info import first_info
+from atrous.models.initial_info import first_info
 from atrous.models.layers import (
     Norm,
     check_pictures,
@@ -26,6 +25,7 @@ from atrous.models.layers import (
     resize,
     set_norm,
 )
+from atrous.models.paper_arguments import check_arguments, checked_constructor
 
 
 class Decoder(nn.Module):
@@ -102,7 +102,7 @@ class DeepLabV3Plus(nn.Module):
         AtrousError: values out of range, an unknown backbone, or a multi-grid over another than a ResNet.
     """
 
-    @paper_arguments
+    @checked_constructor
     def __init__(
         self,
         *,

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from atrous.arguments import as_dict, as_float, checked, checked_field_names
-from atrous.data.colors import Color
-from atrous.data.labels import MAX_CLASSES, ClassTable
+from atrous.checked_arguments import as_dict, as_float, checked, checked_field_names
+from atrous.data.class_colors import Color
+from atrous.data.label_map import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError, shown
 from atrous.inputs import IMAGE, LARGEST, SMALLEST, Input, joint_dtype, usual_colors
 from atrous.models.task import SEMANTIC, Task

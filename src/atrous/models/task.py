@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from atrous.arguments import checked_fields
-from atrous.data.labels import ClassTable
+from atrous.checked_arguments import checked_fields
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError, shown
 
 #: The task that every model has first: the class of each pixel.

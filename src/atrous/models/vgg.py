@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import AtrousError
-from atrous.models.features import Features, check_channels, check_output_stride
+from atrous.models.backbone_features import Features
+from atrous.models.paper_arguments import check_channels, check_output_stride
 
 #: Output channels of each block's convolutions (arXiv:1409.1556 Table 1, column D).
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

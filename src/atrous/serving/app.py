@@ -16,12 +16,12 @@ from starlette.requests import ClientDisconnect
 
 from atrous.errors import AtrousError, unknown_name
 from atrous.inference.tiles import GRID
-from atrous.serving import answers
-from atrous.serving.desk import Desk, Wish
+from atrous.serving import response_formats
+from atrous.serving.inference_queue import InferenceQueue
 from atrous.serving.limits import Problem
-from atrous.serving.metrics import Metrics
-from atrous.serving.network import Network
-from atrous.serving.shelf import Look, Model, Shelf
+from atrous.serving.model_store import Look, Model, ModelStore
+from atrous.serving.prometheus_metrics import Metrics
+from atrous.serving.request_handler import RequestHandler, Wish
 from atrous.version import __version__
 
 HERE = Path(__file__).parent
@@ -87,20 +87,21 @@ SEGMENTED: dict[int | str, Any] = {
     200: {
         "description": "The mask, in the form that was asked for.",
         "content": {
-            kind: BINARY if kind.startswith("image") else {"schema": {"type": "object"}} for kind in answers.ACCEPTED
+            kind: BINARY if kind.startswith("image") else {"schema": {"type": "object"}}
+            for kind in response_formats.ACCEPTED
         },
     },
     **RESPONSES,
 }
 
 
-def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> FastAPI:
+def make_app(store: ModelStore, network: InferenceQueue, request_handler: RequestHandler, metrics: Metrics) -> FastAPI:
     """The application, but for the guard before it.
 
     Args:
-        shelf: the models.
+        store: the models.
         network: that runs them.
-        desk: that takes the pictures.
+        request_handler: that takes the pictures.
         metrics: to be counted.
     """
     app = FastAPI(
@@ -132,8 +133,10 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
     async def ready() -> dict[str, str]:
         if not network.alive:
             raise Problem(503, "the network has stopped; start the server again.")
-        if desk.admission.full:
-            raise Problem(503, f"{desk.admission.limits.waiting} pictures wait already.", {"Retry-After": "1"})
+        if request_handler.admission.full:
+            raise Problem(
+                503, f"{request_handler.admission.limits.waiting} pictures wait already.", {"Retry-After": "1"}
+            )
         return {"status": "ready"}
 
     @app.get(
@@ -144,7 +147,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
         responses=_only(401, 403),
     )
     async def counters() -> Response:
-        metrics.waiting.set(desk.admission.waiting)
+        metrics.waiting.set(request_handler.admission.waiting)
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get(
@@ -155,7 +158,7 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
         responses=_only(401, 403, 422),
     )
     async def models() -> dict[str, Any]:
-        return {"models": [_described(model, shelf) for model in shelf]}
+        return {"models": [_described(model, store) for model in store]}
 
     @app.get(
         "/v1/models/{name}",
@@ -165,9 +168,9 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
         responses=_only(401, 403, 404, 422),
     )
     async def model(name: str) -> dict[str, Any]:
-        found = _find(shelf, name)
+        found = _find(store, name)
         record = found.segmenter.info.to_dict()
-        return {**_described(found, shelf), "info": {**record, "provenance": {}}}  # it names paths of who trained it
+        return {**_described(found, store), "info": {**record, "provenance": {}}}  # it names paths of who trained it
 
     @app.post(
         "/v1/models/{name}/segment",
@@ -215,16 +218,16 @@ def make_app(shelf: Shelf, network: Network, desk: Desk, metrics: Metrics) -> Fa
         opacity: Annotated[float, Query(ge=0, le=1, description="of an overlay's colours")] = 0.55,
         legend: Annotated[bool, Query(description="names and colours below an overlay")] = False,
     ) -> Response:
-        form = format or answers.form_for(request.headers.get("accept", ""))
+        form = format or response_formats.form_for(request.headers.get("accept", ""))
         if form is None:
-            raise Problem(406, f"Accept takes none of {', '.join(answers.ACCEPTED)}.")
+            raise Problem(406, f"Accept takes none of {', '.join(response_formats.ACCEPTED)}.")
         wish = Wish(
-            _find(shelf, name),
+            _find(store, name),
             Look(_numbers(scales), flip, crf, _range(range), tile, overlap),
-            answers.Asked(form, opacity, legend),
+            response_formats.Asked(form, opacity, legend),
             _query_names(app, request),
         )
-        return await desk.serve(request, wish)
+        return await request_handler.serve(request, wish)
 
     return app
 
@@ -251,9 +254,9 @@ def _range(text: str | None) -> tuple[float, ...] | None:
     return None if text is None else tuple(float(part) for part in text.split(","))
 
 
-def _find(shelf: Shelf, name: str) -> Model:
+def _find(store: ModelStore, name: str) -> Model:
     try:
-        return shelf[name]
+        return store[name]
     except AtrousError as error:
         raise Problem(404, str(error)) from error
 
@@ -266,7 +269,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     return scales
 
 
-def _described(model: Model, shelf: Shelf) -> dict[str, Any]:
+def _described(model: Model, store: ModelStore) -> dict[str, Any]:
     info, engine = model.segmenter.info, model.segmenter.engine
     return {
         "name": model.name,
@@ -288,7 +291,7 @@ def _described(model: Model, shelf: Shelf) -> dict[str, Any]:
         "precision": engine.precision,
         "version": model.stamp,
         "loaded": model.loaded,
-        "not_taken": shelf.failures.get(model.name),
+        "not_taken": store.failures.get(model.name),
     }
 
 

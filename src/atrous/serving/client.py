@@ -17,15 +17,15 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from atrous.arguments import as_dict, checked
-from atrous.data.decoding import in_words
+from atrous.checked_arguments import as_dict, checked
+from atrous.data.formats.decoder_errors import in_words
 from atrous.errors import AtrousError, counted, named, shown
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
 from atrous.inputs import IMAGE
 from atrous.logger import warn
 from atrous.models.info import Info
-from atrous.serving.connection import Answer, Connection
+from atrous.serving.client_connection import Answer, Connection
 
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture

@@ -15,12 +15,12 @@ import uvicorn
 from atrous.errors import AtrousError
 from atrous.inference.model_spec import ModelSpec
 from atrous.serving.app import make_app
-from atrous.serving.desk import Desk
-from atrous.serving.guard import LOCAL, Guard
+from atrous.serving.auth import LOCAL, AccessControl
+from atrous.serving.inference_queue import InferenceQueue
 from atrous.serving.limits import Limits
-from atrous.serving.metrics import Metrics
-from atrous.serving.network import Network
-from atrous.serving.shelf import Shelf
+from atrous.serving.model_store import ModelStore
+from atrous.serving.prometheus_metrics import Metrics
+from atrous.serving.request_handler import RequestHandler
 
 #: Connections at once; those beyond are answered 503.
 MOST_CONNECTIONS = 1024
@@ -59,15 +59,17 @@ def run(
         )
     listening = _listen(host, port)
     metrics = Metrics()
-    network = Network(metrics.ran)
+    network = InferenceQueue(metrics.ran)
     try:
-        shelf = Shelf(specs, network, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc())
+        store = ModelStore(
+            specs, network, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc()
+        )
     except BaseException:
         network.close()
         listening.close()
         raise
-    desk = Desk(shelf, network, limits, metrics)
-    guarded = Guard(make_app(shelf, network, desk, metrics), key, metrics)
+    request_handler = RequestHandler(store, network, limits, metrics)
+    guarded = AccessControl(make_app(store, network, request_handler, metrics), key, metrics)
     connections = most_connections()
     config = uvicorn.Config(
         guarded,
@@ -87,7 +89,7 @@ def run(
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every request that is none
     warnings.filterwarnings("ignore", module=r"PIL\.")  # and it of every file that is half a picture
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    for model in shelf:
+    for model in store:
         engine = model.segmenter.engine
         say(f"{model.name}: {model.spec.path} on {engine.name}, {engine.device}, {engine.precision}")
     listening.listen(connections)
@@ -99,10 +101,10 @@ def run(
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-        desk.close()
-        shelf.close()
+        request_handler.close()
+        store.close()
         network.close()
-    cut = max(desk.cut, len(server.server_state.connections))  # before their answers, or within them
+    cut = max(request_handler.cut, len(server.server_state.connections))  # before their answers, or within them
     say(f"stopped: {f'{cut} requests were cut off' if cut else 'all that was asked is answered'}")
 
 
@@ -128,10 +130,10 @@ def most_connections() -> int:
 def _protocol(say: Callable[[str], object]) -> Any:
     """HTTP that ends slow connections, or uvicorn's own where a newer version no longer fits."""
     try:
-        from atrous.serving.patience import PatientH11, fits
+        from atrous.serving.timeouts import TimedH11, fits
 
         if fits():
-            return PatientH11
+            return TimedH11
     except ImportError:
         pass
     say(

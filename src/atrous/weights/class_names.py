@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from atrous.data.colors import Color, default_colors
-from atrous.data.labels import MAX_CLASSES
+from atrous.data.class_colors import Color, default_colors
+from atrous.data.label_map import MAX_CLASSES
 from atrous.errors import counted, shown
 
 #: Longer than any class's name, in characters.

@@ -16,17 +16,17 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
 from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
-from atrous.models.features import OUTPUT_STRIDES
-from atrous.weights import huggingface_told
-from atrous.weights.adapted import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, translate
+from atrous.models.paper_arguments import OUTPUT_STRIDES
+from atrous.weights import huggingface_config
+from atrous.weights.adapter import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, translate
 from atrous.weights.class_names import class_names
-from atrous.weights.config_record import Record
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.config_reader import Record
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.user_options import merged
 
 MODEL_TYPE = "mobilenet_v2"
 #: Momentum of every batch norm, and eps of the head's, which its configuration does not change.
@@ -130,7 +130,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """
     config = {**DEFAULTS, **(foreign.config or {"output_stride": OUTPUT_STRIDE})}
     config |= {key: value for key, value in DEFAULTS.items() if config[key] is None}
-    told = Record(config, "", huggingface_told.FILE)
+    told = Record(config, "", huggingface_config.FILE)
     if told.whole("output_stride", 8, 32) not in OUTPUT_STRIDES:
         raise told.refused("output_stride", "it is 8, 16 or 32")
     _check_kind(foreign)
@@ -139,11 +139,11 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     renamed["aspp.project.0.weight"] = move_channels(_weight(renamed, "aspp.project.0.weight"), (1, 0))  # pool first
     num_classes = _weight(renamed, "classifier.weight").shape[0]
     in_channels = foreign.state[_WIDTHS[0]].shape[1]
-    huggingface_told.check(foreign.config, (stem, first, last), num_classes, in_channels)
+    huggingface_config.check(foreign.config, (stem, first, last), num_classes, in_channels)
     processor = config.get("preprocessor", {})
-    huggingface_told.check_processor(processor)
+    huggingface_config.check_processor(processor)
     seen = preprocessing(processor, in_channels)
-    if huggingface_told.reads_bgr(processor, in_channels):
+    if huggingface_config.reads_bgr(processor, in_channels):
         renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
         seen = seen.normalized_by(seen.mean[::-1], seen.std[::-1])
     usual = {"output_stride": OUTPUT_STRIDE, "multi_grid": (1, 1, 1), "align_corners": False}
@@ -180,7 +180,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         preprocessing_told="preprocessor" in config,
         classes=classes(config, num_classes),
         untold=() if foreign.config else ("output_stride",),
-        notes=huggingface_told.notes(processor),
+        notes=huggingface_config.notes(processor),
     )
 
 
@@ -228,10 +228,10 @@ def preprocessing(processor: Mapping[str, Any], channels: int) -> Preprocessing:
         AtrousError: values that are no numbers, or not one per channel.
     """
     told = {**PROCESSOR, **{key: value for key, value in processor.items() if value is not None}}
-    if not Record(told, "", huggingface_told.PROCESSOR_FILE).flag("do_normalize"):
+    if not Record(told, "", huggingface_config.PROCESSOR_FILE).flag("do_normalize"):
         told |= {"image_mean": 0, "image_std": 1}
     rows = {key: told[key] if isinstance(told[key], list | tuple) else [told[key]] * channels for key in STATISTICS}
-    options = Record({**told, **rows}, "", huggingface_told.PROCESSOR_FILE)
+    options = Record({**told, **rows}, "", huggingface_config.PROCESSOR_FILE)
     scale = options.number("rescale_factor", 1e-9, 1e9) if options.flag("do_rescale") else 1.0
     mean, std = (options.channels(key, channels) for key in STATISTICS)
     assert scale and mean and std  # each has a default
@@ -253,10 +253,10 @@ def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
     )
     if named is None or all(re.fullmatch(r"LABEL_\d+", name) for name in named):
         return None
-    ignore = Record({**DEFAULTS, **config}, "", huggingface_told.FILE).whole(
+    ignore = Record({**DEFAULTS, **config}, "", huggingface_config.FILE).whole(
         "semantic_loss_ignore_index", -(2**31), 2**31
     )
-    first = int(huggingface_told.reduces_labels(config.get("preprocessor", {})))
+    first = int(huggingface_config.reduces_labels(config.get("preprocessor", {})))
     ignored = (ignore,) if ignore is not None and ignore >= num_classes + first else ()
     return ClassTable(
         names=named,

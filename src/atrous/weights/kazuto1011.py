@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.data.coco_stuff import COCO_STUFF_CLASSES
-from atrous.data.colors import default_colors
-from atrous.data.labels import ClassTable
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.class_colors import default_colors
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.coco_stuff import COCO_STUFF_CLASSES
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.weights.adapted import Adapted, Keys, by_number, normalisation, translate
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.adapter import Adapted, Keys, by_number, normalisation, translate
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.user_options import merged
 
 #: Blocks in the third stage (its fourth layer) → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}

@@ -19,14 +19,14 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.data.ade20k import ADE20K_CLASSES
-from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
-from atrous.data.coco_stuff import COCO_STUFF_TRAIN_IDS
-from atrous.data.labels import ClassTable
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.ade20k import ADE20K_CLASSES
+from atrous.data.layouts.cityscapes import CITYSCAPES_TRAIN_IDS
+from atrous.data.layouts.coco_stuff import COCO_STUFF_TRAIN_IDS
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.weights import mmseg_config, mmseg_told
-from atrous.weights.adapted import (
+from atrous.weights import mmseg_config, mmseg_config_parser
+from atrous.weights.adapter import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Adapted,
@@ -37,9 +37,9 @@ from atrous.weights.adapted import (
     translate,
 )
 from atrous.weights.class_names import class_colors, class_names, with_background, with_black
-from atrous.weights.config_record import Record
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.config_reader import Record
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.user_options import merged
 
 #: (blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
 RESNETS = {
@@ -127,17 +127,17 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     num_classes, channels = state["classifier.weight"].shape[:2]
     stem = "backbone.stem.0.weight" if "backbone.stem.0.weight" in foreign.state else "backbone.conv1.weight"
     in_channels = foreign.state[stem].shape[1]
-    config = mmseg_config.read(meta)
+    config = mmseg_config_parser.read(meta)
     backbone = _backbone(foreign.state)
-    mmseg_told.check(config, backbone["backbone"], num_classes, in_channels, branches)
+    mmseg_config.check(config, backbone["backbone"], num_classes, in_channels, branches)
     told = _told(config, given.get("output_stride"))
-    inner = {**(backbone["backbone_arguments"] or {}), **mmseg_told.backbone_arguments(config, backbone["backbone"])}
-    seen, turned = mmseg_told.normalisation(config, in_channels)
+    inner = {**(backbone["backbone_arguments"] or {}), **mmseg_config.backbone_arguments(config, backbone["backbone"])}
+    seen, turned = mmseg_config.normalisation(config, in_channels)
     if turned:
         first = "backbone.net.conv1.0.weight" if "backbone.net.conv1.0.weight" in state else "backbone.net.conv1.weight"
         state[first] = state[first].flip(1)
-    notes = mmseg_told.notes(config, num_classes)
-    threshold = mmseg_told.threshold(config, num_classes)
+    notes = mmseg_config.notes(config, num_classes)
+    threshold = mmseg_config.threshold(config, num_classes)
     if threshold is not None:
         state["classifier.bias"] = state["classifier.bias"] - math.log(threshold / (1 - threshold))
     held = {
@@ -184,7 +184,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _told(config: str | Mapping[str, Any], output_stride: int | None = None) -> dict[str, Any]:
     """What the configuration, Python text or read already, tells beyond the weights."""
-    return mmseg_told.arguments(mmseg_config.read({"config": config}), output_stride)
+    return mmseg_config.arguments(mmseg_config_parser.read({"config": config}), output_stride)
 
 
 def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -200,9 +200,9 @@ def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     for table in CLASSES.values():
         if table.names == usual:
             return {"classes": table, **fault}
-    reduced = Record(record).flag("reduce_zero_label") or mmseg_told.reduces_zero(mmseg_config.read(meta))
+    reduced = Record(record).flag("reduce_zero_label") or mmseg_config.reduces_zero(mmseg_config_parser.read(meta))
     first = int(reduced)
-    ignored = mmseg_told.ignored(mmseg_config.read(meta))
+    ignored = mmseg_config.ignored(mmseg_config_parser.read(meta))
     table = ClassTable(
         names=named,
         colors=colors,

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from atrous.errors import AtrousError
 from atrous.models import SegmentationModel
 from atrous.models.backbones import Backbone
-from atrous.weights import efficientnet_lite, vgg
-from atrous.weights.adapted import translate
+from atrous.weights import efficientnet_lite, vgg_imagenet
+from atrous.weights.adapter import translate
 
 
 def load_pretrained_backbone(model: SegmentationModel) -> None:
@@ -38,7 +38,7 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
     if file is not None:
         _load_package(model, file)
     elif name == "vgg16":
-        donor, _ = translate(_donor(name, model.backbone.in_channels).state_dict(), vgg.TORCHVISION)
+        donor, _ = translate(_donor(name, model.backbone.in_channels).state_dict(), vgg_imagenet.TORCHVISION)
         model.load_state_dict({key: donor[key] for key in model.state_dict() if key in donor}, strict=False)
     elif isinstance(model.backbone, Backbone):
         features = {"features_only": True, "out_indices": model.backbone.out_indices}

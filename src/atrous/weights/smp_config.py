@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atrous.weights.config_record import MOST_RATE, Record
+from atrous.weights.config_reader import MOST_RATE, Record
 
 #: Its classes → ours.
 CLASSES = {"DeepLabV3": "deeplabv3", "DeepLabV3Plus": "deeplabv3plus"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from atrous.models import Preprocessing
-from atrous.weights.adapted import IMAGENET_MEAN, Adapted
+from atrous.weights.adapter import IMAGENET_MEAN, Adapted
 
 #: The name of a mean, with words before and after it.
 MEAN = re.compile(r"((?:[A-Za-z0-9]+_)*)(means?)((?:_[A-Za-z0-9]+)*)")

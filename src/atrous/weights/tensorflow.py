@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
-from atrous.weights.adapted import (
+from atrous.weights.adapter import (
     MOBILENETV2_STAGES,
     Adapted,
     blocks_by_stage,
@@ -28,9 +28,9 @@ from atrous.weights.adapted import (
     move_channels,
     translate,
 )
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.read_checkpoint import Foreign
 from atrous.weights.tflite_names import MEAN, STD
+from atrous.weights.user_options import merged
 
 #: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
 BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)

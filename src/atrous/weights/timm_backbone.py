@@ -17,10 +17,10 @@ from torch import Tensor
 from atrous import models
 from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
-from atrous.weights.adapted import Adapted, Keys, normalisation, translate
-from atrous.weights.config_record import Record
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.adapter import Adapted, Keys, normalisation, translate
+from atrous.weights.config_reader import Record
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.user_options import merged
 
 #: Their names are ours, but where timm flattens a sequence of stages.
 KEYS: Keys = ((r"", "backbone.net."),)

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.weights.adapted import (
+from atrous.weights.adapter import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Adapted,
@@ -23,8 +23,8 @@ from atrous.weights.adapted import (
     normalisation,
     translate,
 )
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.user_options import merged
 
 #: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` by stage.
 _BLOCKS = blocks_by_stage((1, 2, 3, 4, 2, 3))

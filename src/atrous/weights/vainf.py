@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atrous.data.cityscapes import CITYSCAPES_TRAIN_IDS
-from atrous.data.voc import VOC_CLASSES
+from atrous.data.layouts.cityscapes import CITYSCAPES_TRAIN_IDS
+from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.errors import AtrousError
-from atrous.weights.adapted import (
+from atrous.weights.adapter import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MOBILENETV2_STAGES,
@@ -28,8 +28,8 @@ from atrous.weights.adapted import (
     normalisation,
     translate,
 )
-from atrous.weights.foreign import Foreign
-from atrous.weights.given_options import merged
+from atrous.weights.read_checkpoint import Foreign
+from atrous.weights.user_options import merged
 
 #: Blocks in a ResNet's third stage → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101"}

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from atrous.atomic_write import atomic_path
-from atrous.data.labels import IGNORE_INDEX, ClassTable
-from atrous.data.orientation import stored_from_upright
+from atrous.data.formats.orientation import stored_from_upright
+from atrous.data.formats.tiff import TiffPicture, is_tiff
+from atrous.data.label_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
 from atrous.data.sources.source import Pixels, Source
-from atrous.data.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError, missing_extra
 from atrous.picture_marks import UNSEALED, seal
 

@@ -1,0 +1,130 @@
+"""Gaussian filtering in any number of dimensions, in time linear in the number of points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atrous.checked_arguments import checked
+from atrous.crf.permutohedral_torch import TorchLattice
+from atrous.errors import AtrousError, shown
+
+#: In standard deviations, as far from 0 as float32 still keeps near points apart.
+FARTHEST = 1e5
+
+
+class Lattice:
+    """A permutohedral lattice over points, to filter any number of values on them.
+
+    Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Compiled loops on the
+    CPU in float32; plain torch elsewhere.
+
+    Args:
+        features: N×d, N and d ≥ 1, finite, in units of the Gaussian's standard deviation.
+
+    Raises:
+        AtrousError: another shape, no points, values that are not finite, or too large for float32.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        _check_tensor("features", features)
+        if features.ndim != 2 or not features.numel():
+            raise AtrousError(f"features must be N×d with N, d ≥ 1, got {tuple(features.shape)}.")
+        if not features.isfinite().all():
+            raise AtrousError("features hold NaN or infinity.")
+        check_range(features)
+        self.count = len(features)
+        self._compiled: Any = None
+        self._plain: TorchLattice | None = None
+        if features.device.type == "cpu" and features.dtype == torch.float32:
+            from atrous.crf.permutohedral_cpu import CpuLattice
+            from atrous.crf.threads import like_torch
+
+            with like_torch():
+                self._compiled = CpuLattice.over(features.detach().numpy())
+        else:
+            self._plain = TorchLattice.over(features.detach())
+
+    def filter(self, values: Tensor) -> Tensor:
+        """Σ over points j of exp(−|f_i − f_j|² / 2) · values_j, up to a factor common to all, approximately.
+
+        Args:
+            values: N×L, differentiable.
+
+        Returns:
+            N×L.
+
+        Raises:
+            AtrousError: not as many rows as points.
+        """
+        _check_tensor("values", values)
+        if values.ndim != 2 or len(values) != self.count:
+            raise AtrousError(f"values must be {self.count}×L, one row for each point, got {tuple(values.shape)}.")
+        result: Any = _Filter.apply(values, self)
+        return result
+
+    def apply(self, values: Tensor, *, reverse: bool) -> Tensor:
+        """The filter, or its transpose, without a record for gradients."""
+        if self._plain is not None:
+            return self._plain.filter(values, reverse=reverse)
+        from atrous.crf.row_sums import from_panels, panels, to_panels
+        from atrous.crf.threads import like_torch
+
+        if not values.shape[1]:
+            return values.clone()
+        layout = panels(values.shape[1])
+        with like_torch():
+            result = self._compiled.filter(to_panels(values.float().numpy(), layout), layout, reverse=reverse)
+        return torch.from_numpy(from_panels(result, layout, values.shape[1])).to(values.dtype)
+
+
+def check_range(features: Tensor) -> None:
+    """Refuses features so large that rounding would put points outside their own simplex.
+
+    Args:
+        features: of any shape, in standard deviations.
+
+    Raises:
+        AtrousError: one is beyond `FARTHEST`, or NaN.
+    """
+    low, high = features.aminmax()
+    reach = torch.maximum(-low, high).item()
+    if not reach <= FARTHEST:
+        raise AtrousError(
+            f"features reach {reach:.3g} standard deviations from 0, and beyond {FARTHEST:g} near points cannot be "
+            "told apart: give larger standard deviations (a CRF's bilateral_xy, bilateral_rgb), or subtract an offset."
+        )
+
+
+@checked
+def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
+    """Filters values by a Gaussian over the distance of their features; see `Lattice`.
+
+    Args:
+        features: N×d, in units of the Gaussian's standard deviation; no gradient flows into them.
+        values: N×L.
+
+    Returns:
+        N×L.
+    """
+    return Lattice(features).filter(values)
+
+
+def _check_tensor(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.is_meta:
+        raise AtrousError(f"{name} must be a tensor of floats, got {shown(tensor)}.")
+
+
+class _Filter(torch.autograd.Function):
+    """The filter is linear: its gradient is the transposed filter, which blurs in the opposite order."""
+
+    @staticmethod
+    def forward(ctx, values, lattice):
+        ctx.lattice = lattice
+        return lattice.apply(values.detach(), reverse=False)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs):
+        return ctx.lattice.apply(grad_outputs[0].contiguous(), reverse=True), None

@@ -1,0 +1,183 @@
+"""The permutohedral lattice on the CPU: built once per picture, then applied to any number of values.
+
+Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Results do not depend on
+the number of threads: vertices are shared out among threads by their hash, and each sums its pixels in their order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from atrous.crf.lattice_build import chain_up, embed, follow, number_vertices, transpose
+from atrous.crf.row_sums import AHEAD, CHUNKS, WIDTHS, add_rows, blur_chains, compiled, empty, padded, panels, prefetch
+
+#: Pixels along a side of a picture's tiles.
+TILE = 64
+
+
+@dataclass(frozen=True)
+class CpuLattice:
+    """A lattice over N points in d dimensions with M vertices.
+
+    Attributes:
+        vertices: N·(d+1) int32, the corners of each point's simplex.
+        weights: N·(d+1) float32, its barycentric coordinates.
+        starts: M+1 int64; of vertex v the points are points[starts[v]:starts[v+1]].
+        points: N·(d+1) int32.
+        point_weights: N·(d+1) float32.
+        chains: for each of the d+1 directions int32, the vertices that have neighbours along it, one after the other;
+            ~v, which is negative, is the last one of a chain.
+    """
+
+    vertices: np.ndarray
+    weights: np.ndarray
+    starts: np.ndarray
+    points: np.ndarray
+    point_weights: np.ndarray
+    chains: tuple[np.ndarray, ...]
+
+    @classmethod
+    def over(cls, features: np.ndarray, order: np.ndarray | None = None) -> CpuLattice:
+        """Builds the lattice of N×d float32 features, in units of the filter's standard deviation.
+
+        Args:
+            features: N×d.
+            order: N int32, the points in an order in which near ones follow each other; vertices are numbered so, and
+                near ones then lie near in memory. It changes no result. As given where there is none.
+        """
+        if order is None:
+            order = np.arange(len(features), dtype=np.int32)
+        count, dims = features.shape
+        corners = dims + 1
+        place = np.arange(1, corners)
+        scale = (math.sqrt(2 / 3) * corners / np.sqrt(place * (place + 1))).astype(np.float32)
+        # A point's vertices are told apart by a linear hash of 64 bits, so that a neighbour's hash is a sum away.
+        factors = np.random.default_rng(0).integers(-(2**62), 2**62, corners, dtype=np.int64) | 1
+        factors[dims] = 0  # coordinates sum to zero: the last says nothing
+        with np.errstate(over="ignore"):
+            steps = corners * factors - factors.sum()
+        hashes = np.empty((count, corners), np.int64)
+        weights = np.empty((count, corners), np.float32)
+        embed(features, scale, factors, steps, hashes, weights)
+        hashes, weights = hashes.ravel(), weights.ravel()
+        vertices, tables, found, counts = number_vertices(hashes, order)
+        total = int(counts.max()) * len(counts)
+        chains, lengths = chain_up(follow(tables, found, counts, steps, total))
+        chains = tuple(chain[:length] for chain, length in zip(chains, lengths, strict=True))
+        starts, points, point_weights = transpose(vertices, weights, total, corners, len(counts))
+        return cls(vertices, weights, starts, points, point_weights, chains)
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self.vertices) // len(self.chains)
+
+    @property
+    def rows(self) -> int:
+        """M."""
+        return len(self.starts) - 1
+
+    @property
+    def gain(self) -> float:
+        """What the blur, whose kernels sum to 2, leaves to divide by (Krähenbühl & Koltun's implementation)."""
+        return 1 / (1 + 2.0 ** -(len(self.chains) - 1))
+
+    def blurred(
+        self, values: np.ndarray, layout: np.ndarray, buffer: np.ndarray, *, reverse: bool = False
+    ) -> np.ndarray:
+        """Splats N rows of values onto the vertices and blurs them there, along all directions.
+
+        Args:
+            values: float32, in the panels of `layout`; see `rows`.
+            layout: from `rows.panels`.
+            buffer: room for M rows in these panels, which is returned.
+            reverse: the directions backwards, which is the transposed filter.
+        """
+        total, count = self.rows, self.count
+        for begin, width in layout:  # a panel at a time, for its vertices to stay in the cache
+            panel = buffer[total * begin : total * (begin + width)]
+            source = values[count * begin : count * (begin + width)]
+            _splat(source, width, self.starts, self.points, self.point_weights, panel)
+            for chain in self.chains[::-1] if reverse else self.chains:
+                _blur(panel, width, chain)
+        return buffer
+
+    def filter(self, values: np.ndarray, layout: np.ndarray, *, reverse: bool = False) -> np.ndarray:
+        """N rows of values in panels → the same, filtered."""
+        result = np.empty_like(values)
+        blurred = self.blurred(values, layout, empty(self.rows * padded(layout)), reverse=reverse)
+        _slice(blurred, layout, self.vertices, self.weights, len(self.chains), result)
+        result *= np.float32(self.gain)
+        return result
+
+    def normalise(self) -> None:
+        """Becomes the lattice of D^−½ · F · D^−½, where D are the sums of F's rows: a symmetric normalisation."""
+        layout = panels(1)
+        sums = self.filter(np.ones(self.count * padded(layout), np.float32), layout)[:: padded(layout)]
+        _rescale(self.weights, self.point_weights, self.points, sums**-0.5)
+
+
+def in_tiles(height: int, width: int) -> np.ndarray:
+    """The pixels of a picture tile by tile, H·W int32, for `CpuLattice.over`."""
+    pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    tiles = [
+        pixels[top : top + TILE, left : left + TILE].ravel()
+        for top in range(0, height, TILE)
+        for left in range(0, width, TILE)
+    ]
+    return np.concatenate(tiles)
+
+
+@compiled
+def _rescale(weights, point_weights, points, scale):
+    corners = weights.size // scale.size
+    for point in prange(scale.size):
+        for place in range(point * corners, (point + 1) * corners):
+            weights[place] *= scale[point]
+    for place in prange(points.size):
+        point_weights[place] *= scale[points[place]]
+
+
+@compiled
+def _splat(values, width, starts, points, weights, out):
+    total = starts.size - 1
+    for chunk in prange(CHUNKS):
+        for vertex in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
+            first, last = starts[vertex], starts[vertex + 1]
+            if width > WIDTHS[-1]:  # shorter rows stay near anyway
+                for place in range(min(first + AHEAD, points.size), min(last + AHEAD, points.size)):
+                    prefetch(values, points[place] * width)
+            add_rows(width, out, vertex * width, values, 0, width, points, weights, first, last)
+
+
+@compiled
+def _blur(values, width, chain):
+    for chunk in prange(CHUNKS):
+        first = _next_chain(chain, chunk * chain.size // CHUNKS)
+        last = _next_chain(chain, (chunk + 1) * chain.size // CHUNKS)
+        blur_chains(width, values, chain, first, last)
+
+
+@njit(inline="always")
+def _next_chain(chain, place):
+    """The first beginning of a chain from `place` on."""
+    while 0 < place < chain.size and chain[place - 1] >= 0:
+        place += 1
+    return place
+
+
+@compiled
+def _slice(blurred, layout, vertices, weights, corners, out):
+    count = vertices.size // corners
+    total = blurred.size // (layout[-1, 0] + layout[-1, 1])
+    for chunk in prange(CHUNKS):
+        for panel in range(len(layout)):
+            begin, width = layout[panel]
+            for point in range(chunk * count // CHUNKS, (chunk + 1) * count // CHUNKS):
+                place, first = count * begin + point * width, point * corners
+                last = first + corners
+                add_rows(width, out, place, blurred, total * begin, width, vertices, weights, first, last)

@@ -1,0 +1,88 @@
+"""What can be wrong with the channels of a dataset's pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from atrous.data.channel_count import channels_of, counts_of_channels
+from atrous.data.dataset import Dataset
+from atrous.data.doctor.judge import Finding, shown
+from atrous.data.doctor.scan import Pair
+from atrous.data.pixels import PictureKind
+from atrous.data.splits.split_names import canonical_split
+from atrous.errors import AtrousError
+from atrous.inputs import usual_colors
+from atrous.option_fields import in_words
+
+#: Fields of a recipe's augment that vary channels of colour alone, and are passed over where there are none.
+OF_COLORS = ("brightness", "contrast", "blur")
+#: How to say which channels are.
+SAY_COLORS = "Where some are, say how many by `colors` in the dataset's inputs.yaml."
+
+
+def find_channels_without_a_way(
+    dataset: Dataset, by_split: Mapping[str, list[Pair]], train: str, val: str, in_channels: int | None
+) -> Iterator[Finding]:
+    """Pictures from whose bands there is no agreed way to the channels that a model takes.
+
+    Args:
+        dataset: the dataset.
+        by_split: the pairs of each split.
+        train: the split to learn from.
+        val: the split to choose the best weights on.
+        in_channels: that the model takes; None for what the training pictures have.
+    """
+    training, measured = (
+        [
+            (PictureKind(pair.picture.channels, pair.picture.dtype, pair.picture.bands), str(pair.item.image))
+            for pair in by_split.get(name, by_split.get(canonical_split(name), []))
+            if pair.picture
+        ]
+        for name in (train, val)
+    )
+    try:
+        if training:
+            channels_of(training, measured, in_channels)
+    except AtrousError as error:
+        sentence = str(error).replace(f"{dataset.root}{os.sep}", "")
+        yield Finding("channels_without_a_way", sentence[0].upper() + sentence[1:])
+
+
+def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    """Pictures that differ in their channels.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+    """
+    first = {pair.picture.channels: pair for pair in reversed(pairs) if pair.picture}
+    if len(first) > 1:
+        kinds = counts_of_channels(pair.picture.channels for pair in pairs if pair.picture)
+        yield Finding(
+            "mixed_channels",
+            f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",
+            len(first),
+            tuple(f"{channels}: {shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
+        )
+
+
+def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], channels: int | None) -> Iterator[str]:
+    """A sentence on a training's augmentation where no channel of the pictures is a colour.
+
+    Args:
+        dataset: the dataset.
+        kinds: of its pictures.
+        channels: that the model takes; None where a training would not start.
+    """
+    kind = next(iter(kinds.values()), None)
+    if kind is None or channels is None:
+        return
+    usual = usual_colors(channels, kind.dtype)
+    told = [one.colors for one in dataset.inputs]
+    if not any([usual if told[0] is None else told[0], *told[1:]]):
+        yield (
+            f"No channel of these pictures is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment would have "
+            f"no effect. {SAY_COLORS}"
+        )

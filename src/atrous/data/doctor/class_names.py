@@ -1,0 +1,119 @@
+"""What can be wrong with the names of classes: published ones assumed for other data, a background without a name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from atrous.data.class_colors import default_colors
+from atrous.data.class_files import ASSUMED, BACKGROUND_NAMES, IN_ORDER
+from atrous.data.dataset import Dataset
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.propose_classes import Proposal
+from atrous.data.doctor.scan import Pair, masks_of
+from atrous.data.label_map import ClassTable
+
+_CITIES = """
+aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld monchengladbach strasbourg
+stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld bonn leverkusen mainz munich
+"""
+#: How the pictures of the published sets are named.
+_PUBLISHED = {
+    "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 00…: of 2007, see `_are_of_voc_2007`
+    "camvid": re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_.*"),
+    "cityscapes": re.compile(rf"({'|'.join(_CITIES.split())})_\d{{6}}_\d{{6}}_.*"),
+    "ade20k": re.compile(r"ADE_(train|val|test)_\d{8}"),
+    "coco_stuff": re.compile(r"(COCO_(train|val|test)20\d\d_)?\d{12}"),
+}
+_FIRST_OF_VOC_2007 = 5  # 000005.jpg, the first picture that it trains on
+_FEW = 4  # pictures whose numbers may follow each other by chance
+_NO_THING = BACKGROUND_NAMES | {"other", "others", "none", "nothing", "rest", "unknown", "empty", "clutter"}
+
+
+def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
+    """Published class names that were assumed for data that does not look like the published set."""
+    named = _PUBLISHED.get(dataset.layout)
+    if named is None or classes is None or not any(ASSUMED in note for note in dataset.notes):
+        return
+    strange = [pair for pair in pairs if not named.fullmatch(pair.item.name)]
+    if dataset.layout == "voc" and not _are_of_voc_2007([pair.item.name for pair in pairs]):
+        strange = [pair for pair in pairs if pair in strange or pair.item.name.startswith("00")]
+    if 2 * len(strange) > len(pairs):
+        names = ", ".join(classes.names[:3])
+        used = {int(label) for _, mask in masks_of(pairs) if mask.labels is not None for label in mask.labels}
+        count = len([label for label in used if label < len(classes)])
+        yield Finding(
+            "assumed_names",
+            f"The folders have the layout '{dataset.layout}', and its published classes ({names}, …) are assumed, but "
+            f"the pictures are not named as the published ones, and their masks hold {count} of the {len(classes)} "
+            "classes. If the classes are your own, name them in classes.yaml (`--write-classes` writes one to edit).",
+            len(strange),
+            tuple(shown(dataset, pair.item.image) for pair in strange[:SHOWN]),
+        )
+
+
+def _are_of_voc_2007(names: list[str]) -> bool:
+    """Whether numbers such as 000032 may be those of VOC 2007, of which 632 of 9,963 pictures have masks.
+
+    Pictures of one's own are often numbered so, too, but from 0 or 1, or without gaps.
+    """
+    numbers = sorted(int(name) for name in names if re.fullmatch(r"00\d{4}", name))
+    if not numbers:
+        return True
+    without_gaps = len(numbers) > _FEW and 2 * len(numbers) > numbers[-1] - numbers[0]
+    return numbers[0] >= _FIRST_OF_VOC_2007 and not without_gaps
+
+
+def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
+    """Names in the order of a list without a background, where 0 in the masks may be one."""
+    if not _may_lack_background(dataset, classes) or classes is None:
+        return
+    found = {value for _, mask in masks_of(pairs) for value in mask.values if not mask.in_color}
+    last = len(classes) - 1
+    if 0 in found and last not in found and len(classes) > 1 and len(found - set(classes.ignore)) > 1:
+        yield Finding(
+            "unnamed_background",
+            "The file that names the classes lists no background, so 0 in the masks is taken for "
+            f"'{classes.names[0]}', and no mask holds {last}, '{classes.names[-1]}'. If 0 is the background, add it to "
+            "the file as the first name.",
+        )
+
+
+def proposal_with_background(
+    dataset: Dataset, proposal: Proposal, found: set[int], classes: ClassTable | None
+) -> Proposal:
+    """The proposal, or one with a background as first class where the masks hold one value more than there are names.
+
+    Args:
+        dataset: the dataset.
+        proposal: what fits the masks otherwise.
+        found: the numbers in the masks.
+        classes: the table in use.
+    """
+    if classes is None or not _may_lack_background(dataset, classes):
+        return proposal
+    count = len(classes)
+    labels = found - set(classes.ignore)
+    if 0 not in found or count not in labels or not labels <= set(range(count + 1)):
+        return proposal
+    table = ClassTable(
+        ("background", *classes.names),
+        default_colors(count + 1),
+        tuple((index,) for index in range(count + 1)),
+        classes.ignore,
+    )
+    reason = (
+        f"The masks hold 0 to {count}, and the file that names the classes lists {count} and no background: 0 must be "
+        f"the background, and 1 '{classes.names[0]}'. Add 'background' to the file as the first name."
+    )
+    return replace(proposal, kind="unnamed_background", reason=reason, classes=table)
+
+
+def _may_lack_background(dataset: Dataset, classes: ClassTable | None) -> bool:
+    return (
+        classes is not None
+        and not classes.color_coded
+        and any(IN_ORDER in note for note in dataset.notes)
+        and not any(name.strip().lower() in _NO_THING for name in classes.names)
+    )

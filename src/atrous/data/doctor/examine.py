@@ -1,0 +1,316 @@
+"""Reading every picture and mask of a dataset to find what would spoil a training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.data.channel_count import channels_of
+from atrous.data.dataset import Dataset, Item
+from atrous.data.doctor.antialiased_edges import blended_values
+from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
+from atrous.data.doctor.class_names import find_assumed_names, find_unnamed_background, proposal_with_background
+from atrous.data.doctor.exif_turns import TurnedPair, find_turned, judge_turned
+from atrous.data.doctor.files import find_doubtful_alpha, find_void, find_what_is_not_read
+from atrous.data.doctor.inputs import find_input_problems
+from atrous.data.doctor.judge import Finding, find_errors, find_warnings
+from atrous.data.doctor.mask_values import (
+    colors_by_palette,
+    files_by_coding,
+    find_blended_edges,
+    find_differing_palettes,
+    find_mixed_codings,
+)
+from atrous.data.doctor.propose_classes import Proposal, propose_classes, without_blends
+from atrous.data.doctor.readiness import obstacles
+from atrous.data.doctor.scan import Pair, masks_of, survey
+from atrous.data.doctor.split_leakage import find_shared, propose_split
+from atrous.data.file_headers import kinds_of
+from atrous.data.label_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
+from atrous.data.layouts.pairing import NoClassesError
+from atrous.data.open_dataset import open_dataset
+from atrous.data.pixels import PictureKind
+from atrous.data.splits.split_names import canonical_split
+from atrous.errors import AtrousError
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the examination of a dataset found.
+
+    Attributes:
+        root: the dataset's folder.
+        layout: its layout.
+        notes: sentences about the layout and the split.
+        classes: the class table in use, or None where the dataset has none.
+        images: the number of pictures per split.
+        errors: problems that would spoil a training, or stop it.
+        warnings: problems that may be meant.
+        pixels: per split the pixels of each class where the pictures hold data, in the order of the table.
+        ignored: per split the pixels that belong to no class, or where the picture holds no data.
+        proposed_classes: the table that would fit the values found, or None where the present one does or
+            none would.
+        turned: pictures turned by their EXIF tag whose masks are in doubt.
+        proposed_split: a split that keeps groups, places and near copies together, for pictures whose split a seed
+            makes; the present one where that shares none. Empty where lists or folders tell the split.
+        splits_share: whether two splits share pictures, groups, places or near copies.
+    """
+
+    root: Path
+    layout: str
+    notes: tuple[str, ...]
+    classes: ClassTable | None
+    images: Mapping[str, int]
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+    pixels: Mapping[str, tuple[int, ...]]
+    ignored: Mapping[str, int]
+    proposed_classes: ClassTable | None
+    turned: tuple[TurnedPair, ...] = ()
+    proposed_split: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+    splits_share: bool = False
+
+    def raise_for_errors(self) -> None:
+        """Refuse a dataset with errors.
+
+        Raises:
+            AtrousError: there are errors; the message names each kind and its first place.
+        """
+        if not self.errors:
+            return
+        lines = [
+            f"- {finding.message}" + "".join(f"\n    {example}" for example in finding.examples[:1])
+            for finding in self.errors
+        ]
+        raise AtrousError(
+            f"{self.root}: the dataset has errors, so nothing was started.\n"
+            + "\n".join(lines)
+            + f"\nRun `atrous doctor {self.root}` for all of them and a proposed cure."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The diagnosis as plain lists, numbers and texts; the proposed table as the text of its file."""
+        names = self.classes.names if self.classes else ()
+        return {
+            "root": str(self.root),
+            "layout": self.layout,
+            "notes": list(self.notes),
+            "images": dict(self.images),
+            "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(finding) for finding in self.warnings],
+            "classes": [
+                {"name": name, "pixels": {split: counts[index] for split, counts in self.pixels.items()}}
+                for index, name in enumerate(names)
+            ],
+            "ignored": dict(self.ignored),
+            "proposed_classes": self.proposed_classes.yaml_text() if self.proposed_classes else None,
+            "proposed_split": {name: [item.name for item in items] for name, items in self.proposed_split.items()}
+            if self.splits_share and self.proposed_split
+            else None,
+        }
+
+
+def examine(
+    root: Path | str,
+    layout: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    train: str = "train",
+    val: str = "val",
+    pages: str = "first",
+    in_channels: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+    groups: str | None = None,
+) -> Diagnosis:
+    """Read every picture and mask of a dataset and say what is wrong with it.
+
+    Args:
+        root: the dataset's folder.
+        layout: as in `open_dataset`; None to guess it.
+        progress: called with the pairs read and their total, after each.
+        train: the split that a training would learn from.
+        val: the split that it would choose the best weights on.
+        pages: as in `read_pixels`.
+        in_channels: that the model takes; None for what the training pictures have.
+        inputs: folders of further inputs by name, as in `open_dataset`.
+        groups: as in `open_dataset`.
+
+    Returns:
+        The diagnosis; a dataset without a class table is examined too, and one is proposed.
+
+    Raises:
+        AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
+    """
+    dataset, classes = open_to_examine(root, layout, groups, inputs)
+    items = list({item.image: item for items in dataset.splits.values() for item in items}.values())
+    kinds = kinds_of((item.image for item in items), pages)
+    channels = _channels(dataset, kinds, train, val, in_channels)
+    pairs = survey(items, classes, progress, pages, channels)
+    of_image = {pair.item.image: pair for pair in pairs}
+    by_split = {name: [of_image[item.image] for item in part] for name, part in dataset.splits.items()}
+    blended = _blended(pairs, classes)
+    codings = files_by_coding(pairs)
+    mixed = list(find_mixed_codings(dataset, codings, classes))
+    palettes = list(find_differing_palettes(dataset, pairs))
+    proposals = list(_proposals(pairs, classes, blended))
+    found = {value for _, mask in masks_of(pairs) for value in mask.values if isinstance(value, int)}
+    proposals = [proposal_with_background(dataset, proposal, found, classes) for proposal in proposals]
+    if palettes:
+        proposals = list(_proposal_by_palette(pairs, classes))
+    if any(unknown for unknown, _ in mixed):  # a table would mean different things in different files
+        proposals = [replace(proposal, classes=None) for proposal in proposals]
+    pixels, ignored = _count_pixels(by_split, classes)
+    images = {name: len(part) for name, part in by_split.items()}
+    no_way = list(find_channels_without_a_way(dataset, by_split, train, val, in_channels))
+    input_errors, input_warnings = find_input_problems(dataset, pairs)
+    errors = (
+        *find_errors(dataset, pairs, classes, proposals),
+        *find_blended_edges(dataset, pairs, blended),
+        *(finding for unknown, finding in mixed if unknown),
+        *palettes,
+        *no_way,
+        *input_errors,
+    )
+    turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
+    # masks with errors have few labels, and that is said already
+    unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
+    return Diagnosis(
+        root=dataset.root,
+        layout=dataset.layout,
+        notes=(*dataset.notes, *note_without_colors(dataset, kinds, channels)),
+        classes=classes,
+        images=images,
+        errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
+        warnings=(
+            *find_warnings(dataset, by_split, classes, pixels),
+            *shared,
+            *(finding for unknown, finding in mixed if not unknown),
+            *([] if no_way else find_mixed_channels(dataset, pairs)),
+            *find_what_is_not_read(dataset, pairs, kinds, channels, pages),
+            *find_void(dataset, pairs),
+            *find_doubtful_alpha(dataset, pairs),
+            *find_assumed_names(dataset, pairs, classes),
+            *find_unnamed_background(dataset, pairs, classes),
+            *find_turned(dataset, turned),
+            *input_warnings,
+        ),
+        pixels=pixels,
+        ignored=ignored,
+        # of two proposals, one for numbers and one for colours, neither alone fits all masks
+        proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
+        turned=turned.doubtful,
+        proposed_split=_split_to_write(dataset, pairs, bool(shared)),
+        splits_share=bool(shared),
+    )
+
+
+def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mapping[str, tuple[Item, ...]]:
+    """The split that lists may tell from now on: one that shares nothing, where the present one was made by a seed."""
+    if shared and dataset.unlisted:
+        return propose_split(dataset, pairs)
+    own = {item.image for item in dataset.unlisted}
+    return {name: items for name, items in dataset.splits.items() if any(item.image in own for item in items)}
+
+
+def open_to_examine(
+    root: Path | str,
+    layout: str | None = None,
+    groups: str | None = None,
+    inputs: Mapping[str, str] | None = None,
+) -> tuple[Dataset, ClassTable | None]:
+    """Open a dataset that may have no class table.
+
+    Args:
+        root: the dataset's folder.
+        layout: as in `open_dataset`; None to guess it.
+        groups: as in `open_dataset`.
+        inputs: as in `open_dataset`.
+
+    Returns:
+        The dataset, and its class table; None where it has none, and then ``Dataset.classes`` means nothing.
+
+    Raises:
+        AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
+    """
+    try:
+        dataset = open_dataset(root, layout, groups=groups, inputs=inputs)
+        return dataset, dataset.classes
+    except NoClassesError as error:
+        stand_in = ClassTable(("unknown",), ((0, 0, 0),), ((0,),))
+        dataset = open_dataset(root, layout, classes=stand_in, groups=groups, inputs=inputs)
+        return replace(dataset, notes=(*dataset.notes, *error.notes)), None
+
+
+def _channels(
+    dataset: Dataset, kinds: Mapping[Path, PictureKind], train: str, val: str, in_channels: int | None
+) -> int | None:
+    """The channels that a model would take; None where a training would not start."""
+    training, measured = (
+        [
+            (kinds[item.image], str(item.image))
+            for item in dataset.splits.get(name, dataset.splits.get(canonical_split(name), ()))
+            if item.image in kinds
+        ]
+        for name in (train, val)
+    )
+    try:
+        return channels_of(training, measured, in_channels) if training else in_channels
+    except AtrousError:  # told by `find_channels_without_a_way`
+        return in_channels
+
+
+def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:
+    """The values of both modes of masks that are blends at edges."""
+    found: set[Raw] = set()
+    known = {value for values in (*classes.raw, classes.ignore) for value in values} if classes else set()
+    for in_color in (False, True):
+        pixels, inside, between = Counter[Raw](), Counter[Raw](), Counter[Raw]()
+        for _, mask in masks_of(pairs):
+            if mask.in_color == in_color and not mask.lossy:
+                for total, part in ((pixels, mask.counts), (inside, mask.inside), (between, mask.between)):
+                    total.update(dict(zip(mask.values, part.tolist(), strict=True)))
+        found |= blended_values(pixels, inside, between, known)
+    return found
+
+
+def _proposal_by_palette(pairs: list[Pair], classes: ClassTable | None) -> Iterator[Proposal]:
+    """The table that lists the colours of the palettes."""
+    proposal = propose_classes(colors_by_palette([mask for _, mask in masks_of(pairs)]), classes)
+    if proposal:
+        yield replace(proposal, kind="palettes_differ")
+
+
+def _proposals(pairs: list[Pair], classes: ClassTable | None, blended: set[Raw]) -> Iterator[Proposal]:
+    for in_color in (False, True):
+        masks = [mask for _, mask in masks_of(pairs) if mask.in_color == in_color]
+        lossless = [mask for mask in masks if not mask.lossy]
+        pixels: Counter[Raw] = Counter()
+        for mask in lossless or masks:
+            pixels.update(dict(zip(mask.values, mask.counts.tolist(), strict=True)))
+        if blended & pixels.keys():
+            proposal = without_blends(pixels, blended & pixels.keys(), classes)
+        else:
+            proposal = propose_classes(pixels, classes)
+        # from masks that are all lossy only a threshold can be read, never a list of values
+        if proposal and (lossless or proposal.kind == "smeared_mask"):
+            yield proposal
+
+
+def _count_pixels(
+    by_split: Mapping[str, list[Pair]], classes: ClassTable | None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    pixels, ignored = {}, {}
+    for split, pairs in by_split.items() if classes is not None else ():
+        counts = np.zeros(UNKNOWN + 1, dtype=np.int64)
+        for _, mask in masks_of(pairs):
+            if mask.labels is not None:
+                np.add.at(counts, mask.labels, mask.seen)
+                counts[IGNORE_INDEX] += int((mask.counts - mask.seen).sum())
+        pixels[split] = tuple(counts[: len(classes)].tolist()) if classes else ()
+        ignored[split] = int(counts[IGNORE_INDEX])
+    return pixels, ignored

@@ -1,0 +1,166 @@
+"""Pictures that their EXIF tag turns, whose masks may have been drawn on the unturned pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from atrous.data.class_colors import packed_colors
+from atrous.data.dataset import Dataset, Item
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.scan import Pair
+from atrous.data.formats.orientation import upright
+from atrous.data.pictures import read_pixels, read_raw_mask
+from atrous.errors import AtrousError
+
+_CLEARLY = 1.3  # times better, from which a mask counts as drawn on one of the two
+#: Turned pictures that are judged at most, evenly chosen (up to twice as many where they do not divide).
+MOST_JUDGED = 100
+_INVERSE = {6: 8, 8: 6}  # a quarter left undoes one right; every other orientation undoes itself
+
+
+@dataclass(frozen=True)
+class TurnedPair:
+    """A picture turned by its tag, with a mask that does not clearly fit it as it is shown.
+
+    Attributes:
+        item: the picture and its mask.
+        orientation: of the tag, 2 to 8.
+        fits: "stored" where the mask fits the stored pixels, "unknown" where neither clearly.
+        words: that in words, with the figures.
+    """
+
+    item: Item
+    orientation: int
+    fits: str
+    words: str
+
+
+@dataclass(frozen=True)
+class TurnedPairs:
+    """The turned pictures of a dataset.
+
+    Attributes:
+        count: pictures turned by a tag that their mask does not have.
+        judged: how many of them were compared with their masks.
+        doubtful: those whose masks do not clearly fit, the ones that fit the stored pixels first; empty where the
+            others say that the masks are right.
+    """
+
+    count: int
+    judged: int
+    doubtful: tuple[TurnedPair, ...]
+
+
+def judge_turned(pairs: list[Pair]) -> TurnedPairs:
+    """Judge whether the masks of turned pictures fit them as they are shown.
+
+    Masks must be drawn on the upright picture. Which of the two a mask fits is judged by the contrast of the picture
+    along the edges of the mask.
+
+    Args:
+        pairs: the items of a dataset, each once; masks of other sizes are told elsewhere.
+    """
+    turned = [
+        pair
+        for pair in pairs
+        if pair.turned and pair.picture and pair.mask and pair.picture.size == pair.mask.size and pair.item.mask
+    ]
+    judged = turned[:: max(1, len(turned) // MOST_JUDGED)]
+    verdicts = [TurnedPair(pair.item, pair.turned, *_verdict(pair)) for pair in judged]
+    stored = [verdict for verdict in verdicts if verdict.fits == "stored"]
+    unknown = [verdict for verdict in verdicts if verdict.fits == "unknown"]
+    if not stored and 2 * len(unknown) <= len(judged):  # a symmetric mask among clear ones says nothing
+        return TurnedPairs(len(turned), len(judged), ())
+    return TurnedPairs(len(turned), len(judged), (*stored, *unknown))
+
+
+def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
+    """Warn of pictures turned by their tag, unless their masks clearly fit them as they are shown.
+
+    Args:
+        dataset: the dataset.
+        turned: what `judge_turned` found in it.
+    """
+    if not turned.doubtful:
+        return []
+    stored = sum(pair.fits == "stored" for pair in turned.doubtful)
+    return [
+        Finding(
+            "turned_by_exif",
+            "Pictures are turned by their EXIF tag, as viewers show them, and masks without one must be drawn on the "
+            "upright picture. Programs that ignore the tag draw on the stored pixels: look whether the masks fit; "
+            f"`atrous doctor {dataset.root} --pictures DIR` draws their outlines over both. If "
+            "they do not, turn the masks, or save the pictures upright and without the tag. Of "
+            f"{turned.count} turned pictures {turned.judged} were judged: the masks of {stored} fit the stored "
+            f"pixels, those of {len(turned.doubtful) - stored} neither clearly.",
+            turned.count,
+            tuple(
+                f"{shown(dataset, pair.item.image)}: orientation {pair.orientation}; {pair.words}"
+                for pair in turned.doubtful[:SHOWN]
+            ),
+        )
+    ]
+
+
+def as_stored(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an upright picture back to how its file stores it.
+
+    Args:
+        picture: H×W or H×W×C, upright.
+        orientation: of the file's tag, 2 to 8.
+
+    Returns:
+        A view of the array; H and W are exchanged for orientations 5 to 8.
+    """
+    return upright(picture, _INVERSE.get(orientation, orientation))
+
+
+def _verdict(pair: Pair) -> tuple[str, str]:
+    """What a mask fits: "upright", "stored" or "unknown", and that in words."""
+    try:
+        (picture, _), mask = read_pixels(pair.item.image).for_model(), read_raw_mask(pair.item.mask or "")
+    except AtrousError:
+        return "unknown", "its mask cannot be compared"
+    stored = as_stored(picture, pair.turned)
+    contrast = _contrast_along_edges(picture, mask)
+    if stored.shape[:2] != mask.shape[:2]:
+        return "upright", "its mask has the size of the upright picture"
+    contrast_stored = _contrast_along_edges(stored, mask)
+    measured = f"(contrast along its edges {contrast:.2f} upright, {contrast_stored:.2f} stored; 1 is by chance)"
+    if contrast > _CLEARLY * contrast_stored:
+        return "upright", f"its mask fits the upright picture {measured}"
+    if contrast_stored > _CLEARLY * contrast:
+        return "stored", f"its mask fits the stored pixels, not the upright picture {measured}"
+    return "unknown", f"which of the two its mask fits cannot be told {measured}"
+
+
+def _contrast_along_edges(picture: np.ndarray, mask: np.ndarray) -> float:
+    """The picture's mean gradient along the mask's edges, relative to that of the whole picture."""
+    grey = np.ascontiguousarray(picture[:, :, :3].mean(axis=2, dtype=np.float32))
+    gradient = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    edges = mask_edges(mask)
+    if not edges.any() or not gradient.mean() > 0:
+        return 1.0
+    return float(gradient[edges].mean() / gradient.mean())
+
+
+def mask_edges(mask: np.ndarray) -> np.ndarray:
+    """The pixels on both sides of where a mask changes its value.
+
+    Args:
+        mask: H×W of any integer type, or H×W×3 colours.
+
+    Returns:
+        H×W booleans, True where a pixel differs from one of its four neighbours.
+    """
+    flat = mask if mask.ndim == 2 else packed_colors(mask)
+    edges = np.zeros(flat.shape, bool)
+    across, down = flat[:, 1:] != flat[:, :-1], flat[1:] != flat[:-1]
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    edges[1:] |= down
+    edges[:-1] |= down
+    return edges

@@ -1,0 +1,97 @@
+"""What the doctor says of picture and mask files: pages, channels that are not read, alpha and pixels without data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from atrous.data.dataset import Dataset
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.scan import Pair, masks_of
+from atrous.data.file_headers import notes_on, notes_on_pages, notes_on_white_is_zero
+from atrous.data.pixels import PictureKind
+
+_MUCH = 0.3  # share of a set's pixels without data, from which it is called large
+
+
+def find_what_is_not_read(
+    dataset: Dataset, pairs: list[Pair], kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
+) -> Iterator[Finding]:
+    """Pages, frames and channels that are not read, and WhiteIsZero in some files only.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+        kinds: what the headers of its pictures say.
+        channels: C that a model takes; None for all bands that are no alpha.
+        pages: as in `read_pixels`.
+    """
+    masks = {pair.item.mask: mask for pair, mask in masks_of(pairs) if pair.item.mask}
+    grey = {path: mask.white_is_zero for path, mask in masks.items() if not mask.in_color and not mask.palette}
+    of_masks = {path: (mask.pages, mask.stacks) for path, mask in masks.items()}
+    notes = (
+        *notes_on(kinds, channels, pages),
+        *notes_on_pages(of_masks, "mask"),
+        *notes_on_white_is_zero(grey, "mask"),
+    )
+    for note in notes:
+        yield Finding(note.kind, note.message, len(note.paths), tuple(shown(dataset, p) for p in note.paths[:SHOWN]))
+
+
+def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    """Pixels without data, and pictures that hold nothing else.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+    """
+    known = [(pair, pair.picture) for pair in pairs if pair.picture]
+    void = sorted(((picture.void, pair, picture) for pair, picture in known if picture.void), key=lambda one: -one[0])
+    if not void:
+        return
+    total = sum(picture.size[0] * picture.size[1] for _, picture in known)
+    share = sum(part * picture.size[0] * picture.size[1] for part, _, picture in void) / total
+    large = "That is a large share: look whether it is meant. " if share >= _MUCH else ""
+    yield Finding(
+        "void",
+        f"Pictures hold pixels without data: nodata, transparent, NaN or infinite, {share:.1%} of all pixels. {large}"
+        "They are ignored in training and scores, and masks hold 255 there.",
+        len(void),
+        tuple(f"{shown(dataset, pair.item.image)}: {part:.1%} of its pixels" for part, pair, _ in void[:SHOWN]),
+    )
+    nothing = [shown(dataset, pair.item.image) for part, pair, _ in void if part == 1]
+    if nothing:
+        yield Finding(
+            "all_void",
+            "Pictures in which no pixel holds data; they teach nothing. Take them out, or mend their nodata value or "
+            "alpha.",
+            len(nothing),
+            tuple(nothing[:SHOWN]),
+        )
+
+
+def find_doubtful_alpha(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    """Alpha bands that look like channels: GDAL marks the fourth of four bands of uint8 as alpha by default.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+    """
+    doubtful = [(pair, pair.picture) for pair in pairs if pair.picture and pair.picture.doubtful_alpha]
+    if not doubtful:
+        return
+    bands = max(picture.bands for _, picture in doubtful)
+    share = sum(picture.void for _, picture in doubtful) / len(doubtful)
+    pictures = "1 picture marks" if len(doubtful) == 1 else f"{len(doubtful)} pictures mark"
+    yield Finding(
+        "doubtful_alpha",
+        f"{pictures} band {bands} as alpha, and it holds many values between 0 and full, as near infrared "
+        "would: GDAL marks the fourth of four bands of uint8 so by default. As alpha it is no channel of the model, "
+        f"and where it is 0 there is no data: {share:.1%} of their pixels. If it is a channel, train with "
+        f"`--model.in_channels {bands}` (here `--in-channels {bands}`), which takes all {bands} bands as channels.",
+        len(doubtful),
+        tuple(
+            f"{shown(dataset, pair.item.image)}: {picture.void:.1%} of its pixels without data"
+            for pair, picture in doubtful[:SHOWN]
+        ),
+    )

@@ -1,0 +1,313 @@
+"""What can be wrong with a dataset: one function per kind of problem, from the facts of a survey."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.data.dataset import Dataset, check_sizes
+from atrous.data.doctor.propose_classes import Proposal
+from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
+from atrous.data.label_map import IGNORE_INDEX, ClassTable, Raw
+from atrous.data.pictures import NO_NUMBER
+from atrous.errors import AtrousError
+
+#: Examples per finding.
+SHOWN = 5
+_RARE = 0.01  # share of the labelled train pixels below which a class is called rare
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem, with every place it was found counted.
+
+    Attributes:
+        kind: a short name, such as "size_mismatch".
+        message: what is wrong and what to do, in plain words.
+        count: how many files or places have it.
+        examples: the first few, each naming file and, where it applies, value and pixel.
+    """
+
+    kind: str
+    message: str
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+
+def find_errors(
+    dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
+) -> tuple[Finding, ...]:
+    """What would spoil a training, or stop it.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once.
+        classes: its class table, or None.
+        proposals: the tables that would fit its masks better, at most one for each mode of mask.
+    """
+    return (
+        *_missing(dataset, pairs),
+        *_unreadable(dataset, pairs),
+        *_wrong_sizes(dataset, pairs),
+        *_mixed_depths(dataset, pairs),
+        *_wrong_modes(dataset, pairs, classes, proposals),
+        *_lossy(dataset, pairs),
+        *_wrong_values(dataset, pairs, classes, proposals),
+    )
+
+
+def find_warnings(
+    dataset: Dataset,
+    by_split: Mapping[str, list[Pair]],
+    classes: ClassTable | None,
+    pixels: Mapping[str, tuple[int, ...]],
+) -> tuple[Finding, ...]:
+    """What may be meant, and may be a mistake.
+
+    Args:
+        dataset: the dataset.
+        by_split: the pairs of each split.
+        classes: its class table, or None.
+        pixels: per split the pixels of each class.
+    """
+    pairs = list({pair.item: pair for part in by_split.values() for pair in part}.values())
+    return (
+        *_lossy_but_clean(dataset, pairs),
+        *_doubtful_255(dataset, pairs, classes),
+        *_void_labels(dataset, pairs),
+        *_all_ignored(dataset, pairs),
+        *_empty_classes(pixels, classes),
+        *_imbalance(pixels, classes),
+    )
+
+
+def _missing(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    without_mask = [pair.item for pair in pairs if pair.item.mask is None and pair.item.image.exists()]
+    yield from _grouped(
+        "missing_mask",
+        "Pictures without a mask. Add the masks under the same file names, or take the pictures out.",
+        [shown(dataset, item.image) for item in without_mask],
+    )
+    absent = [pair.item for pair in pairs if not pair.item.image.exists()]
+    named = [
+        f"{shown(dataset, item.image)} (in {_relative(dataset, item.listed) or 'a split list'})" for item in absent
+    ]
+    orphans = [shown(dataset, path) for path in dataset.masks_without_image]
+    yield from _grouped(
+        "missing_image",
+        "Pictures that a split list names, or a mask belongs to, are not there. Add them, or take their "
+        "names and masks out.",
+        list(dict.fromkeys([*named, *orphans])),
+    )
+
+
+def _unreadable(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    yield from _grouped(
+        "unreadable",
+        "Files that are damaged, cut short or empty. Copy them again, or take them out.",
+        [_relative(dataset, problem) for pair in pairs for problem in pair.problems],
+    )
+
+
+def _wrong_sizes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    examples = []
+    for pair in pairs:
+        if pair.picture and pair.mask:
+            try:
+                check_sizes(pair.item, pair.picture.size, pair.mask.size)
+            except AtrousError as error:
+                examples.append(_relative(dataset, str(error)))
+    yield from _grouped(
+        "size_mismatch", "Masks that differ in size from their pictures, so pixels do not match.", examples
+    )
+
+
+def _void_labels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    declared = [(pair, mask.nodata) for pair, mask in masks_of(pairs) if mask.nodata is not None and pair.item.mask]
+    yield from _grouped(
+        "void_labels",
+        "Masks hold values that their files declare as no data and no class lists. They are ignored in training and "
+        "scores; list such a value in classes.yaml if it means a class.",
+        [f"{shown(dataset, pair.item.mask)}: {value}" for pair, value in declared if value != NO_NUMBER],
+    )
+    yield from _grouped(
+        "void_labels",
+        "Float masks hold NaN or infinite values. They are ignored in training and scores. If they mean a class, write "
+        "the masks again with a number of its own there, such as numpy.nan_to_num(mask, nan=5), and list 5 as raw: [5] "
+        "of that class in classes.yaml.",
+        [shown(dataset, pair.item.mask) for pair, value in declared if value == NO_NUMBER],
+    )
+
+
+def _mixed_depths(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    first = {pair.picture.dtype: pair.item.image for pair in reversed(pairs) if pair.picture}
+    if len(first) > 1:
+        yield Finding(
+            "mixed_depths",
+            f"The pictures mix {' and '.join(sorted(first))}, so the same brightness means different "
+            "numbers. Convert them to one.",
+            len(first),
+            tuple(f"{dtype}: {shown(dataset, path)}" for dtype, path in sorted(first.items())),
+        )
+
+
+def _wrong_modes(
+    dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
+) -> Iterator[Finding]:
+    masks = [pair for pair in pairs if pair.mask]
+    in_color = [pair for pair in masks if pair.mask and pair.mask.in_color]
+    wrong, message = in_color, ""
+    if classes is not None and classes.color_coded:
+        wrong = [pair for pair in masks if pair.mask and not pair.mask.in_color]
+        message = "Masks hold one number a pixel where the class table lists [r, g, b] colours."
+    elif classes is not None:
+        message = "Masks hold colours where the class table lists one number a class."
+    elif 0 < len(in_color) < len(masks):
+        message = "Some masks hold colours and others one number a pixel; the same coding is needed in all."
+    if message:
+        cure = "" if len(proposals) != 1 else " The class table proposed fits them."
+        yield from _grouped("wrong_mode", message + cure, [_mode_example(dataset, pair) for pair in wrong])
+
+
+def _lossy(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    examples = []
+    for pair, mask in masks_of(pairs):
+        if mask.lossy and (mask.unknown or mask.labels is None):
+            known_by_name = mask.labels is not None
+            strays = mask.unknown if known_by_name else mask.distinct
+            what = "pixels with stray values" if known_by_name else "different values"
+            place = "".join(f", first at {_at(mask, value)}" for value in list(mask.places)[:1])
+            examples.append(f"{shown(dataset, pair.item.mask)}: {strays} {what}{place}")
+    yield from _grouped(
+        "lossy_mask",
+        "Masks were stored lossily (JPEG or lossy WebP, whatever the file name says), which smears their "
+        "values. Export them again as PNG; the lost values cannot be restored.",
+        examples,
+    )
+
+
+def _lossy_but_clean(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    clean = [
+        shown(dataset, pair.item.mask)
+        for pair, mask in masks_of(pairs)
+        if mask.lossy and mask.labels is not None and not mask.unknown
+    ]
+    yield from _grouped(
+        "lossy_mask",
+        "Masks were stored lossily (JPEG or lossy WebP). Every value is listed in the class table, yet edges "
+        "may have moved; export them as PNG.",
+        clean,
+    )
+
+
+def _wrong_values(
+    dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
+) -> Iterator[Finding]:
+    if classes is None:
+        message = ["There is no classes.yaml to say what the values in the masks mean."]
+        if len(proposals) == 1 and proposals[0].classes:
+            message += [proposals[0].reason, "`--write-classes` writes the table proposed."]
+        elif proposals:
+            message += [proposal.facts for proposal in proposals]
+            message.append("No table is proposed, because none fits all masks as they are.")
+        yield Finding("no_classes", " ".join(message))
+        return
+    for proposal in proposals:
+        if proposal.kind in ("wrong_mode", "blended_edges", "palettes_differ"):
+            continue  # said elsewhere
+        fits = proposal.classes is not None and len(proposals) == 1
+        message = f"{proposal.reason} The class table proposed fits them." if fits else proposal.facts
+        examples = [
+            f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} pixels, "
+            f"first at {_at(mask, value)}"
+            for pair, mask in masks_of(pairs)
+            if not mask.lossy
+            for value in mask.places
+        ]
+        if proposal.kind == "foreground_is_255" and not examples:  # 255 is in the table, as ignore
+            examples = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if 255 in mask.values]
+        yield from _grouped(proposal.kind, message, examples or ["all masks"])
+
+
+def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
+    """Single masks with 0 and 255 in a set of two classes whose other masks hold 0 and 1."""
+    if classes is None or classes.color_coded or len(classes) != 2 or 255 not in classes.ignore:
+        return
+    odd = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if mask.values == (0, 255)]
+    if any(mask.labels is not None and 1 in mask.labels for _, mask in masks_of(pairs)):
+        yield from _grouped(
+            "foreground_is_255",
+            f"Masks hold only 0 and 255 where others hold '{classes.names[1]}'. 255 is ignored; if it is the "
+            "foreground in these masks, write it as the others do.",
+            odd,
+        )
+
+
+def _all_ignored(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
+    empty = [
+        shown(dataset, pair.item.mask)
+        for pair, mask in masks_of(pairs)
+        if mask.labels is not None
+        and mask.size
+        and not ((mask.labels != IGNORE_INDEX) & (mask.seen > 0)).any()
+        and not (pair.picture and pair.picture.void == 1)  # told as all_void
+    ]
+    yield from _grouped(
+        "all_ignore",
+        "Masks in which every pixel is ignored, or labelled only where the picture has no data; they teach nothing.",
+        empty,
+    )
+
+
+def _empty_classes(pixels: Mapping[str, tuple[int, ...]], classes: ClassTable | None) -> Iterator[Finding]:
+    for split in ("train", "val"):
+        if classes is not None and any(pixels.get(split, ())):
+            empty = [name for name, count in zip(classes.names, pixels[split], strict=True) if not count]
+            effect = "they cannot be learned" if split == "train" else "their scores cannot be measured"
+            yield from _grouped("empty_class", f"Classes that never occur in {split}; {effect}.", empty)
+
+
+def _imbalance(pixels: Mapping[str, tuple[int, ...]], classes: ClassTable | None) -> Iterator[Finding]:
+    counts = pixels.get("train", ())
+    if classes is None or not any(counts):
+        return
+    shares = {name: count / sum(counts) for name, count in zip(classes.names, counts, strict=True) if count}
+    rare = sorted((share, name) for name, share in shares.items() if share < _RARE)
+    if rare:
+        share, name = max((share, name) for name, share in shares.items())
+        yield from _grouped(
+            "imbalance",
+            f"Rare classes, each under {_RARE:.0%} of the labelled train pixels ('{name}' has {share:.0%}). "
+            "Class weights or crops around them help.",
+            [f"{name}: {share:.2%}" for share, name in rare],
+        )
+
+
+def _grouped(kind: str, message: str, examples: list[str]) -> Iterator[Finding]:
+    if examples:
+        yield Finding(kind, message, len(examples), tuple(examples[:SHOWN]))
+
+
+def _at(mask: MaskFacts, value: Raw) -> str:
+    x, y = mask.places[value]
+    return f"pixel x={x}, y={y}"
+
+
+def _count(mask: MaskFacts, value: Raw) -> int:
+    return int(mask.counts[mask.values.index(value)])
+
+
+def _mode_example(dataset: Dataset, pair: Pair) -> str:
+    values = ", ".join(str(value) for value in (pair.mask.values[:3] if pair.mask else ()))
+    return f"{shown(dataset, pair.item.mask)}: holds {values}, …"
+
+
+def shown(dataset: Dataset, path: Path | None) -> str:
+    """A file's path in the dataset."""
+    return _relative(dataset, str(path))
+
+
+def _relative(dataset: Dataset, text: str) -> str:
+    return text.replace(f"{dataset.root}{os.sep}", "")

@@ -1,0 +1,74 @@
+"""Pictures of a dataset that look nearly alike, such as exposures of one object or neighbouring frames of a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.doctor.fixed_parts import FixedParts
+from atrous.data.doctor.scan import PictureFacts
+
+# Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
+# exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
+_NEAR_IDENTICAL = 0.95
+_AT_ONCE = 512  # pictures that are compared with all others in one product
+
+
+class NearCopies:
+    """Finds near copies by thumbnails, and by what varies among the pictures of one camera.
+
+    Args:
+        pictures: the facts of each picture by its path, at least one.
+    """
+
+    def __init__(self, pictures: Mapping[Path, PictureFacts]) -> None:
+        self._paths = list(pictures)
+        self._digests = [facts.digest for facts in pictures.values()]
+        self._rows = {path: row for row, path in enumerate(self._paths)}
+        self._thumbnails = np.stack([facts.thumbnail for facts in pictures.values()])
+        self._fixed_parts = FixedParts(self._thumbnails, np.array([facts.contrast for facts in pictures.values()]))
+
+    def between(self, pictures: list[Path], others: list[Path]) -> Iterator[tuple[Path, Path, float | None]]:
+        """For each of ``others`` that has a near copy among ``pictures``: itself, the likest, and their correlation.
+
+        Args:
+            pictures: at least one.
+            others: which are looked up.
+
+        Yields:
+            (other, picture, correlation); None for a copy pixel for pixel.
+        """
+        rows = np.array([self._rows[path] for path in pictures])
+        thumbnails = self._thumbnails[rows]
+        same = {self._digests[self._rows[path]]: path for path in pictures}
+        for other in others:
+            row = self._rows[other]
+            if twin := same.get(self._digests[row]):
+                if twin != other:
+                    yield other, twin, None
+                continue
+            likeness = thumbnails @ self._thumbnails[row]
+            near = self._alike(row, rows, np.flatnonzero(likeness > _NEAR_IDENTICAL))
+            if len(near):
+                best = int(near[likeness[near].argmax()])
+                yield other, pictures[best], float(likeness[best])
+
+    def pairs(self) -> Iterator[tuple[Path, Path]]:
+        """Every two pictures that are near copies or copies of each other."""
+        first_of: dict[bytes, Path] = {}
+        for path, digest in zip(self._paths, self._digests, strict=True):
+            first = first_of.setdefault(digest, path)
+            if first != path:
+                yield first, path
+        everyone = np.arange(len(self._paths))
+        for start in range(0, len(everyone), _AT_ONCE):
+            likeness = self._thumbnails[start : start + _AT_ONCE] @ self._thumbnails.T
+            for row, likenesses in enumerate(likeness, start):
+                near = np.flatnonzero(likenesses[row + 1 :] > _NEAR_IDENTICAL) + row + 1
+                yield from ((self._paths[row], self._paths[other]) for other in self._alike(row, everyone, near))
+
+    def _alike(self, row: int, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Those of the near ones (places in ``rows``) that are near not only by what all pictures of a camera share."""
+        return near[self._fixed_parts.are_alike(row, rows[near])] if len(near) else near

@@ -1,0 +1,272 @@
+"""The class table that would fit the values found in a dataset's masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atrous.data.class_colors import Color, default_colors
+from atrous.data.label_map import MAX_CLASSES, ClassTable, Raw
+
+_IGNORED = -1  # several remote sensing sets
+_IGNORED_TOPS = (255, 65535, 2**32 - 1)  # VOC, Cityscapes and most tools; −1 in unsigned types
+_IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # what GIS tools fill with, and the least of signed types
+_GREY_STEP = 16  # between classes that are drawn as grey levels, on average; class numbers lie nearer
+_MANY = 32  # values beyond which compression or numbered objects are likelier than classes
+_NEARLY_ALL = 0.9
+_MUCH_RARER = 0.1  # pixels that one value of a blend has at most, of those that a class has
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A class table for the values found, and why.
+
+    Attributes:
+        kind: "foreground_is_255", "smeared_mask", "off_by_one", "unknown_value", "wrong_mode" or "none" where
+            there was no table to compare with; "too_many_values" where no table can help.
+        reason: sentences for the user.
+        classes: the proposed table, or None.
+        about: what the reason says of that table, which is only said where it is shown.
+    """
+
+    kind: str
+    reason: str
+    classes: ClassTable | None
+    about: str = ""
+
+    @property
+    def facts(self) -> str:
+        """The reason without what it says of the table."""
+        return self.reason.replace(self.about, "").strip() if self.about else self.reason
+
+
+def propose_classes(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
+    """Propose a table for the values found in all masks.
+
+    Args:
+        pixels: how many pixels hold each raw value; all numbers, or all (red, green, blue).
+        classes: the table in use, whose names and colours are kept where they fit, or None.
+
+    Returns:
+        The proposal, or None where ``classes`` fits the values as it is.
+    """
+    if not pixels:
+        return None
+    if isinstance(next(iter(pixels)), tuple):
+        return _for_colors(pixels, classes)
+    return _for_numbers(pixels, classes)
+
+
+def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
+    found = sorted(value for value in pixels if isinstance(value, int))
+    if classes is not None and classes.color_coded:
+        indices = tuple((index,) for index in range(len(classes)))
+        by_index = ClassTable(classes.names, classes.colors, indices, (255,))
+        inner = _for_numbers(pixels, by_index)
+        reason = "The masks hold one number a pixel, and the class table lists [r, g, b] colours."
+        return Proposal("wrong_mode", reason, inner.classes if inner else by_index)
+    unknown = [value for value in found if classes is None or value not in _meanings(classes)]
+    if found == [0, 255] and not _has_foreground(classes, 255):
+        reason = (
+            "The masks hold only 0 and 255. 255 usually means 'ignore', but here it must be the foreground: "
+            "taken as ignore, nothing but background would be left to learn."
+        )
+        return Proposal("foreground_is_255", reason, _two_classes(classes, (0,), (255,)))
+    if found == [0, 65535] and classes is not None and not _has_foreground(classes, 65535):
+        reason = "The masks hold only 0 and 65535, white in 16 bits: it is the foreground, not another class."
+        return Proposal("foreground_is_65535", reason, _two_classes(classes, (0,), (65535,)))
+    if unknown and _is_smeared(found, pixels):
+        return _cut_at_the_middle(found, classes)
+    if classes is None:
+        return _from_scratch(found)
+    if not unknown:
+        return None
+    if _starts_at_one(found, classes):
+        shifted = tuple((index + 1,) for index in range(len(classes)))
+        ignore = tuple(value for value in classes.ignore if value != len(classes))
+        reason = (
+            f"The masks hold 1 to {len(classes)} and never 0, and the class table lists 0 to "
+            f"{len(classes) - 1}: every label is off by one."
+        )
+        table = ClassTable(classes.names, classes.colors, shifted, ignore)
+        return Proposal("off_by_one", reason, table)
+    reason = f"The masks hold values that the class table does not list: {_few(unknown)}."
+    if unknown == [len(classes)] and 0 in found:
+        reason += " If 0 means 'unlabelled' and the classes start at 1, shift raw: by one and list 0 under ignore:."
+    return _extended(classes, unknown, reason)
+
+
+def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
+    found = sorted(value for value in pixels if isinstance(value, tuple))
+    if classes is not None and classes.color_coded:
+        unknown = [color for color in found if color not in _meanings(classes)]
+        if not unknown:
+            return None
+        reason = f"The masks hold colours that the class table does not list: {_few(unknown)}."
+        return _extended(classes, unknown, reason)
+    reason = f"The masks hold colours ({_few(found)}), not one number a pixel; the table must list them."
+    if len(found) > MAX_CLASSES:
+        return _too_many(len(found))
+    names = dict(zip(classes.colors, classes.names, strict=True)) if classes else {}
+    # where every other colour has a name, an unnamed black is what colour coding tools leave for "void"
+    black_is_void = (0, 0, 0) in found and (0, 0, 0) not in names and len(names) > 0
+    kept = [color for color in found if not (black_is_void and color == (0, 0, 0))]
+    if classes:
+        order = {color: index for index, color in enumerate(classes.colors)}
+        kept.sort(key=lambda color: (order.get(color, len(order)), color))
+    if not kept or any(part > 255 for color in kept for part in color):
+        return Proposal("wrong_mode", reason, None)
+    table = ClassTable(
+        names=tuple(names.get(color, _color_name(color)) for color in kept),
+        colors=tuple(kept),
+        raw=tuple((color,) for color in kept),
+        ignore=((0, 0, 0),) if black_is_void else (),
+    )
+    return Proposal("wrong_mode" if classes else "none", reason, table)
+
+
+def _usually_ignored(found: list[int]) -> tuple[int, ...]:
+    """The values among all sorted ones that usually mean "ignore", where two others are left at least.
+
+    White beside other grey levels, as in 0, 128, 255, is a class like them.
+    """
+    if len(found) < 3:
+        return ()
+    *rest, top = found
+    grey_levels = len(rest) > 1 and rest[0] >= 0 and (rest[-1] - rest[0]) / (len(rest) - 1) >= _GREY_STEP
+    ignored = [top] if top in _IGNORED_TOPS and not grey_levels else []
+    ignored += [value for value in found if value == _IGNORED or (value == found[0] and value in _IGNORED_BOTTOMS)]
+    return tuple(ignored) if len(ignored) <= len(found) - 2 else ()
+
+
+def _from_scratch(found: list[int]) -> Proposal:
+    ignore = _usually_ignored(found)
+    values = [value for value in found if value not in ignore]
+    if len(values) > MAX_CLASSES:
+        return _too_many(len(found))
+    binary = len(values) == 2 and values[0] == 0
+    names = ("background", "foreground") if binary else tuple(f"class_{value}" for value in values)
+    raw = tuple((value,) for value in values)
+    reason = f"The masks hold {_few(found)}."
+    about = "Give the classes their names in the proposed table."
+    if len(values) > _MANY:
+        reason += " If they number objects rather than classes, export one value per class instead."
+    if ignore:
+        listed = " and ".join(map(str, ignore))
+        about += f" It takes {listed} for ignored pixels; if {listed} is a class, list it under classes: instead."
+    elif values[-1] in _IGNORED_TOPS and len(values) > 2:
+        about += (
+            f" It takes {values[-1]} for a class, since the other values are grey levels, too; if it means 'not "
+            "labelled', list it under ignore: instead."
+        )
+    return Proposal("none", f"{reason} {about}", ClassTable(names, default_colors(len(values)), raw, ignore), about)
+
+
+def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
+    """The table with a new class for each unknown value, or ignore for those that usually mean it."""
+    known = [value for value in _meanings(classes) if isinstance(value, int)]
+    usual = () if classes.color_coded else _usually_ignored(sorted({*known, *unknown}))
+    ignore = tuple(value for value in unknown if value in usual)
+    new = [value for value in unknown if value not in ignore]
+    total = len(classes) + len(new)
+    if total > MAX_CLASSES:
+        return _too_many(total)
+    fresh = default_colors(total)[len(classes) :]
+    names, colors = [], []
+    for value, color in zip(new, fresh, strict=True):
+        name = _color_name(value) if isinstance(value, tuple) else f"class_{value}"
+        names.append(name if name not in classes.names else f"{name}_new")
+        colors.append(value if isinstance(value, tuple) and max(value) <= 255 else color)
+    table = ClassTable(
+        names=(*classes.names, *names),
+        colors=(*classes.colors, *colors),
+        raw=(*classes.raw, *((value,) for value in new)),
+        ignore=(*classes.ignore, *ignore),
+    )
+    return Proposal("unknown_value", reason, table)
+
+
+def _cut_at_the_middle(found: list[int], classes: ClassTable | None) -> Proposal:
+    """Two classes, of which each value between them belongs to the nearer one."""
+    middle = (found[0] + found[-1] + 1) // 2
+    reason = (
+        f"The masks hold {len(found)} values from {found[0]} to {found[-1]}, most of them in few pixels or at edges: "
+        "in-between values as smoothing or lossy compression leaves them. Export the masks again without either, or "
+        f"take {middle} as the threshold, as the proposed table does."
+    )
+    low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
+    return Proposal("smeared_mask", reason, _two_classes(classes, low, high), ", as the proposed table does")
+
+
+def _two_classes(classes: ClassTable | None, low: tuple[int, ...], high: tuple[int, ...]) -> ClassTable:
+    if classes is not None and len(classes) == 2:
+        return ClassTable(classes.names, classes.colors, (low, high))
+    return ClassTable(("background", "foreground"), default_colors(2), (low, high))
+
+
+def _too_many(count: int) -> Proposal:
+    reason = (
+        f"The masks hold {count} different values, more than {MAX_CLASSES} classes. They may number objects "
+        "(instances) rather than classes, or be photographs rather than masks; export one value per class."
+    )
+    return Proposal("too_many_values", reason, None)
+
+
+def _meanings(classes: ClassTable) -> set[Raw]:
+    return {value for values in (*classes.raw, classes.ignore) for value in values}
+
+
+def _has_foreground(classes: ClassTable | None, white: int) -> bool:
+    return classes is not None and any(white in values for values in classes.raw)
+
+
+def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassTable | None) -> Proposal | None:
+    """Propose a table for masks with blended edges: classes for what is no blend, and the blends ignored.
+
+    Args:
+        pixels: how many pixels hold each raw value.
+        blended: those that are blends; as colours there are too many to list.
+        classes: the table in use, or None.
+
+    Returns:
+        The proposal; it has no table where none fits.
+    """
+    clean = {value: count for value, count in pixels.items() if value not in blended}
+    if all(isinstance(value, int) for value in pixels):
+        found = sorted(value for value in pixels if isinstance(value, int))
+        two = {found[0], found[-1]} == set(clean) and found[-1] - found[0] < 256
+        if len(found) > _MANY and (two or _is_smeared(found, pixels)):
+            return _cut_at_the_middle(found, classes)  # a threshold between two classes needs no value ignored
+    proposal = propose_classes(clean, classes)
+    table = proposal.classes if proposal else classes
+    kind, facts, about = (proposal.kind, proposal.facts, proposal.about) if proposal else ("blended_edges", "", "")
+    if table is not None and len(blended) <= MAX_CLASSES and all(isinstance(value, int) for value in blended):
+        listed = _meanings(table)
+        ignore = (*table.ignore, *sorted(value for value in blended if value not in listed))
+        table = ClassTable(table.names, table.colors, table.raw, ignore)
+        about = f"{about} The proposed table ignores the blended values at edges.".strip()
+    return Proposal(kind, f"{facts} {about}".strip(), table, about)
+
+
+def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
+    """Whether many values lie between two, which together are rare, or each of them much rarer than both."""
+    if not _MANY < len(found) <= 256:
+        return False
+    ends, between = (pixels[found[0]], pixels[found[-1]]), [pixels[value] for value in found[1:-1]]
+    return sum(ends) >= _NEARLY_ALL * sum(pixels.values()) or max(between) <= _MUCH_RARER * min(ends)
+
+
+def _starts_at_one(found: list[int], classes: ClassTable) -> bool:
+    count = len(classes)
+    labels = [value for value in found if value not in classes.ignore or value == count]
+    in_order = classes.raw == tuple((index,) for index in range(count))
+    return in_order and count in labels and all(1 <= value <= count for value in labels)
+
+
+def _color_name(color: Color) -> str:
+    return "color_{}_{}_{}".format(*color)
+
+
+def _few(values: list) -> str:
+    shown = ", ".join(str(value) for value in values[:10])
+    return shown if len(values) <= 10 else f"{shown} and {len(values) - 10} more"

@@ -1,0 +1,308 @@
+"""Reading every picture and mask of a dataset once, keeping only what can be judged afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from atrous.data.class_colors import Color, packed_colors, unpacked_color
+from atrous.data.dataset import Item
+from atrous.data.doctor.antialiased_edges import EdgeCounts, count_edges
+from atrous.data.doctor.footprints import Footprint, footprint_of
+from atrous.data.formats.palettes import as_colors
+from atrous.data.label_map import UNKNOWN, ClassTable, Raw
+from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
+from atrous.data.pixels import StoredPixels, fill_missing, gives_channels
+from atrous.errors import AtrousError
+
+_THUMBNAIL = 16  # pixels a side
+_PLACES = 5  # unknown values a mask remembers the place of
+_VALUES = 1024  # a JPEG in colours has 10⁵ values; more classes than 255 are refused anyway
+_READERS = 16  # so that 128 cores do not decode 128 large scans at once
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is kept of a picture.
+
+    Attributes:
+        size: (H, W) in pixels.
+        channels: C, without an alpha band.
+        bands: C, with an alpha band.
+        dtype: the name of its dtype.
+        void: share of its pixels that hold no data: nodata, transparent, NaN or infinite.
+        doubtful_alpha: whether its alpha band hides pixels, and looks like a channel that was marked as alpha.
+        digest: a hash of its pixels.
+        thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
+        contrast: the thumbnail's root mean square before it was scaled, in grey levels: of a deep picture 1/255 of
+            its thumbnail's range.
+        footprint: the ground that it shows; None where its file does not tell.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    bands: int
+    dtype: str
+    void: float
+    doubtful_alpha: bool
+    digest: bytes
+    thumbnail: np.ndarray
+    contrast: float
+    footprint: Footprint | None = None
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What is kept of a mask.
+
+    Attributes:
+        size: (H, W) in pixels.
+        in_color: whether its pixels are (red, green, blue); a grey mask stored as RGB is not.
+        lossy: whether the file was compressed lossily.
+        values: the raw values found, sorted; the 1024 most frequent if there are more.
+        counts: the pixels of each value.
+        seen: the pixels of each value where the picture holds data; others are ignored in training.
+        distinct: the number of different values in the file.
+        labels: the label of each value; None without a class table, or where that expects another mode.
+        unknown: the pixels whose value no class lists.
+        places: first (x, y) of the most frequent values that no class lists.
+        inside: the pixels of each value whose neighbours all hold it.
+        between: the pixels of each value that lie strictly between their neighbours' values.
+        between_places: first (x, y) of values that lie between others most often.
+        palette: the colour of each value, where the file has a palette; else None.
+        nodata: the value that the file declares as no data, where the mask holds it and no class lists it; else None.
+            It is none of ``values``.
+        pages: number of pages or frames in the file, of which the first is read.
+        stacks: whether they are pages of a TIFF.
+        white_is_zero: whether the file says that 0 is white; None where it says neither.
+    """
+
+    size: tuple[int, ...]
+    in_color: bool
+    lossy: bool
+    values: tuple[Raw, ...]
+    counts: np.ndarray
+    seen: np.ndarray
+    distinct: int
+    labels: np.ndarray | None
+    unknown: int
+    places: Mapping[Raw, tuple[int, int]]
+    inside: np.ndarray
+    between: np.ndarray
+    between_places: Mapping[Raw, tuple[int, int]]
+    palette: Mapping[int, Color] | None
+    nodata: int | None
+    pages: int
+    stacks: bool
+    white_is_zero: bool | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An item with what is known of its files; None where one is missing or unreadable.
+
+    Attributes:
+        item: the item.
+        picture: the facts of its picture.
+        mask: the facts of its mask.
+        problems: why files could not be read, each naming its file.
+        turned: the EXIF orientation, 2 to 8, of a picture whose mask has another; else 0.
+    """
+
+    item: Item
+    picture: PictureFacts | None
+    mask: MaskFacts | None
+    problems: tuple[str, ...]
+    turned: int = 0
+
+
+def survey(
+    items: list[Item],
+    classes: ClassTable | None,
+    progress: Callable[[int, int], None] | None = None,
+    pages: str = "first",
+    channels: int | None = None,
+) -> list[Pair]:
+    """Read all items on all cores.
+
+    Args:
+        items: what to read.
+        classes: the table to look values up in, or None.
+        progress: called with the items read and their total, after each.
+        pages: as in `read_pixels`.
+        channels: C that a model takes, which decides where a picture holds data; None for all that are no alpha.
+
+    Returns:
+        One pair per item, in their order; damaged files become problems, not errors.
+    """
+    pairs: list[Pair] = []
+    # Threads are enough: decoding releases the interpreter lock.
+    readers = ThreadPoolExecutor(max_workers=min(_READERS, os.cpu_count() or 1))
+    try:
+        for pair in readers.map(lambda item: _read_pair(item, classes, pages, channels), items):
+            pairs.append(pair)
+            if progress:
+                progress(len(pairs), len(items))
+    finally:
+        readers.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    return pairs
+
+
+def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int | None) -> Pair:
+    picture, mask, valid, problems = None, None, None, []
+    if item.image.exists():
+        try:
+            pixels = read_pixels(item.image, pages)
+            wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None
+            picture, valid = _describe_picture(pixels, wanted)
+            picture = replace(picture, footprint=footprint_of(item.image))
+        except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
+            problems.append(_in_words(item.image, error))
+    if item.mask is not None:
+        try:
+            stored = read_mask(item.mask)
+            if stored.palette and stored.values.ndim == 2 and classes is not None and classes.color_coded:
+                stored = stored._replace(values=as_colors(stored.values, stored.palette), palette=None)
+            mask = _describe_mask(stored, stored_lossily(item.mask), classes, valid)
+        except Exception as error:
+            problems.append(_in_words(item.mask, error))
+    turned = _turned(item) if picture and mask and item.mask else 0
+    return Pair(item, picture, mask, tuple(problems), turned)
+
+
+def _turned(item: Item) -> int:
+    try:
+        orientation = exif_orientation(item.image)
+        alike = orientation == 1 or (item.mask is not None and exif_orientation(item.mask) == orientation)
+    except Exception:  # a tag that cannot be read turns nothing
+        return 0
+    return orientation if not alike and 2 <= orientation <= 8 else 0
+
+
+def _in_words(path: Path, error: Exception) -> str:
+    return str(error) if isinstance(error, AtrousError) else f"{path}: cannot be read ({type(error).__name__}: {error})"
+
+
+def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
+    """The facts, and H×W booleans of where the picture holds data; None for everywhere."""
+    image, valid = pixels.for_model(channels)
+    height, width = image.shape[:2]
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+    known = image[:, :, :3] if valid is None else _without_void(image[:, :, :3], valid)
+    thumbnail = cv2.resize(known, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
+    level = 1.0 if image.dtype == np.uint8 else float(np.ptp(thumbnail)) / 255
+    # Without its slow changes a vignette or a sky no longer makes different pictures look alike.
+    thumbnail -= cv2.GaussianBlur(thumbnail, (0, 0), _THUMBNAIL / 8)
+    thumbnail -= thumbnail.mean()
+    length = float(np.linalg.norm(thumbnail))
+    flat = not np.isfinite(length) or length < 1e-6
+    thumbnail = np.zeros_like(thumbnail) if flat else thumbnail / length
+    contrast = 0.0 if flat else length / (_THUMBNAIL * level)
+    void = 0.0 if valid is None else 1 - float(valid.mean())
+    bands = pixels.values.shape[2]
+    doubtful = channels != bands and pixels.alpha_may_be_a_channel
+    facts = PictureFacts(
+        (height, width), pixels.channels, bands, image.dtype.name, void, doubtful, digest, thumbnail.ravel(), contrast
+    )
+    return facts, valid
+
+
+def _without_void(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """The image, with its own mean where there is no data: a common border makes no two pictures alike."""
+    return fill_missing(image, valid, image[valid].mean(axis=0)) if valid.any() else image
+
+
+def _describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, valid: np.ndarray | None) -> MaskFacts:
+    raw_mask, palette, nodata = stored.values, stored.palette, stored.nodata
+    size = raw_mask.shape[:2]
+    color_coded = classes is not None and classes.color_coded
+    grey_as_rgb = raw_mask.ndim == 3 and (raw_mask == raw_mask[:, :, :1]).all()
+    if grey_as_rgb and not color_coded:
+        raw_mask = raw_mask[:, :, 0]
+    in_color = raw_mask.ndim == 3
+    codes = packed_colors(raw_mask) if in_color else raw_mask
+    found, counts = _histogram(codes)
+    labels, void = None, np.zeros(len(found), bool)
+    if classes is not None and in_color == color_coded:
+        shape = (1, -1, 3) if in_color else (1, -1)
+        raw = np.array([unpacked_color(int(code)) for code in found]) if in_color else found
+        labels = classes.look_up(raw.reshape(shape))[0]
+    if nodata is not None and not in_color and (nodata != 0 or labels is not None):  # see `StoredMask.nodata`
+        void = (found == nodata) & (True if labels is None else labels == UNKNOWN)
+    seen = counts
+    if valid is not None and valid.shape == codes.shape:
+        seen = np.zeros_like(counts)
+        there, pixels = _histogram(codes[valid])
+        seen[np.searchsorted(found, there)] = pixels
+    distinct = len(found) - int(void.sum())
+    unknown = 0 if labels is None else int(counts[(labels == UNKNOWN) & ~void].sum())
+    edges = _edges(raw_mask, codes, found) if _may_be_blended(distinct, unknown, lossy, classes) else None
+    kept = np.flatnonzero(~void)
+    if distinct > _VALUES:
+        kept = np.sort(kept[np.argsort(-counts[kept], kind="stable")[:_VALUES]])
+    found, counts, seen, labels = found[kept], counts[kept], seen[kept], None if labels is None else labels[kept]
+    values = tuple(unpacked_color(int(code)) if in_color else int(code) for code in found)
+    strays = np.flatnonzero(labels == UNKNOWN) if labels is not None else np.array([], dtype=int)
+    places = {}
+    for index in strays[np.argsort(-counts[strays], kind="stable")][:_PLACES]:
+        y, x = divmod(int(np.argmax(codes == found[index])), size[1])
+        places[values[index]] = (x, y)
+    inside, between = (edges.inside[kept], edges.between[kept]) if edges else (counts, np.zeros_like(counts))
+    at = {int(index): value for index, value in zip(kept, values, strict=True)}
+    between_places = {at[index]: place for index, place in (edges.places if edges else {}).items() if index in at}
+    colors = None
+    if palette and not in_color:
+        colors = {int(v): palette[int(v)] for v in values if isinstance(v, int) and 0 <= v < len(palette)}
+    return MaskFacts(
+        size,
+        in_color,
+        lossy,
+        values,
+        counts,
+        seen,
+        distinct,
+        labels,
+        unknown,
+        places,
+        inside,
+        between,
+        between_places,
+        colors,
+        nodata if void.any() else None,
+        stored.pages,
+        stored.stacks,
+        stored.white_is_zero,
+    )
+
+
+def _may_be_blended(distinct: int, unknown: int, lossy: bool, classes: ClassTable | None) -> bool:
+    """Whether to look for blends: two values and two blends of them at least, and values without a meaning."""
+    return 4 <= distinct <= 1 << 16 and not lossy and bool(unknown or classes is None)
+
+
+def _edges(raw_mask: np.ndarray, codes: np.ndarray, found: np.ndarray) -> EdgeCounts:
+    indices = np.searchsorted(found, codes)
+    pixels = raw_mask if raw_mask.ndim == 3 and raw_mask.dtype.itemsize <= 2 else indices.astype(np.uint16)
+    return count_edges(np.ascontiguousarray(pixels), indices, len(found), _PLACES)
+
+
+def _histogram(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values of an H×W array, sorted, and the pixels of each."""
+    if codes.dtype != np.uint8:
+        return np.unique(codes, return_counts=True)
+    pixels = np.bincount(codes.ravel(), minlength=256)  # ten times faster than sorting
+    found = np.flatnonzero(pixels)
+    return found, pixels[found]
+
+
+def masks_of(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, MaskFacts]]:
+    """The pairs whose mask could be read, each with the mask's facts."""
+    return ((pair, pair.mask) for pair in pairs if pair.mask is not None)

@@ -1,0 +1,222 @@
+"""What makes scores flatter: pictures, groups of pictures, ground or near copies that two splits share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from atrous.data.dataset import Dataset, Item
+from atrous.data.doctor.footprints import Grounds, overlapping
+from atrous.data.doctor.judge import SHOWN, Finding, shown
+from atrous.data.doctor.near_duplicates import NearCopies
+from atrous.data.doctor.scan import Pair
+from atrous.data.splits.group_names import groups_in_names, recognised_pattern
+from atrous.data.splits.random_split import seeded_split
+from atrous.errors import counted
+
+#: Layouts in which lists tell the splits, where there are some.
+_READS_LISTS = frozenset({"folder", "side_by_side", "voc", "nnunet"})
+
+
+def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[Finding, ...]:
+    """Warnings of what two splits share, one of which is trained on and the other measured.
+
+    Args:
+        dataset: the dataset.
+        by_split: the pairs of each split.
+    """
+    found = (*_same_pictures(dataset), *_shared_groups(dataset), *_same_ground(by_split), *_near_identical(by_split))
+    if not found:
+        return ()
+    return (*found[:-1], replace(found[-1], message=f"{found[-1].message} {_cure(dataset)}"))
+
+
+def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
+    """The group of each picture that has one, as told, else as the names tell by themselves.
+
+    Args:
+        dataset: the dataset.
+
+    Returns:
+        The groups by picture, and the pattern of the names where it was recognised, else None.
+    """
+    items = {item.image: item for items in dataset.splits.values() for item in items if not item.listed}
+    told = {path: item.group for path, item in items.items() if item.group is not None}
+    if dataset.groups_from in ("file", "pattern") or len(set(told.values())) < len(told):
+        return told, None
+    names = {item.name for item in items.values()}
+    by_name = groups_in_names(names)
+    if not by_name:
+        return told, None
+    return {path: by_name[item.name] for path, item in items.items() if item.name in by_name}, recognised_pattern(names)
+
+
+def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[Item, ...]]:
+    """A split that keeps groups, near copies of each other, and pictures of the same ground together.
+
+    Ground is left out where it joins more than half of the pictures, such as overlapping tiles of one scene: then no
+    split of whole places would leave enough for each part.
+
+    Args:
+        dataset: the dataset.
+        pairs: its items, each once, with what is known of their files.
+
+    Returns:
+        The items of each split, as `seeded_split` gives them; those whose split the dataset tells are not among them.
+    """
+    told, _ = groups_of(dataset)
+    facts = {pair.item.image: pair.picture for pair in pairs if pair.picture}
+    joined = _Joined()
+    first: dict[str, Path] = {}
+    for path, group in told.items():
+        joined.join(first.setdefault(group, path), path)
+    for one, other in NearCopies(facts).pairs() if facts else ():
+        joined.join(one, other)
+    alone = _roots(joined, dataset.unlisted)
+    for one, other in overlapping({path: found.footprint for path, found in facts.items() if found.footprint}):
+        joined.join(one, other)
+    with_ground = _roots(joined, dataset.unlisted)
+    largest = max(Counter(with_ground.values()).values(), default=0)
+    roots = with_ground if largest <= len(dataset.unlisted) / 2 else alone
+    sizes = Counter(roots.values())
+    return seeded_split(
+        replace(item, group=str(roots[item.image]) if sizes[roots[item.image]] > 1 else None)
+        for item in dataset.unlisted
+    )[0]
+
+
+def _roots(joined: _Joined, items: Iterable[Item]) -> dict[Path, Path]:
+    """Of each picture the one that stands for all that are joined with it."""
+    return {item.image: joined.root(item.image) for item in items}
+
+
+class _Joined:
+    """Pictures that belong together, joined pair by pair."""
+
+    def __init__(self) -> None:
+        self._above: dict[Path, Path] = {}
+
+    def root(self, path: Path) -> Path:
+        """The one picture that stands for all that are joined with it."""
+        while (above := self._above.get(path, path)) != path:
+            self._above[path] = path = self._above.get(above, above)
+        return path
+
+    def join(self, one: Path, other: Path) -> None:
+        """Joins all that belong to one with all that belong to the other."""
+        first, second = sorted((self.root(one), self.root(other)))
+        if first != second:
+            self._above[second] = first
+
+
+def _cure(dataset: Dataset) -> str:
+    if dataset.unlisted:
+        return "`--write-split` writes split lists that keep groups, places and near copies together."
+    if dataset.layout in _READS_LISTS:
+        return (
+            "Move the split lists away and run `atrous doctor` with --write-split: it writes lists that keep groups, "
+            "places and near copies together."
+        )
+    return "Move all pictures of a group, with their masks, to one of the splits."
+
+
+def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
+    for (first, items), (second, others) in _independent_splits(dataset.splits):
+        shared = {item.image for item in items} & {item.image for item in others}
+        yield from _counted(
+            "same_picture",
+            f"Pictures listed both in {first} and in {second}; scores on them say nothing.",
+            sorted(shown(dataset, path) for path in shared),
+        )
+
+
+def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
+    groups, pattern = groups_of(dataset)
+    if pattern is None:
+        told = {"file": "groups.csv tells", "pattern": "the pattern of groups tells"}
+        how = f"as {told.get(dataset.groups_from, 'the layout tells')}"
+        cure = ""
+    else:
+        how = "by their names"
+        cure = (
+            f" If these names mean something else, ignore this; to group pictures by them, give --groups '{pattern}'."
+        )
+    for (first, items), (second, others) in _independent_splits(dataset.splits):
+        one, other = (Counter(groups[item.image] for item in part if item.image in groups) for part in (items, others))
+        yield from _counted(
+            "shared_group",
+            f"Groups, {how}, with pictures both in {first} and in {second}, such as slices of one patient or frames of "
+            f"one recording; scores on {second} flatter, because pictures of one group resemble each other.{cure}",
+            [
+                f"{group}: {counted(one[group], 'picture')} in {first}, {other[group]} in {second}"
+                for group in sorted(one.keys() & other.keys())
+            ],
+        )
+
+
+def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
+    splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
+    placed = {
+        pair.item.image: pair.picture.footprint
+        for pairs in splits.values()
+        for pair in pairs.values()
+        if pair.picture and pair.picture.footprint
+    }
+    for (first, items), (second, others) in _independent_splits(splits):
+        names = {item.image: item.name for item in items}
+        grounds = Grounds({path: placed[path] for path in names if path in placed})
+        shared = (
+            (other.name, next(grounds.sharing(placed[other.image]), None)) for other in others if other.image in placed
+        )
+        yield from _counted(
+            "same_ground",
+            f"Pictures of {second} that show ground of {first}, by their coordinates; scores on them flatter. Keep "
+            "pictures of one place in one split; where all tiles of a scene overlap in a row, draw a line on the map.",
+            [f"{second} {name} and {first} {names[twin]}" for name, twin in shared if twin is not None],
+        )
+
+
+def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
+    splits = {name: {pair.item: pair for pair in pairs if pair.picture} for name, pairs in by_split.items()}
+    facts = {pair.item.image: pair.picture for pairs in splits.values() for pair in pairs.values() if pair.picture}
+    if not facts:
+        return
+    copies = NearCopies(facts)
+    for (first, items), (second, others) in _independent_splits(splits):
+        found = copies.between([one.image for one in items], [one.image for one in others]) if items else ()
+        yield from _counted(
+            "near_identical",
+            f"Pictures of {second} that look nearly like one of {first}; scores on them flatter. Keep all "
+            "pictures of one object or scene in one split.",
+            [
+                f"{second} {other.name} is {first} {twin.name}, pixel for pixel"
+                if likeness is None
+                else f"{second} {other.name} ≈ {first} {twin.name} (correlation {likeness:.2f})"
+                for other, twin, likeness in found
+            ],
+        )
+
+
+def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:
+    """Every two splits, but those of which one is made to contain the other, as VOC's trainval contains train."""
+    for first, second in combinations(splits, 2):
+        one, other = set(splits[first]), set(splits[second])
+        if _are_apart(first, second) or not (one <= other or other <= one):
+            # what is trained on first: what is said of the other split is said against it
+            first, second = sorted((first, second), key=lambda name: (not name.startswith("train"), name))
+            yield (first, splits[first]), (second, splits[second])
+
+
+def _are_apart(first: str, second: str) -> bool:
+    """Whether the names of two splits say that they share no picture: "trainaug" and "val", but not "trainval"."""
+    one, other = ({word for word in ("train", "val", "test") if word in name.lower()} for name in (first, second))
+    return bool(one and other) and not one & other
+
+
+def _counted(kind: str, message: str, examples: list[str]) -> Iterator[Finding]:
+    if examples:
+        yield Finding(kind, message, len(examples), tuple(examples[:SHOWN]))

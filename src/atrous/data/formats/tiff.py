@@ -1,0 +1,387 @@
+"""TIFFs of every kind as pictures and masks, whole or window by window, with one meaning for all."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atrous.data.class_colors import Color
+from atrous.data.formats.decoder_errors import TooLarge, in_words
+from atrous.data.formats.gdal_aux_xml import nodata_beside
+from atrous.data.formats.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
+from atrous.data.formats.tiff_header_checks import Directory, directories
+from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, nodata_of, page_at
+from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
+from atrous.errors import AtrousError
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+#: First bytes of TIFF and BigTIFF, little and big endian.
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: Bytes that a picture from a stranger may take per pixel: eight bands of float64.
+MOST_BYTES_PER_PIXEL = 64
+#: Strips and tiles from a stranger together are at most so many times the file; equal ones may share bytes.
+MOST_TIMES_LISTED = 4
+#: What `pages` may be.
+PAGES = ("first", "channels")
+
+_PLACE_TAGS = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation"}
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_MOST_MASKS = 16
+_WHITE_IS_ZERO, _PALETTE, _CMYK, _YCBCR = 0, 3, 5, 6  # PhotometricInterpretation
+_GREY = (0, 1)  # WhiteIsZero, BlackIsZero
+_COLOUR_SPACES = {6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32844: "LogL", 32845: "LogLuv"}
+_STRETCH = {1: 255, 2: 85, 4: 17}  # to fill 0…255, as Pillow does with PNG
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that begins so is a TIFF."""
+    return start[:4] in TIFF_STARTS
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+class TiffPicture:
+    """A TIFF, open for reading; to be closed, or used in a `with` statement.
+
+    Numbers are what the file stores, whatever its photometric interpretation. Exceptions: a colour table becomes its
+    colours, YCbCr in JPEG and CMYK become RGB, and grey of one, two or four bits fills 0…255.
+
+    Args:
+        file: a path, or a file's content.
+        name: for messages; None for the path.
+        pages: "first" for the first page, "channels" for the bands of all pages, one after the other.
+        most_pixels: that a picture from a stranger may have; None for no limit.
+
+    Attributes:
+        shape: (H, W, C) of the upright picture.
+        orientation: TIFF's, 1 to 8, which is applied.
+        alpha: index of the band that holds transparency, or None.
+        white_is_zero: whether the file of a grey picture says that 0 is white, which changes no number; else None.
+        pages: number of pages; reduced copies and masks are no pages.
+        nodata: the value that stands for no data, in the file's own type; None where none is declared in the file or in
+            GDAL's ``.aux.xml`` beside it, or where it cannot occur.
+
+    Raises:
+        TooLarge: more pixels than allowed.
+        AtrousError: missing, damaged, or of a kind that is not supported.
+    """
+
+    def __init__(
+        self,
+        file: Path | str | bytes,
+        *,
+        name: object = None,
+        pages: str = "first",
+        most_pixels: float | None = None,
+    ) -> None:
+        if pages not in PAGES:
+            raise AtrousError(f"pages is '{pages}'; give 'first' or 'channels'.")
+        self.name = name or (file if not isinstance(file, bytes) else "the picture")
+        with in_words(self.name):
+            from tifffile import TiffFile  # only TIFFs need it, and it takes 0.1 s to import
+
+            silence_tifffile()
+            if not isinstance(file, bytes) and Path(file).stat().st_size == 0:
+                raise AtrousError(f"{self.name}: the file is empty (0 bytes).")
+            with io.BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as header:
+                self._directories = directories(header, self.name, strangers=most_pixels is not None)
+            content = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+            self._file, self._beside, self._strangers = TiffFile(content), None, most_pixels is not None
+            try:
+                self._open(pages, most_pixels)
+                self._masks = self._mask_pages(most_pixels)
+                self._check_listed()
+                text = None if isinstance(file, bytes) else nodata_beside(file)  # which GDAL prefers
+                dtype = self._page.dtype
+                self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
+                beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
+                if beside is not None and beside.is_file() and is_tiff(_start_of(beside)):
+                    self._beside = TiffPicture(beside)
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+        if self._beside is not None:
+            self._beside.close()
+
+    def __enter__(self) -> TiffPicture:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def placed(self) -> bool:
+        """Whether it has coordinates: a pixel scale, tie points or a transformation (GeoTIFF 1.1, OGC 19-008)."""
+        return any(tag in self._page.tags for tag in _PLACE_TAGS)
+
+    @property
+    def place_tags(self) -> dict[str, Any]:
+        """What its tags say of its place, by GeoTIFF's names, for pixels as stored."""
+        keys = self._page.geotiff_tags or {}
+        values = {name: self._page.tags.valueof(tag) for tag, name in _PLACE_TAGS.items()}
+        return {**keys, **{name: value for name, value in values.items() if value is not None}}
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(H, W) before it is turned upright."""
+        height, width = self._stored[0].shape[:2]
+        return height, width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole picture takes in memory, as stored."""
+        return sum(page.nbytes for page in self._stored)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of one stored number."""
+        return self._stored[0].dtype.itemsize
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the compression changes values: JPEG, or another that may."""
+        return self._page.compression in JPEG | {50001, 34927, 22610}
+
+    @property
+    def kind(self) -> PictureKind:
+        """What the header says of the picture."""
+        name, bands = self.dtype.name, self.shape[2]
+        marked = self.alpha is not None or self.nodata is not None or bool(self._masks) or self._beside is not None
+        return PictureKind(
+            bands - (self.alpha is not None),
+            name,
+            bands,
+            self.pages,
+            stacks=True,
+            white_is_zero=self.white_is_zero,
+            may_lack_data=marked or name == "float32",
+        )
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of `read`; it follows from the file's header."""
+        empty = np.zeros((1, 1, self._stored[0].shape[2]), self._stored[0].dtype)
+        return self._values(empty).dtype
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """The numbers of a picture.
+
+        Args:
+            window: (top, left, height, width) in upright pixels; None for the whole picture.
+
+        Returns:
+            H×W×C ``uint8``, ``uint16`` or ``float32``.
+
+        Raises:
+            AtrousError: the file is damaged, or holds integers that ``float32`` cannot keep.
+        """
+        return self.pixels(window).values
+
+    def pixels(self, window: Window | None = None) -> StoredPixels:
+        """The numbers of a picture, and which of them are missing; see `read`."""
+        window = window or (0, 0, *self.shape[:2])
+        with in_words(self.name):
+            stored = self._read(window)
+            missing = self._missing(stored)
+            values = self._values(stored, None if missing is None else ~missing)
+            masked = self._masked(window)
+            if missing is not None and missing.shape != values.shape:  # of a colour table's index
+                gone = np.asarray(missing.all(axis=2))
+                masked, missing = gone if masked is None else masked | gone, None
+            return StoredPixels(
+                np.ascontiguousarray(values), self.alpha, missing, masked, self.nodata is None, self.pages, stacks=True
+            )
+
+    def raw_mask(self) -> np.ndarray:
+        """The stored numbers of a mask: indices of a colour table stay, bits are not stretched.
+
+        Returns:
+            H×W×C of the file's own type; a mask in YCbCr or CMYK is RGB.
+        """
+        with in_words(self.name):
+            stored = self._read((0, 0, *self.shape[:2]))
+            return self._cmyk(stored) if self._is_cmyk else stored
+
+    def _open(self, pages: str, most_pixels: float | None) -> None:
+        found = self._directories
+        full = [one for one in found if not one.kind & (_REDUCED | _MASK)] or found[:1]
+        self.pages = len(full)
+        self._page = page_at(self._file, full[0], 0)
+        if most_pixels is not None:
+            check_size(self._page, most_pixels, len(full) if pages == "channels" else 1, self.name)
+        chosen = [self._page, *(page_at(self._file, one, i) for i, one in enumerate(full[1:], 1) if pages != "first")]
+        if most_pixels is not None:
+            for page in chosen[1:]:
+                check_size(page, most_pixels, len(chosen), self.name)
+        self._stored = [StoredPage(page, self.name, strangers=self._strangers) for page in chosen]
+        first = self._stored[0]
+        for number, page in enumerate(self._stored[1:], 2):
+            if page.shape != first.shape or page.dtype != first.dtype or page.page.photometric != self._photometric:
+                raise AtrousError(
+                    f"{self.name}: page {number} is {page.shape} {page.dtype} and page 1 is {first.shape} "
+                    f"{first.dtype}; pages that are channels must be alike."
+                )
+        self._check_colours()
+        orientation = self._page.tags.valueof(ORIENTATION_TAG)
+        self.orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+        self.white_is_zero = self._photometric == _WHITE_IS_ZERO if self._photometric in _GREY else None
+        channels = 3 if self._photometric == _PALETTE or self._is_cmyk else first.shape[2]
+        self.alpha = self._alpha_of(first.shape[2]) if len(chosen) == 1 and channels == first.shape[2] else None
+        height, width = upright_size(*first.shape[:2], self.orientation)
+        self.shape = height, width, channels * len(chosen)
+
+    @property
+    def _photometric(self) -> int:
+        return int(self._page.photometric)
+
+    @property
+    def _is_cmyk(self) -> bool:
+        page = self._page
+        return self._photometric == _CMYK and page.samplesperpixel == 4 and page.tags.valueof(332) in (None, 1)
+
+    def _check_colours(self) -> None:
+        page, space = self._page, _COLOUR_SPACES.get(self._photometric)
+        if space is not None and not (self._photometric == _YCBCR and page.compression in JPEG):
+            raise AtrousError(f"{self.name}: colours in {space}, which is not supported; convert the file to RGB.")
+        if self._photometric == _PALETTE and page.samplesperpixel != 1:
+            raise AtrousError(f"{self.name}: a colour table with {page.samplesperpixel} bands; convert it to RGB.")
+        if self._is_cmyk and page.dtype not in (np.uint8, np.uint16):
+            raise AtrousError(f"{self.name}: CMYK colours of {page.dtype}; convert the file to RGB.")
+
+    def _alpha_of(self, bands: int) -> int | None:
+        extra = tuple(map(int, self._page.extrasamples))
+        found = [bands - len(extra) + index for index, kind in enumerate(extra) if kind in (1, 2)]
+        return found[0] if found and found[0] > 0 else None
+
+    def _mask_pages(self, most_pixels: float | None) -> list[StoredPage]:
+        """The masks in the file that belong to its first page: as large as it, one band."""
+        masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED][:_MOST_MASKS]
+        stored = [self._stored_mask(one, index) for index, one in enumerate(masks, 1)]
+        read = [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]
+        if most_pixels is not None:
+            for mask in read:
+                check_size(mask.page, most_pixels, 1, self.name)
+        return read
+
+    def _check_listed(self) -> None:
+        """Refuses a stranger's file whose strips and tiles share its bytes, as each is read anew."""
+        listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
+        if self._strangers and listed > MOST_TIMES_LISTED * size:
+            raise AtrousError(
+                f"{self.name}: cannot be read (its strips and tiles list {listed} bytes and the file has {size}); "
+                "save it anew."
+            )
+
+    def _stored_mask(self, directory: Directory, index: int) -> StoredPage:
+        return StoredPage(page_at(self._file, directory, index), self.name, strangers=self._strangers)
+
+    def _read(self, window: Window) -> np.ndarray:
+        """H×W×C as stored, upright."""
+        place = stored_window(window, self.shape[:2], self.orientation)
+        parts = [page.read(place) for page in self._stored]
+        return upright(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2), self.orientation)
+
+    def _missing(self, stored: np.ndarray) -> np.ndarray | None:
+        """H×W×C booleans of values that are the file's nodata value."""
+        if self.nodata is None:
+            return None
+        missing = np.isnan(stored) if self.nodata != self.nodata else stored == self.nodata
+        if self.alpha is not None:
+            missing[:, :, self.alpha] = False
+        return missing if missing.any() else None
+
+    def _masked(self, window: Window) -> np.ndarray | None:
+        """H×W booleans, True where a mask in the file or beside it hides pixels."""
+        hidden = None
+        for mask in self._masks:
+            place = stored_window(window, self.shape[:2], self.orientation)
+            hidden = upright(mask.read(place), self.orientation)[:, :, 0] == 0
+        if self._beside is not None and self._beside.shape[:2] == self.shape[:2]:
+            beside = self._beside.read(window)[:, :, 0] == 0
+            hidden = beside if hidden is None else hidden | beside
+        return hidden if hidden is not None and hidden.any() else None
+
+    def _values(self, stored: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """Stored numbers as those of a picture."""
+        if self._photometric == _PALETTE:
+            return self._colours(stored)
+        if self._is_cmyk:
+            return self._cmyk(stored)
+        bits = self._page.bitspersample
+        if stored.dtype == np.uint8 and bits in _STRETCH and self._page.sampleformat == 1:
+            return stored * np.uint8(_STRETCH[bits])
+        return as_picture_dtype(stored, self.name, present)
+
+    @property
+    def palette(self) -> tuple[Color, ...] | None:
+        """The colours of indices of 8 bits or fewer; None where the file has no such colour table."""
+        table = self._color_table() if self._photometric == _PALETTE else None
+        if table is None or len(table) > 256:
+            return None
+        return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
+
+    def _color_table(self) -> np.ndarray | None:
+        """N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, as libtiff's tools know, too."""
+        table = self._page.colormap
+        return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
+
+    def _colours(self, indices: np.ndarray) -> np.ndarray:
+        colours = self._color_table()
+        if colours is None:
+            raise AtrousError(f"{self.name}: a picture of colour indices without a colour table; the file is damaged.")
+        if indices.max(initial=0) >= len(colours):
+            raise AtrousError(f"{self.name}: an index beyond its colour table of {len(colours)}; the file is damaged.")
+        return np.concatenate([colours[indices[:, :, band]] for band in range(indices.shape[2])], axis=2)
+
+    def _cmyk(self, stored: np.ndarray) -> np.ndarray:
+        """Ink to light without a colour profile, as Pillow does."""
+        most = np.iinfo(stored.dtype).max
+        light = most - stored.astype(np.float32)
+        parts = [light[:, :, at : at + 3] * light[:, :, at + 3 : at + 4] / most for at in range(0, stored.shape[2], 4)]
+        return np.rint(np.concatenate(parts, axis=2)).astype(stored.dtype)
+
+
+def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> None:
+    """Refuse a picture from a stranger that would take too much memory, by its header.
+
+    Raises:
+        TooLarge: too many pixels, or too many bytes in them.
+    """
+    planes, depth, height, width, together = page.shaped  # what is decoded, which some tags make another than the size
+    samples = max(planes * together, page.samplesperpixel)
+    pixels = max(depth * height * width, page.imagewidth * page.imagelength)
+    if pixels > most_pixels:
+        raise TooLarge(
+            f"{name}: {page.imagewidth}×{page.imagelength} px are {pixels / 1e6:.1f} megapixels, and "
+            f"{most_pixels / 1e6:g} are allowed."
+        )
+    itemsize = page.dtype.itemsize if page.dtype is not None else 1
+    total = pixels * samples * itemsize * pages
+    if total > most_pixels * MOST_BYTES_PER_PIXEL:
+        raise TooLarge(f"{name}: {samples * pages} bands of {itemsize} bytes take {total / 1e6:.0f} MB.")
+    tile = page.tilewidth * page.tilelength * page.samplesperpixel * itemsize if page.is_tiled else 0
+    if tile > max(most_pixels * MOST_BYTES_PER_PIXEL, 4 * total) or tile > max(2**26, 16 * total):
+        raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller ones.")
+
+
+def silence_tifffile() -> None:
+    """Keep what tifffile logs about odd files from standard error; our own messages name the file."""
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())

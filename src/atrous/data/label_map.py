@@ -1,0 +1,361 @@
+"""Which raw mask values mean which class: the one map from files to labels and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import yaml
+
+from atrous.atomic_write import write_text
+from atrous.checked_arguments import checked, checked_fields
+from atrous.data.class_colors import Color, default_colors, packed_colors, unpacked_color
+from atrous.data.text_files import read_text_file
+from atrous.errors import AtrousError, counted, named, shown, unknown_name
+from atrous.json_yaml import parse_yaml
+from atrous.overwrite_checks import TABLE_MARK, check_replaceable, is_our_table
+
+IGNORE_INDEX = 255
+MAX_CLASSES = 255  # labels are uint8 and 255 is taken
+
+Raw: TypeAlias = int | Color
+
+UNKNOWN = 256  # beside the 256 labels in the uint16 look-up table
+
+
+@checked_fields
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a dataset: their names, colours and the raw values that masks hold for them.
+
+    Attributes:
+        names: one name per class, K of them, 1 ≤ K ≤ 255.
+        colors: one (red, green, blue) per class, 0–255.
+        raw: per class the raw values that mean it; the first is written back. All are integers of any size
+            and sign, or all are (red, green, blue) triples where masks are colour coded.
+        ignore: raw values of pixels that belong to no class.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    raw: tuple[tuple[Raw, ...], ...]
+    ignore: tuple[Raw, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("colors", "raw", "ignore"):
+            if not isinstance(rows := getattr(self, name), tuple | list):
+                raise AtrousError(f"{name} of a class table must be a tuple, got {shown(rows)}.")
+            object.__setattr__(self, name, _tupled(rows))
+        if not 1 <= len(self.names) <= MAX_CLASSES:
+            raise AtrousError(f"{len(self.names)} classes given; a class table has 1 to {MAX_CLASSES}.")
+        if not len(self.names) == len(self.colors) == len(self.raw):
+            raise AtrousError(
+                f"{len(self.names)} names, {len(self.colors)} colours and {len(self.raw)} lists of raw "
+                "values given; there must be one of each per class."
+            )
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise AtrousError(f"the class name '{name}' is given twice; names must differ.")
+        for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
+            if not (_is_triple(color) and all(0 <= part <= 255 for part in color)):
+                raise AtrousError(f"class '{name}' has the colour {named(color)}; give three whole numbers, 0–255.")
+            if not isinstance(raw, tuple) or not raw:
+                raise AtrousError(f"class '{name}' has no raw value in a tuple; give at least one.")
+        self._check_raw_values()
+
+    def _check_raw_values(self) -> None:
+        owners: dict[Raw, str] = {}
+        for name, values in [*zip(self.names, self.raw, strict=True), ("ignore", self.ignore)]:
+            for value in values:
+                if not (_is_whole(value) or _is_triple(value)):
+                    raise AtrousError(
+                        f"the raw value {shown(value)} of '{name}' is neither a whole number nor [r, g, b]."
+                    )
+                if value in owners:
+                    hint = " If masks are colour coded, write raw: [[r, g, b]]." if owners[value] == name else ""
+                    raise AtrousError(
+                        f"the raw value {value} is given for '{owners[value]}' and again for '{name}'; "
+                        f"each value means one thing.{hint}"
+                    )
+                owners[value] = name
+        coded = [_is_triple(value) for value in owners]
+        if any(coded) and not all(coded):
+            raise AtrousError("raw values mix numbers and [r, g, b] colours; masks hold one kind or the other.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def color_coded(self) -> bool:
+        """Whether masks are H×W×3 colours rather than H×W numbers."""
+        return _is_triple(self.raw[0][0])
+
+    @checked
+    def encode(self, raw_mask: np.ndarray, nodata: int | None = None) -> np.ndarray:
+        """Map a mask's raw values to labels.
+
+        Args:
+            raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask stored as three equal channels
+                is taken for H×W.
+            nodata: the value that the mask's file declares as no data, or None. It is ignored, unless the table
+                lists it.
+
+        Returns:
+            H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
+
+        Raises:
+            AtrousError: the mask holds values that the table does not know (named, with a first pixel), or
+                colours where numbers are expected, or numbers where colours are.
+        """
+        codes = self._codes_of(raw_mask)
+        labels = self._look_up(codes)
+        unknown = labels == UNKNOWN
+        if nodata is not None and not self.color_coded:
+            void = unknown & (codes == nodata)
+            labels, unknown = np.where(void, np.uint16(IGNORE_INDEX), labels), unknown & ~void
+        if unknown.any():
+            raise AtrousError(self._describe_unknown(codes, unknown))
+        return labels.astype(np.uint8)
+
+    @checked
+    def look_up(self, raw_mask: np.ndarray) -> np.ndarray:
+        """Map raw values to labels like ``encode``, but mark unknown ones instead of refusing them.
+
+        Returns:
+            H×W ``uint16`` of class indices 0…K−1, 255 = ignore and ``UNKNOWN`` = 256.
+
+        Raises:
+            AtrousError: the mask holds colours where numbers are expected, or numbers where colours are.
+        """
+        return self._look_up(self._codes_of(raw_mask))
+
+    @checked
+    def decode(self, label: np.ndarray) -> np.ndarray:
+        """Map labels back to raw values, the first one of each class; the inverse of ``encode``.
+
+        Args:
+            label: H×W integer of class indices 0…K−1 and 255 = ignore.
+
+        Returns:
+            H×W of the smallest integer dtype that fits every value that any label could give, or H×W×3
+            ``uint8`` colours.
+            Ignored pixels get the first ignore value; where the table has none, 255 if no class means 255.
+
+        Raises:
+            AtrousError: the label holds an index without a class, or ignored pixels and no value for them.
+        """
+        if not isinstance(label, np.ndarray) or label.ndim != 2 or label.dtype.kind not in "biu":
+            raise AtrousError(f"a label is an array of H×W whole numbers, got {shown(label)}.")
+        first = [values[0] for values in self.raw]
+        ignore = self._ignore_value()
+        wrong = (label != IGNORE_INDEX) & ((label < 0) | (label >= len(self)))
+        if wrong.any():
+            raise AtrousError(
+                f"the label holds the index {label[wrong][0]}; there are {len(self)} classes, "
+                f"0 to {len(self) - 1}, and {IGNORE_INDEX} for ignored pixels."
+            )
+        if ignore is None:
+            if (label == IGNORE_INDEX).any():
+                raise AtrousError(
+                    "the label has ignored pixels, or pixels without data, but the class table gives no value to "
+                    "write for them; add one under ignore: in classes.yaml, or write class indices, without --raw."
+                )
+            ignore = first[0]  # fills the table, never looked up
+        table = np.empty((256, 3) if self.color_coded else 256, dtype=_smallest_dtype([*first, ignore]))
+        table[: len(self)] = first
+        table[len(self) :] = ignore
+        return table[label]
+
+    @classmethod
+    @checked
+    def from_yaml(cls, path: Path | str) -> ClassTable:
+        """Read a ``classes.yaml``.
+
+        The file has ``classes``, a list of ``{name, color, raw}``, and optionally ``ignore``, a list of raw
+        values. ``color`` defaults to the Pascal VOC colour of the index and ``raw`` to the index itself;
+        for colour-coded masks ``raw`` is a list of ``[r, g, b]``.
+
+        Raises:
+            AtrousError: the file is missing, is no YAML, or has unknown or wrong entries.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise AtrousError(f"{path}: no such file.")
+        content = parse_yaml(read_text_file(path), f"{path}:")
+        try:
+            return cls(**_parsed(content))
+        except AtrousError as error:
+            raise AtrousError(f"{path}: {error}") from error
+
+    def yaml_text(self) -> str:
+        """The table as the text of a ``classes.yaml``, one class a line."""
+        lines = [f"ignore: {_flow([_plain(value) for value in self.ignore])}", "classes:"]
+        for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
+            entry = {"name": name, "color": list(color), "raw": [_plain(value) for value in raw]}
+            lines.append(f"  - {_flow(entry)}")
+        return "\n".join(lines) + "\n"
+
+    @checked
+    def to_yaml(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write the table to ``path``, atomically, to be read by ``from_yaml``.
+
+        Args:
+            path: the file; a table that this function wrote is replaced.
+            overwrite: replace a file that it did not write, too.
+
+        Raises:
+            AtrousError: a folder, or a file that this function did not write.
+        """
+        check_replaceable(path, "class table", is_our_table, overwrite=overwrite)
+        write_text(path, f"{TABLE_MARK}\n{self.yaml_text()}")
+
+    @property
+    def has_ignore_value(self) -> bool:
+        """Whether `decode` has a value to write for ignored pixels."""
+        return self._ignore_value() is not None
+
+    def _ignore_value(self) -> Raw | None:
+        if self.ignore:
+            return self.ignore[0]
+        fallback: Raw = (255, 255, 255) if self.color_coded else IGNORE_INDEX
+        return None if any(fallback in values for values in self.raw) else fallback
+
+    def _codes_of(self, raw_mask: np.ndarray) -> np.ndarray:
+        """One number a pixel: H×W as the mask holds it, or its colours packed into ``int64``."""
+        if not isinstance(raw_mask, np.ndarray) or raw_mask.dtype.kind not in "biu" or raw_mask.ndim not in (2, 3):
+            raise AtrousError(f"a mask is an array of H×W or H×W×3 whole numbers, got {shown(raw_mask)}.")
+        if raw_mask.ndim == 3 and raw_mask.shape[2] < (3 if self.color_coded else 1):
+            raise AtrousError(f"a mask of colours is H×W×3, got {raw_mask.shape}.")
+        if self.color_coded:
+            if raw_mask.ndim == 2:
+                raise AtrousError(
+                    "the mask holds one number a pixel, but the class table lists [r, g, b] colours; run "
+                    "`atrous doctor` for a table that fits."
+                )
+            return packed_colors(raw_mask)
+        if raw_mask.ndim == 3:
+            if not np.array_equal(raw_mask[:, :, :1].repeat(2, axis=2), raw_mask[:, :, 1:]):
+                raise AtrousError(
+                    "the mask holds colours, but the class table lists numbers; give raw: [[r, g, b]] "
+                    "per class, or run `atrous doctor` for a table that fits."
+                )
+            return raw_mask[:, :, 0]
+        return raw_mask
+
+    @cached_property
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """All raw values as sorted ``int64`` codes, and the label of each as ``uint16``."""
+        pairs = [(value, index) for index, values in enumerate(self.raw) for value in values]
+        pairs += [(value, IGNORE_INDEX) for value in self.ignore]
+        values = np.array([value for value, _ in pairs], dtype=np.int64)
+        codes = packed_colors(values) if self.color_coded else values
+        order = np.argsort(codes)
+        return codes[order], np.array([label for _, label in pairs], dtype=np.uint16)[order]
+
+    @cached_property
+    def _byte_table(self) -> np.ndarray:
+        """The label of every raw value 0–255, ``UNKNOWN`` for those the table does not know."""
+        return self._search(np.arange(256))
+
+    def _look_up(self, codes: np.ndarray) -> np.ndarray:
+        return self._byte_table[codes] if codes.dtype == np.uint8 else self._search(codes)
+
+    def _search(self, codes: np.ndarray) -> np.ndarray:
+        # Masks are runs of one value, and a search for each run is ten times faster than for each pixel.
+        flat = codes.ravel()
+        starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] + 1))
+        runs = flat[starts].astype(np.int64)
+        known, labels = self._known
+        at = np.minimum(np.searchsorted(known, runs), len(known) - 1)
+        found = np.where(known[at] == runs, labels[at], np.uint16(UNKNOWN))
+        return np.repeat(found, np.diff(starts, append=flat.size)).reshape(codes.shape)
+
+    def _describe_unknown(self, codes: np.ndarray, unknown: np.ndarray) -> str:
+        values, counts = np.unique(codes[unknown], return_counts=True)
+        y, x = np.argwhere(unknown)[0]
+        shown = ", ".join(
+            f"{self._raw_of(value)} ({counted(count, 'pixel')})"
+            for value, count in zip(values[:5], counts[:5], strict=True)
+        )
+        more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+        noun = "value" if len(values) == 1 else f"{len(values)} values"
+        return (
+            f"the mask holds the {noun} {shown}{more}, which no class lists; the first is "
+            f"{self._raw_of(codes[y, x])} at pixel x={x}, y={y}. "
+            "Add it to classes.yaml, or run `atrous doctor` for a table that fits."
+        )
+
+    def _raw_of(self, code: Any) -> Raw:
+        return unpacked_color(int(code)) if self.color_coded else int(code)
+
+
+def _parsed(content: Any) -> dict[str, Any]:
+    _check_keys("an entry", content, ("classes", "ignore"))
+    entries = content.get("classes")
+    if not isinstance(entries, list) or not entries:
+        raise AtrousError("classes: must be a list of {name, color, raw}, one per class.")
+    names, colors, raw = [], [], []
+    fallback = default_colors(len(entries))
+    for index, entry in enumerate(entries):
+        _check_keys("a class entry", entry, ("name", "color", "raw"))
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            raise AtrousError(f"class {index} has the name {name!r}; give text, in quotes where YAML reads more.")
+        names.append(name)
+        colors.append(_tupled(entry.get("color", fallback[index])))
+        raw.append(_raw_values(entry.get("raw", index), f"class '{name}'"))
+    given = content.get("ignore")
+    ignore = _raw_values(() if given is None else given, "ignore")  # 0 is a value
+    return {"names": tuple(names), "colors": tuple(colors), "raw": tuple(raw), "ignore": ignore}
+
+
+def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:
+    if not isinstance(given, dict):
+        raise AtrousError(f"{given!r} given where {kind} with the keys {', '.join(allowed)} belongs.")
+    for key in given:
+        if key not in allowed:
+            raise unknown_name(f"key in {kind}", key, allowed)
+
+
+def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:
+    values = given if isinstance(given, list | tuple) else [given]
+    for value in values:
+        if not (_is_whole(value) or _is_triple(_tupled(value))):
+            raise AtrousError(f"{owner} has the raw value {shown(value)}; give whole numbers or [r, g, b] colours.")
+    return tuple(_tupled(value) for value in values)
+
+
+def _tupled(value: Any) -> Any:
+    """Lists as tuples, at any depth."""
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_triple(value: Any) -> bool:
+    if not (isinstance(value, tuple) and len(value) == 3):
+        return False
+    return all(_is_whole(part) and 0 <= part <= 0xFFFF for part in value)  # 16 bits each, see packed_colors
+
+
+def _smallest_dtype(values: Sequence[Raw]) -> np.dtype:
+    low, high = np.min(values), np.max(values)
+    for dtype in (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.int64)
+
+
+def _plain(value: Raw) -> int | list[int]:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return text.strip()

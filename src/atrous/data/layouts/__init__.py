@@ -1,0 +1,1 @@
+"""The layouts that a dataset's folder may have, one file each."""

@@ -1,0 +1,134 @@
+"""The COCO-Stuff layout: ``images/`` and ``annotations/``, each with ``train2017/`` and ``val2017/``.
+
+Names and values: github.com/nightrome/cocostuff, ``labels.txt`` and the README ("stuff-thing maps"): a mask holds the
+label's number less one, and 255 for unlabelled. Train ids: github.com/open-mmlab/mmsegmentation, ``coco_stuff.py`` and
+``tools/dataset_converters/coco_stuff{164k,10k}.py``. The colours are those of Pascal VOC for the label's number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.data.class_colors import default_colors
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.pairing import (
+    commonest_ending,
+    paired_splits,
+    pictures_in,
+    withheld_split_note,
+    without_ending,
+)
+from atrous.data.splits.find_split_lists import unused_lists_note
+from atrous.errors import AtrousError
+
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking
+meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, tie,
+suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis
+racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog,
+pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell
+phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush,
+banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, ceiling-other, ceiling-tile,
+cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt, door-stuff, fence, floor-marble, floor-other,
+floor-stone, floor-tile, floor-wood, flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other,
+hill, house, leaves, light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow,
+plant-other, plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
+shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table, tent, textile-other,
+towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
+water-other, waterdrops, window-blind, window-other, wood
+"""
+# the 11 labels of COCO that no picture shows: street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door,
+# blender, hair brush
+_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+_VALUES = tuple(value for value in range(182) if value not in _UNUSED)
+
+
+def _table(values: tuple[int, ...], ignore: int) -> ClassTable:
+    names = tuple(" ".join(_NAMES.split()).split(", "))
+    colors = default_colors(183)
+    return ClassTable(names, tuple(colors[value + 1] for value in _VALUES), tuple((v,) for v in values), (ignore,))
+
+
+COCO_STUFF_CLASSES = _table(_VALUES, 255)
+COCO_STUFF_TRAIN_IDS = _table(tuple(range(171)), 255)
+COCO_STUFF_10K_TRAIN_IDS = _table(tuple(range(1, 172)), 0)
+
+
+@dataclass(frozen=True)
+class _Release:
+    """The folder of each split, and the tables by the ending of the masks."""
+
+    folders: dict[str, str]
+    tables: dict[str, ClassTable]
+
+
+_TRAIN_IDS = "_labelTrainIds"
+_RELEASES = (
+    _Release({"train": "train2017", "val": "val2017"}, {_TRAIN_IDS: COCO_STUFF_TRAIN_IDS, "": COCO_STUFF_CLASSES}),
+    _Release({"train": "train2014", "val": "test2014"}, {_TRAIN_IDS: COCO_STUFF_10K_TRAIN_IDS}),
+)
+
+
+def looks_like_coco_stuff(root: Path) -> bool:
+    """Whether ``root`` has pictures and masks of ``train2017`` or ``val2017``, or of ``train2014`` or ``test2014``."""
+    return _release(root) is not None
+
+
+def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
+    """Open a dataset of this layout with the masks ``*_labelTrainIds`` or, where more are there, the published ones.
+
+    Both give the same 171 classes. Of the release of 10 000 pictures only converted masks (``*_labelTrainIds``, 1 to
+    171, 0 for unlabelled) can be read, not the published MATLAB files; its split val is what the release calls test.
+
+    Args:
+        root: the folder with ``images/`` and ``annotations/``.
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 171 classes.
+
+    Raises:
+        AtrousError: a folder is missing or empty, or no mask is named as in this layout.
+    """
+    release = _release(root)
+    if release is None:
+        raise AtrousError(
+            f"{root}: the layout 'coco_stuff' needs images/train2017/ and annotations/train2017/, or the same two "
+            "named val2017/ (for 10k: train2014/ or test2014/); they are missing."
+        )
+    folders = {name: folder for name, folder in release.folders.items() if (root / "images" / folder).is_dir()}
+    images = {name: pictures_in(root / "images" / folder) for name, folder in folders.items()}
+    files = {name: pictures_in(root / "annotations" / folder) for name, folder in folders.items()}
+    masks = {ending: {name: _masks(part, ending) for name, part in files.items()} for ending in release.tables}
+    ending, note = commonest_ending(masks, root / "annotations")
+    splits, orphans = paired_splits(images, masks[ending])
+    notes = [note]
+    if (root / "images/test2017").is_dir():
+        notes.append(withheld_split_note("test", root / "images/test2017"))
+    notes += unused_lists_note(root)
+    folders_of_masks = [root / "annotations" / folder for folder in folders.values()]
+    table, told = named_classes(
+        root,
+        classes,
+        *folders_of_masks,
+        items=next(iter(splits.values())),
+        default=release.tables[ending],
+        published=["labels.txt"],  # it counts from 1, and masks from 0
+    )
+    return Dataset(root, "coco_stuff", table, splits, (*notes, *told), orphans)
+
+
+def _release(root: Path) -> _Release | None:
+    """The release of which ``root`` has pictures and masks of one split at least."""
+    for release in _RELEASES:
+        for folder in release.folders.values():
+            if (root / "images" / folder).is_dir() and (root / "annotations" / folder).is_dir():
+                return release
+    return None
+
+
+def _masks(files: dict[str, Path], ending: str) -> dict[str, Path]:
+    """The masks of one kind by the stem of their picture; those without an ending are all that have no other."""
+    if ending:
+        return without_ending(files, ending)
+    return {stem: path for stem, path in files.items() if not stem.endswith(_TRAIN_IDS)}

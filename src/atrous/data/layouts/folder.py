@@ -1,0 +1,73 @@
+"""The plain layout: ``images/``, ``masks/``, ``classes.yaml`` and perhaps ``splits/{train,val,test}.txt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
+from atrous.data.layouts.mask_names import masks_by_picture, single_labels_note
+from atrous.data.layouts.pairing import paired, pictures_in
+from atrous.data.layouts.split_folders import folder_named, holds_pictures
+from atrous.data.splits.find_split_lists import find_lists
+from atrous.data.splits.random_split import seeded_split
+from atrous.data.splits.split_lists import listed_splits
+from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.errors import AtrousError
+
+
+def looks_like_folder(root: Path) -> bool:
+    """Whether ``root`` has ``images/`` and ``masks/``, or folders of such names."""
+    return _folders(root) is not None
+
+
+def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
+    """Open a dataset of this layout; pictures and masks are matched by stem, with or without a word such as ``_mask``.
+
+    Args:
+        root: the folder with ``images/`` and ``masks/``.
+        classes: the class table to use instead of ``classes.yaml``.
+
+    Raises:
+        AtrousError: a folder is missing or empty, there is no class table, or a split list is unusable.
+    """
+    folders = _folders(root) or (root / "images", root / "masks")
+    images, files = pictures_in(folders[0]), pictures_in(folders[1])
+    lists, told = find_lists(root, images)
+    notes, unlisted = list(told), ()
+    if lists:
+        splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
+        named = {item.name for items in splits.values() for item in items}
+        if left_out := len(images.keys() - named):
+            notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
+    else:
+        check_no_list_is_unread(root, images)
+        unlisted = paired(images, masks_by_picture(images, files))
+        splits, note = seeded_split(unlisted)
+        notes.append(note)
+    owned = {path for stem, path in _by_any_name(images, files).items() if stem in images}
+    owned |= {item.mask for items in splits.values() for item in items if item.mask and item.name in images}
+    orphans = tuple(path for path in files.values() if path not in owned)
+    table, told = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
+    return Dataset(root, "folder", table, splits, (*notes, *told), orphans, unlisted=unlisted)
+
+
+def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:
+    """The masks by the stem of their picture, and by their own, which a list may pair with any picture."""
+    try:
+        return {**files, **masks_by_picture(images, files)}
+    except AtrousError:  # no name fits, so the list must say
+        if single_labels_note(files.values()):
+            raise
+        return files
+
+
+def _folders(root: Path) -> tuple[Path, Path] | None:
+    images, masks = folder_named(root, IMAGE_FOLDERS), folder_named(root, MASK_FOLDERS)
+    if images is None or masks is None:
+        return None
+    # other names say less, so that both must hold pictures themselves
+    sure = (images.name, masks.name) == ("images", "masks") or (holds_pictures(images) and holds_pictures(masks))
+    return (images, masks) if sure else None

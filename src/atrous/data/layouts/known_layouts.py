@@ -1,0 +1,50 @@
+"""The layouts that a dataset's folder may have, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.data.dataset import Dataset
+from atrous.data.layouts import ade20k, camvid, cityscapes, coco_stuff, folder, nnunet, side_by_side, split_folders, voc
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layout is recognised and read.
+
+    Attributes:
+        looks_like: whether a folder has it.
+        read: opens a folder as a dataset of it, with a class table or None.
+        mark: what it is recognised by, in words.
+    """
+
+    looks_like: Callable[[Path], bool]
+    read: Callable[..., Dataset]
+    mark: str
+
+
+# Of the others the published ones first, whose folders fit the general ones too.
+LAYOUTS = {
+    "folder": Layout(folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
+    "camvid": Layout(camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),
+    "voc": Layout(voc.looks_like_voc, voc.read_voc, "JPEGImages/ and SegmentationClass/"),
+    "cityscapes": Layout(cityscapes.looks_like_cityscapes, cityscapes.read_cityscapes, "leftImg8bit/ and gtFine/"),
+    "ade20k": Layout(
+        ade20k.looks_like_ade20k, ade20k.read_ade20k, "ADE_… pictures in images/training/ and annotations/"
+    ),
+    "coco_stuff": Layout(
+        coco_stuff.looks_like_coco_stuff, coco_stuff.read_coco_stuff, "images/ and annotations/train2017/"
+    ),
+    "nnunet": Layout(nnunet.looks_like_nnunet, nnunet.read_nnunet, "imagesTr/ and labelsTr/"),
+    "split_folders": Layout(
+        split_folders.looks_like_split_folders,
+        split_folders.read_split_folders,
+        "images/train/ and masks/train/, or train/images/ and train/masks/ (`--layout split_folders` also reads "
+        "images/training/ and annotations/training/)",
+    ),
+    "side_by_side": Layout(
+        side_by_side.looks_like_side_by_side, side_by_side.read_side_by_side, "a.jpg beside a_mask.png"
+    ),
+}

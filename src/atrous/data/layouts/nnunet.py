@@ -1,0 +1,80 @@
+"""nnU-Net's layout for pictures: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``, perhaps ``…Ts``.
+
+Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, Item
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.pairing import paired, pictures_in, withheld_split_note, without_ending
+from atrous.data.splits.find_split_lists import find_lists
+from atrous.data.splits.random_split import seeded_split
+from atrous.data.splits.split_lists import listed_splits
+from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.errors import AtrousError
+
+_FIRST_CHANNEL = "_0000"
+
+
+def looks_like_nnunet(root: Path) -> bool:
+    """Whether ``root`` has ``imagesTr/`` and ``labelsTr/``, or the same two ending in ``Ts``."""
+    return any((root / f"images{part}").is_dir() and (root / f"labels{part}").is_dir() for part in ("Tr", "Ts"))
+
+
+def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
+    """Open a dataset of this layout; without lists, val is split off the pictures in ``imagesTr/``.
+
+    Args:
+        root: the folder with ``imagesTr/`` and ``labelsTr/``.
+        classes: the class table to use instead of a ``classes.yaml`` or the labels in ``dataset.json``.
+
+    Raises:
+        AtrousError: a folder is missing or empty, a picture has several files of channels, or a list is unusable.
+    """
+    if not looks_like_nnunet(root):
+        raise AtrousError(f"{root}: the layout 'nnunet' needs imagesTr/ and labelsTr/; they are missing.")
+    splits: dict[str, tuple[Item, ...]] = {}
+    notes: list[str] = []
+    orphans: list[Path] = []
+    unlisted: tuple[Item, ...] = ()
+    for part in ("Tr", "Ts"):
+        if not (root / f"images{part}").is_dir():
+            continue
+        if not (root / f"labels{part}").is_dir():
+            notes.append(withheld_split_note("test", root / f"images{part}"))
+            continue
+        images, masks = _images(root / f"images{part}"), pictures_in(root / f"labels{part}")
+        orphans += [path for stem, path in masks.items() if stem not in images]
+        lists, told = find_lists(root, images) if part == "Tr" else ([], ())
+        notes += told
+        if part == "Ts":
+            if "test" in splits:  # made up, and not needed where there is a real one
+                splits["train"] += splits["test"]
+            splits["test"] = paired(images, masks)
+        elif lists:
+            splits.update(listed_splits(lists, root / f"images{part}", images, masks))
+        else:
+            check_no_list_is_unread(root, images)
+            unlisted = paired(images, masks)
+            parts, note = seeded_split(unlisted)
+            splits.update(parts)
+            notes.append(note)
+    first = next(iter(splits.values()))
+    table, told = named_classes(root, classes, items=first)
+    return Dataset(root, "nnunet", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """The pictures by the stem of their mask, which lacks the number of the channel."""
+    files = pictures_in(folder)
+    images = without_ending(files, _FIRST_CHANNEL)
+    if more := sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0"):
+        raise AtrousError(
+            f"{folder}: '{files[more[0]].name}' is another channel of a picture. A picture is one file here: join the "
+            "channels into one TIFF."
+        )
+    return images or files

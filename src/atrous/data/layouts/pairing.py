@@ -1,0 +1,146 @@
+"""What the layouts share: the picture files of a folder, their masks, and the classes of a dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from atrous.data.dataset import Item
+from atrous.data.label_map import ClassTable
+from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.skipped_files import passed_over_notes
+from atrous.errors import AtrousError
+
+CLASSES_FILE = "classes.yaml"
+
+
+class NoClassesError(AtrousError):
+    """The dataset does not say what the values in its masks mean.
+
+    Attributes:
+        notes: sentences about files that might and do not.
+    """
+
+    def __init__(self, message: str, notes: Iterable[str] = ()) -> None:
+        self.notes = tuple(notes)
+        super().__init__(" ".join([message, *self.notes]))
+
+
+class NoPicturesError(AtrousError):
+    """A folder that should hold pictures or masks is missing or holds none."""
+
+
+def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
+    """The class table of a dataset: the given one, else its ``classes.yaml``, else its layout's.
+
+    Raises:
+        NoClassesError: there is none of the three.
+        AtrousError: the ``classes.yaml`` is wrong.
+    """
+    if given is not None:
+        return given
+    path = root / CLASSES_FILE
+    if path.exists():
+        return ClassTable.from_yaml(path)
+    if default is not None:
+        return default
+    raise NoClassesError(
+        f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
+        f"`atrous doctor {root} --write-classes` writes one from the values it finds."
+    )
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """The picture files of a folder by stem, sorted.
+
+    Raises:
+        NoPicturesError: the folder is missing or holds no pictures.
+        AtrousError: two files share a stem.
+    """
+    found: dict[str, Path] = {}
+    for path in picture_files(folder):
+        if path.stem in found:
+            raise AtrousError(
+                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', by "
+                "which pictures and masks are matched; rename or remove one."
+            )
+        found[path.stem] = path
+    if not found:
+        passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
+        raise NoPicturesError(
+            f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.{passed_over}"
+        )
+    return found
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The picture files of a folder, sorted.
+
+    Raises:
+        NoPicturesError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise NoPicturesError(f"{folder}: no such folder.")
+    with os.scandir(folder) as entries:  # which knows folders without asking for each
+        files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
+        return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
+def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
+    """One item per image, with its mask or None."""
+    return tuple(Item(name, image, masks.get(name)) for name, image in images.items())
+
+
+def paired_splits(
+    images: Mapping[str, Mapping[str, Path]], masks: Mapping[str, Mapping[str, Path]]
+) -> tuple[dict[str, tuple[Item, ...]], tuple[Path, ...]]:
+    """The items of each split of ``images``, and the masks of those splits that have no picture.
+
+    Args:
+        images: the pictures of each split by stem.
+        masks: the masks of each of these splits by the stem of their picture.
+    """
+    splits = {name: paired(images[name], masks[name]) for name in images}
+    orphans = (path for name in images for stem, path in masks[name].items() if stem not in images[name])
+    return splits, tuple(orphans)
+
+
+def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
+    """The files whose stem ends in ``ending``, by the part of the stem before it."""
+    return {stem.removesuffix(ending): path for stem, path in files.items() if stem.endswith(ending)}
+
+
+def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
+    """Of several kinds of masks, told apart by the ending of their names, the one with most files; else the first.
+
+    Args:
+        kinds: by ending the masks of each split by the stem of their picture.
+        folder: where they are.
+
+    Returns:
+        The ending, and a sentence that tells which masks are read.
+
+    Raises:
+        AtrousError: there is no mask of any kind.
+    """
+    counts = {ending: sum(map(len, splits.values())) for ending, splits in kinds.items()}
+    chosen = max(counts, key=lambda ending: counts[ending])  # the first of equals
+    if not counts[chosen]:
+        raise AtrousError(f"{folder}: there are no masks; their names end in {' or '.join(f'{e}.png' for e in kinds)}.")
+    note = f"The masks read are *{chosen}.png, whose values `atrous predict --raw` will write."
+    others = [ending for ending in kinds if ending != chosen and counts[ending]]
+    return chosen, note + "".join(f" To read *{ending}.png, move these away." for ending in others)
+
+
+def withheld_split_note(split: str, pictures: Path) -> str:
+    """The sentence that says why a split is not offered: it has no masks, as published sets keep them secret.
+
+    Args:
+        split: its name.
+        pictures: the folder, list or pattern that its pictures are found by.
+    """
+    return (
+        f"There is no split '{split}': there are no masks for {pictures} (those of published sets are kept secret). "
+        "`atrous predict` labels its pictures; --raw writes the values that the masks have."
+    )

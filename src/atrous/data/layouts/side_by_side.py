@@ -1,0 +1,113 @@
+"""Pictures and masks in one folder: ``a.png`` beside ``a_mask.png``, or ``a.jpg`` beside ``a.png``.
+
+With a folder for each split this is what Roboflow exports: ``train/ valid/ test/``, each with a ``_classes.csv``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, Item
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.mask_names import is_named_as_mask
+from atrous.data.layouts.pairing import paired, picture_files
+from atrous.data.layouts.split_folders import split_folders_in
+from atrous.data.splits.find_split_lists import find_lists, unused_lists_note
+from atrous.data.splits.random_split import seeded_split
+from atrous.data.splits.split_lists import listed_splits
+from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.errors import AtrousError
+
+_LOSSY = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
+
+
+def looks_like_side_by_side(root: Path) -> bool:
+    """Whether ``root``, or a folder of a split in it, holds pictures and masks beside each other."""
+    return any(_has_pairs(folder) for folder in (root, *split_folders_in(root).values()))
+
+
+def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
+    """Open a dataset of this layout.
+
+    Args:
+        root: the folder with the pictures and masks, or with one folder of them for each split.
+        classes: the class table to use instead of a ``classes.yaml`` or the names that a tool wrote.
+
+    Raises:
+        AtrousError: no picture has a mask beside it, there is no class table, or a split list is unusable.
+    """
+    folders = {name: folder for name, folder in split_folders_in(root).items() if _has_pairs(folder)}
+    if not folders and not _has_pairs(root):
+        raise AtrousError(
+            f"{root}: the layout 'side_by_side' needs pictures with masks beside them: a.png, a_mask.png."
+        )
+    notes: list[str] = []
+    orphans: list[Path] = []
+    splits: Mapping[str, tuple[Item, ...]]
+    unlisted: tuple[Item, ...] = ()
+    if folders:
+        splits = {}
+        for name, folder in folders.items():
+            images, masks = _pairs(folder)
+            splits[name] = paired(images, masks)
+            orphans += [path for stem, path in masks.items() if stem not in images]
+        notes += unused_lists_note(root)
+    else:
+        images, masks = _pairs(root)
+        orphans += [path for stem, path in masks.items() if stem not in images]
+        lists, told = find_lists(root, images)
+        notes += told
+        if lists:
+            splits = listed_splits(lists, root, images, masks)
+        else:
+            check_no_list_is_unread(root, images)
+            unlisted = paired(images, masks)
+            splits, note = seeded_split(unlisted)
+            notes.append(note)
+    table, told = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))
+    return Dataset(root, "side_by_side", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
+
+
+def _has_pairs(folder: Path) -> bool:
+    try:
+        images, masks = _pairs(folder)
+    except AtrousError:  # two masks for one picture, which reading reports
+        return True
+    return bool(images.keys() & masks.keys())
+
+
+def _pairs(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The pictures by stem, and the masks by the stem of their picture.
+
+    Raises:
+        AtrousError: two masks fit one picture, or two files of one name are not a JPEG and its mask.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in picture_files(folder):
+        files.setdefault(path.stem, []).append(path)
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    for stem, paths in files.items():
+        plain = is_named_as_mask(stem)
+        lossy = [path for path in paths if path.suffix.lower() in _LOSSY]
+        if len(paths) == 2 and len(lossy) == 1:
+            images[stem] = lossy[0]
+            _put(masks, stem, paths[1 - paths.index(lossy[0])])
+        elif len(paths) > 1:
+            raise AtrousError(f"{folder}: '{paths[0].name}' and '{paths[1].name}' share a name; rename or remove one.")
+        elif plain in files or (plain is not None and is_named_as_mask(plain) is None and lossy == []):
+            _put(masks, plain, paths[0])
+        else:
+            images[stem] = paths[0]
+    return images, masks
+
+
+def _put(masks: dict[str, Path], stem: str, path: Path) -> None:
+    if stem in masks:
+        raise AtrousError(
+            f"'{masks[stem].name}' and '{path.name}' in {path.parent} may both be the mask of '{stem}'. Move one kind "
+            "of them to another folder."
+        )
+    masks[stem] = path

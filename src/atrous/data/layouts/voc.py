@@ -1,0 +1,120 @@
+"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists somewhere in ``ImageSets/``.
+
+The augmented set is read too: grey masks of SBD's pictures in ``SegmentationClassAug/``, and lists such as
+``trainaug.txt`` or, in ``ImageSets/SegmentationAug/``, ``train_aug.txt``, their lines names or pairs of the form
+"/JPEGImages/x.jpg /SegmentationClassAug/x.png". Forms: github.com/kazuto1011/deeplab-pytorch, ``libs/datasets/voc.py``
+(pairs); VainF/DeepLabV3Plus-Pytorch, ``datasets/voc.py`` (names); open-mmlab/mmsegmentation, ``voc_aug.py`` (names).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atrous.data.class_colors import default_colors
+from atrous.data.class_files import named_classes
+from atrous.data.dataset import Dataset, Item
+from atrous.data.label_map import ClassTable
+from atrous.data.layouts.pairing import paired, pictures_in, withheld_split_note
+from atrous.data.splits.find_split_lists import find_lists, unused_lists_note
+from atrous.data.splits.random_split import seeded_split
+from atrous.data.splits.split_lists import listed, listed_splits, read_list
+from atrous.data.splits.split_names import canonical_split
+from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.errors import AtrousError
+
+_NAMES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+)
+VOC_CLASSES = ClassTable(
+    names=tuple(_NAMES.split()),
+    colors=default_colors(21),
+    raw=tuple((index,) for index in range(21)),
+    ignore=(255,),
+)
+
+_MASKS, _ADDED_MASKS = "SegmentationClass", "SegmentationClassAug"
+
+
+def looks_like_voc(root: Path) -> bool:
+    """Whether ``root``, or a folder in it such as ``VOC2012`` or ``VOCdevkit``, has this layout."""
+    return _year_folder(root) is not None
+
+
+def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
+    """Open a dataset of this layout; ``root`` may be the VOCdevkit, a year in it, or the folder above.
+
+    Every list is a split. One with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
+    that folder first, any other from ``SegmentationClass/`` first; where one lacks a mask, the other may have it.
+
+    Args:
+        root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, or one above it.
+        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 21 VOC
+            classes (255 is ignored).
+
+    Raises:
+        AtrousError: a folder is missing or empty, or a list is unusable.
+    """
+    year = _year_folder(root)
+    if year is None:
+        raise AtrousError(f"{root}: the layout 'voc' needs JPEGImages/ and SegmentationClass/; they are missing.")
+    images = pictures_in(year / "JPEGImages")
+    added = pictures_in(year / _ADDED_MASKS) if (year / _ADDED_MASKS).is_dir() else {}
+    masks = {**added, **pictures_in(year / _MASKS)}
+    notes = [] if year == root else [f"The dataset was found in {year}."]
+    splits: dict[str, tuple[Item, ...]] = {}
+    unlisted: tuple[Item, ...] = ()
+    lists = _lists(year / "ImageSets")
+    of_none = [path for path in lists if [one.stem for one in lists] == ["default"]]
+    for path in of_none:
+        lists.remove(path)
+        notes.append(f"{path} names no split, as CVAT writes it where there is none.")
+    for path in lists:
+        augmented = bool(added) and _is_augmented(path)
+        items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
+        if path.stem == "test" and not any(item.mask for item in items):
+            notes.append(withheld_split_note("test", path))
+            continue
+        splits[canonical_split(path.stem)] = items
+        if augmented:
+            notes.append(
+                f"The split '{path.stem}' takes its masks from {_ADDED_MASKS}/; those missing, from {_MASKS}/."
+            )
+    if splits:
+        notes += unused_lists_note(year, lists, f"The splits are the lists in {year / 'ImageSets'}")
+    elif others := find_lists(year, images, of_none)[0]:
+        splits = listed_splits(others, year / "JPEGImages", images, masks)
+        notes.append(f"The splits are told by {', '.join(str(path) for path in others)}.")
+    else:
+        check_no_list_is_unread(year, images)
+        # most VOC pictures have boxes only, so a picture without a mask is no mistake here
+        labelled = {stem: path for stem, path in images.items() if stem in masks}
+        unlisted = paired(labelled, masks)
+        splits, note = seeded_split(unlisted)
+        notes.append(note)
+    orphans = tuple(path for stem, path in masks.items() if stem not in images)
+    folders = (root, year / _MASKS)
+    table, told = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
+    return Dataset(year, "voc", table, splits, (*notes, *told), orphans, unlisted=unlisted)
+
+
+def _lists(sets: Path) -> list[Path]:
+    """The lists by name; of two of one name in ``Segmentation/`` and ``SegmentationAug/`` the first's."""
+    published = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
+    by_name = {path.stem: path for path in (*(sets / "SegmentationAug").glob("*.txt"), *published)}
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _is_augmented(path: Path) -> bool:
+    """Whether a list means the augmented set, by its name or by the masks it names."""
+    return "aug" in path.stem.lower() or any(_ADDED_MASKS in (row.mask or row.image) for row in read_list(path, {}))
+
+
+def _year_folder(root: Path) -> Path | None:
+    """The folder with ``JPEGImages`` and ``SegmentationClass``, newest year first, up to two levels down."""
+    below = sorted((path for path in root.glob("VOC*") if path.is_dir()), reverse=True)
+    below += sorted((path for path in root.glob("VOCdevkit/VOC*") if path.is_dir()), reverse=True)
+    for folder in (root, *below):
+        if (folder / "JPEGImages").is_dir() and (folder / "SegmentationClass").is_dir():
+            return folder
+    return None

@@ -1,0 +1,117 @@
+"""What is at URLs: the pictures of a folder or a pattern, the files of a folder, and files of which a part is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.remote.filesystems import WEB, errors_named, filesystem_of, scheme_of
+from atrous.data.remote.transfer import below
+
+#: Bytes of a file that are fetched together.
+AT_ONCE = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is at a URL.
+
+    Attributes:
+        pictures: the URLs of the picture files, in order.
+        is_folder: whether the URL is a folder, whose files these are.
+        folders: the URLs of the folders in it.
+    """
+
+    pictures: list[str]
+    is_folder: bool = False
+    folders: list[str] = field(default_factory=list)
+
+
+def listing_of(url: str) -> Listing:
+    """The pictures that a URL names: itself, those in its folder, or those that match its pattern.
+
+    Args:
+        url: of a file, of a folder, or with `*`, `?` or `[…]`; `http` and `https` name one file.
+
+    Raises:
+        AtrousError: the place cannot be listed.
+    """
+    if scheme_of(url) in WEB:
+        return Listing([url])
+    with errors_named(url):
+        system, path = filesystem_of(url)
+        system.invalidate_cache()
+        if system.isfile(path):
+            return Listing([url])
+        if re.search(r"[*?[]", path):
+            names = [name for name in system.glob(path) if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+            return Listing([_url_of(name, url, path) for name in sorted(names)])
+        if not system.isdir(path):
+            return Listing([url])
+        entries = sorted(system.ls(path, detail=True), key=lambda entry: entry["name"])
+    pictures = [_last(entry["name"]) for entry in entries if _is_picture(entry)]
+    folders = [_last(entry["name"]) for entry in entries if entry["type"] == "directory" and not _is(entry, path)]
+    return Listing(
+        [str(below(url, name)) for name in pictures],
+        True,
+        [str(below(url, name)) for name in folders if not name.startswith(".")],
+    )
+
+
+def files_in(url: str) -> set[str] | None:
+    """The names of the files in a folder; None where there is no such folder, which object stores make by storing.
+
+    Args:
+        url: of a kind that `check_storable` takes.
+
+    Raises:
+        AtrousError: the place cannot be listed.
+    """
+    with errors_named(url):
+        system, path = filesystem_of(url)
+        system.invalidate_cache()
+        if not system.isdir(path):
+            return None
+        return {_last(entry["name"]) for entry in system.ls(path, detail=True) if entry["type"] == "file"}
+
+
+@contextmanager
+def opened(url: str, at_once: int = AT_ONCE) -> Iterator[BinaryIO]:
+    """A file at a URL, open for reading; what is not read is not fetched, where the place allows that.
+
+    Args:
+        url: of a file, not on the web.
+        at_once: bytes that are fetched together.
+
+    Raises:
+        AtrousError: no such file, or no access.
+    """
+    with errors_named(url):
+        system, path = filesystem_of(url)
+        with system.open(path, "rb", block_size=at_once) as file:
+            yield file
+
+
+def _url_of(name: str, url: str, path: str) -> str:
+    """The URL of a path that a filesystem gave, as the user writes it: with the host and the user of a URL there."""
+    begin = url.removesuffix(path) if url.endswith(path) else url.partition("://")[0] + "://"
+    return begin + name
+
+
+def _is(entry: Any, path: str) -> bool:
+    """Whether an entry is the folder itself, of which object stores may keep an empty object."""
+    return entry["name"].strip("/") == path.strip("/")
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _is_picture(entry: Any) -> bool:
+    name = _last(entry["name"])
+    return entry["type"] == "file" and not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES

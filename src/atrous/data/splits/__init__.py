@@ -1,0 +1,1 @@
+"""Which pictures belong to which split and to which group."""

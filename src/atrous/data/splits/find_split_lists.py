@@ -1,0 +1,228 @@
+"""Finding the split lists of a dataset among its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.splits.split_lists import LIST_NAME, LIST_SUFFIXES, TABLES, TEXTS, read_list
+from atrous.data.splits.split_names import canonical_split
+from atrous.data.splits.split_records import RECORD_SUFFIXES, YAML, is_too_large, tells_splits
+from atrous.data.splits.split_rows import SPLIT_HEADS, VAL_HEADS, stem_of
+from atrous.data.text_files import decodings, table_of
+from atrous.errors import AtrousError
+from atrous.overwrite_checks import is_our_json
+
+# in a folder of lists, these hold one that cannot be read
+_UNREAD_SUFFIXES = frozenset({".xlsx", ".xls", ".ods", ".xml", ".pkl", ".parquet", ".npy", ".npz", ".mat"})
+_SETTINGS = YAML | {".toml", ".xml", ".cfg", ".ini", ".conf"}
+# programs, archives, logs and models, which may be named train or test and are no lists
+_OTHERS = """
+.py .sh .bat .ps1 .ipynb .m .r .c .cpp .h .md .rst .html .htm .pdf .zip .tar .tgz .7z .rar .log .out .err .cache .lock
+.pt .pth .pt2 .ckpt .safetensors .onnx .bin .weights .h5 .hdf5 .mp4 .avi .mov .mkv .tfrecord
+"""
+_OTHER_SUFFIXES = frozenset(_OTHERS.split())
+_RESULT_WORDS = """
+log logs loss losses metrics history results prediction predictions predicted pred preds score scores result metric iou
+miou dice accuracy errors report stats statistics
+"""
+#: A file of such a name holds results, such as scores of pictures, and no split.
+RESULTS = frozenset(_RESULT_WORDS.split())
+_RECORD_FILES = 100  # in a folder; more are labels of single pictures
+_FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
+
+
+def find_lists(
+    root: Path, images: Mapping[str, Path] | None = None, no_lists: Container[Path] = ()
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Find the split lists of a dataset: those in ``splits/`` or a folder of such a name, else those in ``root``.
+
+    Args:
+        root: the dataset's folder.
+        images: the pictures by stem; a file that has no list's name and names none of them is no list.
+        no_lists: files that tell no split, whatever their name is.
+
+    Returns:
+        The lists, sorted, and sentences that name lists which are not used.
+
+    Raises:
+        AtrousError: a list is of a kind that cannot be read.
+    """
+    found: list[Path] = []
+    notes: list[str] = list(_not_looked_through(root, images or {}))
+    for named in _named_as_lists(root, images or {}):
+        lists = [path for path in named if path not in no_lists]
+        others = [path for path in lists if images is not None and _is_other_text(path, images)]
+        whole = [path for path in lists if images and path not in others and is_all_training(path, images)]
+        notes += [f"{path} says that every picture is for training, so a split is made." for path in whole]
+        lists = [path for path in lists if path not in others and path not in whole]
+        read = {_list_stem(path) for path in lists if _is_readable(path)}
+        doubles = [path for path in lists if not _is_readable(path) and _list_stem(path) in read]
+        notes += [f"{path} is not read: a list of the same name is." for path in doubles]
+        lists = [path for path in lists if path not in doubles]
+        notes += [f"{path} is not read: it names no picture." for path in others]
+        if found and lists:
+            names = ", ".join(str(path.relative_to(root)) for path in lists)
+            notes.append(f"The splits are read from {found[0].parent}; not used: {names}.")
+        found = found or lists
+    for path in found:
+        if not _is_readable(path):
+            stem = path.parent / _list_stem(path)
+            whole = stem.name.lower().startswith("split")
+            written = "splits.csv with the columns image and split" if whole else f"{stem}.txt with one name a line"
+            raise AtrousError(
+                f"{path}: a split list is read as .txt, .csv, .tsv, .json, .jsonl, .yaml or .toml. Write {written}, or "
+                "move the file away to have a split made."
+            )
+    return found, tuple(notes)
+
+
+def unused_lists_note(root: Path, used: Iterable[Path] = (), where: str = "The splits are the folders") -> list[str]:
+    """A sentence that names the split lists of a dataset whose splits are told by other things, or none.
+
+    Args:
+        root: the dataset's folder.
+        used: the lists that are read all the same.
+        where: what tells the splits, as a sentence.
+    """
+    first = next((lists for lists in _named_as_lists(root, {}) if set(lists) - set(used)), [])
+    names = ", ".join(str(path.relative_to(root)) for path in first if path not in set(used))
+    return [f"{where}; these lists are not used: {names}."] if names else []
+
+
+def _named_as_lists(root: Path, images: Mapping[str, Path]) -> Iterator[list[Path]]:
+    """The files that are lists by their names, heads or records, of each folder that may hold some."""
+    for folder in (*(_in_any_case(root, name) for name in _FOLDERS), root):
+        files = _files(folder)
+        records = [path for path in files if _is_unnamed_record_file(path)]
+        if folder == root and len(records) > _RECORD_FILES:
+            files = [path for path in files if path not in set(records)]
+        yield [path for path in files if _is_list(path, images, in_root=folder == root)]
+
+
+def _in_any_case(root: Path, name: str) -> Path:
+    """The folder of a name, or one whose name differs in capitals only."""
+    folder = root
+    for part in Path(name).parts:
+        found = folder / part
+        if not found.is_dir() and folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
+            found = next((path for path in sorted(folder.iterdir()) if path.name.lower() == part.lower()), found)
+        folder = found
+    return folder
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "~")))
+
+
+def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
+    suffix = path.suffix.lower()
+    unread = is_unread_list(path, images) or (not in_root and suffix in _UNREAD_SUFFIXES)
+    if suffix not in LIST_SUFFIXES and not unread:
+        return False
+    if suffix == ".json" and is_our_json(path):  # such as the scores of a split, val.json
+        return False
+    if not in_root:
+        return suffix != "" or LIST_NAME.fullmatch(path.stem.lower()) is not None
+    if unread or LIST_NAME.fullmatch(path.stem.lower()):
+        # train.yaml may be a recipe
+        sure = suffix not in _SETTINGS or path.stem.lower().startswith("split")
+        if sure or not os.access(path, os.R_OK):
+            return sure
+        if suffix not in RECORD_SUFFIXES:
+            return _names_picture(path, images)
+        return (suffix in YAML and _begins_as_list(path)) or tells_splits(path, images)
+    if not os.access(path, os.R_OK):
+        return False
+    if suffix in RECORD_SUFFIXES:
+        return path.stem not in images and not _holds_results(path) and tells_splits(path, images)
+    return suffix in TABLES and _has_split_column(path)
+
+
+def is_unread_list(path: Path, images: Mapping[str, Path]) -> bool:
+    """Whether a file is named like a split list and is of a kind that is not read, such as splits.psv or train.npz.
+
+    Args:
+        path: the file.
+        images: the pictures by stem; what belongs to one of them, such as its world file, is no list.
+    """
+    endings = {suffix.lower() for suffix in path.suffixes}
+    if _is_readable(path) or endings & (PICTURE_SUFFIXES | _OTHER_SUFFIXES) or _list_stem(path) in images:
+        return False
+    stem = _list_stem(path).lower()
+    return LIST_NAME.fullmatch(stem) is not None or re.match(r"splits?[_-]", stem) is not None  # splits_final.pkl
+
+
+def _list_stem(path: Path) -> str:
+    """The name of a file without any of its endings: "splits" of splits.csv.gz."""
+    return path.name.split(".")[0]
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in LIST_SUFFIXES
+
+
+def _is_unnamed_record_file(path: Path) -> bool:
+    return path.suffix.lower() in RECORD_SUFFIXES and not LIST_NAME.fullmatch(path.stem.lower())
+
+
+def _holds_results(path: Path) -> bool:
+    return bool(RESULTS.intersection(re.findall(r"[a-z]+", path.stem.lower())))
+
+
+def _not_looked_through(root: Path, images: Mapping[str, Path]) -> Iterator[str]:
+    """Sentences that name the files of records in a dataset's folder that might tell a split and are not read."""
+    files = [path for path in _files(root) if _is_unnamed_record_file(path) and os.access(path, os.R_OK)]
+    for path in files if len(files) <= _RECORD_FILES else ():
+        if is_too_large(path):
+            yield f"{path} is too large to be looked through for a split."
+        elif _holds_results(path) and tells_splits(path, images):
+            yield (
+                f"{path} names splits of pictures and is not read, because by its name it holds results. If it is the "
+                "split list, rename it splits" + path.suffix + "."
+            )
+
+
+def is_all_training(path: Path, images: Mapping[str, Path]) -> bool:
+    """Whether records of no list's name say that every picture is for training, as nnU-Net's dataset.json does.
+
+    Args:
+        path: the file.
+        images: the pictures by stem.
+    """
+    if not _is_unnamed_record_file(path):
+        return False
+    try:
+        rows = [row for row in read_list(path, images) if stem_of(row.image, images) in images]
+    except AtrousError:
+        return False
+    named = {stem_of(row.image, images) for row in rows}
+    return {canonical_split(row.split or "") for row in rows} == {"train"} and named == images.keys()
+
+
+def _is_other_text(path: Path, images: Mapping[str, Path]) -> bool:
+    if path.suffix.lower() not in LIST_SUFFIXES or LIST_NAME.fullmatch(path.stem.lower()):
+        return False
+    try:
+        return not any(stem_of(row.image, images) in images for row in read_list(path, images))
+    except AtrousError:
+        return path.suffix.lower() in TEXTS
+
+
+def _has_split_column(path: Path) -> bool:
+    head = next(iter(table_of(path, next(iter(decodings(path))))), [])
+    return any(cell.lower() in SPLIT_HEADS | VAL_HEADS for cell in head) and len(head) > 1
+
+
+def _names_picture(path: Path, images: Mapping[str, Path]) -> bool:
+    words = re.findall(r"""[^\s"'<>,;=\[\]]+""", next(iter(decodings(path))))
+    return any(not word.isdigit() and stem_of(word, images) in images for word in words)
+
+
+def _begins_as_list(path: Path) -> bool:
+    return re.match(r"\ufeff?\s*(#.*\s+)*(-\s|\[)", next(iter(decodings(path)))) is not None

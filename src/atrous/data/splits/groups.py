@@ -1,0 +1,268 @@
+"""Groups of pictures: what a picture was taken from, such as a patient, scene, clip or recording.
+
+They are told by ``groups.csv`` in the dataset's folder, else by a pattern of names that the user gives, else by the
+layout. Pictures of one group resemble each other, so a split keeps them together and intervals are taken over groups.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from atrous.data.splits.split_names import SPELLINGS
+from atrous.data.splits.split_rows import IMAGE_HEADS, stem_of
+from atrous.data.text_files import decodings, table_of
+from atrous.errors import AtrousError, counted
+
+GROUPS_FILE = "groups.csv"
+_TABLES = frozenset({".csv", ".tsv"})
+#: Kinds of files that a table of groups may be kept in, and that are not read as one.
+_UNREAD = frozenset({".txt", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".xlsx", ".xls", ".ods", ".parquet", ".pkl"})
+_GROUP_WORDS = """
+group patient subject case person donor animal scene sequence seq clip video recording session site location place slide
+flight drive track run study series volume scan stack specimen cluster
+"""
+_GROUP_HEAD = re.compile(rf"({'|'.join(_GROUP_WORDS.split())})s?([ _-]?(id|ids|name|no|nr|number|key|index))?")
+_EXAMPLE = r"^(.+)_\d+$"
+
+#: By layout: the names of its pictures, with what they have in common in brackets, and what that is.
+_LAYOUTS = {
+    "cityscapes": (re.compile(r"(.+_\d{6})_\d{6}_leftImg8bit"), "city and sequence"),
+    "camvid": (re.compile(r"(\d{4}[A-Z\d]{2}|Seq\d{2}VD)_f?\d+.*"), "recording"),
+    "nnunet": (re.compile(r"(.+)"), "case"),
+}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The group of each picture, and who tells it.
+
+    Attributes:
+        of: by the picture's path; None for a picture that belongs to no other.
+        source: "file" for a groups.csv, "pattern" for one that the user gives, "layout", or "" where none is known.
+        notes: sentences to tell the user.
+    """
+
+    of: Mapping[Path, str | None]
+    source: Literal["file", "pattern", "layout", ""] = ""
+    notes: tuple[str, ...] = ()
+
+
+def find_groups(
+    pictures: Mapping[Path, str], root: Path, layout: str = "", pattern: str | None = None, above: Path | None = None
+) -> Groups:
+    """The groups of a dataset's pictures: by its ``groups.csv``, else by the pattern, else by its layout.
+
+    Args:
+        pictures: the name of each picture by its path.
+        root: the dataset's folder.
+        layout: its layout's name.
+        pattern: regular expression with one group, searched in each name; None for none.
+        above: a folder around it, in which a ``groups.csv`` may be, too.
+
+    Raises:
+        AtrousError: the pattern or the groups.csv is wrong, or leaves out a picture.
+    """
+    told, unread = _files({root, above or root})
+    given = None if pattern is None else compiled_pattern(pattern)
+    notes = tuple(
+        f"{path} is not read: groups are told by {GROUPS_FILE} with the columns picture and group." for path in unread
+    )
+    if told is not None:
+        of, more = _from_file(told, pictures, root)
+        if pattern is not None:
+            more = (*more, f"The pattern of groups '{pattern}' is not used: {told.name} tells the groups.")
+        return Groups(of, "file", (_stated(of, f"{told.name} tells"), *more))
+    if given is not None:
+        of = _by_pattern(given, pictures)
+        return Groups(of, "pattern", (_stated(of, f"the pattern '{pattern}' tells"), *notes))
+    of, what = _by_layout(pictures, root, layout)
+    said = (f"{_stated(of, f'the names tell ({what})')} {GROUPS_FILE} or --groups tells others.",) if of else ()
+    return Groups(of, "layout" if of else "", (*said, *notes))
+
+
+def compiled_pattern(pattern: str) -> re.Pattern[str]:
+    """The regular expression of a pattern of groups.
+
+    Args:
+        pattern: with one group, which is what pictures of one patient, scene or recording share.
+
+    Raises:
+        AtrousError: it is no regular expression, or has no group or several.
+    """
+    advice = f"Put what pictures of one patient, scene or recording share in one pair of brackets, as in '{_EXAMPLE}'."
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise AtrousError(f"groups is '{pattern}', which is no regular expression: {error}. {advice}") from error
+    if compiled.groups != 1:
+        raise AtrousError(
+            f"groups is '{pattern}', which has {compiled.groups} groups in brackets; it needs one. {advice} Brackets "
+            "that mark no group are written (?:…)."
+        )
+    return compiled
+
+
+def _stated(of: Mapping[Path, str | None], how: str) -> str:
+    named = {group for group in of.values() if group is not None}
+    alone = sum(group is None for group in of.values())
+    more = f", and {counted(alone, 'picture')} in no group" if alone else ""
+    return (
+        f"Groups of pictures, as {how}: {counted(len(of) - alone, 'picture')} in {counted(len(named), 'group')}{more}."
+    )
+
+
+def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[Path, str | None]:
+    found = {path: pattern.search(name) for path, name in pictures.items()}
+    if missed := sorted(pictures[path] for path, match in found.items() if not (match and match[1])):
+        raise AtrousError(
+            f"groups is '{pattern.pattern}', which finds no group in {len(missed)} of "
+            f"{counted(len(pictures), 'name')}, such as '{missed[0]}'. It is searched in names without suffix and must "
+            f"match all of them; or write a {GROUPS_FILE} with the columns picture and group."
+        )
+    return {path: match[1] for path, match in found.items() if match}
+
+
+def _by_layout(pictures: Mapping[Path, str], root: Path, layout: str) -> tuple[dict[Path, str | None], str]:
+    """The groups that the layout's names or folders tell, and what they are; none where they tell none."""
+    if layout in _LAYOUTS:
+        names, what = _LAYOUTS[layout]
+        matches = {path: names.fullmatch(name) for path, name in pictures.items()}
+        return (
+            ({path: match[1] for path, match in matches.items() if match}, what) if all(matches.values()) else ({}, "")
+        )
+    folders = {path: _folder(path, root) for path in pictures}
+    of_split = {path: path.parent for path in pictures}
+    # folders of splits and of kinds, such as train/ and images/, hold one set of pictures each and are no scenes
+    several = len(set(of_split.values())) > len({_split_of(path, root) for path in pictures})
+    return (dict(folders), "folder") if several else ({}, "")
+
+
+def _folder(path: Path, root: Path) -> str:
+    """The folder of a picture in the dataset, without the folder of its split: "images/scene_1"."""
+    parts = _inside(path, root).parent.parts
+    return "/".join(part for part in parts if not _is_split(part)) or "."
+
+
+def _split_of(path: Path, root: Path) -> str:
+    return "/".join(part for part in _inside(path, root).parent.parts if _is_split(part))
+
+
+def _is_split(part: str) -> bool:
+    words = set(re.split(r"[^a-z]+", part.lower()))
+    return any(words.intersection(spellings) for spellings in SPELLINGS.values())
+
+
+def _inside(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def _files(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
+    """The table of groups in a dataset's folders, and files of other kinds that may be meant as one.
+
+    Raises:
+        AtrousError: there are two tables.
+    """
+    files = sorted(path for folder in folders for path in folder.iterdir())
+    named = [path for path in files if path.stem.lower() == "groups" and path.is_file()]
+    tables = [path for path in named if path.suffix.lower() in _TABLES]
+    if len(tables) > 1:
+        raise AtrousError(f"{tables[0]} and {tables[1]} both tell the groups of pictures. Remove or rename one.")
+    unread = [path for path in named if path.suffix.lower() in _UNREAD]
+    return (tables[0], []) if tables else (None, unread)
+
+
+def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]:
+    """The groups that a table tells, and sentences about names in it that are no pictures.
+
+    Raises:
+        AtrousError: the table is unreadable, contradicts itself or leaves out a picture.
+    """
+    index = _index(pictures, root)
+    readings = [_rows(path, _cells(path, text), index) for text in decodings(path)]
+    # of several encodings that fit, the one in which most names are pictures
+    rows = max(readings, key=lambda rows: sum(stem_of(name, index) in index for name, _ in rows))
+    groups: dict[Path, str | None] = {}
+    strange = []
+    for name, group in rows:
+        found = index.get(stem_of(name, index), ())
+        if len(found) > 1:
+            raise AtrousError(
+                f"{path}: '{name}' names {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write their "
+                f"paths in the data set, such as '{_inside(found[0], root).as_posix()}'."
+            )
+        if not found:
+            strange.append(name)
+            continue
+        if groups.setdefault(found[0], group) != group:
+            raise AtrousError(
+                f"{path}: '{name}' is in the groups '{groups[found[0]]}' and '{group}'. A picture is in one group: "
+                "remove a line."
+            )
+    missing = sorted(name for picture, name in pictures.items() if picture not in groups)
+    if missing:
+        example = f"It names '{strange[0]}', which is no picture of this data set. " if strange else ""
+        raise AtrousError(
+            f"{path}: it tells no group of {len(missing)} of {counted(len(pictures), 'picture')}, such as "
+            f"'{missing[0]}'. {example}Add a line 'picture,group' for each, with an empty group for a picture that "
+            "belongs to no other; names are written with or without suffix."
+        )
+    names = f"{path.name} names {counted(len(strange), 'picture')} that the data set does not have, such as"
+    return groups, (f"{names} '{strange[0]}'.",) if strange else ()
+
+
+def _index(pictures: Mapping[Path, str], root: Path) -> dict[str, list[Path]]:
+    """The pictures by every name that may be meant: their own, and the ends of their paths, with and without suffix."""
+    index: dict[str, list[Path]] = {}
+    for path, name in pictures.items():
+        parts = _inside(path, root).parts
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        for key in {name, *tails, *(tail.removesuffix(path.suffix) for tail in tails)}:
+            index.setdefault(key, []).append(path)
+    return index
+
+
+def _cells(path: Path, text: str) -> list[list[str]]:
+    """The cells of each line; of lines without a comma or the like, the words."""
+    table = table_of(path, text)
+    if all(len(cells) == 1 for cells in table):
+        return [cells[0].rsplit(maxsplit=1) for cells in table]
+    return table
+
+
+def _rows(path: Path, table: list[list[str]], index: Mapping[str, object]) -> list[tuple[str, str | None]]:
+    """(picture, group) of each line."""
+    table = [cells for cells in table if not cells[0].startswith("#") or stem_of(cells[0], index) in index]
+    width = max(map(len, table), default=0)
+    if width < 2:
+        raise AtrousError(
+            f"{path}: it holds {'one column' if table else 'nothing'}; it needs the columns picture and group. Write "
+            "'picture,group' as its first line and a line for each picture, or remove the file."
+        )
+    head = [cell.lower() for cell in table[0]] + [""] * (width - len(table[0]))
+    known = Counter(
+        column for cells in table for column, cell in enumerate(cells) if cell and stem_of(cell, index) in index
+    )
+    picture = max(range(width), key=lambda column: (known[column], head[column] in IMAGE_HEADS, -column))
+    others = [column for column in range(width) if column != picture]
+    groups = [column for column in others if head[column] in ("group", "groups")]
+    groups = groups or [column for column in others if _GROUP_HEAD.fullmatch(head[column])]
+    is_head = bool(groups) or head[picture] in IMAGE_HEADS
+    if stem_of(table[0][picture] if picture < len(table[0]) else "", index) in index:
+        is_head, groups = False, []
+    groups = groups or others[: 1 if width == 2 else 0]
+    if len(groups) != 1:
+        raise AtrousError(
+            f"{path}: its columns are '{', '.join(table[0])}', and which of them tells the group is not clear. Call "
+            "the columns picture and group in its first line."
+        )
+    rows = ((_cell(cells, picture), _cell(cells, groups[0])) for cells in (table[1:] if is_head else table))
+    return [(name, group) for name, group in rows if name]
+
+
+def _cell(cells: list[str], column: int) -> str | None:
+    return cells[column] or None if column < len(cells) else None

@@ -1,0 +1,379 @@
+"""Splits told by JSON, JSON Lines, YAML and TOML: mappings from splits to pictures, and records with a split."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from atrous.data.splits.split_names import SPELLINGS, canonical_split
+from atrous.data.splits.split_rows import (
+    IMAGE_HEADS,
+    MASK_HEADS,
+    SPLIT_HEADS,
+    SPLIT_NAME,
+    SPLIT_WORDS,
+    VAL_HEADS,
+    Row,
+    is_mask_column,
+    names_file,
+    split_of_validity,
+    stem_of,
+)
+from atrous.data.text_files import decodings
+from atrous.errors import AtrousError
+from atrous.json_yaml import parse_json, parse_yaml
+from atrous.overwrite_checks import is_our_json, is_our_recipe
+
+YAML = frozenset({".yaml", ".yml"})
+#: Kinds of files that may hold records.
+RECORD_SUFFIXES = YAML | {".json", ".jsonl", ".ndjson", ".toml"}
+#: A key that names a split, such as train_images and images_val; its second group is the split.
+SPLIT_KEY = re.compile(
+    rf"((?:list|ids|images?|files?|names)[_-]?)?(trainval|{SPLIT_WORDS}|eval|evaluation|holdout)"
+    r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
+    re.IGNORECASE,
+)
+# what they hold is a split only where it names one; other values, such as the stage of a disease, are none
+_SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
+#: Heads under which a value is a fold or says of one split only.
+FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
+#: Heads under which true or false says whether a picture is of that split.
+FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
+#: A list of pictures under a key with such a word is a split, whatever else the key says.
+SPLIT_LIKE = FLAG_HEADS | frozenset(
+    ["trn", "va", "vld", "te", "tst", "eval", "fold", "holdout", "labeled", "labelled", "unlabeled", "unlabelled"]
+)
+_OF_MASKS = MASK_HEADS | {"y", "annotations", "annots", "labels", "segmentations", "targets", "anns", "gts"}
+_DEEPEST = 100  # more levels are no list, and would exhaust Python's stack
+_TAG_HEADS = frozenset(["tag", "tags"])  # FiftyOne's samples
+
+
+def record_rows(path: Path, text: str, known: Mapping[str, Path]) -> list[Row]:
+    """The pictures that a file of records names, and their splits where it tells them.
+
+    Read are a list of names or of records, a mapping from splits to such lists or from pictures to splits, COCO's
+    ``images``, and these inside other values, of which only what tells a split is taken.
+
+    Args:
+        path: the file, of one of ``RECORD_SUFFIXES``.
+        text: what it holds.
+        known: the pictures by stem.
+
+    Raises:
+        AtrousError: the text cannot be parsed, or names no pictures in these forms.
+    """
+    content = parsed(path, text)
+    if rows := _plain_rows(content) or list(_told(content, None, known)):
+        return rows
+    raise AtrousError(
+        f'{path}: no list of pictures. Write ["a.png", …], {{"train": ["a.png", …], "val": […]}}, or move the file '
+        "away to have a split made."
+    )
+
+
+def tells_splits(path: Path, known: Mapping[str, Path]) -> bool:
+    """Whether a file of records, of whatever name, tells splits of pictures.
+
+    Args:
+        path: the file, which may be read; one that this program wrote tells none.
+        known: the pictures by stem; where there are none, names that end as pictures do count.
+    """
+    if is_too_large(path) or is_our_json(path) or is_our_recipe(path):
+        return False
+    for text in decodings(path):
+        try:
+            rows = list(_told(parsed(path, text), None, known))
+        except AtrousError:
+            continue
+        if any(is_picture(row.image, known) for row in rows):
+            return True
+    return False
+
+
+def is_too_large(path: Path) -> bool:
+    """Whether a file of records is larger than what is looked through: 64 MB, in YAML and TOML, slow to read, 4 MB."""
+    return path.stat().st_size > (2**22 if path.suffix.lower() in YAML | {".toml"} else 2**26)
+
+
+def parsed(path: Path, text: str) -> Any:
+    """The content of a JSON, JSON Lines, YAML or TOML text.
+
+    Args:
+        path: the file, whose ending tells which it is.
+        text: what it holds.
+
+    Raises:
+        AtrousError: it is none, or lists and mappings lie too deep in each other.
+    """
+    content = _parsed(path, text)
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [part for one in level if isinstance(one, list | dict) for part in _parts_of(one)]
+        if not level:
+            return content
+    raise AtrousError(f"{path}: lists and mappings lie more than {_DEEPEST} deep in each other; move the file away.")
+
+
+def _parts_of(content: list[Any] | dict[Any, Any]) -> Iterable[Any]:
+    return content.values() if isinstance(content, dict) else content
+
+
+def _parsed(path: Path, text: str) -> Any:
+    suffix = path.suffix.lower()
+    text = text.removeprefix("\ufeff")
+    if suffix in YAML:
+        return parse_yaml(text, f"{path}:")
+    if suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise AtrousError(f"{path}: is no TOML: {error}.") from error
+    if suffix == ".json":
+        try:
+            return parse_json(text, f"{path}:")
+        except AtrousError:
+            lines = [line for line in text.splitlines() if line.strip()]
+            if len(lines) < 2 or not all(line.strip().startswith("{") for line in lines):
+                raise
+    records = [parse_json(line, f"{path}:") for line in text.splitlines() if line.strip()]
+    whole = len(records) == 1 and isinstance(records[0], dict) and image_of(records[0]) is None
+    return records[0] if whole else records
+
+
+def _plain_rows(content: Any) -> list[Row]:
+    """The rows of a text that is a list and nothing else, whose names may be of pictures that are not there."""
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
+        if _has_splits(others):
+            return []
+        content = images
+    if isinstance(content, list):
+        rows = [_entry_row(entry, None) for entry in content]
+    elif _maps_splits(content):
+        rows = [_entry_row(entry, _split_in(name)) for name, part in content.items() for entry in part]
+    elif isinstance(content, dict) and content and all(isinstance(part, str) for part in content.values()):
+        if all(SPLIT_KEY.fullmatch(str(key)) for key in content):
+            return []  # names in one text
+        rows = [Row(name, None, part) for name, part in content.items() if isinstance(name, str)]
+    else:
+        return []
+    found = [row for row in rows if row is not None]
+    return found if len(found) == len(rows) and (found or not rows) else []
+
+
+def _maps_splits(content: Any) -> bool:
+    """Whether a content is a mapping from names to lists, such as splits or folds, and nothing else."""
+    if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
+        return False
+    named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
+    by_record = (split_of_record(entry) for part in content.values() for entry in part if isinstance(entry, dict))
+    return all(named) or not (any(named) or any(by_record))
+
+
+def _split_in(key: Any) -> str:
+    """The split that a key names, such as "train" in "train_images"; other keys as they are."""
+    matched = SPLIT_KEY.fullmatch(str(key))
+    return matched[2] if matched else str(key)
+
+
+def _entry_row(entry: Any, split: str | None) -> Row | None:
+    """A name, or a record that names a picture; None for anything else."""
+    if isinstance(entry, str):
+        return Row(entry, None, split)
+    if not isinstance(entry, dict):
+        return None
+    image = image_of(entry)
+    if image is None:
+        return None
+    return Row(image, _mask_of(entry), split_of_record(entry) or split)
+
+
+def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterator[Row]:
+    """The rows that tell a split, wherever in the content they are.
+
+    Args:
+        content: of the file, or a part of it.
+        split: the split that the part belongs to, or None.
+        known: the pictures by stem.
+    """
+    if isinstance(content, str):
+        if split is not None:
+            yield from (Row(name, None, split) for name in _names_in(content, known))
+    elif isinstance(content, list):
+        names = [entry for entry in content if isinstance(entry, str)]
+        # one that is there shows that the others are names of pictures, too
+        if split is not None and len(names) == len(content) and any(is_picture(name, known) for name in names):
+            yield from (Row(name, None, split) for name in names)
+            return
+        sections = [split_of_record(one) for one in content if isinstance(one, dict) and image_of(one) is None]
+        # [{"split": "train", "images": […]}, {"split": "val", …}]
+        by_section, repeated = len({*sections} - {None}) > 1, len(sections) > len({*sections})
+        parts: list[_Part] = []
+        for number, entry in enumerate(content):
+            whole = by_section and isinstance(entry, dict) and image_of(entry) is None
+            rows = list(_told(entry, (split_of_record(entry) or split) if whole else split, known))
+            counted = not (isinstance(entry, dict) and image_of(entry) is not None)
+            parts.append(
+                _Part(f"fold {number}", entry, rows, counted and (not whole or repeated or _has_splits(entry)))
+            )
+        yield from _rows_of(parts, known)
+    elif isinstance(content, dict):
+        image = image_of(content)
+        own = split_of_record(content) or split
+        if image is not None and own is not None and is_picture(image, known):
+            yield Row(image, _mask_of(content), own)
+            return
+        of_pictures = [value for key, value in content.items() if is_picture(str(key), known)]
+        by_picture = all(isinstance(value, str) and SPLIT_NAME.fullmatch(value) for value in of_pictures)
+        parts = []
+        for key, value in content.items():
+            rows = list(_told_under(str(key), value, split, known, by_picture=by_picture))
+            counted = not SPLIT_KEY.fullmatch(str(key)) and not is_picture(str(key), known)
+            parts.append(_Part(f"'{key}'", value, rows, counted))
+        yield from _rows_of(parts, known)
+
+
+def _told_under(
+    key: str, value: Any, split: str | None, known: Mapping[str, Path], *, by_picture: bool
+) -> Iterator[Row]:
+    """The rows that one entry of a mapping tells; ``by_picture`` where its pictures have names of splits."""
+    if match := SPLIT_KEY.fullmatch(key):
+        yield from _told(value, match[2], known)
+    elif by_picture and isinstance(value, str) and is_picture(key, known):  # and not classes, such as a train
+        yield Row(key, None, value)
+    elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
+        yield Row(key, _mask_of(value), own)
+    elif isinstance(value, list) and _is_like_split(key):  # refused by whoever reads the rows, and never left out
+        yield from _told(value, key, known)
+    elif isinstance(value, list | dict):
+        yield from _told(value, split, known)
+
+
+def _is_like_split(key: str) -> bool:
+    """Whether a key has a split's name in it, such as "X_train" or "train_unlabeled", and is not of masks."""
+    words = set(re.findall(r"[a-z]+", key.lower()))
+    return bool("train" in key.lower() or words & SPLIT_LIKE) and not words & _OF_MASKS
+
+
+def _names_in(text: str, known: Mapping[str, Path]) -> list[str]:
+    """The pictures that a text names: one, or several with spaces or commas between them."""
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    if text not in known and len(words) > 1 and all(is_picture(word, known) for word in words):
+        return words
+    return [text] if is_picture(text, known) else []
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a list or mapping, what it tells, and whether it may be a fold."""
+
+    name: str
+    content: Any
+    rows: list[Row]
+    may_be_fold: bool
+
+
+def _rows_of(parts: list[_Part], known: Mapping[str, Path]) -> Iterator[Row]:
+    """The rows of all parts, marked where the parts tell the same splits differently, as folds and experiments do."""
+    tellers = [part for part in parts if part.may_be_fold and part.rows]
+    folds = _contradict(tellers, known) or _is_list_of_one_fold(parts)
+    for part in parts:
+        yield from (replace(row, fold=row.fold or part.name) for row in part.rows) if folds else part.rows
+
+
+def _contradict(parts: list[_Part], known: Mapping[str, Path]) -> bool:
+    """Whether a split that parts name by a key differs between them, or a picture's split does."""
+    by_key: dict[str, set[str]] = {}
+    by_picture: dict[str, set[str]] = {}
+    for part in parts:
+        by_split: dict[str, set[str]] = {}
+        for row in part.rows:
+            by_split.setdefault(canonical_split(row.split or ""), set()).add(stem_of(row.image, known))
+        if _has_splits(part.content) and any(
+            by_key.setdefault(name, by_split[name]) != by_split[name] for name in by_split
+        ):
+            return True
+        splits: dict[str, set[str]] = {}
+        for name, stems in by_split.items():
+            for stem in stems:
+                splits.setdefault(stem, set()).add(name)
+        if any(by_picture.setdefault(stem, names) != names for stem, names in splits.items()):
+            return True
+    return False
+
+
+def _is_list_of_one_fold(parts: list[_Part]) -> bool:
+    """Whether a list holds one mapping of splits, as nnU-Net's splits_final.json of one fold does."""
+    [only, *others] = parts or [None]
+    if only is None or others or not only.name.startswith("fold ") or not isinstance(only.content, dict):
+        return False
+    return _has_splits(only.content) and all(isinstance(value, list) for value in only.content.values())
+
+
+def _has_splits(content: Any) -> bool:
+    """Whether a content has lists, mappings or names under keys that are splits, however deep."""
+    if isinstance(content, dict):
+        return any(
+            (SPLIT_KEY.fullmatch(str(key)) and isinstance(part, list | dict | str)) or _has_splits(part)
+            for key, part in content.items()
+        )
+    return isinstance(content, list) and any(_has_splits(part) for part in content if isinstance(part, list | dict))
+
+
+def image_of(record: Mapping[str, Any]) -> str | None:
+    """The picture that a record names: under a usual key, or in a mapping under one; a file before any other name.
+
+    Args:
+        record: the keys and values.
+    """
+    named = []
+    for key, value in record.items():
+        if isinstance(value, dict) and str(key).lower() in ("image", "img", "picture"):
+            value = next((part for part in value.values() if names_file(part if isinstance(part, str) else None)), None)
+        if isinstance(value, str) and str(key).lower() in IMAGE_HEADS:
+            named.append(value)
+    return next((name for name in named if names_file(name)), named[0] if named else None)
+
+
+def _mask_of(record: Mapping[str, Any]) -> str | None:
+    lowered = ((str(key).lower(), value) for key, value in record.items())
+    named = next(((key, value) for key, value in lowered if key in MASK_HEADS and isinstance(value, str)), None)
+    return named[1] if named is not None and is_mask_column(named[0], [named[1]]) else None
+
+
+def split_of_record(record: Mapping[str, Any]) -> str | None:
+    """The split of a record, as written; one that is no train, val or test is kept for the error that names it.
+
+    Args:
+        record: the keys and values.
+    """
+    for key, value in record.items():
+        head = str(key).lower()
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if head in FOLD_HEADS and isinstance(value, str | int | float):
+            return f"{head} {value}"
+        if head in FLAG_HEADS and (str(value).lower() in ("true", "false") or value in (0, 1)):
+            return f"{head} {str(value).lower()}"
+        if head in VAL_HEADS and isinstance(value, bool | int | str):
+            return split_of_validity(str(value)) or f"{head} {value}"
+        if isinstance(value, str) and head in SPLIT_HEADS | _TAG_HEADS:
+            if SPLIT_NAME.fullmatch(value) or (head in _SURE_HEADS and value):
+                return value
+        elif isinstance(value, int) and head in _SURE_HEADS:
+            return str(value)
+    return None
+
+
+def is_picture(name: str, known: Mapping[str, Path]) -> bool:
+    """Whether a name is one of the known pictures', or, where none are known, ends as a picture's.
+
+    Args:
+        name: as written in a file.
+        known: the pictures by stem.
+    """
+    return stem_of(name, known) in known if known else names_file(name)

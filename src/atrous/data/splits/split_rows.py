@@ -1,0 +1,101 @@
+"""What a split list says of one picture, in whatever form, and which picture a name in it means."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.splits.split_names import SPELLINGS
+
+_IMAGE_WORDS = """
+image images img image_path image_name image_file image_id img_path img_name imagepath imagename file filename
+file_name filepath file_path name path picture id stem
+"""
+IMAGE_HEADS = frozenset(_IMAGE_WORDS.split())
+_MASK_WORDS = """
+mask masks label label_path label_name mask_path mask_name mask_file maskpath annotation annotation_path ann
+segmentation seg seg_map seg_path gt
+"""
+MASK_HEADS = frozenset(_MASK_WORDS.split())
+# under these heads there may be a class, a fold or a count as well as a mask
+_DOUBTFUL_MASK_HEADS = frozenset(["label", "annotation", "ann", "segmentation", "seg", "gt"])
+SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
+VAL_HEADS = frozenset(["is_valid", "is_val", "is_validation"])  # fastai's: true for val, false for train
+SPLIT_WORDS = "|".join(spelling for spellings in SPELLINGS.values() for spelling in spellings if spelling != "tr")
+SPLIT_NAME = re.compile(rf"(trainval|{SPLIT_WORDS})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a list says of one picture.
+
+    Attributes:
+        image: the picture's name, as written: a stem, a file name or a path.
+        mask: the mask's name, or None.
+        split: the name of its split, or None where the file's name tells.
+        fold: the part of the file that says so where several parts tell the same splits differently, or None.
+    """
+
+    image: str
+    mask: str | None = None
+    split: str | None = None
+    fold: str | None = None
+
+
+def stem_of(written: str, known: Mapping[str, object]) -> str:
+    """The stem that a name in a list means: as written, else as a file name, else the first of several words.
+
+    Args:
+        written: the name.
+        known: the pictures by stem.
+    """
+    written = written.replace("\\", "/")
+    if written not in known:
+        written = re.sub(r"""^(['"])(.*)\1$""", r"\2", written)
+    field, first = re.split(r"[,;\t]", written)[0].strip(), re.split(r"[,;\s]", written.strip())[0]
+    guesses = (guess for name in (written, field, first) for guess in (name, Path(name).stem, Path(name).name))
+    spelled = (spelling for guess in guesses for spelling in _spellings(guess))
+    return next((spelling for spelling in spelled if spelling in known), Path(first).stem)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """A name as file systems may spell it: composed (NFC), decomposed (NFD), or as the locale shows its UTF-8."""
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    if name.isascii():
+        return (name,)
+    return (*forms, *(os.fsdecode(form.encode("utf-8", errors="surrogateescape")) for form in forms))
+
+
+def split_of_validity(cell: str | None) -> str | None:
+    """The split that a cell under ``is_valid`` means, "train" or "val"; None where it is neither true nor false.
+
+    Args:
+        cell: what is written there, in any case.
+    """
+    lowered = (cell or "").lower()
+    if lowered not in ("true", "false", "1", "0", "1.0", "0.0", "yes", "no"):
+        return None
+    return "val" if lowered in ("true", "1", "1.0", "yes") else "train"
+
+
+def is_mask_column(head: str, cells: Iterable[str | None]) -> bool:
+    """Whether a column names masks: all its cells are picture files, or its head says mask and no cell is a number.
+
+    Args:
+        head: in lower case.
+        cells: of the column.
+    """
+    cells = list(cells)
+    if all(map(names_file, cells)):
+        return True
+    return head not in _DOUBTFUL_MASK_HEADS and not any(cell and cell.replace(".", "").isdigit() for cell in cells)
+
+
+def names_file(cell: str | None) -> bool:
+    """Whether a text ends as a picture's or a mask's file does."""
+    return Path(cell or "").suffix.lower() in PICTURE_SUFFIXES

@@ -1,0 +1,377 @@
+"""Exported files: what they say about themselves, and running them in ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from atrous.errors import AtrousError, missing_extra, unknown_name
+from atrous.fork_safety import leave_to_parent
+from atrous.inference.choose_engine import Engine
+from atrous.inference.onnx_metadata import read_property
+from atrous.inference.openvino_core import KERNELS_KEPT, CompiledNetwork, openvino_core
+from atrous.inference.resize_argmax import resize_argmax
+from atrous.json_yaml import parse_json
+from atrous.model_file import sha256_of
+
+if TYPE_CHECKING:
+    from atrous.models.info import Info
+
+#: Where a file keeps the model's record: a property of ONNX's, an entry of OpenVINO's rt_info, an extra file of .pt2.
+INFO_KEY = "atrous"
+#: Where an .xml keeps the digest of the .bin beside it, as each may be replaced without the other.
+WEIGHTS_KEY = "atrous_weights"
+
+#: Why an exported file's runtime runs it.
+REASON = "the runtime the file was exported for"
+
+#: Names of precisions, here and in OpenVINO; of itself it would take bfloat16 wherever that is fast.
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file's name is that of an exported file which can be run here."""
+    return Path(path).suffix.lower() in (".onnx", ".xml")
+
+
+def is_named_as_exported(path: str | Path) -> bool:
+    """Whether a file may be one that `atrous export` wrote, to be run here or elsewhere, or a part of one."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    return is_exported(path) or suffix == ".pt2" or (suffix == ".bin" and not _is_torch_file(path))
+
+
+def read_info(path: str | Path) -> Info:
+    """What an exported file says about its model; neither runtime is needed.
+
+    Args:
+        path: a .onnx or .xml file written by `atrous export`.
+
+    Raises:
+        AtrousError: no such file, of another format, damaged, or not written by atrous.
+    """
+    from atrous.models.info import Info
+
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".pt2":
+        raise AtrousError(
+            f"{path} is for other programs: a .pt2 holds pickles, which atrous never reads. Export the model as onnx "
+            "or openvino to run it here."
+        )
+    if suffix == ".bin":
+        beside = path.with_suffix(".xml")
+        raise AtrousError(
+            f"{path} holds the weights alone: give {beside}, the file beside it."
+            if beside.is_file()
+            else f"{path} may be the weights of an exported file: give {beside}, which is missing beside it."
+            if path.is_file()
+            else f"no file at {path}; of an exported model, give the .xml."
+        )
+    if not is_exported(path):
+        raise AtrousError(f"{path} is no exported file: their names end in .onnx or .xml.")
+    if not path.is_file():
+        raise AtrousError(f"no exported file at {path}.")
+    try:
+        record = read_property(path, INFO_KEY) if suffix == ".onnx" else _rt_info(path, INFO_KEY)
+    except (ValueError, IndexError, OSError, ElementTree.ParseError) as error:
+        raise AtrousError(f"{path} is damaged or no {suffix} file: {error}. Export it again.") from error
+    if record is None:
+        raise AtrousError(
+            f"{path} was not written by atrous: it has no model record, so its classes and pictures are unknown. Only "
+            "files of `atrous export` can be run."
+        )
+    try:
+        return Info.from_dict(parse_json(record, "its record"))
+    except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
+        raise AtrousError(f"{path}: {error}") from error
+
+
+def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -> None:
+    """Writes an OpenVINO model as an .xml and a .bin that know that they belong together.
+
+    Args:
+        model: of OpenVINO; it keeps the record.
+        record: what our model says about itself, as JSON.
+        path: the .xml to write.
+        half: weights in 16 bits.
+    """
+    import openvino
+
+    model.set_rt_info(record, [INFO_KEY])
+    openvino.save_model(model, path, compress_to_fp16=half)
+    model.set_rt_info(sha256_of(path.with_suffix(".bin")), [WEIGHTS_KEY])
+    openvino.save_model(model, path, compress_to_fp16=half)
+
+
+def open_graph(path: str | Path, engine: str, device: str, precision: str) -> OnnxGraph | OpenVinoGraph:
+    """An exported file, ready to run.
+
+    Args:
+        path: of a .onnx or .xml file.
+        engine: auto, or the runtime of such files.
+        device: auto or cpu.
+        precision: auto or float32, which the file was checked in; for OpenVINO's also bfloat16.
+
+    Raises:
+        AtrousError: no exported file, or it does not run on that engine, device or in that precision.
+    """
+    runtime = "onnxruntime" if Path(path).suffix.lower() == ".onnx" else "openvino"
+    for name, given, allowed in (
+        ("engine", engine, ["auto", runtime]),
+        ("device", device, ["auto", "cpu"]),
+        ("precision", precision, ["auto", *PRECISIONS] if runtime == "openvino" else ["auto", "float32"]),
+    ):
+        if given not in allowed:
+            raise AtrousError(
+                f"{path} runs on {runtime}, on the CPU: {name} {given} is not for it, but {' or '.join(allowed)} is."
+            )
+    if runtime == "onnxruntime":
+        return OnnxGraph(path)
+    return OpenVinoGraph(path, precision="float32" if precision == "auto" else precision, tail=False)
+
+
+class OnnxGraph:
+    """An exported .onnx file in ONNX Runtime, on the CPU, for any number of threads.
+
+    Args:
+        path: of the file.
+        threads: of one picture's work; None for as many as there are cores.
+
+    Attributes:
+        info: of the model.
+        engine: what runs it.
+        has_scores: whether the file gives scores.
+        pools: False, as it cannot be given what image pooling saw of the whole picture.
+        stacks: False, as its graph takes one picture at a time.
+
+    Raises:
+        AtrousError: no exported file, damaged, or onnxruntime is not installed.
+    """
+
+    pools = stacks = False
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        self.info = read_info(path)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_extra("onnxruntime", "onnx") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3  # it warns of initialisers that nobody reads
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors derive from nothing narrower
+            raise _cannot_run(path, "ONNX Runtime", error) from error
+        leave_to_parent(self._session)
+        self._path = Path(path)
+        self.engine = Engine("onnxruntime", "cpu", "float32", REASON)
+        self.has_scores = _has_scores(self.info, [output.name for output in self._session.get_outputs()], path)
+
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
+        if pooled is not None:
+            raise _without_pooling()
+        return self._run(self.info.tasks[0].outputs[0], image)
+
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        return np.stack([self.labels(image) for image in images])
+
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution; `pooled` must be None.
+
+        Raises:
+            AtrousError: the file gives labels only.
+        """
+        if pooled is not None:
+            raise _without_pooling()
+        self.check_scores()
+        return self._run(self.info.tasks[0].outputs[1], image).transpose(1, 2, 0)
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Raises an AtrousError: exported files give labels and scores only."""
+        raise _without_pooling()
+
+    def check_scores(self) -> None:
+        """Before the work: whether the file gives scores.
+
+        Raises:
+            AtrousError: it gives labels only.
+        """
+        _check_scores(self.has_scores, self._path)
+
+    def _run(self, output: str, image: np.ndarray) -> np.ndarray:
+        return np.asarray(self._session.run([output], {"image": _batch(image, self.info)})[0])[0]
+
+
+class OpenVinoGraph:
+    """An exported .xml file, with its .bin, in OpenVINO, on the CPU, for any number of threads.
+
+    Args:
+        path: of the .xml file.
+        threads: of one picture's work; None for as many as there are cores.
+        precision: float32, or bfloat16, which is faster where the processor computes in it and changes some pixels.
+        tail: make labels by the file's own argmax, at full size; else, where there are scores, from these, which is
+            faster and the same but at ties.
+
+    Attributes:
+        info: of the model.
+        engine: what runs it.
+        has_scores: whether the file gives scores.
+        pools: False, as it cannot be given what image pooling saw of the whole picture.
+        stacks: False, as its graph takes one picture at a time.
+
+    Raises:
+        AtrousError: no exported file, damaged, without its .bin, an unknown precision, or openvino is not installed.
+    """
+
+    pools = stacks = False
+
+    def __init__(
+        self, path: str | Path, threads: int | None = None, *, precision: str = "float32", tail: bool = True
+    ) -> None:
+        self.info = read_info(path)
+        try:
+            import openvino
+        except ImportError as error:
+            raise missing_extra("openvino", "openvino") from error
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+        hints["CPU_RUNTIME_CACHE_CAPACITY"] = KERNELS_KEPT
+        if threads:
+            hints["INFERENCE_NUM_THREADS"] = str(threads)
+        _check_weights(Path(path))
+        try:
+            core = openvino_core()
+            graph = core.read_model(path)
+            names = [name for output in graph.outputs for name in output.get_names()]
+            self.has_scores = _has_scores(self.info, names, path)
+            self._tail = tail or not self.has_scores
+            if not self._tail:
+                make: Any = openvino.Model  # its stubs know another signature
+                graph = make([graph.output(self.info.tasks[0].outputs[1])], graph.get_parameters())
+            self._network = CompiledNetwork(core.compile_model(graph, "CPU", hints))
+        except Exception as error:  # its errors derive from nothing narrower
+            raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
+        self._path = Path(path)
+        self.engine = Engine("openvino", "cpu", precision, REASON)
+        self._align_corners = bool(self.info.arguments.get("align_corners", False))
+
+    def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values, uint8 for models of 8-bit pictures → H×W uint8 class indices; `pooled` must be None."""
+        if pooled is not None:
+            raise _without_pooling()
+        if self._tail:
+            return self._run(self.info.tasks[0].outputs[0], image)
+        return resize_argmax(self.scores(image), image.shape[:2], self._align_corners)
+
+    def labels_of_all(self, images: np.ndarray) -> np.ndarray:
+        """N×H×W×C raw values → N×H×W uint8 class indices, one picture after another."""
+        return np.stack([self.labels(image) for image in images])
+
+    def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
+        """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution; `pooled` must be None.
+
+        Raises:
+            AtrousError: the file gives labels only.
+        """
+        if pooled is not None:
+            raise _without_pooling()
+        self.check_scores()
+        return self._run(self.info.tasks[0].outputs[1], image).transpose(1, 2, 0)
+
+    def features(self, image: np.ndarray) -> np.ndarray:
+        """Raises an AtrousError: exported files give labels and scores only."""
+        raise _without_pooling()
+
+    def check_scores(self) -> None:
+        """Before the work: whether the file gives scores.
+
+        Raises:
+            AtrousError: it gives labels only.
+        """
+        _check_scores(self.has_scores, self._path)
+
+    def _run(self, output: str, image: np.ndarray) -> np.ndarray:
+        with self._network.run([_batch(image, self.info)]) as request:
+            return request.get_tensor(output).data[0].copy()
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether a file starts as torch writes checkpoints, some of which are named .bin, too."""
+    if not path.is_file() or path.with_suffix(".xml").is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
+
+
+def _rt_info(path: Path, key: str) -> str | None:
+    entry = ElementTree.parse(path).getroot().find(f"rt_info/{key}")
+    return None if entry is None else entry.get("value")
+
+
+def is_weights_of(path: Path, weights: Path) -> bool:
+    """Whether a file holds the weights that an .xml was written with.
+
+    Args:
+        path: the .xml, there or not.
+        weights: the .bin file.
+    """
+    try:
+        recorded = _rt_info(path, WEIGHTS_KEY)
+    except (OSError, ElementTree.ParseError):
+        return False
+    return recorded is not None and weights.is_file() and sha256_of(weights) == recorded
+
+
+def _check_weights(path: Path) -> None:
+    """Refuses an .xml beside another's .bin, which OpenVINO would run without a word."""
+    weights, recorded = path.with_suffix(".bin"), _rt_info(path, WEIGHTS_KEY)
+    if recorded is not None and weights.is_file() and sha256_of(weights) != recorded:
+        raise AtrousError(
+            f"{path}, or {weights} beside it is damaged, or from another export: its weights are not those that the "
+            "file was written with. Export it again."
+        )
+
+
+def _batch(image: np.ndarray, info: Info) -> np.ndarray:
+    """H×W×C → 1×C×H×W of the graph's type."""
+    channels = info.preprocessing.channels
+    if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        raise AtrousError(f"the model takes pictures of H×W×{channels}, got {'×'.join(map(str, image.shape))}.")
+    dtype = np.uint8 if info.preprocessing.dtype == "uint8" else np.float32
+    if dtype == np.uint8 and image.dtype != np.uint8:
+        raise AtrousError(f"the model takes pictures of uint8, got {image.dtype}: scale it to 0–255 and round.")
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)[None]
+
+
+def _without_pooling() -> AtrousError:
+    return AtrousError("an exported file neither gives nor takes what image pooling sees: give the model file instead.")
+
+
+def _has_scores(info: Info, outputs: Sequence[str], path: str | Path) -> bool:
+    """Whether a graph gives scores beside labels, which every exported file gives."""
+    labels, scores = info.tasks[0].outputs
+    if labels not in outputs:
+        raise AtrousError(
+            f"{path} is damaged: its record names the output '{labels}', but its graph gives "
+            f"{', '.join(outputs) or 'no output with a name'}. Export it again."
+        )
+    return scores in outputs
+
+
+def _check_scores(has_scores: bool, path: Path) -> None:
+    if not has_scores:
+        raise AtrousError(f"{path} gives labels only; scales, flip or CRF need scores: export with --scores.")
+
+
+def _cannot_run(path: str | Path, runtime: str, error: Exception, beside: str = "") -> AtrousError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return AtrousError(f"{path}{beside} is damaged, or not for this {runtime}: {lines[-1][:200]}. Export it again.")

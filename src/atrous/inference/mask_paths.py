@@ -1,0 +1,59 @@
+"""Where the masks of pictures go: their names in a folder, which are those of the pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from atrous.console import note
+from atrous.data.remote.transfer import as_path, below, identity
+from atrous.errors import AtrousError, counted
+from atrous.paths import Place, shown_place
+
+
+def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]:
+    """Where each mask goes; pictures of the same name keep their folder's name, which one line says.
+
+    Args:
+        suffixes: of each picture the ending of its mask, such as ".png".
+        out: the folder of the masks.
+
+    Returns:
+        A file for each picture, which is none of the pictures and no other mask or overlay.
+
+    Raises:
+        AtrousError: a mask would overwrite its picture.
+    """
+    stems = Counter(as_path(place).stem for place in suffixes)
+    targets, taken = {}, {identity(place) for place in suffixes}
+    for place, suffix in suffixes.items():
+        path = as_path(place)
+        name = path.stem if stems[path.stem] == 1 else f"{path.parent.name}_{path.name}"
+        if identity(below(out, f"{name}{suffix}")) == identity(place):
+            raise AtrousError(f"the mask of {shown_place(place)} would overwrite it: give another folder with --out.")
+        while not taken.isdisjoint(files := _identities(below(out, f"{name}{suffix}"))):
+            name += "_"
+        targets[place] = below(out, f"{name}{suffix}")
+        taken |= files
+    if several := [place for place in suffixes if stems[as_path(place).stem] > 1]:
+        note(
+            f"{counted(len(several), 'picture')} have the name of another, so that their masks are named by folder and "
+            f"file, such as {as_path(targets[several[0]]).name}"
+        )
+    return targets
+
+
+def overlay_of(target: Place) -> Place:
+    """The file of an overlay, beside its mask.
+
+    Args:
+        target: the mask's file.
+    """
+    if isinstance(target, Path):
+        return target.with_suffix(".overlay.png")
+    return f"{target.rpartition('.')[0]}.overlay.png"
+
+
+def _identities(target: Place) -> set[str]:
+    return {identity(target), identity(overlay_of(target))}

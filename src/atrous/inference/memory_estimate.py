@@ -1,0 +1,218 @@
+"""How much memory a picture will take, said before it is run, and how much there is."""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atrous.errors import AtrousError
+from atrous.inference.cgroup_memory import group_bytes
+
+if TYPE_CHECKING:
+    from atrous.inference.whole_picture import WholePicture
+    from atrous.models.info import Info
+
+#: Where torchrun says how many processes it started on this host; so may programs that start workers of their own.
+WORKERS = "LOCAL_WORLD_SIZE"
+#: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
+REFERENCE = 512
+#: Measured over counted memory: what convolutions keep for themselves, what the allocator does not reuse; 1.2–1.5 on
+#: the processor (docs/big-pictures.md).
+OVERHEAD = 1.4
+#: Bytes of the process itself: Python, torch, its threads and its code.
+PROCESS = 0.8e9
+#: Bytes per class and pixel that a CRF keeps at a picture's full size: logits, probabilities, messages and their sums.
+CRF_BYTES = 24
+#: Bytes per pixel of the CRF's lattice: neighbours, weights and colours.
+CRF_LATTICE = 330
+#: Bytes of the CRF's compiler.
+CRF_PROCESS = 0.2e9
+#: Bytes taken to be free where the system does not say: as little as a small machine has, because tiles always work.
+ASSUMED = 4e9
+#: Bytes per pixel of a network, roughly, to which a CRF's are compared before anything is counted.
+NETWORK_BYTES = 512
+#: Pictures of so few pixels that the network sees, more with a CRF, are not predicted: they fit everywhere.
+SURELY_FITS = 2**21
+
+
+def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, scale: float = 1.0) -> float:
+    """The memory that a picture takes when it is run whole, the process and the picture itself included.
+
+    The network's activations are counted on a picture of 512×512 px without computing anything: the most that is alive
+    at once, in float32. This and all else grows with the pixels:
+    `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
+    and 0.2 GB for the CRF's compiler.
+
+    Args:
+        info: of the model: C channels, K classes.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        crf: whether a CRF refines the mask.
+        scale: the largest at which the network looks at the picture.
+
+    Returns:
+        Bytes. With bfloat16 it is less.
+    """
+    preprocessing = info.preprocessing
+    pixel = 2 * preprocessing.channels * np.dtype(preprocessing.dtype).itemsize + 2
+    pixel += (CRF_BYTES * len(info.classes) + CRF_LATTICE) if crf else 0
+    weights, counted = _counted(info.architecture, _frozen(info.arguments), preprocessing.channels)
+    counted *= OVERHEAD * (preprocessing.enlarge * scale) ** 2
+    return PROCESS + CRF_PROCESS * crf + weights + height * width * (counted + pixel)
+
+
+def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
+    """Whether a picture is so small to the network, and to a CRF, that it fits everywhere.
+
+    Args:
+        whole: what runs it; its scales, enlargement and CRF count.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
+    info = whole.info
+    weight = (info.preprocessing.enlarge * max(1.0, *whole.scales)) ** 2
+    weight += (CRF_BYTES * len(info.classes) + CRF_LATTICE) / NETWORK_BYTES if whole.crf is not None else 0
+    return height * width * weight <= SURELY_FITS
+
+
+def available_bytes(device: str = "cpu") -> float:
+    """The memory that is free on a device now.
+
+    Args:
+        device: cpu, cuda:0, mps …; for the processor the smaller of what the system and the control groups leave.
+
+    Returns:
+        Bytes.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        place = torch.device(device)
+        free, _ = torch.cuda.mem_get_info(place)
+        return with_unused_blocks(free, torch.cuda.memory_reserved(place), torch.cuda.memory_allocated(place))
+    if device.startswith("mps"):
+        import torch
+
+        taken = torch.mps.driver_allocated_memory()
+        free = min(max(torch.mps.recommended_max_memory() - taken, 0), _system_bytes())  # the processor's memory, too
+        return with_unused_blocks(free, taken, torch.mps.current_allocated_memory())
+    return min(_system_bytes(), group_bytes())
+
+
+def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
+    """What a GPU has for new tensors, with the blocks that torch keeps of earlier ones.
+
+    Args:
+        free: bytes that the driver can still give.
+        reserved: bytes that torch has taken of the driver.
+        allocated: bytes of these that hold tensors.
+
+    Returns:
+        Bytes. Where the kept blocks are in pieces that are too small, torch gives them back before it fails.
+    """
+    return float(free + max(reserved - allocated, 0))
+
+
+def limit_bytes(memory: float | None, device: str = "cpu") -> float:
+    """What a picture may take in this process: an equal part for each of the workers that share the device.
+
+    Args:
+        memory: in GB, for all workers on this host together; None for half of what is free on the device.
+        device: cpu, cuda:0, mps …
+
+    Raises:
+        AtrousError: not positive.
+    """
+    if memory is not None and not memory > 0:
+        raise AtrousError(f"memory is the gigabytes that a picture may take, more than 0, got {memory}.")
+    return (available_bytes(device) / 2 if memory is None else memory * 1e9) / workers_on(device)
+
+
+def workers_on(device: str = "cpu") -> int:
+    """How many processes on this host share a device, as torchrun says; 1 where it started none.
+
+    Args:
+        device: cpu, cuda:0, mps …; by the name "cuda" each process has a GPU of its own while there are enough.
+    """
+    said = os.environ.get(WORKERS, "")
+    workers = max(1, int(said)) if said.isascii() and said.isdigit() else 1
+    if workers > 1 and device == "cuda":
+        import torch
+
+        return math.ceil(workers / max(1, torch.cuda.device_count()))
+    return workers
+
+
+def _system_bytes() -> float:
+    """What new tensors may take without swapping, on any system; `ASSUMED` where the system does not say."""
+    with suppress(OSError):  # Linux alone has it
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            if line.startswith("MemAvailable"):
+                return float(line.split()[1]) * 1024
+    try:
+        import psutil
+
+        return float(psutil.virtual_memory().available)
+    except Exception:  # whatever it misses of the system, a picture is not to fail for it
+        return ASSUMED
+
+
+def _frozen(value: Any) -> Any:
+    """A value of JSON as one that a cache can look up."""
+    if isinstance(value, dict):
+        return ("dict", tuple((name, _frozen(value[name])) for name in sorted(value)))
+    return ("list", tuple(map(_frozen, value))) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, tuple) and value[0] == "dict":
+        return {name: _thawed(item) for name, item in value[1]}
+    return [_thawed(item) for item in value[1]] if isinstance(value, tuple) else value
+
+
+@lru_cache(maxsize=8)
+def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, float]:
+    """Bytes of the weights, and bytes per pixel of the most activations that are alive at once."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    from atrous import models
+
+    class Count(TorchDispatchMode):
+        """Adds up every tensor that is made, until it is freed; nothing is computed on the meta device."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive, self.most = 0, 0
+            self.known = weakref.WeakSet()
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+                    storage = tensor.untyped_storage()
+                    self.known.add(storage)
+                    self.alive += storage.nbytes()
+                    weakref.finalize(storage, self.free, storage.nbytes())
+                    self.most = max(self.most, self.alive)
+            return result
+
+        def free(self, size: int) -> None:
+            self.alive -= size
+
+    with torch.device("meta"):
+        model = models.build(architecture, _thawed(arguments)).eval()
+        pictures = torch.empty(1, channels, REFERENCE, REFERENCE)
+    with torch.inference_mode(), Count() as count:
+        model.scores(pictures)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return weights, count.most / REFERENCE**2

@@ -1,0 +1,284 @@
+"""Converted networks kept in the user's cache: verified when read, replaced where damaged, the longest unused removed.
+
+An entry is a folder whose name is a hash of everything that the network depends on. It holds the network and a record
+with the size and the SHA-256 of each file. Only what has such a record is ever removed. Networks are read into memory
+as a whole, so removing an entry disturbs no process that runs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from atrous.atomic_write import SUFFIX
+from atrous.errors import AtrousError
+from atrous.json_yaml import read_json
+from atrous.logger import warn
+from atrous.overwrite_checks import JSON_KEY, MARK, is_our_json
+
+#: The environment variable that says how many GB may be kept, and what is kept without it.
+LIMIT_VARIABLE = "ATROUS_CACHE_GB"
+DEFAULT_GB = 2.0
+#: The files of an entry, and the record of their sizes and hashes.
+XML, FILES, RECORD = "network.xml", ("network.xml", "network.bin"), "entry.json"
+#: Seconds after which an unfinished entry belongs to no running process.
+ABANDONED_AFTER = 24 * 3600
+
+_ENTRY = re.compile(r"[0-9a-f]{24}")
+_UNFINISHED = re.compile(rf"\.[0-9a-f]{{24}}\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+#: Entries that this process uses: they are not removed when the cache exceeds its limit.
+_in_use: set[Path] = set()
+
+
+class CacheWarning(UserWarning):
+    """A kept network was damaged, or nothing can be kept."""
+
+
+class DamagedEntry(Exception):
+    """A kept network cannot be used; the message says why."""
+
+
+def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any]) -> Any:
+    """A network from the cache, or a new one, which is then kept.
+
+    Args:
+        core: OpenVINO's.
+        depends_on: everything that the network follows from; equal values share an entry.
+        make: makes the network.
+
+    Returns:
+        OpenVINO's graph.
+
+    Raises:
+        AtrousError: the environment variable ATROUS_CACHE_GB holds no size.
+
+    Warns:
+        CacheWarning: the entry was damaged and is replaced, or the network cannot be kept.
+    """
+    limit = _limit_in_bytes()
+    if not limit:
+        return make()
+    damage = ""
+    try:
+        entry = cache_folder() / hashlib.sha256(" ".join(map(str, depends_on)).encode()).hexdigest()[:24]
+    except OSError as error:
+        _warn_of_no_cache(error)
+        return make()
+    if os.path.lexists(entry):
+        try:
+            return _read(core, entry)
+        except DamagedEntry as error:
+            damage = str(error)
+    graph = make()
+    try:
+        aside = _keep(core, graph, entry)
+        _in_use.add(entry)
+        _remove_beyond(entry.parent, limit)
+    except (OSError, RuntimeError) as error:  # OpenVINO raises the second where a disk is full
+        _warn_of_no_cache(error)
+        return graph
+    if damage:
+        left = f" What was there is now {aside}; remove it if nobody needs it." if aside else ""
+        _warn(f"the converted network in the cache could not be used ({damage}), so it was made again.{left}")
+    return graph
+
+
+def cache_folder() -> Path:
+    """Where converted networks are kept: openvino in the system's folder for what programs keep for a user.
+
+    That is $XDG_CACHE_HOME/atrous where this is set on any system, else ~/.cache/atrous on Linux,
+    ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on Windows.
+
+    Raises:
+        OSError: there is no home folder.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "atrous" / "openvino"
+    try:
+        Path.home()
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    return platformdirs.user_cache_path("atrous", appauthor=False) / "openvino"
+
+
+def _limit_in_bytes() -> int:
+    given = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_GB)
+    try:
+        return round(max(float(given), 0) * 1e9)
+    except (ValueError, OverflowError) as error:
+        raise AtrousError(
+            f"{LIMIT_VARIABLE} is '{given}'; give the GB that converted networks may take, such as {DEFAULT_GB:g}, or "
+            "0 to keep none."
+        ) from error
+
+
+def _warn_of_no_cache(error: Exception) -> None:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    _warn(
+        f"the converted network could not be kept in the cache ({reason.rstrip('.')}): the next start converts it "
+        f"again. Set XDG_CACHE_HOME to a folder that can be written, or {LIMIT_VARIABLE}=0 to keep none."
+    )
+
+
+def _warn(sentence: str) -> None:
+    warn(sentence, CacheWarning, stacklevel=5)
+
+
+def _read(core: Any, entry: Path) -> Any:
+    """The network of an entry whose files are as they were written.
+
+    Raises:
+        DamagedEntry: they are not.
+    """
+    _verify(entry)
+    try:
+        graph = core.read_model(entry / XML)
+    except RuntimeError as error:
+        raise DamagedEntry(f"OpenVINO cannot read {entry / XML}") from error
+    _in_use.add(entry)
+    with suppress(OSError):  # a cache that others keep for us may not be written
+        os.utime(entry / RECORD)
+    return graph
+
+
+def _verify(entry: Path) -> None:
+    if entry.is_symlink() or not entry.is_dir():
+        raise DamagedEntry(f"{entry} is no folder")
+    record = _record_of(entry)
+    if record is None:
+        raise DamagedEntry(f"{entry / RECORD} is missing or damaged")
+    for name in FILES:
+        try:
+            changed = _size_and_hash(entry / name) != record[name]
+        except OSError as error:
+            raise DamagedEntry(f"{entry / name}: {error.strerror or error}") from error
+        if changed:
+            raise DamagedEntry(f"{entry / name} has changed since it was written")
+
+
+def _size_and_hash(path: Path) -> list[int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return [file.tell(), digest.hexdigest()]
+
+
+def _record_of(entry: Path) -> dict[str, list[Any]] | None:
+    """Each file's size and SHA-256, as written with it; None where there is no such record of ours."""
+    path = entry / RECORD
+    try:
+        files = read_json(path)["files"] if is_our_json(path) else {}
+        return {name: list(files[name]) for name in FILES}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
+    """Writes an entry, whole or not at all, in place of a damaged one; one that is whole by now stays.
+
+    Returns:
+        Where the damaged one is now, if it could not be proved to be ours.
+    """
+    import openvino
+
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    part = _name_beside(entry, f".{entry.name}", SUFFIX)
+    part.mkdir()
+    try:
+        openvino.save_model(graph, part / XML, compress_to_fp16=False)
+        core.read_model(part / XML)  # not every full disk makes the writing fail
+        record = {JSON_KEY: MARK, "files": {name: _size_and_hash(part / name) for name in FILES}}
+        (part / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        try:
+            _verify(entry)  # another process may have kept it meanwhile
+            return None
+        except DamagedEntry:
+            aside = _set_aside(entry) if os.path.lexists(entry) else None
+        try:
+            part.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise  # else another process has kept it just now
+        return aside
+    finally:
+        _remove_files(part)
+
+
+def _set_aside(entry: Path) -> Path | None:
+    """Renames what is in an entry's place, and removes it if it is an entry; returns its new name if it is not."""
+    removable = _is_removable(entry)
+    aside = _name_beside(entry, f".{entry.name}", SUFFIX) if removable else _name_beside(entry, entry.name, ".damaged")
+    entry.rename(aside)
+    if removable:
+        _remove_files(aside)
+    return aside if os.path.lexists(aside) else None
+
+
+def _is_removable(entry: Path) -> bool:
+    """Whether a folder is an entry by its record and holds nothing but an entry's files, or is empty."""
+    if entry.is_symlink() or not entry.is_dir():
+        return False
+    try:
+        names = [file.name for file in entry.iterdir()]
+    except OSError:
+        return False
+    return not names or (_record_of(entry) is not None and _holds_only_files(entry, names))
+
+
+def _holds_only_files(folder: Path, names: Iterable[str]) -> bool:
+    return all(name in (*FILES, RECORD) and (folder / name).is_file() for name in names)
+
+
+def _name_beside(entry: Path, start: str, end: str) -> Path:
+    return entry.with_name(f"{start}.{secrets.token_hex(8)}{end}")
+
+
+def _remove_files(folder: Path) -> None:
+    """Removes the files of an entry, and the folder if it is then empty; what cannot be removed stays."""
+    for name in (*FILES, RECORD):
+        with suppress(OSError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_beyond(root: Path, limit: int) -> None:
+    """Removes the entries that nobody used for longest, until the others fit the limit."""
+    _remove_abandoned(root)
+    entries = sorted(_removable_entries(root))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in entries:
+        if total <= limit:
+            return
+        if entry not in _in_use:
+            with suppress(OSError):
+                _set_aside(entry)
+            total -= size
+
+
+def _removable_entries(root: Path) -> Iterator[tuple[int, int, Path]]:
+    """When each was last used, its bytes, and its folder."""
+    for entry in root.iterdir():
+        if _ENTRY.fullmatch(entry.name) and _is_removable(entry):
+            with suppress(OSError):  # another process removes it
+                size = sum((entry / name).stat().st_size for name in FILES)
+                yield (entry / RECORD).stat().st_mtime_ns, size, entry
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Removes what killed processes left unfinished."""
+    for part in root.iterdir():
+        with suppress(OSError):
+            old = time.time() - part.stat().st_mtime > ABANDONED_AFTER
+            if old and _UNFINISHED.fullmatch(part.name) and not part.is_symlink():
+                _remove_files(part)

@@ -1,0 +1,399 @@
+"""Many pictures as jobs: planned once, done by any number of workers, summed up from what each of them recorded.
+
+spec = ModelSpec("model.safetensors")
+jobs = plan([Path("photos")], Path("masks"), spec)
+worker = Worker(spec)  # in this process or another: specs, jobs and records are small and can be pickled
+print(summarise([worker(job) for job in jobs]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from atrous.checked_arguments import checked, checked_fields
+from atrous.console import note
+from atrous.data.file_headers import kinds_of
+from atrous.data.input_files import SceneFiles
+from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.pictures import read_pixels
+from atrous.data.remote.transfer import as_path, fetched, local_path, stored
+from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
+from atrous.data.sources.joined import JoinedSource
+from atrous.data.sources.scene import open_windows
+from atrous.data.sources.standardised import StandardisedSource
+from atrous.errors import AtrousError, counted, shown
+from atrous.inference.any_size import Progress
+from atrous.inference.mask_paths import mask_places, overlay_of
+from atrous.inference.memory_estimate import limit_bytes
+from atrous.inference.model_spec import ModelSpec
+from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
+from atrous.inference.picture_paths import find_places
+from atrous.inference.prediction import Prediction
+from atrous.inference.remote_outputs import check_is_remote_folder, check_remote_outputs
+from atrous.inference.tiles import Counted
+from atrous.inputs import IMAGE
+from atrous.models.info import Info
+from atrous.overwrite_checks import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
+from atrous.paths import Place, shown_place
+
+#: What is read window by window.
+Windows = GeoTiffSource | JoinedSource | StandardisedSource
+#: Classes that a summary names.
+MOST_SHOWN = 8
+#: What is said of GeoTIFFs, of which the count is put in.
+NO_COORDINATES = "no coordinates in the masks of {} without rasterio: pip install 'atrous[geo]'"
+
+
+@checked_fields
+@dataclass(frozen=True)
+class Job:
+    """One picture to segment, and how its mask is written.
+
+    Args:
+        picture: its file, a path or a URL.
+        target: the mask's file, a path or a URL; its folder is made.
+        windowed: read and write window by window, as a GeoTIFF with its place on Earth; None of a TIFF or JPEG 2000 at
+            a URL, of which the worker finds out once it has fetched it.
+        raw: write the values that the training masks had, instead of class indices with a palette.
+        overlay: write the picture with its mask's colours over it, too; not of what is windowed.
+        more: the files of the scene's further inputs, such as its depth, in the order of the model's inputs.
+    """
+
+    picture: Place
+    target: Place
+    windowed: bool | None = False
+    raw: bool = False
+    overlay: bool = False
+    more: tuple[Place, ...] = ()
+
+    @property
+    def overlay_target(self) -> Place:
+        """The file of the overlay, beside the mask."""
+        return overlay_of(self.target)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a job.
+
+    Args:
+        image: the picture's file, as it may be shown: of a URL without user, password and query.
+        mask: the mask's file, likewise, once it is written whole; None where it is not.
+        error: a sentence, where something failed.
+        share: of the pixels with data, each class's share, by name.
+        no_data: share of the picture without data, 0–1.
+        work: of a picture in windows, how many tiles, seconds and pixels it took; see `tiles.Work`.
+    """
+
+    image: str
+    mask: str | None = None
+    error: str | None = None
+    share: Mapping[str, float] | None = None
+    no_data: float = 0.0
+    work: Mapping[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON, without those that say nothing."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+class Opened(NamedTuple):
+    """A picture that is read window by window, and what removes copies of its files when it is closed."""
+
+    source: Windows
+    files: ExitStack
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of many jobs.
+
+    Args:
+        masks: how many were written without an error.
+        failed: the records of the others.
+        share: each class's mean share of the pictures that have data, by name.
+        no_data: mean share of the pictures without data, 0–1.
+    """
+
+    masks: int
+    failed: tuple[Record, ...]
+    share: Mapping[str, float]
+    no_data: float
+
+    @property
+    def classes(self) -> str:
+        """The classes of all masks in words, the largest first, and how much has no data; "" where there is nothing."""
+        largest = sorted((name for name in self.share if self.share[name]), key=lambda name: -self.share[name])
+        more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
+        named = ", ".join(f"{name} {self.share[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
+        return "; ".join(part for part in (named, f"{self.no_data:.1%} without data" if self.no_data else "") if part)
+
+    def __str__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"{counted(self.masks, 'mask')}{failed}{f': {self.classes}' if self.classes else ''}"
+
+
+@checked
+def plan(
+    paths: Sequence[Place],
+    out: Place,
+    spec: ModelSpec,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    raw: bool = False,
+    overlay: bool = False,
+    overwrite: bool = False,
+    also: Sequence[Output | None] = (),
+) -> list[Job]:
+    """One job for each picture; nothing is written or made, and no network is loaded.
+
+    Args:
+        paths: pictures, folders of pictures, or glob patterns; paths or URLs.
+        out: folder for the masks, a path or a URL; they are named like the pictures with .png, those of GeoTIFFs, and
+            of TIFFs at URLs, with .tif.
+        spec: of the model.
+        inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
+        raw: see `Job`.
+        overlay: see `Job`.
+        overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        also: other files that will be written, which must not be among the masks or the inputs.
+
+    Returns:
+        Jobs in the order of the pictures, each with a mask of its own.
+
+    Raises:
+        AtrousError: no model, no pictures, or files that atrous did not write and would overwrite.
+    """
+    if not isinstance(spec, ModelSpec):
+        raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
+    folder = local_path(out)
+    check_is_folder("out", folder) if folder is not None else check_is_remote_folder("out", str(out))
+    pictures = find_places(paths)
+    info = spec.read_info()
+    windowed = {place: _needs_windows(place, spec) for place in pictures}
+    here = [path for path in pictures if isinstance(path, Path)]
+    if lost := sum(not windowed[path] and _holds(has_place_tags, path) for path in here):
+        note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
+    deep = raw and not _fits_png(info)
+    suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
+    targets = mask_places(suffixes, out if folder is None else folder)
+    scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
+    more = {place: scenes.further(as_path(place)) for place in pictures}
+    if not any(all(file.exists() for file in files) for files in more.values()):
+        scenes.of(as_path(pictures[0]))  # says how to name the folder; single files that are missing are their records'
+    jobs = [Job(place, targets[place], windowed[place], raw, overlay, more[place]) for place in pictures]
+    masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
+    check_outputs(
+        "predict",
+        [*(picture_output("out", mask, folder) for mask in masks if isinstance(mask, Path)), *also],
+        [
+            *model_inputs(spec.path),
+            *_files("a picture to segment", pictures),
+            *_files("a further input", chain.from_iterable(more.values())),
+        ],
+        overwrite=overwrite,
+    )
+    if folder is None:
+        check_remote_outputs("predict", [str(mask) for mask in masks], str(out), overwrite=overwrite)
+    return jobs
+
+
+class Worker:
+    """Opens a model and does jobs: reads each picture, segments it and writes its mask.
+
+    Called with a job it does these three in a row. They can also be called as stages, each on a thread of its own, so
+    that the next picture is read and the last mask written while the network works. Each stage takes what the one
+    before gave; a failure is a `Record`, which later stages pass on.
+
+    Args:
+        spec: of the model.
+        say: told in one line when a picture is tiled and why, and when memory ran out.
+
+    Attributes:
+        segmenter: that runs the model.
+
+    Raises:
+        AtrousError: see `Segmenter`.
+    """
+
+    @checked
+    def __init__(self, spec: ModelSpec, say: Callable[[str], object] = lambda line: None) -> None:
+        if not isinstance(spec, ModelSpec):
+            raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
+        self.segmenter = spec.open(say)
+        self._spec, self._say = spec, say
+        self._stopped = Event()
+
+    def __call__(self, job: Job) -> Record:
+        """Does a job; whatever goes wrong with its picture is the record's error.
+
+        Args:
+            job: as `plan` gives it.
+        """
+        if not isinstance(job, Job):
+            raise AtrousError(f"a worker takes a Job, as plan gives it, got {shown(job)}.")
+        return self.write(job, self.segment(job, self.read(job)))
+
+    def stop(self) -> None:
+        """Gives up files that are being fetched in other threads, and fetches no more."""
+        self._stopped.set()
+
+    def read(self, job: Job) -> Found | Opened | Record:
+        """The job's picture; opened where it is windowed. Pictures at URLs are fetched.
+
+        Args:
+            job: whose picture it is.
+        """
+        names = [one.name for one in self.segmenter.info.preprocessing.inputs]
+        try:
+            if job.windowed is not False or isinstance(job.picture, str):
+                return self._read_files(job)
+            return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
+        except Exception as error:  # a decoder's own: the other pictures are done
+            return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
+
+    def _read_files(self, job: Job) -> Found | Opened:
+        """A picture that is windowed or fetched; of a raster at a URL its file tells which of them."""
+        preprocessing, name = self.segmenter.info.preprocessing, shown_place(job.picture)
+        with ExitStack() as copies:
+            places = (job.picture, *job.more)
+            files = [copies.enter_context(fetched(place, self._stopped.is_set)) for place in places]
+            windowed = job.windowed
+            if windowed is None:
+                windowed = _needs_windows(files[0], self._spec)
+                if not windowed and _holds(has_place_tags, files[0]):
+                    self._say(f"{name}: {NO_COORDINATES.format('a GeoTIFF')}")
+            if windowed:
+                for kind in kinds_of(files[:1], preprocessing.image.pages).values():
+                    self.segmenter.preparation.warn_of(doubts_of_file(name, kind, preprocessing))
+                return Opened(open_windows(files, preprocessing.inputs), copies.pop_all())
+            inputs = zip(preprocessing.inputs, files, strict=True)
+            pixels = {one.name: read_pixels(file, one.pages) for one, file in inputs}
+            self.segmenter.preparation.warn_of(doubts_of(name, pixels[IMAGE], preprocessing))
+            return replace(self.segmenter.found(pixels), name=name)
+
+    def segment(self, job: Job, read: Found | Opened | Record, progress: Progress = None) -> Prediction | Record:
+        """The mask of what was read; of what is windowed it is written already.
+
+        Args:
+            job: whose picture it is.
+            read: as `read` gave it.
+            progress: called after each tile with how many are done, and how many there are.
+        """
+        try:
+            if isinstance(read, Record):
+                return read
+            if isinstance(read, Opened):
+                return self._segment_windows(job, read, progress)
+            mask = self.segmenter.any_size(
+                self.segmenter.preparation.filled(read), read.valid, name=shown_place(job.picture), progress=progress
+            )
+            return Prediction(mask, read.shown, self.segmenter.info)
+        except Exception as error:  # no memory, or a picture that the model cannot take: the others are done
+            return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
+
+    def write(self, job: Job, segmented: Prediction | Record) -> Record:
+        """Writes the job's files, each whole or not at all.
+
+        Args:
+            job: whose mask it is.
+            segmented: as `segment` gave it.
+        """
+        if isinstance(segmented, Record):
+            return segmented
+        image, target, mask, shares = shown_place(job.picture), shown_place(job.target), None, {}
+        try:
+            with stored(job.target) as file:
+                if job.raw:
+                    save_picture(Image.fromarray(segmented.raw_mask()), file)
+                else:
+                    segmented.save(file, overwrite=True)  # was asked for before the work
+            mask = target
+            shares = _shares(np.bincount(segmented.mask.ravel(), minlength=256), segmented.info)
+            if job.overlay:
+                with stored(job.overlay_target) as file:
+                    save_picture(segmented.overlay(legend=True), file)
+        except Exception as error:  # a full disk, or what no such file can hold: the other masks are written
+            return Record(image, mask, f"{target} cannot be written: {error or type(error).__name__}", **shares)
+        return Record(image, mask, **shares)
+
+    def _segment_windows(self, job: Job, opened: Opened, progress: Progress) -> Record:
+        info, name = self.segmenter.info, shown_place(job.picture)
+        with (
+            opened.files,
+            stored(job.target) as target,
+            closing(opened.source) as source,
+            GeoTiffSink(target, source, info.table, job.raw) as file,
+        ):
+            sink = Counted(file)
+            work = self.segmenter.windows(source, sink, name=name, progress=progress)
+        return Record(name, shown_place(job.target), work=asdict(work), **_shares(sink.counts, info))
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """Sums up what workers recorded, in whatever order.
+
+    Args:
+        records: of any number of jobs.
+    """
+    done = [record for record in records if record.error is None]
+    shares = [record.share for record in done if record.share and record.no_data < 1]
+    names = dict.fromkeys(name for share in shares for name in share)
+    means = {name: sum(share.get(name, 0.0) for share in shares) / len(shares) for name in names}
+    failed = tuple(record for record in records if record.error is not None)
+    return Summary(len(done), failed, means, sum(record.no_data for record in done) / max(len(done), 1))
+
+
+def failure_in_words(place: Place, error: Exception) -> str:
+    """A sentence that names the picture, and for an error that is not ours its type.
+
+    Args:
+        place: of the picture.
+        error: what was raised while it was read or worked on.
+    """
+    words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
+    name = shown_place(place)
+    return words if name in words else f"{name}: {words}"
+
+
+def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
+    """Whether a picture is read window by window; None of a file at a URL that may have to be."""
+    if isinstance(place, str):
+        return None if as_path(place).suffix.lower() in RASTER_SUFFIXES else False
+    most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave memory for the network
+    return _holds(needs_windows, place, most)
+
+
+def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
+    """The files on this machine, which are not to be overwritten, with what they are in words."""
+    return ((words, place) for place in places if isinstance(place, Path))
+
+
+def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
+    """The answer about a file; False for one so damaged that there is none, which reading it will tell."""
+    try:
+        return question(path, *more)
+    except Exception:
+        return False
+
+
+def _fits_png(info: Info) -> bool:
+    """Whether every raw value of the model's classes fits a PNG; negative and large ones need a TIFF."""
+    return info.table.decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
+
+
+def _shares(counts: np.ndarray, info: Info) -> dict[str, Any]:
+    """Each class's share of the pixels that have data, from how many pixels hold each of 256 labels."""
+    of_classes = counts[: len(info.classes)]
+    total = max(int(of_classes.sum()), 1)
+    share = {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}
+    return {"share": share, "no_data": int(counts[IGNORE_INDEX]) / max(int(counts.sum()), 1)}

@@ -1,0 +1,114 @@
+"""Makes of a picture's values what the network takes, and warns where they may mean something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from atrous.checked_arguments import checked
+from atrous.data.file_headers import Note
+from atrous.data.pixels import GIVE_RANGE, fill_missing, to_channels, to_depth
+from atrous.inference.picture_input import Found
+from atrous.inference.segmenter_arguments import check_found, check_notes
+from atrous.inference.value_range import PictureWarnings, check_range, doubt, scale_range
+from atrous.models.info import Preprocessing
+from atrous.models.picture_checks import check_picture, check_read
+
+
+class Preparation:
+    """Prepares pictures for one model; any number of threads may share it.
+
+    Args:
+        preprocessing: of the model.
+        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's type; None for
+            the whole range of the pictures' type.
+
+    Attributes:
+        preprocessing: of the model.
+        range: as given, as two numbers.
+
+    Raises:
+        AtrousError: a range that is not two finite numbers, the lower first, or that this model does not take.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, range: Sequence[float] | None = None) -> None:
+        self.preprocessing = preprocessing
+        self.range = check_range(range, preprocessing)
+        self._warnings = PictureWarnings()
+
+    @checked
+    def with_range(self, range: Sequence[float]) -> Preparation:
+        """The same with another range; what was warned of is not warned of again.
+
+        Args:
+            range: as at the making.
+        """
+        other = Preparation(self.preprocessing, range)
+        other._warnings = self._warnings
+        return other
+
+    @checked
+    def prepare(
+        self, image: np.ndarray, *, whole: bool = True, name: str = "", give_range: str = GIVE_RANGE
+    ) -> np.ndarray:
+        """H×W×C as read → H×W×C with the channels and the value range the model was trained on.
+
+        Args:
+            image: as read.
+            whole: whether this is a whole picture, whose largest value tells whether its range is the model's.
+            name: of the picture, for warnings; "" for none.
+            give_range: how a range of values is given here, for warnings and errors; see `value_range`.
+
+        Warns:
+            PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
+        """
+        preprocessing = self.preprocessing
+        image = to_channels(check_read(image, preprocessing.channels), preprocessing.channels)
+        if len(preprocessing.inputs) > 1:  # each was scaled where it was read
+            return to_depth(image, preprocessing.dtype, give_range)
+        if self.range is not None:
+            return scale_range(image, self.range, preprocessing.dtype)
+        if whole:
+            self._warnings.warn(self.doubt_of(image, give_range), name=name)
+        return to_depth(image, preprocessing.dtype, give_range)
+
+    @checked
+    def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
+        """Tells where a whole picture's values may mean something else; see `value_range.doubt`.
+
+        Args:
+            image: H×W×C as read.
+            give_range: as in `prepare`.
+        """
+        if self.range is not None or check_picture(image).dtype.name == self.preprocessing.dtype:
+            return None
+        return doubt(image.dtype.name, float(image.max()), self.preprocessing, give_range)
+
+    @checked
+    def warn_of_values(self, dtype: str, largest: float, name: str = "") -> None:
+        """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else.
+
+        Args:
+            dtype: uint8, uint16 or float32.
+            largest: its largest value.
+            name: of the picture; "" for none.
+        """
+        self._warnings.warn(doubt(dtype, largest, self.preprocessing) if self.range is None else None, name=name)
+
+    @checked
+    def warn_of(self, notes: Iterable[Note]) -> None:
+        """Warns of files, once for each kind of note; see `picture_input.doubts_of_files`."""
+        for kind, message, _ in check_notes(notes):
+            self._warnings.warn(message, kind)
+
+    @checked
+    def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
+        """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0.
+
+        Args:
+            found: the picture.
+            give_range: as in `prepare`.
+        """
+        image = self.prepare(check_found(found).image, name=found.name, give_range=give_range)
+        return fill_missing(image, found.valid, self.preprocessing.mean)

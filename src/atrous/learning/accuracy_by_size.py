@@ -1,0 +1,56 @@
+"""How well small things are found, which pixel counts hide behind large ones."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.data.label_map import IGNORE_INDEX
+
+#: Names of the sizes, and the pixels at which the next begins (COCO's).
+SIZES = ("small", "medium", "large")
+LIMITS = (32**2, 96**2)
+
+
+class SizeScore:
+    """Counts the right pixels of true segments by the segments' size.
+
+    A segment is a connected region of one class in the truth, corners connecting.
+
+    Args:
+        num_classes: K ≥ 2.
+
+    Attributes:
+        counts: K×3×3 int64: per class and size the segments, their pixels, and how many of these are right.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts = np.zeros((num_classes, len(SIZES), 3), dtype=np.int64)
+
+    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        """Adds one picture.
+
+        Args:
+            truth: H×W class indices, 255 = ignore.
+            prediction: H×W class indices.
+        """
+        for index in np.unique(truth[truth != IGNORE_INDEX]):
+            count, segments = cv2.connectedComponents((truth == index).astype(np.uint8), connectivity=8)
+            pixels = np.bincount(segments.ravel(), minlength=count)[1:]
+            right = np.bincount(segments[prediction == index], minlength=count)[1:]
+            size = np.searchsorted(LIMITS, pixels, side="right")
+            for column, values in enumerate((np.ones_like(pixels), pixels, right)):
+                np.add.at(self.counts[index, :, column], size, values)
+
+    def accuracy(self) -> NDArray[np.float64]:
+        """K×3: the share of the pixels of small, medium and large segments that is right; NaN where there are none."""
+        with np.errstate(invalid="ignore"):
+            return self.counts[..., 2] / self.counts[..., 1]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Of each size the mean over the classes that have such segments; NaN where none has."""
+        found = self.accuracy()
+        with np.errstate(invalid="ignore"):
+            return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

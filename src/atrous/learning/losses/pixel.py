@@ -1,0 +1,206 @@
+"""Losses over pixels, on low-resolution scores and full-size labels; 255 is ignored by all of them.
+
+Full-size scores of all classes are the largest tensor of a plain training step. Here they never exist: a loss is
+computed band by band of rows, and each band's gradient with respect to the low-resolution scores is taken on the spot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.data.label_map import IGNORE_INDEX
+from atrous.device import with_float64
+from atrous.models.layers import resize_rows
+
+#: Size of one band of full-size scores. Small enough for the processor's cache, large enough to keep it busy.
+BAND_BYTES = 8 * 2**20
+#: A pixel whose own class is less likely than this is hard (mmsegmentation, OHEMPixelSampler's default).
+HARD_BELOW = 0.7
+#: Pixels on either side of an edge between classes that count as its neighbourhood.
+BOUNDARY_REACH = 2
+
+
+class CrossEntropy(nn.Module):
+    """Cross-entropy of bilinearly upsampled scores, equal to upsampling first, in a fraction of the memory.
+
+    Args:
+        class_weights: one per class, ≥ 0, or None for all 1; the loss is the weighted mean over labelled pixels.
+        label_smoothing: 0–1, as in `torch.nn.CrossEntropyLoss`.
+        focal: γ ≥ 0 of the focal loss (arXiv:1708.02002): each pixel counts (1 − p)^γ of its loss, p being the
+            probability of its class; 0 is plain cross-entropy.
+        hardest: 0–1; above 0 only hard pixels count (OHEM, arXiv:1604.03540): those whose class is less likely than
+            0.7, and at least this share of the labelled ones.
+        boundary: ≥ 0; pixels within two of another class count 1 + boundary times.
+        mean_of: the mean of a tensor over all processes that train together (`Processes.mean_of`); None for one alone.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        *,
+        focal: float = 0.0,
+        hardest: float = 0.0,
+        boundary: float = 0.0,
+        mean_of: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.label_smoothing, self.focal, self.hardest, self.boundary = label_smoothing, focal, hardest, boundary
+        self.mean_of = mean_of
+
+    def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
+        """The mean loss over labelled pixels; 0 with a zero gradient where none is labelled.
+
+        Of several processes each gives its part: with their `mean_of`, the mean of their losses is the mean over the
+        pixels of all.
+
+        Args:
+            scores: N×K×h×w logits of any float type; K = 1 is one logit for two classes.
+            labels: N×H×W class indices, 255 = ignore.
+            align_corners: the model's upsampling convention.
+
+        Returns:
+            A float32 scalar.
+        """
+        counted = None
+        if self.boundary:
+            counted = 1 + self.boundary * near_boundary(labels)
+        if self.hardest:
+            hard = hard_pixels(scores, labels, self.hardest, align_corners)
+            counted = hard.float() if counted is None else counted * hard
+        loss: Any = _Banded.apply(
+            scores, labels, counted, self.class_weights, self.label_smoothing, self.focal, align_corners, self.mean_of
+        )
+        return loss
+
+
+class _Banded(torch.autograd.Function):
+    """Loss and gradient of upsample + cross-entropy in one pass over bands of rows."""
+
+    @staticmethod
+    def forward(ctx, scores, labels, counted, weights, smoothing, focal, align_corners, mean_of):
+        low = scores.detach().float().requires_grad_(scores.requires_grad)
+        total = low.new_zeros(())
+        gradient = torch.zeros_like(low)
+        with torch.enable_grad():
+            for rows in bands(scores, labels):
+                band = slice(rows.start, rows.stop)
+                upsampled = resize_rows(low, labels.shape[-2:], rows, align_corners)
+                here = None if counted is None else counted[:, band]
+                loss = _summed(upsampled, labels[:, band], here, weights, smoothing, focal)
+                total += loss.detach()
+                if scores.requires_grad:
+                    gradient += torch.autograd.grad(loss, low)[0]
+        weight = _total_weight(labels, counted, weights)
+        weight = weight if mean_of is None else mean_of(weight)
+        weight = weight.clamp(min=torch.finfo(torch.float32).tiny)
+        ctx.save_for_backward((gradient / weight).to(scores.dtype))
+        return total / weight
+
+    @staticmethod
+    def backward(ctx, *grad_outputs):
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None, None, None, None, None, None, None
+
+
+def bands(scores: Tensor, labels: Tensor) -> Iterator[range]:
+    """Rows of the labels, in bands whose upsampled scores fill `BAND_BYTES`."""
+    height, width = labels.shape[-2:]
+    count = max(1, BAND_BYTES // (4 * scores.shape[0] * scores.shape[1] * width))
+    return (range(start, min(start + count, height)) for start in range(0, height, count))
+
+
+def near_boundary(labels: Tensor) -> Tensor:
+    """N×H×W labels → booleans: another class lies within `BOUNDARY_REACH` pixels; ignored ones are no class."""
+    side = 2 * BOUNDARY_REACH + 1
+    ignored, values = labels == IGNORE_INDEX, labels.float()
+    largest, smallest = (
+        F.max_pool2d((sign * values).masked_fill(ignored, -math.inf)[:, None], side, 1, BOUNDARY_REACH)[:, 0]
+        for sign in (1, -1)
+    )
+    return (largest != -smallest) & ~ignored
+
+
+def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: bool = False) -> Tensor:
+    """N×H×W booleans: pixels whose class is less likely than 0.7, and at least a share of the labelled, the hardest.
+
+    Args:
+        scores: N×K×h×w logits.
+        labels: N×H×W class indices, 255 = ignore.
+        share: 0–1.
+        align_corners: the model's upsampling convention.
+    """
+    with torch.no_grad():
+        low, losses = scores.detach().float(), []
+        for rows in bands(scores, labels):
+            upsampled = resize_rows(low, labels.shape[-2:], rows, align_corners)
+            losses.append(_each(upsampled, labels[:, rows.start : rows.stop], 0.0))
+        every, labelled = torch.cat(losses, 1), labels != IGNORE_INDEX
+        known = every[labelled]
+        least = round(share * len(known))
+        threshold = -math.log(HARD_BELOW)
+        if least:
+            threshold = min(threshold, known.kthvalue(len(known) - least + 1).values.item())
+        return labelled & (every >= threshold)
+
+
+def _summed(
+    scores: Tensor, labels: Tensor, counted: Tensor | None, weights: Tensor | None, smoothing: float, focal: float
+) -> Tensor:
+    """Σ of weighted losses over the labelled pixels of N×K×H×W scores."""
+    if scores.shape[1] > 1 and counted is None and not focal:  # all in one kernel
+        return F.cross_entropy(
+            scores,
+            labels.long(),
+            weights,
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=smoothing,
+        )
+    each = _each(scores, labels, smoothing, weights)
+    if focal:
+        # 1 − p, kept above 0: the derivative of 0^γ is infinite for γ < 1, and times a loss of 0 it is NaN.
+        unlikely = -torch.expm1(-_each(scores, labels, 0.0))
+        each = each * unlikely.clamp(min=torch.finfo(unlikely.dtype).tiny) ** focal
+    return (each if counted is None else each * counted).sum()
+
+
+def _each(scores: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
+    """N×H×W losses of the pixels, 0 for ignored ones."""
+    if scores.shape[1] > 1:
+        return F.cross_entropy(
+            scores,
+            labels.long(),
+            weights,
+            ignore_index=IGNORE_INDEX,
+            reduction="none",
+            label_smoothing=smoothing,
+        )
+    labelled = labels != IGNORE_INDEX
+    truth = torch.where(labelled, labels, 0)
+    soft = truth.float() * (1 - smoothing) + smoothing / 2
+    each = F.binary_cross_entropy_with_logits(scores[:, 0], soft, reduction="none")
+    return torch.where(labelled, each if weights is None else each * weights[truth.long()], 0.0)
+
+
+def _total_weight(labels: Tensor, counted: Tensor | None, weights: Tensor | None) -> Tensor:
+    """Σ of the weights of the labelled pixels: what the mean divides by."""
+    flat = labels.flatten().int()
+    if counted is None:
+        counts = torch.bincount(flat, minlength=IGNORE_INDEX + 1)
+    else:  # float32 counts to 2²⁴ only
+        where = with_float64(counted.device)
+        each = counted.flatten().to(where).double()
+        counts = torch.bincount(flat.to(where), each, minlength=IGNORE_INDEX + 1)
+    counts = counts[:IGNORE_INDEX].float().to(labels.device)
+    return counts.sum() if weights is None else (counts[: len(weights)] * weights).sum()

@@ -1,0 +1,143 @@
+"""A recipe's model over a data set: its channels, classes and statistics, and the weights that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.markup import escape
+
+from atrous import model_file
+from atrous.build_model import create_model
+from atrous.console import console
+from atrous.data.dataset import Dataset
+from atrous.data.input_files import InputFiles
+from atrous.data.pixels import PictureKind
+from atrous.data.statistics import channel_statistics, kind_of_input, kind_of_pictures
+from atrous.errors import AtrousError
+from atrous.inputs import IMAGE, Input, usual_colors
+from atrous.learning.recipe import Recipe
+from atrous.learning.transfer_weights import start_from
+from atrous.models import SegmentationModel, build
+from atrous.models.info import Preprocessing
+from atrous.models.same_padding import pads_unevenly
+from atrous.models.task import Task
+
+
+def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
+    """The recipe's model over a dataset's classes and kind of pictures.
+
+    A network with TensorFlow's SAME padding sees sides of 32k + 1, where a feature lies exactly on the pixel that it is
+    centred on: unless the recipe says otherwise, it resizes with aligned corners.
+
+    Args:
+        recipe: which model, and what it starts from.
+        dataset: whose training pictures tell channels and depth.
+        fresh: False for a model that gets weights and preprocessing later, from a checkpoint.
+
+    Raises:
+        AtrousError: as `create_model`, or arguments that the recipe or the data contradict.
+    """
+    kind, notes = kind_of_pictures(
+        dataset,
+        recipe.data.train,
+        recipe.data.pages,
+        val=recipe.data.val,
+        in_channels=recipe.model.in_channels,
+    )
+    table, init = dataset.classes, recipe.model.init
+    splits = (recipe.data.train, recipe.data.val)
+    further = [kind_of_input(dataset, one.name, splits) for one in dataset.inputs[1:]]
+    image_channels = recipe.model.in_channels or kind.channels
+    channels = image_channels + sum(one.channels for one in further)
+    for note in () if recipe.data.check or not fresh else notes:  # the doctor has told them
+        console.print(f"[yellow]note[/] {escape(note)}")
+    owned: dict[str, Any] = {
+        "backbone": recipe.model.backbone,
+        "output_stride": recipe.model.output_stride,
+        "in_channels": channels,
+        "num_classes": 1 if recipe.model.arguments.get("num_classes") == 1 and len(table) == 2 else len(table),
+    }
+    arguments = {**recipe.model.arguments, **owned}
+    for name, value in recipe.model.arguments.items():
+        if name in owned and owned[name] != value:
+            raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
+    pretrained = recipe.model.pretrained and fresh and init is None
+    if fresh and "align_corners" not in arguments:
+        arguments["align_corners"] = _pads_unevenly(recipe.model.architecture, arguments)
+    model = create_model(recipe.model.architecture, pretrained=pretrained, **arguments)
+    given = model.info.preprocessing
+    kinds = [replace(kind, channels=image_channels), *further]
+    inputs = _inputs(dataset.inputs, kinds, given.mean, given.std, recipe.data.pages)
+    model.info = replace(
+        model.info,
+        preprocessing=Preprocessing(inputs, enlarge=recipe.train.enlarge, aligned=pads_unevenly(model)),
+        tasks=(Task(table),),
+    )
+    if fresh and init is not None:
+        console.print(escape(start_from(model, model_file.load(init))))
+    statistics = recipe.data.statistics
+    if fresh and statistics == "pretrained" and kind.dtype != "uint8":
+        raise AtrousError(
+            f"data.statistics is pretrained, whose means are for 8-bit pictures, 0–255, and these hold {kind.dtype}: "
+            "use fit, which measures them, or auto."
+        )
+    if fresh:
+        fitted = statistics == "fit" or (statistics == "auto" and kind.dtype != "uint8")
+        measured = [
+            _measured(dataset, recipe.data.train, one)
+            if one.normalize != "per_image" and (fitted or one.window or one is not inputs[0])
+            else one
+            for one in model.info.preprocessing.inputs
+        ]
+        model.info = replace(model.info, preprocessing=replace(model.info.preprocessing, inputs=tuple(measured)))
+    return model
+
+
+def _inputs(
+    described: Sequence[InputFiles],
+    kinds: Sequence[PictureKind],
+    mean: Sequence[float],
+    std: Sequence[float],
+    pages: Any,
+) -> tuple[Input, ...]:
+    """What the model takes: of each input what the dataset says of it, and what its files are."""
+    found, first = [], 0
+    for one, kind in zip(described, kinds, strict=True):
+        own = slice(first, first + kind.channels)
+        first += kind.channels
+        alone = one.normalize == "per_image"
+        dtype = "float32" if alone else kind.dtype
+        image = one.name == IMAGE
+        usual = usual_colors(kind.channels, kind.dtype) if image else 0
+        found.append(
+            Input(
+                (0.0,) * kind.channels if alone else tuple(mean[own]),
+                (1.0,) * kind.channels if alone else tuple(std[own]),
+                name=one.name,
+                dtype=dtype,  # pyright: ignore[reportArgumentType] (of a header)
+                pages=pages if image else "first",
+                bands=one.bands,
+                wavelengths=one.wavelengths,
+                unit=one.unit,
+                missing=one.missing,
+                colors=usual if one.colors is None else one.colors,
+                normalize=one.normalize,  # pyright: ignore[reportArgumentType] (it is checked there)
+                window=one.window,
+            )
+        )
+    return tuple(found)
+
+
+def _measured(dataset: Dataset, split: str, one: Input) -> Input:
+    """The input, normalised by the mean and deviation of its training files."""
+    mean, std = channel_statistics(dataset, split, one)
+    return replace(one, mean=mean, std=std)
+
+
+def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:
+    """Whether a network of these arguments does, by building one and throwing it away."""
+    with torch.random.fork_rng(devices=[]):
+        return pads_unevenly(build(architecture, arguments))

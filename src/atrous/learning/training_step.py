@@ -1,0 +1,112 @@
+"""The one module that training wraps: a raw batch in, loss out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from atrous.checked_arguments import as_dict, checked
+from atrous.errors import AtrousError, shown
+from atrous.learning.batch import Batch
+from atrous.learning.depthwise_backward import FastDepthwise
+from atrous.learning.losses.terms import Terms
+from atrous.models import SegmentationModel
+from atrous.models.layers import Normalize
+from atrous.models.model_checks import check_model
+
+if TYPE_CHECKING:
+    from atrous.learning.crf_layer import CrfLayer
+
+#: Given N×C×H×W raw images and the targets by name, returns the images to train on instead, of the same shape.
+Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+class TrainingStep(nn.Module):
+    """Normalise, score, compare: what DDP and `torch.compile` wrap, and nothing else.
+
+    Args:
+        model: a paper's module with `.scores` and `.info`.
+        terms: by name, what is minimised: their sum. Each is called with the model's outputs and the batch and returns
+            a scalar; see `atrous.learning.losses.terms`, whose `supervised_terms` makes those of a training on labels.
+        precision: bfloat16 runs the network under autocast; the terms are always computed in float32.
+        crf: comes between the main output and the terms, as the model's last layer; or None.
+        disturb: called with the raw images and the targets before the network sees them; returns other images of the
+            same shape, such as an adversary's.
+
+    Raises:
+        AtrousError: no model of atrous, no terms, or values out of range.
+    """
+
+    @checked
+    def __init__(
+        self,
+        model: SegmentationModel,
+        terms: Terms,
+        precision: torch.dtype = torch.float32,
+        *,
+        crf: CrfLayer | None = None,
+        disturb: Disturb | None = None,
+    ) -> None:
+        super().__init__()
+        check_model(model)
+        given = as_dict(terms, "terms")
+        if not given or not all(callable(term) for term in given.values()):
+            raise AtrousError(
+                "terms are functions of (outputs, batch) by name, such as supervised_terms(loss, model) of "
+                f"atrous.learning.losses.terms; got {shown(terms)}."
+            )
+        if not isinstance(precision, torch.dtype) or precision not in (torch.float32, torch.bfloat16, torch.float16):
+            raise AtrousError(f"precision is torch.float32, torch.bfloat16 or torch.float16, got {shown(precision)}.")
+        if crf is not None and not callable(crf):
+            raise AtrousError(f"crf is a CrfLayer or None, got {shown(crf)}.")
+        if disturb is not None and not callable(disturb):
+            raise AtrousError(f"disturb is a function of (images, targets) or None, got {shown(disturb)}.")
+        self.model = model
+        self.terms = dict(given)
+        self.terms_that_learn = nn.ModuleList(term for term in given.values() if isinstance(term, nn.Module))
+        self.precision = precision
+        self.crf = crf
+        self.disturb = disturb
+        self.normalize = Normalize.of(model.info.preprocessing)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch, summed over the terms.
+
+        Args:
+            batch: on the model's device; its images are unnormalised, of any dtype.
+
+        Returns:
+            A float32 scalar.
+
+        Raises:
+            AtrousError: a term that gives no scalar, or a disturbance that changes the images' shape.
+        """
+        if self.disturb is not None:
+            batch = replace(batch, images=_disturbed(self.disturb, batch))
+        images = self.normalize(batch.images)
+        mixed = self.precision != torch.float32
+        autocast = torch.autocast(images.device.type, dtype=self.precision if mixed else None, enabled=mixed)
+        with autocast, FastDepthwise():
+            scores = self.model.scores(images)
+        if self.crf is not None:
+            scores = {**scores, "main": self.crf(scores["main"], batch.images, self.model.align_corners)}
+        return torch.stack([_scalar(name, term(scores, batch)) for name, term in self.terms.items()]).sum()
+
+
+def _disturbed(disturb: Disturb, batch: Batch) -> Tensor:
+    images = disturb(batch.images, batch.targets)
+    if not isinstance(images, Tensor) or images.shape != batch.images.shape:
+        given = tuple(images.shape) if isinstance(images, Tensor) else shown(images)
+        raise AtrousError(f"disturb must return images of shape {tuple(batch.images.shape)}, got {given}.")
+    return images
+
+
+def _scalar(name: str, value: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+        raise AtrousError(f"the term '{name}' must return a scalar tensor, got {given}.")
+    return value.reshape(()).float()

@@ -1,0 +1,262 @@
+"""What an adapter gives: a foreign checkpoint in this package's words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from atrous.data.label_map import ClassTable
+from atrous.errors import AtrousError
+from atrous.models import Preprocessing
+
+#: Of ImageNet's RGB in 0–255, as most libraries have them (torchvision/transforms/_presets.py).
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+#: What layers call their weights, in PyTorch's names and TensorFlow's; other names are of counters, losses and flags.
+LAYER_LEAVES = frozenset(
+    {
+        *("weight", "bias", "gamma", "beta", "running_mean", "running_var", "weights", "depthwise_weights", "biases"),
+        *("moving_mean", "moving_variance", "weight_orig", "weight_mask", "weight_g", "weight_v"),
+    }
+)
+
+#: The end of the name of a norm's count of batches, which says nothing.
+COUNT = "num_batches_tracked"
+
+#: Inverted residuals in each stage of MobileNetV2 (arXiv:1801.04381 Table 2).
+MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
+
+#: Pairs of a pattern for the beginning of a foreign key and what stands there in ours, a template or a function.
+Keys: TypeAlias = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A foreign checkpoint as a model of ours.
+
+    Args:
+        architecture: a key of `models.ARCHITECTURES`.
+        arguments: of its class; what the user named is already merged in (`given_options.merged`).
+        state: tensors under our keys.
+        left_over: foreign keys that have no place in ours.
+        preprocessing: what its pictures went through; None for the backbone's own.
+        preprocessing_told: whether the file's own configuration says what its pictures went through.
+        classes: its classes where they are known; None for placeholders.
+        classes_of: the data set whose these are, where only their number says so; else empty.
+        classes_fault: why the names or colours that the file tells cannot be those of its outputs; else empty.
+        untold: arguments that the file does not tell, here at the source's defaults unless the user named them.
+        notes: further sentences to tell the user.
+        fills: beginnings of our keys that the source must fill, all of them by default; what it does not fill
+            besides, such as the head over an ImageNet backbone, stays fresh.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    state: dict[str, Tensor]
+    left_over: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    preprocessing_told: bool = False
+    classes: ClassTable | None = None
+    classes_of: str = ""
+    classes_fault: str = ""
+    untold: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    fills: tuple[str, ...] = ("",)
+
+
+def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, Any]:
+    """The fields `classes` and `classes_of`, from the number of outputs alone.
+
+    Args:
+        num_classes: K.
+        known: tables by the name of their data set.
+    """
+    for name, table in known.items():
+        if len(table) == num_classes:
+            return {"classes": table, "classes_of": name}
+    return {}
+
+
+def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:
+    """Where timm has the blocks that others number through.
+
+    Examples:
+        >>> blocks_by_stage((1, 2))
+        ('0.0', '1.0', '1.1')
+    """
+    return tuple(f"{stage}.{block}" for stage, length in enumerate(lengths) for block in range(length))
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> Preprocessing:
+    """Mean and deviation in 0–255; for pictures of other than as many channels, the average of all in each."""
+    if channels != len(mean):
+        mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
+    return Preprocessing.of_pictures(mean, std)
+
+
+def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Renames a state dict by a table.
+
+    Args:
+        state: under foreign keys.
+        keys: the first pattern that matches the beginning of a key counts; what follows the match stays.
+
+    Returns:
+        The tensors under our keys, and the foreign keys that no pattern matched (counts of batches, which say
+        nothing, left aside).
+
+    Raises:
+        AtrousError: two foreign keys become one of ours.
+    """
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in keys]
+    renamed: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    left_over = []
+    for key, tensor in state.items():
+        name = _rename(key, compiled)
+        if name is None:
+            left_over.append(key)
+        elif name in renamed:
+            raise AtrousError(f"'{origin[name]}' and '{key}' both stand for '{name}': this file is of another layout.")
+        else:
+            renamed[name], origin[name] = tensor, key
+    return renamed, tuple(key for key in left_over if not key.endswith(COUNT))
+
+
+def _rename(key: str, keys: Iterable[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]) -> str | None:
+    for pattern, replacement in keys:
+        match = pattern.match(key)
+        if match:
+            beginning = match.expand(replacement) if isinstance(replacement, str) else replacement(match)
+            return beginning + key[match.end() :]
+    return None
+
+
+def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:
+    """Puts the blocks of a convolution's input channels into another order: that of our concatenation.
+
+    Args:
+        weight: C'×C×h×w.
+        order: for each block of ours, which block of theirs it is: (1, 2, 3, 4, 0) moves the first to the end.
+        sizes: channels of each block in their order; all alike when not given.
+
+    Returns:
+        C'×C×h×w.
+
+    Raises:
+        AtrousError: the blocks do not add up to the channels.
+
+    Examples:
+        >>> weight = torch.arange(6.0).reshape(1, 6, 1, 1)
+        >>> move_channels(weight, (1, 2, 0)).flatten().tolist()
+        [2.0, 3.0, 4.0, 5.0, 0.0, 1.0]
+        >>> move_channels(weight, (1, 0), sizes=(1, 5)).flatten().tolist()
+        [1.0, 2.0, 3.0, 4.0, 5.0, 0.0]
+    """
+    channels = weight.shape[1]
+    parts = [channels // len(order)] * len(order) if sizes is None else list(sizes)
+    if sum(parts) != channels or sorted(order) != list(range(len(parts))):
+        raise AtrousError(f"{channels} input channels are not {len(order)} blocks of {parts}: another layout.")
+    blocks = weight.split(parts, dim=1)
+    return torch.cat([blocks[index] for index in order], dim=1)
+
+
+def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Compares an adapted checkpoint with the model that is to take it.
+
+    Args:
+        adapted: the checkpoint.
+        ours: the model's state dict.
+
+    Returns:
+        Names of our weights that the source does not fill and need not.
+
+    Raises:
+        AtrousError: weights are missing, have no place, another shape, or are no floating-point numbers.
+    """
+    built = f"{adapted.architecture} over {adapted.arguments.get('backbone')}"
+    advice = "Another backbone may fit (--backbone), or the file is of another network, incomplete or altered."
+    extra = [name for name in adapted.state if name not in ours and not name.endswith(COUNT)]
+    if extra:
+        raise AtrousError(f"the file has weights that {built} has not: {some(extra)}. {advice}")
+    for name, tensor in adapted.state.items():
+        if name not in ours:
+            continue
+        count = name.endswith(COUNT)
+        if tensor.shape != ours[name].shape and not (count and tensor.shape == (1,)):
+            shapes = f"{tuple(tensor.shape)} in the file, {tuple(ours[name].shape)} in {built}"
+            raise AtrousError(f"'{name}' differs in shape: {shapes}. {advice}")
+        if not (count or tensor.is_floating_point()):
+            raise AtrousError(f"'{name}' holds {tensor.dtype}, not floating-point numbers: quantised files differ.")
+    absent = [name for name in ours if name not in adapted.state and not name.endswith(COUNT)]
+    missing = [name for name in absent if name.startswith(adapted.fills)]
+    if missing:
+        raise AtrousError(f"the file lacks {len(missing)} weights of {built}: {some(missing)}. {advice}")
+    return tuple(absent)
+
+
+def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Adapted:
+    """Leaves over what is no part of the network: counters and flags in its parts, an auxiliary head of another kind.
+
+    Args:
+        adapted: the checkpoint.
+        ours: the state dict of the model that is to take it.
+        theirs: the foreign tensors by their names, which are named as left over.
+
+    Returns:
+        The checkpoint without them. Without the auxiliary head `auxiliary` is False and the model another.
+    """
+    beside = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
+    head = {name for name in (*ours, *adapted.state) if name.startswith("auxiliary.") and not name.endswith(COUNT)}
+    other = [name for name in head if _shape(adapted.state, name) != _shape(ours, name)]
+    notes = ()
+    arguments = adapted.arguments
+    if arguments.get("auxiliary") and other:
+        beside |= {name for name in adapted.state if name.startswith("auxiliary.")}
+        arguments = {**arguments, "auxiliary": False}
+        found = _shape(adapted.state, "auxiliary.classifier.weight")
+        notes = (
+            "Its auxiliary head, which helps training alone, is of another kind than ours "
+            + (f"({found[0]} outputs beside {arguments['num_classes']})" if found else "(other layers)")
+            + " and is left over.",
+        )
+    if not beside:
+        return adapted
+    names = {id(tensor): key for key, tensor in theirs.items()}
+    named = tuple(names.get(id(adapted.state[name]), name) for name in adapted.state if name in beside)
+    return replace(
+        adapted,
+        arguments=arguments,
+        state={name: tensor for name, tensor in adapted.state.items() if name not in beside},
+        left_over=(*adapted.left_over, *(name for name in named if not name.endswith(COUNT))),
+        notes=(*adapted.notes, *notes),
+    )
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape) if name in state else ()
+
+
+def check_values(adapted: Adapted) -> None:
+    """Refuses weights that no network can run on.
+
+    Raises:
+        AtrousError: weights without values (on the meta device), not finite as float32, or a negative variance.
+    """
+    for name, tensor in adapted.state.items():
+        if tensor.is_meta:
+            raise AtrousError(f"'{name}' is on the meta device, a shape without values; give the weights themselves.")
+        if not tensor.isfinite().all():
+            raise AtrousError(f"'{name}' has values that are not finite: its training diverged, or it is damaged.")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise AtrousError(f"'{name}' has negative variances; the file is damaged, or keeps something else there.")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first four names, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

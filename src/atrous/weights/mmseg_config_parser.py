@@ -1,0 +1,139 @@
+"""The configuration in an OpenMMLab checkpoint's record, which is Python, read without running it.
+
+Source: mmengine/config/config.py (`pretty_text`), mmsegmentation 1.2.2 (`data_preprocessor`) and 0.30 (`img_norm_cfg`).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from atrous.weights.config_reader import Record
+
+#: Of values that are neither literals nor names set before, such as a call of anything but dict.
+UNKNOWN = None
+
+
+def read(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as plain dicts, lists and values.
+
+    Args:
+        meta: the checkpoint's record, whose "config" or "cfg" is Python text, or a dict.
+
+    Returns:
+        Name → value; empty where there is none, or where it is no Python.
+    """
+    for key in ("config", "cfg"):
+        given = meta.get(key)
+        if isinstance(given, Mapping):
+            return dict(given)
+        if isinstance(given, str):
+            return _assigned(given)
+    return {}
+
+
+def _assigned(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    try:
+        for statement in ast.parse(text.strip()).body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                found[statement.targets[0].id] = _value(statement.value, found)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return found
+
+
+def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return known.get(node.id, UNKNOWN)
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item, known) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: _value(value, known) for key, value in pairs if isinstance(key, ast.Constant)}
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _value(node.operand, known)
+        return -value if isinstance(value, int | float) else UNKNOWN
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        words = [(word.arg, _value(word.value, known)) for word in node.keywords]
+        return {key: value for word in words for key, value in _named(*word)}
+    return UNKNOWN
+
+
+def _named(word: str | None, value: Any) -> list[tuple[str, Any]]:
+    """A word of a call and its value; of `**value` all in it."""
+    if word is not None:
+        return [(word, value)]
+    return [(key, item) for key, item in value.items() if isinstance(key, str)] if isinstance(value, Mapping) else []
+
+
+def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """One part of the model, such as "backbone" or "decode_head"; {} where it is not there.
+
+    Args:
+        config: from `read`.
+        name: a key of its `model`, or of the whole where that has none.
+
+    Raises:
+        AtrousError: that key of its `model` is of another kind.
+    """
+    model = config.get("model")
+    for holder in (model, config):
+        found = holder.get(name) if isinstance(holder, Mapping) else None
+        if isinstance(found, list) and found and isinstance(found[-1], Mapping):
+            found = found[-1]  # of several heads the last counts
+        if isinstance(found, Mapping):
+            return {key: value for key, value in found.items() if isinstance(key, str)}
+        if found is not UNKNOWN and holder is model:
+            raise Record(holder or {}, "model.").refused(name, "it must have keys and values")
+    return {}
+
+
+class Normalisation(NamedTuple):
+    """A record of what is done to pixel values: with "mean" and "std", and whether channels are turned."""
+
+    record: Record
+    turned: bool
+
+
+def normalisations(config: Mapping[str, Any]) -> Iterator[Normalisation]:
+    """Every record of what is done to pixel values.
+
+    Args:
+        config: from `read`.
+
+    Raises:
+        AtrousError: what is to be True or False is neither.
+    """
+    record = part(config, "data_preprocessor")
+    if record:  # its defaults: no statistics, channels as they are read
+        told = Record(record, "data_preprocessor.")
+        both = told.flag("bgr_to_rgb"), told.flag("rgb_to_bgr")
+        if all(both):
+            raise told.refused("bgr_to_rgb", "rgb_to_bgr is True, too, and only one of them may be")
+        yield Normalisation(told, any(both))
+    for step in _steps(config, set()):
+        told = Record(step, "Normalize.")
+        yield Normalisation(told, told.flag("to_rgb", True))
+
+
+def _steps(value: Any, seen: set[int]) -> Iterator[Mapping[str, Any]]:
+    """The steps that normalise, in any of its pipelines, or what version 0.x gives to all of them; each once."""
+    if id(value) in seen:
+        return
+    if isinstance(value, Mapping):
+        seen.add(id(value))
+        if value.get("type") == "Normalize":
+            yield value
+        named = value.get("img_norm_cfg")
+        if isinstance(named, Mapping):
+            yield named
+        for item in value.values():
+            yield from _steps(item, seen)
+    elif isinstance(value, list | tuple):
+        seen.add(id(value))
+        for item in value:
+            yield from _steps(item, seen)

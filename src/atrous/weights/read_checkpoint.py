@@ -1,0 +1,381 @@
+"""Reads the files of other libraries into plain tensors; whatever else they hold is neither run nor kept.
+
+The kind of a file is told by its first bytes, not by its name. A file may also claim more than it has: to unpack to a
+thousand times its size, or a tensor of all memory that repeats one number. What is read is bounded by its own size.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from atrous.errors import AtrousError
+from atrous.json_yaml import read_json
+from atrous.models.wrapper_names import without_wrappers
+from atrous.weights import shards
+from atrous.weights.caffe import read_caffemodel
+from atrous.weights.reparametrized import joined
+from atrous.weights.shards import FOLDER_INDEXES
+from atrous.weights.tflite_names import read_tflite
+from atrous.weights.torch_file import read_torch
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What a file of another library holds.
+
+    Args:
+        state: tensors by the other library's names, out of whatever wrapped them; of several sets the first.
+        config: of a Hugging Face folder, its config.json, with preprocessor_config.json under "preprocessor"; of a
+            .tflite file, what its graph says; of an OpenMMLab checkpoint its record, under "meta", of a Lightning
+            checkpoint its arguments, under "hyper_parameters"; else empty.
+        name: the file's, for messages and provenance; empty for a state dict in memory.
+        sets: each dict of tensors in the file by its place there, such as "state_dict", as it is.
+    """
+
+    state: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    sets: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            object.__setattr__(self, "sets", {"": self.state})
+
+
+#: A zip file may unpack to so many times its size (weights hardly shrink) or so many bytes, whichever is more.
+MOST_TIMES, MOST_BYTES = 20, 2**28
+
+#: Under these keys training scripts mostly keep the model's state dict; they are looked into first, in this order.
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "params",
+    "weights",
+    "module",
+)
+
+#: Under these they keep other things than a model's weights.
+NO_WEIGHTS = ("optim", "scheduler", "lr_sched", "scaler", "amp", "callbacks", "loops", "rng", "random")
+
+#: What Lightning and others mostly put before every key of the network.
+PREFIXES = ("model.", "net.", "network.")
+
+#: Bytes 4 to 8 of a TensorFlow Lite file.
+TFLITE = b"TFL3"
+
+#: First bytes of what people save by mistake, and what to say.
+MISTAKEN = (
+    (rb"\s*<(!doctype|html|\?xml)", "a web page, not a checkpoint: the download was redirected; fetch it again"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
+    (rb"\x89HDF", "an HDF5 file (Keras), which is not read; save its weights as .npz or .safetensors"),
+    (rb"\x1f\x8b", "gzip-compressed: unpack it first"),
+    (rb"Rar!|7z\xbc\xaf", "a compressed archive: unpack it first"),
+)
+
+
+#: What no format of weights begins with: 16 bytes and more of plain text.
+TEXT = re.compile(rb"[\t\n\r -~]{16,}")
+
+#: Beginnings of suffixes of what people have beside or instead of weights, and what it is.
+UNREAD = {
+    ".pb": "a TensorFlow graph",
+    ".index": "part of a TensorFlow checkpoint",
+    ".data-": "part of a TensorFlow checkpoint",
+    ".meta": "part of a TensorFlow checkpoint",
+    ".keras": "a Keras archive",
+    ".onnx": "an ONNX graph",
+}
+
+
+def read(path: str | Path) -> Foreign:
+    """Reads a checkpoint of another library without running anything in it.
+
+    Args:
+        path: a PyTorch file (.pth, .pt, .bin, .tar), .safetensors, .npz, .tflite, .caffemodel, or a Hugging Face
+            folder with config.json.
+
+    Returns:
+        Its tensors, unwrapped and without prefixes such as `module.`.
+
+    Raises:
+        AtrousError: missing, empty, truncated, of no known kind, with code in it, one of atrous's own files, or
+            without weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise AtrousError(f"no file at {path}.")
+    with path.open("rb") as file:
+        if file.read(8)[4:] == TFLITE:
+            return Foreign(*read_tflite(path), path.name)
+    if path.name in FOLDER_INDEXES:
+        sets = {"": _read_shards(path)}
+        record: dict[str, Any] = {}
+    else:
+        _refuse_one_shard(path)
+        sets, record = _read_file(path)
+    beside = path.name in FOLDER_FILES and (path.parent / "config.json").is_file()
+    record = {**record, **_read_config(path.parent)} if beside else record
+    return Foreign(_first_state(sets), record, path.name, sets)
+
+
+def from_state_dict(given: Mapping[str, Any]) -> Foreign:
+    """The same for a state dict, or a checkpoint's dict, that is already in memory.
+
+    Raises:
+        AtrousError: there are no weights in it.
+    """
+    sets = _unwrap(given, "the given dict")
+    return Foreign(_first_state(sets), _record(given), sets=sets)
+
+
+#: The files of a Hugging Face folder that hold weights, in the order of choice.
+FOLDER_FILES = ("model.safetensors", *FOLDER_INDEXES[:1], "pytorch_model.bin", *FOLDER_INDEXES[1:])
+FOLDER_RECORDS = ("config.json", "preprocessor_config.json")
+
+
+def _read_folder(folder: Path) -> Foreign:
+    if not (folder / "config.json").is_file():
+        raise AtrousError(f"{folder} is a folder without config.json. Give a file, or a Hugging Face model's folder.")
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            found = read(folder / name)
+            return Foreign(found.state, _read_config(folder), folder.resolve().name, found.sets)
+    raise AtrousError(f"{folder} has a config.json but no weights; one of {', '.join(FOLDER_FILES)} is needed.")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config, processor = (folder / name for name in FOLDER_RECORDS)
+    record = _mapping_in(config)
+    return {**record, "preprocessor": _mapping_in(processor)} if processor.is_file() else record
+
+
+def _mapping_in(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise AtrousError(f"{path} is no configuration of a model.")
+    return record
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of every file that an index names."""
+    found: dict[str, Tensor] = {}
+    for file, keys in shards.read_index(index).items():
+        held = _read_file(file)[0]
+        state = next(iter(held.values()))
+        shards.check_shard(file, state.keys(), keys)
+        found |= state
+    return found
+
+
+def _refuse_one_shard(path: Path) -> None:
+    index = shards.index_of(path)
+    if index is not None:
+        raise AtrousError(f"{path} holds a part of the weights: give the folder, {path.parent}, or {index}.")
+
+
+def files_of(path: Path) -> list[Path]:
+    """Every file that `read` may read for a path: itself, or what lies in its folder, records and shards included."""
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.name not in FOLDER_FILES:
+        return [path]
+    parts = [part for name in FOLDER_INDEXES for part in shards.parts_beside(folder / name)]
+    return [path, *(folder / name for name in (*FOLDER_FILES, *FOLDER_RECORDS)), *parts]
+
+
+def _read_file(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The dicts of tensors by their places, and the record beside them."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise AtrousError(f"{path} is empty: 0 bytes.")
+    for pattern, sentence in MISTAKEN:
+        if re.match(pattern, head, re.IGNORECASE):
+            raise AtrousError(f"{path} is {sentence}.")
+    if TEXT.fullmatch(head):
+        raise AtrousError(f"{path} is a text file, not a checkpoint: it begins {head[:30].decode('ascii')!r}.")
+    for beginning, kind in UNREAD.items():
+        if path.suffix.startswith(beginning):
+            raise AtrousError(f"{path} is {kind}, which is not read; save its weights by name as .npz or .safetensors.")
+    reader = _reader(path, head)
+    try:
+        found, unpacked = reader(path), _unpacked(path, head)
+    except AtrousError:
+        raise
+    except Exception as error:  # a damaged file makes zip, pickle, torch, NumPy and flatbuffers raise anything
+        raise AtrousError(
+            f"{path} is truncated or damaged, or no checkpoint of PyTorch, safetensors, NumPy, TensorFlow Lite or "
+            f"Caffe ({_first_line(error)})."
+        ) from error
+    return _unwrap(found, str(path), unpacked), _record(found)
+
+
+def _unpacked(path: Path, head: bytes) -> int:
+    """Bytes in the file, or in what it unpacks to; a zip file by its head, for any file may have the tail of one."""
+    if not head.startswith(b"PK"):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _record(found: Any) -> dict[str, Any]:
+    """What was written beside the weights: OpenMMLab's classes and configuration, or Lightning's arguments."""
+    records = {key: found.get(key) for key in ("meta", "hyper_parameters")} if isinstance(found, Mapping) else {}
+    return {key: record for key, record in records.items() if isinstance(record, Mapping)}
+
+
+def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
+    """Which reader, by the first bytes."""
+    if head[5:9] == b"\0\0\0{" or path.suffix == ".safetensors":  # a length of eight bytes, then JSON
+        return _read_safetensors
+    if head.startswith(b"PK"):
+        return _read_zip
+    if path.suffix == ".caffemodel":
+        return read_caffemodel
+    if path.suffix == ".npz":
+        raise AtrousError(f"{path} is no .npz file, or is damaged: it does not begin as one.")
+    return read_torch
+
+
+def _read_zip(path: Path) -> Any:
+    """PyTorch's files and NumPy's .npz are both zip files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            _check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
+            damaged = archive.testzip()  # torch itself does not compare checksums
+    except zipfile.BadZipFile as error:
+        raise AtrousError(f"{path} is truncated or damaged: {error}. Fetch it again.") from error
+    if damaged:
+        raise AtrousError(f"{path} is damaged: {damaged!r} in it does not match its checksum. Fetch it again.")
+    if any(name.endswith("constants.pkl") for name in names):
+        raise AtrousError(
+            f"{path} is a TorchScript program, not weights. Save those where it was made: "
+            "torch.save(model.state_dict(), file)."
+        )
+    if any(name.endswith("data.pkl") for name in names):
+        return read_torch(path)
+    if names and all(name.endswith(".npy") for name in names):
+        return _read_npz(path)
+    raise AtrousError(f"{path} is a zip file, but neither PyTorch's nor NumPy's: unpack it and give the file in it.")
+
+
+def _check_unpacked(path: Path, unpacked: int) -> None:
+    size = path.stat().st_size
+    if unpacked > max(MOST_TIMES * size, MOST_BYTES):
+        raise AtrousError(
+            f"{path} has {size} bytes and would unpack to {unpacked}, which weights do not: a zip bomb. If you trust "
+            "it, save it uncompressed where it was made."
+        )
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "atrous" in metadata:
+                raise AtrousError(
+                    f"{path} is a model file of atrous already; nothing to convert. Use it as it is: "
+                    f"atrous predict {path} PICTURES."
+                )
+            if "atrous-checkpoint" in metadata:
+                raise AtrousError(
+                    f"{path} is a training checkpoint of atrous. The model is the run's best.safetensors; training "
+                    "goes on with: atrous train --resume RUN."
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise AtrousError(f"{path} is truncated or damaged ({_first_line(error)}).") from error
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as archive:  # object arrays, which are pickles, are refused
+        arrays = {name: archive[name] for name in archive.files}
+    numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}
+    return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="))) for name, array in numbers.items()}
+
+
+def _unwrap(found: Any, name: str, most: float = math.inf) -> dict[str, dict[str, Tensor]]:
+    """Every dict of tensors in a checkpoint by its place there, of at most so many numbers in all."""
+    if isinstance(found, Mapping) and "param_groups" in found:
+        raise AtrousError(f"{name} is an optimiser's state, not a model's weights.")
+    if isinstance(found, torch.nn.Module):
+        raise AtrousError(f"{name} is a module; give its state_dict().")
+    sets = {}
+    for path, state in _candidates(found):
+        tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        for key, tensor in tensors.items():
+            _check_sound(key, tensor, name)
+        if sum(tensor.numel() for tensor in tensors.values()) > most:
+            raise AtrousError(f"{name} claims to be more numbers than it has bytes: altered, or no weights.")
+        if tensors:
+            sets.setdefault(path, joined(tensors))
+    if not sets:
+        raise AtrousError(f"{name} holds no weights: no dict of tensors, nor one under {', '.join(WRAPPERS)}.")
+    return sets
+
+
+def _check_sound(key: str, tensor: Tensor, name: str) -> None:
+    """Refuses what is no plain tensor of as many numbers as its shape says."""
+    if not key.isprintable():
+        raise AtrousError(f"{name} has a weight named {key[:60]!r}: altered, or no weights.")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        kind = "quantised" if tensor.is_quantized else "sparse"
+        raise AtrousError(f"{name} has '{key}' as a {kind} tensor; save it dense, as floating-point numbers.")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        shape = tuple(tensor.shape)
+        raise AtrousError(f"{name} has '{key}' of shape {shape}, which repeats fewer numbers: altered, or no weights.")
+
+
+def single(tensor: Tensor) -> Tensor:
+    """The values alone, in single precision where they are floating-point numbers."""
+    tensor = Tensor.detach(tensor)
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _candidates(found: Any, path: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Dicts that may hold weights and their places, the likeliest first: inside wrappers, then as it stands."""
+    if not isinstance(found, Mapping) or not depth or "param_groups" in found:
+        return
+    names = [key for key in found if isinstance(key, str) and not key.lower().startswith(NO_WEIGHTS)]
+    for key in sorted(names, key=lambda key: WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS)):
+        yield from _candidates(found[key], f"{path}.{key}" if path else key, depth - 1)
+    yield path, found
+
+
+def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The first dict's tensors, under keys without what wrappers put there."""
+    state = next(iter(sets.values()))
+    bare = {without_wrappers(key): key for key in state}
+    keys = bare if len(bare) == len(state) else {key: key for key in state}
+    keys.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts here
+    while shared := next((prefix for prefix in PREFIXES if keys and all(key.startswith(prefix) for key in keys)), None):
+        keys = {key.removeprefix(shared): theirs for key, theirs in keys.items()}
+    return {key: single(state[theirs]) for key, theirs in keys.items()}
+
+
+def _first_line(error: Exception) -> str:
+    # What torch says before that advises to load the file with code and all.
+    line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    line = "".join(sign if sign.isprintable() else "?" for sign in line)  # it may quote the file
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -138,6 +138,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_model_that_its_file_would_not_give_is_refused_before_the_old_file_is_touched(change, message, good, written):
     model = make()
@@ -189,6 +190,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", TAKEN.values(), ids=TAKEN)
 def test_models_whose_file_gives_the_same_are_saved_and_stay_as_they_are(change, tmp_path):
     model = make()
@@ -281,6 +283,7 @@ PAPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "arguments"), PAPERS.values(), ids=PAPERS)
 def test_every_paper_passes(architecture, arguments):
     model = make(architecture, **arguments)
@@ -308,6 +311,7 @@ def test_large_papers_pass(architecture, arguments):
     check_rebuilt(make(architecture, **arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(ZOO.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_the_zoo_is_saved_as_it_is(path, tmp_path):
     atrous.save(atrous.load(path), tmp_path / "again.safetensors")

@@ -27,6 +27,7 @@ def row(*values: float) -> torch.Tensor:
     return torch.tensor(values).view(1, -1, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize(
     "names",
@@ -137,6 +138,7 @@ def test_one_number_is_no_mean_of_three_channels(name):
     assert len(pairs(tensors, 1)) == 1
 
 
+@pytest.mark.slow
 def test_what_lies_beside_a_whole_network_is_named_and_changes_nothing():
     state = {f"model.{key}": tensor for key, tensor in network().items()}
     beside = {"loss.mean": torch.ones(3) / 2, "loss.std": torch.ones(3) / 4, "profiler.mean": torch.tensor(9.0)}

@@ -274,6 +274,7 @@ def test_the_general_reader_hands_over_what_the_graph_says(tmp_path, writer):
     assert convert(tmp_path / "it.tflite").info.provenance["source"] == "tensorflow"
 
 
+@pytest.mark.slow
 def test_a_checkpoints_own_layout_and_norms_give_the_same_model(tmp_path, writer):
     """Kernels h×w×I×O and norms of their own, as tf.train.load_checkpoint names them."""
     folded = read_tflite(writer.write(tmp_path))[0]

@@ -73,6 +73,7 @@ def test_the_backbone_must_be_named():
         atrous.convert(network("resnet18").state_dict(), source="timm-backbone")
 
 
+@pytest.mark.slow
 def test_another_backbones_weights_are_refused():
     with pytest.raises(AtrousError, match=r"lacks .* weights of deeplabv3plus over resnet34"):
         atrous.convert(network("resnet18").state_dict(), source="timm-backbone", backbone="resnet34")

@@ -37,6 +37,7 @@ def smp_state(kind: str) -> dict[str, torch.Tensor]:
     return getattr(smp, kind)("resnet18", encoder_weights=None, classes=1).state_dict()
 
 
+@pytest.mark.slow
 def test_classes_that_only_their_number_tells(notes, tmp_path):
     state = mobilenet(21)
     assert notes(state) == ["Classes taken for Pascal VOC's by their number; --classes FILE names others."]

@@ -64,6 +64,7 @@ def test_adapters_alone_are_named_as_such(tmp_path):
         atrous.convert(tmp_path / "adapter_model.bin")
 
 
+@pytest.mark.slow
 def test_a_set_that_has_none_may_be_named():
     adapters = {f"{LAYER}.lora_A": torch.zeros(4, 256)}
     both = {"state_dict": {**network(), **adapters}, "merged": network()}

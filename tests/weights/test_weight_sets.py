@@ -86,6 +86,7 @@ BESIDE: tuple[State, ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", detect_source.SOURCES)
 def test_the_same_state_whatever_is_around_and_beside(source):
     """Of every source × prefix × word inside × what is beside."""
@@ -220,6 +221,7 @@ def test_pruned_and_weight_normalised_networks_are_whole_again():
     torch.testing.assert_close(found["classifier.weight"], 2 * state[last])
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_set_that_is_named(tmp_path, capsys):
     from atrous.cli import main
 

@@ -3,7 +3,10 @@ import pytest
 import torch
 
 from atrous import create_model
-from atrous.explaining.activations import WatchedNetwork, field_radii, parts_of
+from atrous.explaining.activations import WatchedNetwork, parts_of
+from atrous.explaining.contributions import parts_for_class
+from atrous.explaining.grad_cam import grad_cam
+from atrous.explaining.receptive_field import effective_field, field_radii
 from atrous.models.layers import Normalize
 
 MODELS = {
@@ -59,7 +62,7 @@ def test_a_contribution_is_what_the_score_loses_when_a_part_fades(name):
     index = int(watched.scores.flatten(1).mean(1).argmax())
     region = watched.region(index)
     normalised = normalised_picture(model)
-    parts = {(part.group, part.name): part for part in watched.parts(index)}
+    parts = {(part.group, part.name): part for part in parts_for_class(watched, index)}
     for key, module in parts_of(model).items():
         means = []
         for factor in (1 - 1e-6, 1 + 1e-6):
@@ -80,7 +83,7 @@ def test_a_contribution_is_what_the_score_loses_when_a_part_fades(name):
 def test_contributions_of_summed_branches_add_up_to_the_score():
     watched = WatchedNetwork(built("v2"), picture())
     for index in range(3):
-        total = sum(float(part.contribution.sum()) for part in watched.parts(index))
+        total = sum(float(part.contribution.sum()) for part in parts_for_class(watched, index))
         assert total == pytest.approx(float(watched.scores[index][watched.region(index)].mean()), abs=1e-9)
 
 
@@ -91,7 +94,7 @@ def test_watching_changes_nothing():
         before = model.scores(normalised)["main"][0]
     watched = WatchedNetwork(model, picture())
     torch.testing.assert_close(watched.scores, before, rtol=0, atol=0)
-    watched.parts(0)
+    parts_for_class(watched, 0)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -104,13 +107,13 @@ def test_grad_cam_is_that_of_the_last_features():
     score[watched.region(1)].mean().backward()
     assert high.grad is not None
     expected = (high.grad[0].mean((1, 2))[:, None, None] * high.detach()[0]).sum(0).clamp(min=0)
-    torch.testing.assert_close(watched.grad_cam(1), expected)
+    torch.testing.assert_close(grad_cam(watched, 1), expected)
 
 
 def test_the_receptive_field_is_what_pixels_do_to_the_score():
     model = built("v3plus")
     watched = WatchedNetwork(model, picture())
-    field = watched.receptive_field(10, 12)
+    field = effective_field(watched, 10, 12)
     assert field.shape == (81, 97)
     best = int(watched.scores[:, 10, 12].argmax())
     normalised = normalised_picture(model)
@@ -127,7 +130,7 @@ def test_the_receptive_field_is_what_pixels_do_to_the_score():
         assert float(field[row, column]) == pytest.approx(sum(slopes), rel=1e-3, abs=1e-9)
 
 
-def test_a_class_that_is_best_nowhere_has_the_cells_where_it_is_most_probable():
+def test_a_class_that_is_best_nowhere_has_the_positions_where_it_is_most_probable():
     model = built("v3plus")
     with torch.no_grad():
         model.classifier.bias[2] -= 100
@@ -150,4 +153,6 @@ def test_one_logit_is_two_classes():
     model = create_model("deeplabv3plus", backbone="mobilenetv2_100", num_classes=1)
     watched = WatchedNetwork(model, picture().float())
     assert watched.scores.shape[0] == 2
-    assert all(np.isfinite(part.contribution.numpy()).all() for index in (0, 1) for part in watched.parts(index))
+    assert all(
+        np.isfinite(part.contribution.numpy()).all() for index in (0, 1) for part in parts_for_class(watched, index)
+    )

@@ -1,1 +1,1 @@
-"""What explain is made of: how sure a model is of a picture, and which of its parts said so."""
+"""Explaining a model's answer for a picture: uncertainty, Grad-CAM, contributions of parts, receptive field."""

@@ -1,10 +1,9 @@
-"""A network watched while one picture passes: what its parts give, and what a class's score owes to each of them."""
+"""Runs one picture through a network and keeps the features of its parts, for gradients afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,138 +14,94 @@ from atrous.models.aspp import ASPP
 from atrous.models.deeplab_v2 import SummedASPP
 from atrous.models.layers import Normalize
 
-#: Of a class that is best nowhere, its score is taken over this share of the cells, where it is most probable.
+#: A class that wins at no position is explained at this share of the positions, where it is most probable.
 MOST_PROBABLE = 0.01
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A part of the network, for one picture.
-
-    Args:
-        name: such as "rate 12" or "image pooling".
-        group: what it is a part of: "pyramid", "decoder" or "sides".
-        features: C×h×w, what it gives.
-        gradients: C×h×w, of the watched class's score by them.
-    """
-
-    name: str
-    group: str
-    features: Tensor
-    gradients: Tensor
-
-    @property
-    def energy(self) -> Tensor:
-        """h×w: root of the mean square over the channels."""
-        return self.features.square().mean(0).sqrt()
-
-    @property
-    def contribution(self) -> Tensor:
-        """h×w: what it adds to the class's score, to first order; below 0 where it takes from it.
-
-        The sum over channels of feature × gradient. Exact where what follows is linear; ReLUs are taken as they stand
-        for this picture.
-        """
-        return (self.features * self.gradients).sum(0)
-
-
 class WatchedNetwork:
-    """One pass of a picture through a network, kept for asking back.
+    """One forward pass of one picture, with the features of every part.
 
     Args:
         model: put into evaluation mode.
         image: 1×C×H×W raw values.
 
     Attributes:
-        scores: K×h×w logits at low resolution; two of one-logit models, the first of them 0.
+        scores: K×h×w logits at low resolution, without gradients; for a one-logit model two logits, the first 0.
+        picture: 1×C×H'×W', the network's normalised input.
+        high: 1×C×h×w, the last features of the backbone.
+        features: 1×C×h×w for each part, by (group, name); see `parts_of`.
     """
 
     def __init__(self, model: SegmentationModel, image: Tensor) -> None:
         model.eval()
-        self._parts: dict[tuple[str, str], Tensor] = {}
+        self.features: dict[tuple[str, str], Tensor] = {}
+        highs: list[Tensor] = []
         with ExitStack() as hooks:
-            for (group, name), module in parts_of(model).items():
-                hooks.callback(module.register_forward_hook(self._keeping(group, name)).remove)
-            hooks.callback(model.backbone.register_forward_hook(self._keep_high).remove)
-            self._high: Tensor | None = None
+            for key, module in parts_of(model).items():
+                hooks.callback(module.register_forward_hook(self._keep_features(key)).remove)
+            hooks.callback(model.backbone.register_forward_hook(lambda *call: highs.append(call[-1].high)).remove)
             with torch.enable_grad():
                 normalize = Normalize.of(model.info.preprocessing).to(image.device)
                 normalised = normalize(image).to(next(model.parameters()).dtype)
-                self._picture = normalised.detach().requires_grad_()
-                main = model.scores(self._picture)["main"][0]
+                self.picture = normalised.detach().requires_grad_()
+                main = model.scores(self.picture)["main"][0]
                 self._scores = torch.cat([torch.zeros_like(main), main]) if len(main) == 1 else main
+        self.high = highs[0]  # DeepLabV2 runs its backbone again on smaller copies
         self.scores = self._scores.detach()
 
-    def _keeping(self, group: str, name: str) -> Any:
+    def _keep_features(self, key: tuple[str, str]) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self._parts.setdefault((group, name), output)  # DeepLabV2 looks at smaller pictures afterwards
+            self.features.setdefault(key, output)  # DeepLabV2 runs its branches again on smaller copies
 
         return hook
 
-    def _keep_high(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._high = output.high if self._high is None else self._high
-
     def region(self, index: int) -> Tensor:
-        """h×w booleans: where a class is best; where it is nowhere, the cells where it is most probable."""
-        best = self.scores.argmax(0) == index
-        if best.any():
-            return best
+        """The positions over which a class's score is averaged.
+
+        Args:
+            index: the class, 0 to K − 1.
+
+        Returns:
+            h×w booleans: where the class wins; if it wins nowhere, the positions where it is most probable.
+        """
+        wins = self.scores.argmax(0) == index
+        if wins.any():
+            return wins
         probability = self.scores.softmax(0)[index]
         count = max(1, round(MOST_PROBABLE * probability.numel()))
         return probability >= probability.flatten().topk(count).values[-1]
 
-    def parts(self, index: int) -> list[Part]:
-        """The network's parts, with the gradients of a class's mean score over its region."""
-        names, features = list(self._parts), list(self._parts.values())
-        gradients = self._gradients(self._mean_score(index), features)
-        return [
-            Part(name, group, one.detach()[0], gradient[0])
-            for (group, name), one, gradient in zip(names, features, gradients, strict=True)
-        ]
-
-    def grad_cam(self, index: int) -> Tensor:
-        """Where the backbone's last features speak for a class (arXiv:2002.11434, Seg-Grad-CAM; arXiv:1610.02391).
-
-        Returns:
-            h×w, ≥ 0: ReLU of the channels' sum, each weighted by the mean gradient of the class's mean score.
-        """
-        assert self._high is not None
-        (gradient,) = self._gradients(self._mean_score(index), [self._high])
-        weights = gradient[0].mean((1, 2), keepdim=True)
-        return (weights * self._high.detach()[0]).sum(0).relu()
-
-    def receptive_field(self, row: int, column: int) -> Tensor:
-        """Which pixels the best class's score at one low-resolution cell depends on (arXiv:1701.04128).
-
-        Args:
-            row: of the cell.
-            column: of the cell.
-
-        Returns:
-            H'×W', ≥ 0: the absolute gradient by the network's input, which is larger where pictures are enlarged,
-            summed over channels.
-        """
-        score = self._scores[int(self.scores[:, row, column].argmax()), row, column]
-        (gradient,) = self._gradients(score, [self._picture])
-        return gradient[0].abs().sum(0)
-
-    def _mean_score(self, index: int) -> Tensor:
+    def mean_score(self, index: int) -> Tensor:
+        """The mean logit of a class over its `region`, with gradients."""
         return self._scores[index][self.region(index)].mean()
 
-    @staticmethod
-    def _gradients(score: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
-        if not by:
-            return []
-        if not score.requires_grad:  # the constant logit of a one-logit model
-            return [torch.zeros_like(one) for one in by]
-        found = torch.autograd.grad(score, by, retain_graph=True, allow_unused=True)
-        return [
-            torch.zeros_like(one) if gradient is None else gradient for one, gradient in zip(by, found, strict=True)
-        ]
+    def best_score(self, row: int, column: int) -> Tensor:
+        """The logit of the class that wins at one position of the low-resolution scores, with gradients."""
+        return self._scores[int(self.scores[:, row, column].argmax()), row, column]
+
+
+def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of a score with respect to tensors; zeros where the score does not depend on one.
+
+    Args:
+        score: a scalar.
+        tensors: of any shapes.
+
+    Returns:
+        One gradient for each tensor, of its shape.
+    """
+    if not tensors:
+        return []
+    if not score.requires_grad:  # the constant logit of a one-logit model
+        return [torch.zeros_like(one) for one in tensors]
+    found = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
+    return [
+        torch.zeros_like(one) if gradient is None else gradient for one, gradient in zip(tensors, found, strict=True)
+    ]
 
 
 def parts_of(model: SegmentationModel) -> dict[tuple[str, str], nn.Module]:
-    """What a paper's head is made of, by group and name: a pyramid's branches, a decoder's inputs, side features."""
+    """The modules of a paper's head, by (group, name): a pyramid's branches, a decoder's inputs, side features."""
     aspp, decoder, side = (getattr(model, name, None) for name in ("aspp", "decoder", "side"))
     parts: dict[tuple[str, str], nn.Module] = {}
     if isinstance(aspp, ASPP):
@@ -162,31 +117,9 @@ def parts_of(model: SegmentationModel) -> dict[tuple[str, str], nn.Module]:
         parts["decoder", "low-level"] = model.get_submodule("decoder.reduce")
     if isinstance(side, nn.Module):
         parts["sides", "large field of view"] = model.get_submodule("head")
-        for number, far in enumerate(model.get_submodule("side.far").children()):
-            parts["sides", f"pool{number}" if number else "picture"] = far
+        for number, branch in enumerate(model.get_submodule("side.far").children()):
+            parts["sides", f"pool{number}" if number else "picture"] = branch
     return parts
-
-
-def field_radii(field: Tensor, row: float, column: float, shares: Sequence[float] = (0.5, 0.95)) -> list[float]:
-    """How far from a point the given shares of a receptive field reach.
-
-    Args:
-        field: H×W, ≥ 0.
-        row: of the point, in pixels.
-        column: of the point, in pixels.
-        shares: 0–1 each.
-
-    Returns:
-        Of each share the distance in pixels; 0 where the field is zero.
-    """
-    rows = torch.arange(field.shape[0]).unsqueeze(1) - row
-    columns = torch.arange(field.shape[1]).unsqueeze(0) - column
-    distances, order = (rows.square() + columns.square()).sqrt().flatten().sort()
-    inside = field.flatten()[order].double().cumsum(0)
-    if inside[-1] == 0:
-        return [0.0 for _ in shares]
-    places = [int(torch.searchsorted(inside, share * inside[-1])) for share in shares]
-    return [float(distances[min(place, len(distances) - 1)]) for place in places]
 
 
 def _rate(branch: nn.Module) -> int:

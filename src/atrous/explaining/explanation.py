@@ -1,4 +1,4 @@
-"""One picture explained: every map that a page shows, as plain arrays."""
+"""Explains one picture: every map that the page of `atrous explain` shows, as arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from atrous.checked_arguments import checked
 from atrous.crf import DenseCRF
 from atrous.errors import AtrousError, shown
-from atrous.explaining.activations import WatchedNetwork, field_radii
+from atrous.explaining.activations import WatchedNetwork
+from atrous.explaining.contributions import parts_for_class
+from atrous.explaining.grad_cam import grad_cam
+from atrous.explaining.receptive_field import effective_field, field_radii
 from atrous.explaining.uncertainty import entropy, margin
 from atrous.models import SegmentationModel
 from atrous.models.crf_colors import check_crf_fits, compared_by_crf
@@ -29,14 +32,14 @@ NO_DATA = 255
 
 @dataclass(frozen=True, eq=False)
 class PartSeen:
-    """What a part of the network gives for a picture, and what a class owes to it.
+    """The output of one part of the network, and its contribution to the score of a class.
 
     Args:
-        name: such as "rate 12".
+        name: the part, such as "rate 12".
         group: "pyramid", "decoder" or "sides".
-        energy: H×W, ≥ 0.
-        contribution: H×W, to the class's logit, to first order.
-        share: of the class's mean logit over its region: the sum of the contribution, in logits.
+        energy: H×W, ≥ 0: root mean square of the part's features over the channels.
+        contribution: H×W: contribution to the class's logit, to first order.
+        share: sum of the contribution, in logits: the part's share of the class's mean logit over its region.
     """
 
     name: str
@@ -48,14 +51,14 @@ class PartSeen:
 
 @dataclass(frozen=True, eq=False)
 class ClassSeen:
-    """Why a class is where it is.
+    """The explanation of one class.
 
     Args:
-        index: of the class.
-        pixels: how many the mask gives it.
+        index: the class, 0 to K − 1.
+        pixels: number of pixels of the class in the mask.
         probability: H×W, 0–1.
         grad_cam: H×W, 0–1.
-        parts: of the network.
+        parts: contribution of each part of the network.
     """
 
     index: int
@@ -67,18 +70,18 @@ class ClassSeen:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Everything said about one picture; all maps have its size.
+    """The explanation of one picture; all maps have the size of the picture.
 
     Args:
-        mask: H×W class indices, of the network alone.
+        mask: H×W class indices, before any CRF.
         entropy: H×W, 0–1.
         margin: H×W, 0–1.
-        classes: the ones asked for.
-        reach: H×W, ≥ 0: the effective receptive field of the cell in the middle of the picture.
-        reach_at: (row, column) of that cell's centre, in pixels.
-        radii: in pixels, within which half and 95 % of that field lie.
-        refined: H×W class indices after the CRF, or None.
-        refined_entropy: H×W, 0–1, after the CRF, or None.
+        classes: explanation of each chosen class.
+        reach: H×W, ≥ 0: effective receptive field of the middle position of the scores.
+        reach_at: (row, column) of the centre of that position, in pixels.
+        radii: radii in pixels within which 50 % and 95 % of that field lie.
+        refined: H×W class indices after the CRF; None without a CRF.
+        refined_entropy: H×W, 0–1, after the CRF; None without a CRF.
     """
 
     mask: NDArray[np.uint8]
@@ -102,18 +105,18 @@ def explain_picture(
     most: int = 4,
     crf: DenseCRF | None = None,
 ) -> Explanation:
-    """Looks into a network while one picture passes, in float32.
+    """Explains a model's answer for one picture, computed in float32.
 
     Args:
-        model: put into evaluation mode; its gradients stay as they are.
-        image: H×W×C with the model's channels and range.
-        valid: H×W booleans, False where there is no data: the masks are 255 there. None for data everywhere.
-        classes: indices to explain; by default the largest of the mask.
-        most: how many of them.
-        crf: shown before and after.
+        model: the model; it is put into evaluation mode, and its parameters' gradients do not change.
+        image: H×W×C, with the model's number of channels and value range.
+        valid: H×W booleans, False where there is no data; the masks are 255 there. None: data everywhere.
+        classes: indices of the classes to explain; by default the largest ones in the mask.
+        most: largest number of classes that are explained by default.
+        crf: a CRF to compare with; its mask and entropy are added.
 
     Raises:
-        AtrousError: a picture of more than `MOST_PIXELS`, or one that the model does not take; classes that it has not.
+        AtrousError: the picture has more than `MOST_PIXELS` pixels or does not fit the model; a class does not exist.
     """
     check_model(model, weights=True)
     image = check_picture(image, model.info.preprocessing.channels)
@@ -151,14 +154,14 @@ def explain_picture(
         mask[~valid] = NO_DATA
     counts = np.bincount(mask.ravel(), minlength=NO_DATA + 1)[: len(probabilities)]
     chosen = list(classes) if classes is not None else [i for i in np.argsort(-counts).tolist() if counts[i]][:most]
-    seen = []
+    explained = []
     for index in chosen:
         parts = [
             PartSeen(part.name, part.group, full(part.energy), full(part.contribution), float(part.contribution.sum()))
-            for part in watched.parts(index)
+            for part in parts_for_class(watched, index)
         ]
-        cam = full(watched.grad_cam(index))
-        seen.append(ClassSeen(index, int(counts[index]), probabilities[index], cam / max(cam.max(), 1e-12), parts))
+        cam = full(grad_cam(watched, index))
+        explained.append(ClassSeen(index, int(counts[index]), probabilities[index], cam / max(cam.max(), 1e-12), parts))
     at, reach, radii = _reach(watched, size)
     refined = refined_entropy = None
     if crf is not None:
@@ -169,17 +172,17 @@ def explain_picture(
         if valid is not None:
             refined[~valid] = NO_DATA
     return Explanation(
-        mask, entropy(probabilities), margin(probabilities), seen, reach, at, radii, refined, refined_entropy
+        mask, entropy(probabilities), margin(probabilities), explained, reach, at, radii, refined, refined_entropy
     )
 
 
 def _reach(
     watched: WatchedNetwork, size: Sequence[int]
 ) -> tuple[tuple[float, float], NDArray[np.float32], list[float]]:
-    """The receptive field of the middle cell, in the picture's own pixels."""
+    """The receptive field of the middle position: its centre, the map and its radii, in pixels of the picture."""
     rows, columns = watched.scores.shape[-2:]
-    seen = watched.receptive_field(rows // 2, columns // 2).cpu()
+    field = effective_field(watched, rows // 2, columns // 2).cpu()
     height, width = size
     at = ((rows // 2 + 0.5) / rows * height, (columns // 2 + 0.5) / columns * width)
-    shrunk = np.asarray(cv2.resize(seen.numpy(), (width, height), interpolation=cv2.INTER_AREA), np.float32)
+    shrunk = np.asarray(cv2.resize(field.numpy(), (width, height), interpolation=cv2.INTER_AREA), np.float32)
     return at, shrunk, field_radii(torch.from_numpy(shrunk), at[0] - 0.5, at[1] - 0.5)

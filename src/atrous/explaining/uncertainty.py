@@ -1,4 +1,4 @@
-"""How sure a model is, pixel by pixel."""
+"""The uncertainty of a model at every pixel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far the probabilities are spread over the classes: 0 for one class, 1 for all alike.
+    """Normalised entropy: 0 if one class has probability 1, 1 if all classes are equally probable.
 
     Args:
-        probabilities: K×H×W, which sum to one over K ≥ 2.
+        probabilities: K×H×W, K ≥ 2; the K values of a pixel sum to 1.
 
     Returns:
         H×W, −Σ p·log p / log K.
@@ -22,13 +22,13 @@ def entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def margin(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far the best class is ahead of the second, 0–1.
+    """The probability of the best class minus that of the second best.
 
     Args:
         probabilities: K×H×W, K ≥ 2.
 
     Returns:
-        H×W.
+        H×W, 0–1.
     """
     second, best = np.partition(probabilities, -2, axis=0)[-2:]
     return best - second

@@ -1,11 +1,11 @@
-"""Measures the figures of the README's table anew and writes them there, each with the machine that gave it.
+"""Measures the figures of docs/results.md and of the README, and writes them there with the machine that gave them.
 
-What was measured is kept in benchmarks/readme.json; figures that are not asked for stay as they are. The test of the
-README fails where its table is not what is kept.
+Measured values are stored in benchmarks/readme.json; figures that are not named keep their values. The test of the
+README fails if a table differs from these values.
 
     python benchmarks/readme.py demo crf --shared ../shared             # two of them
     python benchmarks/readme.py --data PATH/TO/camvid --peers WEIGHTS   # all; benchmarks/peers.py trains the weights
-    python benchmarks/readme.py --write                                 # none: writes the table again
+    python benchmarks/readme.py --write                                 # none: writes the tables again
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 KEPT = Path(__file__).with_suffix(".json")
-#: Between these lines of the README lies what is written here.
+#: The tables are written between these lines.
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->"
 SMP, TORCHVISION = "segmentation-models-pytorch", "torchvision"
 #: Marks of rows that another machine gave than most.
 MARKS = "¹²³⁴⁵"
+#: The pages with a table: the README with six figures, the other one with all.
+PAGES = ("README.md", "docs/results.md")
+HEADLINES = ("demo", "camvid", "tensorflow", "step", "mask_mobilenetv2", "crf")
 
 Values = dict[str, Any]
 
@@ -48,7 +51,7 @@ class Figure:
 
 
 def main() -> None:
-    """Measures what is asked for, and writes the README's table."""
+    """Measures the named figures, and writes both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; all by default")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "camvid", help="CamVid")
@@ -65,29 +68,45 @@ def main() -> None:
         kept[name] = {"machine": machine(), "day": f"{datetime.date.today()}", "values": values}
         KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(name, json.dumps(values), flush=True)
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(with_table(path.read_text(encoding="utf-8"), page), encoding="utf-8")
 
 
-def with_table(text: str) -> str:
-    """The README's text with the table that `readme.json` gives."""
+def with_table(text: str, page: str) -> str:
+    """The text of a page with its table from `readme.json`.
+
+    Args:
+        text: the page, as Markdown.
+        page: its path in the repository, one of `PAGES`.
+    """
     before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + table(json.loads(KEPT.read_text(encoding="utf-8"))) + END + rest.partition(END)[2]
+    return before + BEGIN + table(json.loads(KEPT.read_text(encoding="utf-8")), page) + END + rest.partition(END)[2]
 
 
-def table(kept: dict[str, Values]) -> str:
-    """The machines and the rows, as Markdown."""
-    machines = [kept[name]["machine"] for name in FIGURES]
+def table(kept: dict[str, Values], page: str) -> str:
+    """The machines and the rows of one page, as Markdown.
+
+    Args:
+        kept: by figure its machine and its values.
+        page: one of `PAGES`; the README has the first row of each of `HEADLINES`.
+    """
+    short = page == "README.md"
+    figures = {name: FIGURES[name].rows for name in FIGURES}
+    if short:
+        figures = {name: figures[name][:1] for name in HEADLINES}
+    machines = [kept[name]["machine"] for name in figures]
     distinct = sorted(set(machines), key=lambda one: -machines.count(one))
     marks = dict(zip(distinct, ("", *MARKS), strict=False))
     lines = [f"On {distinct[0]}, without a GPU" + "".join(f"; {marks[one]} on {one}" for one in distinct[1:]) + ":", ""]
     lines += ["| what | result | beside it |", "|---|---|---|"]
-    for name, figure in FIGURES.items():
-        for what, result, beside in figure.rows:
+    for name, rows in figures.items():
+        for what, result, beside in rows:
             values = kept[name]["values"]
             mark = marks[kept[name]["machine"]]
             lines.append(f"| {what.format(**values)} | {result.format(**values)}{mark} | {beside.format(**values)} |")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return text if short else re.sub(r"\]\((?!https?:)", "](" + "../" * page.count("/"), text)
 
 
 def machine() -> str:

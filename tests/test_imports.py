@@ -1,6 +1,7 @@
 """Which way imports point, and what importing costs; see docs/architecture.md."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -13,26 +14,36 @@ import atrous
 
 SOURCE = Path(atrous.__file__).parent
 
-#: What each room may import from this package, besides itself. "atrous" is the package's own root.
+#: What each package or file may import from this package, besides itself. "atrous" is the package's own root.
 LOW = {
-    *("arguments", "errors", "fields", "inputs", "json_yaml", "forks", "atomic_write", "logger", "picture_marks"),
-    *("outputs", "memory_errors", "paths", "version"),
+    *(
+        "checked_arguments",
+        "errors",
+        "option_fields",
+        "inputs",
+        "json_yaml",
+        "fork_safety",
+        "atomic_write",
+        "logger",
+        "picture_marks",
+    ),
+    *("overwrite_checks", "memory_errors", "paths", "version"),
 }
 ALLOWED = {
     "errors": set(),
     "memory_errors": set(),
     "version": set(),
     "paths": {"errors"},
-    "arguments": {"errors", "memory_errors", "paths"},
-    "fields": {"arguments", "errors"},
+    "checked_arguments": {"errors", "memory_errors", "paths"},
+    "option_fields": {"checked_arguments", "errors"},
     "json_yaml": {"errors"},
-    "inputs": {"arguments", "errors"},
-    "forks": {"errors"},
+    "inputs": {"checked_arguments", "errors"},
+    "fork_safety": {"errors"},
     "atomic_write": {"errors"},
     "picture_marks": set(),
     "file_lock": set(),
     "logger": set(),
-    "outputs": {"errors", "inputs", "json_yaml", "atomic_write", "picture_marks"},
+    "overwrite_checks": {"errors", "inputs", "json_yaml", "atomic_write", "picture_marks"},
     "console": LOW,
     "fonts": {"logger"},
     "charts": LOW | {"fonts"},
@@ -41,30 +52,33 @@ ALLOWED = {
     "models": LOW | {"data"},
     "data": LOW,
     "model_state": LOW | {"models"},
-    "rebuilt_model": LOW | {"models", "model_state"},
-    "model_file": LOW | {"crf", "models", "model_state", "rebuilt_model"},
+    "rebuild_check": LOW | {"models", "model_state"},
+    "model_file": LOW | {"crf", "models", "model_state", "rebuild_check"},
     "run_folder": LOW | {"model_file", "file_lock"},
     "weights": LOW | {"models", "data", "model_file", "console", "device"},
     "learning": LOW
     | {"crf", "models", "data", "model_file", "console", "device", "run_folder", "charts"}
-    | {"create", "inference"},
+    | {"build_model", "inference"},
     "inference": LOW | {"fonts", "crf", "models", "data", "model_file", "console", "device"},
     "explaining": LOW | {"crf", "models"},
     "serving": LOW | {"crf", "models", "data", "inference"},
-    "create": LOW | {"models", "data", "model_file", "weights", "console"},
+    "build_model": LOW | {"models", "data", "model_file", "weights", "console"},
     "recipes": set(),
-    "verbs": {"errors", "fields"},
-    "help_text": {"verbs", "fields", "learning"},
+    "verbs": {"errors", "option_fields"},
+    "help_text": {"verbs", "option_fields", "learning"},
     "__main__": {"cli"},
 }
-ROOMS = {path.stem for path in SOURCE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__pycache__"}
-ALLOWED["commands"] = ROOMS - {"cli", "__main__"} | {"atrous"}
-ALLOWED["cli"] = ROOMS - {"__main__"} | {"atrous"}
+PACKAGES = {path.stem for path in SOURCE.iterdir() if path.is_dir() or path.suffix == ".py"} - {
+    "__init__",
+    "__pycache__",
+}
+ALLOWED["commands"] = PACKAGES - {"cli", "__main__"} | {"atrous"}
+ALLOWED["cli"] = PACKAGES - {"__main__"} | {"atrous"}
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -74,23 +88,23 @@ def imported_modules(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import hides its room"
+            assert node.level == 0, f"{path}: a relative import hides its package"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def imported_rooms(path: Path) -> set[str]:
+def imported_packages(path: Path) -> set[str]:
     parts = [name.split(".") for name in imported_modules(path) if name.split(".")[0] == "atrous"]
-    return {part[1] if len(part) > 1 and part[1] in ROOMS else "atrous" for part in parts}
+    return {part[1] if len(part) > 1 and part[1] in PACKAGES else "atrous" for part in parts}
 
 
-def test_every_room_has_a_place_in_the_order():
-    assert ALLOWED.keys() == ROOMS
+def test_every_package_has_a_place_in_the_order():
+    assert ALLOWED.keys() == PACKAGES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_point_one_way(path):
-    room = room_of(path)
-    assert imported_rooms(path) - {room} <= ALLOWED[room]
+    package = package_of(path)
+    assert imported_packages(path) - {package} <= ALLOWED[package]
 
 
 def imported_files(path: Path) -> set[Path]:
@@ -139,7 +153,7 @@ def test_what_is_imported_by_name_exists():
             assert re.search(rf"\b{re.escape(last)}\b", text), f"{path} imports {last}, which {here[0]} does not have"
 
 
-def test_the_device_room_needs_torch_only():
+def test_device_needs_torch_only():
     outside = {name.split(".")[0] for name in imported_modules(SOURCE / "device.py")}
     assert outside - {"atrous"} - sys.stdlib_module_names == {"torch"}
 
@@ -153,7 +167,7 @@ def test_only_the_model_file_and_checkpoint_write_and_read_weights():
         for call in calls:
             safe = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}.get(ast.unparse(call.func))
             if safe is not None:
-                assert room_of(path) == "weights", path
+                assert package_of(path) == "weights", path
                 assert safe in ast.unparse(call), path
 
 
@@ -168,7 +182,7 @@ def test_no_function_hides_a_module_beside_it():
         if path.stem == "__init__":  # what a package exports sits right beside its modules
             exported = {alias.asname or alias.name for n in tree if isinstance(n, ast.ImportFrom) for alias in n.names}
             assert not exported & (modules - own), path
-    assert not set(atrous.__all__) & ROOMS
+    assert not set(atrous.__all__) & PACKAGES
 
 
 def test_every_command_is_a_function_of_its_files_name():
@@ -200,3 +214,31 @@ def test_public_names_all_exist():
         assert getattr(atrous, name) is not None
     with pytest.raises(AttributeError, match="'atrous' has no attribute 'Segmentor'"):
         _ = atrous.Segmentor
+
+
+#: Folders of which the architecture page describes what every file is, not each file.
+DESCRIBED_AS_ONE = {"layouts", "splits", "doctor", "formats", "sources", "weights"}
+
+
+def test_the_architecture_page_names_the_files_that_exist():
+    page = (SOURCE.parents[1] / "docs/architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## The packages")[2].partition("## The path of one picture")[0]
+    named = set(re.findall(r"`(_?[a-z][a-z0-9_]*)`", section))
+    stems = {path.stem for path in FILES} - {"__init__"}
+    suffixes = {"_cpu", "_torch", "_vector", "_plain"}  # of `permutohedral` and `row_sums`
+    assert named - stems - suffixes <= {"atrous", "create_model"}
+    listed = {
+        path.stem for path in FILES if path.parent.name not in DESCRIBED_AS_ONE and path.parent.name != "commands"
+    }
+    unnamed = {stem for stem in listed if not re.search(rf"\b{stem}\b", section)}
+    whole = {"__init__", "__main__", "permutohedral_cpu", "permutohedral_torch", "row_sums_vector", "row_sums_plain"}
+    assert not unnamed - whole
+
+
+def test_the_diagram_shows_the_imports_of_today():
+    script = SOURCE.parents[1] / "docs/figures/architecture.py"
+    spec = importlib.util.spec_from_file_location("architecture_figure", script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.TARGET.read_text(encoding="utf-8") == module.diagram()

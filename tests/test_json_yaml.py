@@ -154,7 +154,7 @@ def test_every_place_that_reads_yaml(text, tmp_path):
 
 def test_no_other_file_reads_json_or_yaml():
     """But the forms of class files, which doubt each entry by itself."""
-    allowed = {"json_yaml.py", "class_file_forms.py"}
+    allowed = {"json_yaml.py", "class_file_formats.py"}
     for path in sorted(Path(atrous.__file__).parent.rglob("*.py")):
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         names = {ast.unparse(call.func) for call in calls}

@@ -3,8 +3,8 @@
 import logging
 import subprocess
 import sys
+import warnings
 
-import error_console
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,8 +66,8 @@ def test_warnings_are_raised_and_logged_at_the_line_of_the_caller(logged):
 
 
 def test_suppressed_warnings_are_neither_shown_nor_logged(logged):
-    with error_console.catch_warnings(record=True) as caught:
-        error_console.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         with suppressed(PictureWarning):
             warn("told before", PictureWarning)
             warn("another kind", RuntimeWarning)
@@ -110,8 +110,8 @@ def test_the_servers_lines_are_logged(logged, capsys):
 @pytest.mark.parametrize("setting", ["", "logging.basicConfig(level=logging.DEBUG)"])
 def test_the_command_line_prints_once_whatever_a_library_does_to_the_root_logger(setting, tmp_path):
     code = f"import logging, sys\nfrom atrous import cli\n{setting}\nsys.argv = ['atrous', 'doctor', 'nowhere']\n"
-    code += "from atrous.console import console, warnings\n"
-    code += "cli._run = lambda *words: (console.print('said'), warnings.print('warned'), 0)[-1]\nsys.exit(cli.main())"
+    code += "from atrous.console import console, error_console\n"
+    code += "cli._run = lambda *words: (console.print('said'), error_console.print('warned'), 0)[-1]\nsys.exit(cli.main())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert (done.stdout, done.stderr) == ("said\n", "warned\n")
 

@@ -186,8 +186,8 @@ def test_a_server_starts_and_answers_without_what_only_linux_has(model, tmp_path
 
 HOLD = """
 from pathlib import Path
-from atrous.run_folder import held
-with held(Path({run!r})):
+from atrous.run_folder import locked
+with locked(Path({run!r})):
     print("held", flush=True)
     input()
 """

@@ -487,7 +487,7 @@ def test_a_resumed_run_has_its_own_folder_and_weights(run, model, tmp_path, caps
 @pytest.mark.slow
 def test_a_folder_in_which_another_process_trains_is_left_alone(tiny, tmp_path, capsys):
     out = train(tiny(train__epochs=1), out=tmp_path / "run")
-    code = f"from atrous.run_folder import held; from pathlib import Path\nwith held(Path({str(out)!r})): input()"
+    code = f"from atrous.run_folder import locked; from pathlib import Path\nwith locked(Path({str(out)!r})): input()"
     other = subprocess.Popen([sys.executable, "-c", f"{code}; print('let go')"], stdin=-1, stdout=-1, text=True)
     assert other.stdin is not None
     deadline, before = time.monotonic() + 60, (out / "config.yaml").read_bytes()

@@ -250,7 +250,7 @@ def check_training_step(
     before = {name: tensor.clone() for name, tensor in _statistics(ours.state_dict()).items()}
     with torch.no_grad():
         answers = without_chance(theirs).train()(images), without_chance(ours).train().scores(images)
-    expected = _statistics(detect_source.adapter(source).adapt(from_state_dict(theirs.state_dict()), given).state)
+    expected = _statistics(detect_source.adapter_of(source).adapt(from_state_dict(theirs.state_dict()), given).state)
     after = _statistics(ours.state_dict())
     assert after.keys() == expected.keys()
     for name, tensor in after.items():

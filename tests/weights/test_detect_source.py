@@ -7,7 +7,7 @@ import timm
 import torch
 
 from atrous.errors import AtrousError
-from atrous.weights.detect_source import SOURCES, adapter, guess
+from atrous.weights.detect_source import SOURCES, adapter_of, guess
 from atrous.weights.read_checkpoint import Foreign, from_state_dict
 
 
@@ -24,7 +24,7 @@ def test_every_source_has_an_adapter():
         "vgg16",
     }
     for source in SOURCES:
-        module = adapter(source)
+        module = adapter_of(source)
         assert callable(module.recognises)
         assert callable(module.adapt)
 
@@ -113,4 +113,4 @@ def test_keys_of_two_sources_are_named_with_both():
 
 def test_a_misspelt_source_gets_the_nearest():
     with pytest.raises(AtrousError, match=r"unknown source 'torchvison'\. Did you mean 'torchvision'\?"):
-        adapter("torchvison")
+        adapter_of("torchvison")

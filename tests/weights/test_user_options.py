@@ -79,7 +79,7 @@ CONTRADICTIONS = [
 
 @pytest.mark.parametrize(("source", "option", "given", "held"), CONTRADICTIONS)
 def test_an_option_that_contradicts_the_file_is_refused_with_both_values(source, option, given, held):
-    adapter, foreign = detect_source.adapter(source), from_state_dict(STATES[source]())
+    adapter, foreign = detect_source.adapter_of(source), from_state_dict(STATES[source]())
     with pytest.raises(AtrousError) as raised:
         adapter.adapt(foreign, {option: given})
     said = str(raised.value)
@@ -89,7 +89,7 @@ def test_an_option_that_contradicts_the_file_is_refused_with_both_values(source,
 
 @pytest.mark.parametrize("source", STATES)
 def test_what_the_file_has_may_be_named_and_what_trains_or_only_runs_otherwise_may_be_changed(source):
-    adapter, foreign = detect_source.adapter(source), from_state_dict(STATES[source]())
+    adapter, foreign = detect_source.adapter_of(source), from_state_dict(STATES[source]())
     plain = adapter.adapt(foreign, {}).arguments
     named = {name: plain[name] for name in ("in_channels", "num_classes", "backbone")}
     named |= {"dropout": 0.25, "frozen_norm": True, "output_stride": 8}
@@ -100,7 +100,7 @@ def test_what_the_file_has_may_be_named_and_what_trains_or_only_runs_otherwise_m
 
 
 def test_backbone_arguments_add_to_those_of_the_file():
-    adapter, foreign = detect_source.adapter("torchvision"), from_state_dict(torchvision_state())
+    adapter, foreign = detect_source.adapter_of("torchvision"), from_state_dict(torchvision_state())
     found = adapter.adapt(foreign, {"backbone_arguments": {"drop_path_rate": 0.1}}).arguments["backbone_arguments"]
     assert found == {"norm": (1e-3, 0.01), "drop_path_rate": 0.1}  # the file's eps is not lost
     found = adapter.adapt(foreign, {"backbone_arguments": {"norm": (1e-3, 0.1)}}).arguments["backbone_arguments"]
@@ -161,14 +161,14 @@ def test_filters_of_other_pictures_than_rgb_are_not_spread_over_others():
         atrous.convert(state, source="timm-backbone", backbone="resnet18", in_channels=4)
     vgg = vgg_state()
     vgg["features.0.weight"] = vgg["features.0.weight"][:, :2]
-    assert detect_source.adapter("vgg16").adapt(from_state_dict(vgg), {}).arguments["in_channels"] == 2
+    assert detect_source.adapter_of("vgg16").adapt(from_state_dict(vgg), {}).arguments["in_channels"] == 2
     with pytest.raises(AtrousError, match="in_channels is given as 3, and the state dict has 2"):
-        detect_source.adapter("vgg16").adapt(from_state_dict(vgg), {"in_channels": 3})
+        detect_source.adapter_of("vgg16").adapt(from_state_dict(vgg), {"in_channels": 3})
 
 
 def told_by_mmseg(text, **given):
     foreign = Foreign(seeded.hollow("mmseg_deeplabv3_r18-d8"), {"meta": {"cfg": text}})
-    return detect_source.adapter("mmseg").adapt(foreign, given).arguments
+    return detect_source.adapter_of("mmseg").adapt(foreign, given).arguments
 
 
 def test_what_a_configuration_tells_is_not_contradicted_either():

@@ -121,7 +121,7 @@ def test_what_no_source_knows_is_left_over_by_each(source):
         "metrics.confusion": torch.ones(3, 3),
         f"{first}.spread": torch.ones(4),
     }
-    adapter = detect_source.adapter(source)
+    adapter = detect_source.adapter_of(source)
     files = [weight_sets.choose(Foreign(state)).foreign for state in (plain, {**plain, **beside})]
     found = [adapter.adapt(file, given) for file in files]
     with torch.device("meta"):
@@ -247,7 +247,7 @@ def test_an_auxiliary_head_of_another_size_is_left_over(wrap, tmp_path):
     if wrap:
         state = {f"model.{key}": tensor for key, tensor in state.items()}
     chosen = weight_sets.choose(from_state_dict(state))
-    adapted = detect_source.adapter("torchvision").adapt(chosen.foreign, {})
+    adapted = detect_source.adapter_of("torchvision").adapt(chosen.foreign, {})
     with torch.device("meta"):
         ours = atrous.create_model(adapted.architecture, **adapted.arguments).state_dict()
     fitting = set_aside(adapted, ours, chosen.foreign.state)

@@ -79,7 +79,7 @@ def convert(
     table = ClassTable.from_yaml(classes) if classes is not None else None
     read = read_checkpoint.read(file) if isinstance(file, str | Path) else read_checkpoint.from_state_dict(file)
     if source is not None:
-        detect_source.adapter(source)
+        detect_source.adapter_of(source)
     chosen = weight_sets.choose(read, source, weights)
     every = [key for held in read.sets.values() for key in held]
     check_merged(every if weights is None else chosen.keys.values(), read.name)
@@ -123,7 +123,7 @@ def _check_targets(
 
 def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:
     """The adapter's answer, with what the user named in it."""
-    adapter = detect_source.adapter(source)
+    adapter = detect_source.adapter_of(source)
     file = read.name or "the state dict"
     others = detect_source.recognising(read)
     if others and source not in others:

@@ -47,7 +47,7 @@ SOURCES: dict[str, Adapter] = {
 }
 
 
-def adapter(source: str) -> Adapter:
+def adapter_of(source: str) -> Adapter:
     """The adapter of a source.
 
     Raises:

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from atrous.device import with_float64
 from atrous.errors import AtrousError
+from atrous.learning.losses import pixel
 from atrous.learning.losses.class_weights import FORMULAS, class_weights
-from atrous.learning.losses.pixel import CrossEntropy, pixel
+from atrous.learning.losses.pixel import CrossEntropy
 
 
 def case(size=(23, 31), low=(6, 8), classes=5, count=2, seed=0):

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from tests.learning.test_losses import case
+from tests.learning.losses.test_pixel import case
 from torch.nn import functional as F
 
+from atrous.learning.losses import pixel
 from atrous.learning.losses.combined import loss_for
-from atrous.learning.losses.pixel import CrossEntropy, hard_pixels, near_boundary, pixel
+from atrous.learning.losses.pixel import CrossEntropy, hard_pixels, near_boundary
 from atrous.learning.losses.region import LovaszSoftmax, Tversky
 from atrous.learning.recipe import Loss
 

@@ -1,4 +1,4 @@
-"""What the doctor says of picture and mask files: pages, channels that are not read, alpha and pixels without data."""
+"""Checks of picture and mask files: pages, channels that are not read, alpha and pixels without data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atrous.data.doctor.scan import Pair, masks_of
 from atrous.data.file_headers import notes_on, notes_on_pages, notes_on_white_is_zero
 from atrous.data.pixels import PictureKind
 
-_MUCH = 0.3  # share of a set's pixels without data, from which it is called large
+_MUCH = 0.3  # smallest share of a dataset's pixels without data that is called large
 
 
 def find_what_is_not_read(
@@ -22,8 +22,8 @@ def find_what_is_not_read(
     Args:
         dataset: the dataset.
         pairs: its items, each once.
-        kinds: what the headers of its pictures say.
-        channels: C that a model takes; None for all bands that are no alpha.
+        kinds: the kind of each picture, from its header.
+        channels: number of channels C that a model takes; None for all bands except alpha.
         pages: as in `read_pixels`.
     """
     masks = {pair.item.mask: mask for pair, mask in masks_of(pairs) if pair.item.mask}
@@ -39,7 +39,7 @@ def find_what_is_not_read(
 
 
 def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Pixels without data, and pictures that hold nothing else.
+    """Pixels without data, and pictures without any data.
 
     Args:
         dataset: the dataset.

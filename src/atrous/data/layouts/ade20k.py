@@ -59,9 +59,9 @@ _INFO = "objectInfo150.txt"
 
 
 def looks_like_ade20k(root: Path) -> bool:
-    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders and pictures ``ADE_*`` or the names' list.
+    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders, and ``ADE_*`` or the list of names.
 
-    The folders alone say too little: retina sets such as DRIVE are often kept in the same ones.
+    The folders alone are not enough: retina datasets such as DRIVE often use the same folders.
     """
     home = _home(root)
     if home is None:
@@ -71,12 +71,12 @@ def looks_like_ade20k(root: Path) -> bool:
 
 
 def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; the splits are train and val, and pictures to be tested on are left out.
+    """Open a dataset of this layout; the splits are train and val. Test pictures have no masks and are left out.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``, or the one above ``ADEChallengeData2016``.
         classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 150 classes,
-            named by ``objectInfo150.txt`` where it is there (raw values 1 to 150; 0 is ignored).
+            named by ``objectInfo150.txt`` if it exists (raw values 1 to 150; 0 is ignored).
 
     Raises:
         AtrousError: a folder is missing or empty, or the list of names is damaged.
@@ -102,7 +102,7 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _home(root: Path) -> Path | None:
-    """The folder with pictures and masks of one split at least: ``root``, or the one in it that the archive makes."""
+    """The folder with pictures and masks of at least one split: ``root``, or ``ADEChallengeData2016`` in it."""
     for home in (root, root / "ADEChallengeData2016"):
         for folder in _FOLDERS.values():
             if (home / "images" / folder).is_dir() and (home / "annotations" / folder).is_dir():
@@ -111,19 +111,19 @@ def _home(root: Path) -> Path | None:
 
 
 def _classes(home: Path) -> ClassTable:
-    """The 150 classes, by the names that the dataset's own list gives first, where it is there."""
+    """The 150 classes, with the first name on each line of the dataset's own list if it has one."""
     path = home / _INFO
     if not path.exists():
         return ADE20K_CLASSES
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first is the head: Idx … Name
+        lines = path.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first line is the header: Idx … Name
     except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"{path}: cannot be read as a list of names: {error}") from error
     rows = [line.strip().split("\t") for line in lines if line.strip()]
     if [row[0].strip() for row in rows] != [str(index) for index in range(1, 151)]:
         raise AtrousError(
-            f"{path}: it must list the classes 1 to 150 in order, one a line as 'Idx Ratio Train Val Name' with tabs "
-            "between. Restore the file, or remove it: the names are built in."
+            f"{path}: it must list the classes 1 to 150 in order, one per line as 'Idx Ratio Train Val Name', "
+            "separated by tabs. Restore the file, or remove it: the names are built in."
         )
     names = tuple(row[-1].split(",")[0].strip() for row in rows)
     try:

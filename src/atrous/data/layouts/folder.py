@@ -1,4 +1,4 @@
-"""The plain layout: ``images/``, ``masks/``, ``classes.yaml`` and perhaps ``splits/{train,val,test}.txt``."""
+"""The plain layout: ``images/``, ``masks/``, ``classes.yaml`` and optionally ``splits/{train,val,test}.txt``."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:
-    """The masks by the stem of their picture, and by their own, which a list may pair with any picture."""
+    """The masks by the stem of their picture and by their own stem, since a list may pair any mask with any picture."""
     try:
         return {**files, **masks_by_picture(images, files)}
-    except AtrousError:  # no name fits, so the list must say
+    except AtrousError:  # no name fits, so the list must name the masks
         if single_labels_note(files.values()):
             raise
         return files
@@ -68,6 +68,6 @@ def _folders(root: Path) -> tuple[Path, Path] | None:
     images, masks = folder_named(root, IMAGE_FOLDERS), folder_named(root, MASK_FOLDERS)
     if images is None or masks is None:
         return None
-    # other names say less, so that both must hold pictures themselves
+    # other names are less certain, so both folders must contain pictures themselves
     sure = (images.name, masks.name) == ("images", "masks") or (holds_pictures(images) and holds_pictures(masks))
     return (images, masks) if sure else None

@@ -1,4 +1,4 @@
-"""nnU-Net's layout for pictures: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``, perhaps ``…Ts``.
+"""nnU-Net's layout for pictures: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``, optionally ``…Ts``.
 
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
@@ -26,7 +26,7 @@ def looks_like_nnunet(root: Path) -> bool:
 
 
 def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; without lists, val is split off the pictures in ``imagesTr/``.
+    """Open a dataset of this layout; without lists, a seeded split of the pictures in ``imagesTr/`` is made.
 
     Args:
         root: the folder with ``imagesTr/`` and ``labelsTr/``.
@@ -52,7 +52,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
         lists, told = find_lists(root, images) if part == "Tr" else ([], ())
         notes += told
         if part == "Ts":
-            if "test" in splits:  # made up, and not needed where there is a real one
+            if "test" in splits:  # from the seeded split, and not needed if there is a real one
                 splits["train"] += splits["test"]
             splits["test"] = paired(images, masks)
         elif lists:
@@ -69,7 +69,7 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """The pictures by the stem of their mask, which lacks the number of the channel."""
+    """The pictures by the stem of their mask, which has no channel number."""
     files = pictures_in(folder)
     images = without_ending(files, _FIRST_CHANNEL)
     if more := sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0"):

@@ -1,6 +1,6 @@
 """Pictures and masks in one folder: ``a.png`` beside ``a_mask.png``, or ``a.jpg`` beside ``a.png``.
 
-With a folder for each split this is what Roboflow exports: ``train/ valid/ test/``, each with a ``_classes.csv``.
+Roboflow exports this layout with a folder for each split: ``train/ valid/ test/``, each with a ``_classes.csv``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
 def _has_pairs(folder: Path) -> bool:
     try:
         images, masks = _pairs(folder)
-    except AtrousError:  # two masks for one picture, which reading reports
+    except AtrousError:  # two masks for one picture; `read_side_by_side` reports this
         return True
     return bool(images.keys() & masks.keys())
 

@@ -80,8 +80,8 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
     if kind is None or channels is None:
         return
     usual = usual_colors(channels, kind.dtype)
-    told = [one.colors for one in dataset.inputs]
-    if not any([usual if told[0] is None else told[0], *told[1:]]):
+    color_counts = [one.colors for one in dataset.inputs]
+    if not any([usual if color_counts[0] is None else color_counts[0], *color_counts[1:]]):
         yield (
             f"No channel of these pictures is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment would have "
             f"no effect. {SAY_COLORS}"

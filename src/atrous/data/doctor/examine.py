@@ -16,7 +16,7 @@ from atrous.data.doctor.antialiased_edges import blended_values
 from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
 from atrous.data.doctor.class_names import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.doctor.exif_turns import TurnedPair, find_turned, judge_turned
-from atrous.data.doctor.files import find_doubtful_alpha, find_void, find_what_is_not_read
+from atrous.data.doctor.files import find_doubtful_alpha, find_void, find_unread_parts
 from atrous.data.doctor.inputs import find_input_problems
 from atrous.data.doctor.judge import Finding, find_errors, find_warnings
 from atrous.data.doctor.mask_values import (
@@ -53,10 +53,10 @@ class Diagnosis:
         warnings: problems that may be intended.
         pixels: per split, the number of pixels with data of each class, in the order of the table.
         ignored: per split, the number of pixels without a class or without data in the picture.
-        proposed_classes: a table that fits the values found, or None if the present table fits or no table would.
+        proposed_classes: a table that fits the values found; None if the present table fits or no table does.
         turned: pictures turned by their EXIF tag whose masks are in doubt.
-        proposed_split: a split that keeps groups, places and near copies together, for pictures that are split by a seed;
-            the present split if it already does so. Empty if lists or folders define the split.
+        proposed_split: a split that keeps groups, places and near copies together, for pictures split by a seed; the
+            present split if it already does so. Empty if lists or folders define the split.
         splits_share: whether two splits share pictures, groups, places or near copies.
     """
 
@@ -190,7 +190,7 @@ def examine(
             *shared,
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
-            *find_what_is_not_read(dataset, pairs, kinds, channels, pages),
+            *find_unread_parts(dataset, pairs, kinds, channels, pages),
             *find_void(dataset, pairs),
             *find_doubtful_alpha(dataset, pairs),
             *find_assumed_names(dataset, pairs, classes),

@@ -91,7 +91,7 @@ def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
         Finding(
             "turned_by_exif",
             "Pictures are turned by their EXIF tag, as viewers show them, and masks without one must be drawn on the "
-            "upright picture. Programs that ignore the tag draw on the stored pixels: look whether the masks fit; "
+            "upright picture. Programs that ignore the tag draw on the stored pixels: check whether the masks fit; "
             f"`atrous doctor {dataset.root} --pictures DIR` draws their outlines over both. If "
             "they do not, turn the masks, or save the pictures upright and without the tag. Of "
             f"{turned.count} turned pictures {turned.judged} were judged: the masks of {stored} fit the stored "

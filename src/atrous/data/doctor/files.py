@@ -14,7 +14,7 @@ from atrous.data.pixels import PictureKind
 _MUCH = 0.3  # smallest share of a dataset's pixels without data that is called large
 
 
-def find_what_is_not_read(
+def find_unread_parts(
     dataset: Dataset, pairs: list[Pair], kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
 ) -> Iterator[Finding]:
     """Pages, frames and channels that are not read, and WhiteIsZero in some files only.
@@ -51,7 +51,7 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
         return
     total = sum(picture.size[0] * picture.size[1] for _, picture in known)
     share = sum(part * picture.size[0] * picture.size[1] for part, _, picture in void) / total
-    large = "That is a large share: look whether it is meant. " if share >= _MUCH else ""
+    large = "That is a large share: check whether it is intended. " if share >= _MUCH else ""
     yield Finding(
         "void",
         f"Pictures hold pixels without data: nodata, transparent, NaN or infinite, {share:.1%} of all pixels. {large}"
@@ -63,8 +63,8 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     if nothing:
         yield Finding(
             "all_void",
-            "Pictures in which no pixel holds data; they teach nothing. Take them out, or mend their nodata value or "
-            "alpha.",
+            "Pictures in which no pixel holds data; nothing can be learned from them. Remove them, or correct their "
+            "nodata value or alpha.",
             len(nothing),
             tuple(nothing[:SHOWN]),
         )

@@ -10,12 +10,13 @@ import numpy as np
 VARYING_ALIKE = 0.8
 
 _SAME_CAMERA = 0.8  # correlation of whole thumbnails; different pictures without fixed parts reached 0.71
-# Smallest number of pictures of one camera, and smallest share of all pictures, from which their common part is fixed.
-# Fewer may be copies, or frames of a video while the camera stood still: 5 % of CamVid.
+# Smallest number of pictures of one camera, and smallest share of all pictures, for a fixed part. Fewer may be copies
+# or frames of a video while the camera stood still: 5 % of CamVid.
 _FEWEST, _LEAST_SHARE = 8, 0.1
-_SAMPLE = 200  # number of pictures of a camera that are examined; more do not change the result
+_SAMPLE = 200  # pictures of a camera that are examined; more do not change the result
 _VARIES = 0.25  # smallest variation of a varying pixel, relative to the most varied pixel
-# Smallest contrast of the varying part, in grey levels: JPEG and sensor noise, averaged over a pixel of a thumbnail, has 0.1 to 0.5.
+# Smallest contrast of the varying part, in grey levels: JPEG and sensor noise, averaged over a pixel of a
+# thumbnail, has 0.1 to 0.5.
 _CLEARLY_VARIES = 1.0
 _MOST_VARIES = 0.5  # largest energy of the varying part (thumbnails have length 1); above, there is no fixed part
 _AS_STRONG = 1.4  # largest ratio of strengths of the varying parts of copies; saturated white changes it
@@ -105,10 +106,12 @@ class FixedParts:
         varying -= np.outer(varying @ fixed, fixed)
         rows = np.full(len(self._thumbnails), -1)
         rows[members] = np.arange(len(members))
-        return _Camera(typical, rows, varying, np.maximum(np.linalg.norm(varying, axis=1), 1e-6), _ways(deviations))
+        return _Camera(
+            typical, rows, varying, np.maximum(np.linalg.norm(varying, axis=1), 1e-6), _independent_ways(deviations)
+        )
 
 
-def _ways(deviations: np.ndarray) -> float:
+def _independent_ways(deviations: np.ndarray) -> float:
     """The effective number of independent ways in which pictures vary."""
     powers = np.linalg.svd(deviations, compute_uv=False) ** 2
     share = (powers**2).sum() / powers.sum() ** 2 - 1 / len(deviations)  # few pictures seem to vary in fewer ways
@@ -124,8 +127,6 @@ def _threshold(camera: _Camera, varying: np.ndarray) -> float:
     """
     fourth_powers = float((varying**4).sum())
     pixels = float(varying @ varying) ** 2 / max(fourth_powers, 1e-12)  # few, if one small object varies
-    deviations = np.sqrt(
-        2 * np.log(10 * len(camera.varying) ** 2)
-    )  # upper bound of the largest of this many normal numbers
+    deviations = np.sqrt(2 * np.log(10 * len(camera.varying) ** 2))  # bound of the largest of so many normal numbers
     by_chance = np.tanh(deviations / np.sqrt(max(min(camera.ways, pixels) - 3, 0.5)))  # Fisher's transformation
     return float(np.clip(by_chance, VARYING_ALIKE, _STRICTEST))

@@ -63,11 +63,11 @@ def looks_like_ade20k(root: Path) -> bool:
 
     The folders alone are not enough: retina datasets such as DRIVE often use the same folders.
     """
-    home = _home(root)
-    if home is None:
+    base = _base_folder(root)
+    if base is None:
         return False
-    named = (next((home / "images" / folder).glob("ADE_*"), None) for folder in _FOLDERS.values())
-    return (home / _INFO).is_file() or any(named)
+    named = (next((base / "images" / folder).glob("ADE_*"), None) for folder in _FOLDERS.values())
+    return (base / _INFO).is_file() or any(named)
 
 
 def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
@@ -81,38 +81,38 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
     Raises:
         AtrousError: a folder is missing or empty, or the list of names is damaged.
     """
-    home = _home(root)
-    if home is None:
+    base = _base_folder(root)
+    if base is None:
         raise AtrousError(
             f"{root}: the layout 'ade20k' needs images/training/ and annotations/training/, or the same two named "
             "validation/; they are missing."
         )
-    folders = {name: folder for name, folder in _FOLDERS.items() if (home / "images" / folder).is_dir()}
-    images = {name: pictures_in(home / "images" / folder) for name, folder in folders.items()}
-    masks = {name: pictures_in(home / "annotations" / folder) for name, folder in folders.items()}
+    folders = {name: folder for name, folder in _FOLDERS.items() if (base / "images" / folder).is_dir()}
+    images = {name: pictures_in(base / "images" / folder) for name, folder in folders.items()}
+    masks = {name: pictures_in(base / "annotations" / folder) for name, folder in folders.items()}
     splits, orphans = paired_splits(images, masks)
-    notes = [] if home == root else [f"The dataset was found in {home}."]
-    if (home / "images/testing").is_dir():
-        notes.append(withheld_split_note("test", home / "images/testing"))
-    notes += unused_lists_note(home)
-    folders_of_masks = [home / "annotations" / folder for folder in folders.values()]
+    notes = [] if base == root else [f"The dataset was found in {base}."]
+    if (base / "images/testing").is_dir():
+        notes.append(withheld_split_note("test", base / "images/testing"))
+    notes += unused_lists_note(base)
+    folders_of_masks = [base / "annotations" / folder for folder in folders.values()]
     first = next(iter(splits.values()))
-    table, told = named_classes(home, classes, *folders_of_masks, items=first, default=_classes(home))
-    return Dataset(home, "ade20k", table, splits, (*notes, *told), orphans)
+    table, more_notes = named_classes(base, classes, *folders_of_masks, items=first, default=_classes(base))
+    return Dataset(base, "ade20k", table, splits, (*notes, *more_notes), orphans)
 
 
-def _home(root: Path) -> Path | None:
+def _base_folder(root: Path) -> Path | None:
     """The folder with pictures and masks of at least one split: ``root``, or ``ADEChallengeData2016`` in it."""
-    for home in (root, root / "ADEChallengeData2016"):
+    for base in (root, root / "ADEChallengeData2016"):
         for folder in _FOLDERS.values():
-            if (home / "images" / folder).is_dir() and (home / "annotations" / folder).is_dir():
-                return home
+            if (base / "images" / folder).is_dir() and (base / "annotations" / folder).is_dir():
+                return base
     return None
 
 
-def _classes(home: Path) -> ClassTable:
+def _classes(base: Path) -> ClassTable:
     """The 150 classes, with the first name on each line of the dataset's own list if it has one."""
-    path = home / _INFO
+    path = base / _INFO
     if not path.exists():
         return ADE20K_CLASSES
     try:

@@ -66,7 +66,7 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     splits: dict[str, tuple[Item, ...]] = {}
     orphans: list[Path] = []
-    told: list[str] = []
+    notes: list[str] = []
     used: list[Path] = []
     folders = _split_folders(root)
     for name, (pictures, truth) in folders.items():
@@ -77,16 +77,16 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
             used.append(listing)
             left_out = len(images.keys() - {item.name for item in splits[name]})
             many = f"{left_out} of {counted(len(images), 'picture')} in {pictures} {'is' if left_out == 1 else 'are'}"
-            told += [f"{many} not in {listing.name} and not used."] if left_out else []
+            notes += [f"{many} not in {listing.name} and not used."] if left_out else []
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
             f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
         )
-    told += unused_lists_note(root, used)
+    notes += unused_lists_note(root, used)
     first, truth = next(iter(splits.values())), [masks for _, masks in folders.values()]
-    table, named = named_classes(root, classes, *truth, items=first, default=CAMVID_CLASSES)
-    return Dataset(root, "camvid", table, splits, (*told, *named), tuple(orphans))
+    table, class_notes = named_classes(root, classes, *truth, items=first, default=CAMVID_CLASSES)
+    return Dataset(root, "camvid", table, splits, (*notes, *class_notes), tuple(orphans))
 
 
 def _list(pictures: Path, images: Mapping[str, Path]) -> Path | None:

@@ -96,8 +96,8 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes.append(withheld_split_note("test", pictures / "test/*/*"))
     notes += unused_lists_note(root)
     first = next(iter(splits.values()))
-    table, told = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
-    return Dataset(root, "cityscapes", table, splits, (*notes, *told), orphans)
+    table, more_notes = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
+    return Dataset(root, "cityscapes", table, splits, (*notes, *more_notes), orphans)
 
 
 def _frames(folder: Path, ending: str) -> dict[str, Path]:

@@ -107,7 +107,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes.append(withheld_split_note("test", root / "images/test2017"))
     notes += unused_lists_note(root)
     folders_of_masks = [root / "annotations" / folder for folder in folders.values()]
-    table, told = named_classes(
+    table, more_notes = named_classes(
         root,
         classes,
         *folders_of_masks,
@@ -115,7 +115,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
         default=release.tables[ending],
         published=["labels.txt"],  # labels.txt counts from 1, masks count from 0
     )
-    return Dataset(root, "coco_stuff", table, splits, (*notes, *told), orphans)
+    return Dataset(root, "coco_stuff", table, splits, (*notes, *more_notes), orphans)
 
 
 def _release(root: Path) -> _Release | None:

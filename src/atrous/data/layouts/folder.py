@@ -35,8 +35,8 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     folders = _folders(root) or (root / "images", root / "masks")
     images, files = pictures_in(folders[0]), pictures_in(folders[1])
-    lists, told = find_lists(root, images)
-    notes, unlisted = list(told), ()
+    lists, more_notes = find_lists(root, images)
+    notes, unlisted = list(more_notes), ()
     if lists:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
@@ -50,8 +50,8 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     owned = {path for stem, path in _by_any_name(images, files).items() if stem in images}
     owned |= {item.mask for items in splits.values() for item in items if item.mask and item.name in images}
     orphans = tuple(path for path in files.values() if path not in owned)
-    table, told = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
-    return Dataset(root, "folder", table, splits, (*notes, *told), orphans, unlisted=unlisted)
+    table, more_notes = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
+    return Dataset(root, "folder", table, splits, (*notes, *more_notes), orphans, unlisted=unlisted)
 
 
 def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:

@@ -35,8 +35,8 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
     Raises:
         AtrousError: two masks fit one picture, no mask fits any picture, or each mask holds one label only.
     """
-    if told := single_labels_note(masks.values()):
-        raise AtrousError(told)
+    if note := single_labels_note(masks.values()):
+        raise AtrousError(note)
     bare = {_without_word(stem, _PICTURE_ENDING, _PICTURE_BEGINNING): stem for stem in images}
     if len(bare) < len(images):  # two pictures differ only in such a word
         bare = {}
@@ -55,7 +55,7 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
             )
         found[owner] = path
     if images and masks and not found.keys() & images.keys():
-        raise _nothing_fits(images, masks)
+        raise _no_mask_fits(images, masks)
     return found
 
 
@@ -82,16 +82,16 @@ def _without_word(stem: str, *forms: re.Pattern[str]) -> str:
     return next((match["stem"] for match in matched if match), stem)
 
 
-def _nothing_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
+def _no_mask_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
     image, mask = next(iter(images.values())), next(iter(masks.values()))
-    told = (
+    note = (
         f"no mask in {mask.parent} has the name of a picture in {image.parent}: the first are '{image.name}' and "
         f"'{mask.name}'. Masks have the stem of their picture, or that stem and a word such as _mask."
     )
     endings = {_ending(stem, images) for stem in masks}
     if len(endings) == 1 and (ending := endings.pop()):
-        told += f' This renames them: cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
-    return AtrousError(told)
+        note += f' This renames them: cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
+    return AtrousError(note)
 
 
 def _ending(stem: str, images: Mapping[str, Path]) -> str | None:

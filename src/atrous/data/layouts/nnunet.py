@@ -49,8 +49,8 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             continue
         images, masks = _images(root / f"images{part}"), pictures_in(root / f"labels{part}")
         orphans += [path for stem, path in masks.items() if stem not in images]
-        lists, told = find_lists(root, images) if part == "Tr" else ([], ())
-        notes += told
+        lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
+        notes += more_notes
         if part == "Ts":
             if "test" in splits:  # from the seeded split, and not needed if there is a real one
                 splits["train"] += splits["test"]
@@ -64,8 +64,8 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             splits.update(parts)
             notes.append(note)
     first = next(iter(splits.values()))
-    table, told = named_classes(root, classes, items=first)
-    return Dataset(root, "nnunet", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
+    table, more_notes = named_classes(root, classes, items=first)
+    return Dataset(root, "nnunet", table, splits, (*notes, *more_notes), tuple(orphans), unlisted=unlisted)
 
 
 def _images(folder: Path) -> dict[str, Path]:

@@ -57,8 +57,8 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
     else:
         images, masks = _pairs(root)
         orphans += [path for stem, path in masks.items() if stem not in images]
-        lists, told = find_lists(root, images)
-        notes += told
+        lists, more_notes = find_lists(root, images)
+        notes += more_notes
         if lists:
             splits = listed_splits(lists, root, images, masks)
         else:
@@ -66,8 +66,8 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
             unlisted = paired(images, masks)
             splits, note = seeded_split(unlisted)
             notes.append(note)
-    table, told = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))
-    return Dataset(root, "side_by_side", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
+    table, more_notes = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))
+    return Dataset(root, "side_by_side", table, splits, (*notes, *more_notes), tuple(orphans), unlisted=unlisted)
 
 
 def _has_pairs(folder: Path) -> bool:

@@ -59,8 +59,8 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     splits, orphans = paired_splits(images, masks)
     notes += unused_lists_note(root)
     folders_of_masks = [part for _, part in labelled.values() if part]
-    table, told = named_classes(root, classes, *folders_of_masks, items=next(iter(splits.values())))
-    return Dataset(root, "split_folders", table, splits, (*notes, *told), orphans)
+    table, more_notes = named_classes(root, classes, *folders_of_masks, items=next(iter(splits.values())))
+    return Dataset(root, "split_folders", table, splits, (*notes, *more_notes), orphans)
 
 
 def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:

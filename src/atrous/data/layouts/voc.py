@@ -68,7 +68,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     without_split = [path for path in lists if [one.stem for one in lists] == ["default"]]
     for path in without_split:
         lists.remove(path)
-        notes.append(f"{path} names no split, as CVAT writes it where there is none.")
+        notes.append(f"{path} names no split; CVAT writes such a list if there are no splits.")
     for path in lists:
         augmented = bool(added) and _is_augmented(path)
         items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
@@ -84,7 +84,7 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes += unused_lists_note(year, lists, f"The splits are the lists in {year / 'ImageSets'}")
     elif others := find_lists(year, images, without_split)[0]:
         splits = listed_splits(others, year / "JPEGImages", images, masks)
-        notes.append(f"The splits are told by {', '.join(str(path) for path in others)}.")
+        notes.append(f"The splits are defined by {', '.join(str(path) for path in others)}.")
     else:
         check_no_list_is_unread(year, images)
         # most VOC pictures have only boxes, so a picture without a mask is not an error here
@@ -94,8 +94,8 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes.append(note)
     orphans = tuple(path for stem, path in masks.items() if stem not in images)
     folders = (root, year / _MASKS)
-    table, told = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
-    return Dataset(year, "voc", table, splits, (*notes, *told), orphans, unlisted=unlisted)
+    table, more_notes = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
+    return Dataset(year, "voc", table, splits, (*notes, *more_notes), orphans, unlisted=unlisted)
 
 
 def _lists(sets: Path) -> list[Path]:

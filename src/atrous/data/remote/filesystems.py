@@ -23,7 +23,7 @@ from atrous.paths import shown_place
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 #: Kinds of URL where storing replaces a file in one step, so no temporary name is needed.
 OBJECT_STORES = frozenset({*PACKAGES, "abfs", "abfss", "az", "oss"})
-#: Seconds to wait for an answer of a server.
+#: Seconds to wait for a response of a server.
 TIMEOUT = 60
 #: Number of characters shown of a server's message.
 MOST_SHOWN = 200
@@ -77,7 +77,7 @@ def _rename(system: Any, part: str, path: str) -> None:
     size = system.info(part)["size"]
     with suppress(Exception):  # some systems refuse to replace a file, with or without an error
         system.mv(part, path)
-    if not _is_there(system, part):
+    if not _exists(system, part):
         if system.info(path)["size"] != size:
             raise OSError(f"the file that was written as {part} is not at {path}")
         return
@@ -95,7 +95,7 @@ def _rename(system: Any, part: str, path: str) -> None:
         system.rm_file(aside)
 
 
-def _is_there(system: Any, path: str) -> bool:
+def _exists(system: Any, path: str) -> bool:
     """Whether a file exists; unlike `exists`, this raises if the server cannot be reached."""
     try:
         system.info(path)
@@ -143,20 +143,20 @@ def errors_named(url: str) -> Iterator[None]:
     except AtrousError:
         raise
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_line(error.reason)}.") from None
+        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_first_line(error.reason)}.") from None
     except FileNotFoundError:
         raise AtrousError(f"{shown_place(url)}: no such file.") from None
     except MemoryError:
         raise
     except Exception as error:  # each filesystem has its own errors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        words = _line(shown_place(str(reason).replace(url, shown_place(url))))
+        words = _first_line(shown_place(str(reason).replace(url, shown_place(url))))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
         what = "cannot be copied" if full else "cannot be reached"
         raise AtrousError(f"{shown_place(url)} {what}: {words or type(reason).__name__}.") from None
 
 
-def _line(text: object) -> str:
+def _first_line(text: object) -> str:
     """The first line of a server's message, without control characters."""
     return "".join(letter for letter in str(text).partition("\n")[0] if letter.isprintable())[:MOST_SHOWN]
 

@@ -54,8 +54,12 @@ def listing_of(url: str) -> Listing:
         if not system.isdir(path):
             return Listing([url])
         entries = sorted(system.ls(path, detail=True), key=lambda entry: entry["name"])
-    pictures = [_last(entry["name"]) for entry in entries if _is_picture(entry)]
-    folders = [_last(entry["name"]) for entry in entries if entry["type"] == "directory" and not _is(entry, path)]
+    pictures = [_last_part(entry["name"]) for entry in entries if _is_picture(entry)]
+    folders = [
+        _last_part(entry["name"])
+        for entry in entries
+        if entry["type"] == "directory" and not _is_folder_itself(entry, path)
+    ]
     return Listing(
         [str(below(url, name)) for name in pictures],
         True,
@@ -77,7 +81,7 @@ def files_in(url: str) -> set[str] | None:
         system.invalidate_cache()
         if not system.isdir(path):
             return None
-        return {_last(entry["name"]) for entry in system.ls(path, detail=True) if entry["type"] == "file"}
+        return {_last_part(entry["name"]) for entry in system.ls(path, detail=True) if entry["type"] == "file"}
 
 
 @contextmanager
@@ -103,15 +107,15 @@ def _url_of(name: str, url: str, path: str) -> str:
     return begin + name
 
 
-def _is(entry: Any, path: str) -> bool:
+def _is_folder_itself(entry: Any, path: str) -> bool:
     """Whether an entry is the folder itself, for which object stores may keep an empty object."""
     return entry["name"].strip("/") == path.strip("/")
 
 
-def _last(path: str) -> str:
+def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
 def _is_picture(entry: Any) -> bool:
-    name = _last(entry["name"])
+    name = _last_part(entry["name"])
     return entry["type"] == "file" and not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES

@@ -63,7 +63,7 @@ def as_path(place: Place) -> Path:
         return Path(place)
     is_web = scheme_of(str(place)) in WEB
     text = shown_place(place).removesuffix("?…").partition("://")[2]
-    return Path(*(_for_any_system(unquote(part) if is_web else part) for part in text.split("/") if part))
+    return Path(*(_portable_name(unquote(part) if is_web else part) for part in text.split("/") if part))
 
 
 def below(folder: Place, name: str) -> Place:
@@ -112,13 +112,13 @@ def fetched(place: Place, stopped: Callable[[], bool] = lambda: False) -> Iterat
         return
     with TemporaryDirectory(prefix="atrous-", ignore_cleanup_errors=True) as folder:
         copy = fetch(str(place), Path(folder), stopped)
-        with _named(copy, place):
+        with _errors_name_place(copy, place):
             yield copy
 
 
 @contextmanager
 def stored(place: Place) -> Iterator[Path]:
-    """A path to write a file to; if the place is a URL, the file is stored there when the context ends without an error.
+    """A path to write a file to; for a URL, the file is stored there when the context ends without an error.
 
     Args:
         place: a path or a URL of a file.
@@ -131,7 +131,7 @@ def stored(place: Place) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="atrous-", ignore_cleanup_errors=True) as folder:
         draft = Path(folder) / _name_of(str(place))
-        with _named(draft, place):
+        with _errors_name_place(draft, place):
             yield draft
         store(draft, str(place))
 
@@ -244,7 +244,7 @@ def _copy(
 
 
 @contextmanager
-def _named(copy: Path, place: Place) -> Iterator[None]:
+def _errors_name_place(copy: Path, place: Place) -> Iterator[None]:
     """Replaces the path of the temporary copy by the place in errors."""
     try:
         yield
@@ -257,7 +257,7 @@ def _named(copy: Path, place: Place) -> Iterator[None]:
         raise
 
 
-def _for_any_system(name: str) -> str:
+def _portable_name(name: str) -> str:
     """A file name with `_` for characters that some systems do not allow."""
     return re.sub(r'[:*?"<>|/\\\0-\x1f]', "_", name)
 
@@ -274,4 +274,4 @@ def _name_of(url: str) -> str:
     name = unquote(last) if is_web else last
     if name in ("", ".", "..") or re.search(r"[/\\\0-\x1f]", name):
         raise AtrousError(f"{shown_place(url)} names no file: its last part must be a file's name.")
-    return _for_any_system(name)
+    return _portable_name(name)

@@ -56,8 +56,8 @@ class GeoTiffSource:
 
     Args:
         path: a TIFF or JPEG 2000 file.
-        channels: number of channels C that the model takes, 1 or more. With more than four bands in the file, the first C
-            are read; an alpha band is left out, and one band may be used as three.
+        channels: number of channels C that the model takes, 1 or more. Of more than four bands the first C are
+            read; an alpha band is left out, and one band may be used as three.
         pages: as in `read_picture`.
         missing: values that mean "no data", beside those that the file declares.
 

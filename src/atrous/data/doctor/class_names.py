@@ -32,7 +32,7 @@ _NO_THING = BACKGROUND_NAMES | {"other", "others", "none", "nothing", "rest", "u
 
 
 def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Published class names that were assumed for data that does not look like the published set."""
+    """Published class names that were assumed for data that differs from the published dataset."""
     named = _PUBLISHED.get(dataset.layout)
     if named is None or classes is None or not any(ASSUMED in note for note in dataset.notes):
         return
@@ -54,7 +54,7 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
 
 
 def _are_of_voc_2007(names: list[str]) -> bool:
-    """Whether numbers such as 000032 may be those of VOC 2007, of which 632 of 9,963 pictures have masks.
+    """Whether numbers such as 000032 may be those of VOC 2007, where 632 of 9,963 pictures have masks.
 
     Users often number their own pictures in this form, too, but from 0 or 1, or without gaps.
     """

@@ -16,7 +16,7 @@ from atrous.data.doctor.antialiased_edges import blended_values
 from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
 from atrous.data.doctor.class_names import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.doctor.exif_turns import TurnedPair, find_turned, judge_turned
-from atrous.data.doctor.files import find_doubtful_alpha, find_void, find_unread_parts
+from atrous.data.doctor.files import find_doubtful_alpha, find_unread_parts, find_void
 from atrous.data.doctor.inputs import find_input_problems
 from atrous.data.doctor.judge import Finding, find_errors, find_warnings
 from atrous.data.doctor.mask_values import (
@@ -209,7 +209,7 @@ def examine(
 
 
 def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mapping[str, tuple[Item, ...]]:
-    """The split to write as lists: of pictures split by a seed, one whose parts share nothing."""
+    """The split to write as lists, for pictures split by a seed: one without shared groups, places or near copies."""
     if shared and dataset.unlisted:
         return propose_split(dataset, pairs)
     own = {item.image for item in dataset.unlisted}

@@ -45,8 +45,8 @@ class TurnedPairs:
     Attributes:
         count: number of pictures turned by a tag that their mask does not have.
         judged: how many of them were compared with their masks.
-        doubtful: pictures whose masks do not clearly fit, starting with those that fit the stored pixels; empty if most
-            masks clearly fit and none fits the stored pixels.
+        doubtful: pictures whose masks do not clearly fit, starting with those that fit the stored pixels; empty if at
+            least half of the masks clearly fit the upright picture and the other masks are unclear.
     """
 
     count: int
@@ -134,7 +134,7 @@ def _verdict(pair: Pair) -> tuple[str, str]:
         return "upright", f"its mask fits the upright picture {measured}"
     if contrast_stored > _CLEARLY * contrast:
         return "stored", f"its mask fits the stored pixels, not the upright picture {measured}"
-    return "unknown", f"which of the two its mask fits cannot be told {measured}"
+    return "unknown", f"it is unclear which version its mask fits {measured}"
 
 
 def _contrast_along_edges(picture: np.ndarray, mask: np.ndarray) -> float:

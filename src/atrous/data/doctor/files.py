@@ -59,14 +59,14 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
         len(void),
         tuple(f"{shown(dataset, pair.item.image)}: {part:.1%} of its pixels" for part, pair, _ in void[:SHOWN]),
     )
-    nothing = [shown(dataset, pair.item.image) for part, pair, _ in void if part == 1]
-    if nothing:
+    empty = [shown(dataset, pair.item.image) for part, pair, _ in void if part == 1]
+    if empty:
         yield Finding(
             "all_void",
             "Pictures in which no pixel holds data; nothing can be learned from them. Remove them, or correct their "
             "nodata value or alpha.",
-            len(nothing),
-            tuple(nothing[:SHOWN]),
+            len(empty),
+            tuple(empty[:SHOWN]),
         )
 
 

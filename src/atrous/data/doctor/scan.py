@@ -79,7 +79,7 @@ class MaskFacts:
         palette: the colour of each value if the file has a palette, else None.
         nodata: the value that the file declares as no data, if it occurs in the mask and no class lists it; else None.
             ``values`` does not contain it.
-        pages: number of pages or frames in the file, of which the first is read.
+        pages: number of pages or frames in the file; only the first is read.
         stacks: whether the file is a TIFF with several pages.
         white_is_zero: whether the file declares 0 as white; None if it declares neither black nor white as 0.
     """
@@ -134,7 +134,7 @@ def survey(
 
     Args:
         items: the items to read.
-        classes: the table to look values up in, or None.
+        classes: the table that maps values to labels, or None.
         progress: called after each item with the number of items read and the total.
         pages: as in `read_pixels`.
         channels: number of channels C that a model takes, which affects where a picture has data; None for all except

@@ -45,13 +45,13 @@ def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
         The groups by picture, and the pattern if it was recognised in the names, else None.
     """
     items = {item.image: item for items in dataset.splits.values() for item in items if not item.listed}
-    told = {path: item.group for path, item in items.items() if item.group is not None}
-    if dataset.groups_from in ("file", "pattern") or len(set(told.values())) < len(told):
-        return told, None
+    given = {path: item.group for path, item in items.items() if item.group is not None}
+    if dataset.groups_from in ("file", "pattern") or len(set(given.values())) < len(given):
+        return given, None
     names = {item.name for item in items.values()}
     by_name = groups_in_names(names)
     if not by_name:
-        return told, None
+        return given, None
     return {path: by_name[item.name] for path, item in items.items() if item.name in by_name}, recognised_pattern(names)
 
 
@@ -68,11 +68,11 @@ def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[It
     Returns:
         The items of each split, as `seeded_split` returns them, without items whose split the dataset defines.
     """
-    told, _ = groups_of(dataset)
+    given, _ = groups_of(dataset)
     facts = {pair.item.image: pair.picture for pair in pairs if pair.picture}
     joined = _Joined()
     first: dict[str, Path] = {}
-    for path, group in told.items():
+    for path, group in given.items():
         joined.join(first.setdefault(group, path), path)
     for one, other in NearCopies(facts).pairs() if facts else ():
         joined.join(one, other)
@@ -137,8 +137,8 @@ def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
 def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
     groups, pattern = groups_of(dataset)
     if pattern is None:
-        told = {"file": "groups.csv tells", "pattern": "the pattern of groups tells"}
-        how = f"as {told.get(dataset.groups_from, 'the layout tells')}"
+        sources = {"file": "groups.csv tells", "pattern": "the pattern of groups tells"}
+        how = f"as {sources.get(dataset.groups_from, 'the layout tells')}"
         cure = ""
     else:
         how = "by their names"

@@ -74,7 +74,7 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Open a dataset of this layout; the splits are train and val. Test pictures have no masks and are left out.
 
     Args:
-        root: the folder with ``images/`` and ``annotations/``, or the one above ``ADEChallengeData2016``.
+        root: the folder with ``images/`` and ``annotations/``, or the folder above ``ADEChallengeData2016``.
         classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 150 classes,
             named by ``objectInfo150.txt`` if it exists (raw values 1 to 150; 0 is ignored).
 

@@ -95,6 +95,6 @@ def _no_mask_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> Atro
 
 
 def _ending(stem: str, images: Mapping[str, Path]) -> str | None:
-    """The rest of a mask's stem after the longest picture stem that it begins with; None if it begins with none."""
+    """The rest of a mask's stem after the longest picture stem that it begins with; None if there is no such stem."""
     owners = [name for name in images if stem.startswith(name)]
     return stem[len(max(owners, key=len)) :] if owners else None

@@ -46,7 +46,7 @@ def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None 
     if default is not None:
         return default
     raise NoClassesError(
-        f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
+        f"{root}: there is no {CLASSES_FILE} that defines what the values in the masks mean. "
         f"`atrous doctor {root} --write-classes` writes one from the values it finds."
     )
 

@@ -285,7 +285,7 @@ def test_masks_of_one_label_each_are_joined_by_the_lines_of_the_documentation(tm
     root = label_studio(tmp_path)
     with pytest.raises(AtrousError, match=r"one label only, 'car'.*docs/data\.md"):
         open_dataset(root)
-    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8")
     lines = page.split("## Label Studio")[1].split("```python")[1].split("```")[0]
     monkeypatch.chdir(root)
     exec(compile(lines, "docs/data.md", "exec"), {})

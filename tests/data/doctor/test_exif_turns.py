@@ -54,7 +54,7 @@ def test_what_cannot_be_told_is_said(tmp_path):
     warned = [
         found for found in examine(dataset(tmp_path, 3, True, plain=True)).warnings if found.kind == "turned_by_exif"
     ]
-    assert "cannot be told" in warned[0].examples[0]
+    assert "it is unclear" in warned[0].examples[0]
 
 
 def test_masks_that_are_wrong_are_found_behind_those_that_are_right(tmp_path):

@@ -1,1 +1,1 @@
-"""What `atrous doctor` is made of: every file is scanned once, and the facts are judged."""
+"""The checks of `atrous doctor`: every file is scanned once, and the collected facts are judged."""

@@ -1,4 +1,4 @@
-"""Finding in-between values that smoothing leaves at the edges of masks (antialiasing, resizing by interpolation)."""
+"""Finds in-between values that smoothing leaves at the edges of masks (antialiasing, resizing by interpolation)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from atrous.data.label_map import Raw
 
 _SQUARE = np.ones((3, 3), np.uint8)
-_INSIDE = 0.02  # share of a value's pixels with a neighbourhood of that value alone, from which it is no edge
-_BETWEEN = 0.5  # share of a blend's pixels that lie between their neighbours' values; thin lines have fewer than edges
-_RARE = 0.05  # share of all pixels that one blend has at most
-_AREAS = 0.3  # share of a mask's pixels inside of areas, from which its edges are told from noise
-_MOST = 0.4  # share that all of them have together at most, else the values are noise
+_INSIDE = 0.02  # largest share of an edge value's pixels whose whole neighbourhood has that value
+_BETWEEN = 0.5  # smallest share of a blend's pixels between their neighbours' values; thin lines have fewer
+_RARE = 0.05  # largest share of all pixels that have one blended value
+_AREAS = 0.3  # smallest share of a mask's pixels inside uniform areas; below it, the values are noise
+_MOST = 0.4  # largest share of all blended values together; above it, the values are noise
 
 
 @dataclass(frozen=True)
 class EdgeCounts:
-    """How the pixels of a mask's values lie.
+    """How many pixels of each value are inside areas and how many are at edges.
 
     Attributes:
-        inside: per value the pixels whose 3×3 neighbours all hold the same value.
-        between: per value the pixels that lie strictly between the smallest and the largest of their neighbours.
-        places: first (x, y) of the values that lie between most often.
+        inside: per value, the number of pixels whose 3×3 neighbours all have the same value.
+        between: per value, the number of pixels strictly between the smallest and the largest of their neighbours.
+        places: first (x, y) of each value that most often is between its neighbours.
     """
 
     inside: np.ndarray
@@ -35,13 +35,13 @@ class EdgeCounts:
 
 
 def count_edges(pixels: np.ndarray, indices: np.ndarray, count: int, examples: int) -> EdgeCounts:
-    """Count how the pixels of each value lie.
+    """Count the pixels of each value inside areas and at edges.
 
     Args:
         pixels: H×W, or H×W×3 colours, ``uint8`` or ``uint16``.
         indices: H×W, the index of each pixel's value.
         count: the number of values.
-        examples: values to remember a place of.
+        examples: number of values to store a place of.
     """
     smallest, largest = cv2.erode(pixels, _SQUARE), cv2.dilate(pixels, _SQUARE)
     same, inner = smallest == largest, (smallest < pixels) & (pixels < largest)
@@ -64,19 +64,19 @@ def blended_values(
 ) -> set[Raw]:
     """The values that are blends of their neighbours: rare, only at edges, and between the values on both sides.
 
-    One such value alone is no blend, but a class that is drawn as a line.
+    A single such value is not a blend, but a class drawn as a line.
 
     Args:
         pixels: how many pixels hold each value.
-        inside: how many of them have equal neighbours only.
-        between: how many of them lie between their neighbours.
-        known: values that the class table lists, which are none.
+        inside: how many of them have only equal neighbours.
+        between: how many of them are between their neighbours' values.
+        known: values that the class table lists, which are never blends.
     """
     total, known = sum(pixels.values()), set(known)
     edges = {value for value, count in pixels.items() if value not in known and inside[value] <= _INSIDE * count}
     found = {value for value in edges if between[value] >= _BETWEEN * pixels[value] and pixels[value] <= _RARE * total}
     shares = Counter({value: pixels[value] for value in found})
-    # colours blend into so many that some lie at a corner; where others are sure, rare edges are blends, too
+    # many colours result from blending, some only at corners; if others are certain, rare edge values are blends too
     if len(found) >= 2:
         found |= {value for value in edges if between[value] and pixels[value] <= _RARE * total / 10}
     if len(found) < 2 or len(pixels) - len(found) < 2 or shares.total() > _MOST * total:

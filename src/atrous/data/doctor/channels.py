@@ -1,4 +1,4 @@
-"""What can be wrong with the channels of a dataset's pictures."""
+"""Checks of the channels of a dataset's pictures."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from atrous.errors import AtrousError
 from atrous.inputs import usual_colors
 from atrous.option_fields import in_words
 
-#: Fields of a recipe's augment that vary channels of colour alone, and are passed over where there are none.
+#: Fields of a recipe's augment that change only colour channels, and are ignored if there are none.
 OF_COLORS = ("brightness", "contrast", "blur")
-#: How to say which channels are.
-SAY_COLORS = "Where some are, say how many by `colors` in the dataset's inputs.yaml."
+#: Advice on how to declare colour channels.
+SAY_COLORS = "If some are, give their number as `colors` in the dataset's inputs.yaml."
 
 
 def find_channels_without_a_way(
     dataset: Dataset, by_split: Mapping[str, list[Pair]], train: str, val: str, in_channels: int | None
 ) -> Iterator[Finding]:
-    """Pictures from whose bands there is no agreed way to the channels that a model takes.
+    """Pictures whose bands cannot be converted to the channels that a model takes.
 
     Args:
         dataset: the dataset.
         by_split: the pairs of each split.
         train: the split to learn from.
         val: the split to choose the best weights on.
-        in_channels: that the model takes; None for what the training pictures have.
+        in_channels: number of channels that the model takes; None for the number in the training pictures.
     """
     training, measured = (
         [
@@ -73,15 +73,15 @@ def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], cha
 
     Args:
         dataset: the dataset.
-        kinds: of its pictures.
-        channels: that the model takes; None where a training would not start.
+        kinds: the kind of each picture.
+        channels: number of channels that the model takes; None if a training would not start.
     """
     kind = next(iter(kinds.values()), None)
     if kind is None or channels is None:
         return
     usual = usual_colors(channels, kind.dtype)
-    told = [one.colors for one in dataset.inputs]
-    if not any([usual if told[0] is None else told[0], *told[1:]]):
+    color_counts = [one.colors for one in dataset.inputs]
+    if not any([usual if color_counts[0] is None else color_counts[0], *color_counts[1:]]):
         yield (
             f"No channel of these pictures is a colour: {in_words(OF_COLORS, 'and')} of a recipe's augment would have "
             f"no effect. {SAY_COLORS}"

@@ -1,4 +1,4 @@
-"""What can be wrong with the names of classes: published ones assumed for other data, a background without a name."""
+"""Checks of class names: published names assumed for other data, and a background without a name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CITIES = """
 aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld monchengladbach strasbourg
 stuttgart tubingen ulm weimar zurich frankfurt lindau munster berlin bielefeld bonn leverkusen mainz munich
 """
-#: How the pictures of the published sets are named.
+#: Patterns of the names of pictures in the published datasets.
 _PUBLISHED = {
     "voc": re.compile(r"\d{4}_\d{6}|00\d{4}"),  # 00…: of 2007, see `_are_of_voc_2007`
     "camvid": re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_.*"),
@@ -26,13 +26,13 @@ _PUBLISHED = {
     "ade20k": re.compile(r"ADE_(train|val|test)_\d{8}"),
     "coco_stuff": re.compile(r"(COCO_(train|val|test)20\d\d_)?\d{12}"),
 }
-_FIRST_OF_VOC_2007 = 5  # 000005.jpg, the first picture that it trains on
-_FEW = 4  # pictures whose numbers may follow each other by chance
+_FIRST_OF_VOC_2007 = 5  # 000005.jpg, its first training picture
+_FEW = 4  # number of pictures whose numbers may be consecutive by chance
 _NO_THING = BACKGROUND_NAMES | {"other", "others", "none", "nothing", "rest", "unknown", "empty", "clutter"}
 
 
 def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Published class names that were assumed for data that does not look like the published set."""
+    """Published class names that were assumed for data that differs from the published dataset."""
     named = _PUBLISHED.get(dataset.layout)
     if named is None or classes is None or not any(ASSUMED in note for note in dataset.notes):
         return
@@ -54,9 +54,9 @@ def find_assumed_names(dataset: Dataset, pairs: list[Pair], classes: ClassTable 
 
 
 def _are_of_voc_2007(names: list[str]) -> bool:
-    """Whether numbers such as 000032 may be those of VOC 2007, of which 632 of 9,963 pictures have masks.
+    """Whether numbers such as 000032 may be those of VOC 2007, where 632 of 9,963 pictures have masks.
 
-    Pictures of one's own are often numbered so, too, but from 0 or 1, or without gaps.
+    Users often number their own pictures in this form, too, but from 0 or 1, or without gaps.
     """
     numbers = sorted(int(name) for name in names if re.fullmatch(r"00\d{4}", name))
     if not numbers:
@@ -66,7 +66,7 @@ def _are_of_voc_2007(names: list[str]) -> bool:
 
 
 def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Names in the order of a list without a background, where 0 in the masks may be one."""
+    """Names from a list without a background, while 0 in the masks may be the background."""
     if not _may_lack_background(dataset, classes) or classes is None:
         return
     found = {value for _, mask in masks_of(pairs) for value in mask.values if not mask.in_color}
@@ -83,12 +83,12 @@ def find_unnamed_background(dataset: Dataset, pairs: list[Pair], classes: ClassT
 def proposal_with_background(
     dataset: Dataset, proposal: Proposal, found: set[int], classes: ClassTable | None
 ) -> Proposal:
-    """The proposal, or one with a background as first class where the masks hold one value more than there are names.
+    """The proposal, or one with a background as first class if the masks have one value more than there are names.
 
     Args:
         dataset: the dataset.
-        proposal: what fits the masks otherwise.
-        found: the numbers in the masks.
+        proposal: the proposal to use otherwise.
+        found: the values in the masks.
         classes: the table in use.
     """
     if classes is None or not _may_lack_background(dataset, classes):

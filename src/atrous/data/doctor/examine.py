@@ -1,4 +1,4 @@
-"""Reading every picture and mask of a dataset to find what would spoil a training."""
+"""Reads every picture and mask of a dataset to find problems for a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atrous.data.doctor.antialiased_edges import blended_values
 from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
 from atrous.data.doctor.class_names import find_assumed_names, find_unnamed_background, proposal_with_background
 from atrous.data.doctor.exif_turns import TurnedPair, find_turned, judge_turned
-from atrous.data.doctor.files import find_doubtful_alpha, find_void, find_what_is_not_read
+from atrous.data.doctor.files import find_doubtful_alpha, find_unread_parts, find_void
 from atrous.data.doctor.inputs import find_input_problems
 from atrous.data.doctor.judge import Finding, find_errors, find_warnings
 from atrous.data.doctor.mask_values import (
@@ -41,7 +41,7 @@ from atrous.errors import AtrousError
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the examination of a dataset found.
+    """The result of the examination of a dataset.
 
     Attributes:
         root: the dataset's folder.
@@ -49,15 +49,14 @@ class Diagnosis:
         notes: sentences about the layout and the split.
         classes: the class table in use, or None where the dataset has none.
         images: the number of pictures per split.
-        errors: problems that would spoil a training, or stop it.
-        warnings: problems that may be meant.
-        pixels: per split the pixels of each class where the pictures hold data, in the order of the table.
-        ignored: per split the pixels that belong to no class, or where the picture holds no data.
-        proposed_classes: the table that would fit the values found, or None where the present one does or
-            none would.
+        errors: problems that would stop a training or make it useless.
+        warnings: problems that may be intended.
+        pixels: per split, the number of pixels with data of each class, in the order of the table.
+        ignored: per split, the number of pixels without a class or without data in the picture.
+        proposed_classes: a table that fits the values found; None if the present table fits or no table does.
         turned: pictures turned by their EXIF tag whose masks are in doubt.
-        proposed_split: a split that keeps groups, places and near copies together, for pictures whose split a seed
-            makes; the present one where that shares none. Empty where lists or folders tell the split.
+        proposed_split: a split that keeps groups, places and near copies together, for pictures split by a seed; the
+            present split if it already does so. Empty if lists or folders define the split.
         splits_share: whether two splits share pictures, groups, places or near copies.
     """
 
@@ -90,7 +89,7 @@ class Diagnosis:
         raise AtrousError(
             f"{self.root}: the dataset has errors, so nothing was started.\n"
             + "\n".join(lines)
-            + f"\nRun `atrous doctor {self.root}` for all of them and a proposed cure."
+            + f"\nRun `atrous doctor {self.root}` for all of them and a proposed fix."
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -127,16 +126,16 @@ def examine(
     inputs: Mapping[str, str] | None = None,
     groups: str | None = None,
 ) -> Diagnosis:
-    """Read every picture and mask of a dataset and say what is wrong with it.
+    """Read every picture and mask of a dataset and report its problems.
 
     Args:
         root: the dataset's folder.
         layout: as in `open_dataset`; None to guess it.
-        progress: called with the pairs read and their total, after each.
-        train: the split that a training would learn from.
-        val: the split that it would choose the best weights on.
+        progress: called after each pair with the number of pairs read and the total.
+        train: the split to learn from.
+        val: the split to choose the best weights on.
         pages: as in `read_pixels`.
-        in_channels: that the model takes; None for what the training pictures have.
+        in_channels: number of channels that the model takes; None for the number in the training pictures.
         inputs: folders of further inputs by name, as in `open_dataset`.
         groups: as in `open_dataset`.
 
@@ -177,7 +176,7 @@ def examine(
         *input_errors,
     )
     turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
-    # masks with errors have few labels, and that is said already
+    # masks with errors have few labels, and the errors are already reported
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
     return Diagnosis(
         root=dataset.root,
@@ -191,7 +190,7 @@ def examine(
             *shared,
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
-            *find_what_is_not_read(dataset, pairs, kinds, channels, pages),
+            *find_unread_parts(dataset, pairs, kinds, channels, pages),
             *find_void(dataset, pairs),
             *find_doubtful_alpha(dataset, pairs),
             *find_assumed_names(dataset, pairs, classes),
@@ -201,7 +200,7 @@ def examine(
         ),
         pixels=pixels,
         ignored=ignored,
-        # of two proposals, one for numbers and one for colours, neither alone fits all masks
+        # two proposals are for numbers and for colours; neither alone fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
         turned=turned.doubtful,
         proposed_split=_split_to_write(dataset, pairs, bool(shared)),
@@ -210,7 +209,7 @@ def examine(
 
 
 def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mapping[str, tuple[Item, ...]]:
-    """The split that lists may tell from now on: one that shares nothing, where the present one was made by a seed."""
+    """The split to write as lists, for pictures split by a seed: one without shared groups, places or near copies."""
     if shared and dataset.unlisted:
         return propose_split(dataset, pairs)
     own = {item.image for item in dataset.unlisted}
@@ -232,7 +231,7 @@ def open_to_examine(
         inputs: as in `open_dataset`.
 
     Returns:
-        The dataset, and its class table; None where it has none, and then ``Dataset.classes`` means nothing.
+        The dataset and its class table; without a table, None, and ``Dataset.classes`` is only a placeholder.
 
     Raises:
         AtrousError: the folder is no dataset, or its lists or ``classes.yaml`` cannot be read.
@@ -249,7 +248,7 @@ def open_to_examine(
 def _channels(
     dataset: Dataset, kinds: Mapping[Path, PictureKind], train: str, val: str, in_channels: int | None
 ) -> int | None:
-    """The channels that a model would take; None where a training would not start."""
+    """The number of channels that a model would take; ``in_channels`` if a training would not start."""
     training, measured = (
         [
             (kinds[item.image], str(item.image))
@@ -260,12 +259,12 @@ def _channels(
     )
     try:
         return channels_of(training, measured, in_channels) if training else in_channels
-    except AtrousError:  # told by `find_channels_without_a_way`
+    except AtrousError:  # reported by `find_channels_without_a_way`
         return in_channels
 
 
 def _blended(pairs: list[Pair], classes: ClassTable | None) -> set[Raw]:
-    """The values of both modes of masks that are blends at edges."""
+    """The values that are blends at edges, in masks of numbers and masks of colours."""
     found: set[Raw] = set()
     known = {value for values in (*classes.raw, classes.ignore) for value in values} if classes else set()
     for in_color in (False, True):
@@ -296,7 +295,7 @@ def _proposals(pairs: list[Pair], classes: ClassTable | None, blended: set[Raw])
             proposal = without_blends(pixels, blended & pixels.keys(), classes)
         else:
             proposal = propose_classes(pixels, classes)
-        # from masks that are all lossy only a threshold can be read, never a list of values
+        # if all masks are lossy, only a threshold can be proposed, never a list of values
         if proposal and (lossless or proposal.kind == "smeared_mask"):
             yield proposal
 

@@ -1,4 +1,4 @@
-"""Pictures that their EXIF tag turns, whose masks may have been drawn on the unturned pixels."""
+"""Checks pictures turned by their EXIF tag, whose masks may have been drawn on the unturned pixels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from atrous.data.formats.orientation import upright
 from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 
-_CLEARLY = 1.3  # times better, from which a mask counts as drawn on one of the two
-#: Turned pictures that are judged at most, evenly chosen (up to twice as many where they do not divide).
+_CLEARLY = 1.3  # smallest ratio of contrasts from which a mask counts as drawn on one of the two versions
+#: Approximate number of turned pictures that are judged, evenly chosen (fewer than twice as many).
 MOST_JUDGED = 100
 _INVERSE = {6: 8, 8: 6}  # a quarter left undoes one right; every other orientation undoes itself
 
@@ -27,9 +27,9 @@ class TurnedPair:
 
     Attributes:
         item: the picture and its mask.
-        orientation: of the tag, 2 to 8.
-        fits: "stored" where the mask fits the stored pixels, "unknown" where neither clearly.
-        words: that in words, with the figures.
+        orientation: value of the tag, 2 to 8.
+        fits: "stored" if the mask fits the stored pixels, "unknown" if it clearly fits neither version.
+        words: the verdict as a sentence, with the measured values.
     """
 
     item: Item
@@ -43,10 +43,10 @@ class TurnedPairs:
     """The turned pictures of a dataset.
 
     Attributes:
-        count: pictures turned by a tag that their mask does not have.
+        count: number of pictures turned by a tag that their mask does not have.
         judged: how many of them were compared with their masks.
-        doubtful: those whose masks do not clearly fit, the ones that fit the stored pixels first; empty where the
-            others say that the masks are right.
+        doubtful: pictures whose masks do not clearly fit, starting with those that fit the stored pixels; empty if at
+            least half of the masks clearly fit the upright picture and the other masks are unclear.
     """
 
     count: int
@@ -55,13 +55,13 @@ class TurnedPairs:
 
 
 def judge_turned(pairs: list[Pair]) -> TurnedPairs:
-    """Judge whether the masks of turned pictures fit them as they are shown.
+    """Judge whether the masks of turned pictures fit the upright pictures.
 
-    Masks must be drawn on the upright picture. Which of the two a mask fits is judged by the contrast of the picture
-    along the edges of the mask.
+    Masks must be drawn on the upright picture. A mask fits the version, upright or stored, in which the picture has
+    clearly more contrast along the edges of the mask.
 
     Args:
-        pairs: the items of a dataset, each once; masks of other sizes are told elsewhere.
+        pairs: the items of a dataset, each once; masks of other sizes are reported elsewhere.
     """
     turned = [
         pair
@@ -72,13 +72,13 @@ def judge_turned(pairs: list[Pair]) -> TurnedPairs:
     verdicts = [TurnedPair(pair.item, pair.turned, *_verdict(pair)) for pair in judged]
     stored = [verdict for verdict in verdicts if verdict.fits == "stored"]
     unknown = [verdict for verdict in verdicts if verdict.fits == "unknown"]
-    if not stored and 2 * len(unknown) <= len(judged):  # a symmetric mask among clear ones says nothing
+    if not stored and 2 * len(unknown) <= len(judged):  # a few symmetric masks among clear ones are not evidence
         return TurnedPairs(len(turned), len(judged), ())
     return TurnedPairs(len(turned), len(judged), (*stored, *unknown))
 
 
 def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
-    """Warn of pictures turned by their tag, unless their masks clearly fit them as they are shown.
+    """Warn of pictures turned by their tag, unless their masks clearly fit the upright pictures.
 
     Args:
         dataset: the dataset.
@@ -91,7 +91,7 @@ def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
         Finding(
             "turned_by_exif",
             "Pictures are turned by their EXIF tag, as viewers show them, and masks without one must be drawn on the "
-            "upright picture. Programs that ignore the tag draw on the stored pixels: look whether the masks fit; "
+            "upright picture. Programs that ignore the tag draw on the stored pixels: check whether the masks fit; "
             f"`atrous doctor {dataset.root} --pictures DIR` draws their outlines over both. If "
             "they do not, turn the masks, or save the pictures upright and without the tag. Of "
             f"{turned.count} turned pictures {turned.judged} were judged: the masks of {stored} fit the stored "
@@ -110,7 +110,7 @@ def as_stored(picture: np.ndarray, orientation: int) -> np.ndarray:
 
     Args:
         picture: H×W or H×W×C, upright.
-        orientation: of the file's tag, 2 to 8.
+        orientation: value of the file's tag, 2 to 8.
 
     Returns:
         A view of the array; H and W are exchanged for orientations 5 to 8.
@@ -119,7 +119,7 @@ def as_stored(picture: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _verdict(pair: Pair) -> tuple[str, str]:
-    """What a mask fits: "upright", "stored" or "unknown", and that in words."""
+    """The version that a mask fits: "upright", "stored" or "unknown", and a sentence about it."""
     try:
         (picture, _), mask = read_pixels(pair.item.image).for_model(), read_raw_mask(pair.item.mask or "")
     except AtrousError:
@@ -134,7 +134,7 @@ def _verdict(pair: Pair) -> tuple[str, str]:
         return "upright", f"its mask fits the upright picture {measured}"
     if contrast_stored > _CLEARLY * contrast:
         return "stored", f"its mask fits the stored pixels, not the upright picture {measured}"
-    return "unknown", f"which of the two its mask fits cannot be told {measured}"
+    return "unknown", f"it is unclear which version its mask fits {measured}"
 
 
 def _contrast_along_edges(picture: np.ndarray, mask: np.ndarray) -> float:
@@ -148,7 +148,7 @@ def _contrast_along_edges(picture: np.ndarray, mask: np.ndarray) -> float:
 
 
 def mask_edges(mask: np.ndarray) -> np.ndarray:
-    """The pixels on both sides of where a mask changes its value.
+    """The pixels on both sides of each change of value in a mask.
 
     Args:
         mask: H×W of any integer type, or H×W×3 colours.

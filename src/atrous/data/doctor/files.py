@@ -1,4 +1,4 @@
-"""What the doctor says of picture and mask files: pages, channels that are not read, alpha and pixels without data."""
+"""Checks of picture and mask files: pages, channels that are not read, alpha and pixels without data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from atrous.data.doctor.scan import Pair, masks_of
 from atrous.data.file_headers import notes_on, notes_on_pages, notes_on_white_is_zero
 from atrous.data.pixels import PictureKind
 
-_MUCH = 0.3  # share of a set's pixels without data, from which it is called large
+_MUCH = 0.3  # smallest share of a dataset's pixels without data that is called large
 
 
-def find_what_is_not_read(
+def find_unread_parts(
     dataset: Dataset, pairs: list[Pair], kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
 ) -> Iterator[Finding]:
     """Pages, frames and channels that are not read, and WhiteIsZero in some files only.
@@ -22,8 +22,8 @@ def find_what_is_not_read(
     Args:
         dataset: the dataset.
         pairs: its items, each once.
-        kinds: what the headers of its pictures say.
-        channels: C that a model takes; None for all bands that are no alpha.
+        kinds: the kind of each picture, from its header.
+        channels: number of channels C that a model takes; None for all bands except alpha.
         pages: as in `read_pixels`.
     """
     masks = {pair.item.mask: mask for pair, mask in masks_of(pairs) if pair.item.mask}
@@ -39,7 +39,7 @@ def find_what_is_not_read(
 
 
 def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
-    """Pixels without data, and pictures that hold nothing else.
+    """Pixels without data, and pictures without any data.
 
     Args:
         dataset: the dataset.
@@ -51,7 +51,7 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
         return
     total = sum(picture.size[0] * picture.size[1] for _, picture in known)
     share = sum(part * picture.size[0] * picture.size[1] for part, _, picture in void) / total
-    large = "That is a large share: look whether it is meant. " if share >= _MUCH else ""
+    large = "That is a large share: check whether it is intended. " if share >= _MUCH else ""
     yield Finding(
         "void",
         f"Pictures hold pixels without data: nodata, transparent, NaN or infinite, {share:.1%} of all pixels. {large}"
@@ -59,14 +59,14 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
         len(void),
         tuple(f"{shown(dataset, pair.item.image)}: {part:.1%} of its pixels" for part, pair, _ in void[:SHOWN]),
     )
-    nothing = [shown(dataset, pair.item.image) for part, pair, _ in void if part == 1]
-    if nothing:
+    empty = [shown(dataset, pair.item.image) for part, pair, _ in void if part == 1]
+    if empty:
         yield Finding(
             "all_void",
-            "Pictures in which no pixel holds data; they teach nothing. Take them out, or mend their nodata value or "
-            "alpha.",
-            len(nothing),
-            tuple(nothing[:SHOWN]),
+            "Pictures in which no pixel holds data; nothing can be learned from them. Remove them, or correct their "
+            "nodata value or alpha.",
+            len(empty),
+            tuple(empty[:SHOWN]),
         )
 
 

@@ -1,4 +1,4 @@
-"""What all pictures of a camera share, such as a round field or a caption bar, taken out before comparing them."""
+"""Removes what all pictures of a camera share, such as a round field or a caption bar, before comparing them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Likeness of what varies beside a fixed part, from which two pictures are near copies, at least.
+#: Smallest similarity of the varying parts from which two pictures may be near copies.
 VARYING_ALIKE = 0.8
 
 _SAME_CAMERA = 0.8  # correlation of whole thumbnails; different pictures without fixed parts reached 0.71
-# Pictures of one camera, and their share of all, from which what they share is a fixed part. Fewer may be copies, or a
-# video that stood still for a while: 5 % of CamVid.
+# Smallest number of pictures of one camera, and smallest share of all pictures, for a fixed part. Fewer may be copies
+# or frames of a video while the camera stood still: 5 % of CamVid.
 _FEWEST, _LEAST_SHARE = 8, 0.1
-_SAMPLE = 200  # of them that are looked at; more change nothing
-_VARIES = 0.25  # of the variation of the most varied pixels, from which a pixel counts as varying
-# Grey levels that what varies must have: JPEG and sensor noise, averaged over a pixel of a thumbnail, has 0.1 to 0.5.
+_SAMPLE = 200  # pictures of a camera that are examined; more do not change the result
+_VARIES = 0.25  # smallest variation of a varying pixel, relative to the most varied pixel
+# Smallest contrast of the varying part, in grey levels: JPEG and sensor noise, averaged over a pixel of a
+# thumbnail, has 0.1 to 0.5.
 _CLEARLY_VARIES = 1.0
-_MOST_VARIES = 0.5  # energy of what varies, of thumbnails of length 1; above, nothing is shared
-_AS_STRONG = 1.4  # times: what varies in a copy is as strong, but for white that stays white when all is brightened
-_STRICTEST = 0.97  # a likeness that copies still reach
+_MOST_VARIES = 0.5  # largest energy of the varying part (thumbnails have length 1); above, there is no fixed part
+_AS_STRONG = 1.4  # largest ratio of strengths of the varying parts of copies; saturated white changes it
+_STRICTEST = 0.97  # a similarity that copies still reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +28,11 @@ class _Camera:
     """Pictures with a common fixed part.
 
     Attributes:
-        typical: their median thumbnail.
-        rows: N, the row of ``varying`` of each picture of the dataset; -1 for those of other cameras.
-        varying: what varies in each picture of the camera.
-        lengths: its length.
-        ways: in how many independent ways they vary.
+        typical: median thumbnail of the pictures.
+        rows: N, the row in ``varying`` of each picture of the dataset; -1 for pictures of other cameras.
+        varying: the varying part of each picture of the camera.
+        lengths: length of each row of ``varying``.
+        ways: number of independent ways in which the pictures vary.
     """
 
     typical: np.ndarray
@@ -42,7 +43,7 @@ class _Camera:
 
 
 class FixedParts:
-    """Compares pictures by what varies among the pictures of their camera.
+    """Compares pictures only by the parts that vary among the pictures of their camera.
 
     Args:
         thumbnails: N×D, each of mean 0 and length 1.
@@ -55,15 +56,15 @@ class FixedParts:
         self._camera_of: dict[int, _Camera | None] = {}
 
     def are_alike(self, picture: int, others: np.ndarray) -> np.ndarray:
-        """Whether pictures whose thumbnails are alike are alike in what varies, too.
+        """Whether pictures with similar thumbnails are also similar in their varying parts.
 
         Args:
             picture: a row of the thumbnails.
-            others: rows that it is compared with.
+            others: rows to compare it with.
 
         Returns:
-            One boolean for each of ``others``; True for those that share no fixed part with the picture, or where too
-            few pictures do to tell.
+            One boolean for each of ``others``; True if a picture shares no fixed part with the first one, or if
+            too few pictures share it to decide.
         """
         camera = self._find(picture)
         if camera is None:
@@ -85,7 +86,7 @@ class FixedParts:
         return self._camera_of[picture]
 
     def _camera(self, picture: int) -> _Camera | None:
-        """The camera of a picture: those whose thumbnails are alike; None where they share no fixed part."""
+        """The camera of a picture, from all pictures with similar thumbnails; None if they share no fixed part."""
         members = np.flatnonzero(self._thumbnails @ self._thumbnails[picture] > _SAME_CAMERA)
         if len(members) < max(_FEWEST, _LEAST_SHARE * len(self._thumbnails)):
             return None
@@ -99,31 +100,33 @@ class FixedParts:
         levels = np.sqrt(energy / varies.sum() * self._thumbnails.shape[1]) * self._contrasts[sample]
         if np.median(energy) > _MOST_VARIES or np.median(levels) < _CLEARLY_VARIES:
             return None
-        # Without the fixed part itself, which a change of brightness scales.
+        # Remove the fixed part itself, which a change of brightness scales.
         fixed = typical[varies] / max(float(np.linalg.norm(typical[varies])), 1e-6)
         varying = self._thumbnails[members][:, varies] - typical[varies]
         varying -= np.outer(varying @ fixed, fixed)
         rows = np.full(len(self._thumbnails), -1)
         rows[members] = np.arange(len(members))
-        return _Camera(typical, rows, varying, np.maximum(np.linalg.norm(varying, axis=1), 1e-6), _ways(deviations))
+        return _Camera(
+            typical, rows, varying, np.maximum(np.linalg.norm(varying, axis=1), 1e-6), _independent_ways(deviations)
+        )
 
 
-def _ways(deviations: np.ndarray) -> float:
-    """In how many independent ways pictures vary, counted as if all ways had the same power."""
+def _independent_ways(deviations: np.ndarray) -> float:
+    """The effective number of independent ways in which pictures vary."""
     powers = np.linalg.svd(deviations, compute_uv=False) ** 2
     share = (powers**2).sum() / powers.sum() ** 2 - 1 / len(deviations)  # few pictures seem to vary in fewer ways
     return 1 / max(share, 1 / deviations.shape[1])
 
 
 def _threshold(camera: _Camera, varying: np.ndarray) -> float:
-    """The likeness that no pair of a camera reaches by chance: the higher the fewer ways and pixels vary.
+    """The similarity that no pair of a camera reaches by chance; it is higher if fewer ways and pixels vary.
 
     Args:
         camera: the camera.
-        varying: what varies in one of its pictures.
+        varying: the varying part of one of its pictures.
     """
     fourth_powers = float((varying**4).sum())
-    pixels = float(varying @ varying) ** 2 / max(fourth_powers, 1e-12)  # one small object fills few
-    deviations = np.sqrt(2 * np.log(10 * len(camera.varying) ** 2))  # the largest of so many normal numbers, or more
+    pixels = float(varying @ varying) ** 2 / max(fourth_powers, 1e-12)  # few, if one small object varies
+    deviations = np.sqrt(2 * np.log(10 * len(camera.varying) ** 2))  # bound of the largest of so many normal numbers
     by_chance = np.tanh(deviations / np.sqrt(max(min(camera.ways, pixels) - 3, 0.5)))  # Fisher's transformation
     return float(np.clip(by_chance, VARYING_ALIKE, _STRICTEST))

@@ -1,4 +1,4 @@
-"""Where pictures lie on Earth, as far as their files tell, and which of them show the same ground."""
+"""Reads the positions of pictures on Earth from their files, and finds pictures of the same ground."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from atrous.data.formats.pillow import opened
 from atrous.data.formats.tiff import TiffPicture, is_tiff
 from atrous.errors import AtrousError
 
-#: Share of the smaller picture's ground from which two pictures show the same: tiles that only touch do not.
+#: Smallest shared part of the smaller picture's ground for an overlap; tiles that only touch do not overlap.
 LEAST_SHARED = 0.01
-#: Photographs taken within so many metres of each other, along each axis, show the same scene.
+#: Largest distance of two photographs of the same scene along each axis, in metres.
 NEAR_METRES = 10.0
 _MOST_CELLS = 4096
-_SMALLEST = 1e-9  # of a side, in metres or degrees: a tenth of a millimetre
-_FARTHEST = 1e9  # in metres or degrees; what is farther, infinite or no number is no place on Earth
+_SMALLEST = 1e-9  # smallest side of a footprint, in metres or degrees
+_FARTHEST = 1e9  # in metres or degrees; larger, infinite or NaN coordinates are not on Earth
 _METRES_PER_DEGREE = 111_320.0
-_GPS_TAG = 34853  # of EXIF: its own directory of latitude and longitude
+_GPS_TAG = 34853  # EXIF tag of the directory with latitude and longitude
 _PROJECTED, _GEOGRAPHIC = "ProjectedCSTypeGeoKey", "GeographicTypeGeoKey"
 _USER_DEFINED = 32767
 _OF_ONE_FILE = ("ModelPixelScale", "ModelTiepoint", "ModelTransformation")
@@ -34,8 +34,8 @@ class Footprint:
     """A rectangle on Earth.
 
     Attributes:
-        system: of coordinates, such as "EPSG:32633"; "GPS" for degrees east and north of where a photograph was taken;
-            "" where coordinates are given and their system is not.
+        system: coordinate system, such as "EPSG:32633"; "GPS" for the position of a photograph, in degrees east and
+            north; "" if the system of the coordinates is unknown.
         left: smallest x.
         bottom: smallest y.
         right: largest x.
@@ -50,11 +50,11 @@ class Footprint:
 
     @property
     def area(self) -> float:
-        """In units of the system, squared."""
+        """The area in squared units of the system."""
         return (self.right - self.left) * (self.top - self.bottom)
 
     def shares(self, other: Footprint) -> float:
-        """The share of the smaller of two rectangles that lies in the other, 0–1; 0 in different systems.
+        """The share of the smaller rectangle that overlaps with the other, 0–1; 0 in different systems.
 
         Args:
             other: the other rectangle.
@@ -70,11 +70,11 @@ def footprint_of(path: Path) -> Footprint | None:
     """The ground that a picture shows: from a GeoTIFF's tags, a world file beside it, or a photograph's GPS position.
 
     Args:
-        path: of a picture.
+        path: path of a picture.
 
     Returns:
-        A rectangle around it; None where the file does not tell, or tells it in a way that is not read (ground control
-        points).
+        The rectangle around the ground; None if the file has no position, or only ground control points, which are not
+        read.
     """
     try:
         corners, system = _corners_in(path)
@@ -83,17 +83,17 @@ def footprint_of(path: Path) -> Footprint | None:
         xs, ys = zip(*corners, strict=True)
         found = Footprint(system, min(xs), min(ys), max(xs), max(ys))
     except (AtrousError, OSError, ValueError, TypeError, IndexError, ArithmeticError, KeyError):
-        return None  # whatever is wrong with a place, the picture can be learned from
+        return None  # a picture with a wrong position is still usable for training
     sound = all(abs(side) < _FARTHEST for side in (found.left, found.bottom, found.right, found.top))
     wide = min(found.right - found.left, found.top - found.bottom) > _SMALLEST
     return found if sound and wide else None
 
 
 class Grounds:
-    """Finds pictures that show the same ground, in about the time that it takes to name them.
+    """Finds pictures that show the same ground, in time roughly proportional to the result.
 
     Args:
-        footprints: of each picture that has one.
+        footprints: the footprint of each picture that has one.
     """
 
     def __init__(self, footprints: Mapping[Path, Footprint]) -> None:
@@ -114,10 +114,10 @@ class Grounds:
                 self._in_cell[cell].append(one)
 
     def sharing(self, footprint: Footprint) -> Iterator[Path]:
-        """One picture of each other ground that overlaps with a footprint, and of the same one.
+        """One picture of each footprint that overlaps with the given one, which includes an equal footprint.
 
         Args:
-            footprint: to look up.
+            footprint: the footprint to compare.
         """
         cells = self._cells_of(footprint)
         near = self._first if cells is None else [one for cell in cells for one in self._in_cell.get(cell, ())]
@@ -126,7 +126,7 @@ class Grounds:
                 yield self._first[one]
 
     def _cells_of(self, one: Footprint) -> list[tuple[str, int, int]] | None:
-        """The squares that a rectangle lies in; None of one that is much larger than the others."""
+        """The grid squares that a rectangle overlaps; None for a rectangle much larger than the others."""
         side = self._cell.get(one.system)
         if side is None:
             return []
@@ -138,10 +138,10 @@ class Grounds:
 
 
 def overlapping(footprints: Mapping[Path, Footprint]) -> Iterator[tuple[Path, Path]]:
-    """Pairs of pictures that join all those that show the same ground.
+    """Pairs of pictures that show the same ground.
 
     Args:
-        footprints: of each picture that has one.
+        footprints: the footprint of each picture that has one.
     """
     grounds = Grounds(footprints)
     for path, one in footprints.items():
@@ -166,7 +166,7 @@ def _corners_in(path: Path) -> tuple[list[tuple[float, float]] | None, str]:
 
 
 def _affine_of(tags: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """(a, b, c, d, e, f) of x = a·column + b·row + c, y = d·column + e·row + f, as GeoTIFF 1.1 § 2.6 has it."""
+    """(a, b, c, d, e, f) of x = a·column + b·row + c, y = d·column + e·row + f, as defined in GeoTIFF 1.1 § 2.6."""
     if (matrix := tags.get("ModelTransformation")) is not None:
         rows = [float(value) for value in matrix]
         return rows[0], rows[1], rows[3], rows[4], rows[5], rows[7]
@@ -186,7 +186,7 @@ def _corners(affine: tuple[float, ...], height: int, width: int) -> list[tuple[f
 def _system_of(tags: Mapping[str, Any]) -> str:
     for key in (_PROJECTED, _GEOGRAPHIC):
         code = int(tags.get(key, 0))
-        if code == _USER_DEFINED:  # all that the file says of it; the system below it has other coordinates
+        if code == _USER_DEFINED:  # use all its parameters; the geographic system below it has other coordinates
             return repr(sorted((name, str(value)) for name, value in tags.items() if name not in _OF_ONE_FILE))
         if code:
             return f"EPSG:{code}"
@@ -194,7 +194,7 @@ def _system_of(tags: Mapping[str, Any]) -> str:
 
 
 def _world_file(path: Path) -> tuple[float, ...] | None:
-    """What a world file beside a picture says: a.jpg has a.jgw, a.jpgw or a.wld; its place is a pixel's centre."""
+    """The affine map of a world file: a.jpg has a.jgw, a.jpgw or a.wld; its origin is the centre of a pixel."""
     suffix = path.suffix
     for ending in (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld"):
         beside = path.with_suffix(ending)
@@ -205,7 +205,7 @@ def _world_file(path: Path) -> tuple[float, ...] | None:
 
 
 def _around(gps: Mapping[int, Any]) -> list[tuple[float, float]] | None:
-    """A square of `NEAR_METRES` around where a photograph was taken (EXIF 2.32, tags 1 to 4)."""
+    """A square with sides of `NEAR_METRES` around the position of a photograph (EXIF 2.32, tags 1 to 4)."""
     if not all(tag in gps for tag in (1, 2, 3, 4)):
         return None
     north = _degrees(gps[2]) * (-1 if str(gps[1]).upper().startswith("S") else 1)

@@ -1,4 +1,4 @@
-"""What can be wrong with the further inputs of a dataset, such as depth beside its pictures."""
+"""Checks of the further inputs of a dataset, such as depth beside its pictures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
 from atrous.errors import AtrousError
 
-#: Share of an input's pixels without a value from which it is told.
+#: Share of an input's pixels without a value above which a warning is given.
 MOSTLY_VOID = 0.5
 
 
 class InputFacts(NamedTuple):
-    """What is kept of a file of a further input.
+    """The facts about a file of a further input.
 
     Attributes:
         size: (H, W) in pixels.
-        channels: C.
-        dtype: of its values.
+        channels: number of channels C.
+        dtype: data type of its values.
         void: share of its pixels without a value.
     """
 
@@ -60,14 +60,14 @@ def find_input_problems(dataset: Dataset, pairs: list[Pair]) -> tuple[list[Findi
 
 
 def _read(path: Path, missing: Sequence[float]) -> InputFacts | str | None:
-    """The facts; a sentence where the file cannot be read, None where there is none."""
+    """The facts; a sentence if the file cannot be read, None if it does not exist."""
     if not path.exists():
         return None
     try:
         values, valid = read_pixels(path).for_model()
     except AtrousError as error:
         return str(error)
-    except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
+    except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
         return f"{path}: cannot be read ({type(error).__name__}: {error})"
     valid = without(values, valid, missing) if missing else valid
     void = 0.0 if valid is None else 1 - float(valid.mean())
@@ -80,7 +80,7 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if missing:
         yield Finding(
             "missing_input",
-            f"Pictures without a file of {name}. It has the stem of its picture, or that and _{name}.",
+            f"Pictures without a file of {name}. Such a file has the stem of its picture, or that stem and _{name}.",
             len(missing),
             tuple(missing[:SHOWN]),
         )
@@ -99,7 +99,7 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if differing:
         yield Finding(
             "input_size",
-            f"Files of {name} of another size than their pictures. Resize them to the same grid.",
+            f"Files of {name} that differ in size from their pictures. Resize them to the same grid.",
             len(differing),
             tuple(differing[:SHOWN]),
         )
@@ -122,8 +122,8 @@ def _mostly_void(
     if void:
         yield Finding(
             "input_void",
-            f"Files of {files.name} without a value in more than {MOSTLY_VOID:.0%} of their pixels, where the network "
-            "sees the training mean.",
+            f"Files of {files.name} without a value in more than {MOSTLY_VOID:.0%} of their pixels, where the training "
+            "mean is used.",
             len(void),
             tuple(f"{shown(dataset, path)}: {share:.0%}" for path, share in void[:SHOWN]),
         )

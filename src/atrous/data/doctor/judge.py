@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset: one function per kind of problem, from the facts of a survey."""
+"""Checks of a dataset: one function per kind of problem, using the facts of a survey."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from atrous.data.label_map import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
 from atrous.errors import AtrousError
 
-#: Examples per finding.
+#: Number of examples per finding.
 SHOWN = 5
-_RARE = 0.01  # share of the labelled train pixels below which a class is called rare
+_RARE = 0.01  # share of the labelled train pixels below which a class is rare
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of problem, with every place it was found counted.
+    """One kind of problem, with the number of places where it was found.
 
     Attributes:
         kind: a short name, such as "size_mismatch".
         message: what is wrong and what to do, in plain words.
-        count: how many files or places have it.
-        examples: the first few, each naming file and, where it applies, value and pixel.
+        count: number of files or places with the problem.
+        examples: the first few places, each with the file and, if applicable, the value and pixel.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Finding:
 def find_errors(
     dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
 ) -> tuple[Finding, ...]:
-    """What would spoil a training, or stop it.
+    """Problems that would stop a training or make it useless.
 
     Args:
         dataset: the dataset.
@@ -64,13 +64,13 @@ def find_warnings(
     classes: ClassTable | None,
     pixels: Mapping[str, tuple[int, ...]],
 ) -> tuple[Finding, ...]:
-    """What may be meant, and may be a mistake.
+    """Problems that may be intended or may be mistakes.
 
     Args:
         dataset: the dataset.
         by_split: the pairs of each split.
         classes: its class table, or None.
-        pixels: per split the pixels of each class.
+        pixels: per split, the number of pixels of each class.
     """
     pairs = list({pair.item: pair for part in by_split.values() for pair in part}.values())
     return (
@@ -128,8 +128,8 @@ def _void_labels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     declared = [(pair, mask.nodata) for pair, mask in masks_of(pairs) if mask.nodata is not None and pair.item.mask]
     yield from _grouped(
         "void_labels",
-        "Masks hold values that their files declare as no data and no class lists. They are ignored in training and "
-        "scores; list such a value in classes.yaml if it means a class.",
+        "Masks hold values that their files declare as no data and that no class lists. They are ignored in training "
+        "and scores; list such a value in classes.yaml if it means a class.",
         [f"{shown(dataset, pair.item.mask)}: {value}" for pair, value in declared if value != NO_NUMBER],
     )
     yield from _grouped(
@@ -167,7 +167,7 @@ def _wrong_modes(
     elif 0 < len(in_color) < len(masks):
         message = "Some masks hold colours and others one number a pixel; the same coding is needed in all."
     if message:
-        cure = "" if len(proposals) != 1 else " The class table proposed fits them."
+        cure = "" if len(proposals) != 1 else " The proposed class table fits them."
         yield from _grouped("wrong_mode", message + cure, [_mode_example(dataset, pair) for pair in wrong])
 
 
@@ -182,7 +182,7 @@ def _lossy(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
             examples.append(f"{shown(dataset, pair.item.mask)}: {strays} {what}{place}")
     yield from _grouped(
         "lossy_mask",
-        "Masks were stored lossily (JPEG or lossy WebP, whatever the file name says), which smears their "
+        "Masks were stored lossily (JPEG or lossy WebP, regardless of the file name), which changes their "
         "values. Export them again as PNG; the lost values cannot be restored.",
         examples,
     )
@@ -206,9 +206,9 @@ def _wrong_values(
     dataset: Dataset, pairs: list[Pair], classes: ClassTable | None, proposals: list[Proposal]
 ) -> Iterator[Finding]:
     if classes is None:
-        message = ["There is no classes.yaml to say what the values in the masks mean."]
+        message = ["There is no classes.yaml that defines what the values in the masks mean."]
         if len(proposals) == 1 and proposals[0].classes:
-            message += [proposals[0].reason, "`--write-classes` writes the table proposed."]
+            message += [proposals[0].reason, "`--write-classes` writes the proposed table."]
         elif proposals:
             message += [proposal.facts for proposal in proposals]
             message.append("No table is proposed, because none fits all masks as they are.")
@@ -216,9 +216,9 @@ def _wrong_values(
         return
     for proposal in proposals:
         if proposal.kind in ("wrong_mode", "blended_edges", "palettes_differ"):
-            continue  # said elsewhere
+            continue  # reported elsewhere
         fits = proposal.classes is not None and len(proposals) == 1
-        message = f"{proposal.reason} The class table proposed fits them." if fits else proposal.facts
+        message = f"{proposal.reason} The proposed class table fits them." if fits else proposal.facts
         examples = [
             f"{shown(dataset, pair.item.mask)}: value {value} in {_count(mask, value)} pixels, "
             f"first at {_at(mask, value)}"
@@ -232,7 +232,7 @@ def _wrong_values(
 
 
 def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | None) -> Iterator[Finding]:
-    """Single masks with 0 and 255 in a set of two classes whose other masks hold 0 and 1."""
+    """Masks with only 0 and 255 in a dataset of two classes whose other masks contain 0 and 1."""
     if classes is None or classes.color_coded or len(classes) != 2 or 255 not in classes.ignore:
         return
     odd = [shown(dataset, pair.item.mask) for pair, mask in masks_of(pairs) if mask.values == (0, 255)]
@@ -252,11 +252,11 @@ def _all_ignored(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
         if mask.labels is not None
         and mask.size
         and not ((mask.labels != IGNORE_INDEX) & (mask.seen > 0)).any()
-        and not (pair.picture and pair.picture.void == 1)  # told as all_void
+        and not (pair.picture and pair.picture.void == 1)  # reported as all_void
     ]
     yield from _grouped(
         "all_ignore",
-        "Masks in which every pixel is ignored, or labelled only where the picture has no data; they teach nothing.",
+        "Masks in which every pixel is ignored, or labelled only where the picture has no data; they have no effect.",
         empty,
     )
 

@@ -1,4 +1,4 @@
-"""What can be wrong with the values of masks across files: blended edges, codings and palettes that differ."""
+"""Checks of mask values across files: blended edges, and codings and palettes that differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atrous.data.formats.palettes import palettes_differ
 from atrous.data.label_map import ClassTable, Raw
 from atrous.errors import counted
 
-_TOPS = (255, 65535)  # what white is in masks of 8 and of 16 bits
+_TOPS = (255, 65535)  # the value of white in masks of 8 and of 16 bits
 
 
 def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -> Iterator[Finding]:
@@ -45,9 +45,9 @@ def find_blended_edges(dataset: Dataset, pairs: list[Pair], blended: set[Raw]) -
 
 
 def files_by_coding(pairs: list[Pair]) -> dict[str, list[Pair]]:
-    """The grey masks by how they code a foreground, where they differ in it; empty where they do not.
+    """The grey masks by their coding of the foreground; empty if all masks have the same coding.
 
-    A mask that holds 255 beside other numbers shows that 255 means "ignore" here, so nothing differs.
+    A mask that contains 255 and other class numbers shows that 255 means "ignore", so the codings do not differ.
     """
     groups: dict[str, list[Pair]] = {}
     for pair, mask in masks_of(pairs):
@@ -68,11 +68,11 @@ def find_mixed_codings(
 
     Args:
         dataset: the dataset.
-        groups: of ``files_by_coding``.
+        groups: the result of ``files_by_coding``.
         classes: its class table, or None.
 
     Yields:
-        Whether it is an error, because the table does not know all the values, and the finding.
+        Whether the finding is an error, because the table does not list all values, and the finding.
     """
     if not groups or (classes is not None and classes.color_coded):
         return
@@ -82,7 +82,7 @@ def find_mixed_codings(
         return  # each value means a class, such as raw: [1, 255]
     unknown = classes is None or any(mask.unknown for mask in masks)
     if not unknown and classes is not None and len(classes) == 2:
-        return  # told as foreground_is_255
+        return  # reported as foreground_is_255
     examples = [
         f"{coding} ({_values(part)}): {counted(len(part), 'file')}, such as "
         + ", ".join(shown(dataset, pair.item.mask) for pair in part[:SHOWN])
@@ -92,8 +92,9 @@ def find_mixed_codings(
         unknown,
         Finding(
             "mixed_coding",
-            "The masks are coded differently: some hold 0 and white (255 or 65535), others class numbers. White may be "
-            "a class in the first and would be ignored, or be a class too many. Write all masks in one coding.",
+            "The masks are coded differently: some hold 0 and white (255 or 65535), others class numbers. In the "
+            "first, white may be the foreground, but would be ignored or become an extra class. Write "
+            "all masks in one coding.",
             len(masks),
             tuple(examples),
         ),
@@ -120,7 +121,7 @@ def find_differing_palettes(dataset: Dataset, pairs: list[Pair]) -> Iterator[Fin
 
 
 def colors_by_palette(masks: list[MaskFacts]) -> dict[Raw, int]:
-    """The pixels of each colour of palette masks."""
+    """The number of pixels of each colour in masks with a palette."""
     pixels: dict[Raw, int] = {}
     for mask in masks:
         for value, count in zip(mask.values, mask.counts.tolist(), strict=True):

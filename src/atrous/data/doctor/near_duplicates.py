@@ -13,11 +13,11 @@ from atrous.data.doctor.scan import PictureFacts
 # Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six
 # exposures reach 0.98 (median), different pictures of one road, tissue or video at most 0.71.
 _NEAR_IDENTICAL = 0.95
-_AT_ONCE = 512  # pictures that are compared with all others in one product
+_AT_ONCE = 512  # number of pictures compared with all others in one matrix product
 
 
 class NearCopies:
-    """Finds near copies by thumbnails, and by what varies among the pictures of one camera.
+    """Finds near copies by thumbnails, and by the parts that vary among the pictures of one camera.
 
     Args:
         pictures: the facts of each picture by its path, at least one.
@@ -31,14 +31,14 @@ class NearCopies:
         self._fixed_parts = FixedParts(self._thumbnails, np.array([facts.contrast for facts in pictures.values()]))
 
     def between(self, pictures: list[Path], others: list[Path]) -> Iterator[tuple[Path, Path, float | None]]:
-        """For each of ``others`` that has a near copy among ``pictures``: itself, the likest, and their correlation.
+        """The most similar picture for each of ``others`` that has a near copy among ``pictures``.
 
         Args:
-            pictures: at least one.
-            others: which are looked up.
+            pictures: the pictures to search, at least one.
+            others: the pictures to find copies of.
 
         Yields:
-            (other, picture, correlation); None for a copy pixel for pixel.
+            (other, picture, correlation); the correlation is None for an exact copy.
         """
         rows = np.array([self._rows[path] for path in pictures])
         thumbnails = self._thumbnails[rows]
@@ -56,19 +56,19 @@ class NearCopies:
                 yield other, pictures[best], float(likeness[best])
 
     def pairs(self) -> Iterator[tuple[Path, Path]]:
-        """Every two pictures that are near copies or copies of each other."""
+        """All pairs of pictures that are copies or near copies of each other."""
         first_of: dict[bytes, Path] = {}
         for path, digest in zip(self._paths, self._digests, strict=True):
             first = first_of.setdefault(digest, path)
             if first != path:
                 yield first, path
-        everyone = np.arange(len(self._paths))
-        for start in range(0, len(everyone), _AT_ONCE):
+        all_rows = np.arange(len(self._paths))
+        for start in range(0, len(all_rows), _AT_ONCE):
             likeness = self._thumbnails[start : start + _AT_ONCE] @ self._thumbnails.T
             for row, likenesses in enumerate(likeness, start):
                 near = np.flatnonzero(likenesses[row + 1 :] > _NEAR_IDENTICAL) + row + 1
-                yield from ((self._paths[row], self._paths[other]) for other in self._alike(row, everyone, near))
+                yield from ((self._paths[row], self._paths[other]) for other in self._alike(row, all_rows, near))
 
     def _alike(self, row: int, rows: np.ndarray, near: np.ndarray) -> np.ndarray:
-        """Those of the near ones (places in ``rows``) that are near not only by what all pictures of a camera share."""
+        """Those indices ``near`` into ``rows`` that stay similar without the part shared by a camera's pictures."""
         return near[self._fixed_parts.are_alike(row, rows[near])] if len(near) else near

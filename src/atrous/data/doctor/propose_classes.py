@@ -1,4 +1,4 @@
-"""The class table that would fit the values found in a dataset's masks."""
+"""Proposes a class table that fits the values in a dataset's masks."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from atrous.data.class_colors import Color, default_colors
 from atrous.data.label_map import MAX_CLASSES, ClassTable, Raw
 
-_IGNORED = -1  # several remote sensing sets
+_IGNORED = -1  # used by several remote sensing datasets
 _IGNORED_TOPS = (255, 65535, 2**32 - 1)  # VOC, Cityscapes and most tools; −1 in unsigned types
-_IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # what GIS tools fill with, and the least of signed types
-_GREY_STEP = 16  # between classes that are drawn as grey levels, on average; class numbers lie nearer
-_MANY = 32  # values beyond which compression or numbered objects are likelier than classes
+_IGNORED_BOTTOMS = (-128, -9999, -32768, -(2**31))  # fill values of GIS tools, and the smallest values of signed types
+_GREY_STEP = 16  # smallest mean step between classes drawn as grey levels; class numbers are closer
+_MANY = 32  # number of values above which compression or numbered objects are more likely than classes
 _NEARLY_ALL = 0.9
-_MUCH_RARER = 0.1  # pixels that one value of a blend has at most, of those that a class has
+_MUCH_RARER = 0.1  # largest number of pixels of a blended value, relative to a class
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A class table for the values found, and why.
+    """A class table for the values found, and the reason for it.
 
     Attributes:
-        kind: "foreground_is_255", "smeared_mask", "off_by_one", "unknown_value", "wrong_mode" or "none" where
-            there was no table to compare with; "too_many_values" where no table can help.
+        kind: "foreground_is_255", "smeared_mask", "off_by_one", "unknown_value", "wrong_mode"; "none" if
+            there was no table to compare with; "too_many_values" if no table can help.
         reason: sentences for the user.
         classes: the proposed table, or None.
-        about: what the reason says of that table, which is only said where it is shown.
+        about: the part of the reason about the proposed table, left out if the table is not shown.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Proposal:
 
     @property
     def facts(self) -> str:
-        """The reason without what it says of the table."""
+        """The reason without the part about the table."""
         return self.reason.replace(self.about, "").strip() if self.about else self.reason
 
 
@@ -48,7 +48,7 @@ def propose_classes(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Pr
         classes: the table in use, whose names and colours are kept where they fit, or None.
 
     Returns:
-        The proposal, or None where ``classes`` fits the values as it is.
+        The proposal, or None if ``classes`` already fits the values.
     """
     if not pixels:
         return None
@@ -65,11 +65,11 @@ def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propo
         inner = _for_numbers(pixels, by_index)
         reason = "The masks hold one number a pixel, and the class table lists [r, g, b] colours."
         return Proposal("wrong_mode", reason, inner.classes if inner else by_index)
-    unknown = [value for value in found if classes is None or value not in _meanings(classes)]
+    unknown = [value for value in found if classes is None or value not in _listed_values(classes)]
     if found == [0, 255] and not _has_foreground(classes, 255):
         reason = (
             "The masks hold only 0 and 255. 255 usually means 'ignore', but here it must be the foreground: "
-            "taken as ignore, nothing but background would be left to learn."
+            "if 255 were ignored, only the background would be left to learn."
         )
         return Proposal("foreground_is_255", reason, _two_classes(classes, (0,), (255,)))
     if found == [0, 65535] and classes is not None and not _has_foreground(classes, 65535):
@@ -99,7 +99,7 @@ def _for_numbers(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propo
 def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Proposal | None:
     found = sorted(value for value in pixels if isinstance(value, tuple))
     if classes is not None and classes.color_coded:
-        unknown = [color for color in found if color not in _meanings(classes)]
+        unknown = [color for color in found if color not in _listed_values(classes)]
         if not unknown:
             return None
         reason = f"The masks hold colours that the class table does not list: {_few(unknown)}."
@@ -108,7 +108,7 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
     if len(found) > MAX_CLASSES:
         return _too_many(len(found))
     names = dict(zip(classes.colors, classes.names, strict=True)) if classes else {}
-    # where every other colour has a name, an unnamed black is what colour coding tools leave for "void"
+    # if the table has colours but not black, black is what colour coding tools write for "void"
     black_is_void = (0, 0, 0) in found and (0, 0, 0) not in names and len(names) > 0
     kept = [color for color in found if not (black_is_void and color == (0, 0, 0))]
     if classes:
@@ -126,7 +126,7 @@ def _for_colors(pixels: Mapping[Raw, int], classes: ClassTable | None) -> Propos
 
 
 def _usually_ignored(found: list[int]) -> tuple[int, ...]:
-    """The values among all sorted ones that usually mean "ignore", where two others are left at least.
+    """Those of the sorted values that usually mean "ignore"; empty if fewer than two others would be left.
 
     White beside other grey levels, as in 0, 128, 255, is a class like them.
     """
@@ -163,8 +163,8 @@ def _from_scratch(found: list[int]) -> Proposal:
 
 
 def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
-    """The table with a new class for each unknown value, or ignore for those that usually mean it."""
-    known = [value for value in _meanings(classes) if isinstance(value, int)]
+    """The table with a new class for each unknown value; values that usually mean "ignore" are ignored."""
+    known = [value for value in _listed_values(classes) if isinstance(value, int)]
     usual = () if classes.color_coded else _usually_ignored(sorted({*known, *unknown}))
     ignore = tuple(value for value in unknown if value in usual)
     new = [value for value in unknown if value not in ignore]
@@ -187,11 +187,11 @@ def _extended(classes: ClassTable, unknown: list, reason: str) -> Proposal:
 
 
 def _cut_at_the_middle(found: list[int], classes: ClassTable | None) -> Proposal:
-    """Two classes, of which each value between them belongs to the nearer one."""
+    """A table of two classes that assigns each value in between to the nearer class."""
     middle = (found[0] + found[-1] + 1) // 2
     reason = (
         f"The masks hold {len(found)} values from {found[0]} to {found[-1]}, most of them in few pixels or at edges: "
-        "in-between values as smoothing or lossy compression leaves them. Export the masks again without either, or "
+        "such in-between values come from smoothing or lossy compression. Export the masks again without either, or "
         f"take {middle} as the threshold, as the proposed table does."
     )
     low, high = tuple(range(found[0], middle)), tuple(range(middle, found[-1] + 1))
@@ -212,7 +212,7 @@ def _too_many(count: int) -> Proposal:
     return Proposal("too_many_values", reason, None)
 
 
-def _meanings(classes: ClassTable) -> set[Raw]:
+def _listed_values(classes: ClassTable) -> set[Raw]:
     return {value for values in (*classes.raw, classes.ignore) for value in values}
 
 
@@ -221,15 +221,15 @@ def _has_foreground(classes: ClassTable | None, white: int) -> bool:
 
 
 def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassTable | None) -> Proposal | None:
-    """Propose a table for masks with blended edges: classes for what is no blend, and the blends ignored.
+    """Propose a table for masks with blended edges: blends are ignored, and all other values are classes.
 
     Args:
         pixels: how many pixels hold each raw value.
-        blended: those that are blends; as colours there are too many to list.
+        blended: the values that are blends; blended colours are too many to list.
         classes: the table in use, or None.
 
     Returns:
-        The proposal; it has no table where none fits.
+        The proposal; its table is None if no table fits.
     """
     clean = {value: count for value, count in pixels.items() if value not in blended}
     if all(isinstance(value, int) for value in pixels):
@@ -241,7 +241,7 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
     table = proposal.classes if proposal else classes
     kind, facts, about = (proposal.kind, proposal.facts, proposal.about) if proposal else ("blended_edges", "", "")
     if table is not None and len(blended) <= MAX_CLASSES and all(isinstance(value, int) for value in blended):
-        listed = _meanings(table)
+        listed = _listed_values(table)
         ignore = (*table.ignore, *sorted(value for value in blended if value not in listed))
         table = ClassTable(table.names, table.colors, table.raw, ignore)
         about = f"{about} The proposed table ignores the blended values at edges.".strip()
@@ -249,7 +249,7 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
 
 
 def _is_smeared(found: list[int], pixels: Mapping[Raw, int]) -> bool:
-    """Whether many values lie between two, which together are rare, or each of them much rarer than both."""
+    """Whether many values lie between two main ones, and are rare together or each much rarer than both."""
     if not _MANY < len(found) <= 256:
         return False
     ends, between = (pixels[found[0]], pixels[found[-1]]), [pixels[value] for value in found[1:-1]]

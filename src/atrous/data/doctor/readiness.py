@@ -1,4 +1,4 @@
-"""What a training needs of a dataset, asked by `doctor` before and by `train` at its start."""
+"""Checks whether a training can start on a dataset, used by `doctor` and at the start of `train`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atrous.data.label_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import counted
 
-#: Pictures of a split up to which its score means little.
+#: Largest number of pictures of a split whose score means little.
 FEW = 2
 
 
@@ -20,12 +20,12 @@ def obstacles(
     train: str = "train",
     val: str = "val",
 ) -> Iterator[tuple[str, str]]:
-    """Yield why a training cannot start: a kind such as "missing_split", and a sentence with the cure.
+    """Yield reasons why a training cannot start: a kind such as "missing_split", and a sentence with the solution.
 
     Args:
         pictures: the number of pictures of each split.
         classes: the class table, or None where there is none yet.
-        pixels: the labelled pixels of each class by split, as far as they are counted.
+        pixels: the number of labelled pixels of each class by split, for splits that have been counted.
         train: the split to learn from.
         val: the split to choose the best weights on.
     """
@@ -45,29 +45,30 @@ def obstacles(
                     f"unknown split of the data '{wanted}'. Did you mean '{near[0]}'? The splits are {there}.",
                 )
                 continue
-            told = f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}."
-            yield "missing_split", told
+            sentence = f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}."
+            yield "missing_split", sentence
         elif not pictures[name]:
             yield "empty_split", f"The split '{wanted}' has no pictures, and training needs it {purpose}. Add some."
         elif classes is not None and name in pixels and not sum(pixels[name]):
             yield (
                 "nothing_labelled",
                 f"The split '{wanted}' of the data has no labelled pixel where its pictures hold data (not "
-                "nodata, transparent, NaN or infinite): nothing to learn or measure. Compare masks and pictures.",
+                "nodata, transparent, NaN or infinite), so it cannot be learned from or measured. Compare "
+                "masks and pictures.",
             )
     if classes is not None and len(classes) == 1:
         yield (
             "one_class",
-            f"There is one class only, '{classes.names[0]}': nothing to tell apart. Give what surrounds it, such as a "
-            "background, a class of its own in classes.yaml.",
+            f"There is one class only, '{classes.names[0]}': training needs at least two. Add a class for its "
+            "surroundings, such as 'background', to classes.yaml.",
         )
 
 
 def few_pictures_note(pictures: int, val: str) -> str:
-    """A sentence where a split is too small for its score to mean much, or "".
+    """A warning if a split is too small for its score to mean much, else "".
 
     Args:
-        pictures: of the split.
+        pictures: number of pictures in the split.
         val: the split to choose the best weights on.
     """
     if pictures > FEW:

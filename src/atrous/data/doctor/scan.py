@@ -1,4 +1,4 @@
-"""Reading every picture and mask of a dataset once, keeping only what can be judged afterwards."""
+"""Reads every picture and mask of a dataset once and keeps only the facts that the checks need."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_p
 from atrous.data.pixels import StoredPixels, fill_missing, gives_channels
 from atrous.errors import AtrousError
 
-_THUMBNAIL = 16  # pixels a side
-_PLACES = 5  # unknown values a mask remembers the place of
-_VALUES = 1024  # a JPEG in colours has 10⁵ values; more classes than 255 are refused anyway
-_READERS = 16  # so that 128 cores do not decode 128 large scans at once
+_THUMBNAIL = 16  # side in pixels
+_PLACES = 5  # number of unknown values per mask whose place is stored
+_VALUES = 1024  # number of values stored per mask; a colour JPEG has 10⁵, but more than 255 classes are refused
+_READERS = 16  # number of threads at most, so 128 cores do not decode 128 large scans at once
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is kept of a picture.
+    """The facts about a picture.
 
     Attributes:
         size: (H, W) in pixels.
-        channels: C, without an alpha band.
-        bands: C, with an alpha band.
+        channels: number of channels, without an alpha band.
+        bands: number of bands, with an alpha band.
         dtype: the name of its dtype.
-        void: share of its pixels that hold no data: nodata, transparent, NaN or infinite.
-        doubtful_alpha: whether its alpha band hides pixels, and looks like a channel that was marked as alpha.
+        void: share of its pixels without data: nodata, transparent, NaN or infinite.
+        doubtful_alpha: whether its alpha band makes pixels void, but may be a channel that was marked as alpha.
         digest: a hash of its pixels.
         thumbnail: 256 numbers of mean 0 and length 1, so that the dot product of two is their correlation.
-        contrast: the thumbnail's root mean square before it was scaled, in grey levels: of a deep picture 1/255 of
-            its thumbnail's range.
-        footprint: the ground that it shows; None where its file does not tell.
+        contrast: the thumbnail's root mean square before it was scaled, in grey levels; for other types than uint8, a
+            grey level is 1/255 of its thumbnail's range.
+        footprint: the ground that it shows; None if its file has no position.
     """
 
     size: tuple[int, ...]
@@ -60,28 +60,28 @@ class PictureFacts:
 
 @dataclass(frozen=True)
 class MaskFacts:
-    """What is kept of a mask.
+    """The facts about a mask.
 
     Attributes:
         size: (H, W) in pixels.
         in_color: whether its pixels are (red, green, blue); a grey mask stored as RGB is not.
         lossy: whether the file was compressed lossily.
         values: the raw values found, sorted; the 1024 most frequent if there are more.
-        counts: the pixels of each value.
-        seen: the pixels of each value where the picture holds data; others are ignored in training.
+        counts: the number of pixels of each value.
+        seen: the number of pixels of each value where the picture has data; others are ignored in training.
         distinct: the number of different values in the file.
-        labels: the label of each value; None without a class table, or where that expects another mode.
-        unknown: the pixels whose value no class lists.
+        labels: the label of each value; None without a class table, or if the table expects another mode.
+        unknown: the number of pixels whose value no class lists.
         places: first (x, y) of the most frequent values that no class lists.
-        inside: the pixels of each value whose neighbours all hold it.
-        between: the pixels of each value that lie strictly between their neighbours' values.
-        between_places: first (x, y) of values that lie between others most often.
-        palette: the colour of each value, where the file has a palette; else None.
-        nodata: the value that the file declares as no data, where the mask holds it and no class lists it; else None.
-            It is none of ``values``.
-        pages: number of pages or frames in the file, of which the first is read.
-        stacks: whether they are pages of a TIFF.
-        white_is_zero: whether the file says that 0 is white; None where it says neither.
+        inside: the number of pixels of each value whose neighbours all have it.
+        between: the number of pixels of each value strictly between their neighbours' values.
+        between_places: first (x, y) of the values that are most often between others.
+        palette: the colour of each value if the file has a palette, else None.
+        nodata: the value that the file declares as no data, if it occurs in the mask and no class lists it; else None.
+            ``values`` does not contain it.
+        pages: number of pages or frames in the file; only the first is read.
+        stacks: whether the file is a TIFF with several pages.
+        white_is_zero: whether the file declares 0 as white; None if it declares neither black nor white as 0.
     """
 
     size: tuple[int, ...]
@@ -106,14 +106,14 @@ class MaskFacts:
 
 @dataclass(frozen=True)
 class Pair:
-    """An item with what is known of its files; None where one is missing or unreadable.
+    """An item with the facts about its files; None for a file that is missing or unreadable.
 
     Attributes:
         item: the item.
         picture: the facts of its picture.
         mask: the facts of its mask.
-        problems: why files could not be read, each naming its file.
-        turned: the EXIF orientation, 2 to 8, of a picture whose mask has another; else 0.
+        problems: errors of unreadable files, each with the name of its file.
+        turned: the EXIF orientation, 2 to 8, of a picture whose mask has a different one; else 0.
     """
 
     item: Item
@@ -133,11 +133,12 @@ def survey(
     """Read all items on all cores.
 
     Args:
-        items: what to read.
-        classes: the table to look values up in, or None.
-        progress: called with the items read and their total, after each.
+        items: the items to read.
+        classes: the table that maps values to labels, or None.
+        progress: called after each item with the number of items read and the total.
         pages: as in `read_pixels`.
-        channels: C that a model takes, which decides where a picture holds data; None for all that are no alpha.
+        channels: number of channels C that a model takes, which affects where a picture has data; None for all except
+            alpha.
 
     Returns:
         One pair per item, in their order; damaged files become problems, not errors.
@@ -163,7 +164,7 @@ def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int
             wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None
             picture, valid = _describe_picture(pixels, wanted)
             picture = replace(picture, footprint=footprint_of(item.image))
-        except Exception as error:  # a decoder's own, or no memory: one file must not end the examination
+        except Exception as error:  # an error of a decoder, or no memory: one file must not end the examination
             problems.append(_in_words(item.image, error))
     if item.mask is not None:
         try:
@@ -181,7 +182,7 @@ def _turned(item: Item) -> int:
     try:
         orientation = exif_orientation(item.image)
         alike = orientation == 1 or (item.mask is not None and exif_orientation(item.mask) == orientation)
-    except Exception:  # a tag that cannot be read turns nothing
+    except Exception:  # an unreadable tag does not turn the picture
         return 0
     return orientation if not alike and 2 <= orientation <= 8 else 0
 
@@ -191,7 +192,7 @@ def _in_words(path: Path, error: Exception) -> str:
 
 
 def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[PictureFacts, np.ndarray | None]:
-    """The facts, and H×W booleans of where the picture holds data; None for everywhere."""
+    """The facts, and H×W booleans, True where the picture has data; None for data everywhere."""
     image, valid = pixels.for_model(channels)
     height, width = image.shape[:2]
     digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
@@ -199,7 +200,7 @@ def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[Pictu
     thumbnail = cv2.resize(known, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     thumbnail = thumbnail.reshape(_THUMBNAIL, _THUMBNAIL, -1).mean(axis=2, dtype=np.float32)
     level = 1.0 if image.dtype == np.uint8 else float(np.ptp(thumbnail)) / 255
-    # Without its slow changes a vignette or a sky no longer makes different pictures look alike.
+    # Remove slow changes, such as a vignette or a sky, that make different pictures look alike.
     thumbnail -= cv2.GaussianBlur(thumbnail, (0, 0), _THUMBNAIL / 8)
     thumbnail -= thumbnail.mean()
     length = float(np.linalg.norm(thumbnail))
@@ -216,7 +217,7 @@ def _describe_picture(pixels: StoredPixels, channels: int | None) -> tuple[Pictu
 
 
 def _without_void(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """The image, with its own mean where there is no data: a common border makes no two pictures alike."""
+    """The image with its mean where there is no data, so a common border does not make pictures similar."""
     return fill_missing(image, valid, image[valid].mean(axis=0)) if valid.any() else image
 
 
@@ -284,7 +285,7 @@ def _describe_mask(stored: StoredMask, lossy: bool, classes: ClassTable | None, 
 
 
 def _may_be_blended(distinct: int, unknown: int, lossy: bool, classes: ClassTable | None) -> bool:
-    """Whether to look for blends: two values and two blends of them at least, and values without a meaning."""
+    """Whether to search for blends: there are at least four values, and some that no class lists."""
     return 4 <= distinct <= 1 << 16 and not lossy and bool(unknown or classes is None)
 
 
@@ -295,7 +296,7 @@ def _edges(raw_mask: np.ndarray, codes: np.ndarray, found: np.ndarray) -> EdgeCo
 
 
 def _histogram(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of an H×W array, sorted, and the pixels of each."""
+    """The sorted values of an H×W array, and the number of pixels of each."""
     if codes.dtype != np.uint8:
         return np.unique(codes, return_counts=True)
     pixels = np.bincount(codes.ravel(), minlength=256)  # ten times faster than sorting

@@ -1,4 +1,4 @@
-"""What makes scores flatter: pictures, groups of pictures, ground or near copies that two splits share."""
+"""Checks of what two splits share, which makes scores too high: pictures, groups, ground or near copies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from atrous.data.splits.group_names import groups_in_names, recognised_pattern
 from atrous.data.splits.random_split import seeded_split
 from atrous.errors import counted
 
-#: Layouts in which lists tell the splits, where there are some.
+#: Layouts in which lists define the splits, if there are any.
 _READS_LISTS = frozenset({"folder", "side_by_side", "voc", "nnunet"})
 
 
 def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[Finding, ...]:
-    """Warnings of what two splits share, one of which is trained on and the other measured.
+    """Warnings of what two splits share, such as the training split and the split that is measured.
 
     Args:
         dataset: the dataset.
@@ -32,47 +32,47 @@ def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[F
     found = (*_same_pictures(dataset), *_shared_groups(dataset), *_same_ground(by_split), *_near_identical(by_split))
     if not found:
         return ()
-    return (*found[:-1], replace(found[-1], message=f"{found[-1].message} {_cure(dataset)}"))
+    return (*found[:-1], replace(found[-1], message=f"{found[-1].message} {_advice(dataset)}"))
 
 
 def groups_of(dataset: Dataset) -> tuple[dict[Path, str], str | None]:
-    """The group of each picture that has one, as told, else as the names tell by themselves.
+    """The group of each picture that has one, as the dataset defines it, else recognised in the names.
 
     Args:
         dataset: the dataset.
 
     Returns:
-        The groups by picture, and the pattern of the names where it was recognised, else None.
+        The groups by picture, and the pattern if it was recognised in the names, else None.
     """
     items = {item.image: item for items in dataset.splits.values() for item in items if not item.listed}
-    told = {path: item.group for path, item in items.items() if item.group is not None}
-    if dataset.groups_from in ("file", "pattern") or len(set(told.values())) < len(told):
-        return told, None
+    given = {path: item.group for path, item in items.items() if item.group is not None}
+    if dataset.groups_from in ("file", "pattern") or len(set(given.values())) < len(given):
+        return given, None
     names = {item.name for item in items.values()}
     by_name = groups_in_names(names)
     if not by_name:
-        return told, None
+        return given, None
     return {path: by_name[item.name] for path, item in items.items() if item.name in by_name}, recognised_pattern(names)
 
 
 def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[Item, ...]]:
     """A split that keeps groups, near copies of each other, and pictures of the same ground together.
 
-    Ground is left out where it joins more than half of the pictures, such as overlapping tiles of one scene: then no
-    split of whole places would leave enough for each part.
+    Ground is ignored if it joins more than half of the pictures, such as overlapping tiles of one scene: then no
+    split by places would leave enough pictures for each part.
 
     Args:
         dataset: the dataset.
-        pairs: its items, each once, with what is known of their files.
+        pairs: its items, each once, with the facts about their files.
 
     Returns:
-        The items of each split, as `seeded_split` gives them; those whose split the dataset tells are not among them.
+        The items of each split, as `seeded_split` returns them, without items whose split the dataset defines.
     """
-    told, _ = groups_of(dataset)
+    given, _ = groups_of(dataset)
     facts = {pair.item.image: pair.picture for pair in pairs if pair.picture}
     joined = _Joined()
     first: dict[str, Path] = {}
-    for path, group in told.items():
+    for path, group in given.items():
         joined.join(first.setdefault(group, path), path)
     for one, other in NearCopies(facts).pairs() if facts else ():
         joined.join(one, other)
@@ -90,30 +90,30 @@ def propose_split(dataset: Dataset, pairs: Iterable[Pair]) -> dict[str, tuple[It
 
 
 def _roots(joined: _Joined, items: Iterable[Item]) -> dict[Path, Path]:
-    """Of each picture the one that stands for all that are joined with it."""
+    """The representative of each picture's group of joined pictures."""
     return {item.image: joined.root(item.image) for item in items}
 
 
 class _Joined:
-    """Pictures that belong together, joined pair by pair."""
+    """A union-find structure of pictures that belong together."""
 
     def __init__(self) -> None:
         self._above: dict[Path, Path] = {}
 
     def root(self, path: Path) -> Path:
-        """The one picture that stands for all that are joined with it."""
+        """The picture that represents all pictures joined with this one."""
         while (above := self._above.get(path, path)) != path:
             self._above[path] = path = self._above.get(above, above)
         return path
 
     def join(self, one: Path, other: Path) -> None:
-        """Joins all that belong to one with all that belong to the other."""
+        """Joins the groups of two pictures."""
         first, second = sorted((self.root(one), self.root(other)))
         if first != second:
             self._above[second] = first
 
 
-def _cure(dataset: Dataset) -> str:
+def _advice(dataset: Dataset) -> str:
     if dataset.unlisted:
         return "`--write-split` writes split lists that keep groups, places and near copies together."
     if dataset.layout in _READS_LISTS:
@@ -129,7 +129,7 @@ def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
         shared = {item.image for item in items} & {item.image for item in others}
         yield from _counted(
             "same_picture",
-            f"Pictures listed both in {first} and in {second}; scores on them say nothing.",
+            f"Pictures listed both in {first} and in {second}; scores on them are meaningless.",
             sorted(shown(dataset, path) for path in shared),
         )
 
@@ -137,8 +137,8 @@ def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
 def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
     groups, pattern = groups_of(dataset)
     if pattern is None:
-        told = {"file": "groups.csv tells", "pattern": "the pattern of groups tells"}
-        how = f"as {told.get(dataset.groups_from, 'the layout tells')}"
+        sources = {"file": "groups.csv tells", "pattern": "the pattern of groups tells"}
+        how = f"as {sources.get(dataset.groups_from, 'the layout tells')}"
         cure = ""
     else:
         how = "by their names"
@@ -150,7 +150,7 @@ def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
         yield from _counted(
             "shared_group",
             f"Groups, {how}, with pictures both in {first} and in {second}, such as slices of one patient or frames of "
-            f"one recording; scores on {second} flatter, because pictures of one group resemble each other.{cure}",
+            f"one recording; scores on {second} are too high, because pictures of one group resemble each other.{cure}",
             [
                 f"{group}: {counted(one[group], 'picture')} in {first}, {other[group]} in {second}"
                 for group in sorted(one.keys() & other.keys())
@@ -174,8 +174,8 @@ def _same_ground(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         )
         yield from _counted(
             "same_ground",
-            f"Pictures of {second} that show ground of {first}, by their coordinates; scores on them flatter. Keep "
-            "pictures of one place in one split; where all tiles of a scene overlap in a row, draw a line on the map.",
+            f"Pictures of {second} that show ground of {first}, by their coordinates; scores on them are too high. "
+            "Keep pictures of one place in one split; if all tiles of a scene overlap, divide its area instead.",
             [f"{second} {name} and {first} {names[twin]}" for name, twin in shared if twin is not None],
         )
 
@@ -190,7 +190,7 @@ def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
         found = copies.between([one.image for one in items], [one.image for one in others]) if items else ()
         yield from _counted(
             "near_identical",
-            f"Pictures of {second} that look nearly like one of {first}; scores on them flatter. Keep all "
+            f"Pictures of {second} that look nearly like one of {first}; scores on them are too high. Keep all "
             "pictures of one object or scene in one split.",
             [
                 f"{second} {other.name} is {first} {twin.name}, pixel for pixel"
@@ -202,17 +202,17 @@ def _near_identical(by_split: Mapping[str, list[Pair]]) -> Iterator[Finding]:
 
 
 def _independent_splits(splits: Mapping[str, Iterable[Any]]) -> Iterator[tuple[tuple, tuple]]:
-    """Every two splits, but those of which one is made to contain the other, as VOC's trainval contains train."""
+    """All pairs of splits, except where one is meant to contain the other, as VOC's trainval contains train."""
     for first, second in combinations(splits, 2):
         one, other = set(splits[first]), set(splits[second])
         if _are_apart(first, second) or not (one <= other or other <= one):
-            # what is trained on first: what is said of the other split is said against it
+            # the training split comes first: messages compare the other split with it
             first, second = sorted((first, second), key=lambda name: (not name.startswith("train"), name))
             yield (first, splits[first]), (second, splits[second])
 
 
 def _are_apart(first: str, second: str) -> bool:
-    """Whether the names of two splits say that they share no picture: "trainaug" and "val", but not "trainval"."""
+    """Whether, by their names, two splits should share no picture: "trainaug" and "val", but not "trainval"."""
     one, other = ({word for word in ("train", "val", "test") if word in name.lower()} for name in (first, second))
     return bool(one and other) and not one & other
 

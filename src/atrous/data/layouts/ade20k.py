@@ -59,71 +59,71 @@ _INFO = "objectInfo150.txt"
 
 
 def looks_like_ade20k(root: Path) -> bool:
-    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders and pictures ``ADE_*`` or the names' list.
+    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders, and ``ADE_*`` or the list of names.
 
-    The folders alone say too little: retina sets such as DRIVE are often kept in the same ones.
+    The folders alone are not enough: retina datasets such as DRIVE often use the same folders.
     """
-    home = _home(root)
-    if home is None:
+    base = _base_folder(root)
+    if base is None:
         return False
-    named = (next((home / "images" / folder).glob("ADE_*"), None) for folder in _FOLDERS.values())
-    return (home / _INFO).is_file() or any(named)
+    named = (next((base / "images" / folder).glob("ADE_*"), None) for folder in _FOLDERS.values())
+    return (base / _INFO).is_file() or any(named)
 
 
 def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; the splits are train and val, and pictures to be tested on are left out.
+    """Open a dataset of this layout; the splits are train and val. Test pictures have no masks and are left out.
 
     Args:
-        root: the folder with ``images/`` and ``annotations/``, or the one above ``ADEChallengeData2016``.
+        root: the folder with ``images/`` and ``annotations/``, or the folder above ``ADEChallengeData2016``.
         classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 150 classes,
-            named by ``objectInfo150.txt`` where it is there (raw values 1 to 150; 0 is ignored).
+            named by ``objectInfo150.txt`` if it exists (raw values 1 to 150; 0 is ignored).
 
     Raises:
         AtrousError: a folder is missing or empty, or the list of names is damaged.
     """
-    home = _home(root)
-    if home is None:
+    base = _base_folder(root)
+    if base is None:
         raise AtrousError(
             f"{root}: the layout 'ade20k' needs images/training/ and annotations/training/, or the same two named "
             "validation/; they are missing."
         )
-    folders = {name: folder for name, folder in _FOLDERS.items() if (home / "images" / folder).is_dir()}
-    images = {name: pictures_in(home / "images" / folder) for name, folder in folders.items()}
-    masks = {name: pictures_in(home / "annotations" / folder) for name, folder in folders.items()}
+    folders = {name: folder for name, folder in _FOLDERS.items() if (base / "images" / folder).is_dir()}
+    images = {name: pictures_in(base / "images" / folder) for name, folder in folders.items()}
+    masks = {name: pictures_in(base / "annotations" / folder) for name, folder in folders.items()}
     splits, orphans = paired_splits(images, masks)
-    notes = [] if home == root else [f"The dataset was found in {home}."]
-    if (home / "images/testing").is_dir():
-        notes.append(withheld_split_note("test", home / "images/testing"))
-    notes += unused_lists_note(home)
-    folders_of_masks = [home / "annotations" / folder for folder in folders.values()]
+    notes = [] if base == root else [f"The dataset was found in {base}."]
+    if (base / "images/testing").is_dir():
+        notes.append(withheld_split_note("test", base / "images/testing"))
+    notes += unused_lists_note(base)
+    folders_of_masks = [base / "annotations" / folder for folder in folders.values()]
     first = next(iter(splits.values()))
-    table, told = named_classes(home, classes, *folders_of_masks, items=first, default=_classes(home))
-    return Dataset(home, "ade20k", table, splits, (*notes, *told), orphans)
+    table, more_notes = named_classes(base, classes, *folders_of_masks, items=first, default=_classes(base))
+    return Dataset(base, "ade20k", table, splits, (*notes, *more_notes), orphans)
 
 
-def _home(root: Path) -> Path | None:
-    """The folder with pictures and masks of one split at least: ``root``, or the one in it that the archive makes."""
-    for home in (root, root / "ADEChallengeData2016"):
+def _base_folder(root: Path) -> Path | None:
+    """The folder with pictures and masks of at least one split: ``root``, or ``ADEChallengeData2016`` in it."""
+    for base in (root, root / "ADEChallengeData2016"):
         for folder in _FOLDERS.values():
-            if (home / "images" / folder).is_dir() and (home / "annotations" / folder).is_dir():
-                return home
+            if (base / "images" / folder).is_dir() and (base / "annotations" / folder).is_dir():
+                return base
     return None
 
 
-def _classes(home: Path) -> ClassTable:
-    """The 150 classes, by the names that the dataset's own list gives first, where it is there."""
-    path = home / _INFO
+def _classes(base: Path) -> ClassTable:
+    """The 150 classes, with the first name on each line of the dataset's own list if it has one."""
+    path = base / _INFO
     if not path.exists():
         return ADE20K_CLASSES
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first is the head: Idx … Name
+        lines = path.read_text(encoding="utf-8-sig").splitlines()[1:]  # the first line is the header: Idx … Name
     except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"{path}: cannot be read as a list of names: {error}") from error
     rows = [line.strip().split("\t") for line in lines if line.strip()]
     if [row[0].strip() for row in rows] != [str(index) for index in range(1, 151)]:
         raise AtrousError(
-            f"{path}: it must list the classes 1 to 150 in order, one a line as 'Idx Ratio Train Val Name' with tabs "
-            "between. Restore the file, or remove it: the names are built in."
+            f"{path}: it must list the classes 1 to 150 in order, one per line as 'Idx Ratio Train Val Name', "
+            "separated by tabs. Restore the file, or remove it: the names are built in."
         )
     names = tuple(row[-1].split(",")[0].strip() for row in rows)
     try:

@@ -49,12 +49,12 @@ CAMVID_CLASSES = ClassTable(
 
 
 def looks_like_camvid(root: Path) -> bool:
-    """Whether ``root`` has ``train/`` and ``trainannot/``, or these two of ``val`` (``valid`` …) or ``test``."""
+    """Whether ``root`` has ``train/`` and ``trainannot/``, or the same for ``val`` (``valid`` …) or ``test``."""
     return bool(_split_folders(root))
 
 
 def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; without a list, a split is every picture of its folder.
+    """Open a dataset of this layout; without a list, a split has all pictures of its folder.
 
     Args:
         root: the folder with ``train/`` and ``trainannot/``, or any of the three splits.
@@ -66,7 +66,7 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     splits: dict[str, tuple[Item, ...]] = {}
     orphans: list[Path] = []
-    told: list[str] = []
+    notes: list[str] = []
     used: list[Path] = []
     folders = _split_folders(root)
     for name, (pictures, truth) in folders.items():
@@ -77,20 +77,20 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
             used.append(listing)
             left_out = len(images.keys() - {item.name for item in splits[name]})
             many = f"{left_out} of {counted(len(images), 'picture')} in {pictures} {'is' if left_out == 1 else 'are'}"
-            told += [f"{many} not in {listing.name} and not used."] if left_out else []
+            notes += [f"{many} not in {listing.name} and not used."] if left_out else []
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
             f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
         )
-    told += unused_lists_note(root, used)
+    notes += unused_lists_note(root, used)
     first, truth = next(iter(splits.values())), [masks for _, masks in folders.values()]
-    table, named = named_classes(root, classes, *truth, items=first, default=CAMVID_CLASSES)
-    return Dataset(root, "camvid", table, splits, (*told, *named), tuple(orphans))
+    table, class_notes = named_classes(root, classes, *truth, items=first, default=CAMVID_CLASSES)
+    return Dataset(root, "camvid", table, splits, (*notes, *class_notes), tuple(orphans))
 
 
 def _list(pictures: Path, images: Mapping[str, Path]) -> Path | None:
-    """The list beside a folder: the layout's text, else a table or a JSON list of names that names its pictures."""
+    """The list beside a folder: its ``.txt`` file, else a table or a JSON list that names pictures of the folder."""
     text = pictures.with_suffix(".txt")
     others = (pictures.with_suffix(suffix) for suffix in (".csv", ".tsv", ".json"))
     return text if text.exists() else next((path for path in others if _names_any(path, images)), None)
@@ -102,11 +102,11 @@ def _names_any(path: Path, images: Mapping[str, Path]) -> bool:
     try:
         return any(stem_of(row.image, images) in images for row in read_list(path, images))
     except AtrousError:
-        return False  # a table of other things
+        return False  # a table with other contents
 
 
 def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """The folders of pictures and masks by split; of two spellings, such as ``val`` and ``valid``, the first's."""
+    """The folders of pictures and masks by split; of two spellings (``val``, ``valid``) the first is used."""
     found: dict[str, tuple[Path, Path]] = {}
     for name, spellings in SPELLINGS.items():
         for spelling in spellings:

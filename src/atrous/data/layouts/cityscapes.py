@@ -49,12 +49,12 @@ _COLORS = tuple(color for _, _, color in _CLASSES)
 _VOID_IDS = tuple(value for value in range(34) if value not in _IDS)
 
 CITYSCAPES_TRAIN_IDS = ClassTable(_NAMES, _COLORS, tuple((index,) for index in range(len(_NAMES))), (255,))
-# The two tables cannot be one: 7 is a traffic sign as a train id and road as a label id. Ignored pixels are written
-# as 0, "unlabeled". No mask holds a license plate's −1, whose polygons are not drawn; as a byte it would be 255.
+# Two tables are needed: 7 is a traffic sign as a train id and road as a label id. Ignored pixels are written
+# as 0, "unlabeled". No mask contains −1 (license plate): its polygons are not drawn; as a byte it would be 255.
 CITYSCAPES_LABEL_IDS = ClassTable(_NAMES, _COLORS, tuple((value,) for value in _IDS), (*_VOID_IDS, 255, -1))
 
 _PICTURE = "_leftImg8bit"
-# Label ids first: every download has them, and the benchmark's server takes no others.
+# Label ids first: every download has them, and the benchmark's server accepts only these.
 _TABLES = {"_gtFine_labelIds": CITYSCAPES_LABEL_IDS, "_gtFine_labelTrainIds": CITYSCAPES_TRAIN_IDS}
 
 
@@ -64,10 +64,10 @@ def looks_like_cityscapes(root: Path) -> bool:
 
 
 def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout with the masks ``*_gtFine_labelIds`` or, where more are there, ``_labelTrainIds``.
+    """Open a dataset of this layout: its masks ``*_gtFine_labelIds``, or ``_labelTrainIds`` if there are more of them.
 
-    Both give the same 19 classes. ``atrous predict --raw`` writes the values of the masks that a model was trained on;
-    the benchmark's server takes label ids. The split test is left out: its masks are dummies without a class.
+    Both have the same 19 classes. ``atrous predict --raw`` writes the values of the masks that a model was trained on;
+    the benchmark's server takes label ids. The split test is left out: its masks are dummies that contain no class.
 
     Args:
         root: the folder with ``leftImg8bit/`` and ``gtFine/``.
@@ -96,12 +96,12 @@ def read_cityscapes(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes.append(withheld_split_note("test", pictures / "test/*/*"))
     notes += unused_lists_note(root)
     first = next(iter(splits.values()))
-    table, told = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
-    return Dataset(root, "cityscapes", table, splits, (*notes, *told), orphans)
+    table, more_notes = named_classes(root, classes, truth, items=first, default=_TABLES[ending])
+    return Dataset(root, "cityscapes", table, splits, (*notes, *more_notes), orphans)
 
 
 def _frames(folder: Path, ending: str) -> dict[str, Path]:
-    """The files of all cities whose stems end so, by city and frame: "aachen_000000_000019"."""
+    """The files of all cities whose stems have the ending, by city and frame: "aachen_000000_000019"."""
     if not folder.is_dir():
         raise AtrousError(f"{folder}: no such folder.")
     cities = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -109,5 +109,5 @@ def _frames(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def _named_as_pictures(frames: dict[str, dict[str, Path]]) -> dict[str, dict[str, Path]]:
-    """Each split's files by the stem of the frame's picture, which is an item's name."""
+    """The files of each split by the stem of the frame's picture, which is the name of the item."""
     return {name: {f"{frame}{_PICTURE}": path for frame, path in part.items()} for name, part in frames.items()}

@@ -1,8 +1,8 @@
 """The COCO-Stuff layout: ``images/`` and ``annotations/``, each with ``train2017/`` and ``val2017/``.
 
-Names and values: github.com/nightrome/cocostuff, ``labels.txt`` and the README ("stuff-thing maps"): a mask holds the
-label's number less one, and 255 for unlabelled. Train ids: github.com/open-mmlab/mmsegmentation, ``coco_stuff.py`` and
-``tools/dataset_converters/coco_stuff{164k,10k}.py``. The colours are those of Pascal VOC for the label's number.
+Names and values: github.com/nightrome/cocostuff, ``labels.txt`` and the README ("stuff-thing maps"): a mask has the
+label's number minus one, and 255 for unlabelled. Train ids: github.com/open-mmlab/mmsegmentation, ``coco_stuff.py`` and
+``tools/dataset_converters/coco_stuff{164k,10k}.py``. Each label has the colour of Pascal VOC for its number.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
 water-other, waterdrops, window-blind, window-other, wood
 """
-# the 11 labels of COCO that no picture shows: street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door,
-# blender, hair brush
+# the 11 labels of COCO that occur in no picture: street sign, hat, shoe, eye glasses, plate, mirror, window, desk,
+# door, blender, hair brush
 _UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 _VALUES = tuple(value for value in range(182) if value not in _UNUSED)
 
@@ -78,10 +78,10 @@ def looks_like_coco_stuff(root: Path) -> bool:
 
 
 def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout with the masks ``*_labelTrainIds`` or, where more are there, the published ones.
+    """Open a dataset of this layout: its masks ``*_labelTrainIds``, or the published ones if there are more of them.
 
-    Both give the same 171 classes. Of the release of 10 000 pictures only converted masks (``*_labelTrainIds``, 1 to
-    171, 0 for unlabelled) can be read, not the published MATLAB files; its split val is what the release calls test.
+    Both have the same 171 classes. In the release of 10 000 pictures only converted masks (``*_labelTrainIds``, 1 to
+    171, 0 for unlabelled) can be read, not the published MATLAB files; its split ``test`` is read as ``val``.
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
@@ -107,19 +107,19 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
         notes.append(withheld_split_note("test", root / "images/test2017"))
     notes += unused_lists_note(root)
     folders_of_masks = [root / "annotations" / folder for folder in folders.values()]
-    table, told = named_classes(
+    table, more_notes = named_classes(
         root,
         classes,
         *folders_of_masks,
         items=next(iter(splits.values())),
         default=release.tables[ending],
-        published=["labels.txt"],  # it counts from 1, and masks from 0
+        published=["labels.txt"],  # labels.txt counts from 1, masks count from 0
     )
-    return Dataset(root, "coco_stuff", table, splits, (*notes, *told), orphans)
+    return Dataset(root, "coco_stuff", table, splits, (*notes, *more_notes), orphans)
 
 
 def _release(root: Path) -> _Release | None:
-    """The release of which ``root`` has pictures and masks of one split at least."""
+    """The release whose pictures and masks of at least one split are in ``root``."""
     for release in _RELEASES:
         for folder in release.folders.values():
             if (root / "images" / folder).is_dir() and (root / "annotations" / folder).is_dir():
@@ -128,7 +128,7 @@ def _release(root: Path) -> _Release | None:
 
 
 def _masks(files: dict[str, Path], ending: str) -> dict[str, Path]:
-    """The masks of one kind by the stem of their picture; those without an ending are all that have no other."""
+    """The masks with an ending, by the stem of their picture; "" selects masks without ``_labelTrainIds``."""
     if ending:
         return without_ending(files, ending)
     return {stem: path for stem, path in files.items() if not stem.endswith(_TRAIN_IDS)}

@@ -1,4 +1,4 @@
-"""The plain layout: ``images/``, ``masks/``, ``classes.yaml`` and perhaps ``splits/{train,val,test}.txt``."""
+"""The plain layout: ``images/``, ``masks/``, ``classes.yaml`` and optionally ``splits/{train,val,test}.txt``."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     """
     folders = _folders(root) or (root / "images", root / "masks")
     images, files = pictures_in(folders[0]), pictures_in(folders[1])
-    lists, told = find_lists(root, images)
-    notes, unlisted = list(told), ()
+    lists, more_notes = find_lists(root, images)
+    notes, unlisted = list(more_notes), ()
     if lists:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
@@ -50,15 +50,15 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
     owned = {path for stem, path in _by_any_name(images, files).items() if stem in images}
     owned |= {item.mask for items in splits.values() for item in items if item.mask and item.name in images}
     orphans = tuple(path for path in files.values() if path not in owned)
-    table, told = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
-    return Dataset(root, "folder", table, splits, (*notes, *told), orphans, unlisted=unlisted)
+    table, more_notes = named_classes(root, classes, folders[1], items=next(iter(splits.values())))
+    return Dataset(root, "folder", table, splits, (*notes, *more_notes), orphans, unlisted=unlisted)
 
 
 def _by_any_name(images: dict[str, Path], files: dict[str, Path]) -> dict[str, Path]:
-    """The masks by the stem of their picture, and by their own, which a list may pair with any picture."""
+    """The masks by the stem of their picture and by their own stem, since a list may pair any mask with any picture."""
     try:
         return {**files, **masks_by_picture(images, files)}
-    except AtrousError:  # no name fits, so the list must say
+    except AtrousError:  # no name fits, so the list must name the masks
         if single_labels_note(files.values()):
             raise
         return files
@@ -68,6 +68,6 @@ def _folders(root: Path) -> tuple[Path, Path] | None:
     images, masks = folder_named(root, IMAGE_FOLDERS), folder_named(root, MASK_FOLDERS)
     if images is None or masks is None:
         return None
-    # other names say less, so that both must hold pictures themselves
+    # other names are less certain, so both folders must contain pictures themselves
     sure = (images.name, masks.name) == ("images", "masks") or (holds_pictures(images) and holds_pictures(masks))
     return (images, masks) if sure else None

@@ -1,4 +1,4 @@
-"""What tools call the folders of pictures and of masks, in lower case; the first found is taken."""
+"""Usual names of folders of pictures and of masks, in lower case; the first that exists is used."""
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "pictures", "photos", "inputs", "input")
 MASK_FOLDERS = (

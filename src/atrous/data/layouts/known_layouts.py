@@ -15,9 +15,9 @@ class Layout:
     """How a layout is recognised and read.
 
     Attributes:
-        looks_like: whether a folder has it.
-        read: opens a folder as a dataset of it, with a class table or None.
-        mark: what it is recognised by, in words.
+        looks_like: function that returns whether a folder has this layout.
+        read: function that opens a folder as a dataset, given the folder and a class table or None.
+        mark: files and folders by which the layout is recognised, in words.
     """
 
     looks_like: Callable[[Path], bool]
@@ -25,7 +25,7 @@ class Layout:
     mark: str
 
 
-# Of the others the published ones first, whose folders fit the general ones too.
+# After "folder", published layouts come before general ones, which their folders fit too.
 LAYOUTS = {
     "folder": Layout(folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
     "camvid": Layout(camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),

@@ -1,4 +1,4 @@
-"""Which mask belongs to which picture, by their file names."""
+"""Matching masks to pictures by their file names."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _OF_ONE_LABEL = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(?P<label>.+)-\d+
 
 
 def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """The masks by the stem of their picture: the same stem, or one with a word such as ``_mask`` or ``_label`` more.
+    """The masks by the stem of their picture: the same stem, or one with an added word such as ``_mask`` or ``_label``.
 
     Args:
         images: the pictures by stem.
         masks: the masks by their own stem.
 
     Returns:
-        Every mask: by its picture's stem, or by its own where it has no picture.
+        All masks; the key is the stem of the picture, or the mask's own stem if it has no picture.
 
     Raises:
         AtrousError: two masks fit one picture, no mask fits any picture, or each mask holds one label only.
     """
-    if told := single_labels_note(masks.values()):
-        raise AtrousError(told)
+    if note := single_labels_note(masks.values()):
+        raise AtrousError(note)
     bare = {_without_word(stem, _PICTURE_ENDING, _PICTURE_BEGINNING): stem for stem in images}
-    if len(bare) < len(images):  # two pictures differ in such a word alone
+    if len(bare) < len(images):  # two pictures differ only in such a word
         bare = {}
     found: dict[str, Path] = {}
     for stem, path in masks.items():
@@ -55,24 +55,24 @@ def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> d
             )
         found[owner] = path
     if images and masks and not found.keys() & images.keys():
-        raise _nothing_fits(images, masks)
+        raise _no_mask_fits(images, masks)
     return found
 
 
 def single_labels_note(masks: Iterable[Path]) -> str | None:
-    """A sentence on masks that Label Studio exported as one picture for each label; None where there are none."""
+    """A sentence on masks that Label Studio exported as one picture for each label; None if there are no such masks."""
     first = next((path for path in masks if _OF_ONE_LABEL.fullmatch(path.stem)), None)
     if first is None:
         return None
     label = _OF_ONE_LABEL.sub(r"\g<label>", first.stem)
     return (
         f"{first} holds one label only, '{label}', as Label Studio exports masks as PNG. Join the labels of each "
-        "picture into one mask of class numbers: docs/data.md, 'Label Studio', has the lines that do it."
+        "picture into one mask of class numbers: docs/data.md, 'Label Studio', has a script for this."
     )
 
 
 def is_named_as_mask(stem: str) -> str | None:
-    """The stem of the picture that a file named like a mask belongs to; None for any other name."""
+    """The stem of the picture to which a file named like a mask belongs; None for any other name."""
     plain = _without_word(stem, _MASK_ENDING, _MASK_BEGINNING)
     return plain if plain != stem else None
 
@@ -82,19 +82,19 @@ def _without_word(stem: str, *forms: re.Pattern[str]) -> str:
     return next((match["stem"] for match in matched if match), stem)
 
 
-def _nothing_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
+def _no_mask_fits(images: Mapping[str, Path], masks: Mapping[str, Path]) -> AtrousError:
     image, mask = next(iter(images.values())), next(iter(masks.values()))
-    told = (
+    note = (
         f"no mask in {mask.parent} has the name of a picture in {image.parent}: the first are '{image.name}' and "
         f"'{mask.name}'. Masks have the stem of their picture, or that stem and a word such as _mask."
     )
     endings = {_ending(stem, images) for stem in masks}
     if len(endings) == 1 and (ending := endings.pop()):
-        told += f' This renames them: cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
-    return AtrousError(told)
+        note += f' This renames them: cd "{mask.parent}" && for f in *{ending}.*; do mv "$f" "${{f/{ending}./.}}"; done'
+    return AtrousError(note)
 
 
 def _ending(stem: str, images: Mapping[str, Path]) -> str | None:
-    """What a mask's stem has after the stem of the longest picture that it begins with."""
+    """The rest of a mask's stem after the longest picture stem that it begins with; None if there is no such stem."""
     owners = [name for name in images if stem.startswith(name)]
     return stem[len(max(owners, key=len)) :] if owners else None

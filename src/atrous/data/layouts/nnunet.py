@@ -1,4 +1,4 @@
-"""nnU-Net's layout for pictures: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``, perhaps ``…Ts``.
+"""nnU-Net's layout for pictures: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``, optionally ``…Ts``.
 
 Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
@@ -26,7 +26,7 @@ def looks_like_nnunet(root: Path) -> bool:
 
 
 def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
-    """Open a dataset of this layout; without lists, val is split off the pictures in ``imagesTr/``.
+    """Open a dataset of this layout; without lists, a seeded split of the pictures in ``imagesTr/`` is made.
 
     Args:
         root: the folder with ``imagesTr/`` and ``labelsTr/``.
@@ -49,10 +49,10 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             continue
         images, masks = _images(root / f"images{part}"), pictures_in(root / f"labels{part}")
         orphans += [path for stem, path in masks.items() if stem not in images]
-        lists, told = find_lists(root, images) if part == "Tr" else ([], ())
-        notes += told
+        lists, more_notes = find_lists(root, images) if part == "Tr" else ([], ())
+        notes += more_notes
         if part == "Ts":
-            if "test" in splits:  # made up, and not needed where there is a real one
+            if "test" in splits:  # from the seeded split, and not needed if there is a real one
                 splits["train"] += splits["test"]
             splits["test"] = paired(images, masks)
         elif lists:
@@ -64,12 +64,12 @@ def read_nnunet(root: Path, classes: ClassTable | None = None) -> Dataset:
             splits.update(parts)
             notes.append(note)
     first = next(iter(splits.values()))
-    table, told = named_classes(root, classes, items=first)
-    return Dataset(root, "nnunet", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
+    table, more_notes = named_classes(root, classes, items=first)
+    return Dataset(root, "nnunet", table, splits, (*notes, *more_notes), tuple(orphans), unlisted=unlisted)
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """The pictures by the stem of their mask, which lacks the number of the channel."""
+    """The pictures by the stem of their mask, which has no channel number."""
     files = pictures_in(folder)
     images = without_ending(files, _FIRST_CHANNEL)
     if more := sorted(stem for stem in files if not stem.endswith(_FIRST_CHANNEL) and stem[-5:-3] == "_0"):

@@ -1,4 +1,4 @@
-"""What the layouts share: the picture files of a folder, their masks, and the classes of a dataset."""
+"""Functions that all layouts share: the picture files of a folder, their masks, and the classes of a dataset."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CLASSES_FILE = "classes.yaml"
 
 
 class NoClassesError(AtrousError):
-    """The dataset does not say what the values in its masks mean.
+    """The dataset does not define what the values in its masks mean.
 
     Attributes:
-        notes: sentences about files that might and do not.
+        notes: sentences about files that might define the values, but do not.
     """
 
     def __init__(self, message: str, notes: Iterable[str] = ()) -> None:
@@ -28,14 +28,14 @@ class NoClassesError(AtrousError):
 
 
 class NoPicturesError(AtrousError):
-    """A folder that should hold pictures or masks is missing or holds none."""
+    """A folder that should hold pictures or masks is missing or contains no pictures."""
 
 
 def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None = None) -> ClassTable:
-    """The class table of a dataset: the given one, else its ``classes.yaml``, else its layout's.
+    """The class table of a dataset: the given table, else its ``classes.yaml``, else the table of its layout.
 
     Raises:
-        NoClassesError: there is none of the three.
+        NoClassesError: there is no class table.
         AtrousError: the ``classes.yaml`` is wrong.
     """
     if given is not None:
@@ -46,7 +46,7 @@ def classes_of(root: Path, given: ClassTable | None, default: ClassTable | None 
     if default is not None:
         return default
     raise NoClassesError(
-        f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
+        f"{root}: there is no {CLASSES_FILE} that defines what the values in the masks mean. "
         f"`atrous doctor {root} --write-classes` writes one from the values it finds."
     )
 
@@ -55,7 +55,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """The picture files of a folder by stem, sorted.
 
     Raises:
-        NoPicturesError: the folder is missing or holds no pictures.
+        NoPicturesError: the folder is missing or contains no pictures.
         AtrousError: two files share a stem.
     """
     found: dict[str, Path] = {}
@@ -82,7 +82,7 @@ def picture_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise NoPicturesError(f"{folder}: no such folder.")
-    with os.scandir(folder) as entries:  # which knows folders without asking for each
+    with os.scandir(folder) as entries:  # scandir reports folders without a system call for each entry
         files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
         return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
 
@@ -95,7 +95,7 @@ def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item,
 def paired_splits(
     images: Mapping[str, Mapping[str, Path]], masks: Mapping[str, Mapping[str, Path]]
 ) -> tuple[dict[str, tuple[Item, ...]], tuple[Path, ...]]:
-    """The items of each split of ``images``, and the masks of those splits that have no picture.
+    """The items of each split of ``images``, and the masks in those splits that have no picture.
 
     Args:
         images: the pictures of each split by stem.
@@ -112,20 +112,20 @@ def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
 
 
 def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
-    """Of several kinds of masks, told apart by the ending of their names, the one with most files; else the first.
+    """The ending of the kind of masks with the most files; of equal kinds, the first.
 
     Args:
-        kinds: by ending the masks of each split by the stem of their picture.
-        folder: where they are.
+        kinds: masks by the ending of their names, then by split, then by the stem of their picture.
+        folder: folder of the masks, for messages.
 
     Returns:
-        The ending, and a sentence that tells which masks are read.
+        The ending, and a sentence that states which masks are read.
 
     Raises:
         AtrousError: there is no mask of any kind.
     """
     counts = {ending: sum(map(len, splits.values())) for ending, splits in kinds.items()}
-    chosen = max(counts, key=lambda ending: counts[ending])  # the first of equals
+    chosen = max(counts, key=lambda ending: counts[ending])  # the first of equal counts
     if not counts[chosen]:
         raise AtrousError(f"{folder}: there are no masks; their names end in {' or '.join(f'{e}.png' for e in kinds)}.")
     note = f"The masks read are *{chosen}.png, whose values `atrous predict --raw` will write."
@@ -134,11 +134,11 @@ def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], fold
 
 
 def withheld_split_note(split: str, pictures: Path) -> str:
-    """The sentence that says why a split is not offered: it has no masks, as published sets keep them secret.
+    """A sentence on why a split is left out: it has no masks, because the authors of the dataset keep them secret.
 
     Args:
-        split: its name.
-        pictures: the folder, list or pattern that its pictures are found by.
+        split: name of the split.
+        pictures: the folder, list or glob pattern of its pictures.
     """
     return (
         f"There is no split '{split}': there are no masks for {pictures} (those of published sets are kept secret). "

@@ -1,6 +1,6 @@
 """Pictures and masks in one folder: ``a.png`` beside ``a_mask.png``, or ``a.jpg`` beside ``a.png``.
 
-With a folder for each split this is what Roboflow exports: ``train/ valid/ test/``, each with a ``_classes.csv``.
+Roboflow exports this layout with a folder for each split: ``train/ valid/ test/``, each with a ``_classes.csv``.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
     else:
         images, masks = _pairs(root)
         orphans += [path for stem, path in masks.items() if stem not in images]
-        lists, told = find_lists(root, images)
-        notes += told
+        lists, more_notes = find_lists(root, images)
+        notes += more_notes
         if lists:
             splits = listed_splits(lists, root, images, masks)
         else:
@@ -66,14 +66,14 @@ def read_side_by_side(root: Path, classes: ClassTable | None = None) -> Dataset:
             unlisted = paired(images, masks)
             splits, note = seeded_split(unlisted)
             notes.append(note)
-    table, told = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))
-    return Dataset(root, "side_by_side", table, splits, (*notes, *told), tuple(orphans), unlisted=unlisted)
+    table, more_notes = named_classes(root, classes, *(folders.values() or [root]), items=next(iter(splits.values())))
+    return Dataset(root, "side_by_side", table, splits, (*notes, *more_notes), tuple(orphans), unlisted=unlisted)
 
 
 def _has_pairs(folder: Path) -> bool:
     try:
         images, masks = _pairs(folder)
-    except AtrousError:  # two masks for one picture, which reading reports
+    except AtrousError:  # two masks for one picture; `read_side_by_side` reports this
         return True
     return bool(images.keys() & masks.keys())
 

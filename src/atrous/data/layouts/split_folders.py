@@ -1,4 +1,4 @@
-"""Layouts with a folder for each split, as tools export them, and a folder of pictures and one of masks in it.
+"""Layouts with a folder of pictures and a folder of masks for each split, as tools export them.
 
 ``images/train masks/train`` (and mmsegmentation's ``img_dir/train ann_dir/train``), ``train/images train/masks``, and
 ``train train_masks`` or ``train_images train_masks``; the same for ``val`` and ``test``.
@@ -22,9 +22,10 @@ from atrous.errors import AtrousError
 
 
 def looks_like_split_folders(root: Path) -> bool:
-    """Whether ``root`` has the pictures and masks of one split at least in such folders.
+    """Whether ``root`` has such folders with the pictures and masks of at least one split.
 
-    Not where it may be ADE20K with other file names, whose folders retina sets are often kept in: that must be said.
+    False if the folders are those of ADE20K but the file names are not, as in many retina datasets: then the user must
+    name the layout.
     """
     may_be_ade20k = (root / "images/training").is_dir() and (root / "annotations/training").is_dir()
     return not may_be_ade20k and any(masks for _, masks in _folders(root).values())
@@ -34,7 +35,7 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     """Open a dataset of this layout; pictures and masks are matched as in the layout "folder".
 
     Args:
-        root: the folder that holds the splits, or the folders of pictures and masks.
+        root: the folder that contains the splits, or the folders of pictures and masks.
         classes: the class table to use instead of a ``classes.yaml`` or the names that a tool wrote.
 
     Raises:
@@ -58,14 +59,14 @@ def read_split_folders(root: Path, classes: ClassTable | None = None) -> Dataset
     splits, orphans = paired_splits(images, masks)
     notes += unused_lists_note(root)
     folders_of_masks = [part for _, part in labelled.values() if part]
-    table, told = named_classes(root, classes, *folders_of_masks, items=next(iter(splits.values())))
-    return Dataset(root, "split_folders", table, splits, (*notes, *told), orphans)
+    table, more_notes = named_classes(root, classes, *folders_of_masks, items=next(iter(splits.values())))
+    return Dataset(root, "split_folders", table, splits, (*notes, *more_notes), orphans)
 
 
 def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The first folder in ``root`` of one of these names (in lower case) that holds pictures, else any of them.
+    """The first folder in ``root`` with one of these names (in lower case) that contains pictures, else the first.
 
-    A folder whose pictures are in folders of splits is none.
+    A folder whose pictures are in folders of splits does not count.
     """
     found = _by_lower_name(root)
     folders = [found[name] for name in names if name in found]
@@ -74,12 +75,12 @@ def folder_named(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether a picture lies in the folder itself."""
+    """Whether the folder itself contains a picture."""
     return any(path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "." for path in folder.iterdir())
 
 
 def split_folders_in(root: Path) -> dict[str, Path]:
-    """The folders in ``root`` that are named as splits, by the split's usual name, of two spellings the first."""
+    """The folders in ``root`` that are named as splits, by the usual name; of two spellings the first is used."""
     found = _by_lower_name(root)
     spelled = ((name, spelling) for name, spellings in SPELLINGS.items() for spelling in spellings)
     folders: dict[str, Path] = {}
@@ -90,7 +91,7 @@ def split_folders_in(root: Path) -> dict[str, Path]:
 
 
 def _folders(root: Path) -> dict[str, tuple[Path, Path | None]]:
-    """The folders of pictures and masks of each split, in the first of the forms that has both for one at least."""
+    """The folders of pictures and masks by split, in the first form that has both for at least one split."""
     for form in (_kinds_first, _splits_first, _named_after_both):
         found = form(root)
         if any(masks for _, masks in found.values()):

@@ -1,7 +1,7 @@
-"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists somewhere in ``ImageSets/``.
+"""The VOCdevkit layout: ``JPEGImages/``, ``SegmentationClass/`` and lists in ``ImageSets/`` or its subfolders.
 
 The augmented set is read too: grey masks of SBD's pictures in ``SegmentationClassAug/``, and lists such as
-``trainaug.txt`` or, in ``ImageSets/SegmentationAug/``, ``train_aug.txt``, their lines names or pairs of the form
+``trainaug.txt`` or, in ``ImageSets/SegmentationAug/``, ``train_aug.txt``. A line is a name or a pair of the form
 "/JPEGImages/x.jpg /SegmentationClassAug/x.png". Forms: github.com/kazuto1011/deeplab-pytorch, ``libs/datasets/voc.py``
 (pairs); VainF/DeepLabV3Plus-Pytorch, ``datasets/voc.py`` (names); open-mmlab/mmsegmentation, ``voc_aug.py`` (names).
 """
@@ -44,8 +44,8 @@ def looks_like_voc(root: Path) -> bool:
 def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Open a dataset of this layout; ``root`` may be the VOCdevkit, a year in it, or the folder above.
 
-    Every list is a split. One with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
-    that folder first, any other from ``SegmentationClass/`` first; where one lacks a mask, the other may have it.
+    Every list is a split. A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
+    ``SegmentationClassAug/``, any other list from ``SegmentationClass/``. If it lacks a mask, the other is used.
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, or one above it.
@@ -65,10 +65,10 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     splits: dict[str, tuple[Item, ...]] = {}
     unlisted: tuple[Item, ...] = ()
     lists = _lists(year / "ImageSets")
-    of_none = [path for path in lists if [one.stem for one in lists] == ["default"]]
-    for path in of_none:
+    without_split = [path for path in lists if [one.stem for one in lists] == ["default"]]
+    for path in without_split:
         lists.remove(path)
-        notes.append(f"{path} names no split, as CVAT writes it where there is none.")
+        notes.append(f"{path} names no split; CVAT writes such a list if there are no splits.")
     for path in lists:
         augmented = bool(added) and _is_augmented(path)
         items = listed(path, year / "JPEGImages", images, {**masks, **added} if augmented else masks)
@@ -82,31 +82,31 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
             )
     if splits:
         notes += unused_lists_note(year, lists, f"The splits are the lists in {year / 'ImageSets'}")
-    elif others := find_lists(year, images, of_none)[0]:
+    elif others := find_lists(year, images, without_split)[0]:
         splits = listed_splits(others, year / "JPEGImages", images, masks)
-        notes.append(f"The splits are told by {', '.join(str(path) for path in others)}.")
+        notes.append(f"The splits are defined by {', '.join(str(path) for path in others)}.")
     else:
         check_no_list_is_unread(year, images)
-        # most VOC pictures have boxes only, so a picture without a mask is no mistake here
+        # most VOC pictures have only boxes, so a picture without a mask is not an error here
         labelled = {stem: path for stem, path in images.items() if stem in masks}
         unlisted = paired(labelled, masks)
         splits, note = seeded_split(unlisted)
         notes.append(note)
     orphans = tuple(path for stem, path in masks.items() if stem not in images)
     folders = (root, year / _MASKS)
-    table, told = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
-    return Dataset(year, "voc", table, splits, (*notes, *told), orphans, unlisted=unlisted)
+    table, more_notes = named_classes(year, classes, *folders, items=next(iter(splits.values())), default=VOC_CLASSES)
+    return Dataset(year, "voc", table, splits, (*notes, *more_notes), orphans, unlisted=unlisted)
 
 
 def _lists(sets: Path) -> list[Path]:
-    """The lists by name; of two of one name in ``Segmentation/`` and ``SegmentationAug/`` the first's."""
+    """The lists by name; ``Segmentation/`` takes precedence over a list of the same name in ``SegmentationAug/``."""
     published = sorted((sets / "Segmentation").glob("*.txt")) or sorted(sets.glob("*.txt"))
     by_name = {path.stem: path for path in (*(sets / "SegmentationAug").glob("*.txt"), *published)}
     return [by_name[name] for name in sorted(by_name)]
 
 
 def _is_augmented(path: Path) -> bool:
-    """Whether a list means the augmented set, by its name or by the masks it names."""
+    """Whether a list belongs to the augmented set, judged by its name or the masks that it names."""
     return "aug" in path.stem.lower() or any(_ADDED_MASKS in (row.mask or row.image) for row in read_list(path, {}))
 
 

@@ -1,4 +1,4 @@
-"""Filesystems and servers that URLs name; whatever they raise becomes an error that names the URL and no secrets."""
+"""Access to the filesystems and servers of URLs; errors name the URL without passwords or tokens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from atrous.atomic_write import SUFFIX
 from atrous.errors import AtrousError, missing_extra
 from atrous.paths import shown_place
 
-#: The package that each of these kinds of URL needs, all of the extra `remote`.
+#: The package that each kind of URL needs; the extra `remote` installs all of them.
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
-#: Where storing a file replaces it in one step, so that no temporary name is needed.
+#: Kinds of URL where storing replaces a file in one step, so no temporary name is needed.
 OBJECT_STORES = frozenset({*PACKAGES, "abfs", "abfss", "az", "oss"})
-#: Seconds without an answer after which a server is given up.
+#: Seconds to wait for a response of a server.
 TIMEOUT = 60
-#: Letters of a server's words that are shown.
+#: Number of characters shown of a server's message.
 MOST_SHOWN = 200
-#: Kinds of URL that name one file of a server.
+#: Kinds of URL that name one file on a server.
 WEB = ("http", "https")
 
 
@@ -35,20 +35,20 @@ def scheme_of(url: str) -> str:
     """The kind of a URL: "s3" of s3://bucket/a.png.
 
     Args:
-        url: of any kind.
+        url: a URL of any kind.
     """
     return url.partition(":")[0].lower()
 
 
 def put(file: Path, url: str) -> None:
-    """Copies a file to a URL, whole: under a temporary name first, where storing does not replace in one step.
+    """Copies a whole file to a URL: under a temporary name first, if storing does not replace a file in one step.
 
     Args:
-        file: on this machine.
-        url: of a filesystem.
+        file: a file on this machine.
+        url: URL on a filesystem, not a web address.
 
     Raises:
-        AtrousError: no access, or an extra that is not installed.
+        AtrousError: there is no access, or an extra is not installed.
     """
     with errors_named(url):
         system, path = filesystem_of(url)
@@ -63,21 +63,21 @@ def put(file: Path, url: str) -> None:
             system.put_file(str(file), part)
             _rename(system, part, path)
         finally:
-            with suppress(Exception):  # gone, where all went well
+            with suppress(Exception):  # already renamed, if there was no error
                 system.rm_file(part)
 
 
 def _rename(system: Any, part: str, path: str) -> None:
-    """Gives a file its final name; a file of that name is there until then, or moved aside where it is in the way."""
+    """Renames a file to its final name; an existing file stays until then, or is moved aside if necessary."""
     from fsspec.spec import AbstractFileSystem
 
-    if type(system).mv is AbstractFileSystem.mv:  # which copies and takes names for patterns
+    if type(system).mv is AbstractFileSystem.mv:  # this mv copies, and interprets names as patterns
         system.cp_file(part, path)
         return
     size = system.info(part)["size"]
-    with suppress(Exception):  # some refuse to rename over a file, with an error or without
+    with suppress(Exception):  # some systems refuse to replace a file, with or without an error
         system.mv(part, path)
-    if not _is_there(system, part):
+    if not _exists(system, part):
         if system.info(path)["size"] != size:
             raise OSError(f"the file that was written as {part} is not at {path}")
         return
@@ -95,8 +95,8 @@ def _rename(system: Any, part: str, path: str) -> None:
         system.rm_file(aside)
 
 
-def _is_there(system: Any, path: str) -> bool:
-    """Whether a file is there; `exists` says no where it cannot be asked."""
+def _exists(system: Any, path: str) -> bool:
+    """Whether a file exists; unlike `exists`, this raises if the server cannot be reached."""
     try:
         system.info(path)
     except FileNotFoundError:
@@ -108,10 +108,10 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     """The filesystem of fsspec for a URL, and the path in it.
 
     Args:
-        url: of any kind but `http` and `https`.
+        url: URL of any kind except `http` and `https`.
 
     Raises:
-        AtrousError: an unknown kind of URL, or one that needs a package which is not installed.
+        AtrousError: the kind of URL is unknown, or needs a package that is not installed.
     """
     from fsspec.core import url_to_fs
     from fsspec.registry import known_implementations, registry
@@ -133,42 +133,42 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def errors_named(url: str) -> Iterator[None]:
-    """Turns what a filesystem or a server raises into an AtrousError that names the URL and no secrets.
+    """Converts errors of a filesystem or a server into an AtrousError that names the URL without secrets.
 
     Args:
-        url: that is read or written in this context.
+        url: the URL that is read or written in this context.
     """
     try:
         yield
     except AtrousError:
         raise
     except urllib.error.HTTPError as error:
-        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_line(error.reason)}.") from None
+        raise AtrousError(f"{shown_place(url)}: the server answers {error.code} {_first_line(error.reason)}.") from None
     except FileNotFoundError:
         raise AtrousError(f"{shown_place(url)}: no such file.") from None
     except MemoryError:
         raise
-    except Exception as error:  # each filesystem has errors of its own
+    except Exception as error:  # each filesystem has its own errors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        words = _line(shown_place(str(reason).replace(url, shown_place(url))))
+        words = _first_line(shown_place(str(reason).replace(url, shown_place(url))))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
         what = "cannot be copied" if full else "cannot be reached"
         raise AtrousError(f"{shown_place(url)} {what}: {words or type(reason).__name__}.") from None
 
 
-def _line(text: object) -> str:
-    """The first line of what a server says, without letters that would steer a terminal."""
+def _first_line(text: object) -> str:
+    """The first line of a server's message, without control characters."""
     return "".join(letter for letter in str(text).partition("\n")[0] if letter.isprintable())[:MOST_SHOWN]
 
 
 def open_web(url: str) -> Any:
-    """The answer of a web server; the user and password of a URL are sent to its own host only.
+    """The response of a web server; the user and password in a URL are sent only to its own host.
 
     Args:
-        url: of kind `http` or `https`.
+        url: URL of kind `http` or `https`.
 
     Raises:
-        AtrousError: no such address.
+        AtrousError: the URL is not a valid web address.
     """
     parts = urlsplit(url)
     if not parts.hostname:

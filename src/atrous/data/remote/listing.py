@@ -1,4 +1,4 @@
-"""What is at URLs: the pictures of a folder or a pattern, the files of a folder, and files of which a part is read."""
+"""Lists the pictures and files at a URL, and opens a file there to read a part of it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.filesystems import WEB, errors_named, filesystem_of, scheme_of
 from atrous.data.remote.transfer import below
 
-#: Bytes of a file that are fetched together.
+#: Number of bytes of a file fetched at once.
 AT_ONCE = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What is at a URL.
+    """The pictures and folders at a URL.
 
     Attributes:
         pictures: the URLs of the picture files, in order.
-        is_folder: whether the URL is a folder, whose files these are.
-        folders: the URLs of the folders in it.
+        is_folder: whether the URL is a folder that contains the pictures.
+        folders: the URLs of its subfolders.
     """
 
     pictures: list[str]
@@ -36,10 +36,10 @@ def listing_of(url: str) -> Listing:
     """The pictures that a URL names: itself, those in its folder, or those that match its pattern.
 
     Args:
-        url: of a file, of a folder, or with `*`, `?` or `[…]`; `http` and `https` name one file.
+        url: URL of a file or a folder, or a pattern with `*`, `?` or `[…]`; `http` and `https` name one file.
 
     Raises:
-        AtrousError: the place cannot be listed.
+        AtrousError: the URL cannot be listed.
     """
     if scheme_of(url) in WEB:
         return Listing([url])
@@ -54,8 +54,12 @@ def listing_of(url: str) -> Listing:
         if not system.isdir(path):
             return Listing([url])
         entries = sorted(system.ls(path, detail=True), key=lambda entry: entry["name"])
-    pictures = [_last(entry["name"]) for entry in entries if _is_picture(entry)]
-    folders = [_last(entry["name"]) for entry in entries if entry["type"] == "directory" and not _is(entry, path)]
+    pictures = [_last_part(entry["name"]) for entry in entries if _is_picture(entry)]
+    folders = [
+        _last_part(entry["name"])
+        for entry in entries
+        if entry["type"] == "directory" and not _is_folder_itself(entry, path)
+    ]
     return Listing(
         [str(below(url, name)) for name in pictures],
         True,
@@ -64,32 +68,32 @@ def listing_of(url: str) -> Listing:
 
 
 def files_in(url: str) -> set[str] | None:
-    """The names of the files in a folder; None where there is no such folder, which object stores make by storing.
+    """The names of the files in a folder; None if there is no folder (object stores create it with its first file).
 
     Args:
-        url: of a kind that `check_storable` takes.
+        url: URL of a kind that `check_storable` accepts.
 
     Raises:
-        AtrousError: the place cannot be listed.
+        AtrousError: the URL cannot be listed.
     """
     with errors_named(url):
         system, path = filesystem_of(url)
         system.invalidate_cache()
         if not system.isdir(path):
             return None
-        return {_last(entry["name"]) for entry in system.ls(path, detail=True) if entry["type"] == "file"}
+        return {_last_part(entry["name"]) for entry in system.ls(path, detail=True) if entry["type"] == "file"}
 
 
 @contextmanager
 def opened(url: str, at_once: int = AT_ONCE) -> Iterator[BinaryIO]:
-    """A file at a URL, open for reading; what is not read is not fetched, where the place allows that.
+    """A file at a URL, open for reading; only the parts read are fetched, if the filesystem supports this.
 
     Args:
-        url: of a file, not on the web.
-        at_once: bytes that are fetched together.
+        url: URL of a file, not a web address.
+        at_once: number of bytes fetched at once.
 
     Raises:
-        AtrousError: no such file, or no access.
+        AtrousError: the file does not exist or cannot be accessed.
     """
     with errors_named(url):
         system, path = filesystem_of(url)
@@ -98,20 +102,20 @@ def opened(url: str, at_once: int = AT_ONCE) -> Iterator[BinaryIO]:
 
 
 def _url_of(name: str, url: str, path: str) -> str:
-    """The URL of a path that a filesystem gave, as the user writes it: with the host and the user of a URL there."""
+    """The URL of a path that a filesystem returned; it keeps the host and user of the user's URL."""
     begin = url.removesuffix(path) if url.endswith(path) else url.partition("://")[0] + "://"
     return begin + name
 
 
-def _is(entry: Any, path: str) -> bool:
-    """Whether an entry is the folder itself, of which object stores may keep an empty object."""
+def _is_folder_itself(entry: Any, path: str) -> bool:
+    """Whether an entry is the folder itself, for which object stores may keep an empty object."""
     return entry["name"].strip("/") == path.strip("/")
 
 
-def _last(path: str) -> str:
+def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
 def _is_picture(entry: Any) -> bool:
-    name = _last(entry["name"])
+    name = _last_part(entry["name"])
     return entry["type"] == "file" and not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES

@@ -1,7 +1,7 @@
-"""Places: pictures are fetched from URLs and masks stored at URLs as whole files, so that one reader and writer do.
+"""Copies pictures from URLs and masks to URLs as whole files, so all code reads and writes local files.
 
-`file://` is a local path. `https://` and `http://` are read by the standard library; nothing is stored there. All else
-(`s3://`, `gs://`, `hf://`, `memory://` …) goes through fsspec.
+`file://` is a local path. `https://` and `http://` are read by the standard library and cannot be written. All other
+kinds (`s3://`, `gs://`, `hf://`, `memory://` …) use fsspec.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from atrous.data.remote.filesystems import WEB, errors_named, filesystem_of, ope
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, is_url, shown_place
 
-#: Bytes of the disk that stay free.
+#: Disk space that stays free, in bytes.
 RESERVE = 64 * 2**20
-#: Bytes copied at once.
+#: Number of bytes copied at once.
 CHUNK = 2**20
-#: How files begin that are pages or error messages and no pictures.
+#: First bytes of web pages and error messages that servers send instead of pictures.
 PAGES = (b"<!doctype html", b"<html", b"<?xml")
 
 
 def local_path(place: Place) -> Path | None:
-    """The path of a place on this machine; None of a URL of elsewhere.
+    """The path of a place on this machine; None for a URL of another machine.
 
     Args:
         place: a path or a URL, also `file://`.
 
     Raises:
-        AtrousError: a `file://` URL that names another machine or no file.
+        AtrousError: a `file://` URL names another machine or no file.
     """
     if not is_url(place):
         return Path(place)
@@ -54,16 +54,16 @@ def local_path(place: Place) -> Path | None:
 
 
 def as_path(place: Place) -> Path:
-    """A path that ends as a place does, for the names of what belongs to it: of a URL its host, folders and file.
+    """A relative path to name outputs after a place: for a URL, its host, folders and file; a path stays as it is.
 
     Args:
-        place: a path, or a URL, whose `%20` are decoded on the web.
+        place: a path or a URL; escapes such as `%20` are decoded in web addresses.
     """
     if not is_url(place):
         return Path(place)
     is_web = scheme_of(str(place)) in WEB
     text = shown_place(place).removesuffix("?…").partition("://")[2]
-    return Path(*(_for_any_system(unquote(part) if is_web else part) for part in text.split("/") if part))
+    return Path(*(_portable_name(unquote(part) if is_web else part) for part in text.split("/") if part))
 
 
 def below(folder: Place, name: str) -> Place:
@@ -71,7 +71,7 @@ def below(folder: Place, name: str) -> Place:
 
     Args:
         folder: a path or a URL.
-        name: of the file.
+        name: name of the file.
     """
     if not is_url(folder):
         return Path(folder) / name
@@ -80,7 +80,7 @@ def below(folder: Place, name: str) -> Place:
 
 
 def identity(place: Place) -> str:
-    """A text that is the same for two spellings of one place.
+    """A string that is the same for different spellings of one place.
 
     Args:
         place: a path or a URL.
@@ -98,40 +98,40 @@ def identity(place: Place) -> str:
 
 @contextmanager
 def fetched(place: Place, stopped: Callable[[], bool] = lambda: False) -> Iterator[Path]:
-    """The file of a place on this machine: itself, or a copy for as long as the context lasts; errors name the place.
+    """The local file of a place: the file itself, or a copy that is deleted with the context; errors name the place.
 
     Args:
         place: a path or a URL of a file.
-        stopped: as of `fetch`.
+        stopped: as in `fetch`.
 
     Raises:
-        AtrousError: as `fetch`.
+        AtrousError: as in `fetch`.
     """
     if (path := local_path(place)) is not None:
         yield path
         return
     with TemporaryDirectory(prefix="atrous-", ignore_cleanup_errors=True) as folder:
         copy = fetch(str(place), Path(folder), stopped)
-        with _named(copy, place):
+        with _errors_name_place(copy, place):
             yield copy
 
 
 @contextmanager
 def stored(place: Place) -> Iterator[Path]:
-    """A path to write a file to; where the place is a URL, it is stored there when the context ends without an error.
+    """A path to write a file to; for a URL, the file is stored there when the context ends without an error.
 
     Args:
         place: a path or a URL of a file.
 
     Raises:
-        AtrousError: as `store`.
+        AtrousError: as in `store`.
     """
     if (path := local_path(place)) is not None:
         yield path
         return
     with TemporaryDirectory(prefix="atrous-", ignore_cleanup_errors=True) as folder:
         draft = Path(folder) / _name_of(str(place))
-        with _named(draft, place):
+        with _errors_name_place(draft, place):
             yield draft
         store(draft, str(place))
 
@@ -140,16 +140,16 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
     """Copies a picture from a URL into a folder, whole or not at all.
 
     Args:
-        url: of one file, as `listing_of` gives it.
-        folder: where the file goes, under the last part of the URL; its folders are made.
-        stopped: asked again and again whether to give up.
+        url: URL of one file, as `listing_of` returns it.
+        folder: target folder, created if missing; the file is named after the last part of the URL.
+        stopped: function called before each chunk; True cancels the copy.
 
     Returns:
-        The file.
+        The path of the copy.
 
     Raises:
-        AtrousError: no such file, no access, a page instead of a picture, a file that ends too early or is larger than
-            what the disk has free, or an extra that is not installed.
+        AtrousError: the file does not exist, cannot be accessed, is a web page instead of a picture, ends too early or
+            is larger than the free disk space, or an extra is not installed.
     """
     kind = ""
     with errors_named(url):
@@ -171,8 +171,8 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
         with part.open("rb") as written:
             if kind == "text/html" or written.read(512).lstrip().lower().startswith(PAGES):
                 raise AtrousError(
-                    f"{shown_place(url)} gives a page of text and no picture: give the picture's own address, and look "
-                    "in a browser whether it asks to log in."
+                    f"{shown_place(url)} gives a page of text and no picture: give the picture's own address, and "
+                    "check in a browser whether it asks to log in."
                 )
     ending = mimetypes.guess_extension(kind) if kind.startswith("image/") else None
     if target.suffix.lower() not in PICTURE_SUFFIXES and ending in PICTURE_SUFFIXES:
@@ -181,27 +181,27 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
 
 
 def store(file: Path, url: str) -> None:
-    """Copies a file to a URL, whole; what is there before is lost only when the new file is there.
+    """Copies a whole file to a URL; an existing file is replaced only when the new file is complete.
 
     Args:
-        file: on this machine.
-        url: of the file that it becomes; one that is there is replaced.
+        file: a file on this machine.
+        url: URL of the new file; an existing file is replaced.
 
     Raises:
-        AtrousError: nothing can be stored there, no access, or an extra that is not installed.
+        AtrousError: the URL cannot be written, there is no access, or an extra is not installed.
     """
     check_storable(url)
     put(file, url)
 
 
 def check_storable(url: str) -> None:
-    """Refuses, before the work, a URL at which nothing can be stored.
+    """Refuses a URL that cannot be written, before any work is done.
 
     Args:
-        url: of a file or a folder.
+        url: URL of a file or a folder.
 
     Raises:
-        AtrousError: a web address, an unknown kind of URL, or an extra that is not installed.
+        AtrousError: the URL is a web address or of an unknown kind, or an extra is not installed.
     """
     if scheme_of(url) in WEB:
         raise AtrousError(
@@ -219,10 +219,10 @@ def _copy(
     url: str,
     stopped: Callable[[], bool],
 ) -> None:
-    """Copies a file of `size` bytes, where that is known, and of at most `free`.
+    """Copies a file of `size` bytes (None if unknown) and of at most `free` bytes.
 
     Raises:
-        AtrousError: it is larger, or ends before its size; or it is not to be fetched any more.
+        AtrousError: the file is larger than `free` or ends before `size`, or the copy was cancelled.
     """
     copied = 0
     while True:
@@ -244,8 +244,8 @@ def _copy(
 
 
 @contextmanager
-def _named(copy: Path, place: Place) -> Iterator[None]:
-    """Puts the place for the path of its temporary copy in what is raised."""
+def _errors_name_place(copy: Path, place: Place) -> Iterator[None]:
+    """Replaces the path of the temporary copy by the place in errors."""
     try:
         yield
     except Exception as error:
@@ -257,8 +257,8 @@ def _named(copy: Path, place: Place) -> Iterator[None]:
         raise
 
 
-def _for_any_system(name: str) -> str:
-    """A file's name without the characters that some system has in no name."""
+def _portable_name(name: str) -> str:
+    """A file name with `_` for characters that some systems do not allow."""
     return re.sub(r'[:*?"<>|/\\\0-\x1f]', "_", name)
 
 
@@ -266,7 +266,7 @@ def _name_of(url: str) -> str:
     """The name of the local copy: the last part of the URL's path.
 
     Raises:
-        AtrousError: it has none, or one that would lead out of the folder.
+        AtrousError: the URL has no such name, or the name would lead out of the folder.
     """
     is_web = scheme_of(url) in WEB
     path = urlsplit(url).path if is_web else url.partition("://")[2]
@@ -274,4 +274,4 @@ def _name_of(url: str) -> str:
     name = unquote(last) if is_web else last
     if name in ("", ".", "..") or re.search(r"[/\\\0-\x1f]", name):
         raise AtrousError(f"{shown_place(url)} names no file: its last part must be a file's name.")
-    return _for_any_system(name)
+    return _portable_name(name)

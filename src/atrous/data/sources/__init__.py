@@ -1,1 +1,1 @@
-"""What pictures are read from and masks are written to, one file per kind."""
+"""Sources of pictures and sinks for masks, one file per kind."""

@@ -17,7 +17,7 @@ class ArraySource:
     Args:
         image: H×W×C.
         valid: H×W booleans, False where there is no data; None for data everywhere.
-        doubtful_alpha: as of `Pixels`, for the whole picture.
+        doubtful_alpha: as in `Pixels`, for the whole picture.
     """
 
     image: np.ndarray
@@ -32,11 +32,11 @@ class ArraySource:
 
     @property
     def geometry(self) -> None:
-        """It lies nowhere."""
+        """None: an array has no geographic position."""
         return None
 
     def read(self, window: Window) -> Pixels:
-        """The window, not copied."""
+        """The pixels of the window, as views of the arrays."""
         valid = None if self.valid is None else self.valid[window.rows, window.columns]
         return Pixels(self.image[window.rows, window.columns], valid, self.doubtful_alpha)
 
@@ -45,8 +45,8 @@ class ArraySink:
     """A mask in memory.
 
     Args:
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height: height of the picture, in pixels.
+        width: width of the picture, in pixels.
 
     Attributes:
         mask: H×W uint8 class indices.
@@ -56,5 +56,5 @@ class ArraySink:
         self.mask = np.full((height, width), IGNORE_INDEX, np.uint8)
 
     def write(self, window: Window, mask: np.ndarray) -> None:
-        """Puts the window's mask in its place."""
+        """Writes the mask of a window."""
         self.mask[window.rows, window.columns] = mask

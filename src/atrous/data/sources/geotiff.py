@@ -1,4 +1,4 @@
-"""GeoTIFFs window by window: pictures of any size and number of bands in, masks in the same place on Earth out."""
+"""Reads GeoTIFFs of any size and number of bands window by window; writes masks with the same coordinates."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from atrous.data.sources.source import Pixels, Source
 from atrous.errors import AtrousError, missing_extra
 from atrous.picture_marks import UNSEALED, seal
 
-#: StoredPixels in height and width of what is compressed at once in the masks.
+#: Height and width, in pixels, of the blocks in which masks are compressed.
 BLOCK = 512
-#: Names of files that may have a place on Earth.
+#: Endings of files that may have coordinates on Earth.
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2")
 #: The identifier of the box in JPEG 2000 that holds a GeoTIFF's tags.
 GEO_JP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
-#: MB of decoded blocks that GDAL keeps, for the overlap of tiles; left alone it takes a twentieth of the memory.
+#: Size of GDAL's cache of decoded blocks, in MB, for overlapping tiles; GDAL's default is 5 % of the memory.
 CACHE_MB = 128
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a raster lies on Earth, for its upright pixels.
+    """The position of a raster on Earth, for its upright pixels.
 
     Attributes:
         crs: rasterio's coordinate reference system, or None.
         transform: rasterio's affine map from (column, row) to coordinates.
         points: ground control points.
-        points_crs: their coordinate reference system.
+        points_crs: coordinate reference system of the points.
     """
 
     crs: Any
@@ -50,20 +50,20 @@ class Place:
 
 
 class GeoTiffSource:
-    """A raster with a place on Earth, whose pixels are read window by window as `read_pixels` reads the whole.
+    """A raster with coordinates, read window by window with the same values as `read_pixels`.
 
-    rasterio gives the place only. A JPEG 2000 is decoded as a whole.
+    rasterio reads only the coordinates. A JPEG 2000 file is decoded as a whole.
 
     Args:
         path: a TIFF or JPEG 2000 file.
-        channels: C ≥ 1 that the model takes. Of a file with more than four bands the first are taken, an alpha band
-            left out, and one band may stand for three.
+        channels: number of channels C that the model takes, 1 or more. Of more than four bands the first C are
+            read; an alpha band is left out, and one band may be used as three.
         pages: as in `read_picture`.
         missing: values that mean "no data", beside those that the file declares.
 
     Attributes:
-        geometry: where it lies.
-        bands: that the file has, with an alpha band.
+        geometry: position of the raster on Earth.
+        bands: number of bands in the file, including an alpha band.
 
     Raises:
         AtrousError: rasterio is not installed, the file cannot be read, or it has too few bands or complex numbers.
@@ -92,7 +92,7 @@ class GeoTiffSource:
         self._judges_alpha = True
         self._taken = 1 if count == 1 else channels
         self._size = height, width
-        if orientation != 1:  # coordinates are those of stored pixels
+        if orientation != 1:  # coordinates refer to stored pixels
             matrix = stored_from_upright(self._size, orientation)
             both = np.reshape([*transform][:9], (3, 3)) @ matrix
             transform = type(transform)(*both[:2].ravel().tolist())
@@ -101,7 +101,7 @@ class GeoTiffSource:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, C); C is 1 where one band stands for three."""
+        """(H, W, C); C is 1 if one band is used as three."""
         return *self._size, self._taken
 
     def read(self, window: tuple[int, int, int, int]) -> Pixels:
@@ -123,7 +123,7 @@ class GeoTiffSource:
         if self._missing:
             valid = without(values, valid, self._missing)
         doubtful = self._judges_alpha and self._taken < self.bands and stored.alpha_may_be_a_channel
-        self._judges_alpha = self._judges_alpha and not doubtful  # one window is enough to tell
+        self._judges_alpha = self._judges_alpha and not doubtful  # one window is enough
         return Pixels(values, valid, doubtful)
 
     def close(self) -> None:
@@ -133,13 +133,13 @@ class GeoTiffSource:
 
 
 class GeoTiffSink:
-    """A mask as a GeoTIFF like the picture's: tiled, compressed, with coordinates, colours and the classes' names.
+    """A mask as a GeoTIFF with the picture's size: tiled, compressed, with coordinates, colours and the classes' names.
 
-    To be used in a `with` statement: at the path stands a whole mask, or what was there before.
+    Use it in a `with` statement. After an error the path keeps its previous file, never a part of a mask.
 
     Args:
         path: the file to write.
-        source: the picture, whose size and place the mask takes.
+        source: the picture, which defines the size and coordinates of the mask.
         table: names, colours and raw values of the classes.
         raw: write the raw values that the training masks had, instead of class indices.
 
@@ -155,7 +155,7 @@ class GeoTiffSink:
         like = source.geometry or Place(None, rasterio.Affine.identity(), (), None)
         self.path, self._table, self._raw = Path(path), table, raw
         self._unfinished = ExitStack()
-        # a table whose classes mean 255 has no value for void; only a mask that holds some is refused then
+        # where 255 is a class, there is no value for void; then only a mask with void pixels is refused
         void = [IGNORE_INDEX] if table.has_ignore_value or not raw else []
         values = self._values(np.array([[*range(len(table.names)), *void]], np.uint8))[0]
         if values.ndim > 1:
@@ -167,7 +167,7 @@ class GeoTiffSink:
         }  # fmt: skip
         try:
             self._part = self._unfinished.enter_context(atomic_path(path))
-            with warnings.catch_warnings(action="ignore"):  # rasters without a place on Earth are welcome
+            with warnings.catch_warnings(action="ignore"):  # rasters without coordinates are allowed
                 self._dataset = rasterio.open(self._part, "w", **profile)
         except (RasterioError, OSError) as error:
             self._unfinished.__exit__(type(error), error, None)
@@ -182,14 +182,14 @@ class GeoTiffSink:
             colors = {value: (*color, 255) for value, color in zip(values.tolist(), table.colors, strict=False)}
             clear = {values[-1].item(): (0, 0, 0, 0)} if void else {}
             self._dataset.write_colormap(1, {**colors, **clear})
-        self._rows = np.empty((0, width), values.dtype)  # not yet written, from self._top on
+        self._rows = np.empty((0, width), values.dtype)  # rows not yet written, starting at row self._top
         self._top = 0
 
     def write(self, window: tuple[int, int, int, int], mask: np.ndarray) -> None:
-        """Takes the mask of a window; windows come in rows from the top, each row from the left.
+        """Writes the mask of a window; windows come in rows from the top, each row from the left.
 
-        What makes no whole row of blocks is kept until it does: width · (height of a window + 512) values at most.
-        A block written in parts would be compressed, written, read and written again elsewhere in the file.
+        Values are kept in memory until they fill a whole row of blocks: at most width · (height of a window + 512)
+        values. A block written in parts would be compressed, read again, and rewritten elsewhere in the file.
 
         Args:
             window: (top, left, height, width) in pixels.
@@ -211,7 +211,7 @@ class GeoTiffSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._dataset.close()  # which writes what is left
+            self._dataset.close()  # closing writes the remaining data
             if error is None:
                 seal(self._part)
         except Exception as failed:
@@ -237,11 +237,11 @@ class GeoTiffSink:
 
 
 def needs_windows(path: str | Path, most_bytes: float) -> bool:
-    """Whether a picture is one for `GeoTiffSource`: it has a place on Earth, more than 4 bands or too many pixels.
+    """Whether a picture needs `GeoTiffSource`: it has coordinates, more than 4 bands or too many pixels.
 
     Args:
-        path: a file; only TIFF and JPEG 2000 are opened, and none without rasterio.
-        most_bytes: that its pixels may take.
+        path: path of a file; only TIFF and JPEG 2000 are opened, and only if rasterio is installed.
+        most_bytes: largest size of the decoded pixels, in bytes.
     """
     if Path(path).suffix.lower() not in RASTER_SUFFIXES:
         return False
@@ -256,7 +256,7 @@ def needs_windows(path: str | Path, most_bytes: float) -> bool:
 
 
 def has_place_tags(path: str | Path) -> bool:
-    """Whether a raster has coordinates, seen without rasterio: its mask would lose them."""
+    """Whether a raster has coordinates, checked without rasterio: without rasterio its mask would lose them."""
     path = Path(path)
     if path.suffix.lower() not in RASTER_SUFFIXES:
         return False
@@ -279,7 +279,7 @@ def _is_tiff(path: str | Path) -> bool:
 
 
 def _moved(point: Any, matrix: np.ndarray) -> Any:
-    """A ground control point at its upright pixel."""
+    """A ground control point, moved to its upright pixel."""
     column, row, _ = matrix @ (point.col, point.row, 1.0)
     return type(point)(row=row, col=column, x=point.x, y=point.y, z=point.z, id=point.id, info=point.info)
 
@@ -299,7 +299,7 @@ def _open(path: str | Path) -> Any:
 
 
 def _small_cache() -> Any:
-    """GDAL asks for its cache's size when it first caches a block, in whatever thread that is."""
+    """An environment with a small cache; GDAL reads the size when it first caches a block, in any thread."""
     import rasterio
 
     return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)

@@ -14,14 +14,14 @@ from atrous.inputs import Input, joint_dtype
 
 
 class JoinedSource:
-    """Several sources of one size as one.
+    """Several sources of the same size, read as one.
 
     Args:
         sources: one per input.
-        inputs: of the model, in the same order.
+        inputs: inputs of the model, in the same order.
 
     Raises:
-        AtrousError: they differ in size.
+        AtrousError: the sources differ in size.
     """
 
     def __init__(self, sources: Sequence[Source], inputs: Sequence[Input]) -> None:
@@ -36,11 +36,11 @@ class JoinedSource:
 
     @property
     def geometry(self) -> Any:
-        """That of the picture."""
+        """The position of the picture on Earth, or None."""
         return self._sources[0].geometry
 
     def close(self) -> None:
-        """Closes the files of all."""
+        """Closes the files of all sources."""
         for source in self._sources:
             getattr(source, "close", lambda: None)()
 
@@ -52,18 +52,18 @@ class JoinedSource:
 def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
     """The channels of several inputs in one array, each in the range that the model was trained on.
 
-    There is no data where the picture, the first input, has none. Where a further input has none, its channels hold
-    their training mean, which the network sees as 0: a pixel without depth is still part of the picture.
+    A pixel has no data if the picture, the first input, has no data there. Where only a further input has no data, its
+    channels get their training mean, which is 0 after normalisation: a pixel without depth is still valid.
 
     Args:
-        parts: one per input, of one size.
-        inputs: of the model, in the same order.
+        parts: pixels of each input, all of the same size.
+        inputs: inputs of the model, in the same order.
 
     Returns:
-        H×W×C of their common type, or float32.
+        H×W×C of their common data type, or float32.
 
     Raises:
-        AtrousError: they differ in size, or a type of values is not that of the training.
+        AtrousError: the parts differ in size, or a data type is not that of the training.
     """
     check_sizes([part.values.shape[:2] for part in parts], [one.name for one in inputs])
     dtype = joint_dtype(inputs)
@@ -72,7 +72,7 @@ def joined(parts: Sequence[Pixels], inputs: Sequence[Input]) -> Pixels:
         taken = to_channels(part.values, one.channels)
         if one is inputs[0]:
             taken = to_depth(taken, one.dtype)
-        elif taken.dtype.name != one.dtype:  # 8 bits, 16 bits and floats are hardly of one unit
+        elif taken.dtype.name != one.dtype:  # 8 bits, 16 bits and floats rarely have the same unit
             raise AtrousError(
                 f"{one.name} holds {taken.dtype}, and the model was trained on {one.dtype}: convert it to the type and "
                 f"unit ({one.unit or 'of the training files'}) that it had in training."
@@ -87,11 +87,11 @@ def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
     """Refuses inputs of one scene that differ in size.
 
     Args:
-        sizes: (H, W) of each.
-        names: of each.
+        sizes: (H, W) of each input.
+        names: name of each input.
 
     Raises:
-        AtrousError: they differ.
+        AtrousError: the sizes differ.
     """
     if len(set(sizes)) > 1:
         listed = ", ".join(f"{name} {size[1]}×{size[0]} px" for name, size in zip(names, sizes, strict=True))

@@ -1,4 +1,4 @@
-"""The one reader: the files of a scene as a model takes them."""
+"""Reads the files of a scene as a model takes them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
     """The values of all inputs of a scene.
 
     Args:
-        files: one per input.
-        inputs: of the model, in the same order.
+        files: one file per input.
+        inputs: inputs of the model, in the same order.
 
     Returns:
-        Of one input H×W×C as its file stores them; of several joined, see `joined.joined`.
+        For one input, H×W×C as its file stores them; for several, the joined channels, see `joined.joined`.
 
     Raises:
         AtrousError: a file is missing or damaged, there is no agreed way to the channels, or sizes differ.
@@ -37,14 +37,14 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
 
 
 def open_windows(files: Sequence[Path], inputs: Sequence[Input]) -> JoinedSource | StandardisedSource | GeoTiffSource:
-    """A scene that is read window by window; its picture is a raster, and so are further inputs that are TIFFs.
+    """Open a scene that is read window by window; its picture is a raster, and so are further inputs that are TIFFs.
 
     Args:
-        files: one per input.
-        inputs: of the model, in the same order.
+        files: one file per input.
+        inputs: inputs of the model, in the same order.
 
     Returns:
-        A source to be closed.
+        A source, which the caller closes.
 
     Raises:
         AtrousError: a file is missing or damaged, there is no agreed way to the channels, or sizes differ.
@@ -62,10 +62,10 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
 
 
 def as_input(pixels: Pixels, one: Input) -> Pixels:
-    """A whole picture, with what the record of an input says of its values.
+    """A whole picture, with the missing values and the normalisation of an input applied.
 
     Args:
-        pixels: as the file stores them, with the input's channels.
+        pixels: pixels as the file stores them, with the input's channels.
         one: the input.
     """
     values, valid, doubtful = pixels
@@ -77,15 +77,15 @@ def as_input(pixels: Pixels, one: Input) -> Pixels:
 
 
 def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:
-    """What a picture's file stores, before it is known what a model makes of it.
+    """The pixels of a picture's file, before any settings of a model are applied.
 
     Args:
         file: the picture.
-        channels: C; None for all bands that are no alpha.
+        channels: number of channels C; None for all bands except alpha.
         pages: as in `read_pixels`.
 
     Raises:
-        AtrousError: missing or damaged, or there is no agreed way to the channels.
+        AtrousError: the file is missing or damaged, or there is no agreed way to the channels.
     """
     stored = read_pixels(file, pages)
     try:
@@ -99,7 +99,7 @@ def read_input(file: Path, one: Input) -> Pixels:
     """The values of one input of a scene.
 
     Args:
-        file: the input's.
+        file: the input's file.
         one: the input.
 
     Raises:

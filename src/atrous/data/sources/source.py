@@ -1,4 +1,4 @@
-"""The contract of every kind of input: a source gives values window by window, a sink takes a mask."""
+"""Protocols of all kinds of input and output: a source returns pixels window by window, a sink takes a mask."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class Window(NamedTuple):
 
     @property
     def rows(self) -> slice:
-        """Its rows, to index an array with."""
+        """The rows of the window, as an index of an array."""
         return slice(self.top, self.top + self.height)
 
     @property
     def columns(self) -> slice:
-        """Its columns, to index an array with."""
+        """The columns of the window, as an index of an array."""
         return slice(self.left, self.left + self.width)
 
     def within(self, other: Window) -> Window:
-        """The same rectangle, from the other's top left corner."""
+        """The same rectangle, relative to the top left corner of ``other``."""
         return Window(self.top - other.top, self.left - other.left, self.height, self.width)
 
 
 class Pixels(NamedTuple):
-    """What a model gets of a picture, or of a window of one.
+    """The pixels that a model gets: of a picture or of a window.
 
     Attributes:
         values: H×W×C ``uint8``, ``uint16`` or ``float32``; 0 where there is no data.
         valid: H×W booleans, False where there is no data; None for data everywhere.
-        doubtful_alpha: whether an alpha band, which is no channel here, looks like one.
+        doubtful_alpha: whether the alpha band, which is not read as a channel, may be a channel.
     """
 
     values: np.ndarray
@@ -45,7 +45,7 @@ class Pixels(NamedTuple):
 
 
 class Source(Protocol):
-    """A picture of any kind and size, which gives its pixels window by window."""
+    """A picture of any kind and size, read window by window."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,11 +54,11 @@ class Source(Protocol):
 
     @property
     def geometry(self) -> Any:
-        """Where it lies, such as a raster's `geotiff.Place`; None for a picture that lies nowhere."""
+        """The position on Earth, such as a raster's `geotiff.Place`; None for a picture without coordinates."""
         ...
 
     def read(self, window: Window) -> Pixels:
-        """The pixels of a window within the picture."""
+        """The pixels of a window that is inside the picture."""
         ...
 
 
@@ -66,7 +66,7 @@ class Sink(Protocol):
     """A mask that is written window by window: in rows of windows from the top, each row from the left."""
 
     def write(self, window: Window, mask: np.ndarray) -> None:
-        """Takes the window's H×W uint8 class indices, 255 where the picture has no data."""
+        """Writes the window's H×W uint8 class indices, 255 where the picture has no data."""
         ...
 
 
@@ -74,7 +74,7 @@ def whole(source: Source) -> Pixels:
     """All pixels of a source.
 
     Args:
-        source: a picture that memory holds.
+        source: a picture that fits in memory.
     """
     height, width, _ = source.shape
     return source.read(Window(0, 0, height, width))

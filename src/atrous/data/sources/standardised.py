@@ -1,4 +1,4 @@
-"""A picture less its own mean, divided by its own deviation, window by window."""
+"""Standardises a picture by its own mean and standard deviation, window by window."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from atrous.data.sources.source import Pixels, Source, Window
 
-#: Rows that are read at once for the mean and the deviation.
+#: Number of rows read at once for the mean and the standard deviation.
 ROWS = 512
 
 
 class StandardisedSource:
-    """A source normalised by the mean and deviation of its whole picture, which a first pass over it takes.
+    """A source normalised by the mean and standard deviation of its whole picture, which two first passes compute.
 
     Args:
         source: the picture.
@@ -30,23 +30,23 @@ class StandardisedSource:
 
     @property
     def geometry(self) -> Any:
-        """That of the picture."""
+        """The position of the picture on Earth, or None."""
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:
-        """The window as float32; 0 where there is no data, and in channels of one value."""
+        """The window as float32; 0 where there is no data, and in constant channels."""
         values, valid, doubtful = self.source.read(window)
         mean, std = self._statistics
         scaled = ((values - mean) / std).astype(np.float32)
         return Pixels(scaled if valid is None else np.where(valid[:, :, None], scaled, np.float32(0)), valid, doubtful)
 
     def close(self) -> None:
-        """Closes the picture's file, where it is one."""
+        """Closes the picture's file, if the source has one."""
         getattr(self.source, "close", lambda: None)()
 
     @cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of each channel; two passes, as a deviation of squares loses its digits."""
+        """Mean and standard deviation of each channel, in two passes, because a sum of squares loses precision."""
         height, width, channels = self.source.shape
         windows = [Window(top, 0, min(ROWS, height - top), width) for top in range(0, height, ROWS)]
         count, total, squares = 0, np.zeros(channels), np.zeros(channels)

@@ -229,11 +229,11 @@ class PreparedSource:
 
 
 def in_axes(picture: Any, axes: str) -> Any:
-    """Arrays and torch tensors with the axes H×W×C; a list, an iterator or a dict of them likewise.
+    """Converts arrays and torch tensors to the axes H×W×C, also in a list, an iterator or a dict.
 
     Args:
-        picture: value to check.
-        axes: of each, the letters H, W and C in their order, or H and W alone.
+        picture: one picture or several, as in a call of `Segmenter`.
+        axes: order of the axes: the letters H, W and C, or only H and W.
 
     Raises:
         AtrousError: other letters, no array or tensor, or one of another number of axes.

@@ -147,9 +147,9 @@ def make_pictures(sources: Sequence[Path], folder: Path, count: int) -> list[Pat
 
 def png_of(prediction: object) -> bytes:
     """What a server answers for a prediction, byte by byte."""
-    from atrous.serving.response_formats import Asked, write
+    from atrous.serving.response_formats import ResponseOptions, write
 
-    return write(prediction, Asked("mask"))  # type: ignore[arg-type]
+    return write(prediction, ResponseOptions("mask"))  # type: ignore[arg-type]
 
 
 def load(

@@ -92,7 +92,9 @@ def test_a_mask_file_keeps_void_whatever_the_number_of_classes(classes, tmp_path
     prediction = Prediction(mask, np.zeros((9, 300, 3), np.uint8), info)
     prediction.save(tmp_path / "a.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), mask)
-    sent = Image.open(io.BytesIO(response_formats.write(prediction, response_formats.Asked("mask", 0.5, False))))
+    sent = Image.open(
+        io.BytesIO(response_formats.write(prediction, response_formats.ResponseOptions("mask", 0.5, False)))
+    )
     assert np.array_equal(np.asarray(sent), mask)
 
 

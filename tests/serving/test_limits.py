@@ -19,9 +19,9 @@ from atrous.inference.segmenter import Segmenter
 from atrous.serving import request_handler, response_formats, server, timeouts
 from atrous.serving.auth import AccessControl
 from atrous.serving.limits import Memory, Problem
-from atrous.serving.model_store import Look, Model
+from atrous.serving.model_store import InferenceOptions, Model
 from atrous.serving.prometheus_metrics import Metrics
-from atrous.serving.request_handler import Wish
+from atrous.serving.request_handler import RequestSettings
 
 
 def test_memory_is_shared_in_the_order_of_asking():
@@ -102,15 +102,15 @@ def model(tmp_path, **preprocessing) -> Model:
 
 
 @pytest.mark.slow
-def test_enlarging_and_the_first_pass_of_tiles_count_as_looks(tmp_path):
-    plain, asked = model(tmp_path), response_formats.Asked()
-    assert Wish(plain, Look(), asked).looks == 1
-    assert Wish(plain, Look((1.0, 2.0), True), asked).looks == 10
+def test_enlarging_and_the_first_pass_of_tiles_count_as_pixels(tmp_path):
+    plain, asked = model(tmp_path), response_formats.ResponseOptions()
+    assert RequestSettings(plain, InferenceOptions(), asked).pixel_factor == 1
+    assert RequestSettings(plain, InferenceOptions((1.0, 2.0), True), asked).pixel_factor == 10
     assert plain.segmenter.pools
-    assert Wish(plain, Look(tile=512, overlap=0), asked).looks == 2
+    assert RequestSettings(plain, InferenceOptions(tile=512, overlap=0), asked).pixel_factor == 2
     enlarged = model(tmp_path, enlarge=2.0)
-    assert Wish(enlarged, Look(), asked).looks == 4
-    assert Wish(enlarged, Look(tile=512, overlap=256), asked).looks == 4 * 2 * 4
+    assert RequestSettings(enlarged, InferenceOptions(), asked).pixel_factor == 4
+    assert RequestSettings(enlarged, InferenceOptions(tile=512, overlap=256), asked).pixel_factor == 4 * 2 * 4
 
 
 def test_a_websocket_is_refused_whatever_its_key():
@@ -145,14 +145,14 @@ def test_a_form_is_read_beside_the_event_loop(monkeypatch, tmp_path):
     class Request:
         headers = request_handler.Headers({"content-type": "multipart/form-data; boundary=B"})
 
-    class Asked:
+    class Settings:
         parameters = ("format",)
         model = model(tmp_path)
 
     async def ask() -> bytes:
         made = request_handler.RequestHandler((), None, request_handler.Limits(), Metrics())  # type: ignore[arg-type]
         try:
-            return (await made._files_in(Request(), content, Asked()))[0]  # type: ignore[arg-type]
+            return (await made._files_in(Request(), content, Settings()))[0]  # type: ignore[arg-type]
         finally:
             made.close()
 
@@ -194,14 +194,14 @@ def test_memory_that_runs_out_is_a_picture_too_large(opened, monkeypatch, where,
         "the answer": (response_formats, "write"),
     }.get(where, (request_handler, "FORM_BYTES"))
     monkeypatch.setattr(module, name, fail)
-    wish = Wish(opened, Look(), response_formats.Asked())
+    settings = RequestSettings(opened, InferenceOptions(), response_formats.ResponseOptions())
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "png")
 
     async def ask() -> None:
         made = request_handler.RequestHandler((), Broken(), request_handler.Limits(), Metrics())  # type: ignore[arg-type]
         try:
-            await made._answer((file.getvalue(),), wish, "")
+            await made._answer((file.getvalue(),), settings, "")
         finally:
             made.close()
 

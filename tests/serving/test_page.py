@@ -289,7 +289,7 @@ def test_a_key_is_asked_for(browser, start, tmp_path, street):
     give("open-seasame")
     until(lambda: browser.find_element("id", "wrong").is_displayed())
     browser.find_element("id", "key").send_keys(Keys.ESCAPE)
-    until(lambda: "asks for a key" in browser.find_element("id", "error").text)
+    until(lambda: "needs a key" in browser.find_element("id", "error").text)
     browser.find_element("id", "file").send_keys(str(street))  # asks again
     until(dialog)
     give("open-sesame")

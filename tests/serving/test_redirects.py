@@ -94,7 +94,7 @@ def test_the_key_is_sent_to_no_other_server(serving, name):
     client = Client(first.address, key="secret", patience=0)
     assert client.models() == [{"name": "x"}]
     assert [first.asked[0][3], second.asked[0][3]] == ["Bearer secret", None]
-    second.says = lambda path: (401, {}, b'{"detail": "this server asks for a key"}')
+    second.says = lambda path: (401, {}, b'{"detail": "this server needs a key"}')
     with pytest.raises(AtrousError, match=r"a key is not sent to another server.*Give http://"):
         client.models()
 
@@ -106,9 +106,9 @@ def test_the_key_is_sent_to_no_other_server(serving, name):
         ((301, {"Location": "ftp://127.0.0.1/x"}, b""), "not followed: only http and https"),
         ((301, {"Location": "http://127.0.0.1:99999/"}, b""), "not followed"),
         ((307, {"Location": "http://user:word@127.0.0.1/"}, b""), "not followed"),
-        ((308, {}, b""), "without saying where to"),
-        ((303, {"Location": "/sign-in"}, b""), "to a page"),
-        ((302, {"Location": "/again"}, b""), "redirects on, after 5 redirects"),
+        ((308, {}, b""), "without a Location header"),
+        ((303, {"Location": "/sign-in"}, b""), "to another page"),
+        ((302, {"Location": "/again"}, b""), "redirects again after 5 redirects"),
         (
             (200, {"Content-Type": "text/html"}, b"<html><title>Sign in</title>"),
             "text/html, not JSON, titled 'Sign in'",

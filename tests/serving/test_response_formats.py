@@ -13,7 +13,7 @@ from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
 from atrous.models.info import Info, Preprocessing
 from atrous.models.task import Task
-from atrous.serving.response_formats import FORMATS, Asked, form_for, rle_counts, write
+from atrous.serving.response_formats import FORMATS, ResponseOptions, form_for, rle_counts, write
 
 COLORS = ((0, 0, 0), (220, 40, 40), (40, 60, 220))
 INFO = Info(
@@ -32,11 +32,11 @@ def prediction() -> Prediction:
 
 
 def test_the_mask_keeps_its_indices_and_colours(prediction):
-    picture = Image.open(io.BytesIO(write(prediction, Asked("mask"))))
+    picture = Image.open(io.BytesIO(write(prediction, ResponseOptions("mask"))))
     assert picture.mode == "P"
     assert np.array_equal(np.asarray(picture), prediction.mask)
     assert picture.getpalette()[6:9] == [40, 60, 220]
-    grey = Image.open(io.BytesIO(write(prediction, Asked("indices"))))
+    grey = Image.open(io.BytesIO(write(prediction, ResponseOptions("indices"))))
     assert grey.mode == "L"
     assert np.array_equal(np.asarray(grey), prediction.mask)
 
@@ -44,17 +44,17 @@ def test_the_mask_keeps_its_indices_and_colours(prediction):
 def test_the_overlay_is_as_opaque_as_asked(prediction):
     large = Prediction(np.kron(prediction.mask, np.ones((16, 16), np.uint8)), np.full((96, 128, 3), 90, np.uint8), INFO)
 
-    def red_of(asked: Asked) -> float:
+    def red_of(asked: ResponseOptions) -> float:
         return float(np.asarray(Image.open(io.BytesIO(write(large, asked))))[40, 72, 0])
 
-    assert red_of(Asked("overlay", opacity=0)) == pytest.approx(90, abs=4)
-    assert red_of(Asked("overlay", opacity=1)) == pytest.approx(40, abs=4)
-    with_legend = Image.open(io.BytesIO(write(large, Asked("overlay", legend=True))))
+    assert red_of(ResponseOptions("overlay", opacity=0)) == pytest.approx(90, abs=4)
+    assert red_of(ResponseOptions("overlay", opacity=1)) == pytest.approx(40, abs=4)
+    with_legend = Image.open(io.BytesIO(write(large, ResponseOptions("overlay", legend=True))))
     assert with_legend.height > 96
 
 
 def test_areas(prediction):
-    answer = json.loads(write(prediction, Asked("areas")))
+    answer = json.loads(write(prediction, ResponseOptions("areas")))
     assert (answer["width"], answer["height"]) == (8, 6)
     assert [(one["name"], one["pixels"], one["share"]) for one in answer["classes"]] == [
         ("ground", 33, 33 / 48),
@@ -64,7 +64,7 @@ def test_areas(prediction):
 
 def test_runs_are_those_of_the_classes(prediction):
     decode = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed").decode
-    for one in json.loads(write(prediction, Asked("rle")))["classes"]:
+    for one in json.loads(write(prediction, ResponseOptions("rle")))["classes"]:
         assert np.array_equal(decode(one["rle"]), prediction.mask == one["index"])
 
 
@@ -82,7 +82,7 @@ def test_long_runs_are_written_as_coco_does():
 
 
 def test_polygons_are_geojson_in_pixels(prediction):
-    answer = json.loads(write(prediction, Asked("polygons")))
+    answer = json.loads(write(prediction, ResponseOptions("polygons")))
     assert answer["type"] == "FeatureCollection"
     disc = answer["features"][1]
     assert disc["properties"]["name"] == "disc"
@@ -115,5 +115,5 @@ def test_what_accept_asks_for(accept, form):
 @pytest.mark.slow
 def test_outlines_much_larger_than_the_mask_are_refused():
     noise = np.random.default_rng(0).integers(0, 2, (1000, 1000), dtype=np.uint8)
-    with pytest.raises(AtrousError, match="more corners than there may be: ask for rle"):
-        write(Prediction(noise, np.zeros((1000, 1000, 3), np.uint8), INFO), Asked("polygons"))
+    with pytest.raises(AtrousError, match="more corners than the server allows: use format=rle"):
+        write(Prediction(noise, np.zeros((1000, 1000, 3), np.uint8), INFO), ResponseOptions("polygons"))

@@ -239,8 +239,8 @@ def test_those_who_send_slowly_are_not_waited_for(start):
 
 
 def test_pages_of_elsewhere_may_not_ask(server, streets):
-    assert "asked as 'evil.example'" in problem_of(server.ask("/v1/models", Host="evil.example"), 403)
-    assert "https://evil.example may not ask" in problem_of(
+    assert "the host 'evil.example'" in problem_of(server.ask("/v1/models", Host="evil.example"), 403)
+    assert "https://evil.example may not use" in problem_of(
         server.ask(SEGMENT, png(streets[0]), Origin="https://evil.example"), 403
     )
     assert server.ask("/v1/models", Origin=server.address)[0] == 200
@@ -256,13 +256,13 @@ def test_others_are_served_with_a_key_only(start, tmp_path, streets, capsys):
     (tmp_path / "key").write_text("open-sesame\n")
     server = start(ZOO, "--host", "0.0.0.0", "--key-file", tmp_path / "key")
     for path in ("/v1/models", "/metrics", "/nothing"):
-        assert "asks for a key" in problem_of(server.ask(path), 401)
+        assert "needs a key" in problem_of(server.ask(path), 401)
         assert server.ask(path, Authorization="Bearer open-sesam")[0] == 401
     assert server.ask("/v1/models", Authorization="Bearer open-sesame", Host="streets.example")[0] == 200
     for path in ("/", "/healthz", "/readyz", "/docs"):
         assert server.ask(path)[0] == 200
     address = f"http://127.0.0.1:{server.port}"
-    with pytest.raises(AtrousError, match="asks for a key"):
+    with pytest.raises(AtrousError, match="needs a key"):
         Client(address).segment(streets[0])
     assert Client(address, key="open-sesame").segment(streets[0]).mask.shape == streets[0].shape[:2]
     assert server.stop() == 0
@@ -333,7 +333,7 @@ def test_sigterm_lets_everybody_finish(start, streets, segmenter):
         thread.join(30)
     assert sorted(index for index, _ in answers) == list(range(8))
     assert all(np.array_equal(mask, segmenter(streets[index]).mask) for index, mask in answers)
-    assert server.lines[-1] == "stopped: all that was asked is answered"
+    assert server.lines[-1] == "stopped: all requests are answered"
 
 
 def waiting(server) -> float:

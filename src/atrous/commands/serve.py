@@ -1,4 +1,4 @@
-"""`atrous serve`: put models behind an address, for people and programs.
+"""`atrous serve`: serve models over HTTP, for people and programs.
 
 Examples:
     atrous serve runs/quickstart/best.safetensors
@@ -23,7 +23,7 @@ from atrous.option_fields import taking
 from atrous.serving.limits import Limits
 from atrous.serving.model_store import named_paths
 
-#: Where a key may be, so that no list of processes shows it.
+#: Environment variable that may contain the key; on the command line, a list of processes would show it.
 KEY_VARIABLE = "ATROUS_KEY"
 
 
@@ -47,15 +47,18 @@ def serve(
         models: model files or exported files; NAME=PATH serves one under another name.
         host: address to listen at; 0.0.0.0 or this machine's name serves other machines too, and needs a key.
         port: port to listen at; 0 takes a free one.
-        key_file: file whose first line is the key that every request must bring; or in the environment, ATROUS_KEY.
-        waiting: largest number of waiting pictures; those beyond get the status 429.
+        key_file: file whose first line is the key that every request must bring; without it, the environment variable
+            ATROUS_KEY.
+        waiting: largest number of waiting pictures; further pictures get the status 429.
         megabytes: largest upload, in MB.
-        megapixels: largest picture, in megapixels, at all scales together and as the model enlarges it.
-        seconds: longest time for a response, in seconds.
+        megapixels: largest number of pixels that the network computes for one response, in megapixels; all scales and
+            enlarging by the model count.
+        seconds: longest time from upload to response, in seconds.
         **options: engine, device, precision and memory of `ModelSpec`.
 
     Raises:
-        AtrousError: no model file, an address that is taken or open to others without a key, limits out of range.
+        AtrousError: a file is no model, the address is in use or open to other machines without a key, or a limit is
+            out of range.
     """
     specs = {name: ModelSpec(path, **options) for name, path in named_paths(models).items()}
     limits = Limits(
@@ -90,5 +93,5 @@ def _key(file: Path | None) -> str | None:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError, SystemExit):  # nobody reads it any more, which rich takes for the end; the server goes on
+    with suppress(OSError, SystemExit):  # rich exits when the console is closed; the server goes on
         console.print(escape(line))

@@ -1,4 +1,4 @@
-"""One way to run a picture of any size: whole where it fits, in tiles where it would not."""
+"""Runs a picture of any size: as a whole where it fits into memory, else in tiles."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ from atrous.models.picture_checks import check_picture, check_valid
 if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
 
-#: Called with how many tiles are done, and how many there are.
+#: Called with the number of finished tiles and the number of all tiles.
 Progress = Callable[[int, int], object] | None
-#: Tiles that are tried, the largest first. Not larger where more would fit, so that a mask is the same on all machines.
+#: Tile sizes to try, the largest first, in pixels. There is no larger one, so that a mask is the same on all machines.
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
-#: Bytes that reading and writing in windows keep besides: decoded blocks of the picture, rows of the mask.
+#: Memory for reading and writing in windows, in bytes: decoded blocks of the picture and rows of the mask.
 WINDOWS_BYTES = 0.3e9
 
 Result = TypeVar("Result")
 
 
 def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:
-    """Refuses tiles, overlaps and memory that cannot be, before the work.
+    """Checks tile, overlap and memory before the work starts.
 
     Args:
-        tile: as of `AnySize`.
-        overlap: as of `AnySize`.
-        memory: as of `AnySize`.
+        tile: as in `AnySize`.
+        overlap: as in `AnySize`.
+        memory: as in `AnySize`.
 
     Raises:
-        AtrousError: a tile or an overlap out of range, or memory that is not positive.
+        AtrousError: a tile or an overlap is out of range, or memory is not above 0.
     """
     if memory is not None:
         limit_bytes(memory)
@@ -69,16 +69,18 @@ def check_tiling(tile: int | None, overlap: int | None, memory: float | None) ->
 class AnySize:
     """Runs a network on prepared pictures of any size.
 
-    Any number of threads may use one, each with its own picture; all share what was learned about memory.
+    Any number of threads may use one object, each with its own picture; all share the tile sizes at which memory ran
+    out.
 
     Args:
-        whole: what segments a picture, or a tile of one.
-        tile: pixels; every picture larger than that is tiled. None for tiles only where the whole would not fit.
-        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
-        memory: GB that a picture may take; None for half of what is free on the engine's device.
-        say: told in one line when a picture is tiled and why, and when memory ran out.
-        limits: the sizes of tiles at which memory ran out before, to be shared by all that run one network; None to
-            begin anew.
+        whole: runs the network on a picture, or on one tile of it.
+        tile: side of a tile, in pixels; every larger picture is tiled. None for tiles only where the whole picture
+            would not fit into memory.
+        overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
+        memory: memory that a picture may take, in GB; None for half of what is free on the engine's device.
+        say: called with one line when a picture is tiled, with the reason, and when memory ran out.
+        limits: tile sizes at which memory ran out before, shared by all objects that run one network; None to start
+            with none.
 
     Attributes:
         whole: as given.
@@ -88,7 +90,7 @@ class AnySize:
         limits: as given, or new.
 
     Raises:
-        AtrousError: a tile or an overlap out of range, or memory that is not positive.
+        AtrousError: a tile or an overlap is out of range, or memory is not above 0.
     """
 
     @checked
@@ -121,16 +123,16 @@ class AnySize:
         overlap: int | None = None,
         say: Callable[[str], object] | None = None,
     ) -> AnySize:
-        """The same network with other scales, flip and CRF, or other tiles; what was learned about memory is shared.
+        """The same network with other scales, flip, CRF or tiles; both share the sizes at which memory ran out.
 
         Args:
-            whole: what segments a picture; None for the same.
-            tile: as at the making; None for the same.
-            overlap: as at the making; None for the same.
-            say: as at the making; None for the same.
+            whole: runs the network on a picture; None for the same.
+            tile: as in `AnySize`; None for the same.
+            overlap: as in `AnySize`; None for the same.
+            say: as in `AnySize`; None for the same.
 
         Raises:
-            AtrousError: as at the making.
+            AtrousError: as in `AnySize`.
         """
         return AnySize(
             self.whole if whole is None else whole,
@@ -154,11 +156,11 @@ class AnySize:
         """Segments a picture that is in memory.
 
         Args:
-            image: H×W×C as `Preparation.prepare` gives it.
+            image: H×W×C picture, as `Preparation.prepare` returns it.
             valid: H×W booleans, False where there is no data: the mask is 255 there. None for data everywhere.
-            name: of the picture, in what is said.
-            progress: called after each tile with how many are done, and how many there are.
-            scores: as `scores` gave them, so that the network does not look again at a picture that is run whole.
+            name: name of the picture in messages.
+            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            scores: result of `scores`, so that the network does not run again on a picture that is run whole.
 
         Returns:
             H×W uint8 class indices.
@@ -173,11 +175,11 @@ class AnySize:
 
     @checked
     def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
-        """What the network says of a picture that is run whole, to decide several times; None of one in tiles.
+        """The network's scores of a picture that is run whole, to make several masks from; None for one in tiles.
 
         Args:
-            image: H×W×C as `Preparation.prepare` gives it.
-            name: of the picture, in what is said.
+            image: H×W×C picture, as `Preparation.prepare` returns it.
+            name: name of the picture in messages.
         """
         image = check_picture(image, self.whole.info.preprocessing.channels)
         height, width = image.shape[:2]
@@ -192,9 +194,9 @@ class AnySize:
         """The logits of some pixels at full size, for a segmenter of one view without a CRF.
 
         Args:
-            image: H×W×C as `Preparation.prepare` gives it.
+            image: H×W×C picture, as `Preparation.prepare` returns it.
             places: n indices of pixels, row by row from the top.
-            name: of the picture, in what is said.
+            name: name of the picture in messages.
 
         Returns:
             n×K float32; two columns for one-logit models, the first of them 0.
@@ -233,10 +235,10 @@ class AnySize:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: the picture; its windows are as `Preparation.filled` gives pictures.
-            sink: takes the mask.
-            name: of the picture, in what is said.
-            progress: called after each tile with how many are done, and how many there are.
+            source: picture; its windows are prepared as `Preparation.filled` returns them.
+            sink: destination of the mask.
+            name: name of the picture in messages.
+            progress: called after each tile with the number of finished tiles and the number of all tiles.
         """
         check_source_and_sink(source, sink)
         check_progress(progress)
@@ -260,7 +262,7 @@ class AnySize:
 
     @property
     def _load(self) -> tuple[float, bool]:
-        """What the memory depends on beside the size: the largest scale, and whether there is a CRF."""
+        """The options that memory depends on: the largest scale, and whether there is a CRF."""
         return max(self.whole.scales), self.whole.crf is not None
 
     def _after_memory_ran_out(self) -> int | None:
@@ -269,7 +271,7 @@ class AnySize:
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
-        """The size of this picture's tiles, None for the whole picture at once; says why, unless quiet."""
+        """The size of this picture's tiles, None for the whole picture; reports the reason unless `quiet`."""
         say = (lambda line: None) if quiet else self.say
         given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
         if given is not None and max(height, width) > given:
@@ -315,7 +317,7 @@ class AnySize:
         name: str,
         scores: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
-        """In tiles of this size or at once; in ever smaller tiles where memory runs out, and from then on."""
+        """Segments in tiles of this size or, for None, as a whole; halves the tiles each time memory runs out."""
         height, width = image.shape[:2]
 
         def segment(tile: int | None) -> np.ndarray:
@@ -348,16 +350,16 @@ class AnySize:
     def _until_it_fits(
         self, work: Callable[[int | None], Result], tile: int | None, height: int, width: int, name: str
     ) -> Result:
-        """What work gives of a picture in tiles of this size, None for the whole; in smaller ones if memory runs out.
+        """Calls `work` with the tile size (None for the whole picture), and with smaller ones while memory runs out.
 
-        The smaller size is remembered for the pictures to come.
+        The smaller size is remembered for later pictures.
         """
         while True:
             try:
                 return work(tile)
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
-            # Outside of the handler: its traceback keeps the network's tensors alive.
+            # This is outside the handler, because the traceback keeps the network's tensors alive.
             self._free()
             self.say(f"out of memory at {min(tile or width, width)} px: going on with tiles of {smaller} px")
             self._say_off_grid(smaller, name)
@@ -365,7 +367,7 @@ class AnySize:
             tile = smaller
 
     def _smaller(self, error: Exception, size: int) -> int:
-        """The size of tiles to go on with after memory ran out; raises all other errors, and where none is left."""
+        """The next smaller tile size after memory ran out; raises other errors, and this one at the smallest size."""
         smaller = size // 2 // GRID * GRID
         if not is_out_of_memory(error) or smaller < max(TILES[-1], self._grid.overlap_of(smaller) + GRID):
             raise error
@@ -374,7 +376,7 @@ class AnySize:
     def _pooled(
         self, source: Source, tile: int, progress: Progress
     ) -> tuple[tuple[np.ndarray, ...] | None, Work, Progress]:
-        """What image pooling sees of the whole picture, in a first pass over its tiles; None where nothing pools."""
+        """The mean features for image pooling, by a first pass over the picture's tiles; None where not needed."""
         height, width, _ = source.shape
         if not self.whole.pools or max(height, width) <= tile:
             return None, Work(0, 0, 0, 0), progress
@@ -387,7 +389,7 @@ class AnySize:
         return means or None, work, lambda done, _: show(first + done, first + second)
 
     def _free(self) -> None:
-        """Gives back what torch keeps of freed tensors, for the smaller ones to come."""
+        """Frees torch's cached GPU memory for the smaller tiles."""
         device = self.whole.engine.device
         if device.startswith(("cuda", "mps")):
             import torch

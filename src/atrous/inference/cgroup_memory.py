@@ -1,4 +1,4 @@
-"""How much memory the control groups of this process leave it: those of a container, of a service, of a batch job."""
+"""The memory that control groups (of a container, a service or a batch job) leave for this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Where Linux mounts control groups, and where it says which of them a process is in.
+#: Mount point of the control groups on Linux, and the file that lists the groups of a process.
 ROOT, PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -44,11 +44,11 @@ V2 = Version(
 
 
 def group_bytes(root: Path = ROOT, process: Path = PROCESS) -> float:
-    """The memory that the process may still take: what the tightest of its groups and their parents leaves.
+    """The memory that the process may still take: the least that any of its groups, or of their parents, leaves.
 
     Args:
-        root: where control groups are mounted.
-        process: the file that says which groups the process is in, lines of NUMBER:CONTROLLERS:PATH.
+        root: mount point of the control groups.
+        process: file that lists the groups of the process, in lines of NUMBER:CONTROLLERS:PATH.
 
     Returns:
         Bytes, at least 0; infinity where no group has a limit, as outside Linux.
@@ -57,7 +57,7 @@ def group_bytes(root: Path = ROOT, process: Path = PROCESS) -> float:
 
 
 def _groups(root: Path, process: Path) -> Iterator[tuple[Version, Path]]:
-    """All groups that this process is in. In a container its own group is the root, whatever its path outside is."""
+    """All groups of this process. In a container, its own group is the root and not the path that the file lists."""
     try:
         lines = process.read_text(encoding="utf-8").splitlines()
     except OSError:

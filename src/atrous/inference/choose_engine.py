@@ -15,13 +15,13 @@ ENGINES = ("auto", "openvino", "torch")
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the network.
+    """The runtime of a network.
 
     Args:
-        name: of the runtime.
-        device: cpu, cuda:0 …
-        precision: float32 or bfloat16.
-        reason: why this one.
+        name: name of the runtime.
+        device: device it runs on: cpu, cuda:0 …
+        precision: number format it computes in: float32 or bfloat16.
+        reason: reason for this choice.
     """
 
     name: str
@@ -31,22 +31,22 @@ class Engine:
 
 
 class NotConvertible(AtrousError):
-    """A network that another runtime does not run as torch does."""
+    """Another runtime cannot run this network with the same results as torch."""
 
 
 def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
-    """The fastest runtime present; torch is loaded to ask only where there may be a GPU.
+    """Chooses the fastest installed runtime; it imports torch only where there may be a GPU.
 
     Args:
-        name: a key of `ENGINES`.
-        device: as `device.pick_device` takes it.
-        from_file: whether the model comes from a file, whose conversion is kept for the next time.
+        name: name of the engine, a key of `ENGINES`.
+        device: device, as in `device.pick_device`.
+        from_file: whether the model comes from a file; the conversion of a file is cached.
 
     Returns:
         "openvino" or "torch", and the reason.
 
     Raises:
-        AtrousError: unknown, not installed, or not for that device.
+        AtrousError: the engine is unknown, not installed, or does not support the device.
     """
     if name not in ENGINES:
         raise unknown_name("engine", name, ENGINES)
@@ -70,17 +70,17 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
 
 
 def gpu_for_torch() -> str | None:
-    """The GPU that torch computes on here, such as cuda or mps; None where it has none."""
+    """The GPU that torch can use on this machine, such as cuda or mps; None where there is no such GPU."""
     if not maybe_gpu():
         return None
-    from atrous.device import pick_device  # with torch, which a mask on a CPU does without
+    from atrous.device import pick_device  # imports torch, which a mask on a CPU does not need
 
     found = pick_device().type
     return None if found == "cpu" else found
 
 
 def maybe_gpu() -> bool:
-    """Whether torch is worth asking for a GPU: loading it takes seconds, a plain mask on a CPU does not need it."""
+    """Whether this machine may have a GPU; checked without importing torch, which takes seconds."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"  # torch computes on no other GPUs of Macs
     places = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]

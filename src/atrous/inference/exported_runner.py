@@ -21,15 +21,15 @@ from atrous.model_file import sha256_of
 if TYPE_CHECKING:
     from atrous.models.info import Info
 
-#: Where a file keeps the model's record: a property of ONNX's, an entry of OpenVINO's rt_info, an extra file of .pt2.
+#: Key of the model's metadata: a property of an ONNX file, an entry of OpenVINO's rt_info, an extra file of a .pt2.
 INFO_KEY = "atrous"
-#: Where an .xml keeps the digest of the .bin beside it, as each may be replaced without the other.
+#: Key of the digest of the .bin file in its .xml file; it shows when only one of the two was replaced.
 WEIGHTS_KEY = "atrous_weights"
 
-#: Why an exported file's runtime runs it.
+#: Reason for the choice of the engine, for exported files.
 REASON = "the runtime the file was exported for"
 
-#: Names of precisions, here and in OpenVINO; of itself it would take bfloat16 wherever that is fast.
+#: Names of precisions here and in OpenVINO; by default OpenVINO would use bfloat16 wherever that is fast.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -39,20 +39,20 @@ def is_exported(path: str | Path) -> bool:
 
 
 def is_named_as_exported(path: str | Path) -> bool:
-    """Whether a file may be one that `atrous export` wrote, to be run here or elsewhere, or a part of one."""
+    """Whether a file may be written by `atrous export`, or be a part of such a file, whether or not it can run here."""
     path = Path(path)
     suffix = path.suffix.lower()
     return is_exported(path) or suffix == ".pt2" or (suffix == ".bin" and not _is_torch_file(path))
 
 
 def read_info(path: str | Path) -> Info:
-    """What an exported file says about its model; neither runtime is needed.
+    """Reads the metadata of the model in an exported file, without any runtime.
 
     Args:
-        path: a .onnx or .xml file written by `atrous export`.
+        path: path of a .onnx or .xml file written by `atrous export`.
 
     Raises:
-        AtrousError: no such file, of another format, damaged, or not written by atrous.
+        AtrousError: there is no such file, or it has another format, is damaged, or was not written by atrous.
     """
     from atrous.models.info import Info
 
@@ -92,13 +92,13 @@ def read_info(path: str | Path) -> Info:
 
 
 def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -> None:
-    """Writes an OpenVINO model as an .xml and a .bin that know that they belong together.
+    """Writes an OpenVINO model as an .xml and a .bin file; the .xml contains the digest of the .bin.
 
     Args:
-        model: of OpenVINO; it keeps the record.
-        record: what our model says about itself, as JSON.
-        path: the .xml to write.
-        half: weights in 16 bits.
+        model: OpenVINO model; the metadata is added to it.
+        record: metadata of the model, as JSON.
+        path: path of the .xml file.
+        half: whether to store weights in 16 bits.
     """
     import openvino
 
@@ -109,16 +109,16 @@ def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -
 
 
 def open_graph(path: str | Path, engine: str, device: str, precision: str) -> OnnxGraph | OpenVinoGraph:
-    """An exported file, ready to run.
+    """Opens an exported file to run it.
 
     Args:
-        path: of a .onnx or .xml file.
-        engine: auto, or the runtime of such files.
+        path: path of a .onnx or .xml file.
+        engine: auto, or the runtime of the file.
         device: auto or cpu.
-        precision: auto or float32, which the file was checked in; for OpenVINO's also bfloat16.
+        precision: auto or float32, in which the file was checked; for OpenVINO also bfloat16.
 
     Raises:
-        AtrousError: no exported file, or it does not run on that engine, device or in that precision.
+        AtrousError: the file is not an exported file, or does not support the engine, device or precision.
     """
     runtime = "onnxruntime" if Path(path).suffix.lower() == ".onnx" else "openvino"
     for name, given, allowed in (

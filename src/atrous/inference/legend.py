@@ -1,4 +1,4 @@
-"""A legend for a mask's colours, for people to look at."""
+"""Draws a legend of class names and colours below a picture."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from atrous.fonts import draw_text, text_width
 def with_legend(
     picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]], size: int | None = None
 ) -> Image.Image:
-    """The picture with names and colours on white below it, as large as its width asks for.
+    """The picture with a legend on white below it, in a size that fits the picture's width.
 
     Args:
-        picture: RGB.
-        entries: names, as `fonts.labels` gives them, and their colours, in the order of reading.
-        size: height of the letters in pixels; by default a fortieth of the picture's width, 11 at least.
+        picture: RGB picture.
+        entries: names, as `fonts.labels` returns them, and their colours, in reading order.
+        size: height of the letters, in pixels; by default a fortieth of the picture's width, 11 or more.
 
     Returns:
-        RGB, as wide and higher; the picture itself where there are no entries.
+        RGB picture of the same width and larger height; the picture itself if there are no entries.
     """
     if not entries:
         return picture

@@ -1,4 +1,4 @@
-"""How much memory a picture will take, said before it is run, and how much there is."""
+"""Estimates the memory that a picture needs before it is run, and finds how much memory is free."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
     from atrous.models.info import Info
 
-#: Where torchrun says how many processes it started on this host; so may programs that start workers of their own.
+#: Environment variable with the number of worker processes on this host; torchrun and other launchers set it.
 WORKERS = "LOCAL_WORLD_SIZE"
 #: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
 REFERENCE = 512
-#: Measured over counted memory: what convolutions keep for themselves, what the allocator does not reuse; 1.2–1.5 on
-#: the processor (docs/big-pictures.md).
+#: Ratio of measured to counted memory, because of the convolutions' own buffers and fragmentation; 1.2–1.5 on a CPU
+#: (docs/big-pictures.md).
 OVERHEAD = 1.4
 #: Bytes of the process itself: Python, torch, its threads and its code.
 PROCESS = 0.8e9
@@ -34,11 +34,11 @@ CRF_BYTES = 24
 CRF_LATTICE = 330
 #: Bytes of the CRF's compiler.
 CRF_PROCESS = 0.2e9
-#: Bytes taken to be free where the system does not say: as little as a small machine has, because tiles always work.
+#: Bytes assumed to be free where the system does not report it: as on a small machine, because tiles always work.
 ASSUMED = 4e9
-#: Bytes per pixel of a network, roughly, to which a CRF's are compared before anything is counted.
+#: Rough number of bytes per pixel of a network, used to weigh the memory of a CRF before anything is counted.
 NETWORK_BYTES = 512
-#: Pictures of so few pixels that the network sees, more with a CRF, are not predicted: they fit everywhere.
+#: Largest number of pixels at the network's input that fits everywhere without an estimate; a CRF lowers it.
 SURELY_FITS = 2**21
 
 
@@ -51,14 +51,14 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
     and 0.2 GB for the CRF's compiler.
 
     Args:
-        info: of the model: C channels, K classes.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        info: metadata of the model, with C channels and K classes.
+        height: height of the picture, in pixels.
+        width: width of the picture, in pixels.
         crf: whether a CRF refines the mask.
-        scale: the largest at which the network looks at the picture.
+        scale: largest scale of the picture.
 
     Returns:
-        Bytes. With bfloat16 it is less.
+        Memory, in bytes. With bfloat16 the network needs less.
     """
     preprocessing = info.preprocessing
     pixel = 2 * preprocessing.channels * np.dtype(preprocessing.dtype).itemsize + 2
@@ -69,12 +69,12 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
 
 
 def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
-    """Whether a picture is so small to the network, and to a CRF, that it fits everywhere.
+    """Whether a picture is so small, for the network and the CRF, that it fits everywhere.
 
     Args:
-        whole: what runs it; its scales, enlargement and CRF count.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        whole: runs the network on the picture; its scales, enlargement and CRF count.
+        height: height of the picture, in pixels.
+        width: width of the picture, in pixels.
     """
     info = whole.info
     weight = (info.preprocessing.enlarge * max(1.0, *whole.scales)) ** 2
@@ -86,7 +86,7 @@ def available_bytes(device: str = "cpu") -> float:
     """The memory that is free on a device now.
 
     Args:
-        device: cpu, cuda:0, mps …; for the processor the smaller of what the system and the control groups leave.
+        device: cpu, cuda:0, mps …; on a CPU, the smaller of the system's free memory and the control groups' rest.
 
     Returns:
         Bytes.
@@ -107,28 +107,28 @@ def available_bytes(device: str = "cpu") -> float:
 
 
 def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
-    """What a GPU has for new tensors, with the blocks that torch keeps of earlier ones.
+    """Free GPU memory for new tensors, including the blocks that torch's allocator caches.
 
     Args:
-        free: bytes that the driver can still give.
-        reserved: bytes that torch has taken of the driver.
-        allocated: bytes of these that hold tensors.
+        free: bytes that the driver has free.
+        reserved: bytes that torch has reserved from the driver.
+        allocated: bytes of the reserved memory that contain tensors.
 
     Returns:
-        Bytes. Where the kept blocks are in pieces that are too small, torch gives them back before it fails.
+        Bytes. Where the cached blocks are too small, torch releases them before an allocation fails.
     """
     return float(free + max(reserved - allocated, 0))
 
 
 def limit_bytes(memory: float | None, device: str = "cpu") -> float:
-    """What a picture may take in this process: an equal part for each of the workers that share the device.
+    """Largest memory of a picture in this process, in bytes: an equal part for each worker that shares the device.
 
     Args:
-        memory: in GB, for all workers on this host together; None for half of what is free on the device.
+        memory: memory of all workers on this host together, in GB; None for half of what is free on the device.
         device: cpu, cuda:0, mps …
 
     Raises:
-        AtrousError: not positive.
+        AtrousError: `memory` is not above 0.
     """
     if memory is not None and not memory > 0:
         raise AtrousError(f"memory is the gigabytes that a picture may take, more than 0, got {memory}.")
@@ -136,13 +136,13 @@ def limit_bytes(memory: float | None, device: str = "cpu") -> float:
 
 
 def workers_on(device: str = "cpu") -> int:
-    """How many processes on this host share a device, as torchrun says; 1 where it started none.
+    """Number of processes on this host that share a device, as torchrun reports it; 1 without torchrun.
 
     Args:
-        device: cpu, cuda:0, mps …; by the name "cuda" each process has a GPU of its own while there are enough.
+        device: cpu, cuda:0, mps …; with the name "cuda", each process has its own GPU while there are enough.
     """
-    said = os.environ.get(WORKERS, "")
-    workers = max(1, int(said)) if said.isascii() and said.isdigit() else 1
+    count = os.environ.get(WORKERS, "")
+    workers = max(1, int(count)) if count.isascii() and count.isdigit() else 1
     if workers > 1 and device == "cuda":
         import torch
 
@@ -151,8 +151,8 @@ def workers_on(device: str = "cpu") -> int:
 
 
 def _system_bytes() -> float:
-    """What new tensors may take without swapping, on any system; `ASSUMED` where the system does not say."""
-    with suppress(OSError):  # Linux alone has it
+    """Memory for new tensors without swapping, in bytes; `ASSUMED` where the system does not report it."""
+    with suppress(OSError):  # only Linux has this file
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         for line in lines:
             if line.startswith("MemAvailable"):
@@ -161,12 +161,12 @@ def _system_bytes() -> float:
         import psutil
 
         return float(psutil.virtual_memory().available)
-    except Exception:  # whatever it misses of the system, a picture is not to fail for it
+    except Exception:  # no error of psutil may stop a prediction
         return ASSUMED
 
 
 def _frozen(value: Any) -> Any:
-    """A value of JSON as one that a cache can look up."""
+    """A hashable form of a JSON value, as a key for a cache."""
     if isinstance(value, dict):
         return ("dict", tuple((name, _frozen(value[name])) for name in sorted(value)))
     return ("list", tuple(map(_frozen, value))) if isinstance(value, list | tuple) else value
@@ -180,7 +180,7 @@ def _thawed(value: Any) -> Any:
 
 @lru_cache(maxsize=8)
 def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, float]:
-    """Bytes of the weights, and bytes per pixel of the most activations that are alive at once."""
+    """Bytes of the weights, and the peak of the activations' memory, in bytes per pixel."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -188,7 +188,7 @@ def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, flo
     from atrous import models
 
     class Count(TorchDispatchMode):
-        """Adds up every tensor that is made, until it is freed; nothing is computed on the meta device."""
+        """Counts the bytes of all tensors that are alive; the meta device computes nothing."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""How a model is to be opened: small enough to be sent to other processes, where a `Segmenter` is opened from it."""
+"""`ModelSpec`: a model file and its options, to be sent to other processes, where it opens a `Segmenter`."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class ModelSpec:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "path"}
 
     def read_info(self) -> Info:
-        """What the file says about its model; the network is not loaded.
+        """Reads the metadata of the model; the network is not loaded.
 
         Raises:
             AtrousError: no such file, or no model file.
@@ -141,7 +141,7 @@ class ModelSpec:
         """Loads the network.
 
         Args:
-            say: told in one line when a picture is tiled and why, and when memory ran out.
+            say: called with one line when a picture is tiled, with the reason, and when memory ran out.
 
         Raises:
             AtrousError: see `Segmenter`.

@@ -26,7 +26,7 @@ from atrous.json_yaml import read_json
 from atrous.logger import warn
 from atrous.overwrite_checks import JSON_KEY, MARK, is_our_json
 
-#: The environment variable that says how many GB may be kept, and what is kept without it.
+#: Environment variable with the largest size of the cache, in GB, and the default size.
 LIMIT_VARIABLE = "ATROUS_CACHE_GB"
 DEFAULT_GB = 2.0
 #: The files of an entry, and the record of their sizes and hashes.
@@ -45,7 +45,7 @@ class CacheWarning(UserWarning):
 
 
 class DamagedEntry(Exception):
-    """A kept network cannot be used; the message says why."""
+    """A cached network cannot be used; the message gives the reason."""
 
 
 def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any]) -> Any:
@@ -253,7 +253,7 @@ def _remove_files(folder: Path) -> None:
 
 
 def _remove_beyond(root: Path, limit: int) -> None:
-    """Removes the entries that nobody used for longest, until the others fit the limit."""
+    """Removes the least recently used entries until the others fit the limit."""
     _remove_abandoned(root)
     entries = sorted(_removable_entries(root))
     total = sum(size for _, size, _ in entries)

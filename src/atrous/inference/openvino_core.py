@@ -15,7 +15,7 @@ from atrous.fork_safety import ForkLock, leave_to_parent
 #: of ever new sizes grows by half a gigabyte and more. So it stays smaller; where sizes come again nothing is slower
 #: (docs/serving.md).
 KERNELS_KEPT = "1000"
-#: Requests that a network keeps while nobody uses them; each holds the memory of the largest picture that it ran.
+#: Number of idle requests that a network keeps; each holds the memory of the largest picture that it ran.
 REQUESTS_KEPT = 2
 #: In a forked child, where a thread that is not there was in the middle of a picture.
 LOST = (

@@ -243,7 +243,7 @@ def convert(model: SegmentationModel) -> Any:
             graph = openvino.convert_model(
                 pipeline, example_input=example, input=[openvino.PartialShape([1, channels, -1, -1])]
             )
-    except Exception as error:  # whatever its tracer stumbled over
+    except Exception as error:  # the tracer may raise any error
         raise NotConvertible(f"OpenVINO cannot convert this network: {str(error).splitlines()[0]}") from error
     steps = PrePostProcessor(graph)
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))

@@ -1,4 +1,4 @@
-"""Remembers the size of tiles that fitted after memory ran out."""
+"""Remembers the tile size to use after memory ran out."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import threading
 
 
 class TileLimits:
-    """The largest tiles to take of one loaded network, known once memory ran out; for any number of threads."""
+    """The largest tile size of one loaded network, known after memory ran out; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
         self._tiles: dict[tuple[float, bool], int] = {}
 
     def lower(self, tile: int, scale: float, crf: bool) -> None:
-        """Remembers the size to go on with after memory ran out.
+        """Remembers the tile size to continue with after memory ran out.
 
         Args:
-            tile: in pixels.
-            scale: the largest at which the network looked at the picture.
+            tile: side of a tile, in pixels.
+            scale: largest scale of the picture.
             crf: whether a CRF refined the mask.
         """
         with self._changing:
             self._tiles[scale, crf] = min(tile, self._tiles.get((scale, crf), tile))
 
     def tile(self, scale: float, crf: bool) -> int | None:
-        """The largest tile to take; None where memory never ran out.
+        """The largest tile size to use, in pixels; None if memory never ran out.
 
-        What ran out at a scale runs out at larger ones, and what ran out without a CRF runs out with one.
+        A size that ran out of memory at one scale also counts for larger scales, and one without a CRF also counts with
+        a CRF.
 
         Args:
-            scale: the largest at which the network looks at the picture.
+            scale: largest scale of the picture.
             crf: whether a CRF refines the mask.
         """
         with self._changing:

@@ -1,4 +1,4 @@
-"""What a model gets of a picture: its channels, and which of its pixels hold data."""
+"""Selects the channels of a picture that a model takes, and finds the pixels that hold data."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Found:
     """A picture that was read.
 
     Attributes:
-        shown: H×W×C with all its bands, to be shown to people.
-        image: H×W×C with the channels that the model takes where it is a file, 0 where there is no data.
+        shown: H×W×C picture with all its bands, for display.
+        image: H×W×C picture; from a file it has only the channels that the model takes; 0 where there is no data.
         valid: H×W booleans, False where there is no data; None for data everywhere.
-        name: of its file, for what is said about it; "" for none.
+        name: name of the file in messages; "" for no name.
     """
 
     shown: np.ndarray
@@ -47,15 +47,15 @@ class Found:
 
 
 def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
-    """What a model takes of a file's pixels, for one of its inputs.
+    """Selects the channels for one input of a model from a file's pixels.
 
     Args:
-        stored: as read.
-        one: the input.
-        name: of the file; "" for none.
+        stored: pixels of the file, as read.
+        one: input of the model.
+        name: name of the file; "" for no name.
 
     Raises:
-        AtrousError: there is no agreed way from the file's bands to the channels.
+        AtrousError: the file's bands cannot be mapped to the channels of the input.
     """
     values, valid, _ = as_input(Pixels(*stored.for_model(one.channels)), one)
     return Found(stored.values, values, valid, name)
@@ -78,11 +78,11 @@ def found_together(parts: Sequence[Found], inputs: Sequence[Input]) -> Found:
 
 
 def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
-    """What was given for each input of a scene.
+    """Splits a scene into the values of its inputs.
 
     Args:
-        scene: of a model of pictures alone the picture, or a dict of it; of others a dict by the names of the inputs.
-        inputs: of the model.
+        scene: dict by the names of the inputs; for a model with one input also the picture itself.
+        inputs: inputs of the model.
 
     Raises:
         AtrousError: an input is missing or unknown.
@@ -141,10 +141,10 @@ def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessi
 
 
 def doubt_of_alpha(name: str | Path) -> Note:
-    """What is said of a picture whose alpha band has many values between zero and full.
+    """The warning for a picture whose alpha band has many values between zero and full.
 
     Args:
-        name: of the picture.
+        name: name of the picture.
     """
     return Note(
         "doubtful_alpha",
@@ -190,16 +190,16 @@ def with_valid(found: Found, valid: np.ndarray) -> Found:
 
 @dataclass(eq=False)
 class PreparedSource:
-    """A source's windows as the model takes them; where there is no data, its mean, which is 0 to the network.
+    """Prepares the windows of a source for the model; pixels without data get the training mean.
 
     Args:
-        source: the picture as it was read.
+        source: picture as stored.
         prepare: H×W×C of a window as read → H×W×C with the model's channels and range.
-        preprocessing: of the model.
+        preprocessing: preprocessing of the model.
 
     Attributes:
-        largest: the largest value read so far, by dtype, where it is not the model's.
-        doubtful_alpha: whether a window was read whose alpha band, which the model does not take, looks like a channel.
+        largest: largest value read so far, by dtype, for dtypes other than the model's.
+        doubtful_alpha: whether a window had an alpha band that looks like a channel and that the model does not take.
     """
 
     source: Source
@@ -229,11 +229,11 @@ class PreparedSource:
 
 
 def in_axes(picture: Any, axes: str) -> Any:
-    """Arrays and torch tensors with the axes H×W×C; a list, an iterator or a dict of them likewise.
+    """Converts arrays and torch tensors to the axes H×W×C, also in a list, an iterator or a dict.
 
     Args:
-        picture: whatever was given as one or several pictures.
-        axes: of each, the letters H, W and C in their order, or H and W alone.
+        picture: one picture or several, as in a call of `Segmenter`.
+        axes: order of the axes: the letters H, W and C, or only H and W.
 
     Raises:
         AtrousError: other letters, no array or tensor, or one of another number of axes.

@@ -1,4 +1,4 @@
-"""The one module that engines see: raw pictures in, low-resolution scores out."""
+"""The module that all engines run: raw pictures in, low-resolution scores out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from atrous.models.model_checks import check_model
 
 
 class Pipeline(nn.Module):
-    """Normalise and score; exporters wrap it with a tail that makes masks.
+    """Normalises pictures and runs the model; exporters append the layers that make masks.
 
     Args:
-        model: a paper's module with `.scores` and `.info`; put into evaluation mode.
+        model: module with `.scores` and `.info`; it is put into evaluation mode.
 
     Raises:
-        AtrousError: no model of atrous.
+        AtrousError: the module is not a model of atrous.
     """
 
     @checked

@@ -49,7 +49,7 @@ from atrous.paths import Place, shown_place
 Windows = GeoTiffSource | JoinedSource | StandardisedSource
 #: Classes that a summary names.
 MOST_SHOWN = 8
-#: What is said of GeoTIFFs, of which the count is put in.
+#: Note on GeoTIFFs without rasterio; {} is their number.
 NO_COORDINATES = "no coordinates in the masks of {} without rasterio: pip install 'atrous[geo]'"
 
 
@@ -59,13 +59,13 @@ class Job:
     """One picture to segment, and how its mask is written.
 
     Args:
-        picture: its file, a path or a URL.
-        target: the mask's file, a path or a URL; its folder is made.
-        windowed: read and write window by window, as a GeoTIFF with its place on Earth; None of a TIFF or JPEG 2000 at
-            a URL, of which the worker finds out once it has fetched it.
-        raw: write the values that the training masks had, instead of class indices with a palette.
-        overlay: write the picture with its mask's colours over it, too; not of what is windowed.
-        more: the files of the scene's further inputs, such as its depth, in the order of the model's inputs.
+        picture: path or URL of the picture.
+        target: path or URL of the mask; its folder is created.
+        windowed: whether to read and write window by window, as a GeoTIFF with coordinates; None for a TIFF or JPEG
+            2000 at a URL, where the worker decides after fetching it.
+        raw: whether to write the values of the training masks instead of class indices with a palette.
+        overlay: whether to also write the picture under the mask's colours; not for windowed pictures.
+        more: files of the scene's further inputs, such as its depth, in the order of the model's inputs.
     """
 
     picture: Place
@@ -234,7 +234,7 @@ class Worker:
         self._stopped = Event()
 
     def __call__(self, job: Job) -> Record:
-        """Does a job; whatever goes wrong with its picture is the record's error.
+        """Does a job; errors of its picture are stored in the record.
 
         Args:
             job: as `plan` gives it.
@@ -340,10 +340,10 @@ class Worker:
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """Sums up what workers recorded, in whatever order.
+    """Sums up the records of all workers, in any order.
 
     Args:
-        records: of any number of jobs.
+        records: records of any number of jobs.
     """
     done = [record for record in records if record.error is None]
     shares = [record.share for record in done if record.share and record.no_data < 1]

@@ -1,4 +1,4 @@
-"""What segmenting a picture gives: its mask, and ways to show and store it."""
+"""`Prediction`: the mask of a picture, and ways to show and store it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from atrous.inference.legend import with_legend
 from atrous.models.info import Info
 from atrous.overwrite_checks import check_replaceable, is_our_picture, save_picture
 
-#: Pixels that are mixed at once, and by which a deep picture's stretching is judged, at least.
+#: Number of pixels of an overlay to mix at once; smallest sample for the percentiles of a picture of more than 8 bits.
 PIXELS_AT_ONCE, MOST_JUDGED = 2**18, 2**21
-#: Of pixels without data in palette masks: Pascal VOC's colour for what is not labelled.
+#: Colour of pixels without data in palette masks: Pascal VOC's colour of unlabelled pixels.
 NO_DATA_COLOR = (224, 224, 192)
 
 
 @checked_fields
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One picture's mask, and what it takes to show or store it.
+    """The mask of one picture, with the picture and the model's metadata.
 
     Args:
         mask: H×W uint8 class indices, 255 where the picture has no data.
-        image: H×W×C, as it was read.
-        info: of the model.
+        image: H×W×C picture, as it was read.
+        info: metadata of the model.
     """
 
     mask: np.ndarray
@@ -61,28 +61,28 @@ class Prediction:
         return f"Prediction({height}×{width}: {shares})"
 
     def palette_image(self) -> Image.Image:
-        """The mask as an indexed picture with the model's colours; 255, where there is no data, has one of its own."""
-        palette = color_table(self.info.colors)  # all of it: Pillow cuts indices to the bits that a shorter one needs
+        """The mask as a palette image in the model's colours; pixels without data (255) have their own colour."""
+        palette = color_table(self.info.colors)  # all 256 entries: with fewer, Pillow stores indices in fewer bits
         palette[IGNORE_INDEX] = NO_DATA_COLOR
         picture = Image.fromarray(self.mask)
         picture.putpalette(palette.tobytes())
         return picture
 
     def raw_mask(self) -> np.ndarray:
-        """The mask with the values that the training masks had, the first of each class."""
+        """The mask with the values of the training masks; of several values of a class, the first."""
         return self.info.table.decode(self.mask)
 
     @checked
     def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:
-        """The picture with the mask's colours over it; a class whose colour is black leaves it as it is.
+        """The picture under the colours of the mask; black classes are transparent.
 
         Args:
-            opacity: of the colours, 0–1.
-            legend: the names and colours of the mask's classes below the picture, which makes it higher. A class whose
-                name no font of this system draws is shown by its number.
+            opacity: opacity of the colours, 0–1.
+            legend: whether to add the names and colours of the mask's classes below the picture, which makes the image
+                higher. A class is shown by its number if no font of this system can draw its name.
 
         Warns:
-            FontWarning: names that are shown by their numbers.
+            FontWarning: some names are shown by their numbers.
         """
         if not 0 <= opacity <= 1:
             raise AtrousError(f"opacity is 0 to 1, got {opacity}.")
@@ -106,25 +106,25 @@ class Prediction:
         """Writes the mask as a palette PNG, atomically, with this program's name in it.
 
         Args:
-            path: the file; its folder is made.
-            overwrite: replace a file that atrous did not write, or that was changed since, too.
+            path: path of the file; its folder is created.
+            overwrite: whether to replace a file that atrous did not write, or that was changed since.
 
         Raises:
-            AtrousError: there is such a file, or an ending that no format has.
+            AtrousError: there is such a file, or no image format has the path's suffix.
         """
         check_replaceable(path, "mask", is_our_picture, overwrite=overwrite)
-        # Masks are all runs: twice as fast as the default of 6, and a third larger.
+        # Masks compress well at any level: level 3 is twice as fast as the default of 6, and a third larger.
         options: dict[str, Any] = {"compress_level": 3} if Path(path).suffix.lower() == ".png" else {}
         save_picture(self.palette_image(), path, **options)
 
 
 def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """Any picture as H×W×3 uint8 for a person to look at.
+    """Converts any picture to H×W×3 uint8 for display.
 
     Args:
-        image: H×W×C; of more than three channels the first three are shown. Deeper ones than uint8 are stretched from
-            the 1st to the 99th percentile.
-        valid: H×W booleans, False where there is no data, which must not decide the stretching; None for all.
+        image: H×W×C picture; of more than three channels, the first three are shown. Other data types than uint8 are
+            stretched from the 1st to the 99th percentile.
+        valid: H×W booleans, False where there is no data, which the percentiles ignore; None for data everywhere.
 
     Returns:
         H×W×3 uint8.
@@ -140,13 +140,13 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     low, high = np.percentile(image[known][::every], (1, 99)) if known.any() else (0.0, 1.0)
     shown = np.empty(image.shape, np.uint8)
     for rows in _some_rows(*image.shape[:2]):
-        with np.errstate(over="ignore"):  # of a nodata value
+        with np.errstate(over="ignore"):  # a nodata value may overflow
             stretched = (image[rows].astype(np.float32) - np.float32(low)) / np.float32(max(float(high - low), 1e-6))
         shown[rows] = (np.nan_to_num(stretched).clip(0, 1) * 255).round()
     return shown
 
 
 def _some_rows(height: int, width: int) -> Iterator[slice]:
-    """Slices of so few rows that floats of them take little memory."""
+    """Slices of a few rows each, so that their floats need little memory."""
     step = max(1, PIXELS_AT_ONCE // max(width, 1))
     return (slice(top, top + step) for top in range(0, height, step))

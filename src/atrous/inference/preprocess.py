@@ -1,4 +1,4 @@
-"""Makes of a picture's values what the network takes, and warns where they may mean something else."""
+"""Converts a picture's values for the network, and warns where their range is doubtful."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Preparation:
     """Prepares pictures for one model; any number of threads may share it.
 
     Args:
-        preprocessing: of the model.
-        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's type; None for
-            the whole range of the pictures' type.
+        preprocessing: preprocessing of the model.
+        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's data type; None
+            for the whole range of the pictures' data type.
 
     Attributes:
-        preprocessing: of the model.
-        range: as given, as two numbers.
+        preprocessing: preprocessing of the model.
+        range: range as given, as two numbers.
 
     Raises:
-        AtrousError: a range that is not two finite numbers, the lower first, or that this model does not take.
+        AtrousError: the range is not two finite numbers, the lower first, or the model does not take a range.
     """
 
     def __init__(self, preprocessing: Preprocessing, range: Sequence[float] | None = None) -> None:
@@ -39,10 +39,10 @@ class Preparation:
 
     @checked
     def with_range(self, range: Sequence[float]) -> Preparation:
-        """The same with another range; what was warned of is not warned of again.
+        """The same preparation with another range; it does not repeat earlier warnings.
 
         Args:
-            range: as at the making.
+            range: as in `Preparation`.
         """
         other = Preparation(self.preprocessing, range)
         other._warnings = self._warnings
@@ -55,13 +55,13 @@ class Preparation:
         """H×W×C as read → H×W×C with the channels and the value range the model was trained on.
 
         Args:
-            image: as read.
-            whole: whether this is a whole picture, whose largest value tells whether its range is the model's.
-            name: of the picture, for warnings; "" for none.
-            give_range: how a range of values is given here, for warnings and errors; see `value_range`.
+            image: H×W×C picture, as read.
+            whole: whether this is a whole picture; only its largest value shows whether its range fits the model.
+            name: name of the picture for warnings; "" for no name.
+            give_range: instruction to give a range, for warnings and errors; see `value_range`.
 
         Warns:
-            PictureWarning: once for each doubt, where the values may not mean what the model takes them for.
+            PictureWarning: the values may be in another range than the model expects; once for each kind of doubt.
         """
         preprocessing = self.preprocessing
         image = to_channels(check_read(image, preprocessing.channels), preprocessing.channels)
@@ -75,10 +75,12 @@ class Preparation:
 
     @checked
     def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
-        """Tells where a whole picture's values may mean something else; see `value_range.doubt`.
+        """A warning if a whole picture's values may be in another range than the model expects; else None.
+
+        See `value_range.doubt`.
 
         Args:
-            image: H×W×C as read.
+            image: H×W×C picture, as read.
             give_range: as in `prepare`.
         """
         if self.range is not None or check_picture(image).dtype.name == self.preprocessing.dtype:
@@ -87,12 +89,12 @@ class Preparation:
 
     @checked
     def warn_of_values(self, dtype: str, largest: float, name: str = "") -> None:
-        """Warns, once for each doubt, that a picture of this dtype and largest value may mean something else.
+        """Warns, once for each kind of doubt, if a picture's values may be in another range than the model expects.
 
         Args:
-            dtype: uint8, uint16 or float32.
-            largest: its largest value.
-            name: of the picture; "" for none.
+            dtype: data type of the picture: uint8, uint16 or float32.
+            largest: largest value of the picture.
+            name: name of the picture; "" for no name.
         """
         self._warnings.warn(doubt(dtype, largest, self.preprocessing) if self.range is None else None, name=name)
 
@@ -104,10 +106,10 @@ class Preparation:
 
     @checked
     def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
-        """H×W×C as `prepare` gives it, with the training mean where there is no data, which the network sees as 0.
+        """H×W×C as `prepare` returns it, with the training mean where there is no data; it normalises to 0.
 
         Args:
-            found: the picture.
+            found: picture, as `Segmenter.read` returns it.
             give_range: as in `prepare`.
         """
         image = self.prepare(check_found(found).image, name=found.name, give_range=give_range)

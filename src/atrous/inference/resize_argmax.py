@@ -14,18 +14,18 @@ from numba import njit
 
 
 def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool = False) -> np.ndarray:
-    """The best class of each pixel of the bilinearly resized scores, which are never made.
+    """The best class of each pixel of the bilinearly resized scores, without making the resized scores.
 
     Args:
-        scores: h×w×K float32 logits; K = 1 is one logit that separates two classes at 0.
+        scores: h×w×K float32 logits; with K = 1, class 1 wins where the logit is above 0.
         size: (H, W) of the mask in pixels, each ≥ 1.
         align_corners: see `models.layers.resize`.
 
     Returns:
-        H×W uint8, equal to resizing everything first, but where the best two tie within rounding.
+        H×W uint8 class indices, as from resizing all scores, except where the best two tie within rounding.
     """
     rows = np.ascontiguousarray(scores, dtype=np.float32)
-    if rows.shape[2] == 1:  # below or above 0 is the question which of two is larger
+    if rows.shape[2] == 1:  # one logit above 0 is the same as two logits, 0 and this one
         rows = np.concatenate([np.zeros_like(rows), rows], 2)
     height, width = size
     mask = np.empty((height, width), np.uint8)
@@ -37,11 +37,11 @@ def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool =
 
 
 def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For one axis: where each target lies between two sources, and where the targets of each cell begin.
+    """For one axis, the positions of target pixels between source positions, and the first target of each cell.
 
     Returns:
-        The source before each target (F int32), the share of the one after it (F float32), and the first targets of
-        runs that lie between the same two sources (≤ F + 1 int32, the last is F).
+        The source before each target (F int32), the weight of the source after it (F float32), and the first target of
+        each run between the same two sources (≤ F + 1 int32, the last is F).
     """
     targets = np.arange(full, dtype=np.float32)
     if align_corners:
@@ -56,7 +56,7 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of(rows):
-    """h×w×K → h×w, the first of the best."""
+    """h×w×K → h×w, the index of the first largest value."""
     height, width, classes = rows.shape
     best = np.empty((height, width), np.uint8)
     for y in range(height):

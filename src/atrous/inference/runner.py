@@ -1,4 +1,4 @@
-"""What every engine and exported file can do, and which of them runs a given model."""
+"""The interface of all engines and exported files, and the choice of the one that runs a given model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Runner(Protocol):
-    """What runs one network: on raw values, at any size of picture, for any number of threads."""
+    """Runs one network on raw values, for pictures of any size and any number of threads."""
 
     @property
     def engine(self) -> Engine:
@@ -35,11 +35,11 @@ class Runner(Protocol):
 
     @property
     def stacks(self) -> bool:
-        """Whether `labels_of_all` is faster than `labels` of one picture after another."""
+        """Whether `labels_of_all` is faster than calling `labels` for each picture."""
         ...
 
     def check_scores(self) -> None:
-        """Raises an AtrousError before the work where there are no scores, only labels."""
+        """Raises an AtrousError if the network returns only labels and no scores."""
         ...
 
     def labels(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
@@ -54,28 +54,28 @@ class Runner(Protocol):
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
         Args:
-            image: a picture, or a part of one.
-            pooled: C' values, the mean of the whole picture's `features`, in place of this part's.
+            image: picture, or a part of one.
+            pooled: mean of the whole picture's `features`, C' values, instead of the mean of this part.
         """
         ...
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
+        """H×W×C raw values → h×w×C' float32 features that image pooling averages."""
         ...
 
 
 def info_of(path: Path) -> Info:
-    """What a model file or an exported file says about its model."""
+    """The metadata of the model in a model file or an exported file."""
     return exported_runner.read_info(path) if exported_runner.is_named_as_exported(path) else model_file.read_info(path)
 
 
 def at_output_stride(
     model: Path | SegmentationModel, info: Info, output_stride: int
 ) -> tuple[Path | SegmentationModel, int | None]:
-    """The model, a copy of a module at that stride; and the stride if it is not the model's own.
+    """The model (a module is copied and set to the output stride), and the stride; None if it is the model's own.
 
     Raises:
-        AtrousError: an exported file, or a stride that the module cannot have; of a model file, reading it tells.
+        AtrousError: the file is exported, or the module does not support the stride. Loading checks model files.
     """
     if isinstance(model, Path) and exported_runner.is_exported(model):
         raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
@@ -95,7 +95,7 @@ def runner_for(
     precision: str,
     output_stride: int | None,
 ) -> Runner:
-    """The engine that was asked for; where none was, torch if OpenVINO does not run this network."""
+    """The runner with the given engine; with "auto", torch runs a network that OpenVINO cannot run."""
     if isinstance(model, Path) and exported_runner.is_exported(model):
         return exported_runner.open_graph(model, engine, str(device), precision)
     name, reason = choose(engine, str(device), isinstance(model, Path))

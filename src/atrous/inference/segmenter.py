@@ -1,4 +1,4 @@
-"""From a picture to a mask: the way a trained model is used."""
+"""`Segmenter`: runs a trained model on pictures of any size."""
 
 from __future__ import annotations
 
@@ -64,32 +64,35 @@ class Segmenter:
     threads; a spawned one opens its own.
 
     Args:
-        model: the path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is left
-            as it is.
-        engine: auto, openvino or torch; auto takes torch on a GPU, and on a CPU OpenVINO where it is installed.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
-        scales: of the picture, at which the network looks at it; probabilities are averaged.
-        flip: the network looks at the mirrored picture too.
-        output_stride: 8, 16 or 32, at which the same weights see, finer and slower the smaller (arXiv:1706.05587 §3.3);
-            None for the model's own.
-        crf: refines the probabilities at the picture's full size before the mask is taken: a CRF, or its settings as
-            `crf.settings.make_crf` reads them, such as "model" or "deeplabv2"; None for none.
-        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's type, such as
-            (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' type.
-        tile: pixels; every picture larger than that is tiled. None for tiles only where the whole would not fit.
-        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
-        memory: GB that a picture may take; None for half of what is free on the device.
-        say: told in one line when a picture is tiled and why, and when memory ran out.
+        model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is not
+            changed.
+        engine: runtime of the network: auto, openvino or torch; auto takes torch on a GPU, and on a CPU OpenVINO where
+            it is installed.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
+        precision: number format to compute in: auto, float32 or bfloat16; auto takes bfloat16 where the processor
+            computes in it.
+        scales: resize factors of the picture for test-time augmentation; the probabilities of all are averaged.
+        flip: whether to average the probabilities of the picture and its mirror image.
+        output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower (arXiv:1706.05587 §3.3); None
+            for the model's own.
+        crf: CRF that refines the probabilities at the picture's full size, or its settings as `crf.settings.make_crf`
+            reads them, such as "model" or "deeplabv2"; None for no CRF.
+        range: (lower, upper) values of the pictures that become 0 and the largest value of the model's data type, such
+            as (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' data type.
+        tile: side of a tile, in pixels; every larger picture is tiled. None for tiles only where the whole picture
+            would not fit into memory.
+        overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
+        memory: memory that a picture may take, in GB; None for half of what is free on the device.
+        say: called with one line when a picture is tiled, with the reason, and when memory ran out.
 
     Attributes:
-        info: of the model.
-        preparation: makes of pictures what the network takes, and warns of doubtful ones.
-        any_size: runs prepared pictures, whole or in tiles, and knows at which sizes memory ran out.
+        info: metadata of the model.
+        preparation: prepares pictures as the network takes them, and warns of doubtful ones.
+        any_size: runs prepared pictures, whole or in tiles, and remembers the sizes at which memory ran out.
 
     Raises:
-        AtrousError: no model file, no such engine or device here, an output stride that this model does not have,
-            unknown settings of the CRF, or a number out of range.
+        AtrousError: the file is no model, this machine does not have the engine or the device, the model does not
+            support the output stride, the CRF has unknown settings, or a number is out of range.
 
     Examples:
         >>> import atrous, numpy
@@ -117,10 +120,10 @@ class Segmenter:
         say: Callable[[str], object] = lambda line: None,
     ) -> None:
         if not isinstance(device, str):
-            from atrous.device import pick_device  # with torch, which a path on OpenVINO does without
+            from atrous.device import pick_device  # imports torch, which OpenVINO does not need
 
             device = pick_device(device)
-        views_of(scales, flip)  # a mistake there, or in the tiles, is named before the model is loaded
+        views_of(scales, flip)  # reports mistakes before the model is loaded, as do the next two checks
         check_tiling(tile, overlap, memory)
         check_say(say)
         given = path_of(model, "model") if isinstance(model, str | Path) else check_model(model, weights=True)
@@ -133,49 +136,49 @@ class Segmenter:
         if crf is not None:
             from atrous.crf.settings import make_crf
 
-            crf = make_crf(crf, self.info.crf)  # a mistake there, too, is named before the network is loaded
+            crf = make_crf(crf, self.info.crf)  # reports mistakes before the network is loaded
         runner = runner_for(given, self.info, engine, device, precision, output_stride)
         whole = WholePicture(runner, self.info, scales=scales, flip=flip, crf=crf)
         self.any_size = AnySize(whole, tile=tile, overlap=overlap, memory=memory, say=say)
 
     @property
     def whole(self) -> WholePicture:
-        """Runs the network on a prepared picture at once."""
+        """Runs the network on a prepared picture as a whole."""
         return self.any_size.whole
 
     @property
     def engine(self) -> Engine:
-        """What runs the network, and why."""
+        """The engine that runs the network, and the reason for its choice."""
         return self.whole.engine
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """Of the picture, at which the network looks at it."""
+        """The resize factors of the picture; see `scales` of `Segmenter`."""
         return self.whole.scales
 
     @property
     def crf(self) -> DenseCRF | None:
-        """The CRF, or None; `with_crf` gives a segmenter with another."""
+        """The CRF, or None; `with_crf` returns a segmenter with another one."""
         return self.whole.crf
 
     @property
     def limits(self) -> TileLimits:
-        """The sizes of tiles at which memory ran out, for all that runs this network."""
+        """The tile sizes at which memory ran out, shared by all segmenters of this network."""
         return self.any_size.limits
 
     @property
     def pools(self) -> bool:
-        """Whether the model's image pooling can be given the mean of a whole picture's `features`."""
+        """Whether the model's image pooling can take the mean of a whole picture's `features`."""
         return self.whole.pools
 
     @property
     def plain(self) -> bool:
-        """Whether masks are the engine's own: of one view, without a CRF."""
+        """Whether masks are the engine's own: no test-time augmentation and no CRF."""
         return self.whole.plain
 
     @property
     def stacks(self) -> bool:
-        """Whether several pictures of one size are faster together; see `WholePicture.stacks`."""
+        """Whether a batch of pictures of one size is faster than one picture at a time; see `WholePicture.stacks`."""
         return self.whole.stacks
 
     @overload
@@ -194,19 +197,21 @@ class Segmenter:
         A picture that would take more than half of the free memory is cut into tiles.
 
         Args:
-            picture: a path or a URL, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of
-                several inputs a dict of these, {"image": …, "depth": …}; a list of these, or an iterator over any
-                number. Files and PIL images may be transparent; an array's fourth channel is dropped where the model
-                takes three. Torch tensors are taken with `axes`.
-            valid: H×W booleans of an array, False where it holds no data; None for data everywhere but in NaN.
-            axes: what the axes of arrays and tensors are, such as "CHW" for channels, height and width; None for H×W
-                and H×W×C arrays. Values stay as they are: a model of 8-bit pictures takes uint8, not floats of 0–1.
+            picture: path, URL, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
+                inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures. Files and
+                PIL images may be transparent; the fourth channel of an array is dropped where the model takes three.
+                Torch tensors need `axes`.
+            valid: H×W booleans, False where an array has no data; None for data everywhere except at NaN.
+            axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
+                and H×W×C arrays. Values are not rescaled: a model of 8-bit pictures takes uint8, not floats of 0–1.
 
         Returns:
-            The mask, in the picture's own size, 255 where there is no data; a list or an iterator of them likewise.
+            The prediction, with a mask of the picture's own size that is 255 where there is no data. A list of pictures
+            returns a list, an iterator returns an iterator.
 
         Raises:
-            AtrousError: unreadable, with channels this model does not take, or `valid` of another size.
+            AtrousError: a picture is unreadable or has channels that this model does not take, or `valid` has another
+                size.
         """
         picture = picture if axes is None else in_axes(picture, axes)
         if valid is not None and isinstance(picture, list | tuple | Iterator):
@@ -229,13 +234,13 @@ class Segmenter:
 
     @checked
     def read(self, picture: Picture) -> Found:
-        """Reads a picture with the channels that the model takes, and which of its pixels hold data.
+        """Reads a picture with the channels that the model takes, and finds the pixels that hold data.
 
         Args:
-            picture: a path or a URL, a PIL image or an array, or a dict of these by input, as in a call.
+            picture: path, URL, PIL image or array, or a dict of these by input, as in a call.
 
         Raises:
-            AtrousError: unreadable, or with channels this model does not take.
+            AtrousError: the picture is unreadable or has channels that this model does not take.
         """
         inputs = self.info.preprocessing.inputs
         return self._together(
@@ -244,24 +249,24 @@ class Segmenter:
 
     @checked
     def found(self, stored: Mapping[str, StoredPixels]) -> Found:
-        """What the model takes of files that were decoded elsewhere.
+        """Selects the channels that the model takes from files that are already decoded.
 
         Args:
-            stored: the bands of each input's file, by the input's name.
+            stored: bands of each input's file, by the name of the input.
 
         Raises:
-            AtrousError: an input is missing, or with channels this model does not take.
+            AtrousError: an input is missing or has channels that this model does not take.
         """
         inputs = self.info.preprocessing.inputs
         given = parts_of(stored, inputs)
         if not all(isinstance(part, StoredPixels) for part in given):
             raise AtrousError(
-                f"files that were decoded are StoredPixels, as decode_pixels gives them, got {shown(stored)}."
+                f"decoded files must be StoredPixels, as decode_pixels returns them, got {shown(stored)}."
             )
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:
-        """The inputs of a scene joined, the picture in the given range of values."""
+        """Joins the inputs of a scene, with the picture scaled to the given range of values."""
         inputs = self.info.preprocessing.inputs
         if len(parts) > 1 and (given := self.preparation.range) is not None:
             image = scale_range(to_channels(parts[0].image, inputs[0].channels), given, inputs[0].dtype)
@@ -269,7 +274,7 @@ class Segmenter:
         return found_together(parts, inputs)
 
     def _read_input(self, part: Any, one: Input) -> Found:
-        """What was given for one input, with its channels."""
+        """Reads the file or the values of one input, with the channels that the model takes."""
         if isinstance(part, str) and (not part or "\0" in part):
             raise AtrousError(f"a picture's path is empty or holds a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
@@ -294,18 +299,19 @@ class Segmenter:
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Segmenter:
-        """The same network, already loaded, with other scales, flip and CRF; different threads may use both at once.
+        """A segmenter with other options that shares this one's loaded network; threads may use both at once.
 
         Args:
-            scales: as at the making.
-            flip: as at the making.
-            crf: as at the making.
-            range: as at the making; None for this segmenter's.
-            tile: as at the making; None for this segmenter's.
-            overlap: as at the making; None for this segmenter's.
+            scales: as in `Segmenter`.
+            flip: as in `Segmenter`.
+            crf: as in `Segmenter`.
+            range: as in `Segmenter`; None for this segmenter's.
+            tile: as in `Segmenter`; None for this segmenter's.
+            overlap: as in `Segmenter`; None for this segmenter's.
 
         Raises:
-            AtrousError: a number out of range, unknown settings of the CRF, or a file that gives labels only.
+            AtrousError: a number is out of range, the CRF has unknown settings, or the exported file returns labels
+                only.
         """
         whole = self.whole.looking(scales=scales, flip=flip, crf=crf)
         other = self._running(self.any_size.looking(whole, tile=tile, overlap=overlap))
@@ -315,10 +321,10 @@ class Segmenter:
 
     @checked
     def with_crf(self, crf: DenseCRF | None) -> Segmenter:
-        """The same look at the same network, with another CRF or with none.
+        """A segmenter that shares this one's network and options, except for the CRF.
 
         Args:
-            crf: on the segmenter's device.
+            crf: CRF on the segmenter's device; None for no CRF.
         """
         return self._running(self.any_size.looking(self.whole.with_crf(crf)))
 
@@ -338,10 +344,10 @@ class Segmenter:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: the picture as it was read; its windows are prepared as the model takes them.
-            sink: takes the mask.
-            name: of the picture, in what is said.
-            progress: called after each tile with how many are done, and how many there are.
+            source: picture as stored; its windows are prepared as the model takes them.
+            sink: destination of the mask.
+            name: name of the picture in messages.
+            progress: called after each tile with the number of finished tiles and the number of all tiles.
 
         Warns:
             PictureWarning: as `Preparation.prepare` does.
@@ -359,22 +365,22 @@ class Segmenter:
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of a prepared picture that is run at once; see `WholePicture.segment`."""
+        """The mask of a prepared picture that is run as a whole; see `WholePicture.segment`."""
         return self.whole.segment(image, valid, pooled)
 
     @checked_names
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Plain masks of prepared pictures of one size; see `WholePicture.segment_together`."""
+        """Masks of prepared pictures of one size, as one batch; see `WholePicture.segment_together`."""
         return self.whole.segment_together(images)
 
     @checked_names
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
-        """Of each view h×w×K float32 logits of a prepared picture; see `WholePicture.scores`."""
+        """The h×w×K float32 logits of each view of a prepared picture; see `WholePicture.scores`."""
         return self.whole.scores(image, pooled)
 
     @checked_names
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of each view h×w×C' float32, what image pooling takes the mean of; see `WholePicture.features`."""
+        """The h×w×C' float32 features of each view that image pooling averages; see `WholePicture.features`."""
         return self.whole.features(image)
 
     @checked_names
@@ -385,5 +391,5 @@ class Segmenter:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The mask that scores mean; see `WholePicture.decide`."""
+        """The mask from scores; see `WholePicture.decide`."""
         return self.whole.decide(scores, image, crf, valid)

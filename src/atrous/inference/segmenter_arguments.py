@@ -1,4 +1,4 @@
-"""Checks of what a segmenter's own methods are given from outside, beside pictures."""
+"""Checks of the arguments of a segmenter's methods, except pictures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def check_found(found: Any) -> Found:
     """A picture as `Segmenter.read` gives it.
 
     Args:
-        found: whatever was given for it.
+        found: value to check.
 
     Raises:
-        AtrousError: something else.
+        AtrousError: the value has another type.
     """
     if not isinstance(found, Found):
         raise AtrousError(f"what was read is wanted, segmenter.read(picture), got {shown(found)}.")
@@ -32,10 +32,10 @@ def check_notes(notes: Any) -> list[Note]:
     """Notes on files, as `picture_input.doubts_of_files` gives them.
 
     Args:
-        notes: whatever was given for them.
+        notes: value to check.
 
     Raises:
-        AtrousError: something else.
+        AtrousError: the value has another type.
     """
     listed = list(notes) if isinstance(notes, list | tuple | Iterator) else [notes]
     if not all(isinstance(note, Note) for note in listed):
@@ -47,10 +47,10 @@ def check_crf(crf: Any) -> Any:
     """A CRF, or None.
 
     Args:
-        crf: whatever was given for it.
+        crf: value to check.
 
     Raises:
-        AtrousError: something else.
+        AtrousError: the value has another type.
     """
     if crf is not None:
         from atrous.crf import DenseCRF  # with torch, which a path on OpenVINO does without
@@ -61,12 +61,12 @@ def check_crf(crf: Any) -> Any:
 
 
 def check_pooled(pooled: Any, views: int, pools: bool) -> Sequence[np.ndarray] | None:
-    """Of each view the mean of a whole picture's features, or None.
+    """Checks the mean features of a whole picture for each view, or None.
 
     Args:
-        pooled: whatever was given for it.
-        views: how many there are.
-        pools: whether the network takes means.
+        pooled: value to check.
+        views: number of views.
+        pools: whether the network has image pooling that takes means.
 
     Raises:
         AtrousError: no rows of numbers, another count than of views, or means for a network that takes none.
@@ -89,7 +89,7 @@ def check_scores(scores: Any, classes: int) -> Sequence[np.ndarray]:
     """Logits as `Segmenter.scores` gives them.
 
     Args:
-        scores: whatever was given for them.
+        scores: value to check.
         classes: of the model; of two there may be one logit.
 
     Raises:
@@ -111,7 +111,7 @@ def check_together(images: Any, channels: int, possible: bool) -> np.ndarray:
     """Pictures of one size and type, stacked.
 
     Args:
-        images: whatever was given for them.
+        images: value to check.
         channels: C of the model.
         possible: whether this segmenter takes several together.
 
@@ -132,40 +132,40 @@ def check_together(images: Any, channels: int, possible: bool) -> np.ndarray:
 
 
 def check_progress(progress: Any) -> None:
-    """Refuses what cannot be called after each tile.
+    """Refuses a `progress` that cannot be called.
 
     Args:
-        progress: whatever was given for it; None passes.
+        progress: value to check; None passes.
 
     Raises:
-        AtrousError: something that is no function.
+        AtrousError: the value is not a function.
     """
     if progress is not None and not callable(progress):
         raise AtrousError(f"progress must be a function of two numbers, got {shown(progress)}.")
 
 
 def check_say(say: Any) -> None:
-    """Refuses what cannot be told a line.
+    """Refuses a `say` that cannot be called.
 
     Args:
-        say: whatever was given for it.
+        say: value to check.
 
     Raises:
-        AtrousError: something that is no function.
+        AtrousError: the value is not a function.
     """
     if not callable(say):
         raise AtrousError(f"say must be a function that takes a line, got {shown(say)}.")
 
 
 def check_source_and_sink(source: Any, sink: Any) -> None:
-    """Refuses what is read and written window by window if it cannot be.
+    """Refuses a source or a sink without the methods for windows.
 
     Args:
-        source: whatever was given for a `Source`.
-        sink: whatever was given for a `Sink`.
+        source: value to check.
+        sink: value to check.
 
     Raises:
-        AtrousError: something else.
+        AtrousError: the value has another type.
     """
     shape = attribute_of(source, "shape")
     sized = isinstance(shape, tuple | list) and len(shape) == 3 and all(isinstance(side, int) for side in shape)
@@ -179,7 +179,7 @@ def check_places(places: Any, pixels: int) -> np.ndarray:
     """Indices of pixels.
 
     Args:
-        places: whatever was given for them.
+        places: value to check.
         pixels: how many the picture has.
 
     Raises:

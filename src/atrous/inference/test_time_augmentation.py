@@ -1,4 +1,4 @@
-"""Several views of one picture, at other scales and mirrored, and the mean of what a network says of them."""
+"""Test-time augmentation: scaled and mirrored views of a picture, and the mean of their probabilities."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from atrous.crf import DenseCRF
 
-#: Size of one band of full-size probabilities.
+#: Size of one band of rows of full-size probabilities, in bytes.
 BAND_BYTES = 16 * 2**20
-#: What a view may be enlarged to; a mistyped scale shall not fill the memory.
+#: Largest scale of a view; the limit keeps a mistyped scale from filling the memory.
 LARGEST_SCALE = 8
 
 
 @dataclass(frozen=True)
 class View:
-    """How a network looks at a picture.
+    """A view of a picture for test-time augmentation.
 
     Args:
-        scale: of the picture's sides, > 0.
-        mirrored: left and right.
+        scale: resize factor of the picture's sides, > 0.
+        mirrored: whether left and right are swapped.
     """
 
     scale: float = 1.0
@@ -44,18 +44,20 @@ class View:
 
     def back(self, scores: np.ndarray) -> np.ndarray:
         """h×w×K scores of this view, mirrored back."""
-        return scores[:, ::-1].copy() if self.mirrored else scores  # at one column a view counts as contiguous
+        # The copy is needed: NumPy counts a flipped array of one column as contiguous, and torch refuses it.
+        return scores[:, ::-1].copy() if self.mirrored else scores
 
 
 def views_of(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
     """The views at each scale, with `flip` also mirrored.
 
     Args:
-        scales: each within 0–8, at least one; the papers take 0.5, 0.75, 1, 1.25, 1.5, 1.75 (arXiv:1706.05587 §4.1).
-        flip: whether to look at mirrored pictures too.
+        scales: one or more resize factors, each above 0 and up to 8; the papers use 0.5, 0.75, 1, 1.25, 1.5, 1.75
+            (arXiv:1706.05587 §4.1).
+        flip: whether to add a mirrored view at each scale.
 
     Raises:
-        AtrousError: no scale, or one out of range.
+        AtrousError: there is no scale, or one is out of range.
     """
     if not scales or not all(0 < scale <= LARGEST_SCALE for scale in scales):
         raise AtrousError(f"scales must be one or more numbers above 0, up to {LARGEST_SCALE:g}, got {list(scales)}.")
@@ -68,10 +70,10 @@ def mean_probabilities(
     """The mean of the views' probabilities at full size.
 
     Args:
-        scores: of each view h×w×K logits, mirrored back.
+        scores: h×w×K logits of each view, mirrored back.
         size: (H, W) in pixels.
         align_corners: see `models.layers.resize`.
-        temperature: logits are divided by it before softmax.
+        temperature: divisor of the logits before softmax.
 
     Returns:
         K×H×W, which sum to one over K; K = 2 for one-logit scores.
@@ -82,13 +84,13 @@ def mean_probabilities(
 def mean_labels(
     scores: Sequence[np.ndarray], size: Sequence[int], align_corners: bool, temperature: float
 ) -> np.ndarray:
-    """The best class by `mean_probabilities`, band by band of rows, so that they never exist as a whole.
+    """The best class by `mean_probabilities`, computed in bands of rows to save memory.
 
     Args:
-        scores: of each view h×w×K logits, mirrored back.
+        scores: h×w×K logits of each view, mirrored back.
         size: (H, W) in pixels.
         align_corners: see `models.layers.resize`.
-        temperature: logits are divided by it before softmax.
+        temperature: divisor of the logits before softmax.
 
     Returns:
         H×W uint8 class indices.
@@ -114,13 +116,13 @@ def refined_labels(
     """The best class after a CRF has refined `mean_probabilities`.
 
     Args:
-        scores: of each view h×w×K logits, mirrored back.
-        image: H×W×C, what they were made from.
-        crf: on the device.
-        valid: H×W booleans; the CRF leaves the other pixels out; None for all.
+        scores: h×w×K logits of each view, mirrored back.
+        image: H×W×C picture of the scores.
+        crf: CRF on the device.
+        valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
         align_corners: see `models.layers.resize`.
-        temperature: logits are divided by it before softmax.
-        device: where the CRF runs.
+        temperature: divisor of the logits before softmax.
+        device: device of the CRF.
 
     Returns:
         H×W uint8 class indices.
@@ -136,17 +138,17 @@ def refined_labels(
 def logits_at(
     scores: np.ndarray, size: Sequence[int], rows: np.ndarray, columns: np.ndarray, align_corners: bool
 ) -> np.ndarray:
-    """One view's scores, interpolated, of some pixels; band by band of rows, so that they never exist as a whole.
+    """Interpolated logits of some pixels in one view, computed in bands of rows to save memory.
 
     Args:
         scores: h×w×K logits.
         size: (H, W) in pixels.
-        rows: n rows of pixels, ascending.
-        columns: n columns, of the same pixels.
+        rows: row of each of the n pixels, ascending.
+        columns: column of each of the n pixels.
         align_corners: see `models.layers.resize`.
 
     Returns:
-        n×K float32 logits; of one-logit scores two, the first of them 0.
+        n×K float32 logits; two columns for one-logit models, the first of them 0.
     """
     import torch
 

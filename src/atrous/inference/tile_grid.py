@@ -1,4 +1,4 @@
-"""Where tiles of a picture begin, so that a network samples the same pixels in a tile as in the whole picture."""
+"""Positions of tiles at which a network samples the same pixels in a tile as in the whole picture."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from fractions import Fraction
 from atrous.inference.tiles import GRID, Tile, overlap_of, plan
 from atrous.models.info import Preprocessing, aligned_side
 
-#: Largest denominators of the scales as fractions for which a grid is looked for: exact ones first, 0.35 = 7/20.
+#: Largest denominators of the scales as fractions, tried in this order: exact ones first, 0.35 = 7/20.
 DENOMINATORS = (1000, 20, 4, 1)
 
 
 class TileGrid:
-    """The places and overlaps of tiles, for one model and the scales at which it looks at pictures.
+    """The positions and overlaps of tiles, for one model and its scales.
 
     Args:
-        preprocessing: of the model.
-        scales: at which the network looks at a picture.
-        overlap: pixels that neighbouring tiles share; None for a quarter of the tile, at most 512.
+        preprocessing: preprocessing of the model.
+        scales: resize factors of the picture.
+        overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
     """
 
     def __init__(self, preprocessing: Preprocessing, scales: Sequence[float], overlap: int | None) -> None:
@@ -34,16 +34,16 @@ class TileGrid:
         ]
 
     def overlap_of(self, tile: int) -> int:
-        """Pixels that neighbouring tiles of this size share."""
+        """Overlap of neighbouring tiles of this size, in pixels."""
         return overlap_of(tile, self._overlap)
 
     def step_for(self, tile: int) -> int:
-        """Multiples at which such tiles begin: the most exact ones for the scales that fit beside the overlap."""
+        """The step of tile positions, in pixels: the most exact one for the scales that fits beside the overlap."""
         most = tile - self.overlap_of(tile)
         return next((step for step in self._steps if step <= most), GRID)
 
     def seen(self, height: int, width: int) -> tuple[int, int] | None:
-        """The sides that the network sees of a whole picture, where it sees it resized and at one scale."""
+        """Height and width of the resized whole picture; None unless the network resizes it and runs at one scale."""
         if not (self._one_scale and self._resized):
             return None
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
@@ -52,20 +52,20 @@ class TileGrid:
         """The tiles of a picture, row by row; see `tiles.plan`.
 
         Args:
-            height: of the picture, in pixels.
-            width: of the picture, in pixels.
-            tile: in pixels.
-            overlap: in pixels; None for that of tiles of this size.
+            height: height of the picture, in pixels.
+            width: width of the picture, in pixels.
+            tile: side of a tile, in pixels.
+            overlap: overlap of neighbouring tiles, in pixels; None for the default of this tile size.
         """
         overlap = self.overlap_of(tile) if overlap is None else overlap
         return plan(height, width, tile, overlap, self.step_for(tile), self.seen(height, width))
 
     def warning(self, tile: int, name: str) -> str | None:
-        """A sentence where tiles of this size do not lie on the network's grid, so that the mask differs; else None.
+        """A warning if tiles of this size do not lie on the network's grid, so that the mask differs; else None.
 
         Args:
-            tile: in pixels.
-            name: of the picture.
+            tile: side of a tile, in pixels.
+            name: name of the picture in the warning.
         """
         if self.seen(1, 1) is not None:
             return None

@@ -1,4 +1,4 @@
-"""Pictures of any size, window by window: overlapping tiles, each kept up to the middle of its overlaps."""
+"""Segments pictures of any size in overlapping tiles; each tile is kept up to the middle of its overlaps."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from atrous.data.prefetch import in_background
 from atrous.data.sources.source import Pixels, Sink, Source, Window
 from atrous.errors import AtrousError
 
-#: Pixels between two positions that every network here sees alike, whatever its output stride: 8, 16 or 32.
+#: Step of tile positions in pixels: a multiple of every output stride (8, 16 and 32).
 GRID = 32
 
 
-#: Cells of the grid by which a tile of a resized picture may begin earlier, where it then lies nearer to a whole pixel.
+#: Largest number of grid cells by which a tile of a resized picture may begin earlier to lie nearer to a whole pixel.
 LOOK_BACK = 3
-#: Pixels that neighbours share at most by default: how far most networks see, from both sides (docs/big-pictures.md).
+#: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
 OVERLAP = 512
 
 
 class Tile(NamedTuple):
-    """What the network sees of a picture at once, and the part of its answer that is kept."""
+    """The window that the network runs on, and the window of its mask that is kept."""
 
     read: Window
     kept: Window
 
 
 class Counted:
-    """A sink that counts what goes through it, so that no one has to read the mask again.
+    """A sink that counts the labels written through it, so that the mask need not be read again.
 
     Args:
-        sink: takes the mask.
+        sink: destination of the mask.
 
     Attributes:
-        counts: 256 numbers of pixels, one per label.
+        counts: number of pixels of each of the 256 labels.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -56,13 +56,13 @@ class Counted:
 
 @dataclass(frozen=True)
 class Work:
-    """What a picture in tiles took.
+    """The work for a picture in tiles.
 
     Args:
-        tiles: how many the network saw; those without any data are not counted.
-        seconds: from the first read to the last write.
-        network_seconds: of these, those in which the network worked.
-        pixels: that the network saw, those in overlaps more than once.
+        tiles: number of tiles that the network ran on; tiles without any data are not counted.
+        seconds: time from the first read to the last write, in seconds.
+        network_seconds: time in which the network ran, in seconds.
+        pixels: number of pixels that the network ran on; pixels in overlaps count more than once.
     """
 
     tiles: int
@@ -71,7 +71,7 @@ class Work:
     pixels: int
 
     def __add__(self, other: Work) -> Work:
-        """Of both, one after the other."""
+        """The work for both, one after the other."""
         return Work(
             self.tiles + other.tiles,
             self.seconds + other.seconds,
@@ -85,26 +85,28 @@ def plan(
 ) -> list[Tile]:
     """The tiles of a picture, row by row.
 
-    Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture, and each
-    reaches at least overlap / 2 beyond what is kept of it, but at the picture's own edge. The last of a row or column
-    ends with the picture. To keep it on the grid too, all tiles are up to `grid` − 1 pixels larger than asked, equally.
+    Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture. Each tile
+    reaches at least overlap / 2 beyond its kept window, except at the edge of the picture. The last tile of a row or
+    column ends at the edge. To keep it on the grid, all tiles are equally larger than `tile`, by up to `grid` − 1 px.
 
-    Where the network sees resized pictures, tiles begin where its grid does in the resized picture, to half a pixel or
-    better where a start of up to three cells before is, and have the size that is resized by the same factor.
+    Where the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
+    pixel. A tile may begin up to three cells earlier if it then lies nearer to a whole pixel. The tile size is set so
+    that tiles are resized by the same factor as the picture.
 
     Args:
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        tile: height and width of a tile in pixels; a picture that is smaller is read whole in that direction.
-        overlap: pixels that neighbours share at least, 0 ≤ overlap < tile.
-        grid: pixels, at least 1 and at most tile − overlap.
-        seen: sides 32k + 1 to which the whole picture is resized before the network; None where it is not.
+        height: height of the picture, in pixels.
+        width: width of the picture, in pixels.
+        tile: height and width of a tile, in pixels; a smaller picture is read whole in that direction.
+        overlap: least overlap of neighbouring tiles, in pixels, 0 ≤ overlap < tile.
+        grid: step of tile positions, in pixels, 1 to tile − overlap.
+        seen: height and width, 32k + 1 each, to which the whole picture is resized before the network; None for no
+            resizing.
 
     Returns:
-        Tiles of one size, whose kept windows are the picture, each pixel once.
+        Tiles of one size; their kept windows cover each pixel of the picture once.
 
     Raises:
-        AtrousError: sizes out of range.
+        AtrousError: a size is out of range.
     """
     if min(height, width) < 1:
         raise AtrousError(f"a picture of {height}×{width} px has nothing to segment.")
@@ -125,7 +127,7 @@ def plan(
 
 
 def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int, int, int]]:
-    """In one direction: where each tile begins, its size, and from where to where it is kept."""
+    """The tiles in one direction: start, size, and start and end of the kept part of each."""
     tile += (size - tile) % grid
     if size <= tile:
         return [(0, size, 0, size)]
@@ -133,14 +135,14 @@ def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int
 
 
 def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[int, int, int, int]]:
-    """As `_along`, for a picture of which the network sees `seen` = 32k + 1 pixels in that direction."""
+    """As `_along`, for a picture that is resized to `seen` = 32k + 1 pixels in that direction."""
     cells, factor = seen // GRID, seen / size
     of_tile = math.ceil(tile * factor / GRID)
     if of_tile >= cells:
         return [(0, size, 0, size)]
 
     def best_below(cell: int, least: int) -> int:
-        """Of the cells up to this one that which lies nearest to a whole pixel."""
+        """The cell nearest to a whole pixel, among this one and the few before it."""
         places = {one: GRID * one / factor for one in range(max(least, cell - LOOK_BACK), cell + 1)}
         return min(places, key=lambda one: abs(places[one] - round(places[one])))
 
@@ -169,22 +171,22 @@ def segment_tiles(
     grid: int = GRID,
     seen: tuple[int, int] | None = None,
 ) -> Work:
-    """Segments a picture window by window; the next is read and the last written while the network works.
+    """Segments a picture tile by tile, and reads the next and writes the last tile while the network runs.
 
     At any time three tiles of the picture and two of the mask are in memory.
 
     Args:
         segment: H×W×C and, where data are missing, H×W booleans → H×W uint8 class indices.
-        source: the picture. Where it is not valid, the mask becomes 255; a tile with no valid pixel is not segmented.
-        sink: takes the mask.
-        tile: in pixels, see `plan`.
-        overlap: in pixels, see `plan`.
-        progress: called after each tile with how many are done, and how many there are.
-        grid: in pixels, see `plan`.
-        seen: see `plan`.
+        source: picture; the mask is 255 where it is not valid, and tiles without any valid pixel are not segmented.
+        sink: destination of the mask.
+        tile: side of a tile, in pixels; see `plan`.
+        overlap: overlap of neighbouring tiles, in pixels; see `plan`.
+        progress: called after each tile with the number of finished tiles and the number of all tiles.
+        grid: step of tile positions, in pixels; see `plan`.
+        seen: size of the resized whole picture; see `plan`.
 
     Raises:
-        AtrousError: sizes out of range.
+        AtrousError: a size is out of range.
     """
     begun = time.perf_counter()
     height, width, _ = source.shape
@@ -214,11 +216,11 @@ def segment_tiles(
 
 
 def overlap_of(tile: int, overlap: int | None) -> int:
-    """Pixels that neighbouring tiles share.
+    """Overlap of neighbouring tiles, in pixels.
 
     Args:
-        tile: its side.
-        overlap: that was asked for; None for a quarter of the tile, at most `OVERLAP`.
+        tile: side of a tile, in pixels.
+        overlap: overlap to use, in pixels; None for a quarter of the tile, at most `OVERLAP`.
     """
     return min(OVERLAP, tile // 4) if overlap is None else overlap
 
@@ -231,24 +233,24 @@ def mean_features(
     grid: int = GRID,
     seen: tuple[int, int] | None = None,
 ) -> tuple[tuple[np.ndarray, ...], Work]:
-    """The mean over a whole picture of what image pooling takes the mean of, window by window without overlap.
+    """The mean of the image-pooling features over a whole picture, computed in tiles without overlap.
 
-    Tiles of a picture whose sides are no multiples of `grid` overlap a little; each feature counts once, also where
-    pictures are resized to 32k + 1, and a tile's last row and column of features are the next tile's first.
+    Where the sides of a picture are not multiples of `grid`, tiles overlap a little, but each feature counts once. It
+    also counts once where pictures are resized to 32k + 1 and a tile's last row and column are the next tile's first.
 
     Args:
-        features: H×W×C → of each view h×w×C'.
-        source: the picture; windows without any data are left out.
-        tile: in pixels, see `plan`.
-        progress: called after each tile with how many are done, and how many there are.
-        grid: in pixels, see `plan`.
-        seen: see `plan`.
+        features: H×W×C → h×w×C' of each view.
+        source: picture; windows without any data are left out.
+        tile: side of a tile, in pixels; see `plan`.
+        progress: called after each tile with the number of finished tiles and the number of all tiles.
+        grid: step of tile positions, in pixels; see `plan`.
+        seen: size of the resized whole picture; see `plan`.
 
     Returns:
-        Of each view C' float32 values, and what it took.
+        C' float32 values for each view, and the work.
 
     Raises:
-        AtrousError: sizes out of range.
+        AtrousError: a size is out of range.
     """
     begun = time.perf_counter()
     height, width, _ = source.shape
@@ -264,7 +266,7 @@ def mean_features(
             row, column = next_row.get(window.top), next_column.get(window.left)
             maps = [_upto(one, window, row, column, factors) for one in features(image)]
             seconds += time.perf_counter() - start
-            # In each view's last place, how many features were summed.
+            # The last entry of each view's sums is the number of features.
             sums = [np.append(one.sum((0, 1), np.float64), one.shape[0] * one.shape[1]) for one in maps]
             totals = [total + more for total, more in zip(totals, sums, strict=True)] if totals else sums
             pixels, count = pixels + window.height * window.width, count + 1
@@ -277,10 +279,11 @@ def mean_features(
 def _upto(
     features: np.ndarray, window: Window, row: int | None, column: int | None, factors: tuple[float, float] | None
 ) -> np.ndarray:
-    """A window's features above a row and left of a column of the picture, where the next tiles begin; None: all.
+    """The features of a window above a row and left of a column of the picture, where the next tiles begin.
 
-    Both lie on the network's grid, so that they leave whole numbers of features. Those of the whole window are rounded
-    up, by less than one; where the network sees it resized by `factors` to 32k + 1, they are one more than its cells.
+    None for a row or column keeps all features in that direction. Both lie on the network's grid, so that whole numbers
+    of features remain. The features of the whole window are rounded up by less than one; where the window is resized by
+    `factors` to 32k + 1, there is one more feature than there are cells.
     """
 
     def before(count: int, end: int | None, begin: int, size: int, factor: float | None) -> int:

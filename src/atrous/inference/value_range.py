@@ -1,4 +1,4 @@
-"""Pixel values in the range that a model was trained on: 8 and 16 bits, a given range, and what is doubtful."""
+"""Scales pixel values to the range that a model was trained on, and warns of doubtful ranges."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from atrous.errors import AtrousError
 from atrous.logger import warn
 from atrous.models.info import Preprocessing
 
-#: Largest values of the depths that cameras and scanners store in 16 bits.
+#: Largest values of the bit depths that cameras and scanners store in 16 bits.
 STORED_IN_16_BITS = (255, 1023, 4095, 16383)
 
 
-#: How it is given to a server, in the query of a request.
+#: Instruction to give a range in a request to a server.
 ASK_FOR_RANGE = "range={0},{1} in the query"
 
 
 class PictureWarning(UserWarning):
-    """A picture's values may not mean what the model takes them for."""
+    """A picture's values may be in another range than the model expects."""
 
 
 class PictureWarnings:
-    """Warns of pictures once for each kind of doubt, whichever thread meets it first."""
+    """Warns of pictures once for each kind of doubt, across all threads."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
@@ -35,9 +35,9 @@ class PictureWarnings:
         """Warns, unless it has warned of this kind before.
 
         Args:
-            sentence: to be said; None for nothing.
-            kind: of the doubt; None for what stands before the sentence's first colon.
-            name: of the picture; "" for none.
+            sentence: text of the warning; None for no warning.
+            kind: kind of the doubt; None for the text before the first colon of the sentence.
+            name: name of the picture; "" for no name.
         """
         if sentence is None:
             return
@@ -53,10 +53,10 @@ def as_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
     """A range of values as two numbers, for any model.
 
     Args:
-        value_range: the values that become 0 and the largest of the model's type; None for none.
+        value_range: (lower, upper) values that become 0 and the largest value of the data type; None for no range.
 
     Raises:
-        AtrousError: not two finite numbers, the lower first.
+        AtrousError: the range is not two finite numbers, the lower first.
     """
     if value_range is None:
         return None
@@ -70,11 +70,11 @@ def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessin
     """A range of values as two numbers, for this model.
 
     Args:
-        value_range: the values that become 0 and the largest of the model's type; None for none.
-        preprocessing: of the model.
+        value_range: (lower, upper) values that become 0 and the largest value of the data type; None for no range.
+        preprocessing: preprocessing of the model.
 
     Raises:
-        AtrousError: not two finite numbers, the lower first, or a model of float32 pictures.
+        AtrousError: the range is not two finite numbers, the lower first, or the model takes float32 pictures.
     """
     if (given := as_range(value_range)) is not None and preprocessing.dtype == "float32":
         raise AtrousError(
@@ -102,16 +102,16 @@ def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str)
 
 
 def doubt(given: str, largest: float, preprocessing: Preprocessing, give_range: str = GIVE_RANGE) -> str | None:
-    """A sentence where a picture's values may not mean what the model takes them for.
+    """A warning if a picture's values may be in another range than the model expects.
 
     Args:
-        given: the picture's dtype: uint8, uint16 or float32.
-        largest: its largest value.
-        preprocessing: of the model.
-        give_range: how a range is given here, for the sentence.
+        given: data type of the picture: uint8, uint16 or float32.
+        largest: largest value of the picture.
+        preprocessing: preprocessing of the model.
+        give_range: instruction to give a range, for the sentence.
 
     Returns:
-        The sentence, with the scaling that would be right where one can be told; None where nothing is doubtful.
+        The warning, with the probable scaling where it can be inferred; None if the values are not doubtful.
     """
     wanted = preprocessing.dtype
     if (given, wanted) == ("uint16", "uint8") and 0 < largest <= STORED_IN_16_BITS[-1]:

@@ -1,4 +1,4 @@
-"""Runs a network on a picture at once: at every scale and mirrored, and a CRF over the mean of what it says."""
+"""Runs a network on a whole picture, with test-time augmentation and a CRF."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 
 class WholePicture:
-    """Runs a network on a picture, or on a part of one, that is prepared and in memory.
+    """Runs a network on a prepared picture in memory, or on a part of one, without tiles.
 
-    Any number of threads may use one, each with its own picture; nothing in it changes.
+    Any number of threads may use one object, each with its own picture, because the object never changes.
 
     Args:
-        runner: of the network.
-        info: of the model.
-        scales: of the picture, at which the network looks at it; each within 0–8; probabilities are averaged.
-        flip: the network looks at the mirrored picture too.
-        crf: refines the probabilities at the picture's full size: a CRF, or its settings as `crf.settings.make_crf`
-            reads them; None for none.
+        runner: runner of the network.
+        info: metadata of the model.
+        scales: resize factors of the picture, each above 0 and up to 8; the probabilities of all are averaged.
+        flip: whether to average the probabilities of the picture and its mirror image.
+        crf: CRF that refines the probabilities at the picture's full size, or its settings as `crf.settings.make_crf`
+            reads them; None for no CRF.
 
     Attributes:
-        info: of the model.
-        runner: of the network.
-        engine: what runs the network, and why.
-        pools: whether the model's image pooling can be given the mean of a whole picture's `features`.
-        scales: as given.
-        crf: the CRF on the engine's device, or None.
+        info: metadata of the model.
+        runner: runner of the network.
+        engine: engine that runs the network, and the reason for its choice.
+        pools: whether the model's image pooling can take the mean of a whole picture's `features`.
+        scales: resize factors, as given.
+        crf: CRF on the engine's device, or None.
 
     Raises:
-        AtrousError: scales out of range, unknown settings of the CRF, or a file that gives labels only.
+        AtrousError: a scale is out of range, the CRF has unknown settings, or the exported file returns labels only.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class WholePicture:
         """The same network with other scales, flip and CRF.
 
         Args:
-            scales: as at the making.
-            flip: as at the making.
-            crf: as at the making.
+            scales: as in `WholePicture`.
+            flip: as in `WholePicture`.
+            crf: as in `WholePicture`.
 
         Raises:
-            AtrousError: as at the making.
+            AtrousError: as in `WholePicture`.
         """
         return WholePicture(self.runner, self.info, scales=scales, flip=flip, crf=crf)
 
     def with_crf(self, crf: DenseCRF | None) -> WholePicture:
-        """The same scales and flip with another CRF or with none.
+        """The same network, scales and flip with another CRF.
 
         Args:
-            crf: on the engine's device.
+            crf: CRF on the engine's device; None for no CRF.
         """
         other = object.__new__(WholePicture)
         other.__dict__.update(self.__dict__, crf=check_crf(crf))
@@ -98,14 +98,15 @@ class WholePicture:
 
     @property
     def plain(self) -> bool:
-        """Whether masks are the engine's own: of one view, without a CRF."""
+        """Whether masks are the engine's own: no test-time augmentation and no CRF."""
         return self.crf is None and self._views == (View(),)
 
     @property
     def stacks(self) -> bool:
-        """Whether several pictures of one size are faster together than one after another: plain masks on a GPU.
+        """Whether a batch of pictures of one size is faster than one picture at a time: plain masks on a GPU.
 
-        On processors they are not: one picture keeps all cores busy, and several leave their caches (docs/serving.md).
+        On a CPU, batches are slower: one picture keeps all cores busy, and several do not fit into the caches
+        (docs/serving.md).
         """
         return self.plain and self.runner.stacks
 
@@ -116,9 +117,9 @@ class WholePicture:
         """H×W×C with the model's channels and range → H×W uint8 class indices.
 
         Args:
-            image: as `Preparation.prepare` gives it.
-            valid: H×W booleans; the CRF leaves the other pixels out.
-            pooled: of each view the mean of the whole picture's `features`, where the image is a part of one.
+            image: H×W×C picture, as `Preparation.prepare` returns it.
+            valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
+            pooled: mean of the whole picture's `features` for each view, where the image is a part of that picture.
         """
         image = check_picture(image, self.info.preprocessing.channels)
         check_valid(valid, image.shape[:2])
@@ -128,22 +129,22 @@ class WholePicture:
 
     @checked
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Plain masks of pictures of one size, by one pass of the network where the engine can do that.
+        """Masks of pictures of one size, by one forward pass where the engine supports batches.
 
         Args:
-            images: each H×W×C as `Preparation.prepare` gives it.
+            images: H×W×C pictures, as `Preparation.prepare` returns them.
 
         Returns:
-            Of each H×W uint8 class indices.
+            H×W uint8 class indices of each picture.
         """
         return list(self.runner.labels_of_all(check_together(images, self.info.preprocessing.channels, self.plain)))
 
     @checked
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
-        """H×W×C with the model's channels and range → of each view h×w×K float32 logits, at low resolution.
+        """H×W×C with the model's channels and range → h×w×K float32 logits of each view, at low resolution.
 
         Args:
-            image: as `Preparation.prepare` gives it.
+            image: H×W×C picture, as `Preparation.prepare` returns it.
             pooled: as in `segment`.
         """
         image = check_picture(image, self.info.preprocessing.channels)
@@ -155,10 +156,10 @@ class WholePicture:
 
     @checked
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """H×W×C → of each view h×w×C' float32, what image pooling takes the mean of; for models with `pools`.
+        """H×W×C → h×w×C' float32 features of each view that image pooling averages; for models with `pools`.
 
         Args:
-            image: as `Preparation.prepare` gives it.
+            image: H×W×C picture, as `Preparation.prepare` returns it.
         """
         if not self.pools:
             raise AtrousError("features are of models with image pooling (segmenter.pools); this one has none.")
@@ -173,13 +174,13 @@ class WholePicture:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The mask that scores mean.
+        """The mask from scores.
 
         Args:
-            scores: of each view h×w×K logits.
-            image: H×W×C, what they were made from.
-            crf: refines their probabilities first.
-            valid: H×W booleans; the CRF leaves the other pixels out.
+            scores: h×w×K logits of each view.
+            image: H×W×C picture of the scores.
+            crf: CRF that refines the probabilities first; None for no CRF.
+            valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
 
         Returns:
             H×W uint8 class indices.

@@ -1,1 +1,1 @@
-"""A trained model behind an address: what `atrous serve` is made of, and the client that asks it."""
+"""The HTTP server of `atrous serve`, and its Python client."""

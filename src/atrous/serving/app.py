@@ -1,4 +1,4 @@
-"""The application: which addresses there are, what they take, and what they say where they cannot answer."""
+"""The web application: its addresses, their parameters, and their error responses."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from atrous.inference.tiles import GRID
 from atrous.serving import response_formats
 from atrous.serving.inference_queue import InferenceQueue
 from atrous.serving.limits import Problem
-from atrous.serving.model_store import Look, Model, ModelStore
+from atrous.serving.model_store import InferenceOptions, Model, ModelStore
 from atrous.serving.prometheus_metrics import Metrics
-from atrous.serving.request_handler import RequestHandler, Wish
+from atrous.serving.request_handler import RequestHandler, RequestSettings
 from atrous.version import __version__
 
 HERE = Path(__file__).parent
-#: The keys of `answers.FORMATS`.
+#: The keys of `response_formats.FORMATS`.
 Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons"]
 #: "model" and the presets of `DenseCRF`, which takes seconds to import.
 Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
-#: Bounds of what a picture may be resized by.
+#: Smallest and largest scale of a picture.
 SCALES = (0.25, 2.0)
-#: One number or several, with commas.
+#: One to eight numbers, separated by commas.
 SCALES_PATTERN = r"^[0-9]{1,2}(\.[0-9]{1,4})?(,[0-9]{1,2}(\.[0-9]{1,4})?){0,7}$"
 
-#: Two numbers with a comma.
+#: Two numbers, separated by a comma.
 RANGE_PATTERN = r"^-?[0-9]{1,9}(\.[0-9]{1,9})?,-?[0-9]{1,9}(\.[0-9]{1,9})?$"
 
-#: What every error response looks like.
+#: OpenAPI description of every error response.
 PROBLEM = {
     "application/problem+json": {
         "schema": {
@@ -46,22 +46,22 @@ PROBLEM = {
                 "type": {"type": "string"},
                 "title": {"type": "string"},
                 "status": {"type": "integer"},
-                "detail": {"type": "string", "description": "what is wrong, in a sentence"},
+                "detail": {"type": "string", "description": "sentence that explains the error"},
             },
         }
     }
 }
 PROBLEMS = {
-    400: "not a request that can be understood",
+    400: "the request cannot be parsed",
     401: "the key is missing or wrong",
-    403: "not for you, or not under this name",
-    404: "no such model",
-    406: "no form that Accept takes",
+    403: "the client, or the host name that it used, has no access",
+    404: "there is no such model",
+    406: "the server has none of the formats in Accept",
     408: "the picture took too long to arrive",
-    413: "too many bytes or pixels",
-    422: "not a picture, or a value out of range",
-    429: "too many pictures wait; Retry-After says when to come again",
-    503: "the answer took too long, or the server is stopping",
+    413: "the request has too many bytes or pixels",
+    422: "the file is not a picture, or a value is out of range",
+    429: "too many pictures wait; Retry-After gives the seconds to wait before the next try",
+    503: "the response took too long, or the server is stopping",
 }
 RESPONSES: dict[int | str, Any] = {
     status: {"description": reason, "content": PROBLEM} for status, reason in PROBLEMS.items()
@@ -69,8 +69,8 @@ RESPONSES: dict[int | str, Any] = {
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE_BODY = {
     "required": True,
-    "description": "A picture: JPEG, PNG, WebP, TIFF, BMP or GIF; as it is, or as the one file of a form. For a model "
-    "of several inputs a form with a file for each, in fields of their names.",
+    "description": "A picture (JPEG, PNG, WebP, TIFF, BMP or GIF), as the request body or as the only file of a form. "
+    "For a model with several inputs: a form with one file for each input, in fields with the names of the inputs.",
     "content": {
         "image/*": BINARY,
         "application/octet-stream": BINARY,
@@ -85,7 +85,7 @@ PICTURE_BODY = {
 }
 SEGMENTED: dict[int | str, Any] = {
     200: {
-        "description": "The mask, in the form that was asked for.",
+        "description": "The mask, in the requested format.",
         "content": {
             kind: BINARY if kind.startswith("image") else {"schema": {"type": "object"}}
             for kind in response_formats.ACCEPTED
@@ -95,14 +95,14 @@ SEGMENTED: dict[int | str, Any] = {
 }
 
 
-def make_app(store: ModelStore, network: InferenceQueue, request_handler: RequestHandler, metrics: Metrics) -> FastAPI:
-    """The application, but for the guard before it.
+def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestHandler, metrics: Metrics) -> FastAPI:
+    """Makes the web application, without its access control.
 
     Args:
         store: the models.
-        network: that runs them.
-        request_handler: that takes the pictures.
-        metrics: to be counted.
+        queue: inference queue that runs the models.
+        request_handler: handler of the requests to segment a picture.
+        metrics: counters of the server.
     """
     app = FastAPI(
         title="atrous",
@@ -117,22 +117,22 @@ def make_app(store: ModelStore, network: InferenceQueue, request_handler: Reques
     def check_query(request: Request) -> None:
         _check_query(request, _query_names(app, request))
 
-    # Not of /healthz, /readyz and /metrics: what probes them may add parameters of its own.
+    # /healthz, /readyz and /metrics accept any parameters, because probes may add their own.
     only_known = [Depends(check_query)]
 
-    @app.get("/healthz", summary="Whether the server lives", response_description="It does.")
+    @app.get("/healthz", summary="Liveness check", response_description="The server is running.")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get(
         "/readyz",
-        summary="Whether a picture would be segmented now",
-        response_description="It would.",
+        summary="Readiness check",
+        response_description="The server accepts pictures now.",
         responses=_only(503),
     )
     async def ready() -> dict[str, str]:
-        if not network.alive:
-            raise Problem(503, "the network has stopped; start the server again.")
+        if not queue.alive:
+            raise Problem(503, "the inference thread has stopped; start the server again.")
         if request_handler.admission.full:
             raise Problem(
                 503, f"{request_handler.admission.limits.waiting} pictures wait already.", {"Retry-After": "1"}
@@ -143,7 +143,7 @@ def make_app(store: ModelStore, network: InferenceQueue, request_handler: Reques
         "/metrics",
         summary="Counters for Prometheus",
         response_class=PlainTextResponse,
-        response_description="All of them.",
+        response_description="All counters, in the text format of Prometheus.",
         responses=_only(401, 403),
     )
     async def counters() -> Response:
@@ -154,7 +154,7 @@ def make_app(store: ModelStore, network: InferenceQueue, request_handler: Reques
         "/v1/models",
         summary="All models",
         dependencies=only_known,
-        response_description="Name, classes, scores, engine and version of each.",
+        response_description="Name, classes, scores, engine and version of each model.",
         responses=_only(401, 403, 422),
     )
     async def models() -> dict[str, Any]:
@@ -164,13 +164,15 @@ def make_app(store: ModelStore, network: InferenceQueue, request_handler: Reques
         "/v1/models/{name}",
         summary="One model",
         dependencies=only_known,
-        response_description="The same of one, and all that its file says but where it comes from.",
+        response_description="Name, classes, scores, engine and version of the model, and all metadata of its file "
+        "except its provenance.",
         responses=_only(401, 403, 404, 422),
     )
     async def model(name: str) -> dict[str, Any]:
         found = _find(store, name)
         record = found.segmenter.info.to_dict()
-        return {**_described(found, store), "info": {**record, "provenance": {}}}  # it names paths of who trained it
+        # The provenance contains paths on the machine that trained the model.
+        return {**_described(found, store), "info": {**record, "provenance": {}}}
 
     @app.post(
         "/v1/models/{name}/segment",
@@ -186,60 +188,65 @@ def make_app(store: ModelStore, network: InferenceQueue, request_handler: Reques
         format: Annotated[
             Form | None,
             Query(
-                description="mask: a PNG with a palette; indices: a grey PNG of class indices; overlay: a JPEG; areas: "
-                "pixels of each class; rle: these, and the runs of each class as COCO has them; polygons: GeoJSON in "
-                "pixels. By default what Accept asks for."
+                description="format of the mask: mask, a PNG with a palette; indices, a grey PNG of class indices; "
+                "overlay, a JPEG of the picture under its mask; areas, the pixels of each class as JSON; rle, the same "
+                "with the run-length encoding of each class as in COCO; polygons, GeoJSON with coordinates in pixels. "
+                "By default the best match of Accept"
             ),
         ] = None,
         scales: Annotated[
             str,
             Query(
                 pattern=SCALES_PATTERN,
-                description=f"at which the network looks at the picture, {SCALES[0]:g} to {SCALES[1]:g}, with commas: "
-                "0.75,1,1.25; its probabilities are averaged",
+                description=f"scales of test-time augmentation, {SCALES[0]:g} to {SCALES[1]:g}, separated by commas: "
+                "0.75,1,1.25; the probabilities of all scales are averaged",
             ),
         ] = "1",
-        flip: Annotated[bool, Query(description="the network looks at the mirrored picture, too")] = False,
+        flip: Annotated[bool, Query(description="also segment the mirrored picture, and average both")] = False,
         range: Annotated[
             str | None,
             Query(
                 pattern=RANGE_PATTERN,
-                description="values of the picture that become 0 and the largest of the model's type: 0,4095 for 12 "
-                "bits stored in 16; by default the whole range of the picture's type",
+                description="smallest and largest value of the picture, separated by a comma; they become 0 and the "
+                "largest value of the model's data type. 0,4095 for 12 bits stored in 16; by default the whole range "
+                "of the picture's data type",
             ),
         ] = None,
-        crf: Annotated[Crf | None, Query(description="refines the mask by a fully connected CRF")] = None,
+        crf: Annotated[
+            Crf | None, Query(description="settings of the fully connected CRF that refines the mask; by default none")
+        ] = None,
         tile: Annotated[
-            int | None, Query(ge=GRID, le=8192, description="pixels of the tiles of larger pictures")
+            int | None, Query(ge=GRID, le=8192, description="side of a tile, in pixels; larger pictures are tiled")
         ] = None,
         overlap: Annotated[
-            int | None, Query(ge=0, le=2048, description="pixels that tiles share; at most half a tile")
+            int | None,
+            Query(ge=0, le=2048, description="overlap of neighbouring tiles, in pixels; at most half a tile"),
         ] = None,
-        opacity: Annotated[float, Query(ge=0, le=1, description="of an overlay's colours")] = 0.55,
-        legend: Annotated[bool, Query(description="names and colours below an overlay")] = False,
+        opacity: Annotated[float, Query(ge=0, le=1, description="opacity of the colours of an overlay")] = 0.55,
+        legend: Annotated[bool, Query(description="add class names and colours below an overlay")] = False,
     ) -> Response:
         form = format or response_formats.form_for(request.headers.get("accept", ""))
         if form is None:
             raise Problem(406, f"Accept takes none of {', '.join(response_formats.ACCEPTED)}.")
-        wish = Wish(
+        settings = RequestSettings(
             _find(store, name),
-            Look(_numbers(scales), flip, crf, _range(range), tile, overlap),
-            response_formats.Asked(form, opacity, legend),
+            InferenceOptions(_numbers(scales), flip, crf, _range(range), tile, overlap),
+            response_formats.ResponseOptions(form, opacity, legend),
             _query_names(app, request),
         )
-        return await request_handler.serve(request, wish)
+        return await request_handler.serve(request, settings)
 
     return app
 
 
 def _query_names(app: FastAPI, request: Request) -> list[str]:
-    """The names of the query parameters that a request's address takes."""
+    """The names of the query parameters that the address of a request accepts."""
     operation = app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
     return [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
 
 
 def _check_query(request: Request, allowed: Collection[str]) -> None:
-    """Refuses parameters that nothing would read, and those given twice, of which one would not be read."""
+    """Refuses unknown query parameters, and parameters that are given more than once."""
     counts = Counter(name for name, _ in request.query_params.multi_items())
     for name, count in counts.items():
         if name not in allowed and not allowed:
@@ -262,7 +269,7 @@ def _find(store: ModelStore, name: str) -> Model:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """Scales from a text with commas, which the pattern has seen before."""
+    """The scales in a text that matches `SCALES_PATTERN`."""
     scales = tuple(float(part) for part in text.split(","))
     if not all(SCALES[0] <= scale <= SCALES[1] for scale in scales):
         raise Problem(422, f"scales are {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
@@ -308,11 +315,11 @@ def _answer_problems(app: FastAPI) -> None:
         )
 
     @app.exception_handler(Problem)
-    async def of_ours(request: Request, error: Problem) -> JSONResponse:
+    async def on_problem(request: Request, error: Problem) -> JSONResponse:
         return answer(error)
 
     @app.exception_handler(HTTPException)
-    async def of_the_router(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_router_error(request: Request, error: HTTPException) -> JSONResponse:
         detail = {404: f"there is nothing at {request.url.path}; /docs lists what there is."}
         detail[405] = f"{request.method} is not for {request.url.path}; /docs lists what is."
         return answer(
@@ -320,21 +327,21 @@ def _answer_problems(app: FastAPI) -> None:
         )
 
     @app.exception_handler(RequestValidationError)
-    async def of_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_invalid_arguments(request: Request, error: RequestValidationError) -> JSONResponse:
         wrong = [f"{one['loc'][-1]}: {one['msg']}, got {str(one.get('input'))[:100]!r}" for one in error.errors()]
         return answer(Problem(422, "; ".join(wrong) + "."))
 
     @app.exception_handler(ClientDisconnect)
-    async def of_those_who_left(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it; it is counted
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # the client is gone, but the metrics count this status
 
     @app.exception_handler(Exception)
-    async def of_all_else(request: Request, error: Exception) -> JSONResponse:
-        return answer(Problem(500, "the server failed at this request; its log says where."))
+    async def on_other_error(request: Request, error: Exception) -> JSONResponse:
+        return answer(Problem(500, "the server failed at this request; its log shows where."))
 
 
 def _add_pages(app: FastAPI) -> None:
-    """The page for people, and the one that lists the addresses."""
+    """Adds the page for people at / and the API reference at /docs."""
     for address, name, kind in (
         ("/", "page.html", "text/html; charset=utf-8"),
         ("/page.css", "page.css", "text/css; charset=utf-8"),

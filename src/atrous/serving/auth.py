@@ -1,4 +1,4 @@
-"""Who may ask: what every request passes before the application sees it."""
+"""Access control: checks the host, origin and key of every request before the application gets it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 from atrous.serving.limits import Problem
 from atrous.serving.prometheus_metrics import Metrics
 
-#: Names of this machine, under which a page elsewhere cannot be loaded.
+#: Names of this machine; no page from another machine can be loaded under them.
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
-#: Addresses that need no key: the page itself, its parts and what tells that a server lives.
+#: Paths that need no key: the page and its files, the API reference and the health checks.
 OPEN = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/healthz", "/readyz"})
-#: Of every answer: nothing from elsewhere is loaded, guessed or framed.
+#: Headers of every response. They forbid content from other servers, guessing of media types, and framing.
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -23,16 +23,16 @@ HEADERS = (
 
 
 class AccessControl:
-    """An ASGI application before another.
+    """ASGI middleware that passes on only allowed requests.
 
-    Without a key only this machine is served, and only pages of this server may ask: a page of elsewhere that a browser
-    here shows, even under a name that was turned to this machine (DNS rebinding), is refused. With a key, it is asked
-    for as `Authorization: Bearer KEY`.
+    Without a key, it allows only requests that come from this machine and, in a browser, from pages of this server. It
+    refuses pages of other sites, also where their name was made to point to this machine (DNS rebinding). With a key,
+    every request must have the header `Authorization: Bearer KEY`.
 
     Args:
-        app: that sees what may pass.
-        key: or None.
-        metrics: count every answer.
+        app: ASGI application that gets the allowed requests.
+        key: key that every request must bring; None for no key.
+        metrics: counters of the server; every response is counted.
     """
 
     def __init__(self, app: Any, key: str | None, metrics: Metrics) -> None:
@@ -40,7 +40,7 @@ class AccessControl:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes a request on, or refuses it."""
-        if scope["type"] == "websocket":  # there are none, and one would pass by the key
+        if scope["type"] == "websocket":  # the application has none, and the key would not be checked
             return await send({"type": "websocket.close", "code": 1008, "reason": "this server has no websockets"})
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
@@ -70,22 +70,22 @@ class AccessControl:
             if host not in LOCAL:
                 raise Problem(
                     403,
-                    f"this server is for its own machine, and was asked as '{host}'. Ask as 127.0.0.1 or localhost, or "
-                    "start it with a key to serve others.",
+                    f"this server serves only its own machine, but the request names the host '{host}'. Use 127.0.0.1 "
+                    "or localhost, or start the server with a key to serve other machines.",
                 )
             origin = headers.get("origin")
             if origin is not None and _parts_of(origin).netloc != headers.get("host"):
-                raise Problem(403, f"pages of {origin} may not ask this server.")
+                raise Problem(403, f"pages of {origin} may not use this server.")
         elif scope["path"] not in OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._key.encode()):
                 raise Problem(
-                    401, "this server asks for a key: Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"}
+                    401, "this server needs a key: Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"}
                 )
 
 
 def _parts_of(address: str) -> SplitResult:
-    """An address's parts; all of them empty where it is none."""
+    """The parts of an address; all parts are empty where it is invalid."""
     try:
         return urlsplit(address)
     except ValueError:

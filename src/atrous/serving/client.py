@@ -1,4 +1,4 @@
-"""Asking a server from Python, with nothing but the standard library on the way."""
+"""The Python client of a server; it uses only the standard library for HTTP."""
 
 from __future__ import annotations
 
@@ -30,29 +30,30 @@ from atrous.serving.client_connection import Answer, Connection
 if TYPE_CHECKING:
     from atrous.inference.segmenter import Picture
 
-#: Endings of files that are sent as they are; others are sent as PNG.
-SENT_AS_THEY_ARE = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-#: Answers after which a request is tried again: too many pictures wait, or a proxy does not reach the server.
-PASSING = (429, 502, 503, 504)
-#: Seconds before the second try; each further one waits twice as long, up to the last.
+#: Suffixes of files that are sent unchanged; other files are sent as PNG.
+UNCHANGED_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+#: Status codes after which a request is tried again: too many pictures wait, or a proxy cannot reach the server.
+RETRIED_STATUSES = (429, 502, 503, 504)
+#: Time before the second try, and the longest time between two tries, in seconds; the time doubles with each try.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 
 
 class Client:
-    """Asks a server of `atrous serve`.
+    """Client of a server that `atrous serve` runs.
 
     Several threads and forked children may use one client; each has its own connection. Redirects are followed with
-    the same picture; the key is sent to no other server.
+    the same picture; the key is not sent to other servers.
 
     Args:
-        address: such as "http://127.0.0.1:8000".
-        key: of the server, where it asks for one.
-        timeout: seconds that one try may take.
-        patience: seconds during which a request is tried again where the server is full, stopping or not there; the
-            same picture twice gives the same mask, so nothing is lost or done double.
+        address: address of the server, such as "http://127.0.0.1:8000".
+        key: key of the server; None for a server without a key.
+        timeout: longest time of one try without a received byte, in seconds.
+        patience: longest time during which a request is tried again while the server is full, stopping or unreachable,
+            in seconds. Trying again is safe, because the same picture always gives the same mask.
 
     Raises:
-        AtrousError: no address of HTTP, a key that no header can hold, or times that are no positive numbers.
+        AtrousError: the address is not an HTTP address, the key cannot be sent in a header, or a time is not a positive
+            number.
 
     Examples:
         >>> import atrous
@@ -75,10 +76,10 @@ class Client:
 
     @checked
     def models(self) -> list[dict[str, Any]]:
-        """What the server says of each of its models: name, classes, scores, engine, version and more.
+        """The server's models: name, classes, scores, engine, version and more of each.
 
         Raises:
-            AtrousError: it cannot be reached, refuses, or is no server of this program.
+            AtrousError: the server cannot be reached, it refuses the request, or it is not `atrous serve`.
         """
         answer = self._ask("GET", "/v1/models")
         record = answer.json()
@@ -103,21 +104,21 @@ class Client:
         """Segments a picture on the server.
 
         Args:
-            picture: a path, a PIL image, or an H×W or H×W×C array of uint8, uint16 or float32; for a model of several
-                inputs a dict of these by name.
-            model: its name; may be left out where there is one only.
-            scales: at which the network looks at the picture.
-            flip: the network looks at the mirrored picture too.
-            crf: "model" or a preset, as `atrous predict --crf` takes them.
-            range: as `Segmenter` takes it.
-            tile: size of the tiles of larger pictures.
-            overlap: that tiles share.
+            picture: path, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
+                inputs, a dict of these by input name.
+            model: name of the model; it may be left out where the server has only one.
+            scales: scales of test-time augmentation; the probabilities of all scales are averaged.
+            flip: whether to also segment the mirrored picture and average both.
+            crf: "model" or the name of a preset, as in `atrous predict --crf`; None for no CRF.
+            range: smallest and largest value of the picture, as in `Segmenter`.
+            tile: side of a tile, in pixels; larger pictures are tiled.
+            overlap: overlap of neighbouring tiles, in pixels.
 
         Returns:
-            What `Segmenter` would return here.
+            The prediction, as `Segmenter` returns it.
 
         Raises:
-            AtrousError: the server cannot be reached, or refuses: its own words.
+            AtrousError: the server cannot be reached, or it refuses the request; the message contains its reason.
         """
         from atrous.inference.picture_input import as_array
 
@@ -128,16 +129,16 @@ class Client:
         arrays = {part: as_array(value) for part, value in parts.items()}
         image = arrays[IMAGE]
         name = model or self._only_model()
-        words = {"format": "indices", "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
+        query = {"format": "indices", "scales": ",".join(f"{scale:g}" for scale in scales), "flip": str(flip).lower()}
         limits = None if range is None else ",".join(f"{value:g}" for value in range)
-        words |= {
+        query |= {
             key: str(value)
             for key, value in {"crf": crf, "range": limits, "tile": tile, "overlap": overlap}.items()
             if value is not None
         }
         answer = self._ask(
             "POST",
-            f"{_address_of(name)}/segment?{urlencode(words, errors='surrogateescape')}",
+            f"{_address_of(name)}/segment?{urlencode(query, errors='surrogateescape')}",
             *_body({part: _content(value, arrays[part]) for part, value in parts.items()}),
         )
         if note := answer.headers.get("X-Note"):
@@ -154,7 +155,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """Of the version of a model that answered; where it was just replaced, of the one that came after."""
+        """The info of the model version that answered, or of the next version if that one was just replaced."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -166,19 +167,20 @@ class Client:
         return self._infos[name, version]
 
     def _ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
-        """The answer, tried again until patience ends."""
+        """Sends a request, again and again until it succeeds or `patience` is over, and returns the response."""
         end, wait = time.monotonic() + self._patience, FIRST_WAIT
         while True:
             try:
                 answer = self._connection.ask(method, path, content, kind)
-                if answer.status not in PASSING:
+                if answer.status not in RETRIED_STATUSES:
                     break
                 reason = f"{answer.detail()} (HTTP {answer.status})"
                 wait = max(wait, _seconds(answer.headers.get("Retry-After")))
             except ssl.SSLCertVerificationError as error:
                 raise AtrousError(
-                    f"{self._connection.address.origin} cannot show who it is: {error.verify_message}. Where the "
-                    "certificate is your own, name it in the environment variable SSL_CERT_FILE."
+                    f"the TLS certificate of {self._connection.address.origin} cannot be verified: "
+                    f"{error.verify_message}. If the certificate is your own, give its file in the environment "
+                    "variable SSL_CERT_FILE."
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 reason = f"{self._connection.address.origin} cannot be reached: {error or type(error).__name__}."
@@ -198,15 +200,15 @@ def _address_of(name: str) -> str:
 
 
 def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
-    """The mask in an answer: H×W uint8 of the picture's own size.
+    """The mask in a response: H×W uint8, of the same size as the picture.
 
     Raises:
-        AtrousError: something else, which no server of this program sends.
+        AtrousError: the response contains no mask of this size, so it is not from `atrous serve`.
     """
     try:
         picture = Image.open(io.BytesIO(answer.content), formats=["PNG"])
         mask = np.asarray(picture) if picture.size == size[::-1] and picture.mode in ("L", "P") else None
-    except Exception:  # Pillow raises many types
+    except Exception:  # Pillow raises many types of errors
         raise answer.stranger("not a mask") from None
     if mask is None:
         raise answer.stranger("not a mask of the picture's size")
@@ -214,7 +216,7 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
-    """A request's content and its media type: of one picture its file, of several inputs a form."""
+    """The body of a request and its media type: one file as it is, several files as a form."""
     if len(files) == 1:
         return files[IMAGE], None
     boundary = uuid4().hex
@@ -228,15 +230,19 @@ def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
 
 
 def _content(picture: Picture, image: np.ndarray) -> bytes:
-    """A picture's file: as it is where the server knows its kind, else a PNG, or a TIFF for what no PNG can hold."""
-    if isinstance(picture, str | Path) and Path(picture).suffix.lower() in SENT_AS_THEY_ARE:
+    """The bytes to send for a picture.
+
+    They are the file itself where the server can read its format, else a PNG, or a TIFF where a PNG cannot hold the
+    values.
+    """
+    if isinstance(picture, str | Path) and Path(picture).suffix.lower() in UNCHANGED_SUFFIXES:
         with in_words(picture):
             return Path(picture).read_bytes()
     if isinstance(picture, Image.Image):
         return _png_of(picture)
     array = isinstance(picture, np.ndarray)
     if image.dtype == np.float32 or image.shape[2] not in (1, 3, 4) or (array and image.shape[2] == 4):
-        import tifffile  # a PNG would make the fourth channel an alpha
+        import tifffile  # in a PNG, the fourth channel would be alpha
 
         file = io.BytesIO()
         extra = ["unspecified"] * (image.shape[2] - 1)
@@ -252,11 +258,11 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
 
 
 def _png_of(picture: Image.Image) -> bytes:
-    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: with its transparency, not turned."""
+    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: transparency kept, not rotated."""
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
         raise AtrousError(f"a picture that is sent has 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):
-        if picture.mode.startswith("I;16"):  # of any order of bytes, of which a PNG knows one
+        if picture.mode.startswith("I;16"):  # either byte order; a PNG has only one
             plain = Image.fromarray(np.asarray(picture).astype(np.uint16))
         elif picture.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I"):
             plain = picture.copy()
@@ -269,12 +275,12 @@ def _png_of(picture: Image.Image) -> bytes:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """What a Retry-After header asks for: seconds, or, as proxies say it, a time (RFC 9110 §10.2.3)."""
+    """The seconds to wait from a Retry-After header, which has seconds or, from proxies, a date (RFC 9110 §10.2.3)."""
     if retry_after is None:
         return 0.0
     if retry_after.isdecimal():
         return float(retry_after)
     try:
         return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # neither, or a time of no zone
+    except (ValueError, TypeError):  # not a date, or a date without a time zone
         return 0.0

@@ -1,4 +1,4 @@
-"""One server's addresses over HTTP: connections per thread, redirects, and answers of others than this program."""
+"""HTTP connections of the client: one per thread, with redirects and checks that the server is `atrous serve`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from urllib.parse import quote, urljoin, urlsplit
 from atrous.errors import AtrousError, shown
 from atrous.json_yaml import parse_json
 
-#: Redirects that one request follows.
+#: Largest number of redirects of one request.
 MOST_REDIRECTS = 5
-#: Of these the request is sent again as it was; 303 asks for another one.
+#: Status codes after which the same request is sent to the new address; 303 requires a GET request instead.
 REDIRECTS = (301, 302, 307, 308)
-#: Ports that are not written.
+#: Default port of each scheme.
 USUAL_PORTS = {"http": 80, "https": 443}
-#: Characters that a path may hold as they are.
+#: Characters that are not percent-encoded in a path.
 PATH_CHARACTERS = "/%:@!$&'()*+,;=~-._"
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address of HTTP, without a query.
+    """An HTTP address without a query.
 
     Attributes:
         scheme: http or https.
-        host: as it is looked up.
-        port: 0–65535.
-        path: before the addresses of this program, without a slash at its end.
+        host: host name in its ASCII form (IDNA), or IP address.
+        port: port, 0–65535.
+        path: prefix of all paths of the server, without a slash at its end; "" for none.
     """
 
     scheme: str
@@ -43,21 +43,24 @@ class Address:
 
     @classmethod
     def of(cls, text: str) -> Address:
-        """The address in a text.
+        """Parses an address.
 
         Args:
-            text: such as "http://127.0.0.1:8000", or with the path under which a proxy has the server.
+            text: address such as "http://127.0.0.1:8000"; it may end in a path, if a proxy serves the server under one.
 
         Raises:
-            AtrousError: another scheme, no host, no such port, a user name, a query or a fragment.
+            AtrousError: the scheme is not http or https, the host is missing, the port is invalid, or the address has a
+                user name, a query or a fragment.
         """
         if not isinstance(text, str):
             raise AtrousError(f"a server's address is text like http://127.0.0.1:8000, got {type(text).__name__}.")
         try:
             parts = urlsplit(text.strip())
             port, host = parts.port, (parts.hostname or "").encode("idna").decode()
-        except ValueError as error:  # of UnicodeError, too
-            raise AtrousError(f"'{text}' is no server's address: {error}. One is like http://127.0.0.1:8000.") from None
+        except ValueError as error:  # also UnicodeError
+            raise AtrousError(
+                f"'{text}' is not the address of a server: {error}. Give one like http://127.0.0.1:8000."
+            ) from None
         if parts.scheme not in USUAL_PORTS or not host or re.search(r"[\s\x00-\x1f]", host):
             raise AtrousError(f"a server's address is like http://127.0.0.1:8000, got '{text}'.")
         if parts.username is not None or parts.password is not None:
@@ -76,13 +79,13 @@ class Address:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said.
+    """A response of a server.
 
     Attributes:
-        status: of HTTP.
-        content: the body.
-        headers: by name, in any capitals.
-        url: where it came from, after redirects.
+        status: HTTP status code.
+        content: body of the response.
+        headers: headers by name; upper and lower case are the same.
+        url: address that sent the response, after redirects.
     """
 
     status: int
@@ -91,10 +94,10 @@ class Answer:
     url: str
 
     def json(self) -> Any:
-        """The content as JSON.
+        """The content, parsed as JSON.
 
         Raises:
-            AtrousError: it is something else, as a proxy or another program may send it.
+            AtrousError: the content is not JSON; a proxy or another program has probably sent it.
         """
         try:
             return parse_json(self.content, self.url)
@@ -102,10 +105,10 @@ class Answer:
             raise self.stranger("not JSON") from None
 
     def stranger(self, reason: str) -> AtrousError:
-        """The error for an answer that no `atrous serve` gives.
+        """The error for a response that does not come from `atrous serve`.
 
         Args:
-            reason: what is missing.
+            reason: what the response lacks, as a phrase.
         """
         kind = self.headers.get("Content-Type", "no type").partition(";")[0][:60]
         return AtrousError(
@@ -114,7 +117,7 @@ class Answer:
         )
 
     def detail(self) -> str:
-        """The sentence in a problem; of another's error page its title."""
+        """The detail of an error response, or the title of another program's error page."""
         with suppress(ValueError, KeyError, TypeError):
             return str(parse_json(self.content, self.url)["detail"])
         if self.content.lstrip()[:1] == b"<":
@@ -123,15 +126,15 @@ class Answer:
 
 
 class Connection:
-    """Sends requests to one server, each thread and forked child over a connection of its own.
+    """Sends requests to one server; each thread and each forked child has its own connection.
 
     Args:
-        address: of the server.
-        key: sent to it, and to no other that it redirects to; None for none.
-        timeout: seconds without a byte.
+        address: address of the server.
+        key: key of the server, which is not sent to other servers after a redirect; None for no key.
+        timeout: longest time without a received byte, in seconds.
 
     Raises:
-        AtrousError: no address, a key that no header can hold, or a time that is no positive number.
+        AtrousError: the address is invalid, the key cannot be sent in a header, or the time is not a positive number.
     """
 
     def __init__(self, address: str, key: str | None, timeout: float) -> None:
@@ -148,18 +151,18 @@ class Connection:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
-        """One request, and its answer.
+        """Sends a request and returns the response.
 
         Args:
             method: GET or POST.
-            path: after the server's own, with its query.
-            content: the body.
-            kind: its media type; None where it is left to the server to tell.
+            path: path and query, to be appended to the path of the server's address.
+            content: body of the request.
+            kind: media type of the body; None to let the server detect it.
 
         Raises:
-            AtrousError: redirected too often, to nowhere, or to another scheme.
+            AtrousError: there are too many redirects, or a redirect has no target or one that is not HTTP.
             OSError: the server cannot be reached.
-            http.client.HTTPException: its answer is no HTTP.
+            http.client.HTTPException: the response is not HTTP.
         """
         target, path = self.address, self.address.path + path
         followed = 0
@@ -167,18 +170,20 @@ class Connection:
             answer = self._try(target, method, path, content, kind)
             if answer.status == 401 and self._headers and not self._trusts(target):
                 raise AtrousError(
-                    f"{self.address.origin} redirects to {target.origin}, which asks for a key; a key is not sent to "
+                    f"{self.address.origin} redirects to {target.origin}, which needs a key; a key is not sent to "
                     f"another server than the one it was given for. Give {target.origin} as the address."
                 )
             if answer.status not in (*REDIRECTS, 303):
                 return answer
             if followed == MOST_REDIRECTS:
-                raise AtrousError(f"{answer.url} redirects on, after {MOST_REDIRECTS} redirects: it goes in circles.")
+                raise AtrousError(
+                    f"{answer.url} redirects again after {MOST_REDIRECTS} redirects: they probably form a loop."
+                )
             target, path = _redirected(answer)
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether the key may be sent there: to its own server, and to that server's usual port for https."""
+        """Whether the key may be sent to a target: the server itself, or its default port for https."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True
@@ -188,7 +193,7 @@ class Connection:
     def _try(self, target: Address, method: str, path: str, content: bytes | None, kind: str | None) -> Answer:
         connection = self._connection(target)
         if connection.sock is not None:
-            with suppress(ConnectionResetError, BrokenPipeError):  # closed meanwhile, which shows only now
+            with suppress(ConnectionResetError, BrokenPipeError):  # the server has closed the idle connection
                 return self._exchange(connection, target, method, path, content, kind)
         return self._exchange(connection, target, method, path, content, kind)
 
@@ -207,12 +212,12 @@ class Connection:
             try:
                 connection.request(method, path, content, headers)
             except (BrokenPipeError, ConnectionResetError):
-                if connection.sock is None:  # there was no connection
+                if connection.sock is None:  # the connection was never open
                     raise
-                cut = True  # a server may refuse before it has the whole picture; what it said is there to be read
+                cut = True  # a server may refuse before it has the whole picture; its response can still be read
             response = connection.getresponse()
             answer = Answer(response.status, response.read(), response.headers, target.origin + path)
-        except BaseException:  # what comes next on this connection would belong to this request
+        except BaseException:  # a later response on this connection could belong to this request
             connection.close()
             raise
         if cut:
@@ -220,7 +225,7 @@ class Connection:
         return answer
 
     def _connection(self, target: Address) -> http.client.HTTPConnection:
-        if getattr(self._own, "process", None) != os.getpid():  # none yet, or those that the parent goes on using
+        if getattr(self._own, "process", None) != os.getpid():  # no connections yet, or only those of the parent
             self._own.process, self._own.connections = os.getpid(), {}
         connections: dict[str, http.client.HTTPConnection] = self._own.connections
         if target.origin not in connections:
@@ -230,14 +235,14 @@ class Connection:
 
 
 def _redirected(answer: Answer) -> tuple[Address, str]:
-    """Where a redirect leads: the server, and the path with its query.
+    """The target of a redirect: the server, and the path with its query.
 
     Raises:
-        AtrousError: nowhere, to another scheme than HTTP's, or with another method.
+        AtrousError: the redirect has no target, its target is not http or https, or it requires another method.
     """
     location = answer.headers.get("Location", "").strip()
     if answer.status == 303 or not location:
-        reason = "without saying where to" if not location else "to a page, instead of an answer"
+        reason = "without a Location header" if not location else "to another page instead of answering"
         raise AtrousError(
             f"{answer.url} redirects (HTTP {answer.status}) {reason}: this is no server of `atrous serve`."
         )
@@ -253,6 +258,6 @@ def _redirected(answer: Answer) -> tuple[Address, str]:
 
 
 def _titled(content: bytes) -> str:
-    """The title of a page of HTML, to be put after a sentence; nothing where it has none."""
+    """The title of an HTML page, as a phrase to append to a sentence; "" where it has no title."""
     found = re.search(rb"<title[^>]*>([^<]{1,200})</title>", content[:4096], re.IGNORECASE)
     return f", titled '{' '.join(found[1].decode(errors='replace').split())[:100]}'" if found else ""

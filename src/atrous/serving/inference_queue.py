@@ -1,4 +1,7 @@
-"""The one thread that runs networks: pictures wait for it in line, and leave the line where nobody waits for them."""
+"""The queue of pictures to segment, and the single thread that runs the networks.
+
+A picture leaves the queue when its client disconnects.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +21,28 @@ from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_
 from atrous.inference.segmenter import Segmenter
 from atrous.memory_errors import is_out_of_memory
 
-#: Pictures that are stacked at most where a network is faster so (`Segmenter.stacks`).
+#: Largest batch of pictures, where a network is faster with batches (`Segmenter.stacks`).
 MOST_TOGETHER = 16
 
 
 class Abandoned(Exception):
-    """Nobody waits for this mask any more."""
+    """The client of this job has disconnected."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A picture in line.
+    """A picture in the queue.
 
     Args:
-        segmenter: that is to look at it.
-        image: H×W×C as its `preparation` makes it.
+        segmenter: segmenter that runs on the picture.
+        image: H×W×C picture, as the segmenter's `preparation` returns it.
         valid: H×W booleans, False where there is no data; None for data everywhere.
 
     Attributes:
-        mask: H×W uint8 class indices, once it is done.
-        abandoned: to be set where nobody waits any more; work ends between two tiles.
-        began: when the network turned to it.
-        seconds: that it took, with all that were stacked with it.
+        mask: future of the H×W uint8 class indices.
+        abandoned: event to set when the client has disconnected; the work stops after the current tile.
+        began: start of the computation, as `perf_counter` gives it.
+        seconds: time of the computation, in seconds, for all pictures of its batch together.
     """
 
     segmenter: Segmenter
@@ -52,12 +55,12 @@ class Job:
 
 
 class InferenceQueue:
-    """Runs jobs one after another, and those that may be stacked together.
+    """Runs jobs one after another, and jobs that fit into one batch together.
 
-    One thread for all models: a picture keeps every core, or the GPU, busy, and two at a time would only share them.
+    There is one thread for all models, because one picture already keeps all cores, or the GPU, busy.
 
     Args:
-        ran: told after each run how many pictures it held and the seconds it took.
+        ran: called after each batch with its number of pictures and its time in seconds.
     """
 
     def __init__(
@@ -65,43 +68,47 @@ class InferenceQueue:
         ran: Callable[[int, float], object] = lambda count, seconds: None,
     ) -> None:
         self._ran = ran
-        self._line: deque[Job] = deque()
-        self._ran_out: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()  # pixels that may be stacked since
+        self._jobs: deque[Job] = deque()
+        # The largest batch, in pixels, of each segmenter that has run out of memory.
+        self._stackable_pixels: WeakKeyDictionary[Segmenter, int] = WeakKeyDictionary()
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="network", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether it takes jobs."""
+        """Whether the queue accepts jobs."""
         return self._thread.is_alive() and not self._closing
 
     def submit(self, job: Job) -> Future[np.ndarray]:
-        """Puts a job at the end of the line.
+        """Appends a job to the queue.
 
         Returns:
-            Its mask, in the future.
+            The future of its mask.
         """
         with self._changed:
-            self._line.append(job)
+            self._jobs.append(job)
             self._changed.notify()
         return job.mask
 
     async def segment(self, job: Job) -> np.ndarray:
-        """Its mask; where the one who waits is cancelled, the job is abandoned, and what runs of it ends first."""
+        """Runs a job and returns its mask.
+
+        If the caller is cancelled, the job is abandoned; the cancellation waits until its running work has stopped.
+        """
         try:
             return await asyncio.wrap_future(self.submit(job))
         except asyncio.CancelledError:
             job.abandoned.set()
             with self._changed:
-                if job in self._line:  # its picture is not to wait in memory for its turn
-                    self._line.remove(job)
+                if job in self._jobs:  # frees the memory of its picture now
+                    self._jobs.remove(job)
             with suppress(Exception):
                 await asyncio.wrap_future(job.mask)
             raise
 
     def close(self) -> None:
-        """Ends when the line is empty."""
+        """Stops the thread after the last job in the queue."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -123,32 +130,32 @@ class InferenceQueue:
             self._ran(len(jobs), seconds)
 
     def _next(self) -> list[Job]:
-        """The first in line, and those behind it that may be stacked with it; none at the end."""
+        """The first job and the later jobs that fit into its batch; an empty list when the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._line or self._closing)
-            if not self._line:
+            self._changed.wait_for(lambda: self._jobs or self._closing)
+            if not self._jobs:
                 return []
-            first = self._line.popleft()
+            first = self._jobs.popleft()
             most = self._most_together(first)
             if most < 2:
                 return [first]
             alike = [
                 job
-                for job in self._line
+                for job in self._jobs
                 if job.segmenter is first.segmenter and job.image.shape == first.image.shape and _may_be_stacked(job)
             ]
             jobs = [first, *alike[: most - 1]]
-            self._line = deque(job for job in self._line if job not in jobs)
+            self._jobs = deque(job for job in self._jobs if job not in jobs)
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """How many pictures like this one may be stacked: no more than fit, and fewer than ran out of memory before."""
+        """Largest batch of pictures like this one that fits into memory and is smaller than one that ran out of it."""
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]
         limits = [MOST_TOGETHER]
-        if job.segmenter in self._ran_out:
-            limits.append(self._ran_out[job.segmenter] // (height * width))
+        if job.segmenter in self._stackable_pixels:
+            limits.append(self._stackable_pixels[job.segmenter] // (height * width))
         if (memory := job.segmenter.any_size.memory) is not None:
             fixed = predict_bytes(job.segmenter.info, 0, 0)
             of_each = predict_bytes(job.segmenter.info, height, width) - fixed
@@ -160,9 +167,9 @@ class InferenceQueue:
             segmenter, pixels = jobs[0].segmenter, sum(job.image.shape[0] * job.image.shape[1] for job in jobs)
             try:
                 return segmenter.segment_together([job.image for job in jobs])
-            except Exception as error:  # one of them, or all together: each alone shows whose fault it is
+            except Exception as error:  # one picture or the whole batch failed; running each alone shows which
                 if is_out_of_memory(error):
-                    self._ran_out[segmenter] = pixels // 2
+                    self._stackable_pixels[segmenter] = pixels // 2
         return [self._run_one(job) for job in jobs]
 
     def _run_one(self, job: Job) -> np.ndarray | BaseException:
@@ -172,7 +179,7 @@ class InferenceQueue:
 
         try:
             return job.segmenter.any_size(job.image, job.valid, progress=check)
-        except Exception as error:  # whatever it is, the next picture is not to suffer from it
+        except Exception as error:  # any error belongs to this job; the next one still runs
             return error
 
 

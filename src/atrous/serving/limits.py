@@ -1,4 +1,4 @@
-"""What a server takes from strangers, and how it says no."""
+"""Limits on requests, the error response for a refused request, and counters of waiting pictures and their memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from atrous.errors import AtrousError
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken at most.
+    """Largest sizes, counts and times that the server accepts.
 
     Args:
-        waiting: pictures that are decoded, segmented or in line for it, at once.
-        picture_bytes: of one picture's file.
-        pixels: that a network looks at for one answer: the picture's, at all scales, mirrored and in tiles.
-        seconds: from a picture's last byte to its answer.
-        sending_seconds: that a picture may take to arrive.
-        held_bytes: of all pictures' files that arrive or wait.
-        decoded_bytes: of all pictures that are decoded at once, with their masks and answers; a picture that alone
-            takes more is refused.
+        waiting: largest number of pictures in the server at once: queued, being decoded or being segmented.
+        picture_bytes: largest file of one request, in bytes.
+        pixels: largest number of pixels that the network computes for one response, over all scales, the mirrored
+            picture and overlapping tiles.
+        seconds: longest time from the last byte of a picture to its response, in seconds.
+        sending_seconds: longest time for a picture to arrive, in seconds.
+        held_bytes: largest total size of all received files that are in the server at once, in bytes.
+        decoded_bytes: largest total size of all decoded pictures, masks and responses in memory at once, in bytes; a
+            single picture that needs more is refused.
 
     Raises:
-        AtrousError: one that is not positive.
+        AtrousError: a limit is not above 0.
     """
 
     waiting: int = 64
@@ -46,12 +47,12 @@ class Limits:
 
 
 class Problem(Exception):
-    """A request that is not answered as it wished (RFC 9457, Problem Details for HTTP APIs).
+    """An error response (RFC 9457, Problem Details for HTTP APIs).
 
     Args:
-        status: of HTTP.
-        detail: a sentence for a person.
-        headers: of the answer.
+        status: HTTP status code.
+        detail: sentence that explains the error to a person.
+        headers: further headers of the response.
     """
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
@@ -59,20 +60,20 @@ class Problem(Exception):
         self.status, self.detail, self.headers = status, detail, headers or {}
 
     def record(self) -> dict[str, Any]:
-        """What the answer's body says."""
+        """The body of the response, as a dictionary for JSON."""
         title = HTTPStatus(self.status).phrase
         return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
 
 
 class Admission:
-    """Counts what is inside, and refuses what would be too much.
+    """Counts the pictures and bytes in the server, and refuses those above the limits.
 
     Args:
-        limits: to be kept.
+        limits: limits to enforce.
 
     Attributes:
-        waiting: pictures inside.
-        held: bytes of files inside.
+        waiting: number of pictures in the server.
+        held: total size of the received files in the server, in bytes.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -80,24 +81,24 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """Whether no picture would be let in."""
+        """Whether the next picture would be refused."""
         return self.waiting >= self.limits.waiting
 
     def check(self) -> None:
-        """Before a picture is received: whether it would be let in now.
+        """Refuses a picture before it is received, if the queue is full.
 
         Raises:
-            Problem: 429, the line is full.
+            Problem: 429, the queue is full.
         """
         if self.full:
-            raise self._later(f"{self.waiting} pictures wait already, and no more may")
+            raise self._later(f"{self.waiting} pictures wait already, which is the limit")
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Lets a picture in, and out again.
+        """Counts one picture as waiting inside the `with` block.
 
         Raises:
-            Problem: 429, the line is full.
+            Problem: 429, the queue is full.
         """
         self.check()
         self.waiting += 1
@@ -107,10 +108,13 @@ class Admission:
             self.waiting -= 1
 
     def hold(self, size: int) -> None:
-        """Counts bytes that were received; they are to be given back by a negative number.
+        """Counts received bytes.
+
+        Args:
+            size: number of bytes; a negative number releases bytes that were counted before.
 
         Raises:
-            Problem: 429, too many are held already.
+            Problem: 429, the received files would be larger than `held_bytes` in total.
         """
         if size > 0 and self.held + size > self.limits.held_bytes:
             raise self._later(f"pictures of {self.held / 2**20:.0f} MiB wait already")
@@ -121,13 +125,13 @@ class Admission:
 
 
 class Memory:
-    """Memory that pictures share: each waits until there is enough of it.
+    """Memory budget that all pictures share; a picture waits until enough of it is free.
 
     Args:
-        total: bytes.
+        total: size of the budget, in bytes.
 
     Attributes:
-        used: bytes that are taken now.
+        used: bytes that are reserved now.
     """
 
     def __init__(self, total: float) -> None:
@@ -136,18 +140,18 @@ class Memory:
 
     @asynccontextmanager
     async def take(self, size: float) -> AsyncIterator[None]:
-        """Takes bytes, and gives them back; whoever asks first is served first.
+        """Reserves memory inside the `async with` block; requests are served in the order of their arrival.
 
         Args:
-            size: bytes.
+            size: bytes to reserve.
 
         Raises:
-            Problem: 413, more than there is in all.
+            Problem: 413, `size` is above the whole budget.
         """
         if size > self.total:
             raise Problem(
                 413,
-                f"this picture takes {size / 1e9:.2f} GB while it is decoded and answered, and there are "
+                f"this picture needs {size / 1e9:.2f} GB of memory, and the server has "
                 f"{self.total / 1e9:.2f} GB: send a smaller one.",
             )
         async with self._turn:

@@ -1,4 +1,4 @@
-"""The models that are served: loaded once, replaced as a whole when their file changes."""
+"""The models that are served. Each is loaded once and replaced as a whole when its file changes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
 from atrous.serving.inference_queue import InferenceQueue, Job
 
-#: Seconds between two looks at the models' files.
+#: Time between two checks of the models' files, in seconds.
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a model is to look at a picture.
+class InferenceOptions:
+    """Options of inference for one request.
 
     Args:
         scales: see `Segmenter`.
         flip: see `Segmenter`.
-        crf: settings in words, or None.
+        crf: "model" or the name of a preset; None for no CRF.
         range: see `Segmenter`.
         tile: see `Segmenter`.
         overlap: see `Segmenter`.
@@ -46,13 +46,13 @@ class Model:
     """One version of a model.
 
     Args:
-        name: under which it is served.
-        spec: how it is opened.
-        stamp: what tells this version of the file from others.
-        segmenter: that runs it.
+        name: name under which the model is served.
+        spec: file and engine options of the model.
+        stamp: identifier of this version of the file.
+        segmenter: segmenter that runs the model.
 
     Attributes:
-        loaded: when, in UTC.
+        loaded: time of loading, in UTC, ISO 8601.
     """
 
     name: str
@@ -61,38 +61,40 @@ class Model:
     segmenter: Segmenter
     loaded: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
-    def looking(self, look: Look) -> Segmenter:
-        """What looks at a picture so; plain looks are one object, which is what lets pictures be stacked.
+    def segmenter_for(self, options: InferenceOptions) -> Segmenter:
+        """The segmenter with these options.
+
+        With default options it is always the same object, so that pictures can be run as one batch.
 
         Raises:
             AtrousError: see `Segmenter.looking`.
         """
-        if look == Look():
+        if options == InferenceOptions():
             return self.segmenter
-        return self.segmenter.looking(**asdict(look))
+        return self.segmenter.looking(**asdict(options))
 
 
 class ModelStore:
     """All models that are served, by name.
 
     Args:
-        specs: how the models are opened, by name.
-        network: that runs them.
-        say: told when a model was replaced, or could not be.
-        reloaded: told the name, and whether it went well.
+        specs: files and engine options of the models, by name.
+        queue: inference queue that runs the models.
+        say: receives a log line when a model is replaced, or its new file cannot be loaded.
+        reloaded: called after each reload with the name of the model, and whether the reload succeeded.
 
     Raises:
-        AtrousError: a file that is no model.
+        AtrousError: a file is no model.
     """
 
     def __init__(
         self,
         specs: Mapping[str, ModelSpec],
-        network: InferenceQueue,
+        queue: InferenceQueue,
         say: Callable[[str], object] = lambda line: None,
         reloaded: Callable[[str, bool], object] = lambda name, well: None,
     ) -> None:
-        self._network, self._say, self._reloaded = network, say, reloaded
+        self._queue, self._say, self._reloaded = queue, say, reloaded
         self._models = {name: self._load(name, spec) for name, spec in specs.items()}
         self.failures: dict[str, str] = {}
         self._refused: dict[str, str] = {}
@@ -104,29 +106,29 @@ class ModelStore:
         return iter(self._models.values())
 
     def __getitem__(self, name: str) -> Model:
-        """The present version of a model.
+        """The current version of a model.
 
         Raises:
-            AtrousError: no model of this name, with the nearest match.
+            AtrousError: there is no model of this name; the message gives the nearest match.
         """
         if name not in self._models:
             raise unknown_name("model", name, self._models)
         return self._models[name]
 
     def close(self) -> None:
-        """Stops looking at the files."""
+        """Stops checking the files for changes."""
         self._end.set()
         self._watcher.join()
 
     def _load(self, name: str, spec: ModelSpec) -> Model:
         stamp = stamp_of(spec.path)
         model = Model(name, spec, stamp, spec.open(self._say))
-        # The first picture takes longest; it shall not be a person's, nor run beside the network's own thread.
+        # The first picture takes longest: a blank one warms the model up, on the inference thread as all pictures.
         channels = model.segmenter.info.preprocessing.channels
         picture = model.segmenter.preparation.prepare(
             np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype)
         )
-        self._network.submit(Job(model.segmenter, picture)).result()
+        self._queue.submit(Job(model.segmenter, picture)).result()
         return model
 
     def _watch(self) -> None:
@@ -134,7 +136,7 @@ class ModelStore:
         while not self._end.wait(POLL_SECONDS):
             for name, model in list(self._models.items()):
                 stamp = stamp_of(model.spec.path)
-                settled = before.get(name) == stamp  # a file that is still being copied has another the next time
+                settled = before.get(name) == stamp  # the stamp of a file that is still being copied changes
                 before[name] = stamp
                 if stamp == model.stamp:  # the file that is served is back
                     self.failures.pop(name, None)
@@ -144,13 +146,13 @@ class ModelStore:
                 self._replace(name, model.spec, stamp)
 
     def _replace(self, name: str, spec: ModelSpec, stamp: str) -> None:
-        """Takes the new version, or keeps the present one and says why."""
+        """Loads the new version, or keeps the current one and reports the reason."""
         try:
             self._models[name] = self._load(name, spec)
-        except Exception as error:  # the present version goes on, whatever is wrong with the new one
+        except Exception as error:  # the current version stays in use after any error
             reason = str(error) if isinstance(error, AtrousError) else f"{type(error).__name__}: {error}"
             self.failures[name], self._refused[name] = reason, stamp
-            self._say(f"{name}: the changed file is not taken, the version before goes on: {reason}")
+            self._say(f"{name}: the changed file is not taken, the previous version stays in use: {reason}")
             self._reloaded(name, False)
             return
         self.failures.pop(name, None)
@@ -159,7 +161,7 @@ class ModelStore:
 
 
 def stamp_of(path: Path) -> str:
-    """What tells one version of a file, and of the weights beside it, from another; "" where there is none."""
+    """An identifier of the current version of a file and of the weights beside it; "" where there is no file."""
     try:
         stats = [one.stat() for one in (path, path.with_suffix(".bin")) if one == path or one.exists()]
     except OSError:
@@ -168,10 +170,10 @@ def stamp_of(path: Path) -> str:
 
 
 def named_paths(words: Sequence[str]) -> dict[str, Path]:
-    """Models' files by the names they are served under: NAME=PATH, or a path, whose name without suffix it is.
+    """Model files by name. Each word is NAME=PATH, or a path; the name of a path is its file name without the suffix.
 
     Raises:
-        AtrousError: two of one name, or a name that does not fit an address.
+        AtrousError: two models have one name, or a name does not fit into an address.
     """
     named: dict[str, Path] = {}
     for word in words:

@@ -1,11 +1,11 @@
-// The page at /: one picture, its mask over it, and what the mask says. No framework, nothing from elsewhere.
+// The page at /: shows one picture, its mask and the share of each class. It uses no framework and loads nothing from other servers.
 
 const $ = (id) => document.getElementById(id);
 const state = { models: [], file: null, picture: null, shown: null, hidden: new Set(), lit: null };
-let running = new AbortController(); // of the request whose answer is awaited
-let asking = null; // the promise of a key
+let running = new AbortController(); // aborts the running request
+let askingForKey = null; // promise of the open key dialog; null while it is closed
 
-class Refusal extends Error {} // what the server said, or why it said nothing
+class Refusal extends Error {} // error message of the server, or the reason why there is no response
 
 async function ask(path, options = {}) {
   const key = sessionStorage.getItem("key");
@@ -22,7 +22,7 @@ async function ask(path, options = {}) {
   }
   if (answer.ok) return answer;
   if (answer.status === 401) {
-    await (asking ??= askForKey(key !== null).finally(() => (asking = null)));
+    await (askingForKey ??= askForKey(key !== null).finally(() => (askingForKey = null)));
     return ask(path, options);
   }
   const problem = await answer.json().catch(() => ({}));
@@ -36,7 +36,7 @@ function askForKey(again) {
   $("ask").showModal();
   return new Promise((resolve, reject) => {
     $("ask").addEventListener("close", () => {
-      if ($("ask").returnValue !== "given") return reject(new Refusal("The server asks for a key. Reload this page to give it."));
+      if ($("ask").returnValue !== "given") return reject(new Refusal("The server needs a key. Reload this page to enter it."));
       resolve(sessionStorage.setItem("key", $("key").value));
     }, { once: true });
   });
@@ -46,11 +46,11 @@ function modelOf(name) {
   return state.models.find((model) => model.name === name);
 }
 
-// Where to ask for the picture's mask, as the controls say.
+// The address of the request for the mask, with the options of the controls.
 function address(format) {
-  const words = new URLSearchParams({ format, scales: $("scales").value, flip: $("flip").checked });
-  if ($("crf").value) words.set("crf", $("crf").value);
-  return `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
+  const query = new URLSearchParams({ format, scales: $("scales").value, flip: $("flip").checked });
+  if ($("crf").value) query.set("crf", $("crf").value);
+  return `v1/models/${encodeURIComponent($("model").value)}/segment?${query}`;
 }
 
 async function show(file) {
@@ -59,7 +59,7 @@ async function show(file) {
   await refresh();
 }
 
-// Segments the picture as the controls say, and shows what comes back; of several at once, the last.
+// Segments the picture with the options of the controls and shows the result. A new call aborts the previous one.
 async function refresh() {
   if (!state.file || !(state.models.length || (await start()))) return;
   running.abort();
@@ -76,7 +76,7 @@ async function refresh() {
     const times = answer.headers.get("Server-Timing") ?? "";
     const mask = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
     const picture = state.picture ?? (await original(file, signal));
-    if (answer.headers.get("X-Model-Version") !== modelOf(name)?.version) await learnModels(signal);
+    if (answer.headers.get("X-Model-Version") !== modelOf(name)?.version) await fetchModels(signal);
     if (signal.aborted) return;
     const { width, height } = mask;
     const { classes } = modelOf(name);
@@ -90,7 +90,7 @@ async function refresh() {
     listClasses();
     paint();
     const network = /network;dur=([\d.]+)/.exec(times)?.[1];
-    const took = network ? `, ${Math.round(network)} ms of them in the network` : "";
+    const took = network ? `, ${Math.round(network)} ms of it in the network` : "";
     say(`${width}×${height} pixels in ${seconds.toFixed(2)} s${took}. ${summary()}`);
   } catch (error) {
     if (signal.aborted) return;
@@ -100,13 +100,13 @@ async function refresh() {
   $("busy").hidden = true;
 }
 
-// The picture as the browser reads it; where it cannot, as the server does.
+// The picture, decoded by the browser or, if the browser cannot decode it, by the server.
 async function original(file, signal) {
   try {
     return await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
-    const words = new URLSearchParams({ format: "overlay", opacity: 0 });
-    const path = `v1/models/${encodeURIComponent($("model").value)}/segment?${words}`;
+    const query = new URLSearchParams({ format: "overlay", opacity: 0 });
+    const path = `v1/models/${encodeURIComponent($("model").value)}/segment?${query}`;
     return createImageBitmap(await (await ask(path, { method: "POST", body: file, signal })).blob());
   }
 }
@@ -128,7 +128,7 @@ function drawPicture() {
   $("picture").getContext("2d").drawImage(state.picture, 0, 0, width, height);
 }
 
-// Colours each pixel by its class; a black class shows the picture, as everywhere in atrous.
+// Colours each pixel by its class. Black classes are transparent, as everywhere in atrous.
 function paint() {
   const { width, height, classes, indices } = state.shown;
   const context = $("mask").getContext("2d");
@@ -136,8 +136,8 @@ function paint() {
   const colors = new Uint32Array(256);
   const parts = new Uint8Array(colors.buffer);
   classes.forEach(({ index, color }) => {
-    const seen = !state.hidden.has(index) && color.some((part) => part > 0);
-    const alpha = !seen ? 0 : state.lit === null || state.lit === index ? 255 : 50;
+    const visible = !state.hidden.has(index) && color.some((part) => part > 0);
+    const alpha = !visible ? 0 : state.lit === null || state.lit === index ? 255 : 50;
     parts.set([...color, alpha], 4 * index);
   });
   const pixels = new Uint32Array(image.data.buffer);
@@ -202,7 +202,7 @@ function split() {
   $("view").classList.toggle("whole", $("split").value < 2);
 }
 
-// The class under the pointer, as a label in the corner.
+// Shows the class under the pointer as a label in the corner.
 function point(event) {
   if (!state.shown) return;
   const { width, height, classes, indices } = state.shown;
@@ -262,15 +262,15 @@ function describe() {
   if ($("crf").selectedOptions[0].disabled) $("crf").value = "";
 }
 
-async function learnModels(signal) {
+async function fetchModels(signal) {
   state.models = (await (await ask("v1/models", { signal })).json()).models;
   describe();
 }
 
-// Whether the models are known then.
+// Fetches the models and returns whether that succeeded.
 async function start() {
   try {
-    await learnModels();
+    await fetchModels();
   } catch (error) {
     complain(error.message);
     return false;

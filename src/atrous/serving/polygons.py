@@ -1,4 +1,4 @@
-"""A mask's outlines as polygons along the edges of pixels, so that filling them gives the mask again, exactly."""
+"""Outlines of a mask as polygons along the edges of its pixels; filling the polygons gives exactly the same mask."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 
 from atrous.errors import AtrousError
 
-#: Rings of one polygon: its outline, then its holes; each closed, of (x, y) corners in pixels.
+#: Rings of one polygon: its outline, then its holes. Each ring is closed and lists its (x, y) corners in pixels.
 Polygon = list[list[tuple[int, int]]]
 
 
 def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
-    """The areas of a mask that hang together by the sides of their pixels.
+    """Polygons of the 4-connected areas of a mask.
 
     Args:
         mask: H×W booleans.
-        most: corners that they may have together; None for any number.
+        most: largest number of corners of all polygons together; None for no limit.
 
     Returns:
-        Polygons as GeoJSON has them: the outline in mathematically positive order where y points down, holes in the
-        other; the first corner comes again at the end. A pixel in column x and row y reaches from (x, y) to
-        (x + 1, y + 1).
+        Polygons as in GeoJSON. With y pointing down, outlines have the mathematically positive direction and holes the
+        opposite one; each ring repeats its first corner at the end. The pixel in column x and row y reaches from (x, y)
+        to (x + 1, y + 1).
 
     Raises:
-        AtrousError: more corners.
+        AtrousError: the polygons have more than `most` corners.
     """
     rings = _rings(mask, most)
     _, areas = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
@@ -57,9 +57,10 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     falling = (upper_left == 1) & (lower_right == 1) & (upper_right == 0) & (lower_left == 0)
     rising = (upper_right == 1) & (lower_left == 1) & (upper_left == 0) & (lower_right == 0)
     if most is not None and odd.sum() + 2 * (falling.sum() + rising.sum()) > most:
-        raise AtrousError("the outlines of this mask have more corners than there may be: ask for rle.")
+        raise AtrousError("the outlines of this mask have more corners than the server allows: use format=rle.")
     rows, columns, second = [], [], []
-    # In a row the left side's corner comes first; in a column the upper side's, which is the other one where rising.
+    # Where two corners share a place, a row starts with the corner of the left side and a column with the corner of the
+    # upper side. These are different corners where the diagonal is rising.
     for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
         y, x = np.nonzero(where)
         for in_row, in_column in order:
@@ -72,7 +73,11 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
 
 
 def _partners(keys: np.ndarray) -> np.ndarray:
-    """At each corner the other end of its side; `keys` are the line, the place along it and the order there, 3×N."""
+    """For each corner, the index of the corner at the other end of its side.
+
+    Args:
+        keys: 3×N sort keys: the row or column, the position along it, and the order of corners at one position.
+    """
     order = np.lexsort(keys[::-1])
     partners = np.empty(len(order), np.int64)
     partners[order[::2]], partners[order[1::2]] = order[1::2], order[::2]

@@ -1,10 +1,10 @@
-"""What a server counts, for Prometheus."""
+"""Counters of a server, for Prometheus."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-#: Bounds of the times that are counted, in seconds.
+#: Upper bounds of the histogram buckets for times, in seconds.
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -15,17 +15,17 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.requests = Counter(
-            "atrous_requests", "Answers, by route and status.", ["route", "status"], registry=self._registry
+            "atrous_requests", "Responses, by route and status.", ["route", "status"], registry=self._registry
         )
         self.seconds = Histogram(
             "atrous_request_seconds",
-            "From a picture's last byte to its answer.",
+            "Time from the last byte of a picture to its response.",
             ["model"],
             buckets=SECONDS,
             registry=self._registry,
         )
         self.network_seconds = Histogram(
-            "atrous_network_seconds", "Of one run of a network.", buckets=SECONDS, registry=self._registry
+            "atrous_network_seconds", "Time of one run of a network.", buckets=SECONDS, registry=self._registry
         )
         self.together = Histogram(
             "atrous_pictures_together",
@@ -34,22 +34,26 @@ class Metrics:
             registry=self._registry,
         )
         self.pixels = Counter("atrous_pixels", "Pixels of answered pictures.", ["model"], registry=self._registry)
-        self.waiting = Gauge("atrous_waiting", "Pictures being decoded, in line or segmented.", registry=self._registry)
-        self.abandoned = Counter("atrous_abandoned", "Pictures whose sender left.", registry=self._registry)
+        self.waiting = Gauge(
+            "atrous_waiting", "Pictures queued, being decoded or being segmented.", registry=self._registry
+        )
+        self.abandoned = Counter(
+            "atrous_abandoned", "Pictures whose client disconnected before the response.", registry=self._registry
+        )
         self.reloads = Counter(
-            "atrous_reloads", "Changed model files, taken or not.", ["model", "taken"], registry=self._registry
+            "atrous_reloads", "Changed model files, loaded or refused.", ["model", "taken"], registry=self._registry
         )
 
     def ran(self, count: int, seconds: float) -> None:
         """Counts a run of a network.
 
         Args:
-            count: of pictures in it.
-            seconds: that it took.
+            count: number of pictures in the batch.
+            seconds: time of the run, in seconds.
         """
         self.together.observe(count)
         self.network_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """All of them, in the text format of Prometheus."""
+        """All counters, in the text format of Prometheus."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Handles one request: receives the picture, decodes it, has it segmented and answers, while its sender waits."""
+"""Handles a request: receives the picture, decodes it, queues it for inference and encodes the mask."""
 
 from __future__ import annotations
 
@@ -28,101 +28,101 @@ from atrous.memory_errors import is_out_of_memory
 from atrous.serving import response_formats
 from atrous.serving.inference_queue import InferenceQueue, Job
 from atrous.serving.limits import Admission, Limits, Memory, Problem
-from atrous.serving.model_store import Look, Model, ModelStore
+from atrous.serving.model_store import InferenceOptions, Model, ModelStore
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.wrapped_uploads import how_to_send, packing_of
 
-#: Bytes that a form may have besides the picture in it.
+#: Largest size of a form without the picture's file, in bytes.
 FORM_BYTES = 2**16
-#: The form field of the picture's file, as the documentation has it; a file under another name is taken, too.
+#: Name of the form field of the picture's file in the documentation; other names are accepted, too.
 FILE_FIELD = "picture"
-#: Said of a picture at which memory ran out.
+#: Detail of the error response when memory runs out.
 TOO_LITTLE_MEMORY = "this picture takes more memory than there is: send a smaller one."
-#: Decoded pictures and their masks at once, which are large: enough for the network never to wait; more where it stacks
-#: them.
+#: Largest number of decoded pictures at once, without and with batches. They need much memory; these numbers are just
+#: large enough to keep the network busy.
 AHEAD, AHEAD_STACKED = 4, 32
 
-#: Copies of a picture as the network takes it, and bytes per pixel of a mask and of its answer.
+#: Number of copies of a prepared picture in memory; bytes per pixel of a mask and its encoded response together.
 COPIES, ANSWER_BYTES = 2, 16
 
 Result = TypeVar("Result")
 
 
-class Wish:
-    """What is asked of a picture.
+class RequestSettings:
+    """Settings of one request to segment a picture.
 
     Args:
-        model: that is to segment it.
-        look: how.
-        asked: the form of the answer.
-        parameters: all that a query may hold, for messages about forms.
+        model: model that segments the picture.
+        options: scales, flip, CRF, value range and tiles.
+        response: format of the response.
+        parameters: names of all query parameters, for messages about forms.
 
     Attributes:
-        looks: how often the network looks at each pixel, in pixels that it sees: a model that enlarges pictures
-            twofold looks four times.
+        pixel_factor: number of pixels that the network computes for each pixel of the picture: 2 with the mirrored
+            picture, 4 for a model that enlarges pictures twofold.
 
     Raises:
-        Problem: an overlap of more than half a tile.
+        Problem: the overlap is more than half a tile.
     """
 
     def __init__(
         self,
         model: Model,
-        look: Look,
-        asked: response_formats.Asked,
+        options: InferenceOptions,
+        response: response_formats.ResponseOptions,
         parameters: Collection[str] = (),
     ) -> None:
-        self.model, self.look, self.asked, self.parameters = model, look, asked, parameters
-        tile, overlap = look.tile, look.overlap
+        self.model, self.options, self.response, self.parameters = model, options, response, parameters
+        tile, overlap = options.tile, options.overlap
         if overlap is not None and 2 * overlap > (tile or 512):
             raise Problem(422, f"an overlap of {overlap} px is more than half of a tile of {tile or 512} px.")
         again = (1 / (1 - overlap_of(tile, overlap) / tile)) ** 2 if tile else 1.0
-        if tile and model.segmenter.pools:  # a first pass over the tiles, for what image pooling sees of all of them
+        if tile and model.segmenter.pools:  # image pooling needs a first pass over all tiles
             again *= 2
         enlarged = model.segmenter.info.preprocessing.enlarge**2
-        self.looks = sum(scale**2 for scale in look.scales) * (2 if look.flip else 1) * again * enlarged
+        self.pixel_factor = sum(scale**2 for scale in options.scales) * (2 if options.flip else 1) * again * enlarged
 
 
 class RequestHandler:
-    """Takes pictures in and gives masks out.
+    """Turns requests with pictures into responses with masks.
 
     Args:
         store: the models.
-        network: that runs them.
-        limits: to be kept.
-        metrics: to be counted.
+        queue: inference queue that runs the models.
+        limits: limits on requests.
+        metrics: counters of the server.
 
     Attributes:
-        admission: that counts what is inside: all that is waited for, and work that cannot be stopped, to its end.
-        cut: requests that were inside when the server was stopped, and got no answer.
+        admission: counter of the pictures in the server. It also counts abandoned work that cannot be stopped.
+        cut: number of requests that got no response because the server stopped.
     """
 
-    def __init__(self, store: ModelStore, network: InferenceQueue, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, store: ModelStore, queue: InferenceQueue, limits: Limits, metrics: Metrics) -> None:
         self.admission, self.cut = Admission(limits), 0
-        self._network, self._limits, self._metrics = network, limits, metrics
+        self._queue, self._limits, self._metrics = queue, limits, metrics
         threads = max(2, os.cpu_count() or 2)
         self._memory = Memory(limits.decoded_bytes)
         self._pool = ThreadPoolExecutor(threads, "pictures")
         self._free = asyncio.Semaphore(threads)
         self._ahead = asyncio.Semaphore(AHEAD_STACKED if any(model.segmenter.stacks for model in store) else AHEAD)
 
-    async def serve(self, request: Request, wish: Wish) -> Response:
-        """The answer to one request; its work ends where the sender leaves, or the time is over."""
+    async def serve(self, request: Request, settings: RequestSettings) -> Response:
+        """Answers one request; its work stops when the client disconnects or the time limit is reached."""
         self.admission.check()
         _check_encoding(request)
         try:
-            content = await self._receive(request, wish)
-            return await self._or_leave(request, self._admit(content, wish, _how_to_send(request)))
+            content = await self._receive(request, settings)
+            return await self._until_disconnect(request, self._admit(content, settings, _how_to_send(request)))
         except asyncio.CancelledError:
             self.cut += 1
             raise Problem(503, "the server is stopping.", {"Retry-After": "1"}) from None
 
     def close(self) -> None:
-        """Lets nothing begin any more."""
+        """Cancels the work that has not started, and accepts no more."""
         self._pool.shutdown(cancel_futures=True)
 
-    async def _receive(self, request: Request, wish: Wish) -> tuple[bytes, ...]:
-        """The file of each of the model's inputs; their bytes are held."""
+    async def _receive(self, request: Request, settings: RequestSettings) -> tuple[bytes, ...]:
+        """Receives one file for each input of the model, and counts their bytes as held."""
         limits, content = self._limits, bytearray()
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limits.picture_bytes + FORM_BYTES:
@@ -134,7 +134,7 @@ class RequestHandler:
                     content += part
                     if len(content) > limits.picture_bytes + FORM_BYTES:
                         raise _too_many_bytes(limits)
-            files = await self._files_in(request, bytes(content), wish)
+            files = await self._files_in(request, bytes(content), settings)
         except TimeoutError:
             self.admission.hold(-len(content))
             raise Problem(408, f"the picture did not arrive within {limits.sending_seconds:g} s.") from None
@@ -148,26 +148,26 @@ class RequestHandler:
             raise _too_many_bytes(limits)
         return files
 
-    async def _files_in(self, request: Request, content: bytes, wish: Wish) -> tuple[bytes, ...]:
-        """The content itself, or the files in a form."""
-        further = [one.name for one in wish.model.segmenter.info.preprocessing.inputs[1:]]
+    async def _files_in(self, request: Request, content: bytes, settings: RequestSettings) -> tuple[bytes, ...]:
+        """The request body as the only file, or the files of a form."""
+        further = [one.name for one in settings.model.segmenter.info.preprocessing.inputs[1:]]
         if not request.headers.get("content-type", "").lower().startswith("multipart/"):
             if further:
                 raise Problem(422, f"this model takes more than a picture: {_form_of(further)}.")
             return (content,)
-        return await self._in_pool(_files_in_form, request.headers, content, wish.parameters, further)
+        return await self._in_pool(_files_in_form, request.headers, content, settings.parameters, further)
 
-    async def _admit(self, content: tuple[bytes, ...], wish: Wish, sending: str) -> Response:
-        """The answer, or the refusal; the picture is held, and inside, until its last work has ended."""
+    async def _admit(self, content: tuple[bytes, ...], settings: RequestSettings, upload_hint: str) -> Response:
+        """Answers or refuses a picture, which counts as waiting and its bytes as held until its last work has ended."""
         try:
             with self.admission.one():
-                return await self._answer(content, wish, sending)
+                return await self._answer(content, settings, upload_hint)
         finally:
             self.admission.hold(-sum(map(len, content)))
 
-    async def _or_leave(self, request: Request, work: Any) -> Response:
-        """The work's answer, unless its sender leaves before, or the time is over."""
-        answer, left = asyncio.ensure_future(work), asyncio.ensure_future(_left(request))
+    async def _until_disconnect(self, request: Request, work: Any) -> Response:
+        """The result of the work, unless the client disconnects or the time limit is reached first."""
+        answer, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({answer, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
@@ -177,35 +177,35 @@ class RequestHandler:
                 raise ClientDisconnect
             raise Problem(
                 503,
-                f"the answer took longer than {self._limits.seconds:g} s: send a smaller picture, or ask again later.",
+                f"the answer took longer than {self._limits.seconds:g} s: send a smaller picture, or try again later.",
                 {"Retry-After": "10"},
             )
         finally:
             answer.cancel()
             left.cancel()
 
-    async def _answer(self, content: tuple[bytes, ...], wish: Wish, sending: str) -> Response:
+    async def _answer(self, content: tuple[bytes, ...], settings: RequestSettings, upload_hint: str) -> Response:
         began = perf_counter()
         try:
-            size = await self._in_pool(self._bytes_of, content, wish)
+            size = await self._in_pool(self._bytes_of, content, settings)
         except TooLarge as error:
             raise Problem(413, str(error)) from error
         except MemoryError as error:  # an OutOfMemory, too
             raise Problem(413, TOO_LITTLE_MEMORY) from error
         except AtrousError as error:
             packing = packing_of(content[0])
-            reason = str(error) if packing is None else f"this is {packing}, not a picture. {sending}"
+            reason = str(error) if packing is None else f"this is {packing}, not a picture. {upload_hint}"
             raise Problem(422, reason) from error
         async with self._ahead, self._memory.take(size):
             started = perf_counter()
             try:
-                segmenter, found, prepared, note = await self._in_pool(self._decode, content, wish)
+                segmenter, found, prepared, note = await self._in_pool(self._decode, content, settings)
                 decoded = perf_counter()
                 job = Job(segmenter, prepared, found.valid)
-                mask = await self._network.segment(job)
+                mask = await self._queue.segment(job)
                 segmented = perf_counter()
                 body = await self._in_pool(
-                    response_formats.write, Prediction(mask, found.shown, segmenter.info), wish.asked
+                    response_formats.write, Prediction(mask, found.shown, segmenter.info), settings.response
                 )
             except TooLarge as error:
                 raise Problem(413, str(error)) from error
@@ -216,8 +216,8 @@ class RequestHandler:
                     raise Problem(422, str(error)) from error
                 raise
         ended = perf_counter()
-        self._metrics.seconds.labels(wish.model.name).observe(ended - began)
-        self._metrics.pixels.labels(wish.model.name).inc(mask.size)
+        self._metrics.seconds.labels(settings.model.name).observe(ended - began)
+        self._metrics.pixels.labels(settings.model.name).inc(mask.size)
         times = {
             "line": started - began + max(0.0, job.began - decoded),
             "decode": decoded - started,
@@ -226,32 +226,35 @@ class RequestHandler:
         }
         headers = {
             "Server-Timing": ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in times.items()),
-            "X-Model-Version": wish.model.stamp,
+            "X-Model-Version": settings.model.stamp,
             "Vary": "Accept",
             **({"X-Note": note} if note else {}),
         }
-        return Response(body, media_type=response_formats.FORMATS[wish.asked.form], headers=headers)
+        return Response(body, media_type=response_formats.FORMATS[settings.response.form], headers=headers)
 
-    def _bytes_of(self, content: tuple[bytes, ...], wish: Wish) -> float:
-        """The most that a scene takes in memory from its decoding to its answer, but for the network itself."""
-        preprocessing = wish.model.segmenter.info.preprocessing
+    def _bytes_of(self, content: tuple[bytes, ...], settings: RequestSettings) -> float:
+        """Largest memory of a request from decoding to response, in bytes, without the network's own memory."""
+        preprocessing = settings.model.segmenter.info.preprocessing
         sizes = [
-            decoded_size(file, self._most_pixels(wish), _name_of(one), one.pages)
+            decoded_size(file, self._most_pixels(settings), _name_of(one), one.pages)
             for file, one in zip(content, preprocessing.inputs, strict=True)
         ]
         pixels, decoded = sizes[0][0], sum(size for _, size in sizes)
         prepared = preprocessing.channels * np.dtype(preprocessing.dtype).itemsize
         return 2 * decoded + pixels * (COPIES * prepared + ANSWER_BYTES)
 
-    def _most_pixels(self, wish: Wish) -> int:
-        return int(self._limits.pixels / max(wish.looks, 1.0))  # the picture itself is in memory, too
+    def _most_pixels(self, settings: RequestSettings) -> int:
+        # At small scales the limit holds for the picture itself, which is in memory, too.
+        return int(self._limits.pixels / max(settings.pixel_factor, 1.0))
 
-    def _decode(self, content: tuple[bytes, ...], wish: Wish) -> tuple[Segmenter, Found, np.ndarray, str | None]:
-        """The segmenter, the picture as it is and as the network takes it, and what is doubtful about its values."""
-        segmenter = wish.model.looking(wish.look)  # the first CRF takes seconds to load
+    def _decode(
+        self, content: tuple[bytes, ...], settings: RequestSettings
+    ) -> tuple[Segmenter, Found, np.ndarray, str | None]:
+        """The segmenter, the stored and the prepared picture, and a note on doubtful values or None."""
+        segmenter = settings.model.segmenter_for(settings.options)  # the first CRF takes seconds to load
         preprocessing = segmenter.info.preprocessing
         stored = {
-            one.name: decode_pixels(file, self._most_pixels(wish), _name_of(one), one.pages)
+            one.name: decode_pixels(file, self._most_pixels(settings), _name_of(one), one.pages)
             for file, one in zip(content, preprocessing.inputs, strict=True)
         }
         found = segmenter.found(stored)
@@ -260,9 +263,10 @@ class RequestHandler:
         return segmenter, found, segmenter.preparation.filled(found, ASK_FOR_RANGE), " ".join(doubts) or None
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
-        """Done on another thread; where nobody waits any more it is waited for, as a thread cannot be stopped.
+        """Runs work on a thread of the pool; a cancelled call still waits for its work, as a thread cannot be stopped.
 
-        It waits for a free thread here, and not in the pool's own line, where it would stay with all it holds.
+        The call waits for a free thread here and not in the pool's own queue, because a cancelled call would stay in
+        that queue and keep its memory.
         """
         async with self._free:
             future = self._pool.submit(work, *given)
@@ -274,14 +278,14 @@ class RequestHandler:
                 raise
 
 
-async def _left(request: Request) -> None:
-    """Ends when the sender of a request closes the connection."""
+async def _disconnected(request: Request) -> None:
+    """Returns when the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _check_encoding(request: Request) -> None:
-    """Refuses a compressed request: pictures are compressed already, and a small one could fill the memory."""
+    """Refuses a compressed body: pictures are compressed already, and a small body could expand to fill the memory."""
     encoding = request.headers.get("content-encoding", "").strip()
     if encoding and encoding.lower() != "identity":
         raise Problem(422, f"the picture was sent with Content-Encoding: {encoding[:40]}. {_how_to_send(request)}")
@@ -294,19 +298,19 @@ def _how_to_send(request: Request) -> str:
 def _files_in_form(
     headers: Headers, content: bytes, parameters: Collection[str] = (), further: Sequence[str] = ()
 ) -> tuple[bytes, ...]:
-    """The files in a form. It runs on another thread, as a form of boundaries alone takes seconds.
+    """The files in a form. It runs on another thread, because a form that consists only of boundaries takes seconds.
 
     Args:
-        headers: of the request.
-        content: of the request.
-        parameters: all that the query may hold, for messages.
-        further: the names of the model's inputs beside the picture; their files are in fields of these names.
+        headers: headers of the request.
+        content: body of the request.
+        parameters: names of all query parameters, for messages.
+        further: names of the model's inputs other than the picture; their files are in fields of these names.
 
     Returns:
-        The picture's file, and those of the further inputs.
+        The file of the picture, then the files of the further inputs.
 
     Raises:
-        Problem: no form, files missing in it or too many, or a field of text, which nothing would read.
+        Problem: the body is not a form, it has too few or too many files, or it has a text field, which is not read.
     """
 
     async def parts() -> AsyncGenerator[bytes, None]:
@@ -314,14 +318,14 @@ def _files_in_form(
 
     async def parse() -> FormData:
         parser = MultiPartParser(headers, parts(), max_files=1 + len(further), max_fields=8, max_part_size=FORM_BYTES)
-        parser.spool_max_size = len(content) + 1  # nothing of it touches the disk
+        parser.spool_max_size = len(content) + 1  # the parser writes no temporary file
         return await parser.parse()
 
     try:
         form = asyncio.run(parse())
     except MultiPartException as error:
         raise Problem(400, f"the form cannot be read: {error.message}") from error
-    except Exception as error:  # its parser raises many kinds on lines that were made to harm
+    except Exception as error:  # the parser raises many types of errors on malicious forms
         raise Problem(400, "the form cannot be read.") from error
     files = [value for _, value in form.multi_items() if not isinstance(value, str)]
     for name, value in form.multi_items():
@@ -330,7 +334,7 @@ def _files_in_form(
                 file.file.close()
             raise Problem(422, _text_field(name, value, parameters))
     if not files and not further:
-        raise Problem(400, "the form holds no file: send the picture as one, or as the request's whole content.")
+        raise Problem(400, "the form holds no file: send the picture as a file of the form, or as the whole body.")
     named = [(name, value) for name, value in form.multi_items() if not isinstance(value, str)]
     read = []
     for name, value in named:
@@ -347,18 +351,18 @@ def _files_in_form(
 
 
 def _form_of(further: Sequence[str]) -> str:
-    """How the files of a model with these further inputs are sent."""
+    """The instruction to send the files of a model that has these further inputs."""
     fields = " ".join(f"-F {name}=@{name}.png" for name in further)
     return f"send a form with a file for each input, with curl, -F {FILE_FIELD}=@picture.png {fields}"
 
 
 def _name_of(one: Input) -> str:
-    """What an input is called in messages."""
+    """The name of an input in messages."""
     return "the picture" if one.name == IMAGE else f"the {one.name}"
 
 
 def _text_field(name: str, value: str, parameters: Collection[str]) -> str:
-    """The sentence about a field of text in a form."""
+    """The error message about a text field in a form."""
     shown = name[:100]
     if name == FILE_FIELD:
         return f"the form's field {FILE_FIELD} is text, not a file: with curl, -F {FILE_FIELD}=@picture.jpg."

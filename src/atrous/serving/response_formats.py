@@ -1,4 +1,4 @@
-"""A mask in the forms that people and programs ask for."""
+"""Encodes a mask in the response formats, and chooses the format from the Accept header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atrous.errors import AtrousError
 from atrous.inference.prediction import Prediction
 from atrous.serving.polygons import polygons_of
 
-#: What may be asked for, and its media type.
+#: Response formats and their media types.
 FORMATS = {
     "mask": "image/png",
     "indices": "image/png",
@@ -23,9 +23,10 @@ FORMATS = {
     "rle": "application/json",
     "polygons": "application/geo+json",
 }
-#: Corners of all polygons of an answer: a million take two seconds, 200 MB and 12 MB of text.
+#: Largest number of corners of all polygons of a response: a million take two seconds, 200 MB of memory and 12 MB of
+#: text.
 MOST_CORNERS = 1_000_000
-#: The form that a media type in Accept asks for, the most liked first.
+#: Media types in Accept and the response format of each; where several match equally well, the first is used.
 ACCEPTED = {
     "image/png": "mask",
     "application/json": "areas",
@@ -35,13 +36,13 @@ ACCEPTED = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a mask is to be answered.
+class ResponseOptions:
+    """Format of a response.
 
     Args:
-        form: a key of `FORMATS`.
-        opacity: of an overlay's colours, 0–1.
-        legend: names and colours below an overlay.
+        form: response format, a key of `FORMATS`.
+        opacity: opacity of the colours of an overlay, 0–1.
+        legend: whether an overlay has class names and colours below it.
     """
 
     form: str = "mask"
@@ -49,38 +50,39 @@ class Asked:
     legend: bool = False
 
 
-def write(prediction: Prediction, asked: Asked) -> bytes:
-    """A prediction in the form that was asked for.
+def write(prediction: Prediction, options: ResponseOptions) -> bytes:
+    """Encodes a prediction in the requested format.
 
     Args:
-        prediction: of one picture.
-        asked: how.
+        prediction: mask of one picture.
+        options: format of the response.
 
     Raises:
-        AtrousError: it cannot be had so, and how it can.
+        AtrousError: the format cannot hold this mask; the message names one that can.
     """
-    if asked.form == "mask":
+    if options.form == "mask":
         return _png(prediction.palette_image())
-    if asked.form == "indices":
+    if options.form == "indices":
         return _png(Image.fromarray(prediction.mask))
-    if asked.form == "overlay":
+    if options.form == "overlay":
         file = io.BytesIO()
         try:
-            prediction.overlay(asked.opacity, asked.legend).save(file, "JPEG", quality=90)
+            prediction.overlay(options.opacity, options.legend).save(file, "JPEG", quality=90)
         except OSError as error:  # sides beyond 65,500 px
-            raise AtrousError(f"the overlay cannot be a JPEG ({error}): ask for the mask.") from error
+            raise AtrousError(f"the overlay cannot be a JPEG ({error}): use format=mask.") from error
         return file.getvalue()
-    return json.dumps(_polygons(prediction) if asked.form == "polygons" else _classes(prediction, asked.form)).encode()
+    record = _polygons(prediction) if options.form == "polygons" else _classes(prediction, options.form)
+    return json.dumps(record).encode()
 
 
 def form_for(accept: str) -> str | None:
-    """The form that an Accept header asks for (RFC 9110 §12.5.1): the mask where it takes anything.
+    """The response format that fits an Accept header best (RFC 9110 §12.5.1): the mask where it accepts anything.
 
     Args:
-        accept: the header's text.
+        accept: value of the header.
 
     Returns:
-        A key of `FORMATS`, None where it takes nothing that we have.
+        A key of `FORMATS`, or None where the header accepts none of them.
     """
     weights: dict[str, float] = {}
     for entry in accept.split(","):
@@ -89,18 +91,19 @@ def form_for(accept: str) -> str | None:
     if not accept.strip():
         return "mask"
 
-    def liked(kind: str) -> float:
+    def quality(kind: str) -> float:
         return weights.get(kind, weights.get(f"{kind.partition('/')[0]}/*", weights.get("*/*", 0.0)))
 
-    best = max(ACCEPTED, key=liked)
-    return ACCEPTED[best] if liked(best) > 0 else None
+    best = max(ACCEPTED, key=quality)
+    return ACCEPTED[best] if quality(best) > 0 else None
 
 
 def rle_counts(mask: np.ndarray) -> str:
-    """A mask's runs as COCO writes them compressed.
+    """The run-length encoding of a mask, in COCO's compressed form.
 
-    Lengths of the runs column by column, starting with that of False; from the fourth on the difference to the last
-    but one; each in groups of five bits, the lowest first (cocodataset/cocoapi, common/maskApi.c, rleToString).
+    The encoding contains the lengths of the runs, column by column; the first run is one of False. From the fourth run
+    on it contains the difference to the length two runs before. Each number is written in groups of five bits, the
+    lowest first (cocodataset/cocoapi, common/maskApi.c, rleToString).
 
     Args:
         mask: H×W booleans.
@@ -136,7 +139,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _classes(prediction: Prediction, form: str) -> dict[str, Any]:
-    """The classes in a mask with their areas, and with their runs where these were asked for."""
+    """The classes in a mask with their areas and, for the format rle, their run-length encodings."""
     height, width = prediction.mask.shape
     entries = []
     for index, entry in _present(prediction):
@@ -147,10 +150,10 @@ def _classes(prediction: Prediction, form: str) -> dict[str, Any]:
 
 
 def _polygons(prediction: Prediction) -> dict[str, Any]:
-    """A GeoJSON feature collection whose coordinates are pixels: x to the right, y down.
+    """A GeoJSON feature collection with coordinates in pixels: x to the right, y down.
 
     Raises:
-        AtrousError: a mask so ragged that its outlines would be much larger than itself.
+        AtrousError: the outlines have more than `MOST_CORNERS` corners.
     """
     height, width = prediction.mask.shape
     features, left = [], MOST_CORNERS

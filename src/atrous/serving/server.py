@@ -1,4 +1,4 @@
-"""Starts and stops a server: it loads models, listens, and on a signal ends after the last answer."""
+"""Starts and stops a server: it loads models, listens, and on a signal stops after the last response."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from atrous.serving.model_store import ModelStore
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.request_handler import RequestHandler
 
-#: Connections at once; those beyond are answered 503.
+#: Largest number of open connections; further connections get the status 503.
 MOST_CONNECTIONS = 1024
-#: Files that the server itself opens: models, devices, threads' pipes; and a connection's that is just refused.
+#: Files that the server itself opens: models, devices, pipes of threads, and connections that are being refused.
 OWN_FILES = 128
-#: Bytes of a request's headers.
+#: Largest size of a request's headers, in bytes.
 MOST_HEADER_BYTES = 32 * 2**10
 
 
@@ -39,37 +39,35 @@ def run(
     limits: Limits,
     say: Callable[[str], object],
 ) -> None:
-    """Serves models until SIGTERM or Ctrl-C; what was asked before is answered.
+    """Serves models until SIGTERM or Ctrl-C, and then answers the requests that have already arrived.
 
     Args:
-        specs: how the models are opened, by name.
-        host: to listen at.
-        port: to listen at; 0 for a free one.
-        key: that has to be given, or None.
-        limits: of what is taken.
-        say: told what happens, in lines; the address is in the one that holds "http://".
+        specs: files and engine options of the models, by name.
+        host: host name or IP address to listen at.
+        port: port to listen at; 0 for a free one.
+        key: key that every request must bring; None for no key.
+        limits: limits on requests.
+        say: receives log lines; the line with "http://" contains the address.
 
     Raises:
-        AtrousError: no model file, or an address that cannot be listened at.
+        AtrousError: a file is no model, or the server cannot listen at the address.
     """
     if key is None and host not in LOCAL:
         raise AtrousError(
-            f"at {host} everybody who reaches this machine could ask: give a key, by --key-file FILE or in the "
-            "environment as ATROUS_KEY; or leave --host out, to serve this machine alone."
+            f"at {host} everybody who reaches this machine could send requests: give a key, by --key-file FILE or in "
+            "the environment as ATROUS_KEY; or leave --host out, to serve this machine alone."
         )
     listening = _listen(host, port)
     metrics = Metrics()
-    network = InferenceQueue(metrics.ran)
+    queue = InferenceQueue(metrics.ran)
     try:
-        store = ModelStore(
-            specs, network, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc()
-        )
+        store = ModelStore(specs, queue, say, lambda name, well: metrics.reloads.labels(name, str(well).lower()).inc())
     except BaseException:
-        network.close()
+        queue.close()
         listening.close()
         raise
-    request_handler = RequestHandler(store, network, limits, metrics)
-    guarded = AccessControl(make_app(store, network, request_handler, metrics), key, metrics)
+    request_handler = RequestHandler(store, queue, limits, metrics)
+    guarded = AccessControl(make_app(store, queue, request_handler, metrics), key, metrics)
     connections = most_connections()
     config = uvicorn.Config(
         guarded,
@@ -86,14 +84,14 @@ def run(
         timeout_graceful_shutdown=int(limits.sending_seconds + limits.seconds) + 5,
     )
     server = uvicorn.Server(config)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every request that is none
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # and it of every file that is half a picture
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of every invalid request
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of every damaged picture
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     for model in store:
         engine = model.segmenter.engine
         say(f"{model.name}: {model.spec.path} on {engine.name}, {engine.device}, {engine.precision}")
     listening.listen(connections)
-    # Uvicorn listens to signals only while it runs, and then raises the one again that ended it.
+    # Uvicorn handles signals only while it runs, and then raises again the signal that stopped it.
     before = {kind: signal.signal(kind, server.handle_exit) for kind in (signal.SIGINT, signal.SIGTERM)}
     say(f"listening at {address} - Ctrl-C ends")
     try:
@@ -103,19 +101,20 @@ def run(
             signal.signal(kind, handler)
         request_handler.close()
         store.close()
-        network.close()
-    cut = max(request_handler.cut, len(server.server_state.connections))  # before their answers, or within them
-    say(f"stopped: {f'{cut} requests were cut off' if cut else 'all that was asked is answered'}")
+        queue.close()
+    cut = max(request_handler.cut, len(server.server_state.connections))  # cut before or during the response
+    say(f"stopped: {f'{cut} requests were cut off' if cut else 'all requests are answered'}")
 
 
 def most_connections() -> int:
-    """Connections that are taken at once: fewer than `MOST_CONNECTIONS` where a process may not open so many files.
+    """Number of connections to accept: `MOST_CONNECTIONS`, or fewer where the process may not open so many files.
 
-    The process's own limit is raised as far as it may be (`ulimit -n` is often 1024, with a hard limit far above).
+    The process's soft limit is raised first, up to its hard limit (`ulimit -n` is often 1024, with a much higher hard
+    limit).
     """
     try:
         import resource
-    except ImportError:  # Windows, where sockets are no files
+    except ImportError:  # Windows, where sockets are not files
         return MOST_CONNECTIONS
     wanted = MOST_CONNECTIONS + OWN_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -128,7 +127,7 @@ def most_connections() -> int:
 
 
 def _protocol(say: Callable[[str], object]) -> Any:
-    """HTTP that ends slow connections, or uvicorn's own where a newer version no longer fits."""
+    """The protocol that closes slow connections, or uvicorn's own where `TimedH11` does not fit its version."""
     try:
         from atrous.serving.timeouts import TimedH11, fits
 
@@ -144,10 +143,10 @@ def _protocol(say: Callable[[str], object]) -> Any:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A socket that is bound to the address.
 
     Raises:
-        AtrousError: no such address here, or it is taken.
+        AtrousError: this machine does not have the address, or another program uses it.
     """
     if not 0 <= port <= 65_535:
         raise AtrousError(f"a port is 0 to 65535, got {port}.")

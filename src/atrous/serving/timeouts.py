@@ -1,4 +1,4 @@
-"""HTTP with an end to waiting: for requests that arrive byte by byte, and for answers that nobody takes."""
+"""HTTP/1.1 with timeouts for clients that send a request slowly or do not read the response."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-#: Seconds from a request's first byte, or a connection's opening, to the end of its headers; and for what is left of a
-#: request that is already answered.
+#: Longest time for the headers of a request, in seconds, from the opening of the connection or from the first byte of
+#: the request; also the longest time for the rest of a request that has already got its response.
 HEAD_SECONDS = 10.0
-#: Seconds without a byte of an answer taken; and for all of it, so that a byte now and then is not enough.
+#: Longest time in which the client reads no byte of a response, and longest time to read all of it, in seconds. The
+#: second limit stops clients that read one byte now and then.
 TAKE_SECONDS, ALL_SECONDS = 30.0, 300.0
-#: Bytes that the system takes ahead of the other side, so that what is taken shows here soon.
+#: Largest number of unsent bytes in the kernel's send buffer; a small buffer shows soon what the client has read.
 AHEAD_BYTES = 2**16
 
 
-#: What `TimedH11` uses of uvicorn's protocol, which uvicorn promises to nobody.
+#: Attributes and methods of uvicorn's protocol that `TimedH11` uses; they are not part of uvicorn's public API.
 USED = ("cycle", "conn", "transport", "loop")
 OVERRIDDEN = (
     "connection_made", "data_received", "on_response_complete", "pause_writing", "resume_writing", "connection_lost",
@@ -28,7 +29,7 @@ OVERRIDDEN = (
 
 
 def fits(protocol: type = H11Protocol) -> bool:
-    """Whether uvicorn's protocol still has what `TimedH11` builds on.
+    """Whether uvicorn's protocol still has the attributes and methods that `TimedH11` uses.
 
     Args:
         protocol: uvicorn's class for HTTP/1.1.
@@ -43,7 +44,7 @@ def fits(protocol: type = H11Protocol) -> bool:
             app_state={},
             _loop=loop,
         )
-    except Exception:  # other arguments than today
+    except Exception:  # a newer version takes other arguments
         return False
     finally:
         loop.close()
@@ -52,83 +53,86 @@ def fits(protocol: type = H11Protocol) -> bool:
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
-    """Answers nothing."""
+    """Sends no response."""
 
 
 class TimedH11(H11Protocol):
-    """Uvicorn's HTTP/1.1, which closes what is idle after an answer, and here also what is slow before and in one."""
+    """Uvicorn's HTTP/1.1 protocol that also closes connections which are slow to send a request or to read a response.
 
-    _late: asyncio.TimerHandle | None = None
-    _untaken: asyncio.TimerHandle | None = None
+    Uvicorn itself closes only connections that are idle after a response.
+    """
+
+    _request_timer: asyncio.TimerHandle | None = None
+    _response_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # type: ignore[override]
-        """Waits for a request, but not for ever."""
+        """Starts the timeout of the first request."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # whenever something is not taken, `pause_writing` is called
+        transport.set_write_buffer_limits(high=0)  # any unsent byte calls `pause_writing`
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, AHEAD_BYTES)
-        self._watch()
+        self._update_request_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Takes a part of a request."""
+        """Receives a part of a request."""
         super().data_received(data)
-        self._watch()
+        self._update_request_timer()
 
     def on_response_complete(self) -> None:
-        """An answer is written; where the request still arrives, its rest is waited for, too."""
+        """Starts the timeout for the rest of a request whose response is already written."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            self._watch()
+            self._update_request_timer()
 
     def pause_writing(self) -> None:
-        """The other side does not take an answer as fast as it comes: from now on it has to hurry."""
+        """Starts the timeout of the response, as the client reads it more slowly than it is written."""
         super().pause_writing()
-        self._wait_for_taking(self.loop.time() + ALL_SECONDS)
+        self._start_response_timer(self.loop.time() + ALL_SECONDS)
 
     def resume_writing(self) -> None:
-        """All that was written is taken."""
+        """Stops the timeout of the response, as the client has read all that was written."""
         super().resume_writing()
-        self._forget_taking()
+        self._stop_response_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the times."""
+        """Stops all timeouts."""
         super().connection_lost(exc)
-        self._forget()
-        self._forget_taking()
+        self._stop_request_timer()
+        self._stop_response_timer()
 
-    def _watch(self) -> None:
-        """Starts the time where the next move is the sender's, stops it where it is ours."""
+    def _update_request_timer(self) -> None:
+        """Starts the timer while the server waits for the client; stops it while the client waits for the server."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self._forget()
-        elif self._late is None and not self.transport.is_closing():
-            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._stop_request_timer()
+        elif self._request_timer is None and not self.transport.is_closing():
+            self._request_timer = self.loop.call_later(HEAD_SECONDS, self._close_slow_request)
 
-    def _forget(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_request_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
 
-    def _give_up(self) -> None:
-        self._late = None
+    def _close_slow_request(self) -> None:
+        self._request_timer = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
 
-    def _wait_for_taking(self, end: float) -> None:
-        left = self._left_to_take()
+    def _start_response_timer(self, end: float) -> None:
+        unsent = self._unsent_bytes()
 
-        def look() -> None:
-            if self.loop.time() > end or self._left_to_take() >= left:
+        def check_progress() -> None:
+            if self.loop.time() > end or self._unsent_bytes() >= unsent:
                 self.transport.abort()
             else:
-                self._wait_for_taking(end)
+                self._start_response_timer(end)
 
-        self._untaken = self.loop.call_later(TAKE_SECONDS, look)
+        self._response_timer = self.loop.call_later(TAKE_SECONDS, check_progress)
 
-    def _forget_taking(self) -> None:
-        if self._untaken is not None:
-            self._untaken.cancel()
-            self._untaken = None
+    def _stop_response_timer(self) -> None:
+        if self._response_timer is not None:
+            self._response_timer.cancel()
+            self._response_timer = None
 
-    def _left_to_take(self) -> int:
-        transport: Any = self.transport  # one that writes, too
+    def _unsent_bytes(self) -> int:
+        transport: Any = self.transport  # it is a WriteTransport, too
         return transport.get_write_buffer_size()

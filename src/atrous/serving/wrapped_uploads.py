@@ -1,4 +1,4 @@
-"""Pictures that arrive wrapped in something else, and how to send them instead."""
+"""Recognises uploads that are not a plain picture file, such as base64, JSON or gzip; shows how to send the file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ ARCHIVES = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-#: Bytes at the start that tell base64 from other text.
-LOOKED_AT = 64
+#: Number of bytes at the start that decide whether text is base64.
+CHECKED_BYTES = 64
 
 
 def packing_of(content: bytes) -> str | None:
-    """What a picture is wrapped in, in words; None where nothing is known.
+    """The name of the encoding or container of an upload; None where it is unknown.
 
     Args:
-        content: what was sent, which no reader of pictures took.
+        content: bytes of an upload that is not a readable picture.
     """
     for start, name in ARCHIVES.items():
         if content.startswith(start):
             return name
-    start = content[: 4 * LOOKED_AT].removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = content[: 4 * CHECKED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:5].lower() == b"data:":
         return "a data URL"
     if start[:1] in (b"{", b"[", b'"'):
@@ -45,18 +45,18 @@ def packing_of(content: bytes) -> str | None:
 
 
 def how_to_send(url: str, *, key: bool) -> str:
-    """The sentence that says how a picture is sent, with a line for the shell.
+    """The instruction to send a picture, with a curl command.
 
     Args:
-        url: of the request.
-        key: whether the request gave one.
+        url: URL of the request.
+        key: whether the request contained a key.
     """
     header = " -H 'Authorization: Bearer KEY'" if key else ""
     return f"Send the file's own bytes: curl{header} --data-binary @picture.jpg {shlex.quote(url[:1000])}"
 
 
 def _is_base64(text: bytes) -> bool:
-    """Whether text is base64, in either alphabet; a picture's bytes are no text from the first on."""
+    """Whether bytes are base64 text, in either alphabet. The first bytes of a picture are never such text."""
     text = re.sub(rb"\s", b"", text)
     if len(text) < 16 or not re.fullmatch(rb"[A-Za-z0-9+/_\-]+=*", text):
         return False

@@ -168,7 +168,7 @@ class Optim:
     """Optimiser and its settings."""
 
     name: Literal["sgd", "adam", "adamw"] = setting("adamw", "optimiser")
-    lr: float = setting(1e-3, "base learning rate, used for the head", gt=0)
+    lr: float = setting(1e-3, "learning rate of the head", gt=0)
     backbone_lr: float = setting(1.0, "factor on `lr` for the backbone", ge=0)
     weight_decay: float = setting(
         0.01, "weight decay of convolution weights; norm parameters and biases are never decayed", ge=0

@@ -117,7 +117,7 @@ def test_train_explains_every_field_of_a_recipe_section_by_section():
         ("train", "--augment.crop N,N height and width"),
         ("train", "(default: 0.5,2)"),
         ("train", "--data.check true|false examine every file"),
-        ("train", "--watch.wandb true|false send curves to Weights & Biases"),
+        ("train", "--watch.wandb true|false log to Weights & Biases"),
         ("train", "(default: false)"),
     ],
 )

@@ -79,5 +79,5 @@ def test_a_name_is_no_prefix_of_another():
 def test_unknown_modules_and_nothing_left():
     with pytest.raises(AtrousError, match=r"Did you mean 'backbone\.net\.layer1'"):
         freeze(small(), "all", ["backbone.net.layers1"])
-    with pytest.raises(AtrousError, match="nothing is left to learn"):
+    with pytest.raises(AtrousError, match="no parameter is left to train"):
         freeze(small(), "head", ["aspp", "decoder", "classifier", "aspp_conv"])

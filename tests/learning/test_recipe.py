@@ -132,7 +132,7 @@ def test_values_out_of_range_are_refused(record):
 
 
 def test_settings_of_a_crf_that_is_not_trained_are_no_secret():
-    with pytest.raises(AtrousError, match=r"set crf\.trainable, or leave crf out and refine afterwards"):
+    with pytest.raises(AtrousError, match=r"set crf\.trainable to true, or leave crf out and refine after"):
         to_recipe({"crf": {"bilateral_weight": 5}})
 
 

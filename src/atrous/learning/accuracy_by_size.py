@@ -1,4 +1,4 @@
-"""How well small things are found, which pixel counts hide behind large ones."""
+"""Accuracy by object size: overall pixel counts are dominated by large objects and hide errors on small ones."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 
 from atrous.data.label_map import IGNORE_INDEX
 
-#: Names of the sizes, and the pixels at which the next begins (COCO's).
+#: Names of the sizes.
 SIZES = ("small", "medium", "large")
+#: Areas, in pixels, at which medium and large begin (COCO's).
 LIMITS = (32**2, 96**2)
 
 
 class SizeScore:
-    """Counts the right pixels of true segments by the segments' size.
+    """Counts the correctly predicted pixels of true segments, by segment size.
 
-    A segment is a connected region of one class in the truth, corners connecting.
+    A segment is an 8-connected region of one class in the truth.
 
     Args:
         num_classes: K ≥ 2.
 
     Attributes:
-        counts: K×3×3 int64: per class and size the segments, their pixels, and how many of these are right.
+        counts: K×3×3 int64: per class and size the number of segments, of their pixels, and of their correct pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -44,13 +45,13 @@ class SizeScore:
                 np.add.at(self.counts[index, :, column], size, values)
 
     def accuracy(self) -> NDArray[np.float64]:
-        """K×3: the share of the pixels of small, medium and large segments that is right; NaN where there are none."""
+        """Share of correct pixels in small, medium and large segments, K×3; NaN where there are no segments."""
         with np.errstate(invalid="ignore"):
             return self.counts[..., 2] / self.counts[..., 1]
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Of each size the mean over the classes that have such segments; NaN where none has."""
+        """Accuracy of each size, 3: the mean over classes that have such segments; NaN if there are none."""
         found = self.accuracy()
         with np.errstate(invalid="ignore"):
             return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

@@ -1,8 +1,9 @@
-"""Less memory for training: the inside of blocks is forgotten and computed again in the backward pass.
+"""Activation checkpointing: less memory for training, because blocks are recomputed in the backward pass.
 
-Training keeps every layer's input until its gradient is known, and most of it lies in the large maps of the first
-blocks. Here only what goes into a block is kept; the rest is computed once more (arXiv:1604.06174, with blocks as
-segments). Batch norms update their statistics once all the same, so gradients and weights are those of plain training.
+Plain training stores every layer's input until its gradient is computed; most of this memory is used by the large
+feature maps of the first blocks. With checkpointing only the input of each block is stored, and the rest is recomputed
+(arXiv:1604.06174, with blocks as segments). Batch norms still update their statistics only once, so gradients and
+weights are the same as in plain training.
 """
 
 from __future__ import annotations
@@ -20,32 +21,33 @@ from atrous.learning.depthwise_backward import FastDepthwise
 from atrous.models import SegmentationModel
 from atrous.models.layers import is_batch_norm
 
-#: Parts of our models that are as large as a backbone's blocks, where a paper has them.
+#: Parts of the heads that are recomputed like the backbone's blocks; not every architecture has all of them.
 HEADS = ("decoder", "aspp", "aspp_conv", "head")
 
 
 def recompute_blocks(model: SegmentationModel) -> int:
-    """Has every block of the backbone, and the head's parts, computed again in the backward pass.
+    """Makes a model recompute every block of the backbone, and the head's parts, in the backward pass.
 
     Args:
-        model: changed in place; outside training it is as before.
+        model: model to change in place; outside training it computes as before.
 
     Returns:
-        The number of blocks.
+        The number of recomputed blocks.
     """
     blocks = _blocks(model)
     for block in blocks:
-        block.forward = partial(_forgetful, block, block.forward)
+        block.forward = partial(_checkpointed, block, block.forward)
     return len(blocks)
 
 
 def _blocks(model: SegmentationModel) -> list[nn.Module]:
-    """The residual blocks, found as the last level of nested sequences, and the parts of the head."""
+    """The residual blocks, which are the innermost elements of nested sequences, and the parts of the head."""
     children = list(model.backbone.net.children())
     found = [block for child in children for block in _elements(child) if block is not child]
     found += [part for name in HEADS if isinstance(part := getattr(model, name, None), nn.Module)]
     found = [block for block in found if any(True for _ in block.parameters())]
-    return found + [child for child in children if isinstance(child, nn.MaxPool2d)]  # eight bytes for each place kept
+    # Max pooling stores an index of 8 bytes for each position.
+    return found + [child for child in children if isinstance(child, nn.MaxPool2d)]
 
 
 def _elements(module: nn.Module) -> Iterator[nn.Module]:
@@ -57,7 +59,7 @@ def _elements(module: nn.Module) -> Iterator[nn.Module]:
         yield from _elements(child)
 
 
-def _forgetful(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
     return checkpoint(
@@ -65,13 +67,13 @@ def _forgetful(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> A
         *inputs,
         use_reentrant=False,
         preserve_rng_state=any(isinstance(module, nn.Dropout) for module in block.modules()),
-        context_fn=lambda: (nullcontext(), _once_more(block)),
+        context_fn=lambda: (nullcontext(), _recomputing(block)),
     )
 
 
 @contextmanager
-def _once_more(block: nn.Module) -> Iterator[None]:
-    """What the second computation needs: the fast depthwise convolutions, and norms that do not count it."""
+def _recomputing(block: nn.Module) -> Iterator[None]:
+    """Context of the recomputation: fast depthwise convolutions, and batch norms that keep their statistics."""
     norms: list[Any] = [module for module in block.modules() if is_batch_norm(module) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
@@ -79,7 +81,7 @@ def _once_more(block: nn.Module) -> Iterator[None]:
     try:
         with FastDepthwise():
             yield
-    finally:  # torch leaves by an exception as soon as it has what it needs
+    finally:  # torch ends the recomputation with an exception as soon as it has all tensors it needs
         for norm, (momentum, tracked) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(tracked)

@@ -1,4 +1,4 @@
-"""What one training step takes: pictures, their targets, and what else a term of the loss needs."""
+"""The input of one training step: pictures, their targets, and further data for terms of the loss."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Name of the target that the semantic task learns from.
+#: Name of the target of the semantic task.
 LABELS = "labels"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step takes.
+    """The input of one training step.
 
     Args:
-        images: N×C×H×W, raw values; uint8, or float32 for deeper pictures.
-        targets: by name; "labels" are N×H×W uint8 class indices, 255 = ignore.
-        more: what else a term needs, by name, such as pictures without labels; its tensors move with the batch.
-        names: of the N samples, for messages.
+        images: N×C×H×W, raw values; uint8, or float32 for pictures of more than 8 bits.
+        targets: targets by name; "labels" are N×H×W uint8 class indices, 255 = ignore.
+        more: further data for terms, by name, such as pictures without labels; its tensors move with the batch.
+        names: names of the N samples, for messages.
     """
 
     images: Tensor
@@ -35,11 +35,11 @@ class Batch:
         return self.targets[LABELS]
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
-        """The same on a device.
+        """Copies the batch to a device.
 
         Args:
-            device: to copy to, in the background where the batch is in page-locked memory.
-            channels_last: the order of the images' numbers that is faster for convolutions.
+            device: target device; the copy is asynchronous if the batch is in page-locked memory.
+            channels_last: store the images in channels_last memory order, which makes convolutions faster.
         """
         moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
         if not channels_last:
@@ -48,7 +48,7 @@ class Batch:
         return Batch(images, moved.targets, moved.more, moved.names)
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which a GPU copies in the background; the loader calls it."""
+        """Copies the batch to page-locked memory, from which copies to a GPU are asynchronous; the loader calls it."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -1,4 +1,4 @@
-"""Scores from one integer confusion matrix, so they depend neither on batch size nor on order."""
+"""Scores from one integer confusion matrix; they do not depend on the batch size or the order of the pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: OpenCV counts in float32, which is exact up to here.
+#: Pixels counted at once: OpenCV counts in float32, which is exact up to this number.
 COUNTED_AT_ONCE = 2**24
 
 
@@ -36,7 +36,8 @@ class ConfusionMatrix:
         pairs = truth.reshape(1, -1), prediction.reshape(1, -1)
         for start in range(0, truth.size, COUNTED_AT_ONCE):
             part = [np.ascontiguousarray(one[:, start : start + COUNTED_AT_ONCE], np.uint8) for one in pairs]
-            counts = cv2.calcHist(part, [0, 1], None, [classes, classes], [0, classes, 0, classes])  # 255 lies outside
+            # Pairs with 255 are outside the ranges and not counted.
+            counts = cv2.calcHist(part, [0, 1], None, [classes, classes], [0, classes, 0, classes])
             self.counts += counts.astype(np.int64)
 
     @property
@@ -62,11 +63,11 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right; NaN where none is labelled."""
+        """Share of labelled pixels that are right; NaN if no pixel is labelled."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
     def summary(self) -> dict[str, Any]:
-        """The headline scores, 0–1; NaN becomes None."""
+        """The main scores by name, 0–1; NaN becomes None."""
         frequency = self.counts.sum(1) / max(self.counts.sum(), 1)
         scores = {
             "miou": self.miou,
@@ -79,7 +80,7 @@ class ConfusionMatrix:
 
 
 def none_if_nan(value: float) -> float | None:
-    """A float for JSON, which has no NaN."""
+    """Converts a float for JSON, which has no NaN: NaN becomes None."""
     return None if np.isnan(value) else float(value)
 
 

@@ -1,4 +1,4 @@
-"""A CRF as the last layer of any model, trained with it (arXiv:1502.03240)."""
+"""A CRF as the last layer of any model, trained with the model (arXiv:1502.03240)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from atrous.models import Info
 from atrous.models.crf_colors import check_crf_fits
 from atrous.models.layers import class_probabilities, resize
 
-#: Mean-field steps once trained; five in training and ten afterwards are those of arXiv:1502.03240 §6.
+#: Mean-field iterations after training. arXiv:1502.03240 §6 uses five in training and ten afterwards.
 ITERATIONS_AFTER = 10
 
 
 class CrfLayer(nn.Module):
-    """Scores as they are after a CRF whose weights learn.
+    """A layer that refines scores with a CRF whose weights are learned.
 
     Args:
-        settings: to start from.
-        info: of the model whose scores are refined.
+        settings: initial settings of the CRF.
+        info: info of the model whose scores are refined.
 
     Attributes:
-        crf: whose weights, and compatibility where it is learned, are parameters.
+        crf: the CRF; its kernel weights are parameters, and so is its compatibility matrix if that is learned.
     """
 
     def __init__(self, settings: Crf, info: Info) -> None:
@@ -43,9 +43,9 @@ class CrfLayer(nn.Module):
             trainable=True,
         )
         check_crf_fits(info.preprocessing)
-        picture = info.preprocessing.image  # further inputs, such as depth, are no colours to compare
+        picture = info.preprocessing.image  # the CRF compares no further inputs, such as depth
         self.channels = picture.channels
-        # The loader makes 16-bit pictures float32, whose colours the CRF would take for steps of 8 bits.
+        # The loader converts 16-bit pictures to float32 without scaling; the CRF expects values of 0–255.
         self.unit = 257.0 if picture.dtype == "uint16" else 1.0
 
     def forward(self, scores: Tensor, raw_images: Tensor, align_corners: bool = False) -> Tensor:
@@ -57,11 +57,11 @@ class CrfLayer(nn.Module):
             align_corners: the model's upsampling convention.
 
         Returns:
-            N×K×H×W float32 logits whose softmax (sigmoid, for K = 1) is what the CRF gives; not finite where the scores
-            are not.
+            N×K×H×W float32 logits whose softmax (sigmoid, for K = 1) is the CRF's output. If any score is not finite,
+            the upsampled scores are returned unrefined.
         """
         full = resize(scores.float(), raw_images.shape[-2:], align_corners)
-        if not full.isfinite().all():  # the training says so, with the names of the pictures
+        if not full.isfinite().all():  # the training reports it, with the names of the pictures
             return full
         pictures = raw_images[:, : self.channels].permute(0, 2, 3, 1)
         if self.unit != 1:
@@ -71,10 +71,10 @@ class CrfLayer(nn.Module):
 
     @torch.no_grad()
     def keep_in_range(self) -> None:
-        """After a step of the optimiser: kernels' weights are 0 or more."""
+        """Clamps the kernels' weights to 0 or more; called after each optimiser step."""
         self.crf.bilateral_weight.clamp_(min=0)
         self.crf.gaussian_weight.clamp_(min=0)
 
     def learned(self) -> dict[str, Any]:
-        """The CRF's settings as they are used after training, for `Info.crf`."""
+        """The settings of the trained CRF, for `Info.crf`."""
         return {**settings_of(self.crf), "iterations": ITERATIONS_AFTER}

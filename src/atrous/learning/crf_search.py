@@ -1,7 +1,7 @@
-"""Finding a CRF's parameters on labelled pictures as the papers did: a coarse grid, then a finer one around its best.
+"""Search of a CRF's parameters on labelled pictures, as in the papers: a coarse grid, then a finer one around its best.
 
-arXiv:1412.7062 §5: w2 and σγ are fixed at 3, ten mean-field steps, and w1, σα and σβ are searched for by
-cross-validation on 100 validation pictures.
+arXiv:1412.7062 §5 fixes w2 and σγ at 3 with ten mean-field iterations, and finds w1, σα and σβ by cross-validation on
+100 validation pictures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-#: What is not searched for.
+#: Parameters that are not searched.
 FIXED: dict[str, Any] = {"gaussian_weight": 3, "gaussian_xy": 3, "iterations": 10}
 #: The first round's grid: the ranges of arXiv:1606.00915 §4.1.
 GRID: dict[str, Sequence[float]] = {
@@ -26,11 +26,11 @@ Picked = TypeVar("Picked")
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings and what they scored.
+    """Settings with their score.
 
     Args:
-        settings: of a DenseCRF.
-        miou: mean IoU on the searched pictures, 0–1; NaN where nothing is labelled.
+        settings: settings of a DenseCRF, by name.
+        miou: mean IoU on the pictures of the search, 0–1; NaN if no pixel is labelled.
     """
 
     settings: Mapping[str, Any]
@@ -40,14 +40,14 @@ class Trial:
 def coarse_to_fine(
     score: Callable[[Mapping[str, Any]], float], grid: Mapping[str, Sequence[float]] = GRID
 ) -> Iterator[Trial]:
-    """Tries every point of a grid, then the 26 half a step around its best.
+    """Tries every point of a grid, then the 26 points half a grid step around the best one.
 
     Args:
-        score: the mean IoU of settings.
-        grid: for each parameter its values, ascending, evenly spaced; a parameter with one value stays at it.
+        score: function that returns the mean IoU of settings.
+        grid: values of each parameter, ascending and evenly spaced; a parameter with one value is not varied.
 
     Yields:
-        Each trial as it is made: `trials_of(grid)` in all. The best is the first with the highest score.
+        Each trial as it is made, `trials_of(grid)` in total. The best is the first with the highest score.
     """
     coarse = []
     for values in itertools.product(*grid.values()):
@@ -67,17 +67,17 @@ def coarse_to_fine(
 
 
 def trials_of(grid: Mapping[str, Sequence[float]] = GRID) -> int:
-    """How many trials `coarse_to_fine` makes."""
+    """The number of trials that `coarse_to_fine` makes."""
     return math.prod(map(len, grid.values())) + 3 ** sum(len(values) > 1 for values in grid.values()) - 1
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The first trial with the highest score; NaN is the lowest."""
+    """The first trial with the highest score; NaN counts as the lowest score."""
     return max(trials, key=lambda trial: -1.0 if math.isnan(trial.miou) else trial.miou)
 
 
 def evenly(items: Sequence[Picked], count: int) -> list[Picked]:
-    """At most `count` items, spread evenly over their order, the same every time."""
+    """At most `count` items at even distances in the sequence; the choice is deterministic."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

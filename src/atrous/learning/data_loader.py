@@ -1,4 +1,4 @@
-"""Batches of augmented samples, the same whatever the number of workers."""
+"""Batches of augmented samples, which do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from atrous.learning.batch import LABELS, Batch
 
 #: Batches that each worker prepares ahead.
 PREFETCH = 4
-#: Seconds between two looks at whether the workers are alive, while a batch is waited for.
+#: Seconds between two checks that the workers are alive, while the loader waits for a batch.
 POLL = 5.0
-#: Where Linux keeps what workers hand over; other systems have no such folder, and no limit on it.
+#: Folder in which Linux stores the batches that workers pass on; other systems have no such folder and no limit on it.
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -37,14 +37,14 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     Args:
         size: number of samples.
-        batch_size: ≥ 1; the last batch of an epoch may be shorter, but where a process would get a single
-            picture, which batch norm learns nothing from, the rest joins the batch before it.
-        seed: of the order.
-        rank: of this process; each batch is dealt out to all of them, and this one gets its part.
+        batch_size: pictures per batch of all processes, ≥ 1. The last batch of an epoch may be smaller. But if a
+            process would get a single picture from it, too few for batch norm, its pictures join the batch before.
+        seed: random seed of the order.
+        rank: rank of this process; each batch is divided among all processes, and this one gets its part.
         world: number of processes, ≥ 1.
 
     Raises:
-        AtrousError: a process would get nothing.
+        AtrousError: there are fewer pictures per batch than processes.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -59,11 +59,11 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         self.first = 0
 
     def start(self, epoch: int, first: int = 0) -> None:
-        """Sets what the next iteration yields: an epoch, from one of its pictures on.
+        """Sets the epoch that the next iteration yields, and the picture at which it starts.
 
         Args:
-            epoch: its number, ≥ 0.
-            first: pictures of it that are done, 0 … size, by batches of any size.
+            epoch: index of the epoch, ≥ 0.
+            first: number of pictures of the epoch that are done already, 0 … size.
 
         Raises:
             AtrousError: fewer pictures are left than there are processes.
@@ -84,14 +84,14 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in part]
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
+        """The number of batches in a whole epoch."""
         return len(self.counts())
 
     def counts(self, first: int = 0) -> list[int]:
-        """How many pictures each batch has, of all processes: those of an epoch from one of its pictures on.
+        """The number of pictures, over all processes, in each remaining batch of an epoch.
 
         Args:
-            first: pictures of the epoch that are done, 0 … size.
+            first: number of pictures of the epoch that are done already, 0 … size.
         """
         left = self.size - first
         if not left:
@@ -102,16 +102,16 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
 
 class AugmentedSamples(TorchDataset):
-    """Samples by (epoch, index), read and augmented.
+    """Reads and augments samples by (epoch, index).
 
     Args:
-        dataset: where to read.
-        items: the split's.
-        config: of the augmentation.
-        channels: C of the pictures the model takes.
-        seed: of the augmentation.
-        fill: raw value per channel outside the picture, and where it has no data.
-        colors: the channels whose colour is varied; None for all.
+        dataset: dataset that reads the items.
+        items: items of the training split.
+        config: settings of the augmentation.
+        channels: number of channels of the model's input.
+        seed: random seed of the augmentation.
+        fill: raw value of each channel for pixels outside the picture and pixels without data.
+        colors: channels whose colour is varied; None for all.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class AugmentedSamples(TorchDataset):
     ) -> None:
         self.dataset, self.items, self.config = dataset, items, config
         self.channels, self.seed, self.fill, self.colors = channels, seed, fill, colors
-        #: The index that each worker is reading, −1 when none, where the loader can look it up after a worker's death.
+        #: The index that each worker is reading, −1 if idle; in shared memory, so that the loader can name a bad file.
         self.reading = torch.full((1,), -1)
 
     def __len__(self) -> int:
@@ -155,15 +155,15 @@ class AugmentedSamples(TorchDataset):
 
 
 class Loader:
-    """Batches from workers; one that dies or hangs costs a worker and some seconds, not the training.
+    """Loads batches with worker processes; the training continues with one worker fewer if a worker dies or hangs.
 
-    What comes is the same with any number of workers, because a sample depends on (epoch, index) alone.
+    The batches do not depend on the number of workers, because a sample depends only on (epoch, index).
 
     Args:
-        samples: what is read.
-        order: which, when; its `start` sets what the next iteration yields.
-        workers: processes, ≥ 0; 0 reads in this process.
-        pin_memory: for training on a GPU.
+        samples: samples to read.
+        order: order of the samples; its `start` sets what the next iteration yields.
+        workers: number of worker processes, ≥ 0; 0 reads in this process.
+        pin_memory: True to put batches into page-locked memory, for training on a GPU.
         patience: seconds to wait for a batch before its worker counts as stuck.
     """
 
@@ -185,15 +185,15 @@ class Loader:
         return self.order.counts(first)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of this process, of an epoch from one of its pictures on; see `EpochOrder.start`."""
+        """The remaining batches of an epoch for this process; arguments as of `EpochOrder.start`."""
         self.order.start(epoch, first)
         return iter(self)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields the rest of an epoch.
+        """Yields the remaining batches of an epoch.
 
         Raises:
-            AtrousError: a file that cannot be read, or pictures of one batch that differ in size.
+            AtrousError: a file cannot be read, or pictures of one batch differ in size.
         """
         epoch, done = self.order.epoch, self.order.first
         if self._loader is None:
@@ -206,9 +206,9 @@ class Loader:
                 while (found := self._next(iterator)) is not None:
                     done += next(counts)
                     yield found
-            except AtrousError as error:  # a worker's comes with its traceback written into the message
-                told = str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()
-                raise AtrousError(told) from error
+            except AtrousError as error:  # in an error from a worker, the message contains the traceback
+                message = str(error).rpartition(f"{AtrousError.__module__}.AtrousError: ")[2].strip()
+                raise AtrousError(message) from error
             except RuntimeError as error:
                 if not (self.workers and _is_about_a_worker(error)):
                     raise
@@ -227,10 +227,10 @@ class Loader:
                 prefetch_factor=PREFETCH if self.workers else None,
                 pin_memory=self.pin_memory,
                 timeout=min(POLL, self.patience) if self.workers else 0,
-                generator=torch.Generator(),  # its own: each iteration draws a number, which dropout must not feel
+                generator=torch.Generator(),  # each iteration draws a number; this keeps the global random state
             )
-        # torch would have the death of a worker raise wherever the training happens to be; the iterator finds it too,
-        # within POLL seconds of waiting for a batch, and needs no signal, which Windows does not have.
+        # torch's signal handler would raise for a dead worker anywhere in the training. The iterator finds it too,
+        # within POLL seconds of waiting for a batch, and without the signal, which Windows does not have.
         child_ended = getattr(signal, "SIGCHLD", None)
         if child_ended is None or threading.current_thread() is not threading.main_thread():
             return iter(self._loader)
@@ -240,7 +240,7 @@ class Loader:
         return iterator
 
     def _next(self, iterator: Any) -> Batch | None:
-        """The next batch, for which dead workers are looked for every few seconds; None at the end."""
+        """The next batch, or None at the end; checks every few seconds of waiting that the workers are alive."""
         waited = 0.0
         while True:
             try:
@@ -248,7 +248,7 @@ class Loader:
             except (EOFError, ConnectionError) as error:
                 if not self.workers:
                     raise
-                # A batch in the queue is fetched from the worker that made it, which may be dead by then.
+                # The data of a queued batch are fetched from the worker that made it, which may be dead by then.
                 raise RuntimeError("DataLoader worker exited unexpectedly") from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
@@ -259,27 +259,27 @@ class Loader:
 
     def _go_on_with_fewer(self, what: str) -> None:
         workers = list(getattr(getattr(self._loader, "_iterator", None), "_workers", ()))
-        fallen = [number for number, worker in enumerate(workers) if not worker.is_alive()]
-        read = [self.samples.reading[number].item() for number in fallen or range(len(workers))]
+        dead = [number for number, worker in enumerate(workers) if not worker.is_alive()]
+        read = [self.samples.reading[number].item() for number in dead or range(len(workers))]
         names = sorted({self.samples.items[int(index)].name for index in read if index >= 0})
         for worker in workers:
             worker.kill()
         self._loader = None
         self.workers -= 1
-        shared = ", and of shared memory: df -h /dev/shm" if SHARED_MEMORY.is_dir() else ""
+        shared = " and of free shared memory: df -h /dev/shm" if SHARED_MEMORY.is_dir() else ""
         error_console.print(
             escape(
                 f"{what}; it was reading {', '.join(names) or 'nothing'}. Going on with {self.workers} workers. If it "
-                f"happens again, look at that file, and at how much memory is free{shared}."
+                f"happens again, check that file and the amount of free memory{shared}."
             )
         )
 
     def _workers_that_fit(self) -> int:
-        """As many as asked for, or as many as the shared memory holds the batches of."""
+        """The number of workers to start: fewer than requested if the shared memory is too small for their batches."""
         if not self.workers or not SHARED_MEMORY.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
-        height, width = self.samples.config.crop or label.shape  # crops that grow begin smaller
+        height, width = self.samples.config.crop or label.shape  # growing crops start smaller
         needed = (image.nbytes + label.nbytes) * height * width // label.numel()
         needed *= self.order.batch_size * (PREFETCH + 1)
         free = shutil.disk_usage(SHARED_MEMORY).free
@@ -287,18 +287,18 @@ class Loader:
         if fitting < self.workers:
             error_console.print(
                 f"/dev/shm has {free / 1e6:.0f} MB free, and a worker needs {needed / 1e6:.0f} MB: going on "
-                f"with {fitting} of {self.workers} workers. In Docker, --shm-size or --ipc=host gives more."
+                f"with {fitting} of {self.workers} workers. In Docker, --shm-size or --ipc=host gives more space."
             )
         return fitting
 
 
 def _is_about_a_worker(error: RuntimeError) -> bool:
-    """Whether torch's loader reports a worker that died or hangs, and not an error within one."""
+    """Whether torch's loader reports a dead or stuck worker, and not an error raised in a worker."""
     return str(error).startswith(("DataLoader worker", "DataLoader timed out", "Pin memory thread"))
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """H×W×C of any supported dtype → C×H×W; 16-bit becomes float32, which torch computes with."""
+    """Converts H×W×C of any supported dtype to C×H×W; uint16 becomes float32, because torch does not compute in it."""
     if image.dtype == np.uint16:
         image = image.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -317,8 +317,8 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]]) -> Batch:
 
 
 def _start_worker(_: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the training decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the main process handles them
         signal.signal(number, signal.SIG_IGN)
-    # The training's own threads need the cores, and OpenCV's pool does not survive a fork.
+    # The main process's threads need the cores, and OpenCV's thread pool does not work after a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

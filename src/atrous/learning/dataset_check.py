@@ -1,4 +1,4 @@
-"""The examination of a data set, as `atrous doctor` and every training show it."""
+"""The examination of a data set with a progress bar, for `atrous doctor` and training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def examine_with_progress(
     inputs: Mapping[str, str] | None = None,
     groups: str | None = None,
 ) -> Diagnosis:
-    """Examine a dataset behind a progress bar with the time left; see ``examine``."""
-    # OpenCV's own lines about damaged files would break the bar, and the findings name those files.
+    """Examines a dataset and shows a progress bar with the time left; see `examine`."""
+    # OpenCV's own messages about damaged files would break the bar, and the findings name those files.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None, note="")
@@ -43,11 +43,11 @@ def examine_with_progress(
 
 
 def show_finding(finding: Finding, level: str) -> None:
-    """Print one kind of problem with its first places.
+    """Prints one kind of problem with its first examples.
 
     Args:
-        finding: the problem.
-        level: how serious it is, in the console's markup.
+        finding: kind of problem.
+        level: severity, in the console's markup, such as "[yellow]warning[/]".
     """
     count = f" × {finding.count}" if finding.count > 1 else ""
     console.print(f"\n{level} {finding.kind}{count}: {escape(finding.message)}", highlight=False)

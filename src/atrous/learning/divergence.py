@@ -1,4 +1,4 @@
-"""What a training raises whose loss or gradient is no number any more."""
+"""The error of a training whose loss or gradient is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from atrous.errors import AtrousError
 
 
 class Diverged(AtrousError):
-    """A loss or gradient that is not finite; the weights are untouched, and the last checkpoint is good.
+    """A loss or gradient is not finite; the weights are unchanged and the last checkpoint is valid.
 
     Args:
         what: "loss" or "gradient".
-        value: what it became: NaN or infinite.
-        epoch: from 1.
-        step: optimiser steps made before, ≥ 0.
-        names: of the pictures of the batches since the last step.
-        advice: what to do, a sentence.
+        value: value of the loss or of the gradient's norm: NaN or infinite.
+        epoch: number of the epoch, from 1.
+        step: number of optimiser steps before, ≥ 0.
+        names: names of the pictures in the batches since the last step.
+        advice: sentence that says what to do.
     """
 
     def __init__(self, what: str, value: float, *, epoch: int, step: int, names: Sequence[str], advice: str) -> None:
@@ -27,7 +27,7 @@ class Diverged(AtrousError):
         self.what, self.value, self.epoch, self.step = what, value, epoch, step
         self.names, self.advice = tuple(names), advice
 
-    def __reduce__(self) -> Any:  # which travels between processes
+    def __reduce__(self) -> Any:  # pickling, to send the error to other processes
         return _diverged, (self.what, self.value, self.epoch, self.step, self.names, self.advice)
 
 

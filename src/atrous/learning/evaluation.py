@@ -1,4 +1,4 @@
-"""What `atrous evaluate` measures on a split, and how it is written down."""
+"""The measurements of `atrous evaluate` on a split, and their JSON form."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
 from atrous.learning.distributed import ProcessGroup, current_group
 from atrous.option_fields import given_to, setting, settings
 
-#: A class holding less than this share of the truth may go unpredicted without a warning.
+#: Share of the labelled pixels; there is a warning for a class above it that is never predicted.
 NOTABLE_SHARE = 0.001
-#: Pairs of confused classes that are kept of each picture.
+#: Number of pairs of confused classes to keep for each picture.
 MISTAKES = 5
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a model scored on a split.
+    """The scores of a model on a split.
 
     Args:
-        confusion: of the whole split.
-        boundary: of the whole split.
-        seams: of the whole split.
-        sizes: of the whole split.
-        per_image: scores and files of each picture.
-        without_crf: what the network's own masks scored, where a CRF refined them.
+        confusion: confusion matrix of the whole split.
+        boundary: boundary F-score of the whole split.
+        seams: boundary IoU of the whole split.
+        sizes: accuracy by object size of the whole split.
+        per_image: scores and file paths of each picture.
+        without_crf: scores of the masks before the CRF; None if the model has no CRF.
     """
 
     confusion: ConfusionMatrix
@@ -59,25 +59,25 @@ class Measurement:
 
     @classmethod
     def of(cls, classes: int, without_crf: Measurement | None = None) -> Measurement:
-        """Nothing counted yet, of so many classes."""
+        """An empty measurement for this number of classes."""
         counts = ConfusionMatrix(classes), BoundaryScore(classes), BoundaryIoU(classes), SizeScore(classes)
         return cls(*counts, without_crf=without_crf)
 
     @property
     def counters(self) -> tuple[ConfusionMatrix | BoundaryScore | BoundaryIoU | SizeScore, ...]:
-        """All that counts pixels, each in its whole-numbered `counts`."""
+        """All counters of pixels; each has integer `counts`."""
         return self.confusion, self.boundary, self.seams, self.sizes
 
 
 @settings("")
 @dataclass(frozen=True)
 class Measuring:
-    """What computes the masks that are measured, with defaults that give the same scores on every machine."""
+    """Runtime and number format for the measured masks; the defaults give the same scores on every machine."""
 
     engine: str | None = setting(
         None,
-        "runtime of the network: torch, openvino, onnxruntime for .onnx files, or auto for the faster of those "
-        "installed; by default torch, and for an exported file its own",
+        "runtime of the network: torch, openvino, onnxruntime for .onnx files, or auto for the fastest that is "
+        "installed; the default is torch, and for an exported file the runtime of its format",
         choices=RUNTIMES,
     )
     precision: str = setting(
@@ -88,33 +88,33 @@ class Measuring:
 
 
 def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
-    """How a model is opened to be measured: as `predict` opens it, but for the defaults of `Measuring`.
+    """The spec to open a model for measurement: the spec of `predict` with the defaults of `Measuring`.
 
     Args:
-        model: a model file or an exported file.
-        options: fields of `ModelSpec` and of `Measuring`; others are passed over.
+        model: path of a model file or an exported file.
+        options: fields of `ModelSpec` and of `Measuring` by name; others are ignored.
 
     Raises:
-        AtrousError: a value out of its range, or of another type.
+        AtrousError: a value is out of range or has the wrong type.
     """
-    by = Measuring(**given_to(Measuring, options))
-    engine = by.engine or ("auto" if is_exported(model) else "torch")
-    return ModelSpec(model, **{**given_to(ModelSpec, options), "engine": engine, "precision": by.precision})
+    measuring = Measuring(**given_to(Measuring, options))
+    engine = measuring.engine or ("auto" if is_exported(model) else "torch")
+    return ModelSpec(model, **{**given_to(ModelSpec, options), "engine": engine, "precision": measuring.precision})
 
 
 def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset:
-    """Opens a dataset in the split that a model was trained in, and tells the dataset's notes.
+    """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
-    A split that a seed makes depends on the groups: with others, pictures that the model has learned from would be
-    measured. So a training's pattern of groups is kept in the model file, and taken where none is given.
+    A split that a seed makes depends on the groups: with other groups it would contain pictures that the model was
+    trained on. So the model file stores the training's pattern of groups, which is used unless `spec` has one.
 
     Args:
-        spec: which dataset.
-        provenance: the model's.
+        spec: spec of the dataset.
+        provenance: provenance of the model.
     """
     dataset, trained = spec.open(), provenance.get("groups")
     if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
-        with suppress(AtrousError):  # other data, whose names the pattern does not fit
+        with suppress(AtrousError):  # the pattern does not fit the names of other data
             dataset = replace(spec, groups=str(trained)).open()
     for note in dataset.notes:
         console.print(escape(note))
@@ -122,15 +122,15 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset
 
 
 def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Measurement:
-    """Segments every picture and counts it against its mask; several processes share the pictures.
+    """Segments every picture and compares it with its mask; several processes share the pictures.
 
     Args:
-        segmenter: the model.
-        dataset: where to read.
-        items: the labelled pictures, at least one.
+        segmenter: segmenter to measure.
+        dataset: dataset of the items.
+        items: labelled pictures, at least one.
 
     Raises:
-        AtrousError: nothing to measure, or classes that do not match.
+        AtrousError: there are no items, or the classes do not match.
     """
     if not items:
         raise AtrousError("the split has no pictures: nothing to measure.")
@@ -170,33 +170,33 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
                 }
             )
             progress.update(task, advance=1, note=f"mIoU {measured.confusion.miou:.3f}")
-    return _of_all(measured, processes)
+    return _summed(measured, processes)
 
 
 def silent(segmenter: Segmenter) -> AnySize:
-    """Runs a segmenter on pictures whose tiles were told already."""
+    """Runs a segmenter without printing how it tiles pictures."""
     return segmenter.any_size.looking(say=lambda line: None)
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:
-    """Reads a dataset's items with the inputs that a model takes."""
+    """A function that reads a dataset's items with the inputs of a model."""
     return dataset.taking_inputs(segmenter.info.preprocessing.inputs).read
 
 
 def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
-    """A sample's picture as the model takes it, with the training mean where there is no data.
+    """A sample's picture as input of the model; pixels without data get the training mean.
 
     Args:
-        segmenter: of the model; warns of an alpha band that looks like a channel.
-        sample: the picture.
+        segmenter: segmenter of the model; warns if an alpha band may be a channel.
+        sample: sample with the picture.
     """
     if sample.doubtful_alpha:
         segmenter.preparation.warn_of([doubt_of_alpha(sample.name)])
     return segmenter.preparation.filled(Found(sample.image, sample.image, sample.valid, sample.name))
 
 
-def _of_all(measured: Measurement, processes: ProcessGroup) -> Measurement:
-    """The sum of what the processes measured, each on its part of the pictures; exact, because counts are whole."""
+def _summed(measured: Measurement, processes: ProcessGroup) -> Measurement:
+    """The measurement over the pictures of all processes; its sums are exact because counts are integers."""
     for one in (measured, measured.without_crf):
         for counter in () if one is None else one.counters:
             counter.counts = processes.sum(counter.counts)
@@ -205,10 +205,10 @@ def _of_all(measured: Measurement, processes: ProcessGroup) -> Measurement:
 
 
 def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
-    """The pairs of classes that a picture's mask confuses most: [truth, prediction, pixels] each, most first.
+    """The most confused pairs of classes of a picture, as [truth, prediction, pixels]; most pixels first.
 
     Args:
-        counts: K×K, row = truth, column = prediction.
+        counts: K×K confusion matrix of the picture, row = truth, column = prediction.
     """
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES]
@@ -257,34 +257,34 @@ def _headline(measured: Measurement) -> dict[str, Any]:
 
 
 def class_warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
-    """Sentences about a model that answers with too few classes, which a good pixel accuracy can hide."""
+    """Warnings about classes that the model never predicts, which a good pixel accuracy can hide."""
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     present = true > NOTABLE_SHARE * max(true.sum(), 1)
-    silent = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]
-    if not silent:
+    missing = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]
+    if not missing:
         return []
-    answered = int((present & (predicted > 0)).sum())
-    sentence = f"never predicted, though present in the truth: {', '.join(silent)}."
-    if answered <= max(1, int(present.sum()) // 2):
+    remaining = int((present & (predicted > 0)).sum())
+    sentence = f"never predicted, though present in the truth: {', '.join(missing)}."
+    if remaining <= max(1, int(present.sum()) // 2):
         sentence = (
-            f"the model has collapsed to {answered} of {int(present.sum())} classes; {sentence} "
+            f"the model has collapsed to {remaining} of {int(present.sum())} classes; {sentence} "
             "Train longer, lower the learning rate, or weight the classes (loss.class_weights)."
         )
     return [sentence]
 
 
 def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
-    """Look-up from the data's class indices to the model's, by name, whatever the order.
+    """Look-up table from the data's class indices to the model's, matched by class name.
 
     Args:
-        table: of the dataset.
-        names: of the model's classes.
+        table: class table of the dataset.
+        names: names of the model's classes.
 
     Returns:
-        256 uint8 entries; 255 stays 255.
+        256 uint8 entries; 255 maps to 255.
 
     Raises:
-        AtrousError: the data has classes that the model does not know.
+        AtrousError: the data has classes that the model does not have.
     """
     unknown = [name for name in table.names if name not in names]
     if unknown:

@@ -1,4 +1,4 @@
-"""A recipe's model over a data set: its channels, classes and statistics, and the weights that it starts from."""
+"""Creates a recipe's model for a data set: channels, classes, statistics and initial weights."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from atrous.models.task import Task
 
 
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
-    """The recipe's model over a dataset's classes and kind of pictures.
+    """Creates the recipe's model for a dataset's classes and kind of pictures.
 
-    A network with TensorFlow's SAME padding sees sides of 32k + 1, where a feature lies exactly on the pixel that it is
-    centred on: unless the recipe says otherwise, it resizes with aligned corners.
+    A network with TensorFlow's SAME padding gets pictures with sides of 32k + 1, at which each position of a feature
+    map is centred exactly on a pixel. So it resizes with aligned corners, unless the recipe sets align_corners.
 
     Args:
-        recipe: which model, and what it starts from.
-        dataset: whose training pictures tell channels and depth.
-        fresh: False for a model that gets weights and preprocessing later, from a checkpoint.
+        recipe: the recipe.
+        dataset: data set; its training pictures determine the number of channels and the bit depth.
+        fresh: False for a model that gets its weights and preprocessing later, from a checkpoint.
 
     Raises:
-        AtrousError: as `create_model`, or arguments that the recipe or the data contradict.
+        AtrousError: as for `create_model`; or model.arguments contradicts the rest of the recipe or the data.
     """
     kind, notes = kind_of_pictures(
         dataset,
@@ -52,7 +52,7 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     further = [kind_of_input(dataset, one.name, splits) for one in dataset.inputs[1:]]
     image_channels = recipe.model.in_channels or kind.channels
     channels = image_channels + sum(one.channels for one in further)
-    for note in () if recipe.data.check or not fresh else notes:  # the doctor has told them
+    for note in () if recipe.data.check or not fresh else notes:  # the doctor has printed them
         console.print(f"[yellow]note[/] {escape(note)}")
     owned: dict[str, Any] = {
         "backbone": recipe.model.backbone,
@@ -81,8 +81,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     statistics = recipe.data.statistics
     if fresh and statistics == "pretrained" and kind.dtype != "uint8":
         raise AtrousError(
-            f"data.statistics is pretrained, whose means are for 8-bit pictures, 0–255, and these hold {kind.dtype}: "
-            "use fit, which measures them, or auto."
+            f"data.statistics is pretrained, which is for 8-bit pictures (0–255), but these pictures are {kind.dtype}: "
+            "use fit, which measures the statistics of the pictures, or auto."
         )
     if fresh:
         fitted = statistics == "fit" or (statistics == "auto" and kind.dtype != "uint8")
@@ -103,28 +103,36 @@ def _inputs(
     std: Sequence[float],
     pages: Any,
 ) -> tuple[Input, ...]:
-    """What the model takes: of each input what the dataset says of it, and what its files are."""
+    """The model's inputs, from the dataset's descriptions and the kinds of files.
+
+    Args:
+        described: the dataset's description of each input.
+        kinds: kind of the files of each input.
+        mean: mean of each channel, over all inputs.
+        std: standard deviation of each channel, over all inputs.
+        pages: pages to read from TIFFs of the image.
+    """
     found, first = [], 0
     for one, kind in zip(described, kinds, strict=True):
         own = slice(first, first + kind.channels)
         first += kind.channels
-        alone = one.normalize == "per_image"
-        dtype = "float32" if alone else kind.dtype
+        per_image = one.normalize == "per_image"
+        dtype = "float32" if per_image else kind.dtype
         image = one.name == IMAGE
         usual = usual_colors(kind.channels, kind.dtype) if image else 0
         found.append(
             Input(
-                (0.0,) * kind.channels if alone else tuple(mean[own]),
-                (1.0,) * kind.channels if alone else tuple(std[own]),
+                (0.0,) * kind.channels if per_image else tuple(mean[own]),
+                (1.0,) * kind.channels if per_image else tuple(std[own]),
                 name=one.name,
-                dtype=dtype,  # pyright: ignore[reportArgumentType] (of a header)
+                dtype=dtype,  # pyright: ignore[reportArgumentType] (read from a file header)
                 pages=pages if image else "first",
                 bands=one.bands,
                 wavelengths=one.wavelengths,
                 unit=one.unit,
                 missing=one.missing,
                 colors=usual if one.colors is None else one.colors,
-                normalize=one.normalize,  # pyright: ignore[reportArgumentType] (it is checked there)
+                normalize=one.normalize,  # pyright: ignore[reportArgumentType] (`Input` checks it)
                 window=one.window,
             )
         )
@@ -132,12 +140,12 @@ def _inputs(
 
 
 def _measured(dataset: Dataset, split: str, one: Input) -> Input:
-    """The input, normalised by the mean and deviation of its training files."""
+    """The input with the mean and standard deviation of its training files."""
     mean, std = channel_statistics(dataset, split, one)
     return replace(one, mean=mean, std=std)
 
 
 def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:
-    """Whether a network of these arguments does, by building one and throwing it away."""
+    """Whether a network with these arguments pads unevenly; builds one and discards it."""
     with torch.random.fork_rng(devices=[]):
         return pads_unevenly(build(architecture, arguments))

@@ -1,4 +1,4 @@
-"""Optimisers with no decay on norms and biases, and the learning rate as a pure function of the step."""
+"""Optimisers without weight decay on norms and biases, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from atrous.learning.recipe import Recipe, Schedule
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float) -> list[dict]:
-    """Parameters in four groups: backbone and head, each with and without weight decay.
+    """Splits parameters into four groups: backbone and head, each with and without weight decay.
 
-    Norm parameters and biases (all one-dimensional ones) are not decayed: shrinking a scale or a shift regularises
-    nothing.
+    Norm parameters and biases (all one-dimensional parameters) are not decayed, because shrinking a scale or a shift
+    does not regularise.
 
     Args:
-        model: with a `.backbone`.
-        lr: of the head, > 0.
-        weight_decay: ≥ 0, on convolution weights.
+        model: model with a `.backbone`.
+        lr: learning rate of the head, > 0.
+        weight_decay: weight decay of convolution weights, ≥ 0.
         backbone_lr: factor on `lr` for the backbone, ≥ 0.
 
     Returns:
-        Groups for a torch optimiser; "base_lr" is what the schedule multiplies, "part" is backbone or head.
+        Groups for a torch optimiser; "base_lr" is the rate that the schedule multiplies, "part" is backbone or head.
     """
     groups = {}
     for name, parameter in model.named_parameters():
@@ -40,7 +40,7 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbo
 
 
 def crf_group(crf: nn.Module, *, lr: float) -> dict:
-    """A trainable CRF's weights and compatibility as one more group, never decayed; `lr` > 0."""
+    """The parameters of a trainable CRF as one group without weight decay; `lr` is the learning rate, > 0."""
     return {"params": list(crf.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0, "part": "crf"}
 
 
@@ -48,10 +48,10 @@ def term_groups(terms: Iterable[nn.Module], model: nn.Module, *, lr: float, weig
     """The parameters of a loss's terms that are not the model's own, in groups with and without weight decay.
 
     Args:
-        terms: of the loss; one may hold the model.
-        model: whose parameters have their groups already.
-        lr: > 0.
-        weight_decay: ≥ 0.
+        terms: modules of the loss; a module may contain the model.
+        model: the model; its parameters are in groups already.
+        lr: learning rate, > 0.
+        weight_decay: weight decay, ≥ 0.
     """
     known, found = {id(parameter) for parameter in model.parameters()}, list[dict]()
     for group in parameter_groups(nn.ModuleList(terms), lr=lr, weight_decay=weight_decay, backbone_lr=1.0):
@@ -62,15 +62,15 @@ def term_groups(terms: Iterable[nn.Module], model: nn.Module, *, lr: float, weig
 
 
 def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> torch.optim.Optimizer:
-    """An optimiser by its lower-case name.
+    """Makes an optimiser by its lower-case name.
 
     Args:
         name: "sgd", "adam" or "adamw".
-        groups: from `parameter_groups`.
-        momentum: of SGD, 0–1; also Adam's first β.
+        groups: groups from `parameter_groups`.
+        momentum: momentum of SGD, or first β of Adam and AdamW, 0–1.
 
     Raises:
-        AtrousError: unknown name.
+        AtrousError: the name is unknown.
     """
     makers = {
         "sgd": lambda: torch.optim.SGD(groups, momentum=momentum),
@@ -85,7 +85,7 @@ def make_optimizer(name: str, groups: list[dict], *, momentum: float = 0.9) -> t
 def optimizer_for(
     recipe: Recipe, model: nn.Module, crf: nn.Module | None = None, terms: Iterable[nn.Module] = ()
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser over a model, and over a CRF and terms of the loss that are trained with it."""
+    """Makes the recipe's optimiser for a model, and for a CRF and terms of the loss that are trained with it."""
     optim = recipe.optim
     groups = parameter_groups(model, lr=optim.lr, weight_decay=optim.weight_decay, backbone_lr=optim.backbone_lr)
     if crf is not None:
@@ -98,9 +98,9 @@ def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
     """Factor on the learning rate: linear warm-up, then the schedule's curve.
 
     Args:
-        step: 0 … total − 1; beyond it the factor is that of the end.
+        step: index of the optimiser step, 0 … total − 1; for larger ones the factor is that of the end.
         total: number of optimiser steps, ≥ 1.
-        schedule: the recipe's.
+        schedule: schedule of the recipe.
     """
     warmup = int(schedule.warmup * total)
     if step < warmup:
@@ -115,27 +115,30 @@ def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
 
 
 def poly(done: float, power: float = 0.9) -> float:
-    """(1 − done)^power of the share done, 0–1 (arXiv:1606.00915 §4.1)."""
+    """(1 − done)^power, where `done` is the share of the training done, 0–1 (arXiv:1606.00915 §4.1)."""
     return (1 - done) ** power
 
 
 def cosine(done: float) -> float:
-    """Half a cosine wave from 1 to 0 over the share done, 0–1 (arXiv:1608.03983, without restarts)."""
+    """Half a cosine wave from 1 to 0, where `done` is the share of the training done, 0–1.
+
+    It is the schedule of arXiv:1608.03983 without restarts.
+    """
     return (1 + math.cos(math.pi * done)) / 2
 
 
 def stepwise(done: float, steps: Sequence[float], fall: float) -> float:
-    """`fall` to the power of how many of `steps` the share done has reached."""
+    """`fall` to the power of n, where n is how many of `steps` are at most `done`, the share of the training done."""
     return fall ** sum(done >= step for step in steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets each group's rate to its base rate times the schedule's factor."""
+    """Sets each group's learning rate to its base rate times the schedule's factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The present rate of each part that learns: "lr" of the head, "lr_backbone", "lr_crf", "lr_terms"."""
+    """The current learning rates by name: "lr" (head), "lr_backbone", "lr_crf" and "lr_terms", if present."""
     rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
     return {"lr" if part == "head" else f"lr_{part}": rate for part, rate in sorted(rates.items())}

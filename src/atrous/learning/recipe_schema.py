@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, by which editors complete and check its file."""
+"""The JSON Schema of a recipe, with which editors complete and check recipe files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from atrous.checked_arguments import LARGEST_INT, SMALLEST_INT
 from atrous.learning.recipe import Recipe
 from atrous.option_fields import About, fields_of, section_of
 
-#: JSON's names of types.
+#: JSON Schema's names of Python types.
 NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", type(None): "null"}
 
 
 def recipe_schema() -> dict[str, Any]:
     """The schema of a recipe (JSON Schema, draft 2020-12): every field with its meaning, type, range and default.
 
-    It says of each field what `to_recipe` checks. Rules between fields, such as that a loss has a term, are checked by
-    `to_recipe` alone.
+    It contains the checks of single fields that `to_recipe` makes. Only `to_recipe` checks rules between fields, such
+    as that a loss has at least one term.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -30,7 +30,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as the text that `atrous train --print-schema` prints, in ASCII, as every terminal can."""
+    """The schema as the text that `atrous train --print-schema` prints, in ASCII, which every terminal can display."""
     return json.dumps(recipe_schema(), indent=1)
 
 
@@ -59,7 +59,7 @@ def _value(hint: Any, about: About, item: dataclasses.Field) -> dict[str, Any]:
 
 
 def _kind(kind: Any, about: About) -> dict[str, Any]:
-    """The type of a value that is given, with its range, its length or its choices."""
+    """The schema of a value that is not null: its type with its range and length, or its choices."""
     if about.choices:
         return {"enum": list(about.choices)}
     limits = {"minimum": about.ge, "exclusiveMinimum": about.gt, "maximum": about.le, "exclusiveMaximum": about.lt}
@@ -70,5 +70,5 @@ def _kind(kind: Any, about: About) -> dict[str, Any]:
     if typing.get_origin(kind) is not tuple:
         return {"type": NAMES[typing.get_origin(kind) or kind], **limits}
     length = {} if about.length is None else {"minItems": about.length, "maxItems": about.length}
-    alone = ["array", "string"] if item is str else "array"  # one name may stand without brackets
-    return {"type": alone, "items": {"type": NAMES[item], **limits}, **length}
+    type_ = ["array", "string"] if item is str else "array"  # a single name needs no brackets
+    return {"type": type_, "items": {"type": NAMES[item], **limits}, **length}

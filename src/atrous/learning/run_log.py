@@ -1,4 +1,4 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard, Weights & Biases, a line for the person watching."""
+"""The log of a running training: metrics.jsonl, TensorBoard, Weights & Biases and messages on the console."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from atrous.learning.recipe import Recipe
 
 
 class Board(Protocol):
-    """Where numbers and pictures of a run are looked at."""
+    """A viewer that displays numbers and pictures of a run."""
 
     def numbers(self, values: dict[str, float], step: int) -> None:
-        """Shows some numbers of a step."""
+        """Logs named numbers of a step."""
         ...
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Shows an H×W×3 uint8 picture of a step."""
+        """Logs an H×W×3 uint8 picture of a step."""
         ...
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes all pending data and closes."""
         ...
 
 
 class TensorBoard:
-    """Events in a folder; what an interrupted run wrote beyond `step` is hidden."""
+    """TensorBoard events in a folder; events that an interrupted run wrote after `step` are hidden."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder, purge_step=step + 1)  # which hides that step, too
+        self._writer = SummaryWriter(folder, purge_step=step + 1)  # hides events from that step on
 
     def numbers(self, values: dict[str, float], step: int) -> None:
-        """Shows some numbers of a step."""
+        """Logs named numbers of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Shows an H×W×3 uint8 picture of a step."""
+        """Logs an H×W×3 uint8 picture of a step."""
         self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes all pending data and closes."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; a resumed one goes on under the same address.
+    """A run at Weights & Biases; a resumed run continues under the same id.
 
     Args:
-        folder: the run's; its name is the run's name, and it keeps the address and what is not yet sent.
-        recipe: whose fields are the run's configuration.
+        folder: folder of the run; its name is the name at Weights & Biases, and it stores the id and unsent data.
+        recipe: recipe that is logged as the configuration.
 
     Raises:
-        AtrousError: not installed, or it cannot be reached: nobody is logged in, or there is no network.
+        AtrousError: wandb is not installed or cannot be used, for example without a login or a network.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -71,14 +71,14 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise missing_extra("wandb", "wandb") from error
-        address = folder / "wandb-id"
+        id_file = folder / "wandb-id"
         try:
             self._run = wandb.init(
                 project=recipe.watch.project,
                 name=folder.name,
                 dir=folder,
                 config=asdict(recipe),
-                id=address.read_text(encoding="utf-8").strip() if address.is_file() else None,
+                id=id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else None,
                 resume="allow",
             )
         except Exception as error:  # its errors have no common type
@@ -86,22 +86,22 @@ class WeightsAndBiases:
                 f"Weights & Biases cannot be used: {error}. Log in with `wandb login`, set WANDB_MODE=offline to send "
                 "later, or set watch.wandb to false."
             ) from error
-        write_text(address, self._run.id + "\n")
-        # A resumed run may go back a little, which their own counter of steps does not.
+        write_text(id_file, self._run.id + "\n")
+        # A resumed run may repeat steps, but wandb's own step counter never goes back.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self._picture = wandb.Image
 
     def numbers(self, values: dict[str, float], step: int) -> None:
-        """Shows some numbers of a step."""
+        """Logs named numbers of a step."""
         self._run.log({**values, "step": step})
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Shows an H×W×3 uint8 picture of a step."""
+        """Logs an H×W×3 uint8 picture of a step."""
         self._run.log({name: self._picture(image), "step": step})
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes all pending data and closes."""
         self._run.finish()
 
 
@@ -109,10 +109,10 @@ class RunLog:
     """Writes a run's numbers and pictures.
 
     Args:
-        folder: the run's; metrics.jsonl and the boards are continued where they exist.
-        step: optimiser steps made so far; what an interrupted run wrote beyond is dropped.
-        recipe: says which boards.
-        silent: writes nothing, for all processes but the first.
+        folder: folder of the run; existing logs in it are continued.
+        step: number of optimiser steps so far; entries that an interrupted run wrote after it are dropped.
+        recipe: recipe whose `watch` section selects the boards.
+        silent: True to write nothing, as all processes but the first do.
     """
 
     def __init__(self, folder: Path, step: int, recipe: Recipe, *, silent: bool = False) -> None:
@@ -120,7 +120,7 @@ class RunLog:
         if silent:
             return
         path = folder / "metrics.jsonl"
-        lines = _up_to(path, step)
+        lines = _truncated(path, step)
         self._validated = {line["step"] for line in lines if line["kind"] == "val"}
         if recipe.watch.tensorboard:
             self._boards.append(TensorBoard(folder / "tensorboard", step))
@@ -129,12 +129,15 @@ class RunLog:
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def train(self, *, step: int, epoch: int, **values: float) -> None:
-        """Records one training step's numbers."""
+        """Records the numbers of one training step."""
         self._write({"kind": "train", "step": step, "epoch": epoch, **values})
         self._show({f"train/{name}": value for name, value in values.items()}, step)
 
     def validation(self, *, step: int, epoch: int, per_class: dict[str, float | None], **values: Any) -> None:
-        """Records a validation's scores, once: a run killed between validating and saving validates again."""
+        """Records the scores of a validation, unless its step is recorded already.
+
+        A run that is killed between validation and saving validates the same step again.
+        """
         if step in self._validated:
             return
         self._write({"kind": "val", "step": step, "epoch": epoch, **values, "per_class": per_class})
@@ -142,7 +145,7 @@ class RunLog:
         self._show({f"val_iou/{name}": value for name, value in per_class.items() if value is not None}, step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """Records an H×W×3 uint8 picture, its name's bytes that are no text as escapes."""
+        """Records an H×W×3 uint8 picture; bytes in its name that are not valid text become escapes."""
         name = name.encode("utf-8", errors="backslashreplace").decode()
         for board in self._boards:
             board.picture(name, image, step)
@@ -152,7 +155,7 @@ class RunLog:
         console.print(escape(sentence))
 
     def close(self) -> None:
-        """Flushes everything."""
+        """Closes the file and all boards."""
         if self._file is not None:
             self._file.close()
         for board in self._boards:
@@ -167,8 +170,8 @@ class RunLog:
             board.numbers(values, step)
 
 
-def _up_to(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl up to a step, which are all that stays in it."""
+def _truncated(path: Path, step: int) -> list[dict[str, Any]]:
+    """Removes the lines after a step from a run's metrics.jsonl, and returns the records that remain."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -178,7 +181,7 @@ def _up_to(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None for the half line of a killed process."""
+    """Parses a line of metrics.jsonl; None for an incomplete line of a killed process."""
     try:
         record = parse_json(line, "metrics.jsonl", finite=False)
         return record if {"kind", "step"} <= record.keys() else None

@@ -1,4 +1,4 @@
-"""The recipes that ship with the package, found by name."""
+"""The recipes that are shipped with the package, found by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ENDINGS = (".yaml", ".yml")
 
 
 class RecipeWarning(UserWarning):
-    """A recipe is not the one that its name may suggest."""
+    """A file is used instead of the shipped recipe of the same name."""
 
 
 def shipped_recipes() -> dict[str, str]:
-    """The recipes that ship, by name, each with its sentence: the first line of its file."""
+    """The shipped recipes by name, each with its summary: the first line of its file."""
     found = {}
     for path in sorted(RECIPES.glob("*.yaml")):
         with path.open(encoding="utf-8") as lines:
@@ -25,18 +25,19 @@ def shipped_recipes() -> dict[str, str]:
 
 
 def find_recipe(given: str | Path) -> Path:
-    """The file of a recipe.
+    """Finds the file of a recipe.
 
-    A file wins over a recipe of that name that ships, and both may be named without `.yaml`.
+    A file takes precedence over a shipped recipe of the same name. Both may be given without `.yaml`.
 
     Args:
-        given: path of a file, or the name of a recipe that ships.
+        given: path of a file, or name of a shipped recipe.
 
     Warns:
-        RecipeWarning: a file in the current folder is taken instead of a recipe of that name that ships.
+        RecipeWarning: a file in the current folder is used instead of the shipped recipe of the same name.
 
     Raises:
-        AtrousError: there is neither; the nearest name and those that ship are listed.
+        AtrousError: there is neither a file nor a shipped recipe; the message lists the nearest name and all shipped
+            recipes.
     """
     path = Path(given)
     name = path.stem if path.suffix in _ENDINGS else path.name
@@ -44,7 +45,7 @@ def find_recipe(given: str | Path) -> Path:
     for file in (path, *(path.with_name(path.name + ending) for ending in _ENDINGS if path.name)):
         if file.exists() and not file.is_dir():
             if name in shipped and path.name == str(given):
-                warn(f"the recipe is the file {file} of this folder, not {name} that ships.", RecipeWarning)
+                warn(f"the recipe is the file {file} of this folder, not the shipped recipe {name}.", RecipeWarning)
             return file
     if name in shipped and path.name == str(given):
         return RECIPES / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""The data set of a recipe, examined as the recipe wants it and fit for a training."""
+"""Opens the data set of a recipe and checks that a training can start on it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from atrous.option_fields import in_words
 
 
 def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset, Sequence[int], dict[str, Any]]:
-    """Opens a recipe's data set; examines every file first where the recipe wants it.
+    """Opens a recipe's data set; if data.check is true, examines every file first.
 
     Args:
-        recipe: which data.
-        processes: that train together; the first examines.
+        recipe: recipe with the data section.
+        processes: processes that train together; the first one examines the files.
 
     Returns:
-        The data set, the training pixels of each class, and the diagnosis as JSON, {} without an examination.
+        The data set, the number of training pixels of each class, and the diagnosis as JSON ({} without data.check).
 
     Raises:
-        AtrousError: no data given, or data that no training can start on, with all reasons.
+        AtrousError: data.root is empty, or a training cannot start on the data; the message lists all reasons.
     """
     data, in_channels = recipe.data, recipe.model.in_channels
     if not data.root:
@@ -60,13 +60,13 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
 
 
 def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:
-    """The pictures that a recipe learns from, with the inputs that its model takes."""
+    """The training samples of a recipe, with the inputs of its model."""
     preprocessing = model.info.preprocessing
     colors = color_channels(preprocessing.inputs)
-    if not colors and (idle := [name for name in OF_COLORS if getattr(recipe.augment, name)]):
+    if not colors and (unused := [name for name in OF_COLORS if getattr(recipe.augment, name)]):
         console.print(
-            f"[yellow]warning[/]: no channel of these pictures is a colour, so {in_words(tuple(idle), 'and')} of "
-            f"augment {'has' if len(idle) == 1 else 'have'} no effect. {SAY_COLORS}"
+            f"[yellow]warning[/]: no channel of these pictures is a colour, so {in_words(tuple(unused), 'and')} of "
+            f"augment {'has' if len(unused) == 1 else 'have'} no effect. {SAY_COLORS}"
         )
     return AugmentedSamples(
         dataset.taking_inputs(preprocessing.inputs),
@@ -80,13 +80,17 @@ def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel)
 
 
 def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
-    """Refuses data that a training cannot start on, with all reasons."""
+    """Raises an error with all reasons why a training cannot start on the data, if there are any."""
     if reasons := [sentence for _, sentence in found]:
         raise AtrousError(f"{data.root}: {' '.join(reasons)}")
 
 
 def _examined(data: Data, in_channels: int | None) -> tuple[Mapping[str, Sequence[int]], dict[str, Any]]:
-    """The pixels of each class by split, of data without errors, and the whole diagnosis; its warnings are printed."""
+    """Examines the data and prints warnings; raises an error if the data have errors.
+
+    Returns:
+        The number of pixels of each class, by split, and the diagnosis as JSON.
+    """
     diagnosis = examine_with_progress(
         Path(data.root),
         data.layout,

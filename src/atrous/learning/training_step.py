@@ -1,4 +1,4 @@
-"""The one module that training wraps: a raw batch in, loss out."""
+"""The module that the training wraps: it maps a raw batch to a loss."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from atrous.models.model_checks import check_model
 if TYPE_CHECKING:
     from atrous.learning.crf_layer import CrfLayer
 
-#: Given N×C×H×W raw images and the targets by name, returns the images to train on instead, of the same shape.
+#: Function of (N×C×H×W raw images, targets by name) that returns the images to train on, of the same shape.
 Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class TrainingStep(nn.Module):
-    """Normalise, score, compare: what DDP and `torch.compile` wrap, and nothing else.
+    """Normalises a batch, runs the model and computes the loss; DDP and `torch.compile` wrap this module.
 
     Args:
-        model: a paper's module with `.scores` and `.info`.
-        terms: by name, what is minimised: their sum. Each is called with the model's outputs and the batch and returns
-            a scalar; see `atrous.learning.losses.terms`, whose `supervised_terms` makes those of a training on labels.
-        precision: bfloat16 runs the network under autocast; the terms are always computed in float32.
-        crf: comes between the main output and the terms, as the model's last layer; or None.
-        disturb: called with the raw images and the targets before the network sees them; returns other images of the
-            same shape, such as an adversary's.
+        model: model with `.scores` and `.info`.
+        terms: terms of the loss, by name; their sum is minimised. Each is called with the model's outputs and the batch
+            and returns a scalar; `atrous.learning.losses.terms.supervised_terms` makes the terms for training on
+            labels.
+        precision: number format of the network; bfloat16 and float16 use autocast. Terms are computed in float32.
+        crf: last layer of the model, applied to the main output before the terms; None for no CRF.
+        disturb: function called with the raw images and the targets before the network; it returns other images of the
+            same shape, such as adversarial ones.
 
     Raises:
-        AtrousError: no model of atrous, no terms, or values out of range.
+        AtrousError: the model is not one of atrous, there are no terms, or a value is out of range.
     """
 
     @checked
@@ -77,13 +78,13 @@ class TrainingStep(nn.Module):
         """The loss of a batch, summed over the terms.
 
         Args:
-            batch: on the model's device; its images are unnormalised, of any dtype.
+            batch: batch on the model's device; its images are unnormalised, of any dtype.
 
         Returns:
             A float32 scalar.
 
         Raises:
-            AtrousError: a term that gives no scalar, or a disturbance that changes the images' shape.
+            AtrousError: a term does not return a scalar, or `disturb` changes the images' shape.
         """
         if self.disturb is not None:
             batch = replace(batch, images=_disturbed(self.disturb, batch))

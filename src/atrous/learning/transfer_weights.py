@@ -1,4 +1,4 @@
-"""Starting from a trained model: every weight that fits, and the rows of every class of the same name."""
+"""Transfer of weights from a trained model: all weights that fit, and the rows of classes with the same name."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from atrous.models.model_checks import check_model
 
 @checked
 def start_from(model: SegmentationModel, source: SegmentationModel | str | Path) -> str:
-    """Copies every weight that fits, by name and shape, and the input scaling it was trained with.
+    """Copies all weights whose name and shape match, and the mean and std of the trained model's inputs.
 
-    Weights that have one row per class (of the classifier, an auxiliary one, DeepLabV2's branches) are matched by the
-    classes' names: whatever their order and number, a class of the same name keeps its rows. Of a one-logit model,
-    the logit is the second class's score over the first's, so it starts from two rows and gives two.
+    Weights with one row per class (those of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched
+    by class name: a class of the same name keeps its rows, for any order and number of classes. In a one-logit model
+    the logit is the second class's score minus the first's. So its row is the difference of two rows of the other
+    model; as a source it gives two rows, the first of them 0.
 
     Args:
-        model: changed in place; its info.classes are the names to match.
-        source: a trained model or its file, of the same architecture or a like one. Two models that were never told
-            their classes match where they have equally many.
+        model: model to initialise; changed in place. Its info.classes are the names to match.
+        source: a trained model or its file, of the same or a similar architecture. Two models with placeholder class
+            names match if they have the same number of classes.
 
     Returns:
-        A sentence that says what was kept and what is fresh.
+        A sentence that lists the weights that were copied and those that are newly initialised.
 
     Raises:
-        AtrousError: nothing fits, or no model file.
+        AtrousError: no weight matches, or the file is not a model file.
     """
     check_model(model)
     source = model_file.load(source) if isinstance(source, str | Path) else check_model(source)
@@ -46,7 +47,7 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
         for name, tensor in given.items()
         if name in state and name not in classwise and state[name].shape == tensor.shape
     }
-    if not any(tensor.ndim > 1 for tensor in fitting.values()):  # a bias of the same length is no likeness
+    if not any(tensor.ndim > 1 for tensor in fitting.values()):  # biases of the same length prove no similarity
         raise AtrousError(
             f"nothing of the given model fits: it is {source.info.architecture} over "
             f"{source.info.arguments.get('backbone')}, the recipe asks for {model.info.architecture} over "
@@ -55,21 +56,21 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
     matched = matching_names(model.info, source.info)
     rows = _rows({name: state[name] for name in classwise}, given, (model.info, source.info), matched)
     model.load_state_dict({**fitting, **rows}, strict=False)
-    ours, theirs = model.info.preprocessing, source.info.preprocessing
-    if len(ours.mean) == len(theirs.mean) and ours.dtype == theirs.dtype:
-        model.info = replace(model.info, preprocessing=ours.normalized_by(theirs.mean, theirs.std))
+    new, old = model.info.preprocessing, source.info.preprocessing
+    if len(new.mean) == len(old.mean) and new.dtype == old.dtype:
+        model.info = replace(model.info, preprocessing=new.normalized_by(old.mean, old.std))
     return _sentence(state, fitting, rows, model.info, matched)
 
 
 def network_of(info: Info, wanted: Model) -> Model:
-    """The recipe's model section for training that starts from a trained model: that model's own network.
+    """The recipe's model section for a training that starts from a trained model: the network of that model.
 
-    Its weights fit no other, and its corners, padding, rates and dilation rule are those they were trained with. The
-    data decide the channels and the number of classes.
+    The weights fit only that network, and were trained with its align_corners, padding, rates and dilation rule. The
+    data determine the number of channels and classes.
 
     Args:
-        info: the given model's.
-        wanted: the recipe's section, of which `arguments` count, one by one, over the given model's.
+        info: info of the trained model.
+        wanted: model section of the recipe; each of its `arguments` replaces that of the trained model.
     """
     arguments = {**info.arguments, **wanted.arguments}
     own = {name: arguments.pop(name) for name in ("backbone", "output_stride")}
@@ -80,24 +81,28 @@ def network_of(info: Info, wanted: Model) -> Model:
 
 
 def classwise_names(model: SegmentationModel) -> set[str]:
-    """Names of the weights that have a row per class: those whose shape changes with the number of classes."""
+    """Names of the weights with one row per class: those whose shape changes with the number of classes."""
     arguments = {**model.info.arguments, "num_classes": model.info.arguments["num_classes"] + 1}
     with torch.device("meta"):
         wider = models.build(model.info.architecture, arguments).state_dict()
     return {name for name, tensor in model.state_dict().items() if tensor.shape != wider[name].shape}
 
 
-def matching_names(ours: Info, theirs: Info) -> list[str]:
-    """The classes that both models have, by name.
+def matching_names(new: Info, old: Info) -> list[str]:
+    """Names of the classes that both models have.
 
-    Placeholders ("class 0") are nobody's names: they match only another model's placeholders, if equally many.
+    Placeholder names ("class 0") match only the placeholder names of a model with the same number of classes.
+
+    Args:
+        new: info of the model to initialise.
+        old: info of the trained model.
     """
-    nameless = [info.classes == placeholder_table(info.arguments["num_classes"]).names for info in (ours, theirs)]
-    if any(nameless) and not (all(nameless) and len(ours.classes) == len(theirs.classes)):
+    nameless = [info.classes == placeholder_table(info.arguments["num_classes"]).names for info in (new, old)]
+    if any(nameless) and not (all(nameless) and len(new.classes) == len(old.classes)):
         return []
-    matched = [name for name in ours.classes if name in theirs.classes]
-    one_logit = ours.arguments["num_classes"] == 1
-    return matched if not one_logit or len(matched) == 2 else []  # half of a difference is none
+    matched = [name for name in new.classes if name in old.classes]
+    one_logit = new.arguments["num_classes"] == 1
+    return matched if not one_logit or len(matched) == 2 else []  # one logit needs the rows of both classes
 
 
 def _rows(
@@ -106,21 +111,28 @@ def _rows(
     infos: tuple[Info, Info],
     matched: list[str],
 ) -> dict[str, Tensor]:
-    """Our class-wise weights with the rows of the matching classes in them."""
-    ours, theirs = infos
+    """The new model's class-wise weights with the trained rows of the matching classes.
+
+    Args:
+        classwise: class-wise weights of the new model, by name.
+        given: all weights of the trained model, by name.
+        infos: infos of the new and of the trained model.
+        matched: names of the matching classes.
+    """
+    new, old = infos
     filled = {}
     for name in classwise.keys() & given.keys() if matched else ():
         tensor, other = classwise[name].clone(), given[name]
-        if other.shape != (theirs.arguments["num_classes"], *tensor.shape[1:]):
+        if other.shape != (old.arguments["num_classes"], *tensor.shape[1:]):
             continue
         if len(other) == 1:
             other = torch.cat([torch.zeros_like(other), other])  # the first class's score is 0
-        row = dict(zip(theirs.classes, other.to(tensor), strict=True))
+        row = dict(zip(old.classes, other.to(tensor), strict=True))
         if len(tensor) == 1:
-            first, second = ours.classes
+            first, second = new.classes
             tensor[0] = row[second] - row[first]
         else:
-            for index, class_name in enumerate(ours.classes):
+            for index, class_name in enumerate(new.classes):
                 if class_name in matched:
                     tensor[index] = row[class_name]
         filled[name] = tensor
@@ -134,7 +146,7 @@ def _sentence(
     info: Info,
     matched: list[str],
 ) -> str:
-    """What was kept and what is fresh."""
+    """A sentence that lists the weights that were copied and those that are newly initialised."""
     others = [name for name in info.classes if name not in matched]
     whole = len(fitting) + (0 if others else len(rows))
     kept = f"{whole} of {counted(len(state), 'weight')} start from the given model"

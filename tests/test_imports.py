@@ -172,7 +172,7 @@ def test_only_the_model_file_and_checkpoint_write_and_read_weights():
 
 
 def test_no_function_hides_a_module_beside_it():
-    """`from atrous.data import survey` must never mean two things, depending on what was imported before."""
+    """`from atrous.data.doctor import examine` must never mean two things, depending on what was imported before."""
     for path in [*FILES, SOURCE / "__init__.py"]:
         modules = {other.stem for other in path.parent.iterdir() if other.is_dir() or other.suffix == ".py"}
         own = {path.stem}  # `train` in commands/train.py is the verb

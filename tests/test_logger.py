@@ -111,7 +111,9 @@ def test_the_servers_lines_are_logged(logged, capsys):
 def test_the_command_line_prints_once_whatever_a_library_does_to_the_root_logger(setting, tmp_path):
     code = f"import logging, sys\nfrom atrous import cli\n{setting}\nsys.argv = ['atrous', 'doctor', 'nowhere']\n"
     code += "from atrous.console import console, error_console\n"
-    code += "cli._run = lambda *words: (console.print('said'), error_console.print('warned'), 0)[-1]\nsys.exit(cli.main())"
+    code += (
+        "cli._run = lambda *words: (console.print('said'), error_console.print('warned'), 0)[-1]\nsys.exit(cli.main())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert (done.stdout, done.stderr) == ("said\n", "warned\n")
 

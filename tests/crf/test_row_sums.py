@@ -75,9 +75,9 @@ import numpy as np
 if sys.argv[2] == "plain":
     sys.modules["atrous.crf.row_sums_vector"] = None  # as if its imports failed
 warnings.simplefilter("ignore")
-from atrous.crf import rows, plain_rows
+from atrous.crf import row_sums, row_sums_plain
 from atrous.crf.mean_field import DenseCRF
-assert (rows._loops is plain_rows) == (sys.argv[2] == "plain")
+assert (row_sums._loops is row_sums_plain) == (sys.argv[2] == "plain")
 rng = np.random.default_rng(0)
 image = np.kron(rng.integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 probabilities = rng.dirichlet(np.ones(5), (48, 64)).transpose(2, 0, 1).astype(np.float32)

@@ -1,7 +1,7 @@
 """Sums of rows of a matrix, in vector registers.
 
 Everything that the CRF does on a CPU is a weighted sum of rows: a vertex gathers its pixels, a pixel its vertices, a
-blur its neighbours. The inner loops are those of `vector_rows`, or of `plain_rows` where that does not fit.
+blur its neighbours. The inner loops are those of `row_sums_vector`, or of `row_sums_plain` where that does not fit.
 
 A matrix of N×L floats is kept as panels of up to 16 columns, one after the other in a flat array, so that a row of a
 panel is one line of the cache: column c of row n, in a panel that begins at column b and is w wide, is at
@@ -116,7 +116,7 @@ def empty(size: int) -> np.ndarray:
 
 
 def inner_loops() -> Any:
-    """The module with the inner loops: `vector_rows`, or `plain_rows` where this numba or llvmlite does not fit it.
+    """The module with the inner loops: `row_sums_vector`, or `row_sums_plain` where this numba or llvmlite does not fit it.
 
     Warns:
         RuntimeWarning: the plain loops are taken.

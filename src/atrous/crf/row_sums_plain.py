@@ -1,4 +1,4 @@
-"""The sums of `rows` as plain loops, two to four times slower: where `vector_rows` does not fit a newer numba."""
+"""The sums of `row_sums` as plain loops, two to four times slower: where `row_sums_vector` does not fit a newer numba."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The sums of `rows` as vector instructions, a few lines of LLVM around the same loop each.
+"""The sums of `row_sums` as vector instructions, a few lines of LLVM around the same loop each.
 
 LLVM unrolls short loops over the columns before it could vectorise them, which costs a factor of two to four, so the
 inner loops are written here as vector instructions. All of them in one file, as each is the next one's pattern.
 
 It builds on parts of numba and llvmlite that are promised to nobody: where a newer version no longer fits, `rows` takes
-`plain_rows` instead.
+`row_sums_plain` instead.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def empty(size: int) -> np.ndarray:
 
 
 def inner_loops() -> Any:
-    """The module with the inner loops: `row_sums_vector`, or `row_sums_plain` where this numba or llvmlite does not fit it.
+    """The module with the inner loops: `row_sums_vector`; `row_sums_plain` if this numba or llvmlite does not fit it.
 
     Warns:
         RuntimeWarning: the plain loops are taken.

@@ -1,4 +1,4 @@
-"""The sums of `row_sums` as plain loops, two to four times slower: where `row_sums_vector` does not fit a newer numba."""
+"""The sums of `row_sums` as plain loops, two to four times slower: if `row_sums_vector` does not fit this numba."""
 
 from __future__ import annotations
 

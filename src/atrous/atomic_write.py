@@ -113,7 +113,7 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
     """Removes the temporary files that killed processes left in a folder.
 
     Args:
-        folder: where; nobody may be writing there.
+        folder: the folder; no other process may be writing there.
         names: the final names whose temporary files are removed. All other files stay.
     """
     ours = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")

@@ -146,7 +146,7 @@ def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> 
                 bound.arguments[name] = _of_kinds(value, kinds[name], before + name)
         try:
             return call(*bound.args, **bound.kwargs)
-        except BrokenPipeError:  # nobody reads what is printed
+        except BrokenPipeError:  # the reader of standard output has gone
             raise
         except AtrousError:
             raise

@@ -134,7 +134,7 @@ def note(sentence: str) -> None:
 
 
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
-    """Says so where a model was made of a backbone alone and nobody has trained its head since.
+    """Warns if a model was made from a backbone alone and its head is untrained.
 
     Args:
         provenance: of the model's info.

@@ -32,7 +32,7 @@ class Input:
         name: by which it is given, such as "image" or "depth".
         dtype: the type of values that the network was trained on; whole numbers of the other size are rescaled to it.
         pages: of TIFFs with several, "first" for the first page, "channels" for the bands of all of them.
-        bands: names of the channels, such as ("red", "nir"); () where nobody named them.
+        bands: names of the channels, such as ("red", "nir"); () if they have no names.
         wavelengths: of the channels in nanometres; () where they are not known.
         unit: of the values, such as "m"; "" where it is not known.
         missing: values that mean "no data", beside those that the files declare.
@@ -123,7 +123,7 @@ def joint_dtype(inputs: Sequence[Input]) -> Literal["uint8", "uint16", "float32"
 
 
 def usual_colors(channels: int, dtype: str) -> int:
-    """How many channels of a picture are taken for colours of a photograph where nobody says.
+    """How many channels of a picture count as colours of a photograph by default.
 
     Args:
         channels: C of the picture.

@@ -160,7 +160,7 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def remove_unfinished_files(run: Path) -> None:
-    """Removes the temporary files of a killed training, and nothing else; nobody else may be training there."""
+    """Removes the temporary files of a killed training, and nothing else; no other training may use the folder."""
     for folder in (run, run / CHECKPOINT.parent):
         remove_unfinished(folder, [Path(name).name for name in RUN_FILES])
 

@@ -94,7 +94,7 @@ class CpuLattice:
         Args:
             values: float32, in the panels of `layout`; see `rows`.
             layout: from `rows.panels`.
-            buffer: room for M rows in these panels, which is returned.
+            buffer: memory for M rows in these panels, which is returned.
             reverse: the directions backwards, which is the transposed filter.
         """
         total, count = self.rows, self.count

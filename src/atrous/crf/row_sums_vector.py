@@ -3,7 +3,7 @@
 LLVM unrolls short loops over the columns before it could vectorise them, which costs a factor of two to four, so the
 inner loops are written here as vector instructions. All of them in one file, as each is the next one's pattern.
 
-It builds on parts of numba and llvmlite that are promised to nobody: where a newer version no longer fits, `rows` takes
+It uses internals of numba and llvmlite. If a newer version does not fit, `row_sums` uses
 `row_sums_plain` instead.
 """
 

@@ -210,7 +210,7 @@ def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.
         give_range: how a range is given here, for the message.
 
     Raises:
-        AtrousError: float32 for a model of integers, whose range nobody knows.
+        AtrousError: float32 for a model of integers: the range of its values is unknown.
     """
     given = image.dtype.name
     if given == dtype:

@@ -163,7 +163,7 @@ class OnnxGraph:
             raise missing_extra("onnxruntime", "onnx") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3  # it warns of initialisers that nobody reads
+        options.log_severity_level = 3  # otherwise it warns of unused initialisers
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors derive from nothing narrower

@@ -80,7 +80,7 @@ def save_checkpoint(
         path: the file; at every moment it holds the old state or the new one, whole.
         model: whose weights and info are kept.
         optimizer: whose state is kept.
-        state: what else is kept, by name, such as a running average of the weights.
+        state: what else is kept, by name, such as the moving average of the weights.
         progress: JSON-serialisable: epoch, step, best score, elapsed time.
         random: each process's `random_state()`; this one's alone where there are no others.
         recipe: the run's recipe as YAML, so that the checkpoint alone is enough to go on.

@@ -143,7 +143,7 @@ class ProcessGroup:
 
 
 def current_group() -> ProcessGroup:
-    """Those that `together` has joined; one alone where it has not."""
+    """The group that `process_group` has joined; one process alone outside of it."""
     if not (dist.is_available() and dist.is_initialized()):
         return ProcessGroup()
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,4 +1,4 @@
-"""A running average of a model's weights (exponential moving average), smoother than the weights themselves."""
+"""The exponential moving average of a model's weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What other implementations of the same backbones do differently, with the same weights.
 
 A converted checkpoint gives its own library's pixels only if its network does as that library does. Each difference is
-one argument here, kept in the model's info; nobody else needs them.
+one argument here, stored in the model's info.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Foreign checkpoints, one adapter each; foreign key names never leave this room."""
+"""Adapters for checkpoints of other libraries; foreign names of weights are used in this package only."""

@@ -33,7 +33,7 @@ class Adapter(Protocol):
         ...
 
 
-#: Source → its module in this room, in the order in which they are guessed.
+#: Source → its adapter, in the order in which they are tried.
 SOURCES: dict[str, Adapter] = {
     "torchvision": torchvision,
     "smp": smp,

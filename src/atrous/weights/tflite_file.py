@@ -21,7 +21,7 @@ from atrous.errors import AtrousError, missing_extra
 IDENTIFIER = b"TFL3"
 #: The format's own limit, since its offsets are signed 32-bit numbers.
 LARGEST_FILE = 2**31
-#: Far above any segmenter's graph (70 operators), low enough that none takes long to walk.
+#: Far above any segmenter's graph (70 operators), low enough that reading one is quick.
 MOST_OPERATORS = 5_000
 
 #: TensorType → NumPy's type, of what convolutions are made of.

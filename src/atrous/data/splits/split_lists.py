@@ -46,7 +46,7 @@ def listed_splits(
 
     Args:
         lists: the files.
-        folder: where a picture that a list names and nobody has would be.
+        folder: where a listed picture that is missing would be.
         images: the pictures by stem.
         masks: the masks by the stem of their picture, and by their own where a list pairs them.
 
@@ -74,7 +74,7 @@ def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[
 
     Args:
         path: the list.
-        folder: where a picture that the list names and nobody has would be.
+        folder: where a listed picture that is missing would be.
         images: the pictures by stem.
         masks: the masks by stem.
 

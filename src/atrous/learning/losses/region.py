@@ -20,7 +20,7 @@ class Tversky(nn.Module):
     """1 − TP / (TP + α·FP + β·FN) of soft masks, the mean over the classes in the labels (arXiv:1706.05721).
 
     With α = β = ½ it is the Dice loss (arXiv:1606.04797). It is taken over a whole batch, in bands as
-    `losses.CrossEntropy` is: one pass for the sums, a second for the gradient.
+    `pixel.CrossEntropy` is: one pass for the sums, a second for the gradient.
 
     Args:
         alpha: ≥ 0, what a pixel too many costs.

@@ -1,10 +1,9 @@
 """The sums of `row_sums` as vector instructions, a few lines of LLVM around the same loop each.
 
 LLVM unrolls short loops over the columns before it could vectorise them, which costs a factor of two to four, so the
-inner loops are written here as vector instructions. All of them in one file, as each is the next one's pattern.
+inner loops are written here as vector instructions. They share one file because all have the same structure.
 
-It uses internals of numba and llvmlite. If a newer version does not fit, `row_sums` uses
-`row_sums_plain` instead.
+It uses internals of numba and llvmlite. If a newer version does not fit, `row_sums` uses `row_sums_plain` instead.
 """
 
 from __future__ import annotations

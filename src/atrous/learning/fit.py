@@ -145,7 +145,7 @@ def fit(
         epochs_now: stop after so many epochs, ≥ 1, to go on later by `resume`; the learning rate still follows the
             recipe's train.epochs. An epoch that was begun counts as the first.
         weights: put into the model before it trains, instead of those that it would start or go on with, such as the
-            mean of several runs' `last_weights`; a state dict with every name. The moving average continues from its own weights.
+            mean of several runs' `last_weights`; a state dict with every name. A moving average goes on from its own.
         overwrite: replace files that have the names of a run's, too, in a folder without a run; inputs are never
             replaced.
 

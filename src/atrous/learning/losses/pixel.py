@@ -37,7 +37,7 @@ class CrossEntropy(nn.Module):
         hardest: 0–1; above 0 only hard pixels count (OHEM, arXiv:1604.03540): those whose class is less likely than
             0.7, and at least this share of the labelled ones.
         boundary: ≥ 0; pixels within two of another class count 1 + boundary times.
-        mean_of: the mean of a tensor over all processes that train together (`ProcessGroup.mean_of`); None for one alone.
+        mean_of: the mean of a tensor over all processes of the training (`ProcessGroup.mean_of`); None for one alone.
     """
 
     class_weights: Tensor | None

@@ -294,7 +294,7 @@ def test_sixteen_bit_pictures_keep_their_range(fresh_shapes, tiny, tmp_path):
 def test_statistics_of_8_bits_are_refused_for_deeper_pictures(tiny, fresh_shapes):
     for path in (fresh_shapes / "images").iterdir():
         Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16).save(path)
-    with pytest.raises(AtrousError, match="these hold uint16: use fit"):
+    with pytest.raises(AtrousError, match="these pictures are uint16: use fit"):
         create_for(tiny(data__root=str(fresh_shapes), data__statistics="pretrained"), open_dataset(fresh_shapes))
 
 

@@ -145,7 +145,7 @@ def test_a_server_stacks_fewer_pictures_after_memory_ran_out(small, monkeypatch)
     for _ in range(2):
         with network._changed:  # until all are in line
             jobs = [Job(small, image) for _ in range(6)]
-            network._line.extend(jobs)
+            network._jobs.extend(jobs)
             network._changed.notify()
         sizes += [job.mask.result(60).shape for job in jobs]
     network.close()

@@ -156,3 +156,12 @@ def test_one_logit_is_two_classes():
     assert all(
         np.isfinite(part.contribution.numpy()).all() for index in (0, 1) for part in parts_for_class(watched, index)
     )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_grad_cam_of_every_paper_is_of_its_last_features(name):
+    """Also of DeepLabV1 with MSc, which runs its backbone stage by stage."""
+    model = built(name)
+    watched = WatchedNetwork(model, picture())
+    assert watched.high.shape[1] == model.backbone.high_channels
+    assert any(grad_cam(watched, index).max() > 0 for index in range(3))

@@ -40,6 +40,9 @@ class WatchedNetwork:
             for key, module in parts_of(model).items():
                 hooks.callback(module.register_forward_hook(self._keep_features(key)).remove)
             hooks.callback(model.backbone.register_forward_hook(lambda *call: highs.append(call[-1].high)).remove)
+            if isinstance(getattr(model, "side", None), nn.Module):  # DeepLabV1's MSc runs the backbone stage by stage
+                head = model.get_submodule("head")
+                hooks.callback(head.register_forward_pre_hook(lambda _, inputs: highs.append(inputs[0])).remove)
             with torch.enable_grad():
                 normalize = Normalize.of(model.info.preprocessing).to(image.device)
                 normalised = normalize(image).to(next(model.parameters()).dtype)

@@ -1,6 +1,6 @@
 """Draws which package imports which into docs/images/architecture.svg, from the imports in src/.
 
-python docs/figures/architecture.py
+Run it as `python docs/figures/architecture.py`; tests/test_imports.py fails if the picture is out of date.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ class CpuLattice:
         """Splats N rows of values onto the vertices and blurs them there, along all directions.
 
         Args:
-            values: float32, in the panels of `layout`; see `rows`.
-            layout: from `rows.panels`.
+            values: float32, in the panels of `layout`; see `row_sums`.
+            layout: from `row_sums.panels`.
             buffer: memory for M rows in these panels, which is returned.
             reverse: the directions backwards, which is the transposed filter.
         """

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TorchLattice:
-    """A lattice over N points in d dimensions with M vertices; see `lattice_cpu.CpuLattice` for its source.
+    """A lattice over N points in d dimensions with M vertices; see `permutohedral_cpu.CpuLattice` for its source.
 
     Attributes:
         vertices: N×(d+1) int64, the corners of each point's simplex.

@@ -35,7 +35,7 @@ AHEAD = 64
 def compiled(function: Any) -> Any:
     """A loop as machine code, over all threads, made at its first call and kept on disk where that may be written.
 
-    In a forked process, the same loop on one thread (see `forks.numba_lost`); results are equal.
+    In a forked process, the same loop on one thread (see `fork_safety.numba_lost`); results are equal.
     """
     threaded = _machine_code(function, parallel=True)
 

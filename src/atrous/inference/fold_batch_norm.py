@@ -26,7 +26,7 @@ ROUNDING = 1e-3
 
 
 def simplified_pipeline(model: SegmentationModel) -> Pipeline:
-    """Raw pictures to scores with less work, and less rounding: `prepare`, and then `take_whole_numbers`.
+    """Raw pictures to scores with less work, and less rounding: `simplified`, and then `take_whole_numbers`.
 
     Args:
         model: in any mode; left as it is.

@@ -1,4 +1,4 @@
-"""What `outputs` and `picture_marks` tell of files on this machine, told of files at URLs."""
+"""The checks of `overwrite_checks` and `picture_marks` for files at URLs."""
 
 from __future__ import annotations
 

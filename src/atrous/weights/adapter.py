@@ -41,7 +41,7 @@ class Adapted:
 
     Args:
         architecture: a key of `models.ARCHITECTURES`.
-        arguments: of its class; what the user named is already merged in (`given_options.merged`).
+        arguments: of its class; what the user named is already merged in (`user_options.merged`).
         state: tensors under our keys.
         left_over: foreign keys that have no place in ours.
         preprocessing: what its pictures went through; None for the backbone's own.

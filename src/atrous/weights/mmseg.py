@@ -5,7 +5,7 @@ mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; ver
 
 Its weights do not tell the output stride, the ASPP's rates, whether corners are aligned (its 769×769 configurations),
 the multi-grid ("d16-mg124"), how pixel values are normalised, the order of the channels and the threshold of a single
-output. Where the checkpoint carries its configuration they are read from it (mmseg_told.py); else the output stride is
+output. Where the checkpoint carries its configuration they are read from it (mmseg_config); else the output stride is
 8, and the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
 multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it.
 """

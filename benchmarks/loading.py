@@ -27,7 +27,8 @@ from torch.utils.data import Dataset as TorchDataset
 from atrous.data.dataset import Dataset, Item
 from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
-from atrous.learning.data_loader import AugmentedSamples, EpochOrder, Loader
+from atrous.learning.data_loader import AugmentedSamples, Loader
+from atrous.learning.epoch_sampler import EpochOrder
 
 BASE, CROP, BATCH, WORKERS = 520, 480, 8, 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -74,7 +74,8 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
 
     from atrous.data.open_dataset import open_dataset
     from atrous.data.transforms import Augment
-    from atrous.learning.data_loader import AugmentedSamples, EpochOrder, Loader
+    from atrous.learning.data_loader import AugmentedSamples, Loader
+    from atrous.learning.epoch_sampler import EpochOrder
 
     if (out / f"{name}.pth").exists():
         return

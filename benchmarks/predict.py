@@ -118,7 +118,7 @@ def write_int8(model: Any, data: Path, target: Path, size: tuple[int, int]) -> N
     """What `atrous export --int8` writes; whether its score suffices is that command's to say."""
     from PIL import Image
 
-    from atrous.inference import export_graph, quantised
+    from atrous.inference import export_graph, int8_quantisation
 
     draft = target.with_name(f"float_{target.name}")
     export_graph.write(export_graph.trace(model, with_scores=True), model.info, "openvino", draft)
@@ -126,7 +126,7 @@ def write_int8(model: Any, data: Path, target: Path, size: tuple[int, int]) -> N
     chosen = frames[:: len(frames) // CALIBRATED][:CALIBRATED]
     images = [np.asarray(Image.open(frame).convert("RGB").resize((size[1], size[0]))) for frame in chosen]
     batches = [np.ascontiguousarray(image.transpose(2, 0, 1))[None] for image in images]
-    quantised.quantise(draft, batches, quantised.ATTEMPTS[0], target)
+    int8_quantisation.quantise(draft, batches, int8_quantisation.ATTEMPTS[0], target)
 
 
 def with_logits_only(model: Any) -> Any:

@@ -60,7 +60,7 @@ def bare_step(batch: int, steps: int = 12) -> float:
     from atrous.learning.batch import Batch
     from atrous.learning.losses.pixel import CrossEntropy
     from atrous.learning.losses.terms import supervised_terms
-    from atrous.learning.optim import make_optimizer, parameter_groups
+    from atrous.learning.optimizer import make_optimizer, parameter_groups
     from atrous.learning.training_step import TrainingStep
 
     model = create_model("deeplabv3plus", backbone="tf_efficientnet_lite0", num_classes=11).train()

@@ -13,8 +13,8 @@ from peak_memory import peak_of_process
 from PIL import Image
 
 import atrous
-from atrous.inference.any_size import AnySize
 from atrous.inference.memory_estimate import predict_bytes
+from atrous.inference.whole_or_tiled import AnySize
 
 
 def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overlap: int) -> tuple[float, float]:

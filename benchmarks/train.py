@@ -187,7 +187,7 @@ def make_step(side: str, backbone: str) -> Any:
         from atrous.learning.batch import Batch
         from atrous.learning.losses.pixel import CrossEntropy
         from atrous.learning.losses.terms import supervised_terms
-        from atrous.learning.optim import make_optimizer, parameter_groups
+        from atrous.learning.optimizer import make_optimizer, parameter_groups
         from atrous.learning.training_step import TrainingStep
 
         ours = build_ours(backbone).train().to(memory_format=torch.channels_last)

@@ -113,8 +113,8 @@ OTHERWISE = {
     "data/brain_slices.py": "into a folder that is renamed when it is whole",
     "inference/openvino_cache.py": "into a folder that is renamed when it is whole",
     "inference/export_graph.py": "into the temporary folder of export",
-    "inference/exported_runner.py": "into the temporary folder of export",
-    "inference/quantised.py": "into the temporary folder of export",
+    "inference/exported_file_engine.py": "into the temporary folder of export",
+    "inference/int8_quantisation.py": "into the temporary folder of export",
     "learning/run_log.py": "metrics.jsonl grows line by line",
 }
 WRITERS = {"write_text", "write_bytes", "imwrite", "save_file", "savez", "tofile", "savefig", "save_model", "copyfile"}

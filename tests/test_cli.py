@@ -9,8 +9,8 @@ import pytest
 
 import atrous
 from atrous.cli import main
+from atrous.command_discovery import verbs
 from atrous.learning.recipe import Recipe, read_recipe
-from atrous.verbs import verbs
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from atrous.cli import _parse
+from atrous.command_discovery import Option, called, examples, inside, options, sections, verbs
 from atrous.help_text import GROUPS, TASKS, explained, overview
 from atrous.learning.recipe import field_names
 from atrous.learning.shipped_recipes import shipped_recipes
-from atrous.verbs import Option, called, examples, inside, options, sections, verbs
 
 VERBS = sorted(verbs())
 WIDTHS = (30, 40, 59, 60, 80, 200)

@@ -14,7 +14,7 @@ from atrous import overwrite_checks, run_folder
 from atrous.crf.settings import make_crf
 from atrous.data.class_file_formats import parse_json as parse_class_json
 from atrous.data.class_file_formats import parse_yolo
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.json_yaml import _object, parse_json, parse_yaml, read_json
 from atrous.learning.recipe import read_recipe

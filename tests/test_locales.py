@@ -15,7 +15,7 @@ from PIL import Image
 import atrous
 from atrous.cli import main
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 
 SOURCE = Path(atrous.__file__).parent
 ROOT = Path(__file__).parents[1]

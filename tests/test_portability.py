@@ -12,7 +12,7 @@ from PIL import Image
 
 import atrous
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 
 #: Takes from a process what only Linux, or no Windows, has; psutil stays able to say how much memory is free.
 PRELUDE = """

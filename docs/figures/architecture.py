@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE, TARGET = ROOT / "src" / "atrous", ROOT / "docs" / "images" / "architecture.svg"
 #: Boxes of the diagram: a title, what it does, its (column, row), its packages and files. "foundations" has the rest.
 BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
-    "cli": ("the command line and its help", (0, 1), ("cli", "__main__", "verbs", "help_text")),
+    "cli": ("the command line and its help", (0, 1), ("cli", "__main__", "command_discovery", "help_text")),
     "commands": ("one verb, one file", (1, 0), ("commands",)),
     "learning": ("training and measuring", (0, 2), ("learning",)),
     "serving": ("HTTP server and client", (1, 2), ("serving",)),
@@ -24,7 +24,7 @@ BOXES: dict[str, tuple[str, tuple[float, float], tuple[str, ...]]] = {
     "model file": (
         "one safetensors file; a run's folder",
         (1, 4),
-        ("model_file", "model_state", "rebuild_check", "run_folder"),
+        ("model_file", "model_state_dict", "roundtrip_check", "run_folder"),
     ),
     "models": ("one paper, one file", (1, 5), ("models",)),
     "crf": ("the fully connected CRF", (2.6, 5), ("crf",)),

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import atrous
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 
 SLICES = 2
 GAP, HEADING, ENLARGE = 12, 30, 1.15

@@ -16,10 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from atrous.command_discovery import COMMANDS, PRINT_SCHEMA, Option, called, function_of, groups, inside, options
 from atrous.errors import AtrousError, no_encoding
 from atrous.help_text import explained, explained_group, kind_in_words, overview
 from atrous.json_yaml import parse_json
-from atrous.verbs import COMMANDS, PRINT_SCHEMA, Option, called, function_of, groups, inside, options
 from atrous.version import __version__
 
 _python_shows = warnings.showwarning

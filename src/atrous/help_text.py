@@ -7,9 +7,9 @@ import shutil
 import textwrap
 from pathlib import Path
 
+from atrous.command_discovery import COMMANDS, Option, description, examples, groups, inside, options, sections, verbs
 from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.option_fields import in_words
-from atrous.verbs import COMMANDS, Option, description, examples, groups, inside, options, sections, verbs
 
 ABOUT = "DeepLab, from a folder of pictures and masks to a trained, measured segmenter."
 

@@ -17,7 +17,7 @@ from atrous.atomic_write import atomic_path
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json
-from atrous.model_state import kept_state
+from atrous.model_state_dict import kept_state
 from atrous.models.model_checks import check_model
 from atrous.overwrite_checks import MAX_HEADER_BYTES, check_replaceable, is_our_model
 
@@ -46,7 +46,7 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
         AtrousError: the file is another's or cannot be written, a weight is too large for 16 bits, the model's weights
             and record do not fit each other or hold values that are not finite, or the file would give other scores.
     """
-    from atrous.rebuild_check import check_rebuilt  # with torch, which reading a record does without
+    from atrous.roundtrip_check import check_rebuilt  # with torch, which reading a record does without
 
     check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
     plain = check_model(model, wrapped=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from atrous.atomic_write import atomic_path, is_stream, write_text
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_json, read_json
-from atrous.picture_marks import UNSEALED, is_sealed, seal
+from atrous.software_tag import UNSEALED, is_sealed, seal
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from atrous.commands.train import train
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.learning.recipe import Recipe, to_recipe
 
 CLASSES = ClassTable(

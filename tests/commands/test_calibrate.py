@@ -10,7 +10,7 @@ from atrous import create_model, model_file
 from atrous.cli import main
 from atrous.commands import calibrate as command
 from atrous.commands.calibrate import calibrate, drawn_pixels
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter

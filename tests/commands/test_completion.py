@@ -6,10 +6,10 @@ import subprocess
 import pytest
 
 from atrous.cli import main
+from atrous.command_discovery import options, verbs
 from atrous.commands.completion import OFFERED, completion
 from atrous.errors import AtrousError
 from atrous.inference.model_spec import RUNTIMES
-from atrous.verbs import options, verbs
 
 BASH = shutil.which("bash")
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.cli import main
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.voc import VOC_CLASSES
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.learning.checkpoint import save_checkpoint
 

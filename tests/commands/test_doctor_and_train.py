@@ -10,7 +10,7 @@ from PIL import Image
 
 from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe

@@ -23,8 +23,8 @@ from atrous.commands._doctor_pictures import (
 )
 from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
-from atrous.data.formats.orientation import upright
-from atrous.data.label_map import UNKNOWN, ClassTable
+from atrous.data.formats.exif_orientation import upright
+from atrous.data.mask_value_map import UNKNOWN, ClassTable
 from atrous.errors import AtrousError
 from atrous.inference.prediction import NO_DATA_COLOR
 from atrous.overwrite_checks import is_our_picture, save_picture

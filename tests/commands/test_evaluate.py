@@ -17,7 +17,7 @@ from atrous.commands.report import report
 from atrous.crf import PRESETS, DenseCRF
 from atrous.crf.settings import settings_of
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.segmenter import Segmenter

@@ -14,8 +14,8 @@ from atrous.commands.calibrate import drawn_pixels
 from atrous.commands.evaluate import evaluate, search_crf
 from atrous.crf.settings import make_crf
 from atrous.data.open_dataset import open_dataset
-from atrous.inference import any_size
 from atrous.inference import memory_estimate as memory_module
+from atrous.inference import whole_or_tiled
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.whole_picture import WholePicture
 from atrous.learning.confusion_matrix import ConfusionMatrix
@@ -51,9 +51,9 @@ def with_void(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """As much memory as there is, or none, so that pictures are cut into tiles of 64 px."""
     if request.param == "tiles":
-        monkeypatch.setattr(any_size, "TILES", (96, 64))
+        monkeypatch.setattr(whole_or_tiled, "TILES", (96, 64))
         monkeypatch.setattr(memory_module, "SURELY_FITS", 0)
-        monkeypatch.setattr(any_size, "limit_bytes", lambda *given: 0.0)
+        monkeypatch.setattr(whole_or_tiled, "limit_bytes", lambda *given: 0.0)
     return request.param
 
 
@@ -139,7 +139,7 @@ def test_calibrate_draws_the_logits_of_the_same_masks(model, with_void, memory):
 
 def test_memory_that_runs_out_while_the_crf_works_makes_tiles(model, with_void, tmp_path, monkeypatch):
     """The CRF of a picture at once takes too much: `evaluate` goes on in tiles, as `predict` does."""
-    monkeypatch.setattr(any_size, "TILES", (96, 64))
+    monkeypatch.setattr(whole_or_tiled, "TILES", (96, 64))
     refined, sizes = WholePicture.decide, []
 
     def limited(self, scores, image, crf=None, valid=None):

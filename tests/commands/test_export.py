@@ -20,8 +20,8 @@ from atrous.commands import export as export_module
 from atrous.commands.evaluate import evaluate
 from atrous.commands.export import agreements_of, draw, export
 from atrous.errors import AtrousError
-from atrous.inference import export_graph, quantised
-from atrous.inference.exported_runner import OnnxGraph, OpenVinoGraph, read_info
+from atrous.inference import export_graph, int8_quantisation
+from atrous.inference.exported_file_engine import OnnxGraph, OpenVinoGraph, read_info
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
@@ -250,8 +250,8 @@ def test_what_stays_in_floats_is_named(suffix, model, tmp_path):
     source = export(model, out=tmp_path / f"model{suffix}")
     images = [draw((96, 80), read_info(source).preprocessing).transpose(2, 0, 1)[None].copy() for _ in range(2)]
     kept = [
-        quantised.quantise(source, images, attempt, tmp_path / f"{index}{suffix}")
-        for index, attempt in enumerate(quantised.ATTEMPTS)
+        int8_quantisation.quantise(source, images, attempt, tmp_path / f"{index}{suffix}")
+        for index, attempt in enumerate(int8_quantisation.ATTEMPTS)
     ]
     depthwise = sum(getattr(module, "groups", 1) > 1 for module in model_file.load(model).modules())
     assert [len(names) for names in kept] == [0, 1, 1 + depthwise]
@@ -274,10 +274,10 @@ def test_an_int8_file_that_is_worse_is_not_written(model, shapes, tmp_path, monk
             target.with_suffix(suffix).write_bytes(worse.with_suffix(suffix).read_bytes())
         return []
 
-    monkeypatch.setattr(quantised, "quantise", spoil)
+    monkeypatch.setattr(int8_quantisation, "quantise", spoil)
     with pytest.raises(AtrousError, match=r"int8 costs .* points of mean IoU at least, and 0\.5 may be lost"):
         export(model, out=tmp_path / "out" / "model.xml", int8=True, calibrate=shapes)
-    assert tried == list(quantised.ATTEMPTS)
+    assert tried == list(int8_quantisation.ATTEMPTS)
     assert files(tmp_path / "out") == []
 
 

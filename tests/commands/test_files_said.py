@@ -15,7 +15,7 @@ from atrous.commands.predict import predict
 from atrous.commands.train import train
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.statistics import class_pixels

@@ -13,7 +13,7 @@ from atrous.cli import main
 from atrous.data.input_files import input_folders
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
-from atrous.inputs import Input
+from atrous.input_spec import Input
 
 from ..serving.conftest import Server
 

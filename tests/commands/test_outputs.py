@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from tests.commands.conftest import make_shapes
 
 from atrous.cli import main
+from atrous.command_discovery import verbs
 from atrous.commands.export import _is_ours
 from atrous.commands.predict import predict
 from atrous.commands.train import train
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
-from atrous.inference.exported_runner import INFO_KEY, WEIGHTS_KEY
+from atrous.inference.exported_file_engine import INFO_KEY, WEIGHTS_KEY
 from atrous.learning.recipe import to_recipe, write_recipe
 from atrous.model_file import read_info
 from atrous.overwrite_checks import (
@@ -37,7 +38,6 @@ from atrous.overwrite_checks import (
     save_picture,
 )
 from atrous.run_folder import RUN_FILES
-from atrous.verbs import verbs
 
 #: Verbs that write no file.
 WRITES_NOTHING = {"serve", "completion"}

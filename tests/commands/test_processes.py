@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from atrous.errors import AtrousError
-from atrous.learning.data_loader import EpochOrder
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
+from atrous.learning.epoch_sampler import EpochOrder
 from atrous.learning.recipe import write_recipe
 
 

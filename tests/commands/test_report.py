@@ -20,7 +20,7 @@ from PIL import Image
 
 from atrous.commands import report as module
 from atrous.commands.report import best_and_worst, confusion_rows, most_confused, picture_rows, report
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import Found

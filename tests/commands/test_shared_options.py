@@ -9,13 +9,13 @@ import pytest
 
 import atrous
 from atrous.cli import _parse
+from atrous.command_discovery import Option, function_of, options, verbs
 from atrous.commands._recorded_options import recorded_options, recorded_reading
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError
 from atrous.inference.model_spec import ModelSpec
 from atrous.learning.evaluation import Measuring, spec_to_measure
 from atrous.option_fields import fields_of
-from atrous.verbs import Option, function_of, options, verbs
 
 VERBS = sorted(verbs())
 MEASURING = ("evaluate", "compare")

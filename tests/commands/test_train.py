@@ -23,11 +23,11 @@ from atrous.cli import main
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
 from atrous.data.doctor.readiness import few_pictures_note
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.statistics import channel_statistics
 from atrous.errors import AtrousError
-from atrous.inputs import Input
+from atrous.input_spec import Input
 from atrous.learning.model_for_data import create_for
 from atrous.learning.recipe import Recipe, read_recipe, write_recipe
 from atrous.learning.training_step import TrainingStep

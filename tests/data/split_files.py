@@ -8,7 +8,7 @@ from PIL import Image
 
 from atrous.data.class_colors import default_colors
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 
 TRAIN, VAL = ("a", "b é", "日本"), ("d",)
 BY_SPLIT = {"train": [f"images/{s}.jpg" for s in TRAIN], "val": [f"images/{s}.jpg" for s in VAL]}

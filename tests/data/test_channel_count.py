@@ -9,7 +9,7 @@ from PIL import Image
 
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_kind, read_pixels
 from atrous.data.pixels import StoredPixels, gives_channels

@@ -8,8 +8,8 @@ from PIL import Image
 from atrous.data.class_colors import default_colors
 from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.scan import survey
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import NoClassesError
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.pictures import read_pixels
 from atrous.data.splits.random_split import seeded_split

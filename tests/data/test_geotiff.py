@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, needs_windows
 from atrous.errors import AtrousError
 

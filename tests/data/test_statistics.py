@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.statistics import channel_statistics, class_pixels
-from atrous.inputs import Input
+from atrous.input_spec import Input
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import atrous
 from atrous.errors import AtrousError
 from atrous.explaining.explanation import explain_picture
 from atrous.inference.segmenter import Segmenter
-from atrous.inputs import Input
+from atrous.input_spec import Input
 from atrous.learning.crf_layer import CrfLayer
 from atrous.learning.recipe import Crf
 from atrous.models.crf_colors import compared_by_crf

@@ -148,7 +148,7 @@ def test_a_crf_works_in_forked_children(model, before):
 @pytest.mark.slow
 def test_a_crf_of_a_segmenter_works_in_forked_children_in_tiles(model):
     code = """
-    from atrous.inference.any_size import AnySize
+    from atrous.inference.whole_or_tiled import AnySize
 
     segmenter = open_segmenter().looking(crf="deeplabv2", scales=(1.0, 2.0))
     tiled = AnySize(segmenter.whole, tile=128, overlap=64)

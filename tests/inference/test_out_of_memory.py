@@ -9,11 +9,11 @@ import torch
 import atrous
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.errors import OutOfMemory
-from atrous.inference import any_size as module
-from atrous.inference.any_size import AnySize
+from atrous.inference import whole_or_tiled as module
 from atrous.inference.memory_estimate import SURELY_FITS, predict_bytes, surely_fits
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.whole_or_tiled import AnySize
 from atrous.memory_errors import is_out_of_memory
 from atrous.serving.inference_queue import InferenceQueue, Job
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import atrous
 from atrous.data.formats.pillow import pixels_of_picture
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.errors import AtrousError
 from atrous.inference.picture_input import as_array

@@ -10,10 +10,10 @@ import pytest
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference import export_graph, exported_runner, openvino_engine, resize_argmax
-from atrous.inference.any_size import AnySize
+from atrous.inference import export_graph, exported_file_engine, openvino_engine, resize_argmax
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.torch_engine import TorchEngine
+from atrous.inference.whole_or_tiled import AnySize
 
 ENGINES = ("openvino", "torch", ".xml", ".onnx")
 TILE, OVERLAP = 64, 32
@@ -118,7 +118,7 @@ def test_a_thread_between_network_and_mask_keeps_its_scores(segmenter, pictures,
             all_there.wait()
         return decide(scores, size, align_corners)
 
-    for module in (openvino_engine, exported_runner, resize_argmax):
+    for module in (openvino_engine, exported_file_engine, resize_argmax):
         monkeypatch.setattr(module, "resize_argmax", hold)
     with ThreadPoolExecutor(len(pictures)) as pool:
         found = list(pool.map(segment, pictures))

@@ -9,7 +9,7 @@ from PIL import Image
 
 import atrous
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.sources.geotiff import GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.errors import AtrousError

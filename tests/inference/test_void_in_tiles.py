@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from atrous.data.sources.array import ArraySink, ArraySource
-from atrous.inference.any_size import AnySize
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.whole_or_tiled import AnySize
 
 SIZE = 96, 160
 

@@ -11,7 +11,7 @@ from atrous.learning.batch import Batch
 from atrous.learning.crf_layer import CrfLayer
 from atrous.learning.losses.pixel import CrossEntropy
 from atrous.learning.losses.terms import supervised_terms
-from atrous.learning.optim import crf_group
+from atrous.learning.optimizer import crf_group
 from atrous.learning.recipe import Crf
 from atrous.learning.training_step import TrainingStep
 

@@ -1,6 +1,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from PIL import Image
 
 from atrous.data.class_colors import default_colors
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
 from atrous.learning.batch import Batch
-from atrous.learning.data_loader import AugmentedSamples, EpochOrder, Loader, to_tensor
+from atrous.learning.data_loader import AugmentedSamples, Loader, to_tensor
+from atrous.learning.epoch_sampler import EpochOrder
 
 COUNT = 11
 
@@ -273,3 +276,34 @@ def test_crops_that_grow_need_the_shared_memory_of_the_last(dataset, monkeypatch
     loader = Loader(samples(dataset, config=config), EpochOrder(COUNT, 4, seed=3), 3)
     next(iter(loader))
     assert loader.workers == 1
+
+
+@pytest.mark.needs("fork")
+@pytest.mark.kill
+@pytest.mark.parametrize("moment", ["before it starts", "while it waits"])
+def test_a_worker_ends_with_the_main_process(moment):
+    """Also if the main process dies before the worker could read its number, which torch's own check misses."""
+    program = """
+import os, signal, time
+import torch.utils.data._utils.worker as worker
+from torch.utils.data import DataLoader
+from atrous.learning import data_loader
+
+start, check = data_loader._start_worker, worker.ManagerWatchdog
+if {before}:
+    class LateCheck(check):
+        def __init__(self):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(0.5)
+            super().__init__()
+
+    worker.ManagerWatchdog = LateCheck
+loader = DataLoader(range(10**6), num_workers=1, worker_init_fn=start)
+batches = iter(loader)
+next(batches)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    code = program.format(before=moment == "before it starts")
+    # The worker has the output open: reading it to its end waits for the worker.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr

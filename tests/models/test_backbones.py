@@ -5,7 +5,7 @@ from timm.layers import Conv2dSame
 from atrous.errors import AtrousError
 from atrous.models.backbones import RESERVED, Backbone, create_backbone
 from atrous.models.layers import set_norm
-from atrous.models.same_padding import SameConv2d
+from atrous.models.tensorflow_same_padding import SameConv2d
 from atrous.models.vgg import VGG16
 
 SIZES = [(64, 64), (65, 65), (63, 97), (96, 66), (33, 50)]

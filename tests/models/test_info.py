@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
-from atrous.inputs import Input
+from atrous.input_spec import Input
 from atrous.models.info import FORMAT_VERSION, Info, Preprocessing, placeholder_table
 from atrous.models.task import Task
 

@@ -14,14 +14,14 @@ import atrous
 from atrous.commands.export import export
 from atrous.commands.report import report
 from atrous.data.dataset import Dataset, Item
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pixels import StoredPixels
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.transforms import Augment
 from atrous.explaining.explanation import explain_picture
-from atrous.inference.any_size import AnySize
 from atrous.inference.predict_jobs import Worker, plan
-from atrous.inputs import Input
+from atrous.inference.whole_or_tiled import AnySize
+from atrous.input_spec import Input
 from atrous.learning import recipe as recipes
 from atrous.learning.fit import Extension
 from atrous.learning.losses.terms import supervised_terms

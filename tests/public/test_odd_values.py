@@ -10,7 +10,7 @@ from public_calls import CALLS, TAKING_LONG
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference.any_size import AnySize
+from atrous.inference.whole_or_tiled import AnySize
 
 SLOW = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference.any_size import AnySize
+from atrous.inference.whole_or_tiled import AnySize
 from atrous.serving.client import Client
 
 from .conftest import ZOO, png

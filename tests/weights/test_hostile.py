@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights import huggingface, mmseg, torch_file
+from atrous.weights import huggingface, mmseg, torch_unpickler
 from atrous.weights.adapter import Adapted, check_values
 from atrous.weights.class_names import class_names
 from atrous.weights.read_checkpoint import Foreign, from_state_dict, read
 from atrous.weights.reparametrized import joined
-from atrous.weights.torch_file import read_torch
+from atrous.weights.torch_unpickler import read_torch
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -135,7 +135,7 @@ def test_a_tensor_is_not_taken_apart_as_arguments_state_or_items(tmp_path, body,
 
 def test_a_pickle_of_more_operations_than_its_file_has_bytes_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch was asked"))
-    monkeypatch.setattr(torch_file, "MOST_OPCODES", 1000)
+    monkeypatch.setattr(torch_unpickler, "MOST_OPCODES", 1000)
     with pytest.raises(AtrousError, match="more operations"):
         read(zipped(tmp_path / "weights.pth", b"\x80\x02(" + b"}" * 100_000 + b"t."))
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import atrous
 from atrous.errors import AtrousError
 from atrous.weights.read_checkpoint import from_state_dict, read
-from atrous.weights.torch_file import HARMLESS
+from atrous.weights.torch_unpickler import HARMLESS
 
 STATE = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.ones(2)}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import atrous
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.weights import huggingface, kazuto1011, mmseg, tensorflow, vainf
 from atrous.weights.adapter import by_number
 from atrous.weights.read_checkpoint import Foreign

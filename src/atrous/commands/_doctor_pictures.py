@@ -16,9 +16,9 @@ from atrous import fonts
 from atrous.data.class_colors import Color, default_colors, packed_colors, unpacked_color
 from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.examine import Diagnosis
-from atrous.data.doctor.exif_turns import TurnedPair, as_stored, mask_edges
+from atrous.data.doctor.exif_rotation import TurnedPair, as_stored, mask_edges
 from atrous.data.formats.palettes import as_colors
-from atrous.data.label_map import IGNORE_INDEX, UNKNOWN, ClassTable
+from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.data.pictures import StoredMask, read_mask, read_pixels
 from atrous.data.pixels import gives_channels
 from atrous.errors import AtrousError, counted

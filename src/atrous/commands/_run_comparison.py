@@ -8,8 +8,8 @@ from typing import Any
 
 from atrous import charts
 from atrous.commands._html_page import PER_CENT, duration, percent, template
-from atrous.commands._paired_test import compared
 from atrous.commands._recorded_options import evaluate_command, options_in_words
+from atrous.commands._report_paired_test import compared
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 from atrous.run_folder import Record, Run, is_finite, points

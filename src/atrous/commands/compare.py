@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from atrous.checked_arguments import checked
-from atrous.commands._paired_test import compared, p_in_words
 from atrous.commands._recorded_options import options_in_words
+from atrous.commands._report_paired_test import compared, p_in_words
 from atrous.console import console, note, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import shtab
 
 from atrous.checked_arguments import checked
+from atrous.command_discovery import COMMANDS, Option, groups, options, sections, verbs
 from atrous.crf.mean_field import PRESETS
 from atrous.crf.settings import STORED
 from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
-from atrous.verbs import COMMANDS, Option, groups, options, sections, verbs
 from atrous.weights.detect_source import SOURCES
 
 #: Values to offer where neither the type of an option nor its field names any; others are taken too.

@@ -19,7 +19,7 @@ from torch import Tensor
 from atrous import model_file, models
 from atrous.checked_arguments import checked
 from atrous.console import console, write_json
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError, counted
 from atrous.models import Info, SegmentationModel
 from atrous.overwrite_checks import check_outputs, json_output, model_output

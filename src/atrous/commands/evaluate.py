@@ -18,8 +18,8 @@ from rich.table import Table
 
 from atrous import model_file
 from atrous.checked_arguments import checked
-from atrous.commands._intervals import interval_in_words, with_intervals
 from atrous.commands._recorded_options import recorded_options, recorded_reading
+from atrous.commands._report_intervals import interval_in_words, with_intervals
 from atrous.console import console, note, progress_bar, told_if_interrupted, warn_if_fresh, write_json
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec

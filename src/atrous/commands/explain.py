@@ -28,11 +28,11 @@ from atrous.console import console, progress_bar, warn_if_fresh
 from atrous.data.class_colors import color_table
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.input_files import SceneFiles, input_folders
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.explanation import ClassSeen, Explanation, PartSeen, explain_picture
-from atrous.inference.exported_runner import is_exported
+from atrous.inference.exported_file_engine import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.predict_jobs import failure_in_words

@@ -25,9 +25,9 @@ from atrous.data.dataset import Dataset
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.pixels import fill_missing, to_depth
-from atrous.data.sources.scene import read_scene
+from atrous.data.sources.scene_files import read_scene
 from atrous.errors import AtrousError, unknown_name
-from atrous.inference import export_graph, exported_runner, quantised
+from atrous.inference import export_graph, exported_file_engine, int8_quantisation
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
@@ -236,15 +236,15 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
 def _is_ours(out: Path) -> bool:
     """Whether a file is an export of ours, which another may replace; nothing in it is run."""
     if out.suffix.lower() == ".bin":
-        return exported_runner.is_weights_of(out.with_suffix(".xml"), out)
+        return exported_file_engine.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":
         try:
             with zipfile.ZipFile(out) as file:
-                return any(Path(name).name == f"{exported_runner.INFO_KEY}.json" for name in file.namelist())
+                return any(Path(name).name == f"{exported_file_engine.INFO_KEY}.json" for name in file.namelist())
         except (OSError, zipfile.BadZipFile):
             return False
     try:
-        exported_runner.read_info(out)
+        exported_file_engine.read_info(out)
     except AtrousError:
         return False
     return True
@@ -276,7 +276,7 @@ def _labels(module: torch.nn.Module) -> Labels:
 
 
 def _open(format: str, path: Path) -> Labels:
-    return (exported_runner.OnnxGraph if format == "onnx" else exported_runner.OpenVinoGraph)(path).labels
+    return (exported_file_engine.OnnxGraph if format == "onnx" else exported_file_engine.OpenVinoGraph)(path).labels
 
 
 def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: str, half: bool) -> None:
@@ -301,7 +301,7 @@ def _check_int8(
         raise AtrousError("int8 needs --calibrate DATA, a labelled dataset with training and validation pictures.")
     if not 0 <= max_drop <= 100:
         raise AtrousError(f"max_drop is in points of mean IoU, 0–100, got {max_drop}.")
-    quantised.check_installed()
+    int8_quantisation.check_installed()
     dataset = open_to_measure(DatasetSpec(calibrate, **options), model_file.read_info(model).provenance)
     for split in ("train", "val"):
         dataset.split(split)
@@ -317,9 +317,9 @@ def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop:
     chosen = evenly(dataset.split("train"), CALIBRATED)
     images = [_as_batch(prepared(segmenter, reader_for(segmenter, dataset)(item))) for item in chosen]
     drops = {}
-    for attempt in quantised.ATTEMPTS:
+    for attempt in int8_quantisation.ATTEMPTS:
         target = draft.with_name(f"int8-{len(drops)}{draft.suffix}")
-        kept = quantised.quantise(draft, images, attempt, target)
+        kept = int8_quantisation.quantise(draft, images, attempt, target)
         after = measure(Segmenter(target), dataset, items).confusion.miou
         drops[attempt] = 100 * (before - after)
         console.print(
@@ -352,7 +352,7 @@ def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool) 
     )
     if max(agreement.classes for agreement in agreements) == 1:
         console.print("Every mask compared is of one class, which proves little: name pictures of yours with --check.")
-    if exported_runner.is_exported(out):
+    if exported_file_engine.is_exported(out):
         console.print(escape(f"Next: atrous predict {out} PICTURES"))
 
 

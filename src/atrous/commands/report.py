@@ -35,7 +35,7 @@ from atrous.version import __version__
 
 if TYPE_CHECKING:
     from atrous.data.dataset import Item
-    from atrous.data.label_map import ClassTable
+    from atrous.data.mask_value_map import ClassTable
     from atrous.data.sample import Sample
     from atrous.inference.prediction import Prediction
 

@@ -20,8 +20,8 @@ from atrous.errors import AtrousError, missing_extra
 from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
 from atrous.option_fields import taking
-from atrous.serving.limits import Limits
 from atrous.serving.model_store import named_paths
+from atrous.serving.request_limits import Limits
 
 #: Environment variable that may contain the key; on the command line, a list of processes would show it.
 KEY_VARIABLE = "ATROUS_KEY"

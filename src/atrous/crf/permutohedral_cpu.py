@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from atrous.crf.lattice_build import chain_up, embed, follow, number_vertices, transpose
+from atrous.crf.permutohedral_build import chain_up, embed, follow, number_vertices, transpose
 from atrous.crf.row_sums import AHEAD, CHUNKS, WIDTHS, add_rows, blur_chains, compiled, empty, padded, panels, prefetch
 
 #: Pixels along a side of a picture's tiles.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 
 # Bilinear sampling skips pixels when the picture shrinks much; beyond this factor they are averaged first.
 _ALIASING = 1.5

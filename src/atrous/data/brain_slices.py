@@ -16,8 +16,8 @@ from PIL import Image
 
 from atrous.atomic_write import temporary_folder
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import CLASSES_FILE
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError, missing_extra
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atrous.data.class_tables import (
+from atrous.data.class_table_rows import (
     NamedClass,
     color_of,
     is_head,
@@ -23,7 +23,7 @@ from atrous.data.class_tables import (
     parse_roboflow,
     parse_table,
 )
-from atrous.data.label_map import MAX_CLASSES
+from atrous.data.mask_value_map import MAX_CLASSES
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml

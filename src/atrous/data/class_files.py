@@ -20,10 +20,10 @@ import numpy as np
 
 from atrous.data.class_colors import Color, default_colors
 from atrous.data.class_file_formats import FORMS, Form
-from atrous.data.class_tables import NamedClass
+from atrous.data.class_table_rows import NamedClass
 from atrous.data.dataset import Item
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import CLASSES_FILE, NoClassesError, classes_of
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES, read_mask
 from atrous.data.text_files import decodings, read_text_file
 from atrous.errors import AtrousError

@@ -16,14 +16,14 @@ from atrous.data.input_files import (
     PICTURES_ALONE,
     InputFiles,
 )
-from atrous.data.label_map import IGNORE_INDEX, ClassTable
+from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import exif_orientation, read_mask
 from atrous.data.sample import Sample
-from atrous.data.sources.scene import read_picture_pixels, read_scene
+from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.inputs import Input
+from atrous.input_spec import Input
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.transfer import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.inputs import IMAGE, Input, check_input_name
+from atrous.input_spec import IMAGE, Input, check_input_name
 from atrous.json_yaml import parse_yaml
 from atrous.paths import is_url, shown_place
 
@@ -36,7 +36,7 @@ class InputFiles:
         name: of the input, such as "image" or "depth".
         folder: of its files: absolute, or beside or in the folder of the pictures, in the dataset's root, or where the
             program runs. "" for the pictures themselves.
-        bands: as of `atrous.inputs.Input`.
+        bands: as of `atrous.input_spec.Input`.
         wavelengths: as of `Input`.
         unit: as of `Input`.
         missing: as of `Input`.

@@ -10,10 +10,10 @@ from atrous.checked_arguments import checked
 from atrous.data.annotation_exports import label_export_told
 from atrous.data.dataset import Dataset, Item
 from atrous.data.input_files import FilesBeside, read_input_files, with_folders
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.layouts.mask_names import single_labels_note
 from atrous.data.layouts.pairing import NoPicturesError
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.splits.groups import find_groups
 from atrous.data.splits.random_split import seeded_split

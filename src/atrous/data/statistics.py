@@ -13,10 +13,10 @@ from atrous.data.dataset import Dataset
 from atrous.data.file_headers import kinds_of, notes_on
 from atrous.data.pictures import read_kind
 from atrous.data.pixels import PictureKind
-from atrous.data.sources.scene import read_input
+from atrous.data.sources.scene_files import read_input
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
-from atrous.inputs import Input
+from atrous.input_spec import Input
 
 #: Pictures that channel statistics are measured on, evenly chosen.
 STATISTICS_PICTURES = 200

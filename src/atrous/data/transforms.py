@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from atrous.data.affine_warp import resample
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.errors import AtrousError
-from atrous.inputs import Input
+from atrous.input_spec import Input
 from atrous.option_fields import setting, settings
 
 # ITU-R BT.601: luma from red, green, blue, and the two chroma axes (I, Q) whose plane the hue turns in.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, shown
-from atrous.inference.any_size import check_tiling
 from atrous.inference.choose_engine import ENGINES
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.test_time_augmentation import LARGEST_SCALE, views_of
-from atrous.inference.tiles import GRID
+from atrous.inference.tiled_inference import GRID
 from atrous.inference.value_range import as_range
+from atrous.inference.whole_or_tiled import check_tiling
 from atrous.models.info import Info
 from atrous.option_fields import described, setting, settings
 

@@ -18,10 +18,10 @@ from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_picture
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
 from atrous.data.sources.joined import joined
-from atrous.data.sources.scene import as_input
+from atrous.data.sources.scene_files import as_input
 from atrous.data.sources.source import Pixels
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.inputs import Input
+from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_valid
 

@@ -16,10 +16,10 @@ from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.errors import AtrousError, counted
-from atrous.inference.remote_outputs import marked_pictures
+from atrous.inference.remote_overwrite_checks import marked_pictures
 from atrous.overwrite_checks import is_our_picture
 from atrous.paths import Place, shown_place
-from atrous.picture_marks import is_marked
+from atrous.software_tag import is_marked
 
 #: Subfolders with pictures that are named, because they are not searched.
 SUBFOLDERS = 4

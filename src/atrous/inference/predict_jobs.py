@@ -23,24 +23,24 @@ from atrous.checked_arguments import checked, checked_fields
 from atrous.console import note
 from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import SceneFiles
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.pictures import read_pixels
 from atrous.data.remote.transfer import as_path, fetched, local_path, stored
 from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
 from atrous.data.sources.joined import JoinedSource
-from atrous.data.sources.scene import open_windows
-from atrous.data.sources.standardised import StandardisedSource
+from atrous.data.sources.per_image_standardisation import StandardisedSource
+from atrous.data.sources.scene_files import open_windows
 from atrous.errors import AtrousError, counted, shown
-from atrous.inference.any_size import Progress
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
 from atrous.inference.picture_paths import find_places
 from atrous.inference.prediction import Prediction
-from atrous.inference.remote_outputs import check_is_remote_folder, check_remote_outputs
-from atrous.inference.tiles import Counted
-from atrous.inputs import IMAGE
+from atrous.inference.remote_overwrite_checks import check_is_remote_folder, check_remote_outputs
+from atrous.inference.tiled_inference import Counted
+from atrous.inference.whole_or_tiled import Progress
+from atrous.input_spec import IMAGE
 from atrous.models.info import Info
 from atrous.overwrite_checks import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
 from atrous.paths import Place, shown_place
@@ -91,7 +91,7 @@ class Record:
         error: a sentence, where something failed.
         share: of the pixels with data, each class's share, by name.
         no_data: share of the picture without data, 0–1.
-        work: of a picture in windows, how many tiles, seconds and pixels it took; see `tiles.Work`.
+        work: of a picture in windows, how many tiles, seconds and pixels it took; see `tiled_inference.Work`.
     """
 
     image: str

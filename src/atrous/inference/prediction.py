@@ -12,7 +12,7 @@ from PIL import Image
 
 from atrous.checked_arguments import checked, checked_fields
 from atrous.data.class_colors import color_table
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.errors import AtrousError, shown
 from atrous.fonts import labels
 from atrous.inference.legend import with_legend

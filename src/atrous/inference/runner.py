@@ -10,7 +10,7 @@ import numpy as np
 
 from atrous import model_file
 from atrous.errors import AtrousError
-from atrous.inference import exported_runner
+from atrous.inference import exported_file_engine
 from atrous.inference.choose_engine import Engine, NotConvertible, choose
 
 if TYPE_CHECKING:
@@ -66,7 +66,11 @@ class Runner(Protocol):
 
 def info_of(path: Path) -> Info:
     """The metadata of the model in a model file or an exported file."""
-    return exported_runner.read_info(path) if exported_runner.is_named_as_exported(path) else model_file.read_info(path)
+    return (
+        exported_file_engine.read_info(path)
+        if exported_file_engine.is_named_as_exported(path)
+        else model_file.read_info(path)
+    )
 
 
 def at_output_stride(
@@ -77,7 +81,7 @@ def at_output_stride(
     Raises:
         AtrousError: the file is exported, or the module does not support the stride. Loading checks model files.
     """
-    if isinstance(model, Path) and exported_runner.is_exported(model):
+    if isinstance(model, Path) and exported_file_engine.is_exported(model):
         raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
     if output_stride == info.arguments.get("output_stride"):
         return model, None
@@ -96,8 +100,8 @@ def runner_for(
     output_stride: int | None,
 ) -> Runner:
     """The runner with the given engine; with "auto", torch runs a network that OpenVINO cannot run."""
-    if isinstance(model, Path) and exported_runner.is_exported(model):
-        return exported_runner.open_graph(model, engine, str(device), precision)
+    if isinstance(model, Path) and exported_file_engine.is_exported(model):
+        return exported_file_engine.open_graph(model, engine, str(device), precision)
     name, reason = choose(engine, str(device), isinstance(model, Path))
     if name == "openvino":
         from atrous.inference.openvino_engine import OpenVinoEngine

@@ -19,7 +19,6 @@ from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import fetched
 from atrous.data.sources.source import Sink, Source
 from atrous.errors import AtrousError, shown
-from atrous.inference.any_size import AnySize, Progress, check_tiling
 from atrous.inference.choose_engine import Engine
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import (
@@ -40,10 +39,11 @@ from atrous.inference.preprocess import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.segmenter_arguments import check_say, check_source_and_sink
 from atrous.inference.test_time_augmentation import views_of
-from atrous.inference.tiles import Work
+from atrous.inference.tiled_inference import Work
 from atrous.inference.value_range import scale_range
+from atrous.inference.whole_or_tiled import AnySize, Progress, check_tiling
 from atrous.inference.whole_picture import WholePicture
-from atrous.inputs import IMAGE, Input
+from atrous.input_spec import IMAGE, Input
 from atrous.models.model_checks import check_model
 from atrous.paths import path_of, place_of, shown_place
 

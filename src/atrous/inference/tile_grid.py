@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from atrous.inference.tiles import GRID, Tile, overlap_of, plan
+from atrous.inference.tiled_inference import GRID, Tile, overlap_of, plan
 from atrous.models.info import Preprocessing, aligned_side
 
 #: Largest denominators of the scales as fractions, tried in this order: exact ones first, 0.35 = 7/20.
@@ -49,7 +49,7 @@ class TileGrid:
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
 
     def plan(self, height: int, width: int, tile: int, overlap: int | None = None) -> list[Tile]:
-        """The tiles of a picture, row by row; see `tiles.plan`.
+        """The tiles of a picture, row by row; see `tiled_inference.plan`.
 
         Args:
             height: height of the picture, in pixels.

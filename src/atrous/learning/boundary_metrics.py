@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 
 #: How far an outline may be off, in diagonals of the picture (Csurka et al., "What is a good evaluation measure for
 #: semantic segmentation?", BMVC 2013).

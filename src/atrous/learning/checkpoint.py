@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atrous.errors import AtrousError, shown
 from atrous.json_yaml import parse_json
-from atrous.learning.stateful import Stateful, put_together, take_apart
+from atrous.learning.checkpoint_parts import Stateful, put_together, take_apart
 from atrous.model_file import write_safetensors
 from atrous.models import Info, SegmentationModel
 from atrous.run_folder import CHECKPOINT

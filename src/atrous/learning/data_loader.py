@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,16 @@ import numpy as np
 import torch
 from rich.markup import escape
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from atrous.console import error_console
 from atrous.data.dataset import Dataset, Item
 from atrous.data.pixels import fill_missing, to_channels
 from atrous.data.transforms import Augment, ColorChannels, augment
-from atrous.errors import AtrousError, counted
+from atrous.errors import AtrousError
 from atrous.learning.batch import LABELS, Batch
+from atrous.learning.epoch_sampler import EpochOrder
 
 #: Batches that each worker prepares ahead.
 PREFETCH = 4
@@ -30,75 +34,6 @@ PREFETCH = 4
 POLL = 5.0
 #: Folder in which Linux stores the batches that workers pass on; other systems have no such folder and no limit on it.
 SHARED_MEMORY = Path("/dev/shm")
-
-
-class EpochOrder(Sampler[list[tuple[int, int]]]):
-    """Yields batches of (epoch, index), in an order that is a pure function of (seed, epoch).
-
-    Args:
-        size: number of samples.
-        batch_size: pictures per batch of all processes, ≥ 1. The last batch of an epoch may be smaller. But if a
-            process would get a single picture from it, too few for batch norm, its pictures join the batch before.
-        seed: random seed of the order.
-        rank: rank of this process; each batch is divided among all processes, and this one gets its part.
-        world: number of processes, ≥ 1.
-
-    Raises:
-        AtrousError: there are fewer pictures per batch than processes.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        if min(size, batch_size) < world:
-            raise AtrousError(
-                f"{world} processes share batches of {min(size, batch_size)} pictures: start fewer processes, or raise "
-                "train.batch_size, which counts the pictures of all of them."
-            )
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.world = rank, world
-        self.epoch = 0
-        self.first = 0
-
-    def start(self, epoch: int, first: int = 0) -> None:
-        """Sets the epoch that the next iteration yields, and the picture at which it starts.
-
-        Args:
-            epoch: index of the epoch, ≥ 0.
-            first: number of pictures of the epoch that are done already, 0 … size.
-
-        Raises:
-            AtrousError: fewer pictures are left than there are processes.
-        """
-        if 0 < self.size - first < self.world:
-            raise AtrousError(
-                f"{counted(self.size - first, 'picture')} of epoch {epoch + 1} are left for {self.world} processes: go "
-                f"on with {self.size - first} processes until the epoch is done."
-            )
-        self.epoch, self.first = epoch, first
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        start = self.first
-        for count in self.counts(start):
-            part = order[start : start + count][self.rank :: self.world]
-            start += count
-            yield [(self.epoch, int(index)) for index in part]
-
-    def __len__(self) -> int:
-        """The number of batches in a whole epoch."""
-        return len(self.counts())
-
-    def counts(self, first: int = 0) -> list[int]:
-        """The number of pictures, over all processes, in each remaining batch of an epoch.
-
-        Args:
-            first: number of pictures of the epoch that are done already, 0 … size.
-        """
-        left = self.size - first
-        if not left:
-            return []
-        whole, rest = divmod(left, self.batch_size)
-        batches = max(1, whole + (rest >= 2 * self.world))
-        return [self.batch_size] * (batches - 1) + [left - (batches - 1) * self.batch_size]
 
 
 class AugmentedSamples(TorchDataset):
@@ -322,3 +257,17 @@ def _start_worker(_: int) -> None:
     # The main process's threads need the cores, and OpenCV's thread pool does not work after a fork.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_main_process, name="end with the main process", daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    """Ends this worker when the main process no longer exists.
+
+    torch's own check asks for the parent's process number in the worker. If the main process is killed just after the
+    fork, that number is already the one of init, and the worker waits for work for ever, with the main process's output
+    still open.
+    """
+    parent = multiprocessing.parent_process()
+    while parent is not None and os.getppid() == parent.pid and parent.is_alive():  # Windows keeps the old number
+        time.sleep(1)
+    os._exit(1)

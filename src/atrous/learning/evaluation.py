@@ -15,15 +15,15 @@ from rich.markup import escape
 from atrous.console import console, progress_bar
 from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
-from atrous.data.label_map import IGNORE_INDEX, ClassTable
+from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.prefetch import in_background
 from atrous.data.sample import Sample
 from atrous.errors import AtrousError
-from atrous.inference.any_size import AnySize
-from atrous.inference.exported_runner import is_exported
+from atrous.inference.exported_file_engine import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter
+from atrous.inference.whole_or_tiled import AnySize
 from atrous.learning.accuracy_by_size import SIZES, SizeScore
 from atrous.learning.bootstrap import listed_counts
 from atrous.learning.boundary_metrics import BoundaryIoU, BoundaryScore

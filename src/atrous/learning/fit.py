@@ -22,16 +22,17 @@ from atrous.errors import AtrousError, counted, shown
 from atrous.json_yaml import parse_yaml
 from atrous.learning.activation_checkpointing import recompute_blocks
 from atrous.learning.checkpoint import OF_RECIPE, Checkpoint, check_names, checkpoint_of, load_checkpoint
-from atrous.learning.data_loader import EpochOrder, Loader
+from atrous.learning.checkpoint_parts import Stateful
+from atrous.learning.data_loader import Loader
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.ema import WeightAverage
+from atrous.learning.epoch_sampler import EpochOrder
 from atrous.learning.freezing import freeze
 from atrous.learning.losses.combined import loss_for
 from atrous.learning.losses.terms import Term, supervised_terms
 from atrous.learning.model_for_data import create_for
-from atrous.learning.optim import optimizer_for
+from atrous.learning.optimizer import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
-from atrous.learning.stateful import Stateful
 from atrous.learning.trainer import Ended, Observe, Progress, Trainer
 from atrous.learning.training_data import open_training_data, training_samples
 from atrous.learning.training_step import Disturb, TrainingStep

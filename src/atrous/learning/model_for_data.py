@@ -17,13 +17,13 @@ from atrous.data.input_files import InputFiles
 from atrous.data.pixels import PictureKind
 from atrous.data.statistics import channel_statistics, kind_of_input, kind_of_pictures
 from atrous.errors import AtrousError
-from atrous.inputs import IMAGE, Input, usual_colors
+from atrous.input_spec import IMAGE, Input, usual_colors
 from atrous.learning.recipe import Recipe
 from atrous.learning.transfer_weights import start_from
 from atrous.models import SegmentationModel, build
 from atrous.models.info import Preprocessing
-from atrous.models.same_padding import pads_unevenly
 from atrous.models.task import Task
+from atrous.models.tensorflow_same_padding import pads_unevenly
 
 
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:

@@ -18,13 +18,13 @@ from atrous.device import keep_freed_memory
 from atrous.errors import AtrousError, counted, shown
 from atrous.learning.batch import Batch
 from atrous.learning.checkpoint import check_names, checkpoint_of, random_state, save_checkpoint
+from atrous.learning.checkpoint_parts import Stateful
 from atrous.learning.distributed import ProcessGroup
 from atrous.learning.divergence import Diverged
 from atrous.learning.freezing import keep_frozen_statistics
-from atrous.learning.optim import learning_rate_factor, learning_rates, set_learning_rate
+from atrous.learning.lr_schedule import learning_rate_factor, learning_rates, set_learning_rate
 from atrous.learning.recipe import Recipe, recipe_text
 from atrous.learning.run_log import RunLog
-from atrous.learning.stateful import Stateful
 from atrous.learning.stop_signals import Interrupted, stop_on_signal
 from atrous.learning.training_step import TrainingStep
 from atrous.models import SegmentationModel

@@ -26,7 +26,7 @@ from atrous.models.backbone_features import Features
 from atrous.models.foreign_quirks import ForeignQuirks
 from atrous.models.layers import Norm, multiply_rate, set_norm, set_rate
 from atrous.models.paper_arguments import DILATION_RULES, check_channels, check_output_stride
-from atrous.models.same_padding import SameConv2d
+from atrous.models.tensorflow_same_padding import SameConv2d
 from atrous.models.vgg import VGG16, vgg16
 
 

@@ -13,7 +13,7 @@ from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
 from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import create_backbone
-from atrous.models.initial_info import first_info
+from atrous.models.default_info import first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16

@@ -14,11 +14,11 @@ from atrous.checked_arguments import checked
 from atrous.errors import AtrousError
 from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import create_backbone
+from atrous.models.default_info import first_info
 from atrous.models.info import aligned_side
-from atrous.models.initial_info import first_info
 from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_relu, resize, set_rate
 from atrous.models.paper_arguments import check_arguments, checked_constructor
-from atrous.models.same_padding import pads_unevenly
+from atrous.models.tensorflow_same_padding import pads_unevenly
 
 #: The paper's two pyramids (§4.1, Figure 7), at output stride 8.
 ASPP_S, ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)

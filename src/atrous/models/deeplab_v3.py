@@ -14,7 +14,7 @@ from atrous.errors import AtrousError
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import Backbone, create_backbone, is_separable_family, plain_blocks
-from atrous.models.initial_info import first_info
+from atrous.models.default_info import first_info
 from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, initialise, resize, set_norm, set_rate
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16

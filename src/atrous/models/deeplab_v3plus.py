@@ -14,7 +14,7 @@ from atrous.checked_arguments import checked
 from atrous.models.aspp import ASPP
 from atrous.models.auxiliary_head import AuxiliaryHead
 from atrous.models.backbones import create_backbone, is_separable_family
-from atrous.models.initial_info import first_info
+from atrous.models.default_info import first_info
 from atrous.models.layers import (
     Norm,
     check_pictures,

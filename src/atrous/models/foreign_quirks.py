@@ -16,7 +16,7 @@ from torch import nn
 
 from atrous.errors import unknown_name
 from atrous.models.layers import multiply_rate
-from atrous.models.same_padding import SameConv2d
+from atrous.models.tensorflow_same_padding import SameConv2d
 
 PADDINGS = ("consistent", "tensorflow")
 

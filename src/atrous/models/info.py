@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from atrous.checked_arguments import as_dict, as_float, checked, checked_field_names
 from atrous.data.class_colors import Color
-from atrous.data.label_map import MAX_CLASSES, ClassTable
+from atrous.data.mask_value_map import MAX_CLASSES, ClassTable
 from atrous.errors import AtrousError, shown
-from atrous.inputs import IMAGE, LARGEST, SMALLEST, Input, joint_dtype, usual_colors
+from atrous.input_spec import IMAGE, LARGEST, SMALLEST, Input, joint_dtype, usual_colors
 from atrous.models.task import SEMANTIC, Task
 
 #: 2 since a record lists inputs and tasks; records of version 1 are of one picture and one table of classes.

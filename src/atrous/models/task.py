@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atrous.checked_arguments import checked_fields
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError, shown
 
 #: The task that every model has first: the class of each pixel.

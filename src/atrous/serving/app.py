@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from atrous.errors import AtrousError, unknown_name
-from atrous.inference.tiles import GRID
+from atrous.inference.tiled_inference import GRID
 from atrous.serving import response_formats
 from atrous.serving.inference_queue import InferenceQueue
-from atrous.serving.limits import Problem
 from atrous.serving.model_store import InferenceOptions, Model, ModelStore
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.request_handler import RequestHandler, RequestSettings
+from atrous.serving.request_limits import Problem
 from atrous.version import __version__
 
 HERE = Path(__file__).parent

@@ -7,8 +7,8 @@ import json
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from atrous.serving.limits import Problem
 from atrous.serving.prometheus_metrics import Metrics
+from atrous.serving.request_limits import Problem
 
 #: Names of this machine; no page from another machine can be loaded under them.
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -22,7 +22,7 @@ from atrous.data.formats.decoder_errors import in_words
 from atrous.errors import AtrousError, counted, named, shown
 from atrous.inference.prediction import Prediction
 from atrous.inference.value_range import PictureWarning
-from atrous.inputs import IMAGE
+from atrous.input_spec import IMAGE
 from atrous.logger import warn
 from atrous.models.info import Info
 from atrous.serving.client_connection import Answer, Connection

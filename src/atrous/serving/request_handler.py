@@ -21,16 +21,16 @@ from atrous.errors import AtrousError, nearest
 from atrous.inference.picture_input import Found, doubts_of
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import overlap_of
+from atrous.inference.tiled_inference import overlap_of
 from atrous.inference.value_range import ASK_FOR_RANGE
-from atrous.inputs import IMAGE, Input
+from atrous.input_spec import IMAGE, Input
 from atrous.memory_errors import is_out_of_memory
 from atrous.serving import response_formats
 from atrous.serving.inference_queue import InferenceQueue, Job
-from atrous.serving.limits import Admission, Limits, Memory, Problem
 from atrous.serving.model_store import InferenceOptions, Model, ModelStore
 from atrous.serving.prometheus_metrics import Metrics
-from atrous.serving.wrapped_uploads import how_to_send, packing_of
+from atrous.serving.request_limits import Admission, Limits, Memory, Problem
+from atrous.serving.upload_format_check import how_to_send, packing_of
 
 #: Largest size of a form without the picture's file, in bytes.
 FORM_BYTES = 2**16

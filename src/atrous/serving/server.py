@@ -17,10 +17,10 @@ from atrous.inference.model_spec import ModelSpec
 from atrous.serving.app import make_app
 from atrous.serving.auth import LOCAL, AccessControl
 from atrous.serving.inference_queue import InferenceQueue
-from atrous.serving.limits import Limits
 from atrous.serving.model_store import ModelStore
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.request_handler import RequestHandler
+from atrous.serving.request_limits import Limits
 
 #: Largest number of open connections; further connections get the status 503.
 MOST_CONNECTIONS = 1024
@@ -129,7 +129,7 @@ def most_connections() -> int:
 def _protocol(say: Callable[[str], object]) -> Any:
     """The protocol that closes slow connections, or uvicorn's own where `TimedH11` does not fit its version."""
     try:
-        from atrous.serving.timeouts import TimedH11, fits
+        from atrous.serving.slow_request_timeouts import TimedH11, fits
 
         if fits():
             return TimedH11

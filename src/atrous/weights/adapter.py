@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
 
@@ -41,7 +41,7 @@ class Adapted:
 
     Args:
         architecture: a key of `models.ARCHITECTURES`.
-        arguments: of its class; what the user named is already merged in (`user_options.merged`).
+        arguments: of its class; what the user named is already merged in (`merge_user_options.merged`).
         state: tensors under our keys.
         left_over: foreign keys that have no place in ours.
         preprocessing: what its pictures went through; None for the backbone's own.

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from atrous.data.class_colors import Color, default_colors
-from atrous.data.label_map import MAX_CLASSES
+from atrous.data.mask_value_map import MAX_CLASSES
 from atrous.errors import counted, shown
 
 #: Longer than any class's name, in characters.

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
 from atrous.models.paper_arguments import OUTPUT_STRIDES
@@ -25,8 +25,8 @@ from atrous.weights import huggingface_config
 from atrous.weights.adapter import MOBILENETV2_STAGES, Adapted, blocks_by_stage, move_channels, translate
 from atrous.weights.class_names import class_names
 from atrous.weights.config_reader import Record
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 MODEL_TYPE = "mobilenet_v2"
 #: Momentum of every batch norm, and eps of the head's, which its configuration does not change.

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.coco_stuff import COCO_STUFF_CLASSES
 from atrous.data.layouts.voc import VOC_CLASSES
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.weights.adapter import Adapted, Keys, by_number, normalisation, translate
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 #: Blocks in the third stage (its fourth layer) → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}

@@ -19,11 +19,11 @@ from typing import Any
 
 from torch import Tensor
 
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.ade20k import ADE20K_CLASSES
 from atrous.data.layouts.cityscapes import CITYSCAPES_TRAIN_IDS
 from atrous.data.layouts.coco_stuff import COCO_STUFF_TRAIN_IDS
 from atrous.data.layouts.voc import VOC_CLASSES
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.weights import mmseg_config, mmseg_config_parser
 from atrous.weights.adapter import (
@@ -38,8 +38,8 @@ from atrous.weights.adapter import (
 )
 from atrous.weights.class_names import class_colors, class_names, with_background, with_black
 from atrous.weights.config_reader import Record
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 #: (blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
 RESNETS = {

@@ -27,7 +27,7 @@ from atrous.weights.caffe import read_caffemodel
 from atrous.weights.reparametrized import joined
 from atrous.weights.shards import FOLDER_INDEXES
 from atrous.weights.tflite_names import read_tflite
-from atrous.weights.torch_file import read_torch
+from atrous.weights.torch_unpickler import read_torch
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from atrous.errors import AtrousError, shown
 from atrous.models.backbones import create_backbone
 from atrous.weights import smp_config
 from atrous.weights.adapter import IMAGENET_MEAN, IMAGENET_STD, LAYER_LEAVES, Adapted, Keys, normalisation, translate
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 from atrous.weights.smp_encoders import ENCODERS, REFUSED, TIMM_ENCODERS, Encoder
-from atrous.weights.user_options import merged
 
 #: DeepLabV3+ at output stride 16, as arguments of ours: rates 12, 24, 36, a separable 3×3 after the ASPP, one in the
 #: decoder, nothing between depthwise and pointwise, corners aligned. (At stride 8 it keeps these rates, ours double.)

@@ -28,9 +28,9 @@ from atrous.weights.adapter import (
     move_channels,
     translate,
 )
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 from atrous.weights.tflite_names import MEAN, STD
-from atrous.weights.user_options import merged
 
 #: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
 BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)

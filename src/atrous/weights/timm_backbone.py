@@ -19,8 +19,8 @@ from atrous.errors import AtrousError, shown
 from atrous.models import Preprocessing
 from atrous.weights.adapter import Adapted, Keys, normalisation, translate
 from atrous.weights.config_reader import Record
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 #: Their names are ours, but where timm flattens a sequence of stages.
 KEYS: Keys = ((r"", "backbone.net."),)

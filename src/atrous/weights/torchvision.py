@@ -23,8 +23,8 @@ from atrous.weights.adapter import (
     normalisation,
     translate,
 )
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 #: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` by stage.
 _BLOCKS = blocks_by_stage((1, 2, 3, 4, 2, 3))

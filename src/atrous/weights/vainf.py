@@ -28,8 +28,8 @@ from atrous.weights.adapter import (
     normalisation,
     translate,
 )
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 #: Blocks in a ResNet's third stage → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101"}

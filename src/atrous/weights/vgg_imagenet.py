@@ -15,8 +15,8 @@ from torch import Tensor
 
 from atrous import models
 from atrous.weights.adapter import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, normalisation, translate
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.user_options import merged
 
 #: torchvision's number of each convolution in `features`, under Caffe's names, which are ours.
 CONVS = {

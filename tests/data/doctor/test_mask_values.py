@@ -11,7 +11,7 @@ from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import Diagnosis, examine
 from atrous.data.doctor.propose_classes import propose_classes
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 

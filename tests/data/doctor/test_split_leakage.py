@@ -10,7 +10,7 @@ from atrous.cli import main
 from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.splits.group_names import groups_in_names, recognised_pattern
 from atrous.errors import AtrousError

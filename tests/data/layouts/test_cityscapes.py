@@ -9,8 +9,8 @@ from PIL import Image
 from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.cityscapes import CITYSCAPES_LABEL_IDS, CITYSCAPES_TRAIN_IDS
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.unread_folders import folders_with_pictures, unread_folder_notes
 from atrous.errors import AtrousError

@@ -8,7 +8,7 @@ from PIL import Image
 
 from atrous.data.class_colors import default_colors
 from atrous.data.dataset import Item
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.splits.groups import find_groups
 from atrous.data.splits.random_split import seeded_split

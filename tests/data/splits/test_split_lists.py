@@ -15,7 +15,7 @@ from tests.data.split_files import BY_SPLIT, TRAIN, VAL, WANTED, dataset, stems,
 
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.errors import AtrousError
 from atrous.learning.recipe import Recipe, write_recipe

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from atrous.data.label_map import Raw
+from atrous.data.mask_value_map import Raw
 
 _SQUARE = np.ones((3, 3), np.uint8)
 _INSIDE = 0.02  # largest share of an edge value's pixels whose whole neighbourhood has that value

@@ -13,7 +13,7 @@ from atrous.data.doctor.scan import Pair
 from atrous.data.pixels import PictureKind
 from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
-from atrous.inputs import usual_colors
+from atrous.input_spec import usual_colors
 from atrous.option_fields import in_words
 
 #: Fields of a recipe's augment that change only colour channels, and are ignored if there are none.

@@ -12,7 +12,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.propose_classes import Proposal
 from atrous.data.doctor.scan import Pair, masks_of
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 
 _CITIES = """
 aachen bochum bremen cologne darmstadt dusseldorf erfurt hamburg hanover jena krefeld monchengladbach strasbourg

@@ -15,7 +15,7 @@ from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.antialiased_edges import blended_values
 from atrous.data.doctor.channels import find_channels_without_a_way, find_mixed_channels, note_without_colors
 from atrous.data.doctor.class_names import find_assumed_names, find_unnamed_background, proposal_with_background
-from atrous.data.doctor.exif_turns import TurnedPair, find_turned, judge_turned
+from atrous.data.doctor.exif_rotation import TurnedPair, find_turned, judge_turned
 from atrous.data.doctor.files import find_doubtful_alpha, find_unread_parts, find_void
 from atrous.data.doctor.inputs import find_input_problems
 from atrous.data.doctor.judge import Finding, find_errors, find_warnings
@@ -31,8 +31,8 @@ from atrous.data.doctor.readiness import obstacles
 from atrous.data.doctor.scan import Pair, masks_of, survey
 from atrous.data.doctor.split_leakage import find_shared, propose_split
 from atrous.data.file_headers import kinds_of
-from atrous.data.label_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.layouts.pairing import NoClassesError
+from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw
 from atrous.data.open_dataset import open_dataset
 from atrous.data.pixels import PictureKind
 from atrous.data.splits.split_names import canonical_split

@@ -10,7 +10,7 @@ from pathlib import Path
 from atrous.data.dataset import Dataset, check_sizes
 from atrous.data.doctor.propose_classes import Proposal
 from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
-from atrous.data.label_map import IGNORE_INDEX, ClassTable, Raw
+from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable, Raw
 from atrous.data.pictures import NO_NUMBER
 from atrous.errors import AtrousError
 

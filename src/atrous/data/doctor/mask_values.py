@@ -9,7 +9,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import MaskFacts, Pair, masks_of
 from atrous.data.formats.palettes import palettes_differ
-from atrous.data.label_map import ClassTable, Raw
+from atrous.data.mask_value_map import ClassTable, Raw
 from atrous.errors import counted
 
 _TOPS = (255, 65535)  # the value of white in masks of 8 and of 16 bits

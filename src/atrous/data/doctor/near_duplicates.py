@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atrous.data.doctor.fixed_parts import FixedParts
+from atrous.data.doctor.remove_camera_overlay import FixedParts
 from atrous.data.doctor.scan import PictureFacts
 
 # Correlation of high-passed 16×16 thumbnails. On the sets of shared/: pictures of one magnetic tile under six

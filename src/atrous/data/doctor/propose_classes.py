@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atrous.data.class_colors import Color, default_colors
-from atrous.data.label_map import MAX_CLASSES, ClassTable, Raw
+from atrous.data.mask_value_map import MAX_CLASSES, ClassTable, Raw
 
 _IGNORED = -1  # used by several remote sensing datasets
 _IGNORED_TOPS = (255, 65535, 2**32 - 1)  # VOC, Cityscapes and most tools; −1 in unsigned types

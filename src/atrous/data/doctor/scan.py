@@ -17,7 +17,7 @@ from atrous.data.dataset import Item
 from atrous.data.doctor.antialiased_edges import EdgeCounts, count_edges
 from atrous.data.doctor.footprints import Footprint, footprint_of
 from atrous.data.formats.palettes import as_colors
-from atrous.data.label_map import UNKNOWN, ClassTable, Raw
+from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
 from atrous.data.pixels import StoredPixels, fill_missing, gives_channels
 from atrous.errors import AtrousError

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from atrous.data.class_colors import Color
 from atrous.data.formats.decoder_errors import in_words
-from atrous.data.formats.orientation import ORIENTATION_TAG, upright
+from atrous.data.formats.exif_orientation import ORIENTATION_TAG, upright
 from atrous.data.pixels import StoredPixels, as_picture_dtype
 from atrous.errors import AtrousError
 

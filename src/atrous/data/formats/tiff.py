@@ -12,8 +12,8 @@ import numpy as np
 
 from atrous.data.class_colors import Color
 from atrous.data.formats.decoder_errors import TooLarge, in_words
+from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
-from atrous.data.formats.orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.tiff_header_checks import Directory, directories
 from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, nodata_of, page_at
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype

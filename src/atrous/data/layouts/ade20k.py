@@ -11,8 +11,8 @@ from pathlib import Path
 from atrous.data.class_colors import Color
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import paired_splits, pictures_in, withheld_split_note
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import unused_lists_note
 from atrous.errors import AtrousError
 

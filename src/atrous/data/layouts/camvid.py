@@ -8,8 +8,8 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import paired, pictures_in
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import unused_lists_note
 from atrous.data.splits.split_lists import is_list_of_names, listed, read_list, stem_of
 from atrous.data.splits.split_names import SPELLINGS

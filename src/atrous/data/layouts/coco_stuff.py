@@ -13,7 +13,6 @@ from pathlib import Path
 from atrous.data.class_colors import default_colors
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import (
     commonest_ending,
     paired_splits,
@@ -21,6 +20,7 @@ from atrous.data.layouts.pairing import (
     withheld_split_note,
     without_ending,
 )
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import unused_lists_note
 from atrous.errors import AtrousError
 

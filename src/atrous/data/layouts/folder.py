@@ -6,11 +6,11 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.layouts.mask_names import masks_by_picture, single_labels_note
 from atrous.data.layouts.pairing import paired, pictures_in
 from atrous.data.layouts.split_folders import folder_named, holds_pictures
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits

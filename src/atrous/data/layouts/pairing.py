@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from atrous.data.dataset import Item
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.skipped_files import passed_over_notes
 from atrous.errors import AtrousError

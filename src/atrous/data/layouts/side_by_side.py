@@ -10,10 +10,10 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.mask_names import is_named_as_mask
 from atrous.data.layouts.pairing import paired, picture_files
 from atrous.data.layouts.split_folders import split_folders_in
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import find_lists, unused_lists_note
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits

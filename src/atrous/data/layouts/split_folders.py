@@ -10,10 +10,10 @@ from pathlib import Path
 
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.folder_names import IMAGE_FOLDERS, MASK_FOLDERS
 from atrous.data.layouts.mask_names import masks_by_picture
 from atrous.data.layouts.pairing import paired_splits, pictures_in, withheld_split_note
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.splits.find_split_lists import unused_lists_note

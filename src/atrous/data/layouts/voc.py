@@ -13,8 +13,8 @@ from pathlib import Path
 from atrous.data.class_colors import default_colors
 from atrous.data.class_files import named_classes
 from atrous.data.dataset import Dataset, Item
-from atrous.data.label_map import ClassTable
 from atrous.data.layouts.pairing import paired, pictures_in, withheld_split_note
+from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.find_split_lists import find_lists, unused_lists_note
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed, listed_splits, read_list

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.sources.source import Pixels, Window
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from atrous.atomic_write import atomic_path
-from atrous.data.formats.orientation import stored_from_upright
+from atrous.data.formats.exif_orientation import stored_from_upright
 from atrous.data.formats.tiff import TiffPicture, is_tiff
-from atrous.data.label_map import IGNORE_INDEX, ClassTable
+from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import without
 from atrous.data.sources.source import Pixels, Source
 from atrous.errors import AtrousError, missing_extra
-from atrous.picture_marks import UNSEALED, seal
+from atrous.software_tag import UNSEALED, seal
 
 #: Height and width, in pixels, of the blocks in which masks are compressed.
 BLOCK = 512

@@ -10,7 +10,7 @@ import numpy as np
 from atrous.data.pixels import fill_missing, to_channels, to_depth
 from atrous.data.sources.source import Pixels, Source, Window
 from atrous.errors import AtrousError
-from atrous.inputs import Input, joint_dtype
+from atrous.input_spec import Input, joint_dtype
 
 
 class JoinedSource:

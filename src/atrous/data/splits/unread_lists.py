@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from atrous.data.splits.find_split_lists import RESULTS, is_all_training, is_unread_list
-from atrous.data.splits.split_mentions import mentions_splits, pictures_named
 from atrous.data.splits.split_names import SPELLINGS, canonical_split
 from atrous.data.splits.split_records import RECORD_SUFFIXES, tells_splits
 from atrous.data.splits.split_rows import SPLIT_WORDS, stem_of
+from atrous.data.splits.unread_list_contents import mentions_splits, pictures_named
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 from atrous.overwrite_checks import is_our_json, is_our_metrics, is_our_recipe

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from atrous.learning.losses.class_weights import class_weights
+from atrous.learning.losses.dice import Tversky
+from atrous.learning.losses.lovasz import LovaszSoftmax
 from atrous.learning.losses.pixel import CrossEntropy
-from atrous.learning.losses.region import LovaszSoftmax, Tversky
 from atrous.learning.recipe import Loss
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.device import with_float64
 from atrous.models.layers import resize_rows
 

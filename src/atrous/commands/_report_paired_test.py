@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atrous.commands._intervals import cautions, counts_by_group, over
+from atrous.commands._report_intervals import cautions, counts_by_group, over
 from atrous.errors import counted
 from atrous.learning.bootstrap import (
     DRAWS,

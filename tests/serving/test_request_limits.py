@@ -16,12 +16,12 @@ from atrous.data.pictures import TooLarge, decode_pixels, decoded_size
 from atrous.errors import AtrousError, OutOfMemory
 from atrous.inference.prediction import Prediction, visible
 from atrous.inference.segmenter import Segmenter
-from atrous.serving import request_handler, response_formats, server, timeouts
+from atrous.serving import request_handler, response_formats, server, slow_request_timeouts
 from atrous.serving.auth import AccessControl
-from atrous.serving.limits import Memory, Problem
 from atrous.serving.model_store import InferenceOptions, Model
 from atrous.serving.prometheus_metrics import Metrics
 from atrous.serving.request_handler import RequestSettings
+from atrous.serving.request_limits import Memory, Problem
 
 
 def test_memory_is_shared_in_the_order_of_asking():
@@ -236,7 +236,7 @@ def test_where_sockets_are_no_files_all_connections_are_taken(monkeypatch):
 
 
 def test_an_unknown_uvicorn_is_served_by_its_own_protocol(monkeypatch):
-    class Without(timeouts.H11Protocol):
+    class Without(slow_request_timeouts.H11Protocol):
         pause_writing = None  # type: ignore[assignment]
 
     class Other:
@@ -244,11 +244,11 @@ def test_an_unknown_uvicorn_is_served_by_its_own_protocol(monkeypatch):
             pass
 
     said: list[str] = []
-    assert timeouts.fits()
-    assert server._protocol(said.append) is timeouts.TimedH11 and not said
+    assert slow_request_timeouts.fits()
+    assert server._protocol(said.append) is slow_request_timeouts.TimedH11 and not said
     for protocol in (Without, Other):
-        assert not timeouts.fits(protocol)
-    monkeypatch.setattr(timeouts, "fits", lambda: False)
+        assert not slow_request_timeouts.fits(protocol)
+    monkeypatch.setattr(slow_request_timeouts, "fits", lambda: False)
     assert server._protocol(said.append) == "h11"
     assert "slow connections are not closed" in said[0]
 

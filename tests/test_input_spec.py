@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from atrous.errors import AtrousError
-from atrous.inputs import Input, joint_dtype, usual_colors
+from atrous.input_spec import Input, joint_dtype, usual_colors
 from atrous.models.info import Preprocessing
 from atrous.models.layers import Normalize
 

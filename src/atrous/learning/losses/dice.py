@@ -1,4 +1,4 @@
-"""Losses over regions, which compare a whole mask with its truth: Tversky, of which Dice is one, and Lovász-softmax."""
+"""The Tversky loss, of which the Dice loss is one case: it compares whole masks with their labels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
+from atrous.learning.losses.mean_of_classes import mean_of_present
 from atrous.learning.losses.pixel import bands
-from atrous.models.layers import class_probabilities, resize, resize_rows
+from atrous.models.layers import class_probabilities, resize_rows
 
 #: Added above and below the line, so that a class of few pixels has a finite gradient.
 SMOOTH = 1.0
@@ -49,55 +50,6 @@ class Tversky(nn.Module):
         hit, predicted, true = sums
         index = (hit + SMOOTH) / (hit + self.alpha * (predicted - hit) + self.beta * (true - hit) + SMOOTH)
         return mean_of_present(1 - index, true > 0, self.class_weights)
-
-
-class LovaszSoftmax(nn.Module):
-    """The Lovász extension of 1 − IoU, the mean over the classes in the labels (arXiv:1705.08790, over a whole batch).
-
-    It sorts the errors of all pixels, so full-size probabilities of all classes exist, unlike in all other losses.
-
-    Args:
-        class_weights: one per class, ≥ 0, of the mean; None for all 1.
-    """
-
-    class_weights: Tensor | None
-
-    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
-        super().__init__()
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
-
-    def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """As `Tversky.forward`."""
-        labelled = labels != IGNORE_INDEX
-        truth = labels[labelled]
-        full = resize(scores.float(), labels.shape[-2:], align_corners)
-        likely = class_probabilities(full).transpose(0, 1)[:, labelled]
-        if scores.shape[1] == 1:
-            likely, truth = likely[1:], torch.where(truth == 1, 0, 1)
-        present = torch.bincount(truth.int(), minlength=len(likely))[: len(likely)] > 0
-        losses = [_lovasz(one, truth == index) if present[index] else one.sum() * 0 for index, one in enumerate(likely)]
-        weights = self.class_weights
-        return mean_of_present(torch.stack(losses), present, weights)
-
-
-def mean_of_present(losses: Tensor, present: Tensor, weights: Tensor | None) -> Tensor:
-    """The weighted mean of K losses over the classes that are present; 0 where none is."""
-    if weights is not None and len(weights) > len(losses):  # of one logit
-        weights = weights[1:]
-    share = present.float() if weights is None else present * weights
-    return (losses * share).sum() / share.sum().clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _lovasz(likely: Tensor, inside: Tensor) -> Tensor:
-    """Of one class: its errors, the largest first, each times how much the IoU falls with it (algorithm 1)."""
-    errors, order = (inside.float() - likely).abs().sort(descending=True)
-    sorted_inside = inside[order].float()
-    total = sorted_inside.sum()
-    missed = total - sorted_inside.cumsum(0)
-    joined = total + (1 - sorted_inside).cumsum(0)
-    falls = 1 - missed / joined
-    return errors @ torch.diff(falls, prepend=falls.new_zeros(1))
 
 
 class _TwoPasses(torch.autograd.Function):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.class_colors import Color
-from atrous.data.label_map import MAX_CLASSES
+from atrous.data.mask_value_map import MAX_CLASSES
 from atrous.data.pictures import PICTURE_SUFFIXES
 
 _VALUE_HEADS = frozenset(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atrous.data.class_colors import default_colors
-from atrous.data.label_map import IGNORE_INDEX, UNKNOWN, ClassTable
+from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable
 from atrous.errors import AtrousError
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 
 SIZE = 128
 PLACE = cv2.resize(np.random.default_rng(99).integers(0, 255, (12, 12, 3)).astype(np.uint8), (SIZE, SIZE))

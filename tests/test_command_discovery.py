@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from atrous.cli import main
+from atrous.command_discovery import called, examples, function_of, groups, inside, options, verbs
 from atrous.commands.completion import _parser
 from atrous.errors import AtrousError
 from atrous.help_text import explained, explained_group, overview
-from atrous.verbs import called, examples, function_of, groups, inside, options, verbs
 
 FILES = {
     "__init__.py": '"""Commands made by a test."""',

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from atrous.errors import missing_extra
-from atrous.inference.exported_runner import INFO_KEY, write_openvino
+from atrous.inference.exported_file_engine import INFO_KEY, write_openvino
 from atrous.inference.openvino_core import openvino_core
 
 #: What is left in floats, from nothing to what costs accuracy first: depthwise convolutions, whose channels have ranges

@@ -12,10 +12,10 @@ import atrous
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Pixels, Window
 from atrous.errors import AtrousError
-from atrous.inference.any_size import AnySize
 from atrous.inference.memory_estimate import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiles import Counted, mean_features, plan, segment_tiles
+from atrous.inference.tiled_inference import Counted, mean_features, plan, segment_tiles
+from atrous.inference.whole_or_tiled import AnySize
 from atrous.models.info import aligned_side
 
 

@@ -10,10 +10,10 @@ from atrous.data.pixels import without
 from atrous.data.sources.array import ArraySource
 from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSource
 from atrous.data.sources.joined import JoinedSource, joined
+from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.source import Pixels, Source, whole
-from atrous.data.sources.standardised import StandardisedSource
 from atrous.errors import AtrousError
-from atrous.inputs import Input
+from atrous.input_spec import Input
 
 
 def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:

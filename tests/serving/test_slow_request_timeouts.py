@@ -10,7 +10,7 @@ import pytest
 
 uvicorn = pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
 
-from atrous.serving import timeouts  # noqa: E402
+from atrous.serving import slow_request_timeouts  # noqa: E402
 
 END = b"the end"
 ANSWER = bytes(range(256)) * 2**15 + END  # 8 MiB, which no system takes ahead of a reader with a small buffer
@@ -20,7 +20,7 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.fixture
 def listening(monkeypatch) -> Iterator[tuple[uvicorn.Server, int]]:
     """A server of one large answer, which waits two seconds for each of its parts."""
-    monkeypatch.setattr(timeouts, "TAKE_SECONDS", 2.0)
+    monkeypatch.setattr(slow_request_timeouts, "TAKE_SECONDS", 2.0)
 
     async def app(scope, receive, send):
         length = str(len(ANSWER)).encode()
@@ -28,7 +28,7 @@ def listening(monkeypatch) -> Iterator[tuple[uvicorn.Server, int]]:
         await send({"type": "http.response.body", "body": ANSWER})
 
     with socket.create_server(("127.0.0.1", 0)) as door:
-        config = uvicorn.Config(app, http=timeouts.TimedH11, lifespan="off", log_config=None)
+        config = uvicorn.Config(app, http=slow_request_timeouts.TimedH11, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
         thread.start()
@@ -81,7 +81,7 @@ def test_who_reads_slowly_gets_everything(listening):
 
 @pytest.mark.slow
 def test_a_few_bytes_now_and_then_are_not_enough(listening, monkeypatch):
-    monkeypatch.setattr(timeouts, "ALL_SECONDS", 4.0)
+    monkeypatch.setattr(slow_request_timeouts, "ALL_SECONDS", 4.0)
     server, port = listening
     with connect(port) as connection:
         connection.sendall(GET)

@@ -11,7 +11,7 @@ from atrous.data.class_colors import packed_colors
 from atrous.data.dataset import Dataset, Item
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.scan import Pair
-from atrous.data.formats.orientation import upright
+from atrous.data.formats.exif_orientation import upright
 from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 

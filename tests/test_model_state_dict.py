@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import atrous
-from atrous.data.label_map import ClassTable
+from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.prefetch import in_background
 from atrous.data.sources.source import Pixels, Sink, Source, Window
 from atrous.errors import AtrousError

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from atrous.overwrite_checks import save_picture
-from atrous.picture_marks import UNSEALED, is_sealed, seal
+from atrous.software_tag import UNSEALED, is_sealed, seal
 
 PICTURES = [
     np.arange(12, dtype=np.uint8).reshape(3, 4),

@@ -12,8 +12,8 @@ import torch
 import atrous
 from atrous.errors import AtrousError
 from atrous.weights import detect_source
+from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign, from_state_dict
-from atrous.weights.user_options import merged
 
 torchvision = pytest.importorskip("torchvision")
 

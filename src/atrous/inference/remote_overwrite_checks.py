@@ -1,4 +1,4 @@
-"""The checks of `overwrite_checks` and `picture_marks` for files at URLs."""
+"""The checks of `overwrite_checks` and `software_tag` for files at URLs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from atrous.data.remote.transfer import as_path, check_storable
 from atrous.errors import AtrousError
 from atrous.overwrite_checks import FILE_SUFFIXES, files_of_others
 from atrous.paths import shown_place
-from atrous.picture_marks import is_marked, is_sealed
+from atrous.software_tag import is_marked, is_sealed
 
 #: Files that are looked at together, because each waits for its server.
 AT_A_TIME = 8

@@ -5,8 +5,9 @@ from torch.nn import functional as F
 
 from atrous.learning.losses import pixel
 from atrous.learning.losses.combined import loss_for
+from atrous.learning.losses.dice import Tversky
+from atrous.learning.losses.lovasz import LovaszSoftmax
 from atrous.learning.losses.pixel import CrossEntropy, hard_pixels, near_boundary
-from atrous.learning.losses.region import LovaszSoftmax, Tversky
 from atrous.learning.recipe import Loss
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.formats.orientation import upright
-from atrous.data.label_map import ClassTable
+from atrous.data.formats.exif_orientation import upright
+from atrous.data.mask_value_map import ClassTable
 
 
 def dataset(root: Path, orientation: int, on_stored: bool, plain: bool = False) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from atrous.checked_arguments import attribute_of, checked
-from atrous.data.label_map import IGNORE_INDEX
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
@@ -24,7 +24,7 @@ from atrous.inference.segmenter_arguments import (
 )
 from atrous.inference.test_time_augmentation import logits_at
 from atrous.inference.tile_grid import TileGrid
-from atrous.inference.tiles import (
+from atrous.inference.tiled_inference import (
     GRID,
     Tile,
     Work,

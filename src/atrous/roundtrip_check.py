@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atrous import models
 from atrous.errors import AtrousError, shown
-from atrous.model_state import in_evaluation, plain_weights
+from atrous.model_state_dict import in_evaluation, plain_weights
 from atrous.models import SegmentationModel
 from atrous.models.layers import MINIMUM_SIDE_OF_ONE
 from atrous.models.wrapper_names import without_wrappers

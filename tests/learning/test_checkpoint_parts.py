@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atrous.errors import AtrousError
-from atrous.learning.stateful import put_together, take_apart
+from atrous.learning.checkpoint_parts import put_together, take_apart
 
 VALUES = [
     {},

@@ -14,7 +14,7 @@ import atrous
 from atrous.errors import AtrousError
 from atrous.learning.activation_checkpointing import recompute_blocks
 from atrous.learning.depthwise_backward import FastDepthwise
-from atrous.rebuild_check import check_rebuilt
+from atrous.roundtrip_check import check_rebuilt
 
 ZOO = Path(__file__).parents[1] / "zoo"
 

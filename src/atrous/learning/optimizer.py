@@ -1,15 +1,14 @@
-"""Optimisers without weight decay on norms and biases, and the learning rate as a pure function of the step."""
+"""Optimisers and their parameter groups; norms and biases have no weight decay."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from atrous.errors import unknown_name
-from atrous.learning.recipe import Recipe, Schedule
+from atrous.learning.recipe import Recipe
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float) -> list[dict]:
@@ -92,53 +91,3 @@ def optimizer_for(
         groups.append(crf_group(crf, lr=optim.lr * recipe.crf.lr))
     groups += term_groups(terms, model, lr=optim.lr, weight_decay=optim.weight_decay)
     return make_optimizer(optim.name, groups, momentum=optim.momentum)
-
-
-def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
-    """Factor on the learning rate: linear warm-up, then the schedule's curve.
-
-    Args:
-        step: index of the optimiser step, 0 … total − 1; for larger ones the factor is that of the end.
-        total: number of optimiser steps, ≥ 1.
-        schedule: schedule of the recipe.
-    """
-    warmup = int(schedule.warmup * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / (total - warmup))
-    curves = {
-        "poly": lambda: poly(done, schedule.power),
-        "cosine": lambda: cosine(done),
-        "step": lambda: stepwise(done, schedule.steps, schedule.fall),
-    }
-    return max(schedule.floor, curves[schedule.name]())
-
-
-def poly(done: float, power: float = 0.9) -> float:
-    """(1 − done)^power, where `done` is the share of the training done, 0–1 (arXiv:1606.00915 §4.1)."""
-    return (1 - done) ** power
-
-
-def cosine(done: float) -> float:
-    """Half a cosine wave from 1 to 0, where `done` is the share of the training done, 0–1.
-
-    It is the schedule of arXiv:1608.03983 without restarts.
-    """
-    return (1 + math.cos(math.pi * done)) / 2
-
-
-def stepwise(done: float, steps: Sequence[float], fall: float) -> float:
-    """`fall` to the power of n, where n is how many of `steps` are at most `done`, the share of the training done."""
-    return fall ** sum(done >= step for step in steps)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets each group's learning rate to its base rate times the schedule's factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
-
-
-def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The current learning rates by name: "lr" (head), "lr_backbone", "lr_crf" and "lr_terms", if present."""
-    rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
-    return {"lr" if part == "head" else f"lr_{part}": rate for part, rate in sorted(rates.items())}

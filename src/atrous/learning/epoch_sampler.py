@@ -1,0 +1,79 @@
+"""The sampler: the batches of an epoch, in an order that depends on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from atrous.errors import AtrousError, counted
+
+
+class EpochOrder(Sampler[list[tuple[int, int]]]):
+    """Yields batches of (epoch, index), in an order that is a pure function of (seed, epoch).
+
+    Args:
+        size: number of samples.
+        batch_size: pictures per batch of all processes, ≥ 1. The last batch of an epoch may be smaller. But if a
+            process would get a single picture from it, too few for batch norm, its pictures join the batch before.
+        seed: random seed of the order.
+        rank: rank of this process; each batch is divided among all processes, and this one gets its part.
+        world: number of processes, ≥ 1.
+
+    Raises:
+        AtrousError: there are fewer pictures per batch than processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if min(size, batch_size) < world:
+            raise AtrousError(
+                f"{world} processes share batches of {min(size, batch_size)} pictures: start fewer processes, or raise "
+                "train.batch_size, which counts the pictures of all of them."
+            )
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self.first = 0
+
+    def start(self, epoch: int, first: int = 0) -> None:
+        """Sets the epoch that the next iteration yields, and the picture at which it starts.
+
+        Args:
+            epoch: index of the epoch, ≥ 0.
+            first: number of pictures of the epoch that are done already, 0 … size.
+
+        Raises:
+            AtrousError: fewer pictures are left than there are processes.
+        """
+        if 0 < self.size - first < self.world:
+            raise AtrousError(
+                f"{counted(self.size - first, 'picture')} of epoch {epoch + 1} are left for {self.world} processes: go "
+                f"on with {self.size - first} processes until the epoch is done."
+            )
+        self.epoch, self.first = epoch, first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        start = self.first
+        for count in self.counts(start):
+            part = order[start : start + count][self.rank :: self.world]
+            start += count
+            yield [(self.epoch, int(index)) for index in part]
+
+    def __len__(self) -> int:
+        """The number of batches in a whole epoch."""
+        return len(self.counts())
+
+    def counts(self, first: int = 0) -> list[int]:
+        """The number of pictures, over all processes, in each remaining batch of an epoch.
+
+        Args:
+            first: number of pictures of the epoch that are done already, 0 … size.
+        """
+        left = self.size - first
+        if not left:
+            return []
+        whole, rest = divmod(left, self.batch_size)
+        batches = max(1, whole + (rest >= 2 * self.world))
+        return [self.batch_size] * (batches - 1) + [left - (batches - 1) * self.batch_size]

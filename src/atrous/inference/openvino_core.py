@@ -17,6 +17,11 @@ from atrous.fork_safety import ForkLock, leave_to_parent
 KERNELS_KEPT = "1000"
 #: Number of idle requests that a network keeps; each holds the memory of the largest picture that it ran.
 REQUESTS_KEPT = 2
+#: Ratio of picture sizes from which the memory of the larger picture is released before the smaller one runs. Views at
+#: the scales 0.5 and 2 differ by 16 and keep it.
+MUCH_LARGER = 20
+#: Number of input values (H·W·C) from which a picture's memory is worth releasing.
+RELEASED_FROM = 3 * 2**20
 #: In a forked child, where a thread that is not there was in the middle of a picture.
 LOST = (
     "another thread was running this model when the process forked, so this child cannot use it: open the Segmenter in "
@@ -58,6 +63,8 @@ class CompiledNetwork:
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._computing = compiled, ForkLock(LOST)
         self._idle = [compiled.create_infer_request()]
+        self._being_read = set[int]()
+        self._largest = 0
         leave_to_parent(self)
 
     @contextmanager
@@ -74,10 +81,39 @@ class CompiledNetwork:
             AtrousError: in a forked child, where another thread of the parent was running the network.
         """
         with self._computing:
+            self._release_before(inputs[0].size)
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+            self._largest = max(self._largest, inputs[0].size)
             request.infer(list(inputs), share_inputs=True)
+            self._being_read.add(id(request))
         try:
             yield request
         finally:
+            self._being_read.discard(id(request))
             if len(self._idle) < REQUESTS_KEPT:
                 self._idle.append(request)
+
+    def is_for_much_larger(self, values: int) -> bool:
+        """Whether the memory in use is of a picture that is much larger than the next one.
+
+        Args:
+            values: number of input values (H·W·C) of the next picture.
+        """
+        return self._largest >= RELEASED_FROM and self._largest > MUCH_LARGER * values
+
+    def release_before(self, values: int) -> None:
+        """Releases the memory of a picture that was much larger than the next one, which another network runs.
+
+        Without this, one picture of 25 megapixels would leave gigabytes occupied for as long as the process runs.
+
+        Args:
+            values: number of input values (H·W·C) of the next picture.
+        """
+        if self.is_for_much_larger(values):
+            with self._computing:
+                self._release_before(values)
+
+    def _release_before(self, values: int) -> None:
+        if self.is_for_much_larger(values) and not self._being_read:
+            self._compiled.release_memory()
+            self._largest = 0

@@ -130,6 +130,7 @@ class OpenVinoEngine:
     def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> Iterator[np.ndarray]:
         """The scores in the runtime's own memory, until the block ends."""
         given = [_batch(image)]
+        self._release_before(image.size)
         if pooled is None:
             network = self._network_for(image.shape)
         else:
@@ -147,6 +148,16 @@ class OpenVinoEngine:
                     "engine torch can."
                 ) from error
             yield request.get_output_tensor(0).data[0]
+
+    def _release_before(self, values: int) -> None:
+        """Releases the memory of a picture that was much larger than the next one, which has `values` values."""
+        with self._compiling:
+            one_size = self._one_size
+            if one_size is not None and one_size.shape and one_size.network.is_for_much_larger(values):
+                self._one_size = None  # releasing its buffers alone would leave half of its memory occupied
+        for network in (self._any_size, self._pinned, self._upto_mean):
+            if network is not None:
+                network.release_before(values)
 
     def _network_for(self, shape: tuple[int, ...]) -> CompiledNetwork:
         """What runs the network: for large pictures of one size what was made for it, until one has another.

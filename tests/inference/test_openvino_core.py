@@ -1,0 +1,72 @@
+"""Memory of pictures in OpenVINO: what a large picture took is released before much smaller ones run."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+
+from atrous.inference.openvino_engine import OpenVinoEngine
+
+pytest.importorskip("openvino")
+
+LARGE = 1500
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model("deeplabv3plus", backbone="mobilenetv2_035", aspp_channels=16)
+
+
+def engine_of(model):
+    return OpenVinoEngine(model, model.info, "float32", "")
+
+
+def resident() -> float:
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def test_a_large_picture_leaves_no_memory_behind_and_masks_stay(model):
+    engine = engine_of(model)
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    large = rng.integers(0, 255, (LARGE, LARGE, 3), dtype=np.uint8)
+    before, small_mask = resident(), engine.labels(small)
+    large_mask = engine.labels(large)
+    held = resident() - before
+    assert np.array_equal(engine.labels(small), small_mask)
+    left = resident() - before
+    assert held > 150, held  # else the test shows nothing
+    assert left < 0.6 * held, (held, left)
+    assert np.array_equal(engine.labels(large), large_mask)
+    assert np.array_equal(engine.labels(small), small_mask)
+
+
+@pytest.mark.slow
+def test_scores_that_another_thread_reads_stay_when_memory_is_released(model):
+    engine = engine_of(model)
+    rng = np.random.default_rng(1)
+    small = rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    pictures = [rng.integers(0, 255, (LARGE - 8 * index, LARGE, 3), dtype=np.uint8) for index in range(3)]
+    for picture in pictures[:2]:  # of two sizes, so that one network runs all
+        engine.labels(picture)
+    expected = engine.scores(pictures[2])
+    with engine._run(pictures[2], None) as scores, ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.labels, small).result()
+        assert np.array_equal(scores, expected)
+    assert not engine._any_size._being_read
+
+
+@pytest.mark.slow
+def test_all_threads_get_their_masks_while_sizes_change(model):
+    engine = engine_of(model)
+    rng = np.random.default_rng(2)
+    sizes = [(64, 64), (1200, 1100), (40, 90), (1100, 1200), (33, 65)]
+    pictures = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+    alone = [engine.labels(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.labels, pictures * 3))
+    for mask, expected in zip(found, alone * 3, strict=True):
+        assert np.array_equal(mask, expected)

@@ -228,7 +228,7 @@ def test_a_number_beside_a_picture_is_no_mask(tmp_path, form):
 def test_columns_that_nothing_tells_apart_are_refused(tmp_path):
     dataset(tmp_path, tuple(map(str, range(12))))
     write(tmp_path, "splits/train.csv", "0,7\n1,4\n")
-    with pytest.raises(AtrousError, match="name the pictures' column 'image'"):
+    with pytest.raises(AtrousError, match="names the column of pictures 'image'"):
         open_dataset(tmp_path)
 
 

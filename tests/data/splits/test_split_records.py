@@ -124,13 +124,13 @@ def test_records_that_call_every_picture_training_are_said(tmp_path):
     write(tmp_path, "dataset.json", json.dumps({"training": [{"image": f"./{s}.jpg"} for s in (*TRAIN, *VAL, "e")]}))
     opened = open_dataset(tmp_path)
     assert opened.splits.keys() == {"train", "val"}
-    assert any("dataset.json says that every picture is for training" in note for note in opened.notes)
+    assert any("dataset.json assigns every picture to training" in note for note in opened.notes)
 
 
 def test_splits_in_a_file_named_as_results_are_said(tmp_path):
     dataset(tmp_path)
     write(tmp_path, "results.json", json.dumps(BY_SPLIT))
-    assert any("results.json names splits of pictures and is not read" in n for n in open_dataset(tmp_path).notes)
+    assert any("results.json assigns pictures to splits but is not read" in n for n in open_dataset(tmp_path).notes)
 
 
 UNREAD_RECORDS = {
@@ -217,7 +217,9 @@ FOLDS = {
 def test_parts_that_tell_the_splits_differently_are_folds(tmp_path, form, suffix):
     dataset(tmp_path, tuple("abcdef"))
     write(tmp_path, f"cv{suffix}", json.dumps(FOLDS[form]))
-    with pytest.raises(AtrousError, match=r"each tell the splits, as folds do\. Write one of them alone.*splits\.json"):
+    with pytest.raises(
+        AtrousError, match=r"each define all splits, as folds do\. Write only one of them.*splits\.json"
+    ):
         open_dataset(tmp_path)
 
 

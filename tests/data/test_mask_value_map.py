@@ -197,7 +197,7 @@ def test_a_table_in_any_unicode(tmp_path, encoding):
     path.write_bytes("classes:\r\n  - {name: straße}\r\n  - {name: 車}\r\n".encode(encoding))
     assert ClassTable.from_yaml(path).names == ("straße", "車")
     path.write_bytes("classes: [{name: straße}]".encode("cp1252"))
-    with pytest.raises(AtrousError, match=r"classes\.yaml: line 1 is no UTF-8"):
+    with pytest.raises(AtrousError, match=r"classes\.yaml: line 1 is not UTF-8"):
         ClassTable.from_yaml(path)
 
 

@@ -74,7 +74,7 @@ def test_records_in_a_folder_where_no_list_is_looked_for_are_refused(tmp_path, f
     dataset(tmp_path)
     name, content = RECORDS[form]
     write(tmp_path, f"meta/{name}", json.dumps(content))
-    with pytest.raises(AtrousError, match=rf"{name} tells the splits.*Move it to .*splits\.json"):
+    with pytest.raises(AtrousError, match=rf"{name} assigns pictures to splits.*Move it to .*splits\.json"):
         open_dataset(tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_records_in_forms_that_are_not_read_are_refused(tmp_path, form):
 def test_damaged_records_that_state_splits_are_refused(tmp_path):
     dataset(tmp_path)
     write(tmp_path, "metadata.json", '[{"image": "a.jpg", "split": "train"}, {"image": "d.jpg", "split": "val"')
-    with pytest.raises(AtrousError, match=r"metadata\.json names pictures and seems to tell their split"):
+    with pytest.raises(AtrousError, match=r"metadata\.json names pictures and seems to define their split"):
         open_dataset(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_splits_in_a_text_that_is_not_read_are_refused(tmp_path):
     dataset(tmp_path)
     text = '<annotations><image name="a.jpg" subset="Train"/><image name="d.jpg" subset="Validation"/></annotations>'
     write(tmp_path, "annotations.xml", text)
-    with pytest.raises(AtrousError, match="seems to tell their split"):
+    with pytest.raises(AtrousError, match="seems to define their split"):
         open_dataset(tmp_path)
 
 

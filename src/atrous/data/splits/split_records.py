@@ -307,7 +307,7 @@ def _contradict(parts: list[_Part], known: Mapping[str, Path]) -> bool:
 
 
 def _is_list_of_one_fold(parts: list[_Part]) -> bool:
-    """Returns whether a list contains exactly one mapping of splits, as nnU-Net's splits_final.json does for one fold."""
+    """Returns whether a list contains one mapping of splits, as nnU-Net's splits_final.json does for one fold."""
     [only, *others] = parts or [None]
     if only is None or others or not only.name.startswith("fold ") or not isinstance(only.content, dict):
         return False

@@ -346,7 +346,7 @@ class TiffPicture:
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
 
     def _color_table(self) -> np.ndarray | None:
-        """Returns N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, which libtiff's tools allow, too."""
+        """Returns N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, as libtiff's tools allow."""
         table = self._page.colormap
         return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
 

@@ -85,8 +85,8 @@ def label_export_told(root: Path) -> str | None:
     Returns:
         A few sentences, or None if no such labels are recognised.
     """
-    if told := _supervisely_masks(root):
-        return told
+    if sentence := _supervisely_masks(root):
+        return sentence
     for path in _texts(root):
         kind, what = _kind(path, root)
         if kind is not None:

@@ -190,15 +190,15 @@ def _compared(found: list[_ClassFile], colored: bool) -> list[str]:
     """
     first, notes = found[0], []
     for other in found[1:]:
-        told = _contradiction(first.named, other.named, colored)
-        if told is None:
+        difference = _contradiction(first.named, other.named, colored)
+        if difference is None:
             continue
         names, others = ({_bare(one.name) for one in part.named} - BACKGROUND_NAMES for part in (first, other))
         if not other.form.own and first.form.own and not names & others:
             notes.append(f"{other.path} is not read: it has no class in common with {first.path}.")
             continue
         raise AtrousError(
-            f"{first.path} and {other.path} contradict each other: {told}. Remove the wrong one, or write a "
+            f"{first.path} and {other.path} contradict each other: {difference}. Remove the wrong one, or write a "
             f"{CLASSES_FILE}."
         )
     return notes

@@ -30,7 +30,7 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
     read = {path for folder in used for path in (folder, *folder.parents)}
     unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}
     unread = {folder: count for folder, count in unread.items() if not _is_named(root, folder, notes)}
-    told: list[str] = []
+    sentences: list[str] = []
     others: list[str] = []
     hidden: dict[Path, Path] = {}
     for folder, count in unread.items():
@@ -41,15 +41,15 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
             hidden.setdefault(*pair)
     for folder, rival in hidden.items():
         count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
-        told.append(
+        sentences.append(
             f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is. "
             f'To read it instead: mv "{rival}" "{rival}_unused". To read both, merge them: move the files of '
             f"{_shown(root, folder)} into {_shown(root, rival)}."
         )
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        told.append(f"Folders with pictures that are not read: {', '.join(others[:_SHOWN])}{more}.")
-    return tuple(told)
+        sentences.append(f"Folders with pictures that are not read: {', '.join(others[:_SHOWN])}{more}.")
+    return tuple(sentences)
 
 
 def folders_with_pictures(

@@ -540,4 +540,6 @@ def test_published_layouts_name_lists_that_they_do_not_use(tmp_path, layout):
     write(tmp_path, "splits.json", json.dumps(BY_SPLIT))
     opened = open_dataset(tmp_path)
     assert opened.layout == layout
-    assert any("The splits are the folders; these lists are not used: splits.json" in n for n in opened.notes)
+    assert any(
+        "The splits are defined by the folders; these lists are not used: splits.json" in n for n in opened.notes
+    )

@@ -83,14 +83,14 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
             in_tags += sum(tag.length * _SIZES.get(tag.type, 1) for tag in tags)
             if strangers and in_tags > end:
                 raise AtrousError(
-                    f"{name}: cannot be read (its tags hold {in_tags} bytes and the file {end}); the file is damaged."
+                    f"{name}: cannot be read (its tags hold {in_tags} bytes, the file has {end}); the file is damaged."
                 )
             found[offset] = Directory(offset, _kind(tags))
             offset = form.read(file, "Q" if form.big else "I")
     except EOFError:
         pass
     if not found:
-        raise AtrousError(f"{name}: cannot be read (it holds no page); the file may be damaged or cut short.")
+        raise AtrousError(f"{name}: cannot be read (it contains no page); the file may be damaged or cut short.")
     return list(found.values())
 
 
@@ -121,7 +121,7 @@ def _check(tags: list[_Tag], end: int, name: object, strangers: bool) -> None:
         if tag.code in _OF_PIXELS and tag.length * _SIZES.get(tag.type, 1) > end:
             raise AtrousError(f"{name}: cannot be read (tag {tag.code} is larger than the file); the file is damaged.")
         if strangers and tag.length > MOST_VALUES_OF_STRANGERS and tag.type not in (1, 2, 7):
-            raise AtrousError(f"{name}: tag {tag.code} holds {tag.length} values; save it in larger strips or tiles.")
+            raise AtrousError(f"{name}: tag {tag.code} has {tag.length} values; save it in larger strips or tiles.")
 
 
 def _kind(tags: Iterable[_Tag]) -> int:

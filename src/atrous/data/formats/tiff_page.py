@@ -191,7 +191,7 @@ class StoredPage:
         needed = [min(self._tall, height - row * self._tall) for row in (0, self._down - 1)]
         factor = MOST_EXPANDED.get(int(page.compression))
         if factor is not None and len(stored) and self._raw_bytes(min(needed)) > int(stored.max()) * factor + 65536:
-            raise self._cut("its strips or tiles hold too few bytes for its size")
+            raise self._cut("its strips or tiles have too few bytes for its size")
 
     def _raw_bytes(self, rows: int) -> int:
         bits = self.page.bitspersample if isinstance(self.page.bitspersample, int) else sum(self.page.bitspersample)

@@ -52,7 +52,7 @@ def find_lists(
         AtrousError: a list has a file format that cannot be read.
     """
     found: list[Path] = []
-    notes: list[str] = list(_not_looked_through(root, images or {}))
+    notes: list[str] = list(_unread_record_notes(root, images or {}))
     for named in _named_as_lists(root, images or {}):
         lists = [path for path in named if path not in no_lists]
         others = [path for path in lists if images is not None and _is_other_text(path, images)]
@@ -80,7 +80,9 @@ def find_lists(
     return found, tuple(notes)
 
 
-def unused_lists_note(root: Path, used: Iterable[Path] = (), where: str = "The splits are the folders") -> list[str]:
+def unused_lists_note(
+    root: Path, used: Iterable[Path] = (), where: str = "The splits are defined by the folders"
+) -> list[str]:
     """Returns a sentence that names the unused split lists of a dataset whose splits come from another source.
 
     Args:
@@ -178,7 +180,7 @@ def _holds_results(path: Path) -> bool:
     return bool(RESULTS.intersection(re.findall(r"[a-z]+", path.stem.lower())))
 
 
-def _not_looked_through(root: Path, images: Mapping[str, Path]) -> Iterator[str]:
+def _unread_record_notes(root: Path, images: Mapping[str, Path]) -> Iterator[str]:
     """Yields a sentence for each file of records in the dataset's folder that may contain splits but is not read."""
     files = [path for path in _files(root) if _is_unnamed_record_file(path) and os.access(path, os.R_OK)]
     for path in files if len(files) <= _RECORD_FILES else ():

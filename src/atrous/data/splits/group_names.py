@@ -31,7 +31,7 @@ def recognised_pattern(names: Collection[str]) -> str | None:
     Returns:
         A regular expression with one group, in the form that `find_groups` accepts; None if no known pattern fits.
     """
-    found = next((pattern for pattern in _patterns(names) if _tells_groups(pattern, names)), None)
+    found = next((pattern for pattern in _patterns(names) if _finds_groups(pattern, names)), None)
     if found is None:
         return None
     groups = _found(found, names)
@@ -81,7 +81,7 @@ def _common_ending(names: Collection[str]) -> str:
     return "".join(letters[0] for letters in alike)[::-1].lstrip("0123456789")
 
 
-def _tells_groups(pattern: str, names: Collection[str]) -> bool:
+def _finds_groups(pattern: str, names: Collection[str]) -> bool:
     counts = Counter(_found(pattern, names).values())
     shared = sum(count for count in counts.values() if count > 1)
     return len(counts) > 1 and shared >= max(2, _LEAST_SHARE * len(names))

@@ -69,16 +69,16 @@ def find_groups(
     Raises:
         AtrousError: the pattern or the groups.csv is invalid, or leaves out a picture.
     """
-    told, unread = _files({root, above or root})
+    table, unread = _files({root, above or root})
     given = None if pattern is None else compiled_pattern(pattern)
     notes = tuple(
         f"{path} is not read: write the groups as {GROUPS_FILE} with the columns picture and group." for path in unread
     )
-    if told is not None:
-        of, more = _from_file(told, pictures, root)
+    if table is not None:
+        of, more = _from_file(table, pictures, root)
         if pattern is not None:
-            more = (*more, f"The pattern of groups '{pattern}' is not used, because {told.name} defines the groups.")
-        return Groups(of, "file", (_stated(of, told.name), *more))
+            more = (*more, f"The pattern of groups '{pattern}' is not used, because {table.name} defines the groups.")
+        return Groups(of, "file", (_stated(of, table.name), *more))
     if given is not None:
         of = _by_pattern(given, pictures)
         return Groups(of, "pattern", (_stated(of, f"the pattern '{pattern}'"), *notes))

@@ -40,10 +40,10 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
     """
     shuffled = sorted(items, key=lambda item: item.name)
     groups = _groups(shuffled)
-    told = "so the pictures were split 80/10/10"
+    how = "so the pictures were split 80/10/10"
     if groups and len(groups) > 1:
         parts = _by_groups(groups, seed)
-        told += " by whole groups"
+        how += " by whole groups"
     else:
         random.Random(seed).shuffle(shuffled)
         tenth = len(shuffled) // 10
@@ -55,7 +55,7 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
     counts = ", ".join(f"{name} {_counted(part, bool(groups))}" for name, part in splits.items())
     one = " All pictures are in one group, so all splits share this group." if groups and len(groups) == 1 else ""
     note = (
-        f"There are no split lists, {told} with seed {seed}: {counts}.{one} "
+        f"There are no split lists, {how} with seed {seed}: {counts}.{one} "
         "To choose the splits, write splits/train.txt, val.txt and test.txt."
     )
     return splits, note

@@ -214,8 +214,8 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
     if any(cell in IMAGE_HEADS | SPLIT_HEADS | MASK_HEADS | VAL_HEADS for cell in head):
         image, mask, split = (_column(head, names) for names in (IMAGE_HEADS, MASK_HEADS, SPLIT_HEADS))
         if split is None and (split := _column(head, VAL_HEADS)) is not None:
-            told = [_split_told(path, _cell(cells, split)) for cells in table[1:]]
-            rows = zip(table[1:], told, strict=True)
+            names = [_split_of_flag(path, _cell(cells, split)) for cells in table[1:]]
+            rows = zip(table[1:], names, strict=True)
             table = [head, *([*cells[:split], name, *cells[split + 1 :]] for cells, name in rows)]
         if image is None:
             image = next((index for index in range(len(head)) if index not in (mask, split)), None)
@@ -236,11 +236,11 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
     return [Row(_cell(cells, image) or "", _cell(cells, mask), _cell(cells, split)) for cells in table]
 
 
-def _split_told(path: Path, cell: str | None) -> str:
-    told = split_of_validity(cell)
-    if told is None:
+def _split_of_flag(path: Path, cell: str | None) -> str:
+    split = split_of_validity(cell)
+    if split is None:
         raise AtrousError(f"{path}: the validation column contains '{cell}'; write true or false.")
-    return told
+    return split
 
 
 def _all_splits(table: list[list[str]], index: int) -> bool:

@@ -67,7 +67,7 @@ def record_rows(path: Path, text: str, known: Mapping[str, Path]) -> list[Row]:
         AtrousError: the text cannot be parsed, or contains no pictures in one of these forms.
     """
     content = parsed(path, text)
-    if rows := _plain_rows(content) or list(_told(content, None, known)):
+    if rows := _plain_rows(content) or list(_rows_with_split(content, None, known)):
         return rows
     raise AtrousError(
         f'{path}: no list of pictures. Write ["a.png", …] or {{"train": ["a.png", …], "val": […]}}, or move the file '
@@ -86,7 +86,7 @@ def tells_splits(path: Path, known: Mapping[str, Path]) -> bool:
         return False
     for text in decodings(path):
         try:
-            rows = list(_told(parsed(path, text), None, known))
+            rows = list(_rows_with_split(parsed(path, text), None, known))
         except AtrousError:
             continue
         if any(is_picture(row.image, known) for row in rows):
@@ -192,7 +192,7 @@ def _entry_row(entry: Any, split: str | None) -> Row | None:
     return Row(image, _mask_of(entry), split_of_record(entry) or split)
 
 
-def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterator[Row]:
+def _rows_with_split(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterator[Row]:
     """Yields the rows that have a split, at any depth of the content.
 
     Args:
@@ -215,7 +215,7 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
         parts: list[_Part] = []
         for number, entry in enumerate(content):
             whole = by_section and isinstance(entry, dict) and image_of(entry) is None
-            rows = list(_told(entry, (split_of_record(entry) or split) if whole else split, known))
+            rows = list(_rows_with_split(entry, (split_of_record(entry) or split) if whole else split, known))
             counted = not (isinstance(entry, dict) and image_of(entry) is not None)
             parts.append(
                 _Part(f"fold {number}", entry, rows, counted and (not whole or repeated or _has_splits(entry)))
@@ -231,26 +231,26 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
         by_picture = all(isinstance(value, str) and SPLIT_NAME.fullmatch(value) for value in of_pictures)
         parts = []
         for key, value in content.items():
-            rows = list(_told_under(str(key), value, split, known, by_picture=by_picture))
+            rows = list(_rows_under_key(str(key), value, split, known, by_picture=by_picture))
             counted = not SPLIT_KEY.fullmatch(str(key)) and not is_picture(str(key), known)
             parts.append(_Part(f"'{key}'", value, rows, counted))
         yield from _rows_of(parts, known)
 
 
-def _told_under(
+def _rows_under_key(
     key: str, value: Any, split: str | None, known: Mapping[str, Path], *, by_picture: bool
 ) -> Iterator[Row]:
     """Yields the rows of one entry of a mapping; ``by_picture`` if every picture in it has a split as its value."""
     if match := SPLIT_KEY.fullmatch(key):
-        yield from _told(value, match[2], known)
+        yield from _rows_with_split(value, match[2], known)
     elif by_picture and isinstance(value, str) and is_picture(key, known):  # not classes, such as a train
         yield Row(key, None, value)
     elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
         yield Row(key, _mask_of(value), own)
     elif isinstance(value, list) and _is_like_split(key):  # the caller refuses an unknown split; it is never left out
-        yield from _told(value, key, known)
+        yield from _rows_with_split(value, key, known)
     elif isinstance(value, list | dict):
-        yield from _told(value, split, known)
+        yield from _rows_with_split(value, split, known)
 
 
 def _is_like_split(key: str) -> bool:

@@ -63,10 +63,10 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
             by_split.setdefault(split, (path, named))
 
 
-def _unread(root: Path, told: str) -> AtrousError:
+def _unread(root: Path, problem: str) -> AtrousError:
     return AtrousError(
-        f"{told}. Write {root / 'splits'}/train.txt and val.txt with one name per line, or a table splits.csv with the "
-        "columns image and split; or move the file away to get a random split."
+        f"{problem}. Write {root / 'splits'}/train.txt and val.txt with one name per line, or a table splits.csv with "
+        "the columns image and split; or move the file away to get a random split."
     )
 
 

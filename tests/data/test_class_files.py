@@ -494,9 +494,9 @@ def test_capitals_in_the_names_of_class_files(tmp_path, name):
 def test_a_table_of_nearly_the_right_name_is_said(tmp_path, name):
     root = grey(tmp_path)
     (root / name).write_text("classes: [{name: a}, {name: b}, {name: c}]", encoding="utf-8")
-    with pytest.raises(AtrousError, match=r"rename it classes\.yaml"):
+    with pytest.raises(AtrousError, match=r"rename it to classes\.yaml"):
         open_dataset(root)
-    assert any("rename it classes.yaml" in note for note in examine(root).notes)
+    assert any("rename it to classes.yaml" in note for note in examine(root).notes)
 
 
 def test_the_documentation_lists_every_class_file():

@@ -101,7 +101,7 @@ def test_modes():
     np.testing.assert_array_equal(table((0,), (1,)).encode(grey_as_rgb), [[0, 1]])
     with pytest.raises(AtrousError, match="holds colours"):
         table((0,), (1,)).encode(np.array([[[0, 1, 0]]], np.uint8))
-    with pytest.raises(AtrousError, match="one number a pixel"):
+    with pytest.raises(AtrousError, match="one number per pixel"):
         table(((0, 0, 0),)).encode(np.array([[0]], np.uint8))
 
 

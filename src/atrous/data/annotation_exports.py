@@ -68,7 +68,7 @@ _CURES = {
         "'Semantic segmentation' jobs in Ground Truth write PNG masks; a key that ends in -ref gives their paths. Copy "
         "the masks from S3 into masks/, under the names of their pictures"
     ),
-    "voc_boxes": "Boxes hold no outlines, so masks must be drawn: label again with polygons or a brush",
+    "voc_boxes": "Boxes contain no outlines, so masks must be drawn: label again with polygons or a brush",
     "cityscapes": (
         "cityscapesScripts draws masks: CITYSCAPES_DATASET=FOLDER python -m "
         "cityscapesscripts.preparation.createTrainIdLabelImgs"

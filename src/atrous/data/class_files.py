@@ -33,7 +33,7 @@ MASKS_COMPARED = 8
 #: Part of the note that the layout's published classes are used.
 ASSUMED = "the published classes of this layout are assumed"
 #: Part of the note that a class file states no values.
-IN_ORDER = "their values by the order in it"
+IN_ORDER = "their values follow its order"
 _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabeled", "unlabelled"})
 _NEARLY = ("classes.yml", "classes.yaml.txt", "class.yaml", "labels.yaml")
 #: Files that Supervisely writes beside the folders of its datasets.
@@ -106,7 +106,7 @@ def _class_files(
     damaged: dict[Path, AtrousError] = {}
     for place in dict.fromkeys(places):
         files = _texts_by_lower_name(place)
-        notes += [f"{files[name]} is not read: rename it {CLASSES_FILE}." for name in _NEARLY if name in files]
+        notes += [f"{files[name]} is not read: rename it to {CLASSES_FILE}." for name in _NEARLY if name in files]
         for name, form in FORMS.items():
             if name in published or name not in files:
                 continue

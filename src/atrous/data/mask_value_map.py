@@ -124,6 +124,9 @@ class ClassTable:
     def look_up(self, raw_mask: np.ndarray) -> np.ndarray:
         """Maps raw values to labels like ``encode``, but marks unknown values instead of refusing them.
 
+        Args:
+            raw_mask: as for ``encode``.
+
         Returns:
             H×W ``uint16`` of class indices 0…K−1, 255 = ignore and ``UNKNOWN`` = 256.
 
@@ -177,6 +180,9 @@ class ClassTable:
         The file has ``classes``, a list of ``{name, color, raw}``, and optionally ``ignore``, a list of raw
         values. ``color`` defaults to the Pascal VOC colour of the index and ``raw`` to the index itself;
         for colour-coded masks ``raw`` is a list of ``[r, g, b]``.
+
+        Args:
+            path: the file.
 
         Raises:
             AtrousError: the file is missing, is not YAML, or has unknown or invalid entries.

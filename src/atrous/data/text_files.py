@@ -26,6 +26,9 @@ _OLD_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "cp1250", "euc_kr", "big5", 
 def read_text_file(path: Path) -> str:
     """Reads a text in UTF-8, or in UTF-16 or UTF-32, which Notepad and Excel write.
 
+    Args:
+        path: the text file.
+
     Raises:
         AtrousError: the file cannot be read, or is in another encoding.
     """
@@ -45,6 +48,9 @@ def decodings(path: Path) -> Iterator[str]:
     """Yields every possible text of a file: one if it is Unicode, else one for each old encoding that fits.
 
     If the file is not Unicode, the first text is UTF-8 in which invalid bytes are escaped as in file names (PEP 383).
+
+    Args:
+        path: the text file.
 
     Raises:
         AtrousError: the file cannot be read.

@@ -103,7 +103,7 @@ def test_pictures_of_one_name_are_told_apart_by_their_paths(tmp_path):
             write(tmp_path / f"{split}/masks/{name}.png", 1)
     BINARY.to_yaml(tmp_path / "classes.yaml")
     (tmp_path / "groups.csv").write_text("picture,group\na,1\nb,2\n")
-    with pytest.raises(AtrousError, match=r"'a' names 2 pictures.*such as 'train/images/a.png'"):
+    with pytest.raises(AtrousError, match=r"'a' matches 2 pictures.*such as 'train/images/a.png'"):
         open_dataset(tmp_path)
     rows = [f"{split}/images/{name},{split[0]}{name}" for split in ("train", "val") for name in ("a", "b")]
     (tmp_path / "groups.csv").write_text("picture,group\n" + "\n".join(rows))

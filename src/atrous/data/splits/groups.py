@@ -1,8 +1,8 @@
 """Groups of pictures that come from one source, such as a patient, scene, clip or recording.
 
 The groups come from ``groups.csv`` in the dataset's folder, else from a name pattern that the user gives, else from the
-layout. Pictures of one group resemble each other. Therefore a split never divides a group, and confidence intervals
-are computed over groups.
+layout. Pictures of one group resemble each other. Therefore a random split keeps each group together, and confidence
+intervals are computed over groups.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
         raise AtrousError(
             f"{path}: it gives no group for {len(missing)} of {counted(len(pictures), 'picture')}, such as "
             f"'{missing[0]}'. {example}Add a line 'picture,group' for each, with an empty group for a picture "
-            "that is in no group. Names may have their suffix or not."
+            "that is in no group. Write names with or without suffix."
         )
     names = f"{path.name} names {counted(len(strange), 'picture')} that the data set does not have, such as"
     return groups, (f"{names} '{strange[0]}'.",) if strange else ()

@@ -320,7 +320,7 @@ def _parsed(content: Any) -> dict[str, Any]:
 
 def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:
     if not isinstance(given, dict):
-        raise AtrousError(f"{given!r} is not {kind}; give {kind} with the keys {', '.join(allowed)}.")
+        raise AtrousError(f"{given!r} given; {kind} must be a mapping with the keys {', '.join(allowed)}.")
     for key in given:
         if key not in allowed:
             raise unknown_name(f"key in {kind}", key, allowed)

@@ -72,7 +72,7 @@ EXPORTS = {
     "CVAT": ("images/a.jpg", "annotations.xml", CVAT, r"CVAT's.*'Segmentation mask 1\.1'"),
     "boxes of VOC": ("JPEGImages/a.jpg", "Annotations/a.xml", BOXES, "boxes in the form of Pascal VOC"),
     "boxes and an empty folder": ("JPEGImages/a.jpg", "SegmentationClass/a.xml", BOXES, "boxes"),
-    "VIA": ("images/a.jpg", "via_project.json", VIA, "VIA's regions.*VIA exports none"),
+    "VIA": ("images/a.jpg", "via_project.json", VIA, "VIA's regions.*VIA exports no masks"),
     "VIA 1": ("a.jpg", "via_region_data.json", VIA_1, "VIA's regions"),
     "VIA CSV": ("a.jpg", "via_region_data.csv", VIA_CSV, "VIA's regions"),
     "Label Studio": ("images/a.jpg", "project-1.json", STUDIO, "Label Studio's tasks.*'Brush labels to PNG'"),
@@ -86,7 +86,7 @@ EXPORTS = {
     "Kaggle": ("train/a.jpg", "train.csv", "ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "run-length codes.*columns"),
     "BDD100K": ("images/a.jpg", "labels/all.json", BDD, r"BDD100K.*bdd100k\.label\.to_mask"),
     "GeoJSON": ("images/a.tif", "roads.geojson", GEO, r"GeoJSON.*rasterio\.features\.rasterize"),
-    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref names"),
+    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref gives"),
     "Cityscapes": (
         "leftImg8bit/train/x/x_0_leftImg8bit.png",
         "gtFine/train/x/x_0_gtFine_polygons.json",
@@ -187,9 +187,9 @@ def test_a_project_of_supervisely_is_answered_with_commands_that_make_a_data_set
         picture(root / part / f"img/{part[-1]}.jpg")
         picture(root / part / f"masks_machine/{part[-1]}.png", 1)
     (root / "meta.json").write_text(json.dumps(META))
-    with pytest.raises(AtrousError, match="project of Supervisely") as error:
+    with pytest.raises(AtrousError, match="Supervisely project") as error:
         open_dataset(root)
-    commands = str(error.value).split("one data set: ")[1].split("; then give")[0]
+    commands = str(error.value).split("one data set: ")[1].split("; then use")[0]
     subprocess.run(["sh", "-ec", commands], check=True)
     opened = open_dataset(tmp_path / "my project_masks")
     assert opened.classes.names == ("background", "car", "road")

@@ -280,7 +280,7 @@ def test_a_file_of_that_name_that_is_something_else_is_passed_over_and_said(tmp_
         ("class_dict.csv", b"name,r,g,b\na,1,2,3\nb,1,x,3\n", "'b,1,x,3'"),
         ("class_dict.csv", b"background,0,0\ncar,255,0,0\ntree,0,255,0\n", "'background,0,0'"),
         ("class_dict.csv", b"car,255,0,0,2\ntree,0,255,0,1\n", "more numbers"),
-        ("class_dict.csv", b"name,r,g,b,id\ncar,255,0,0,x\ntree,0,255,0,y\n", "do not fit the head"),
+        ("class_dict.csv", b"name,r,g,b,id\ncar,255,0,0,x\ntree,0,255,0,y\n", "do not fit the header"),
         ("_classes.csv", b"x, car\n1, tree\n", "'x,car'"),
         ("classes.txt", b"background 0 0 0\ncar 255 0 0\ntree 0 255\n", "'tree 0 255'"),
         ("labels.txt", b"0 0 0 background\n255 0 0 car\ntree\n", "'tree'"),
@@ -494,9 +494,9 @@ def test_capitals_in_the_names_of_class_files(tmp_path, name):
 def test_a_table_of_nearly_the_right_name_is_said(tmp_path, name):
     root = grey(tmp_path)
     (root / name).write_text("classes: [{name: a}, {name: b}, {name: c}]", encoding="utf-8")
-    with pytest.raises(AtrousError, match=r"rename it classes\.yaml"):
+    with pytest.raises(AtrousError, match=r"rename it to classes\.yaml"):
         open_dataset(root)
-    assert any("rename it classes.yaml" in note for note in examine(root).notes)
+    assert any("rename it to classes.yaml" in note for note in examine(root).notes)
 
 
 def test_the_documentation_lists_every_class_file():

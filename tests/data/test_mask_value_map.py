@@ -101,7 +101,7 @@ def test_modes():
     np.testing.assert_array_equal(table((0,), (1,)).encode(grey_as_rgb), [[0, 1]])
     with pytest.raises(AtrousError, match="holds colours"):
         table((0,), (1,)).encode(np.array([[[0, 1, 0]]], np.uint8))
-    with pytest.raises(AtrousError, match="one number a pixel"):
+    with pytest.raises(AtrousError, match="one number per pixel"):
         table(((0, 0, 0),)).encode(np.array([[0]], np.uint8))
 
 
@@ -197,7 +197,7 @@ def test_a_table_in_any_unicode(tmp_path, encoding):
     path.write_bytes("classes:\r\n  - {name: straße}\r\n  - {name: 車}\r\n".encode(encoding))
     assert ClassTable.from_yaml(path).names == ("straße", "車")
     path.write_bytes("classes: [{name: straße}]".encode("cp1252"))
-    with pytest.raises(AtrousError, match=r"classes\.yaml: line 1 is no UTF-8"):
+    with pytest.raises(AtrousError, match=r"classes\.yaml: line 1 is not UTF-8"):
         ClassTable.from_yaml(path)
 
 

@@ -1,4 +1,4 @@
-"""Exports of labelling tools that hold outlines or boxes and no masks, and how each tool exports masks."""
+"""Detects exports of labelling tools with outlines or boxes but no masks, and explains how to export masks."""
 
 from __future__ import annotations
 
@@ -12,90 +12,90 @@ from atrous.data.layouts.folder_names import IMAGE_FOLDERS
 from atrous.data.pictures import PICTURE_SUFFIXES
 
 _SUFFIXES = frozenset({".txt", ".json", ".jsonl", ".ndjson", ".geojson", ".manifest", ".xml", ".csv"})
-_DEPTH = 4  # folders below the dataset's, as in gtFine/train/aachen
-_FILES = 20  # of a folder that are looked into
-_BYTES = 1 << 18  # of a file's beginning and of its end that are looked through
+_DEPTH = 4  # levels of folders below the dataset's folder, as in gtFine/train/aachen
+_FILES = 20  # most files per folder that are examined
+_BYTES = 1 << 18  # examined at the beginning and at the end of a file
 
 _NEEDED = (
-    "Masks are needed: for each picture a PNG of its size, whose pixels hold the number of their class (docs/data.md, "
-    "'Outlines instead of masks')"
+    "Masks are needed: for each picture a PNG of the same size, in which each pixel is the number of its class "
+    "(docs/data.md, 'Outlines instead of masks')"
 )
-#: What a file is, and how masks are had of it.
+#: By kind of file: how to get masks from it.
 _CURES = {
     "roboflow": "In Roboflow, export the version again in the format 'Semantic Segmentation Masks'",
     "coco": (
         "The tool that wrote it may export masks, too: CVAT as 'Segmentation mask 1.1', Roboflow as 'Semantic "
-        "Segmentation Masks', Label Studio as 'Brush labels to PNG'; else pycocotools draws them (COCO.annToMask)"
+        "Segmentation Masks', Label Studio as 'Brush labels to PNG'; otherwise pycocotools draws them (COCO.annToMask)"
     ),
     "labelme": (
-        "labelme's labelme2voc.py (in its examples/semantic_segmentation) draws them: python labelme2voc.py FOLDER "
-        "voc --labels labels.txt --noobject; then give the folder voc"
+        "labelme's labelme2voc.py (in its examples/semantic_segmentation) draws masks: python labelme2voc.py FOLDER "
+        "voc --labels labels.txt --noobject; then use the folder voc as the dataset"
     ),
     "yolo": (
-        "YOLO's format has none. Export again from the tool that labelled: Roboflow as 'Semantic Segmentation Masks', "
+        "YOLO's format has no masks. Export again from the labelling tool: Roboflow as 'Semantic Segmentation Masks', "
         "CVAT as 'Segmentation mask 1.1'"
     ),
     "cvat": "In CVAT, export the task or project in the format 'Segmentation mask 1.1', with 'Save images'",
     "via": (
-        "VIA exports none. Import its COCO export into CVAT and export it as 'Segmentation mask 1.1', or draw the "
+        "VIA exports no masks. Import its COCO export into CVAT and export it as 'Segmentation mask 1.1', or draw the "
         "regions into pictures yourself"
     ),
     "label_studio": (
-        "In Label Studio, export brush labels as 'Brush labels to PNG'; for polygons export 'COCO' and draw them with "
+        "In Label Studio, export brush labels as 'Brush labels to PNG'; export polygons as 'COCO' and draw them with "
         "pycocotools (COCO.annToMask)"
     ),
     "supervisely": "In Supervisely, run the app 'Export as masks', which writes masks_machine/ beside ann/",
     "darwin": "In V7 Darwin, export in the format 'Semantic mask'",
     "datumaro": (
-        "Datumaro draws them: datum convert -if datumaro -i FOLDER -f voc_segmentation -o voc -- --save-media; then "
-        "give the folder voc"
+        "Datumaro draws masks: datum convert -if datumaro -i FOLDER -f voc_segmentation -o voc -- --save-media; then "
+        "use the folder voc as the dataset"
     ),
     "labelbox": (
-        "Labelbox exports links to masks: download what each 'mask': {'url': …} names with your key, and merge the "
-        "objects of a picture into one PNG"
+        "Labelbox exports links to masks: download the file of each 'mask': {'url': …} with your key, and merge the "
+        "objects of each picture into one PNG"
     ),
     "superannotate": (
         "In SuperAnnotate's SDK, prepare_export(project, include_fuse=True) exports pictures of the outlines, in the "
         "colours of the classes"
     ),
     "rle": (
-        "Decode each code into a PNG: it holds pairs of a start and a length of pixels; starts count from 1, down the "
-        "columns"
+        "Decode each code into a PNG: it is a list of pairs of a start and a length in pixels. Starts count from 1, "
+        "down the columns"
     ),
-    "bdd100k": "bdd100k's toolkit draws them: python -m bdd100k.label.to_mask -m sem_seg -i LABELS -o masks",
-    "geojson": "rasterio.features.rasterize draws them into an array of each picture's size and transform",
+    "bdd100k": "bdd100k's toolkit draws masks: python -m bdd100k.label.to_mask -m sem_seg -i LABELS -o masks",
+    "geojson": "rasterio.features.rasterize draws the outlines into an array with each picture's size and transform",
     "sagemaker": (
-        "Jobs of 'Semantic segmentation' in Ground Truth write PNG masks, which a key ending in -ref names: copy these "
-        "from S3 into masks/, under the names of their pictures"
+        "'Semantic segmentation' jobs in Ground Truth write PNG masks; a key that ends in -ref gives their paths. Copy "
+        "the masks from S3 into masks/, under the names of their pictures"
     ),
-    "voc_boxes": "Boxes hold no outlines, so masks must be drawn: label again with polygons or a brush",
+    "voc_boxes": "Boxes contain no outlines, so masks must be drawn: label again with polygons or a brush",
     "cityscapes": (
-        "cityscapesScripts draws them: CITYSCAPES_DATASET=FOLDER python -m "
+        "cityscapesScripts draws masks: CITYSCAPES_DATASET=FOLDER python -m "
         "cityscapesscripts.preparation.createTrainIdLabelImgs"
     ),
 }
 
 
 def label_export_told(root: Path) -> str | None:
-    """What labels there are in a folder without masks, that masks are needed, and how the tool exports them.
+    """Describes the labels in a folder without masks, and explains how to get masks from the labelling tool.
 
     Args:
         root: the dataset's folder.
 
     Returns:
-        One or two sentences, or None where no such labels are recognised.
+        A few sentences, or None if no such labels are recognised.
     """
-    if told := _supervisely_masks(root):
-        return told
+    if sentence := _supervisely_masks(root):
+        return sentence
     for path in _texts(root):
         kind, what = _kind(path, root)
         if kind is not None:
-            return f"{path} holds {what}, which are no masks. {_NEEDED}. {_CURES[kind]}."
+            return f"{path} contains {what}, which are not masks. {_NEEDED}. {_CURES[kind]}."
     return None
 
 
 def _supervisely_masks(root: Path) -> str | None:
-    """The commands that gather a project of Supervisely whose masks are in a folder for each of its datasets."""
+    """Returns the commands that link a Supervisely project, with one mask folder per dataset, into one dataset."""
     parts = [path.parent for path in sorted(root.glob("*/masks_machine")) if path.is_dir()]
     pairs = [(part, next((part / name for name in IMAGE_FOLDERS if (part / name).is_dir()), None)) for part in parts]
     found = [(part, images) for part, images in pairs if images is not None]
@@ -110,13 +110,13 @@ def _supervisely_masks(root: Path) -> str | None:
     commands += [f"cp {shlex.quote(str(table))} {into}/" for table in tables[:1]]
     names = ", ".join(part.name for part, _ in found)
     return (
-        f"{root} is a project of Supervisely with masks in the folders of its datasets ({names}). These commands link "
-        f"them into one data set: {' && '.join(commands)}; then give {into}."
+        f"{root} is a Supervisely project with masks in the folders of its datasets ({names}). These commands link "
+        f"them into one data set: {' && '.join(commands)}; then use {into} as the dataset."
     )
 
 
 def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """The texts of a folder and of those in it that may hold labels, a few of each folder."""
+    """Yields the text files that may contain labels in a folder and its subfolders, a few from each."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return
     with os.scandir(folder) as found:
@@ -130,7 +130,7 @@ def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def _kind(path: Path, root: Path) -> tuple[str | None, str]:
-    """What labels a file holds: the key of ``_CURES`` and a few words; None where it holds none that are known."""
+    """Returns the key in ``_CURES`` and a short description of the labels in a file; (None, "") if none are known."""
     text, suffix = _ends(path), path.suffix.lower()
     if suffix == ".txt":
         return _yolo(text) if _may_be_yolo(path, root) else (None, "")
@@ -145,7 +145,7 @@ def _kind(path: Path, root: Path) -> tuple[str | None, str]:
 
 
 def _may_be_yolo(path: Path, root: Path) -> bool:
-    """Whether a text is in a folder of labels, or a picture of its name is beside it or in a folder beside its own."""
+    """Returns whether a text is in a label folder, or has a picture of its name beside it or in a sibling folder."""
     if any(part.lower().startswith("label") for part in path.relative_to(root).parts[:-1]):
         return True
     folder = path.parent
@@ -154,7 +154,7 @@ def _may_be_yolo(path: Path, root: Path) -> bool:
 
 
 def _yolo(text: str) -> tuple[str | None, str]:
-    """Lines of a class and normalised coordinates: four of a box, or six and more of a polygon."""
+    """Recognises lines of a class and normalised coordinates: four for a box, six or more for a polygon."""
     lines = [line.split() for line in text.splitlines()[:50] if line.strip()]
     number = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
     if not lines or not all(line[0].isdigit() and all(map(number.fullmatch, line[1:])) for line in lines):
@@ -212,7 +212,7 @@ def _roboflow(path: Path, what: str) -> tuple[str | None, str]:
 
 
 def _ends(path: Path) -> str:
-    """The beginning of a text, and its end where it is long."""
+    """Returns the beginning of a text, and also its end if it is long."""
     with path.open("rb") as file:
         content = file.read(_BYTES)
         if (size := path.stat().st_size) > _BYTES:

@@ -1,4 +1,4 @@
-"""Colours of classes: the usual ones, tables of them, and colours as single numbers."""
+"""Class colours: default colours, look-up tables, and colours packed into single numbers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Color: TypeAlias = tuple[int, int, int]
 
 
 def color_table(colors: Sequence[Color]) -> np.ndarray:
-    """Colours by index, as an array to look indices up in.
+    """Returns a look-up table of colours by index.
 
     Args:
-        colors: (red, green, blue), 0–255, of the first indices; at most 256.
+        colors: the (red, green, blue) of the first indices, each 0–255; at most 256 colours.
 
     Returns:
         256×3 ``uint8``, black beyond the given colours.
@@ -26,9 +26,12 @@ def color_table(colors: Sequence[Color]) -> np.ndarray:
 
 
 def default_colors(count: int) -> tuple[Color, ...]:
-    """The first ``count`` colours of the Pascal VOC colour map, which keeps neighbouring indices far apart.
+    """Returns the first colours of the Pascal VOC colour map; neighbouring indices have very different colours.
 
     Bit 3j + c of the index becomes bit 7 − j of channel c (VOC devkit, ``VOClabelcolormap.m``).
+
+    Args:
+        count: number of colours, 0 or more.
     """
     colors = []
     for index in range(count):
@@ -42,11 +45,11 @@ def default_colors(count: int) -> tuple[Color, ...]:
 
 
 def unpacked_color(code: int) -> Color:
-    """The (red, green, blue) of a colour that was packed into one number, 16 bits each."""
+    """Returns the (red, green, blue) of a colour that was packed into one number, 16 bits per channel."""
     return code >> 32, code >> 16 & 0xFFFF, code & 0xFFFF
 
 
 def packed_colors(colors: np.ndarray) -> np.ndarray:
-    """Pack H×W×3 colours into H×W ``int64``, 16 bits each."""
+    """Packs H×W×3 colours into H×W ``int64`` numbers, 16 bits per channel."""
     parts = colors.astype(np.int64)
     return parts[..., 0] << 32 | parts[..., 1] << 16 | parts[..., 2]

@@ -1,7 +1,7 @@
-"""How labelling tools write the names, values and colours of classes: one function per form of file.
+"""Parsers for the class files of labelling tools, with names, values and colours: one function per form of file.
 
-Each takes a text and returns its classes, or nothing where the text is of another kind, as many tools write a
-``meta.json`` or ``labels.txt``. A text of the form that is wrong raises ``ValueError``.
+Each function takes a text and returns its classes. It returns an empty list if the text is of another kind, because
+many tools write a ``meta.json`` or ``labels.txt``. It raises ``ValueError`` if the text is of its form but invalid.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 
-_WORDS = 8  # of a class name at most; a line of more is a sentence
-_LETTERS = 100  # of a line at most
+_WORDS = 8  # most words of a class name; a longer line is a sentence
+_LETTERS = 100  # most characters of a line
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Form:
     """A form of class files.
 
     Attributes:
-        parse: gives the classes of a text.
-        own: whether a file of this name can only be a class file, so that other contents are a mistake.
+        parse: returns the classes of a text.
+        own: whether a file of this name can only be a class file, so that any other content is an error.
     """
 
     parse: Callable[[str], list[NamedClass]]
@@ -46,7 +46,10 @@ class Form:
 
 
 def parse_labelmap(text: str) -> list[NamedClass]:
-    """CVAT's and Datumaro's ``name:r,g,b:parts:actions``, whose names may hold colons; else as ``parse_names``."""
+    """Parses CVAT's and Datumaro's ``name:r,g,b:parts:actions``, whose names may contain colons.
+
+    Text without such lines is parsed by ``parse_names``.
+    """
     lines, named = lines_of(text), []
     if lines and (not any(":" in line for line in lines) or all(map(_NUMBERED.fullmatch, lines))):
         if wrong := next((line for line in lines if re.search(r"\d+\s+\d+\s+\d+$", line)), None):
@@ -66,9 +69,10 @@ _NUMBERED_AFTER = re.compile(r"(?P<name>.*\D)\s*[:;,=\t]\s*(?P<value>-?\d+)")
 
 
 def parse_names(text: str) -> list[NamedClass]:
-    """A name a line, in the order of the values, or with the value before or after it; ``#`` begins a comment.
+    """Parses one name per line, in the order of the values, or with the value before or after the name.
 
-    labelme's ``__ignore__`` is no class and is not counted; its ``_background_`` is the background.
+    ``#`` begins a comment. labelme's ``__ignore__`` is not a class and is not counted; its ``_background_`` is the
+    background.
     """
     lines = [re.sub(r"\s#\s.*", "", line).strip().rstrip(",") for line in lines_of(text)]
     if len(lines) > 1 and is_head(words := re.split(r"[\s,;]+", lines[0])) and len(words) > 1:
@@ -85,11 +89,11 @@ def parse_names(text: str) -> list[NamedClass]:
         matched = [match for match in found if match is not None]
         names = [_plain_name(match["name"]) for match in matched]
         values = [int(match["value"]) for match in matched]
-        # "3 wheeler" beside "car", or "type: 1" twice, are names
+        # "3 wheeler" beside "car", or "type: 1" twice, are plain names without a value
         if matched and len(matched) == len(found) and len(set(names)) == len(names):
             return [NamedClass(name, value) for name, value in zip(names, values, strict=True)]
     if 2 * with_colon > len(lines) and len(lines) > 1:
-        return []  # "author: …", "date: …"
+        return []  # fields of another file, such as "author: …" and "date: …"
     plain = [_plain_name(line) for line in lines if line != "__ignore__"]
     return [NamedClass(name, index, counted=True) for index, name in enumerate(plain)]
 
@@ -102,7 +106,7 @@ _VALUE_FIRST = re.compile(r"(?P<value>\d+)[\s,;:]+(?P<name>[^\d\s].*)")
 
 
 def _with_colors(lines: list[str]) -> list[NamedClass]:
-    """Lines of a name and red, green and blue, or these before it, and perhaps a value before all; else nothing."""
+    """Parses lines with a name before or after red, green and blue, and perhaps a value first; else returns []."""
     found = [_COLOR_FIRST.fullmatch(line) or _COLOR_LAST.fullmatch(line) for line in lines]
     fitting = [
         match
@@ -115,7 +119,7 @@ def _with_colors(lines: list[str]) -> list[NamedClass]:
         wrong = next(line for line, match in zip(lines, found, strict=True) if match not in fitting)
         if 2 * len(fitting) > len(lines):
             raise ValueError(f"the line {wrong!r} is not a name with red, green and blue")
-        return []  # boxes, sizes
+        return []  # other numbers, such as boxes or sizes
     valued = [_VALUE_FIRST.fullmatch(match["name"]) for match in fitting]
     stated = all(valued)
     return [
@@ -148,7 +152,7 @@ def _plain_name(name: str) -> str:
 
 
 def parse_yolo(text: str) -> list[NamedClass]:
-    """The ``names`` of YOLO's ``data.yaml``: a list, or names by value."""
+    """Parses the ``names`` of YOLO's ``data.yaml``: a list, or names by value."""
     try:
         content = parse_yaml(text, "the file")
     except AtrousError:
@@ -162,20 +166,21 @@ def parse_yolo(text: str) -> list[NamedClass]:
 
 
 def parse_json(text: str) -> list[NamedClass]:
-    """What tools write into a file of several things, such as ``meta.json``, ``dataset.json`` and ``notes.json``.
+    """Parses the classes in a JSON file with other contents, such as ``meta.json`` and ``dataset.json``.
 
-    nnU-Net's ``{"labels": {"name": value}}`` (before version 2, ``{"value": "name"}``); Label Studio's ``{"categories":
-    [{"id", "name"}]}``; Supervisely's ``{"classes": [{"title", "color"}]}``; MMSegmentation's ``{"classes": ["name"],
-    "palette": [[r, g, b]]}``; Hugging Face's ``{"id2label": {"value": "name"}}``.
+    The forms are: nnU-Net's ``{"labels": {"name": value}}`` (before version 2, ``{"value": "name"}``); Label Studio's
+    ``{"categories": [{"id", "name"}]}`` in ``notes.json``; Supervisely's ``{"classes": [{"title", "color"}]}``;
+    MMSegmentation's ``{"classes": ["name"], "palette": [[r, g, b]]}``; Hugging Face's
+    ``{"id2label": {"value": "name"}}``.
     """
     content = _json(text)
     return _from_mapping(content) if isinstance(content, Mapping) else []
 
 
 def parse_class_json(text: str) -> list[NamedClass]:
-    """As ``parse_json``, and what is a list of classes only.
+    """Parses the forms of ``parse_json``, and files that contain only a list of classes.
 
-    ``{"value": "name"}``, ``{"name": value}``, ``["name"]`` and ``[{"id", "name", "color"}]``.
+    The latter are ``{"value": "name"}``, ``{"name": value}``, ``["name"]`` and ``[{"id", "name", "color"}]``.
     """
     content = _json(text)
     if isinstance(content, Mapping):
@@ -194,7 +199,7 @@ def parse_class_json(text: str) -> list[NamedClass]:
 
 
 def parse_machine_colors(text: str) -> list[NamedClass]:
-    """Supervisely's ``{"name": [v, v, v]}``: masks hold v, as grey."""
+    """Parses Supervisely's ``{"name": [v, v, v]}``: masks contain the grey value v."""
     content = _json(text)
     if not isinstance(content, Mapping) or not all(isinstance(color, list) for color in content.values()):
         raise ValueError('it is not {"name": [r, g, b], …}')
@@ -247,7 +252,7 @@ def _supervisely(classes: Sequence[Mapping[str, Any]]) -> list[NamedClass]:
 
 
 def _records(records: Sequence[Any]) -> list[NamedClass]:
-    """Classes as ``{"id", "name"}``, with a colour or not; nothing where one is none."""
+    """Parses classes as ``{"id", "name"}``, with or without a colour; returns [] if an entry has another form."""
     named = []
     for one in records:
         lowered = {str(key).lower(): value for key, value in one.items()} if isinstance(one, dict) else {}
@@ -276,7 +281,7 @@ def _by_value(pairs: Iterable[tuple[Any, Any]]) -> list[NamedClass]:
 
 
 class _Mapping(dict[str, Any]):
-    """A JSON object that remembers a key that it was given twice."""
+    """A JSON object, and a key that occurs twice in it, if any."""
 
     twice: str | None = None
 
@@ -295,7 +300,7 @@ def _check_once(content: Mapping[str, Any]) -> None:
 
 
 def _json(text: str) -> Any:
-    """The content of a JSON text, or None for another kind of text."""
+    """Returns the content of a JSON text, or None for another kind of text."""
     text = text.strip()
     if text[:1] not in ("{", "["):
         return None
@@ -303,7 +308,7 @@ def _json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_mapping)
     except (ValueError, RecursionError) as error:
         try:
-            json.loads(text.splitlines()[0])  # one object a line
+            json.loads(text.splitlines()[0])  # JSON Lines, which is another kind of text
         except (ValueError, RecursionError):
             raise ValueError(f"it is damaged JSON: {error}") from error
         return None
@@ -321,7 +326,7 @@ def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-# by file name; the first that is there is read
+# by file name; the first file that exists is read
 FORMS = {
     "labelmap.txt": Form(parse_labelmap, own=True),
     "label_map.txt": Form(parse_labelmap, own=True),

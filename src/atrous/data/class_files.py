@@ -1,4 +1,4 @@
-"""The names and colours of classes, from the files that labelling tools write beside their masks.
+"""Reads the names and colours of classes from the files that labelling tools write beside their masks.
 
 Forms: CVAT and Datumaro ``labelmap.txt`` ("# label:color_rgb:parts:actions"); labelme ``class_names.txt``, and lists of
 names as ``classes.txt`` and ``labels.txt``; Roboflow ``_classes.csv`` ("Pixel Value, Class"); ``class_dict.csv`` (name,
@@ -28,22 +28,22 @@ from atrous.data.pictures import PICTURE_SUFFIXES, read_mask
 from atrous.data.text_files import decodings, read_text_file
 from atrous.errors import AtrousError
 
-#: Masks that are looked at to tell whether a file's values are those of the masks.
+#: Number of masks that are read to check whether the values in a class file occur in masks.
 MASKS_COMPARED = 8
-#: In a note that says so.
+#: Part of the note that the layout's published classes are used.
 ASSUMED = "the published classes of this layout are assumed"
-#: In a note that says so.
-IN_ORDER = "their values by the order in it"
+#: Part of the note that a class file states no values.
+IN_ORDER = "their values follow its order"
 _IGNORED_NAMES = frozenset({"__ignore__", "ignore", "ignored", "void", "unlabeled", "unlabelled"})
 _NEARLY = ("classes.yml", "classes.yaml.txt", "class.yaml", "labels.yaml")
-#: Which Supervisely writes beside the folders of its datasets.
+#: Files that Supervisely writes beside the folders of its datasets.
 _SUPERVISELY = frozenset({"obj_class_to_machine_color.json", "meta.json"})
 BACKGROUND_NAMES = frozenset({"background", "_background_", "__background__", "bg", "backgrnd", "???"})
 
 
 @dataclass(frozen=True)
 class _ClassFile:
-    """A file that names classes."""
+    """A class file with its classes."""
 
     path: Path
     form: Form
@@ -58,21 +58,21 @@ def named_classes(
     default: ClassTable | None = None,
     published: Iterable[str] = (),
 ) -> tuple[ClassTable, tuple[str, ...]]:
-    """The class table of a dataset and sentences that say where its names are from.
+    """Returns the class table of a dataset, and sentences about the source of its names.
 
-    It is the given one, else that of ``classes.yaml``, else one by the file that a tool wrote beside the masks, else
-    the layout's.
+    The table is the given one, else the one in ``classes.yaml``, else one from the class file of a labelling tool
+    beside the masks, else the layout's default.
 
     Args:
         root: the dataset's folder.
         given: a table to use instead of the dataset's own, or None.
-        folders: where else such a file may be; each is tried with the folder above it, if that is in ``root``.
-        items: of the dataset; the first mask tells whether masks hold colours or numbers.
+        folders: other folders that may contain a class file. The parent of each is searched, too, if it is in ``root``.
+        items: the items of the dataset; the first readable mask shows whether masks contain colours or numbers.
         default: the layout's own table, or None.
-        published: names of files that belong to the published data set and say nothing more than ``default``.
+        published: names of files of the published dataset that add nothing to ``default``; they are not read.
 
     Raises:
-        NoClassesError: there is no table.
+        NoClassesError: no class table was found.
         AtrousError: a file is damaged, or two files contradict each other.
     """
     if given is not None or (root / CLASSES_FILE).exists():
@@ -88,11 +88,11 @@ def named_classes(
         table = _table(found[0], colored)
         counted = not table.color_coded and all(one.counted for one in found[0].named)
         how = f", and {IN_ORDER}" if counted else ""
-        return table, (f"The classes are named by {found[0].path}{how}.", *notes)
+        return table, (f"The class names are from {found[0].path}{how}.", *notes)
     if default is not None:
         return default, (f"There is no {CLASSES_FILE}, so {ASSUMED}.", *notes)
     raise NoClassesError(
-        f"{root}: there is no {CLASSES_FILE} to say what the values in the masks mean. "
+        f"{root}: there is no {CLASSES_FILE}, which gives the meaning of the values in the masks. "
         f"`atrous doctor {root} --write-classes` writes one from the values it finds.",
         notes,
     )
@@ -101,12 +101,12 @@ def named_classes(
 def _class_files(
     places: Iterable[Path], items: list[Item], published: frozenset[str]
 ) -> tuple[list[_ClassFile], list[str]]:
-    """The files that name classes, and a sentence for each that might by its name and does not."""
+    """Returns the class files, and a sentence for each file that is named like one but is not read."""
     found, notes = [], []
     damaged: dict[Path, AtrousError] = {}
     for place in dict.fromkeys(places):
         files = _texts_by_lower_name(place)
-        notes += [f"{files[name]} is not read: rename it {CLASSES_FILE}." for name in _NEARLY if name in files]
+        notes += [f"{files[name]} is not read: rename it to {CLASSES_FILE}." for name in _NEARLY if name in files]
         for name, form in FORMS.items():
             if name in published or name not in files:
                 continue
@@ -129,14 +129,14 @@ def _class_files(
 
 
 def _are_pictures(named: list[NamedClass], items: Iterable[Item]) -> bool:
-    """Whether names are those of pictures or masks, with or without a suffix."""
+    """Returns whether the names are those of pictures or masks, with or without a suffix."""
     names = {one.name for one in named}
     known = {name for item in items for name in (item.name, item.image.name, *([item.mask.name] if item.mask else []))}
     return 2 * len(names & known) >= len(names) or any(Path(one).suffix.lower() in PICTURE_SUFFIXES for one in names)
 
 
 def _are_other_values(named: list[NamedClass], items: Iterable[Item]) -> bool:
-    """Whether the values that a file states are none that masks hold, by the first masks that can be read."""
+    """Returns whether none of the values that a file states occurs in the first readable masks."""
     stated = {one.value for one in named if not one.counted}
     seen: set[int] = set()
     masks = (item.mask for item in items if item.mask is not None)
@@ -152,7 +152,7 @@ def _are_other_values(named: list[NamedClass], items: Iterable[Item]) -> bool:
         ):
             return True
         seen |= found
-    return not seen <= {0, 255}  # which may be a background and void alone
+    return not seen <= {0, 255}  # these may be only background and void
 
 
 def _texts_by_lower_name(folder: Path) -> dict[str, Path]:
@@ -179,33 +179,33 @@ def _text(path: Path, form: Form) -> str:
     except AtrousError:
         if form.own or not path.stat().st_size or form.parse(list(decodings(path))[-1]):
             raise
-        return ""  # in whatever encoding, it names no classes
+        return ""  # it contains no classes, whatever its encoding is
 
 
 def _compared(found: list[_ClassFile], colored: bool) -> list[str]:
-    """Sentences about files that name other things than the first does.
+    """Returns sentences about files that have no class in common with the first one, and are not read.
 
     Raises:
         AtrousError: two files contradict each other.
     """
     first, notes = found[0], []
     for other in found[1:]:
-        told = _contradiction(first.named, other.named, colored)
-        if told is None:
+        difference = _contradiction(first.named, other.named, colored)
+        if difference is None:
             continue
         names, others = ({_bare(one.name) for one in part.named} - BACKGROUND_NAMES for part in (first, other))
         if not other.form.own and first.form.own and not names & others:
             notes.append(f"{other.path} is not read: it has no class in common with {first.path}.")
             continue
         raise AtrousError(
-            f"{first.path} and {other.path} contradict each other: {told}. Remove the wrong one, or write a "
+            f"{first.path} and {other.path} contradict each other: {difference}. Remove the wrong one, or write a "
             f"{CLASSES_FILE}."
         )
     return notes
 
 
 def _contradiction(first: list[NamedClass], second: list[NamedClass], colored: bool) -> str | None:
-    """What two files say differently of one class or one value, in words; None where they agree."""
+    """Describes how two files differ about a class or a value; returns None if they agree."""
     one, other = ({_bare(c.name): c for c in part if _bare(c.name) not in _IGNORED_NAMES} for part in (first, second))
     if colored and all(c.color for c in (*first, *second)):
         differing = next((name for name in one.keys() & other.keys() if one[name].color != other[name].color), None)
@@ -215,7 +215,7 @@ def _contradiction(first: list[NamedClass], second: list[NamedClass], colored: b
         return f"no class is in both, such as {' and '.join(names)}"
     by_order = any(c.color and c.counted for c in second) and not any(c.counted for c in first)
     if colored or by_order:
-        return None  # colours or stated values say more than the order of a list of colours
+        return None  # colours or stated values are more reliable than the order in a list of colours
     for name in sorted(one.keys() & other.keys()):
         if one[name].value != other[name].value:
             return f"'{name}' is {one[name].value} in one and {other[name].value} in the other"
@@ -252,7 +252,7 @@ def _table(file: _ClassFile, colored: bool) -> ClassTable:
 
 
 def _hold_colors(items: Iterable[Item], colors: set[Color]) -> bool:
-    """Whether masks hold these colours, in their pixels or in their palettes, by the first mask that can be read."""
+    """Returns whether the first readable mask contains these colours, in its pixels or in its palette."""
     for item in items if colors else ():
         if item.mask is None:
             continue

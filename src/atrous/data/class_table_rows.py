@@ -1,4 +1,4 @@
-"""Tables of classes: rows of a name, a value and a colour, with a head that names the columns or without."""
+"""Parses tables of classes: rows with a name, a value and a colour, with or without a header."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _PICTURE_HEADS = frozenset(_PICTURE_WORDS.split())
 
 @dataclass(frozen=True)
 class NamedClass:
-    """What a file says of one class.
+    """One class in a class file.
 
     Attributes:
-        name: its name.
-        value: the number that masks hold for it.
-        color: the (red, green, blue) that masks hold for it, or None.
-        counted: whether the value is only the place in the file.
+        name: name of the class.
+        value: the number of the class in masks.
+        color: the (red, green, blue) of the class in masks, or None.
+        counted: whether the value is only the position in the file, because the file states no value.
     """
 
     name: str
@@ -42,7 +42,17 @@ class NamedClass:
 
 
 def parse_table(text: str) -> list[NamedClass]:
-    """A table whose head names a column of classes and one of values or three of colours, and no column of pictures."""
+    """Parses a table whose header has a column of classes, and one column of values or three columns of colours.
+
+    Args:
+        text: the content of the file.
+
+    Returns:
+        The classes; an empty list if the text is another kind of table, such as one with a column of pictures.
+
+    Raises:
+        ValueError: a line does not fit the header.
+    """
     rows = _rows(text)
     columns = _columns(rows) if 1 < len(rows) <= MAX_CLASSES + 2 else None
     if columns is None:
@@ -55,10 +65,10 @@ def parse_table(text: str) -> list[NamedClass]:
         if len(row) <= max(name, *numbers) or not all(_is_number(row[column]) for column in numbers)
     ]
     if wrong and 2 * len(wrong) < len(rows):
-        raise ValueError(f"the line {','.join(wrong[0])!r} does not fit its head")
+        raise ValueError(f"the line {','.join(wrong[0])!r} does not fit its header")
     names = [row[name] for row in rows[1:] if row not in wrong]
     if wrong or 4 * (len(names) - len(set(names))) > len(names):
-        return []  # of other things than classes, each with its label
+        return []  # a table of other things, each with a class label
     return [
         NamedClass(
             row[name],
@@ -71,14 +81,14 @@ def parse_table(text: str) -> list[NamedClass]:
 
 
 def _columns(rows: list[list[str]]) -> tuple[int, int | None, list[int] | None] | None:
-    """Where a table holds names, values and colours; None where its head says neither, or its rows are of pictures."""
+    """Returns the columns of names, values and colours; None if the header has none, or if the rows are pictures."""
     head, body = list(map(_plain_head, rows[0])), rows[1:]
     cells = [[row[index] for row in body if index < len(row)] for index in range(len(head))]
     if _PICTURE_HEADS.intersection(head) or any(map(_names_file, (cell for row in body for cell in row))):
         return None
     named = [index for index, cell in enumerate(head) if cell in _NAME_HEADS]
     texts = [index for index in named if not all(map(_is_number, cells[index]))]
-    # of a category and a name the name, of which no two are equal
+    # prefer a column without repeated entries: a name to a category
     names = [index for index in texts if len(set(cells[index])) == len(body)] or texts
     valued = [index for index, cell in enumerate(head) if cell in _VALUE_HEADS]
     values = valued or [index for index in named if index not in texts]
@@ -89,7 +99,7 @@ def _columns(rows: list[list[str]]) -> tuple[int, int | None, list[int] | None] 
 
 
 def parse_roboflow(text: str) -> list[NamedClass]:
-    """Roboflow's "Pixel Value, Class"."""
+    """Parses Roboflow's lines "Pixel Value, Class"; raises ``ValueError`` for other lines."""
     rows = _rows(text)
     if rows and is_head(rows[0]):
         if named := parse_table(text):
@@ -102,26 +112,26 @@ def parse_roboflow(text: str) -> list[NamedClass]:
 
 
 def parse_class_dict(text: str) -> list[NamedClass]:
-    """A table as its head says, else lines of name, red, green and blue."""
+    """Parses a table with a header, else lines "name,r,g,b"; raises ``ValueError`` for other lines."""
     rows = _rows(text)
     if rows and is_head(rows[0]):
         if named := parse_table(text):
             return named
         if _VALUE_HEADS.intersection(map(_plain_head, rows[0])):
-            raise ValueError(f"its lines do not fit the head {','.join(rows[0])!r}")
+            raise ValueError(f"its lines do not fit the header {','.join(rows[0])!r}")
         rows = rows[1:]
     for row in rows:
         if len(row) < 4 or not all(part.isdigit() for part in row[1:4]):
             raise ValueError(f"the line {','.join(row)!r} is not name,r,g,b")
         if any(map(_is_number, row[4:])):
             raise ValueError(
-                f"the line {','.join(row)!r} holds more numbers than name,r,g,b; name them in a first line"
+                f"the line {','.join(row)!r} contains more numbers than name,r,g,b; add a header with the column names"
             )
     return [NamedClass(row[0], index, color_of(row[1:4]), counted=True) for index, row in enumerate(rows)]
 
 
 def parse_label_colors(text: str) -> list[NamedClass]:
-    """CamVid's "r g b name"."""
+    """Parses CamVid's lines "r g b name"; raises ``ValueError`` for other lines."""
     named = []
     for line in lines_of(text):
         parts = line.split(maxsplit=3)
@@ -132,18 +142,18 @@ def parse_label_colors(text: str) -> list[NamedClass]:
 
 
 def is_head(cells: Iterable[str]) -> bool:
-    """Whether a line names columns: it holds a word for a name, a value or a colour, and no number."""
+    """Returns whether a line is a header: it contains a word for a name, a value or a colour, and no number."""
     plain = list(map(_plain_head, cells))
     return bool(_HEADS.intersection(plain)) and not any(map(_is_number, plain))
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text without outer spaces, empty ones and comments."""
+    """Returns the lines of a text, stripped of outer spaces, without empty lines and comments."""
     return [stripped for line in text.splitlines() if (stripped := line.strip()) and stripped[0] != "#"]
 
 
 def color_of(parts: Iterable[Any]) -> Color:
-    """Three numbers, or texts of numbers, as (red, green, blue)."""
+    """Converts three numbers, or strings of numbers, to (red, green, blue)."""
     red, green, blue = (int(part) for part in parts)
     return red, green, blue
 

@@ -1,4 +1,4 @@
-"""Which raw mask values mean which class: the one map from files to labels and back."""
+"""The class table: the only map from the raw values of mask files to labels and back."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from atrous.json_yaml import parse_yaml
 from atrous.overwrite_checks import TABLE_MARK, check_replaceable, is_our_table
 
 IGNORE_INDEX = 255
-MAX_CLASSES = 255  # labels are uint8 and 255 is taken
+MAX_CLASSES = 255  # labels are uint8, and 255 is the ignore index
 
 Raw: TypeAlias = int | Color
 
-UNKNOWN = 256  # beside the 256 labels in the uint16 look-up table
+UNKNOWN = 256  # the value after the 256 labels in the uint16 look-up table
 
 
 @checked_fields
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a dataset: their names, colours and the raw values that masks hold for them.
+    """The classes of a dataset: their names, their colours and their raw values in masks.
 
     Attributes:
         names: one name per class, K of them, 1 ≤ K ≤ 255.
         colors: one (red, green, blue) per class, 0–255.
-        raw: per class the raw values that mean it; the first is written back. All are integers of any size
-            and sign, or all are (red, green, blue) triples where masks are colour coded.
+        raw: the raw values of each class, of which `decode` writes the first. All are integers of any size and sign,
+            or, for colour-coded masks, all are (red, green, blue) triples.
         ignore: raw values of pixels that belong to no class.
     """
 
@@ -79,12 +79,12 @@ class ClassTable:
                     hint = " If masks are colour coded, write raw: [[r, g, b]]." if owners[value] == name else ""
                     raise AtrousError(
                         f"the raw value {value} is given for '{owners[value]}' and again for '{name}'; "
-                        f"each value means one thing.{hint}"
+                        f"give each value only once.{hint}"
                     )
                 owners[value] = name
         coded = [_is_triple(value) for value in owners]
         if any(coded) and not all(coded):
-            raise AtrousError("raw values mix numbers and [r, g, b] colours; masks hold one kind or the other.")
+            raise AtrousError("raw values mix numbers and [r, g, b] colours; give only numbers or only colours.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,20 +96,19 @@ class ClassTable:
 
     @checked
     def encode(self, raw_mask: np.ndarray, nodata: int | None = None) -> np.ndarray:
-        """Map a mask's raw values to labels.
+        """Maps a mask's raw values to labels.
 
         Args:
-            raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask stored as three equal channels
-                is taken for H×W.
-            nodata: the value that the mask's file declares as no data, or None. It is ignored, unless the table
-                lists it.
+            raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask with three equal channels counts as H×W.
+            nodata: the nodata value that the mask's file declares, or None. Its pixels become 255 = ignore, unless the
+                table lists the value.
 
         Returns:
             H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
 
         Raises:
-            AtrousError: the mask holds values that the table does not know (named, with a first pixel), or
-                colours where numbers are expected, or numbers where colours are.
+            AtrousError: the mask contains values that are not in the table (the message names them and the first such
+                pixel), or colours instead of numbers, or numbers instead of colours.
         """
         codes = self._codes_of(raw_mask)
         labels = self._look_up(codes)
@@ -123,30 +122,33 @@ class ClassTable:
 
     @checked
     def look_up(self, raw_mask: np.ndarray) -> np.ndarray:
-        """Map raw values to labels like ``encode``, but mark unknown ones instead of refusing them.
+        """Maps raw values to labels like ``encode``, but marks unknown values instead of refusing them.
+
+        Args:
+            raw_mask: as for ``encode``.
 
         Returns:
             H×W ``uint16`` of class indices 0…K−1, 255 = ignore and ``UNKNOWN`` = 256.
 
         Raises:
-            AtrousError: the mask holds colours where numbers are expected, or numbers where colours are.
+            AtrousError: the mask contains colours instead of numbers, or numbers instead of colours.
         """
         return self._look_up(self._codes_of(raw_mask))
 
     @checked
     def decode(self, label: np.ndarray) -> np.ndarray:
-        """Map labels back to raw values, the first one of each class; the inverse of ``encode``.
+        """Maps labels back to raw values, the first one of each class; the inverse of ``encode``.
 
         Args:
-            label: H×W integer of class indices 0…K−1 and 255 = ignore.
+            label: H×W integers: class indices 0…K−1, and 255 = ignore.
 
         Returns:
-            H×W of the smallest integer dtype that fits every value that any label could give, or H×W×3
-            ``uint8`` colours.
-            Ignored pixels get the first ignore value; where the table has none, 255 if no class means 255.
+            H×W of the smallest integer dtype that can represent every raw value in use, or H×W×3 ``uint8`` colours.
+            Ignored pixels get the first ignore value. If the table has none, they get 255, or white in colours, unless
+            a class uses this value.
 
         Raises:
-            AtrousError: the label holds an index without a class, or ignored pixels and no value for them.
+            AtrousError: the label contains an index without a class, or ignored pixels that have no raw value.
         """
         if not isinstance(label, np.ndarray) or label.ndim != 2 or label.dtype.kind not in "biu":
             raise AtrousError(f"a label is an array of H×W whole numbers, got {shown(label)}.")
@@ -164,7 +166,7 @@ class ClassTable:
                     "the label has ignored pixels, or pixels without data, but the class table gives no value to "
                     "write for them; add one under ignore: in classes.yaml, or write class indices, without --raw."
                 )
-            ignore = first[0]  # fills the table, never looked up
+            ignore = first[0]  # only fills the table; no label uses it
         table = np.empty((256, 3) if self.color_coded else 256, dtype=_smallest_dtype([*first, ignore]))
         table[: len(self)] = first
         table[len(self) :] = ignore
@@ -173,14 +175,17 @@ class ClassTable:
     @classmethod
     @checked
     def from_yaml(cls, path: Path | str) -> ClassTable:
-        """Read a ``classes.yaml``.
+        """Reads a ``classes.yaml``.
 
         The file has ``classes``, a list of ``{name, color, raw}``, and optionally ``ignore``, a list of raw
         values. ``color`` defaults to the Pascal VOC colour of the index and ``raw`` to the index itself;
         for colour-coded masks ``raw`` is a list of ``[r, g, b]``.
 
+        Args:
+            path: the file.
+
         Raises:
-            AtrousError: the file is missing, is no YAML, or has unknown or wrong entries.
+            AtrousError: the file is missing, is not YAML, or has unknown or invalid entries.
         """
         path = Path(path)
         if not path.exists():
@@ -192,7 +197,7 @@ class ClassTable:
             raise AtrousError(f"{path}: {error}") from error
 
     def yaml_text(self) -> str:
-        """The table as the text of a ``classes.yaml``, one class a line."""
+        """Returns the table as the text of a ``classes.yaml``, one class per line."""
         lines = [f"ignore: {_flow([_plain(value) for value in self.ignore])}", "classes:"]
         for name, color, raw in zip(self.names, self.colors, self.raw, strict=True):
             entry = {"name": name, "color": list(color), "raw": [_plain(value) for value in raw]}
@@ -201,21 +206,21 @@ class ClassTable:
 
     @checked
     def to_yaml(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the table to ``path``, atomically, to be read by ``from_yaml``.
+        """Writes the table atomically to ``path``, in the form that ``from_yaml`` reads.
 
         Args:
             path: the file; a table that this function wrote is replaced.
-            overwrite: replace a file that it did not write, too.
+            overwrite: whether to replace also a file that this function did not write.
 
         Raises:
-            AtrousError: a folder, or a file that this function did not write.
+            AtrousError: ``path`` is a folder, or a file that this function did not write.
         """
         check_replaceable(path, "class table", is_our_table, overwrite=overwrite)
         write_text(path, f"{TABLE_MARK}\n{self.yaml_text()}")
 
     @property
     def has_ignore_value(self) -> bool:
-        """Whether `decode` has a value to write for ignored pixels."""
+        """Whether `decode` has a raw value for ignored pixels."""
         return self._ignore_value() is not None
 
     def _ignore_value(self) -> Raw | None:
@@ -225,7 +230,7 @@ class ClassTable:
         return None if any(fallback in values for values in self.raw) else fallback
 
     def _codes_of(self, raw_mask: np.ndarray) -> np.ndarray:
-        """One number a pixel: H×W as the mask holds it, or its colours packed into ``int64``."""
+        """Returns one number per pixel: the H×W values of the mask, or its colours packed into ``int64``."""
         if not isinstance(raw_mask, np.ndarray) or raw_mask.dtype.kind not in "biu" or raw_mask.ndim not in (2, 3):
             raise AtrousError(f"a mask is an array of H×W or H×W×3 whole numbers, got {shown(raw_mask)}.")
         if raw_mask.ndim == 3 and raw_mask.shape[2] < (3 if self.color_coded else 1):
@@ -233,7 +238,7 @@ class ClassTable:
         if self.color_coded:
             if raw_mask.ndim == 2:
                 raise AtrousError(
-                    "the mask holds one number a pixel, but the class table lists [r, g, b] colours; run "
+                    "the mask holds one number per pixel, but the class table lists [r, g, b] colours; run "
                     "`atrous doctor` for a table that fits."
                 )
             return packed_colors(raw_mask)
@@ -258,14 +263,14 @@ class ClassTable:
 
     @cached_property
     def _byte_table(self) -> np.ndarray:
-        """The label of every raw value 0–255, ``UNKNOWN`` for those the table does not know."""
+        """The label of every raw value 0–255; ``UNKNOWN`` for values that are not in the table."""
         return self._search(np.arange(256))
 
     def _look_up(self, codes: np.ndarray) -> np.ndarray:
         return self._byte_table[codes] if codes.dtype == np.uint8 else self._search(codes)
 
     def _search(self, codes: np.ndarray) -> np.ndarray:
-        # Masks are runs of one value, and a search for each run is ten times faster than for each pixel.
+        # Masks consist of runs of one value; one search per run is ten times faster than one per pixel.
         flat = codes.ravel()
         starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] + 1))
         runs = flat[starts].astype(np.int64)
@@ -304,7 +309,7 @@ def _parsed(content: Any) -> dict[str, Any]:
         _check_keys("a class entry", entry, ("name", "color", "raw"))
         name = entry.get("name")
         if not isinstance(name, str) or not name:
-            raise AtrousError(f"class {index} has the name {name!r}; give text, in quotes where YAML reads more.")
+            raise AtrousError(f"class {index} has the name {name!r}; give text, in quotes if YAML reads another type.")
         names.append(name)
         colors.append(_tupled(entry.get("color", fallback[index])))
         raw.append(_raw_values(entry.get("raw", index), f"class '{name}'"))
@@ -315,7 +320,7 @@ def _parsed(content: Any) -> dict[str, Any]:
 
 def _check_keys(kind: str, given: Any, allowed: Sequence[str]) -> None:
     if not isinstance(given, dict):
-        raise AtrousError(f"{given!r} given where {kind} with the keys {', '.join(allowed)} belongs.")
+        raise AtrousError(f"{given!r} given; {kind} must be a mapping with the keys {', '.join(allowed)}.")
     for key in given:
         if key not in allowed:
             raise unknown_name(f"key in {kind}", key, allowed)
@@ -330,7 +335,7 @@ def _raw_values(given: Any, owner: str) -> tuple[Raw, ...]:
 
 
 def _tupled(value: Any) -> Any:
-    """Lists as tuples, at any depth."""
+    """Converts lists to tuples, at any depth."""
     return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
 
 

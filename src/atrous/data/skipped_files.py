@@ -1,4 +1,4 @@
-"""Files beside pictures that are not read, and why."""
+"""Files beside pictures that are skipped, and the reasons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 
-#: What belongs beside pictures and is none: texts, settings, and what systems leave.
+#: Suffixes of files that are usual beside pictures: texts, settings and files of operating systems.
 _ENDINGS = """
 .txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .md .rst .html .htm .log .ini .cfg .db .lst .list .py .ipynb
 .sh .xlsx .xls .ods .doc .docx .lnk .url .tfw .jgw .pgw .wld .prj .ovr .cpg .cache
@@ -31,7 +31,7 @@ _CURES = {
     (".npy", ".npz", ".mat", ".h5", ".hdf5", ".pt", ".pkl"): "they are arrays: save them as PNG or TIFF",
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"): "they are videos: save frames as PNG",
     (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar"): "they are archives: unpack them",
-    (".part", ".crdownload", ".download"): "they are downloads that were not finished: load them again",
+    (".part", ".crdownload", ".download"): "these downloads are incomplete: download them again",
     (".psd", ".xcf", ".kra"): "they are layered drawings: export them as PNG",
     (
         ".nii",
@@ -45,7 +45,7 @@ _CURES = {
 
 
 def passed_over(folder: Path) -> list[Path]:
-    """The files of a folder that may be pictures and are of no format that is read, sorted."""
+    """Returns the files of a folder that may be pictures in a format that is not read, sorted."""
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
@@ -53,10 +53,10 @@ def passed_over(folder: Path) -> list[Path]:
 
 
 def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
-    """A sentence for each folder and kind of file that is passed over there, with the cure.
+    """Returns a sentence for each folder and kind of file that is skipped, with the remedy.
 
     Args:
-        folders: where pictures and masks are.
+        folders: the folders that contain pictures and masks.
     """
     notes = []
     for folder in folders:
@@ -67,13 +67,11 @@ def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
             cure = next((cure for endings, cure in _CURES.items() if ending in endings), "convert them to PNG or TIFF")
             named = f"ending in {ending}" if ending else "without an ending"
             shown = files[0].name if len(files) == 1 else f"{files[0].name}, …"
-            notes.append(
-                f"{folder}: passed over, because this format is not read: {len(files)} {named} ({shown}); {cure}."
-            )
+            notes.append(f"{folder}: skipped, because this format is not read: {len(files)} {named} ({shown}); {cure}.")
     return tuple(notes)
 
 
 def ending_of(path: Path) -> str:
-    """The suffix in lower case, with that before ``.gz``."""
+    """Returns the suffix in lower case; ``.nii.gz`` counts as one suffix."""
     name = path.name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()

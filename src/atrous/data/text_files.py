@@ -1,4 +1,4 @@
-"""Reading small text files that editors, spreadsheets and labelling tools write, whatever the locale."""
+"""Reads small text files from editors, spreadsheets and labelling tools, independent of the locale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atrous.errors import AtrousError
 
-#: Byte order marks, the longer before the shorter that they begin with.
+#: Byte order marks; a longer mark is before a shorter one that it begins with.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -19,12 +19,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: What editors wrote before UTF-8; which of them a file is in can only be judged by what it names.
+#: Encodings that editors used before UTF-8; only the names in a file can show which of them it has.
 _OLD_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "cp1250", "euc_kr", "big5", "cp1251")
 
 
 def read_text_file(path: Path) -> str:
-    """Read a text in UTF-8, or in UTF-16 or UTF-32 as Notepad and Excel write it.
+    """Reads a text in UTF-8, or in UTF-16 or UTF-32, which Notepad and Excel write.
+
+    Args:
+        path: the text file.
 
     Raises:
         AtrousError: the file cannot be read, or is in another encoding.
@@ -36,15 +39,18 @@ def read_text_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise AtrousError(
-            f"{path}: line {line} is no {encoding.upper().removesuffix('-SIG')} text. Save the file again as UTF-8 "
+            f"{path}: line {line} is not {encoding.upper().removesuffix('-SIG')} text. Save the file again as UTF-8 "
             "(in Excel: 'CSV UTF-8'; in Notepad: 'Save as', encoding UTF-8)."
         ) from error
 
 
 def decodings(path: Path) -> Iterator[str]:
-    """Yield every text that a file may mean: one where it is Unicode, else one for each old encoding that fits.
+    """Yields every possible text of a file: one if it is Unicode, else one for each old encoding that fits.
 
-    The first alternative keeps bytes that are no text as Python keeps those of file names (PEP 383).
+    If the file is not Unicode, the first text is UTF-8 in which invalid bytes are escaped as in file names (PEP 383).
+
+    Args:
+        path: the text file.
 
     Raises:
         AtrousError: the file cannot be read.
@@ -65,14 +71,14 @@ def decodings(path: Path) -> Iterator[str]:
 
 
 def table_of(path: Path, text: str) -> list[list[str]]:
-    """The cells of a table, line by line, without empty lines.
+    """Returns the cells of a table, line by line, without empty lines.
 
     Args:
-        path: the file, whose ending .tsv says that tabs separate the cells.
-        text: what it holds.
+        path: the file; with the suffix .tsv, tabs separate the cells.
+        text: the content of the file.
 
     Raises:
-        AtrousError: the text is no table.
+        AtrousError: the text is not a table.
     """
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter_of(first)
@@ -84,7 +90,7 @@ def table_of(path: Path, text: str) -> list[list[str]]:
 
 
 def delimiter_of(line: str) -> str:
-    """The character that most likely separates the cells of a table's line: comma, semicolon, tab or bar."""
+    """Returns the most frequent separator in a table's line: comma, semicolon, tab or vertical bar."""
     return max((",", ";", "\t", "|"), key=line.count)
 
 

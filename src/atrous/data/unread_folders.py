@@ -1,4 +1,4 @@
-"""Folders of a dataset that hold pictures and are not read, and the command that has them read."""
+"""Folders of a dataset that contain pictures but are not read, and the commands to read them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.splits.split_names import SPELLINGS, canonical_split
 from atrous.errors import counted
 
-_DEPTH = 4  # folders below the dataset's, as in gtFine/train/aachen
+_DEPTH = 4  # levels of folders below the dataset's folder, as in gtFine/train/aachen
 _SHOWN = 8
 
 
 def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) -> tuple[str, ...]:
-    """Sentences that name the folders with pictures that are not read.
+    """Returns sentences that name the unread folders with pictures.
 
     Args:
         root: the dataset's folder.
         used: the folders whose pictures and masks are read.
-        notes: sentences already made; a folder named in them is not named again.
+        notes: earlier sentences; a folder that they name is not named again.
 
     Returns:
-        One sentence for each folder that another of the same meaning hides, such as ``valid`` beside ``val``, and one
-        for all others.
+        One sentence for each folder that is unread because a folder of the same meaning is read, such as ``valid``
+        beside ``val``, and one sentence for all others.
     """
     read = {path for folder in used for path in (folder, *folder.parents)}
     unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}
     unread = {folder: count for folder, count in unread.items() if not _is_named(root, folder, notes)}
-    told: list[str] = []
+    sentences: list[str] = []
     others: list[str] = []
     hidden: dict[Path, Path] = {}
     for folder, count in unread.items():
@@ -41,26 +41,28 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
             hidden.setdefault(*pair)
     for folder, rival in hidden.items():
         count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
-        told.append(
+        sentences.append(
             f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is. "
             f'To read it instead: mv "{rival}" "{rival}_unused". To read both, merge them: move the files of '
             f"{_shown(root, folder)} into {_shown(root, rival)}."
         )
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-        told.append(f"Folders with pictures that are not read: {', '.join(others[:_SHOWN])}{more}.")
-    return tuple(told)
+        sentences.append(f"Folders with pictures that are not read: {', '.join(others[:_SHOWN])}{more}.")
+    return tuple(sentences)
 
 
 def folders_with_pictures(
     folder: Path, counts: Callable[[Path], bool] = lambda path: True, depth: int = _DEPTH
 ) -> Iterator[tuple[Path, int]]:
-    """Yield the folders that hold pictures, and how many each holds; none that is hidden, a link, or may not be read.
+    """Yields each folder that contains pictures, and its number of pictures.
+
+    Hidden folders, links and folders without read permission are skipped.
 
     Args:
-        folder: where to begin.
-        counts: whether a picture counts.
-        depth: levels of folders below it, 0 or more.
+        folder: the folder in which the search begins.
+        counts: returns whether a picture counts.
+        depth: levels of folders below ``folder`` to search, 0 or more.
     """
     count = 0
     below: list[Path] = []
@@ -80,7 +82,7 @@ def folders_with_pictures(
 
 
 def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] | None:
-    """The folder, or one above it, that has the meaning of one beside it that is read, and that one."""
+    """Returns the folder, or one above it, that means the same as a folder beside it that is read; and that folder."""
     for path in (folder, *folder.parents):
         if path == root or not path.is_relative_to(root):
             return None
@@ -92,7 +94,7 @@ def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] |
 
 
 def _meaning(name: str) -> str | None:
-    """The split that a folder's name means, or "images" or "masks"; None for other names."""
+    """Returns the split that a folder's name means, or "images" or "masks"; None for other names."""
     lowered = name.lower()
     if (split := canonical_split(lowered)) in SPELLINGS:
         return split

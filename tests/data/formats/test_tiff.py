@@ -442,9 +442,9 @@ def test_a_tag_of_the_pixels_that_stands_twice_is_refused_by_every_reader(tag, f
         content = content[:at] + entries[-12:] + entries[:-12] + content[at + 12 * count :]
     (tmp_path / "a.tif").write_bytes(content)
     for read in (read_picture, read_mask, read_kind, exif_orientation):
-        with pytest.raises(AtrousError, match="stands twice"):
+        with pytest.raises(AtrousError, match="occurs twice"):
             read(tmp_path / "a.tif")
-    with pytest.raises(AtrousError, match="stands twice"):
+    with pytest.raises(AtrousError, match="occurs twice"):
         decode_pixels(content, 10**6)
 
 
@@ -459,9 +459,9 @@ def test_a_jpeg_of_another_size_than_its_tile_is_refused_before_it_is_decoded(si
     assert read_picture(tmp_path / "good.tif").shape == (32, 32, 3)
     content[at : at + 4] = struct.pack(">HH", *size)
     (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(AtrousError, match="a JPEG in it names"):
+    with pytest.raises(AtrousError, match="a JPEG in it states"):
         read_picture(tmp_path / "a.tif")
-    with pytest.raises(AtrousError, match="a JPEG in it names"):
+    with pytest.raises(AtrousError, match="a JPEG in it states"):
         decode_pixels(bytes(content), 10**6)
 
 
@@ -495,7 +495,7 @@ def test_a_stranger_may_not_have_one_part_of_a_file_read_as_many_tags(code, kind
     content = file.getvalue() + bytes(4000)
     size = 3000 if kind != 4 else 750
     assert decode_pixels(_with_tags(content, [(code, kind, size, 8)]), 10**6).values.shape == (8, 8, 1)
-    with pytest.raises(AtrousError, match=f"tag {code} stands twice"):
+    with pytest.raises(AtrousError, match=f"tag {code} occurs twice"):
         decode_pixels(_with_tags(content, [(code, kind, size, 8)] * 2), 10**6)
     with pytest.raises(AtrousError, match="its tags hold"):
         decode_pixels(_with_tags(content, [(code, kind, size, 8), (65_002, kind, size, 8)]), 10**6)
@@ -583,7 +583,7 @@ def test_large_tables_of_jpeg_that_every_tile_is_decoded_with_are_refused():
         if size == 4096:
             assert decode_pixels(tagged, 10**6).values.shape == (32, 32, 1)
         else:
-            with pytest.raises(AtrousError, match="tables of JPEG"):
+            with pytest.raises(AtrousError, match="JPEG tables"):
                 decode_pixels(tagged, 10**6)
 
 

@@ -150,7 +150,7 @@ def test_names_that_do_not_fit_are_answered_with_a_command(tmp_path):
 def test_files_of_other_kinds_are_said(tmp_path, name):
     make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="abc", splits=("train",))
     (tmp_path / "images" / name).write_bytes(b"1")
-    assert any("passed over" in note and name in note for note in open_dataset(tmp_path).notes)
+    assert any("skipped" in note and name in note for note in open_dataset(tmp_path).notes)
 
 
 def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
@@ -159,15 +159,15 @@ def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
         (tmp_path / f"images/{index}.heic").write_bytes(b"1")
         (tmp_path / f"masks/{index}.npy").write_bytes(b"1")
     notes = told(tmp_path)
-    assert f"{tmp_path / 'images'}: passed over, because this format is not read: 3 ending in .heic" in notes
-    assert f"{tmp_path / 'masks'}: passed over, because this format is not read: 3 ending in .npy" in notes
+    assert f"{tmp_path / 'images'}: skipped, because this format is not read: 3 ending in .heic" in notes
+    assert f"{tmp_path / 'masks'}: skipped, because this format is not read: 3 ending in .npy" in notes
 
 
 def test_texts_beside_pictures_are_not_said(tmp_path):
     make(tmp_path, "images/{stem}.jpg", "masks/{stem}.png", stems="abc", splits=("train",))
     for name in ("readme.txt", "Thumbs.db", ".DS_Store", "a.json"):
         (tmp_path / "images" / name).write_bytes(b"1")
-    assert not any("passed over" in note for note in open_dataset(tmp_path).notes)
+    assert not any("skipped" in note for note in open_dataset(tmp_path).notes)
 
 
 def test_a_folder_of_nothing_else_names_what_is_there(tmp_path):

@@ -103,7 +103,7 @@ def test_pictures_of_one_name_are_told_apart_by_their_paths(tmp_path):
             write(tmp_path / f"{split}/masks/{name}.png", 1)
     BINARY.to_yaml(tmp_path / "classes.yaml")
     (tmp_path / "groups.csv").write_text("picture,group\na,1\nb,2\n")
-    with pytest.raises(AtrousError, match=r"'a' names 2 pictures.*such as 'train/images/a.png'"):
+    with pytest.raises(AtrousError, match=r"'a' matches 2 pictures.*such as 'train/images/a.png'"):
         open_dataset(tmp_path)
     rows = [f"{split}/images/{name},{split[0]}{name}" for split in ("train", "val") for name in ("a", "b")]
     (tmp_path / "groups.csv").write_text("picture,group\n" + "\n".join(rows))
@@ -114,14 +114,14 @@ def test_pictures_of_one_name_are_told_apart_by_their_paths(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "holds nothing.*picture,group"),
-        ("picture,group\n", "no group of 40 of 40 pictures, such as 'patient00_slice00'"),
+        ("", "is empty.*picture,group"),
+        ("picture,group\n", "no group for 40 of 40 pictures, such as 'patient00_slice00'"),
         ("\n".join(PATIENTS), "one column.*columns picture and group"),
-        (table(PATIENTS[1:]), "no group of 1 of 40 pictures, such as 'patient00_slice00'.*Add a line"),
-        (table(PATIENTS) + "patient00_slice00,other", "in the groups 'patient00' and 'other'.*remove a line"),
-        ("".join(f"{n},1,{TOLD[n]}\n" for n in PATIENTS), "which of them tells the group is not clear"),
-        ("picture,patient,scan\n" + "".join(f"{n},{TOLD[n]},{n}\n" for n in PATIENTS), "which of them tells the group"),
-        (table(["x1", "x2"]), "'x1', which is no picture of this data set"),
+        (table(PATIENTS[1:]), "no group for 1 of 40 pictures, such as 'patient00_slice00'.*Add a line"),
+        (table(PATIENTS) + "patient00_slice00,other", "in the groups 'patient00' and 'other'.*remove one of the lines"),
+        ("".join(f"{n},1,{TOLD[n]}\n" for n in PATIENTS), "unclear which of them is the group"),
+        ("picture,patient,scan\n" + "".join(f"{n},{TOLD[n]},{n}\n" for n in PATIENTS), "which of them is the group"),
+        (table(["x1", "x2"]), "'x1', which is not a picture of this data set"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path, content, said):
@@ -140,7 +140,7 @@ def test_two_tables_are_refused_and_other_kinds_of_files_are_named(tmp_path):
     assert any("groups.xlsx is not read" in note and "groups.csv" in note for note in dataset.notes)
     (tmp_path / "groups.csv").write_text(table(PATIENTS))
     (tmp_path / "Groups.tsv").write_text(table(PATIENTS, sep="\t"))
-    with pytest.raises(AtrousError, match="both tell the groups"):
+    with pytest.raises(AtrousError, match="both define the groups"):
         open_dataset(tmp_path)
 
 
@@ -151,15 +151,15 @@ def test_a_pattern_tells_groups_and_a_table_comes_first(tmp_path):
     (tmp_path / "groups.csv").write_text(table(PATIENTS, lambda name: name[-2:]))
     dataset = open_dataset(tmp_path, groups=r"^(patient\d+)_")
     assert (groups(dataset)["patient03_slice02"], dataset.groups_from) == ("02", "file")
-    assert any("is not used: groups.csv tells" in note for note in dataset.notes)
+    assert any("is not used, because groups.csv defines" in note for note in dataset.notes)
 
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("(", "no regular expression"),
+        ("(", "not a regular expression"),
         (r"patient\d+", "0 groups in brackets; it needs one"),
-        (r"(patient)(\d+)", "2 groups in brackets.*written \\(\\?:"),
+        (r"(patient)(\d+)", "2 groups in brackets.*Write brackets that mark no group as \\(\\?:"),
         (r"^(patient0\d)_slice0[1-4]", "finds no group in 8 of 40 names, such as 'patient00_slice00'"),
         (r"^(x?)", "finds no group in 40 of 40 names"),
     ],
@@ -208,7 +208,7 @@ def test_whole_groups_are_dealt_whatever_their_sizes(sizes):
     assert splits["train"]
     assert sorted(item.name for part in splits.values() for item in part) == sorted(item.name for item in items)
     if len(sizes) == 1:
-        assert "of one group" in note
+        assert "in one group" in note
         return
     of = [{item.group for item in part} for part in splits.values()]
     assert sum(map(len, of)) == len(sizes)  # no group is in two

@@ -228,7 +228,7 @@ def test_a_number_beside_a_picture_is_no_mask(tmp_path, form):
 def test_columns_that_nothing_tells_apart_are_refused(tmp_path):
     dataset(tmp_path, tuple(map(str, range(12))))
     write(tmp_path, "splits/train.csv", "0,7\n1,4\n")
-    with pytest.raises(AtrousError, match="name the pictures' column 'image'"):
+    with pytest.raises(AtrousError, match="names the column of pictures 'image'"):
         open_dataset(tmp_path)
 
 
@@ -540,4 +540,6 @@ def test_published_layouts_name_lists_that_they_do_not_use(tmp_path, layout):
     write(tmp_path, "splits.json", json.dumps(BY_SPLIT))
     opened = open_dataset(tmp_path)
     assert opened.layout == layout
-    assert any("The splits are the folders; these lists are not used: splits.json" in n for n in opened.notes)
+    assert any(
+        "The splits are defined by the folders; these lists are not used: splits.json" in n for n in opened.notes
+    )

@@ -74,7 +74,7 @@ def test_records_in_a_folder_where_no_list_is_looked_for_are_refused(tmp_path, f
     dataset(tmp_path)
     name, content = RECORDS[form]
     write(tmp_path, f"meta/{name}", json.dumps(content))
-    with pytest.raises(AtrousError, match=rf"{name} tells the splits.*Move it to .*splits\.json"):
+    with pytest.raises(AtrousError, match=rf"{name} assigns pictures to splits.*Move it to .*splits\.json"):
         open_dataset(tmp_path)
 
 
@@ -124,13 +124,13 @@ def test_records_that_call_every_picture_training_are_said(tmp_path):
     write(tmp_path, "dataset.json", json.dumps({"training": [{"image": f"./{s}.jpg"} for s in (*TRAIN, *VAL, "e")]}))
     opened = open_dataset(tmp_path)
     assert opened.splits.keys() == {"train", "val"}
-    assert any("dataset.json says that every picture is for training" in note for note in opened.notes)
+    assert any("dataset.json assigns every picture to training" in note for note in opened.notes)
 
 
 def test_splits_in_a_file_named_as_results_are_said(tmp_path):
     dataset(tmp_path)
     write(tmp_path, "results.json", json.dumps(BY_SPLIT))
-    assert any("results.json names splits of pictures and is not read" in n for n in open_dataset(tmp_path).notes)
+    assert any("results.json assigns pictures to splits but is not read" in n for n in open_dataset(tmp_path).notes)
 
 
 UNREAD_RECORDS = {
@@ -155,7 +155,7 @@ def test_records_in_forms_that_are_not_read_are_refused(tmp_path, form):
 def test_damaged_records_that_state_splits_are_refused(tmp_path):
     dataset(tmp_path)
     write(tmp_path, "metadata.json", '[{"image": "a.jpg", "split": "train"}, {"image": "d.jpg", "split": "val"')
-    with pytest.raises(AtrousError, match=r"metadata\.json names pictures and seems to tell their split"):
+    with pytest.raises(AtrousError, match=r"metadata\.json names pictures and seems to define their split"):
         open_dataset(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_splits_in_a_text_that_is_not_read_are_refused(tmp_path):
     dataset(tmp_path)
     text = '<annotations><image name="a.jpg" subset="Train"/><image name="d.jpg" subset="Validation"/></annotations>'
     write(tmp_path, "annotations.xml", text)
-    with pytest.raises(AtrousError, match="seems to tell their split"):
+    with pytest.raises(AtrousError, match="seems to define their split"):
         open_dataset(tmp_path)
 
 
@@ -217,7 +217,9 @@ FOLDS = {
 def test_parts_that_tell_the_splits_differently_are_folds(tmp_path, form, suffix):
     dataset(tmp_path, tuple("abcdef"))
     write(tmp_path, f"cv{suffix}", json.dumps(FOLDS[form]))
-    with pytest.raises(AtrousError, match=r"each tell the splits, as folds do\. Write one of them alone.*splits\.json"):
+    with pytest.raises(
+        AtrousError, match=r"each define all splits, as folds do\. Write only one of them.*splits\.json"
+    ):
         open_dataset(tmp_path)
 
 

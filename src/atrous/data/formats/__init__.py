@@ -1,1 +1,1 @@
-"""Formats of picture files, one file each."""
+"""Readers of picture file formats, one module per format."""

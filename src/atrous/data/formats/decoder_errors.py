@@ -1,4 +1,4 @@
-"""What every decoder's failure becomes: one error that names the file."""
+"""Turns the failure of any decoder into one error that names the file."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from atrous.errors import AtrousError
 
 
 class TooLarge(AtrousError):
-    """A picture of more pixels, or more bytes, than are allowed or fit into memory."""
+    """Error for a picture with more pixels or bytes than are allowed or fit into memory."""
 
 
 @contextmanager
 def in_words(name: object) -> Iterator[None]:
-    """Turn everything that a decoder raises into an AtrousError.
+    """Turns every exception of a decoder into an AtrousError.
 
-    Decoders raise any type on damaged files, and one damaged file must not end the work on all others.
+    For a damaged file, a decoder may raise an exception of any type. One damaged file must not stop the work on all
+    other files.
 
     Args:
-        name: of the file, for the message.
+        name: name of the file, for the message.
 
     Raises:
         TooLarge: memory ran out.
-        AtrousError: anything else that was raised.
+        AtrousError: the decoder raised another exception.
     """
     try:
         yield
@@ -32,7 +33,7 @@ def in_words(name: object) -> Iterator[None]:
     except FileNotFoundError:
         raise AtrousError(f"{name}: no such file.") from None
     except MemoryError as error:
-        raise TooLarge(f"{name}: cannot be read; it takes more memory than there is.") from error
+        raise TooLarge(f"{name}: cannot be read; it needs more memory than is available.") from error
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise AtrousError(f"{name}: cannot be read ({reason}); the file may be damaged or cut short.") from error

@@ -1,10 +1,10 @@
-"""The eight orientations of EXIF and TIFF: turning pictures upright, whole and in windows."""
+"""The eight orientations of EXIF and TIFF: turns whole pictures and windows upright."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: The tag of EXIF and TIFF that holds the orientation, 1 (upright) to 8.
+#: The tag of EXIF and TIFF that contains the orientation, 1 (upright) to 8.
 ORIENTATION_TAG = 274
 
 # Orientation -> (transpose first, flip rows, flip columns); EXIF 2.32, table 6
@@ -21,11 +21,11 @@ _AS_STORED = (False, False, False)
 
 
 def upright(array: np.ndarray, orientation: object) -> np.ndarray:
-    """Turn stored pixels upright.
+    """Turns stored pixels upright.
 
     Args:
-        array: H×W or H×W×C as stored.
-        orientation: 1 to 8; anything else counts as 1.
+        array: the stored pixels, H×W or H×W×C.
+        orientation: 1 to 8; any other value counts as 1.
 
     Returns:
         A view of the array; H and W are exchanged for orientations 5 to 8.
@@ -37,22 +37,28 @@ def upright(array: np.ndarray, orientation: object) -> np.ndarray:
 
 
 def upright_size(height: int, width: int, orientation: object) -> tuple[int, int]:
-    """Height and width of the upright picture, from those of the stored one."""
+    """Returns (height, width) of the upright picture.
+
+    Args:
+        height: height of the stored picture in pixels.
+        width: width of the stored picture in pixels.
+        orientation: 1 to 8; any other value counts as 1.
+    """
     return (width, height) if _steps(orientation)[0] else (height, width)
 
 
 def stored_window(
     window: tuple[int, int, int, int], size: tuple[int, int], orientation: object
 ) -> tuple[int, int, int, int]:
-    """Where the pixels of a window of the upright picture are stored.
+    """Returns the window of the stored picture that contains the pixels of a window of the upright picture.
 
     Args:
-        window: (top, left, height, width) in the upright picture.
+        window: (top, left, height, width) in the upright picture, in pixels.
         size: (H, W) of the upright picture.
-        orientation: 1 to 8; anything else counts as 1.
+        orientation: 1 to 8; any other value counts as 1.
 
     Returns:
-        (top, left, height, width) in the stored picture; `upright` turns what is read there.
+        (top, left, height, width) in the stored picture. `upright` turns the pixels that are read there.
     """
     transpose, flip_rows, flip_columns = _steps(orientation)
     top, left, height, width = window
@@ -64,11 +70,11 @@ def stored_window(
 
 
 def stored_from_upright(size: tuple[int, int], orientation: object) -> np.ndarray:
-    """The 3×3 matrix from (column, row, 1) in the upright picture to (column, row, 1) in the stored one.
+    """Returns the 3×3 matrix from (column, row, 1) in the upright picture to (column, row, 1) in the stored picture.
 
     Args:
         size: (H, W) of the upright picture.
-        orientation: 1 to 8; anything else counts as 1.
+        orientation: 1 to 8; any other value counts as 1.
     """
     transpose, flip_rows, flip_columns = _steps(orientation)
     matrix = np.eye(3)

@@ -1,4 +1,4 @@
-"""The nodata value that GDAL keeps in a file beside a picture, where the picture's own format has no place for it."""
+"""Reads the nodata value that GDAL stores beside a picture whose format has no place for it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _NODATA = re.compile(r'<NoDataValue(?:\s+le_hex_equiv="(?P<hex>[0-9A-Fa-f]{16})"
 
 
 def nodata_beside(path: Path | str) -> str | None:
-    """The nodata value of the first band in ``PATH.aux.xml`` (GDAL's Persistent Auxiliary Metadata).
+    """Reads the nodata value of the first band from ``PATH.aux.xml`` (GDAL's Persistent Auxiliary Metadata).
 
     Args:
         path: a picture file.
 
     Returns:
-        The number as text; None where there is no such file, or none in it.
+        The number as text; None if there is no such file or no nodata value in it.
     """
     beside = Path(f"{path}.aux.xml")
     try:
@@ -28,6 +28,6 @@ def nodata_beside(path: Path | str) -> str | None:
         return None
     if found is None:
         return None
-    if found["hex"]:  # exact, where the text is rounded
+    if found["hex"]:  # exact; the text is rounded
         return repr(struct.unpack("<d", bytes.fromhex(found["hex"]))[0])
     return found["text"].strip()

@@ -1,4 +1,4 @@
-"""JPEG 2000 files, of any depth and number of bands."""
+"""Reads JPEG 2000 files with any bit depth and number of bands."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from atrous.errors import AtrousError
 
 #: First bytes of a JP2 file (ISO/IEC 15444-1, I.5.1) and of a bare codestream.
 JPEG2000_STARTS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
-_END = b"\xff\xd9"  # of a codestream
+_END = b"\xff\xd9"  # end marker of a codestream
 
 
 def is_jpeg2000(start: bytes) -> bool:
-    """Whether a file that begins so is JPEG 2000."""
+    """Returns whether a file that begins with these bytes is JPEG 2000."""
     return start.startswith(JPEG2000_STARTS)
 
 
 def read_jpeg2000(content: bytes, name: object) -> StoredPixels:
-    """Decode a JPEG 2000 file, all bands in the depth it stores.
+    """Decodes all bands of a JPEG 2000 file, in their stored bit depth.
 
     Args:
-        content: of the file.
-        name: of the file, for messages.
+        content: the bytes of the file.
+        name: name of the file, for messages.
 
     Raises:
         AtrousError: the file is damaged or cut short.
@@ -38,7 +38,7 @@ def read_jpeg2000(content: bytes, name: object) -> StoredPixels:
 
 
 def _codestream(content: bytes) -> bytes:
-    """The codestream of a JP2 file, in its box of that name (ISO/IEC 15444-1, I.5.4); of a bare one, all of it."""
+    """Returns the codestream: the jp2c box of a JP2 file (ISO/IEC 15444-1, I.5.4), or the whole of a bare file."""
     at = 0 if content.startswith(JPEG2000_STARTS[0]) else len(content)
     while at + 8 <= len(content):
         length, kind, head = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8], 8
@@ -54,7 +54,7 @@ def _codestream(content: bytes) -> bytes:
 
 
 def _alpha_of(content: bytes, bands: int) -> int | None:
-    """The band that the channel definition box calls opacity (ISO/IEC 15444-1, I.5.3.6)."""
+    """Returns the band that the channel definition box marks as opacity (ISO/IEC 15444-1, I.5.3.6), or None."""
     at = content[:65536].find(b"cdef")
     if at < 0:
         return None

@@ -1,4 +1,4 @@
-"""The palettes of mask files: which colour an index stands for."""
+"""Palettes of mask files: the colour of each index."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ from atrous.data.class_colors import Color, color_table
 
 
 def palettes_differ(index: int, color: Color, path: str, other_color: Color, other_path: str) -> str:
-    """The sentence that refuses two masks whose palettes give one index two colours."""
+    """Returns the error message for two masks whose palettes give one index two colours.
+
+    Args:
+        index: the palette index.
+        color: its colour in ``path``.
+        path: the first mask.
+        other_color: its colour in ``other_path``.
+        other_path: the second mask.
+    """
     return (
         f"the palettes of the masks differ: index {index} is {color} in {path} and {other_color} in {other_path}, so "
-        "one number means two things, as programs that shrink PNG files leave it. List the colours in classes.yaml "
+        "one number has two meanings. Programs that shrink PNG files can cause this. List the colours in classes.yaml "
         "(raw: [[r, g, b]]; `atrous doctor` proposes it), or export the masks again with one palette."
     )
 
 
 def as_colors(indices: np.ndarray, palette: tuple[Color, ...]) -> np.ndarray:
-    """The colours that palette indices stand for.
+    """Returns the colours of palette indices.
 
     Args:
         indices: H×W ``uint8``.
-        palette: colours by index; black beyond its end.
+        palette: colours by index; an index beyond its end becomes black.
 
     Returns:
         H×W×3 ``uint8``.

@@ -1,4 +1,4 @@
-"""Pictures and masks as Pillow opens them, in the depth that their files hold."""
+"""Reads pictures and masks with Pillow, in the bit depth of their files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from atrous.errors import AtrousError
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a file with Pillow, without its pixel limit.
+    """Opens a file with Pillow, without Pillow's limit on the number of pixels.
 
     Args:
         path: a picture file.
 
     Raises:
-        AtrousError: no reader takes it.
+        AtrousError: no reader of Pillow accepts the file.
     """
     with path.open("rb") as file:
         picture = identify(file)
@@ -37,17 +37,17 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def identify(file: Any, formats: Collection[str] | None = None) -> Image.Image | None:
-    """The picture in a file, not yet decoded.
+    """Opens the picture in a file without decoding it.
 
     Args:
-        file: open for reading bytes, at its start.
+        file: a file that is open for reading bytes, at its start.
         formats: Pillow's names of the formats to try; None for all.
 
     Returns:
-        The picture, or None where no reader takes the file.
+        The picture, or None if no reader accepts the file.
     """
-    # Image.open refuses large pictures, and lifting its limit means changing a global that a server in the
-    # same process relies on. Asking each reader directly is what Image.open does, less the limit.
+    # Image.open refuses large pictures. Its limit is a global variable, on which a server in the same process may
+    # rely. This loop over the readers does the same as Image.open, but without the limit.
     start = file.read(16)
     for load_readers in (Image.preinit, Image.init):
         load_readers()
@@ -65,7 +65,7 @@ def identify(file: Any, formats: Collection[str] | None = None) -> Image.Image |
 
 
 def deeper_than_pillow_reads(picture: Image.Image) -> bool:
-    """Whether Pillow would silently cut this file's values to fewer bits; decided from its header."""
+    """Returns whether Pillow would silently cut this file's values to fewer bits; reads only the header."""
     tiles = getattr(picture, "tile", None) or ()
     arguments = tiles[0][3] if tiles else ()
     if picture.format == "PPM":
@@ -74,12 +74,12 @@ def deeper_than_pillow_reads(picture: Image.Image) -> bool:
 
 
 def pixels_of_file(picture: Image.Image, content: Callable[[], np.ndarray], name: Path | str) -> StoredPixels:
-    """The upright pixels of a file that Pillow opened.
+    """Returns the upright pixels of a file that Pillow opened.
 
     Args:
-        picture: as `opened` or `identify` gives it.
-        content: gives the file's bytes, asked for only where Pillow would cut the values to fewer bits.
-        name: of the file, for messages.
+        picture: the result of `opened` or `identify`.
+        content: returns the file's bytes; called only if Pillow would cut the values to fewer bits.
+        name: name of the file, for messages.
 
     Raises:
         AtrousError: the file is damaged.
@@ -91,25 +91,25 @@ def pixels_of_file(picture: Image.Image, content: Callable[[], np.ndarray], name
 
 
 def frames_of(picture: Image.Image) -> int:
-    """The number of frames of an animation or MPO; 1 where they cannot be counted.
+    """Returns the number of frames of an animation or MPO file; 1 if they cannot be counted.
 
     Args:
-        picture: as `opened` gives it; one that was decoded stays at its first frame.
+        picture: the result of `opened`; a picture that is already decoded stays at its first frame.
     """
     try:
         return max(int(getattr(picture, "n_frames", 1)), 1)
-    except Exception:  # damaged after the first frame, which alone is read
+    except Exception:  # damaged after the first frame; only the first frame is read
         return 1
 
 
 def pixels_of_picture(picture: Image.Image) -> StoredPixels:
-    """The pixels of a PIL image as it stands: no EXIF orientation is applied, so a mask has the image's own size.
+    """Returns the pixels of a PIL image without applying its EXIF orientation, so that a mask has the image's own size.
 
     Args:
-        picture: of any mode; its type and channels are those that its file would have.
+        picture: a PIL image of any mode. Data type and channels of the result are the same as for its file.
 
     Raises:
-        AtrousError: the image is closed or damaged, or holds integers that ``float32`` cannot keep.
+        AtrousError: the image is closed or damaged, or contains integers that ``float32`` cannot represent.
     """
     with in_words("the picture"):
         return _as_pixels(*_picture_array(picture), "the picture")
@@ -118,15 +118,15 @@ def pixels_of_picture(picture: Image.Image) -> StoredPixels:
 def mask_of_file(
     picture: Image.Image, content: Callable[[], np.ndarray], name: Path | str
 ) -> tuple[np.ndarray, tuple[Color, ...] | None]:
-    """The upright values of a mask that Pillow opened, and its palette.
+    """Returns the upright values of a mask that Pillow opened, and its palette.
 
     Args:
-        picture: as `opened` gives it.
-        content: gives the file's bytes, asked for only where Pillow would cut the values to fewer bits.
-        name: of the file, for messages.
+        picture: the result of `opened`.
+        content: returns the file's bytes; called only if Pillow would cut the values to fewer bits.
+        name: name of the file, for messages.
 
     Returns:
-        H×W or H×W×C, indices of a palette as they are; and the palette's colours, or None.
+        The values, H×W or H×W×C, in which palette indices stay indices; and the palette's colours, or None.
 
     Raises:
         AtrousError: the file is damaged.
@@ -137,10 +137,10 @@ def mask_of_file(
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """The orientation in EXIF, 1 to 8; 1 where the chunk is broken, which says nothing about the pixels."""
+    """Returns the EXIF orientation, 1 to 8; 1 if the EXIF data is broken, as the pixels may still be intact."""
     try:
         found = picture.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # its parser raises many kinds
+    except Exception:  # the EXIF parser raises exceptions of many types
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -152,7 +152,7 @@ def _as_pixels(array: np.ndarray, alpha: np.ndarray | None, name: object) -> Sto
 
 
 def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The values, and the alpha where it is no band of them."""
+    """Returns the values, and the alpha if it is not one of their bands."""
     import cv2  # only these files need it, and it takes 0.1 s to import
 
     alpha, tile = None, picture.tile[0] if getattr(picture, "tile", None) else None  # type: ignore[attr-defined]
@@ -170,9 +170,9 @@ def _decode_deep(content: np.ndarray, picture: Image.Image, name: Path | str) ->
 
 
 def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """H×W or H×W×C, and an alpha that is no band of it: that of grey, of a palette or of a transparent colour."""
+    """Returns H×W or H×W×C values, and the separate alpha of a grey, palette or colour-key picture, or None."""
     mode, stretch = picture.mode, _grey_stretch(picture)  # before decoding, which empties picture.tile
-    if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits, which some versions of Pillow widen
+    if mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits in the file; some versions of Pillow widen them
         return np.asarray(picture).astype(np.uint16), None
     if mode in ("L", "RGB", "RGBA", "I", "F") or mode.startswith("I;16"):
         values = np.asarray(picture)
@@ -190,7 +190,7 @@ def _picture_array(picture: Image.Image) -> tuple[np.ndarray, np.ndarray | None]
 
 
 def _alpha_of_key(key: object, values: np.ndarray, stretch: int = 1) -> np.ndarray | None:
-    """H×W alpha of a picture in which one grey value or colour is transparent (PNG's tRNS); None without such a key."""
+    """Returns the H×W alpha if one grey value or colour is transparent (PNG's tRNS chunk); None without such a key."""
     if isinstance(key, int) and values.ndim == 2:
         return (values != key * stretch).astype(np.uint8) * 255
     if isinstance(key, tuple) and values.ndim == 3 and len(key) == values.shape[2]:
@@ -218,7 +218,7 @@ def _palette_of(picture: Image.Image) -> tuple[Color, ...] | None:
 
 
 def _grey_stretch(picture: Image.Image) -> int:
-    """The factor by which Pillow multiplies grey values of two (85) or four (17) bits to fill 0…255."""
+    """Returns the factor by which Pillow multiplies grey values of two (85) or four (17) bits to fill 0…255."""
     tiles = getattr(picture, "tile", None) or ()
     arguments = tiles[0][3] if tiles else ""
     raw_mode = arguments if isinstance(arguments, str) else (arguments[0] if arguments else "")

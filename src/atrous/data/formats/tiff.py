@@ -1,4 +1,4 @@
-"""TIFFs of every kind as pictures and masks, whole or window by window, with one meaning for all."""
+"""Reads TIFF files as pictures and masks, whole or by windows; all kinds of TIFF give values of the same meaning."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-#: First bytes of TIFF and BigTIFF, little and big endian.
+#: First bytes of TIFF and BigTIFF files, little and big endian.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: Bytes that a picture from a stranger may take per pixel: eight bands of float64.
+#: Most bytes per pixel of a picture from an untrusted source: eight bands of float64.
 MOST_BYTES_PER_PIXEL = 64
-#: Strips and tiles from a stranger together are at most so many times the file; equal ones may share bytes.
+#: In an untrusted file, all strips and tiles together may be at most this many times as large as the file; the factor
+#: is above 1 because equal strips or tiles may share bytes.
 MOST_TIMES_LISTED = 4
-#: What `pages` may be.
+#: Allowed values of `pages`.
 PAGES = ("first", "channels")
 
 _PLACE_TAGS = {33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation"}
@@ -41,7 +42,7 @@ _STRETCH = {1: 255, 2: 85, 4: 17}  # to fill 0…255, as Pillow does with PNG
 
 
 def is_tiff(start: bytes) -> bool:
-    """Whether a file that begins so is a TIFF."""
+    """Returns whether a file that begins with these bytes is a TIFF."""
     return start[:4] in TIFF_STARTS
 
 
@@ -51,29 +52,30 @@ def _start_of(path: Path) -> bytes:
 
 
 class TiffPicture:
-    """A TIFF, open for reading; to be closed, or used in a `with` statement.
+    """A TIFF that is open for reading; close it, or use it in a `with` statement.
 
-    Numbers are what the file stores, whatever its photometric interpretation. Exceptions: a colour table becomes its
-    colours, YCbCr in JPEG and CMYK become RGB, and grey of one, two or four bits fills 0…255.
+    Values are returned as stored, independent of the photometric interpretation. There are three exceptions:
+    indices of a colour table become colours, YCbCr in JPEG and CMYK become RGB, and grey values of one, two or four
+    bits are scaled to 0…255.
 
     Args:
-        file: a path, or a file's content.
-        name: for messages; None for the path.
+        file: a path, or the bytes of a file.
+        name: name of the file, for messages; None for the path.
         pages: "first" for the first page, "channels" for the bands of all pages, one after the other.
-        most_pixels: that a picture from a stranger may have; None for no limit.
+        most_pixels: most pixels of a picture from an untrusted source; None for a trusted file without limit.
 
     Attributes:
         shape: (H, W, C) of the upright picture.
-        orientation: TIFF's, 1 to 8, which is applied.
-        alpha: index of the band that holds transparency, or None.
-        white_is_zero: whether the file of a grey picture says that 0 is white, which changes no number; else None.
-        pages: number of pages; reduced copies and masks are no pages.
-        nodata: the value that stands for no data, in the file's own type; None where none is declared in the file or in
-            GDAL's ``.aux.xml`` beside it, or where it cannot occur.
+        orientation: the TIFF orientation, 1 to 8; it is already applied.
+        alpha: index of the band that contains transparency, or None.
+        white_is_zero: for a grey picture, whether its header states that 0 is white; this changes no value. Else None.
+        pages: number of pages, without reduced copies and masks.
+        nodata: the nodata value, in the file's own data type. None if neither the file nor GDAL's ``.aux.xml`` beside
+            it declares such a value, or if the value cannot occur.
 
     Raises:
-        TooLarge: more pixels than allowed.
-        AtrousError: missing, damaged, or of a kind that is not supported.
+        TooLarge: the picture has more pixels than allowed.
+        AtrousError: the file is missing, damaged, or of a kind that is not supported.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class TiffPicture:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
                 self._check_listed()
-                text = None if isinstance(file, bytes) else nodata_beside(file)  # which GDAL prefers
+                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers this value
                 dtype = self._page.dtype
                 self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
@@ -127,40 +129,40 @@ class TiffPicture:
 
     @property
     def placed(self) -> bool:
-        """Whether it has coordinates: a pixel scale, tie points or a transformation (GeoTIFF 1.1, OGC 19-008)."""
+        """Whether the file has coordinates: a pixel scale, tie points or a transformation (GeoTIFF 1.1, OGC 19-008)."""
         return any(tag in self._page.tags for tag in _PLACE_TAGS)
 
     @property
     def place_tags(self) -> dict[str, Any]:
-        """What its tags say of its place, by GeoTIFF's names, for pixels as stored."""
+        """The georeferencing tags by their GeoTIFF names; they apply to the stored pixels, before the turn upright."""
         keys = self._page.geotiff_tags or {}
         values = {name: self._page.tags.valueof(tag) for tag, name in _PLACE_TAGS.items()}
         return {**keys, **{name: value for name, value in values.items() if value is not None}}
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(H, W) before it is turned upright."""
+        """(H, W) of the stored picture, before it is turned upright."""
         height, width = self._stored[0].shape[:2]
         return height, width
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the whole picture takes in memory, as stored."""
+        """Bytes of the whole picture in memory, in its stored data type."""
         return sum(page.nbytes for page in self._stored)
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of one stored number."""
+        """Bytes of one stored value."""
         return self._stored[0].dtype.itemsize
 
     @property
     def lossy(self) -> bool:
-        """Whether the compression changes values: JPEG, or another that may."""
+        """Whether the compression changes values, or may change them: JPEG and other lossy methods."""
         return self._page.compression in JPEG | {50001, 34927, 22610}
 
     @property
     def kind(self) -> PictureKind:
-        """What the header says of the picture."""
+        """The kind of the picture, from the header."""
         name, bands = self.dtype.name, self.shape[2]
         marked = self.alpha is not None or self.nodata is not None or bool(self._masks) or self._beside is not None
         return PictureKind(
@@ -175,12 +177,12 @@ class TiffPicture:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of `read`; it follows from the file's header."""
+        """The data type that `read` returns; it follows from the header."""
         empty = np.zeros((1, 1, self._stored[0].shape[2]), self._stored[0].dtype)
         return self._values(empty).dtype
 
     def read(self, window: Window | None = None) -> np.ndarray:
-        """The numbers of a picture.
+        """Reads the values of the picture.
 
         Args:
             window: (top, left, height, width) in upright pixels; None for the whole picture.
@@ -189,19 +191,26 @@ class TiffPicture:
             H×W×C ``uint8``, ``uint16`` or ``float32``.
 
         Raises:
-            AtrousError: the file is damaged, or holds integers that ``float32`` cannot keep.
+            AtrousError: the file is damaged, or contains integers that ``float32`` cannot represent.
         """
         return self.pixels(window).values
 
     def pixels(self, window: Window | None = None) -> StoredPixels:
-        """The numbers of a picture, and which of them are missing; see `read`."""
+        """Reads the values of the picture and marks the missing ones.
+
+        Args:
+            window: (top, left, height, width) in upright pixels; None for the whole picture.
+
+        Raises:
+            AtrousError: as for `read`.
+        """
         window = window or (0, 0, *self.shape[:2])
         with in_words(self.name):
             stored = self._read(window)
             missing = self._missing(stored)
             values = self._values(stored, None if missing is None else ~missing)
             masked = self._masked(window)
-            if missing is not None and missing.shape != values.shape:  # of a colour table's index
+            if missing is not None and missing.shape != values.shape:  # the nodata value is an index of a colour table
                 gone = np.asarray(missing.all(axis=2))
                 masked, missing = gone if masked is None else masked | gone, None
             return StoredPixels(
@@ -209,10 +218,10 @@ class TiffPicture:
             )
 
     def raw_mask(self) -> np.ndarray:
-        """The stored numbers of a mask: indices of a colour table stay, bits are not stretched.
+        """Reads the stored values of a mask; indices of a colour table stay indices, and grey values are not scaled.
 
         Returns:
-            H×W×C of the file's own type; a mask in YCbCr or CMYK is RGB.
+            H×W×C in the file's own data type; a mask in YCbCr or CMYK becomes RGB.
         """
         with in_words(self.name):
             stored = self._read((0, 0, *self.shape[:2]))
@@ -235,7 +244,7 @@ class TiffPicture:
             if page.shape != first.shape or page.dtype != first.dtype or page.page.photometric != self._photometric:
                 raise AtrousError(
                     f"{self.name}: page {number} is {page.shape} {page.dtype} and page 1 is {first.shape} "
-                    f"{first.dtype}; pages that are channels must be alike."
+                    f"{first.dtype}; pages that are read as channels must have the same shape and type."
                 )
         self._check_colours()
         orientation = self._page.tags.valueof(ORIENTATION_TAG)
@@ -270,7 +279,7 @@ class TiffPicture:
         return found[0] if found and found[0] > 0 else None
 
     def _mask_pages(self, most_pixels: float | None) -> list[StoredPage]:
-        """The masks in the file that belong to its first page: as large as it, one band."""
+        """Returns the mask of the first page, if the file contains one: same size, one band."""
         masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED][:_MOST_MASKS]
         stored = [self._stored_mask(one, index) for index, one in enumerate(masks, 1)]
         read = [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]
@@ -280,25 +289,25 @@ class TiffPicture:
         return read
 
     def _check_listed(self) -> None:
-        """Refuses a stranger's file whose strips and tiles share its bytes, as each is read anew."""
+        """Refuses an untrusted file whose strips and tiles share too many bytes: each of them is read separately."""
         listed, size = sum(page.listed_bytes for page in [*self._stored, *self._masks]), self._file.filehandle.size
         if self._strangers and listed > MOST_TIMES_LISTED * size:
             raise AtrousError(
                 f"{self.name}: cannot be read (its strips and tiles list {listed} bytes and the file has {size}); "
-                "save it anew."
+                "save it again."
             )
 
     def _stored_mask(self, directory: Directory, index: int) -> StoredPage:
         return StoredPage(page_at(self._file, directory, index), self.name, strangers=self._strangers)
 
     def _read(self, window: Window) -> np.ndarray:
-        """H×W×C as stored, upright."""
+        """Returns the stored values of a window, H×W×C, turned upright."""
         place = stored_window(window, self.shape[:2], self.orientation)
         parts = [page.read(place) for page in self._stored]
         return upright(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2), self.orientation)
 
     def _missing(self, stored: np.ndarray) -> np.ndarray | None:
-        """H×W×C booleans of values that are the file's nodata value."""
+        """Returns H×W×C booleans, True for values that are the file's nodata value; None if there are none."""
         if self.nodata is None:
             return None
         missing = np.isnan(stored) if self.nodata != self.nodata else stored == self.nodata
@@ -307,7 +316,7 @@ class TiffPicture:
         return missing if missing.any() else None
 
     def _masked(self, window: Window) -> np.ndarray | None:
-        """H×W booleans, True where a mask in the file or beside it hides pixels."""
+        """Returns H×W booleans, True where a mask in the file or beside it hides pixels; None if no pixel is hidden."""
         hidden = None
         for mask in self._masks:
             place = stored_window(window, self.shape[:2], self.orientation)
@@ -318,7 +327,7 @@ class TiffPicture:
         return hidden if hidden is not None and hidden.any() else None
 
     def _values(self, stored: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
-        """Stored numbers as those of a picture."""
+        """Converts stored values to the values of a picture."""
         if self._photometric == _PALETTE:
             return self._colours(stored)
         if self._is_cmyk:
@@ -330,14 +339,14 @@ class TiffPicture:
 
     @property
     def palette(self) -> tuple[Color, ...] | None:
-        """The colours of indices of 8 bits or fewer; None where the file has no such colour table."""
+        """The colours by index, for indices of at most 8 bits; None if the file has no such colour table."""
         table = self._color_table() if self._photometric == _PALETTE else None
         if table is None or len(table) > 256:
             return None
         return tuple((int(red), int(green), int(blue)) for red, green, blue in table)
 
     def _color_table(self) -> np.ndarray | None:
-        """N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, as libtiff's tools know, too."""
+        """Returns N×3 ``uint8``, or None. Colours have 16 bits; some programs write 8, as libtiff's tools allow."""
         table = self._page.colormap
         return None if table is None else (table.T if table.max(initial=0) < 256 else table.T >> 8).astype(np.uint8)
 
@@ -350,7 +359,7 @@ class TiffPicture:
         return np.concatenate([colours[indices[:, :, band]] for band in range(indices.shape[2])], axis=2)
 
     def _cmyk(self, stored: np.ndarray) -> np.ndarray:
-        """Ink to light without a colour profile, as Pillow does."""
+        """Converts CMYK to RGB without a colour profile, as Pillow does."""
         most = np.iinfo(stored.dtype).max
         light = most - stored.astype(np.float32)
         parts = [light[:, :, at : at + 3] * light[:, :, at + 3 : at + 4] / most for at in range(0, stored.shape[2], 4)]
@@ -358,12 +367,18 @@ class TiffPicture:
 
 
 def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> None:
-    """Refuse a picture from a stranger that would take too much memory, by its header.
+    """Checks, by the header, that an untrusted picture does not take too much memory.
+
+    Args:
+        page: the page to check.
+        most_pixels: most pixels that are allowed.
+        pages: number of pages that are read.
+        name: name of the file, for messages.
 
     Raises:
-        TooLarge: too many pixels, or too many bytes in them.
+        TooLarge: too many pixels, or too many bytes per pixel.
     """
-    planes, depth, height, width, together = page.shaped  # what is decoded, which some tags make another than the size
+    planes, depth, height, width, together = page.shaped  # decoded size; may differ from the stated size
     samples = max(planes * together, page.samplesperpixel)
     pixels = max(depth * height * width, page.imagewidth * page.imagelength)
     if pixels > most_pixels:
@@ -377,11 +392,11 @@ def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> 
         raise TooLarge(f"{name}: {samples * pages} bands of {itemsize} bytes take {total / 1e6:.0f} MB.")
     tile = page.tilewidth * page.tilelength * page.samplesperpixel * itemsize if page.is_tiled else 0
     if tile > max(most_pixels * MOST_BYTES_PER_PIXEL, 4 * total) or tile > max(2**26, 16 * total):
-        raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller ones.")
+        raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller tiles.")
 
 
 def silence_tifffile() -> None:
-    """Keep what tifffile logs about odd files from standard error; our own messages name the file."""
+    """Hides tifffile's log messages about unusual files from standard error; our own messages name the file."""
     logger = logging.getLogger("tifffile")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""The directories of a TIFF, looked through before any reader that trusts them."""
+"""Checks the directories of a TIFF before a reader that trusts them opens the file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import BinaryIO, NamedTuple
 
 from atrous.errors import AtrousError
 
-#: Most pages of one file that are counted; the pages after them are not read.
+#: Most pages of one file that are counted; later pages are not read.
 MOST_PAGES = 65536
-#: Pages, and values of one tag, in a file from a stranger.
+#: Most pages, and most values of one tag, in a file from an untrusted source.
 MOST_PAGES_OF_STRANGERS, MOST_VALUES_OF_STRANGERS = 256, 2**20
-#: Bytes of one value of TIFF's types (TIFF 6.0, section 2; BigTIFF's 16, 17 and 18).
+#: Bytes of one value, by TIFF data type (TIFF 6.0, section 2; 16, 17 and 18 are BigTIFF's).
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-#: Tags that say how pixels are stored, from ImageWidth to SampleFormat; repeated ones have no one meaning.
+#: Tags that define how pixels are stored, from ImageWidth to SampleFormat; a repeated tag would be ambiguous.
 _OF_PIXELS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325}
     | {330, 338, 339, 347, 512, 513, 514, 519, 529, 530, 531, 32997, 32998, 42113}
@@ -23,14 +23,14 @@ _OF_PIXELS = frozenset(
 
 
 class Directory(NamedTuple):
-    """Where a page is described, and what kind of page it is."""
+    """The offset of a page's directory in the file, and the kind of the page."""
 
     offset: int
     kind: int  # bits of NewSubfileType: 1 reduced resolution, 2 one of several pages, 4 mask
 
 
 class _Form(NamedTuple):
-    """How numbers are laid out: of TIFF or of BigTIFF, in one of two byte orders."""
+    """The layout of numbers: TIFF or BigTIFF, and the byte order."""
 
     order: str
     big: bool
@@ -44,24 +44,26 @@ class _Form(NamedTuple):
 
 
 def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[Directory]:
-    """The pages of a file in order; a chain that runs in a circle or out of the file ends there.
+    """Returns the pages of a file in order.
+
+    The list of pages ends where the chain of directories returns to an earlier one or leaves the file.
 
     Args:
         file: a TIFF or BigTIFF, open for reading bytes.
-        name: of the file, for messages.
-        strangers: whether the file is from a stranger, whose pages and values of tags are limited.
+        name: name of the file, for messages.
+        strangers: whether the file is from an untrusted source; then its pages and the values of its tags are limited.
 
     Raises:
-        AtrousError: no page; a tag of the pixels that a page holds twice, of which readers take different ones; a tag
-            larger than the file; or, from a stranger, any tag twice in one page, tags that together are larger than
-            the file, or more pages or values than are allowed.
+        AtrousError: there is no page. Or a page contains a pixel tag twice; readers differ in which of the two they
+            use. Or a tag is larger than the file. Or, in an untrusted file, a page contains any tag twice, the tags
+            together are larger than the file, or there are more pages or values than allowed.
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
     order = "<" if file.read(2) == b"II" else ">"
     form = _Form(order, False)
     found: dict[int, Directory] = {}
-    in_tags = 0  # bytes of all tags, which may point at one place
+    in_tags = 0  # bytes of all tags; several tags may point to the same place
     try:
         form = _Form(order, form.read(file, "H") == 43)
         if form.big:
@@ -69,7 +71,7 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
         offset = form.read(file, "Q" if form.big else "I")
         while offset and offset not in found and offset < end and len(found) < MOST_PAGES:
             if strangers and len(found) == MOST_PAGES_OF_STRANGERS:
-                raise AtrousError(f"{name}: more than {MOST_PAGES_OF_STRANGERS} pages; send one picture a file.")
+                raise AtrousError(f"{name}: more than {MOST_PAGES_OF_STRANGERS} pages; send one picture per file.")
             file.seek(offset)
             count = form.read(file, "Q" if form.big else "H")
             size = 20 if form.big else 12
@@ -81,14 +83,14 @@ def directories(file: BinaryIO, name: object, strangers: bool = False) -> list[D
             in_tags += sum(tag.length * _SIZES.get(tag.type, 1) for tag in tags)
             if strangers and in_tags > end:
                 raise AtrousError(
-                    f"{name}: cannot be read (its tags hold {in_tags} bytes and the file {end}); the file is damaged."
+                    f"{name}: cannot be read (its tags hold {in_tags} bytes, the file has {end}); the file is damaged."
                 )
             found[offset] = Directory(offset, _kind(tags))
             offset = form.read(file, "Q" if form.big else "I")
     except EOFError:
         pass
     if not found:
-        raise AtrousError(f"{name}: cannot be read (it holds no page); the file may be damaged or cut short.")
+        raise AtrousError(f"{name}: cannot be read (it contains no page); the file may be damaged or cut short.")
     return list(found.values())
 
 
@@ -98,7 +100,7 @@ class _Tag(NamedTuple):
     code: int
     type: int
     length: int  # number of its values
-    first: int  # the value, where one number fits
+    first: int  # the first value, if it is stored in the entry itself
 
 
 def _tags(entries: bytes, form: _Form) -> Iterable[_Tag]:
@@ -113,19 +115,19 @@ def _tags(entries: bytes, form: _Form) -> Iterable[_Tag]:
 def _check(tags: list[_Tag], end: int, name: object, strangers: bool) -> None:
     seen: set[int] = set()
     for tag in tags:
-        if tag.code in seen and (strangers or tag.code in _OF_PIXELS):  # tifffile keeps all of them in memory
-            raise AtrousError(f"{name}: cannot be read (tag {tag.code} stands twice in one page); the file is damaged.")
+        if tag.code in seen and (strangers or tag.code in _OF_PIXELS):  # tifffile keeps all copies in memory
+            raise AtrousError(f"{name}: cannot be read (tag {tag.code} occurs twice in one page); the file is damaged.")
         seen.add(tag.code)
         if tag.code in _OF_PIXELS and tag.length * _SIZES.get(tag.type, 1) > end:
             raise AtrousError(f"{name}: cannot be read (tag {tag.code} is larger than the file); the file is damaged.")
         if strangers and tag.length > MOST_VALUES_OF_STRANGERS and tag.type not in (1, 2, 7):
-            raise AtrousError(f"{name}: tag {tag.code} holds {tag.length} values; save it in larger strips or tiles.")
+            raise AtrousError(f"{name}: tag {tag.code} has {tag.length} values; save it in larger strips or tiles.")
 
 
 def _kind(tags: Iterable[_Tag]) -> int:
     for tag in tags:
         if tag.code == 254:
             return tag.first
-        if tag.code == 255:  # the old SubfileType: 2 is reduced, 3 one of several
+        if tag.code == 255:  # the old SubfileType: 2 is a reduced copy, 3 is one of several pages
             return {2: 1, 3: 2}.get(tag.first, 0)
     return 0

@@ -1,4 +1,4 @@
-"""The numbers that one page of a TIFF stores, whole or in windows, by tifffile and its decoders."""
+"""Reads the stored values of one TIFF page, whole or by windows, with tifffile and its decoders."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from atrous.errors import AtrousError
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-#: Bytes of decoded strips and tiles that are kept for the next, overlapping window.
+#: Most bytes of decoded strips and tiles in the cache, for the next window that overlaps.
 CACHE_BYTES = 128e6
-#: Windows of fewer bytes are decoded in one thread: starting threads takes longer, and small files are read in many
-#: processes at once.
+#: Windows of fewer bytes are decoded in one thread: starting more threads takes longer, and small files are read in
+#: many processes at once.
 THREADED_BYTES = 4 * 2**20
-#: A strip or tile of more bytes than this, and of four times the picture's, is a damaged header.
+#: A strip or tile with more bytes than this, and with more than four times the picture's, means a damaged header.
 LARGEST_SEGMENT = 2**28
-#: What a decoder can give at most per byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
+#: Most decoded bytes per stored byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
-#: A JPEG of more scans than this is no photograph: each scan costs a pass over the whole picture, and only a few bytes.
+#: Most scans of a JPEG; a photograph has fewer. Each scan takes few bytes but costs a pass over the whole picture.
 MOST_SCANS = 200
-#: Bytes of the tables that the JPEGs of a stranger's page share; each is decoded with them. Four of each kind take
-#: fewer than 3000.
+#: Most bytes of the tables that the JPEGs of an untrusted page share; each JPEG is decoded with them. Four tables of
+#: each kind take fewer than 3000 bytes.
 MOST_BYTES_OF_TABLES = 4096
-#: Markers before the first scan of a JPEG; a colour profile of the largest size takes 255.
+#: Most markers before the first scan of a JPEG; a colour profile of the largest size takes 255.
 MOST_MARKERS = 4096
-#: Types and numbers of planes that OpenCV merges.
+#: Data types that OpenCV can merge, and most planes.
 _MERGED = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
 _MOST_MERGED = 512
 _NOT_FILLING = re.compile(rb"[^\xff]")
 #: TIFF's numbers for JPEG.
 JPEG = frozenset({6, 7, 34892, 33007})
-#: Compressions that a stranger may send: none, LZW, JPEG, deflate, PackBits and Zstandard, whose decoders give no more
-#: than they are told to. Others take the size from a header of their own.
+#: Compressions that are allowed in untrusted files: none, LZW, JPEG, deflate, PackBits and Zstandard. Their decoders
+#: return no more bytes than requested. Other decoders take the size from their own header.
 SAFE_COMPRESSIONS = frozenset({1, 5, 7, 8, 32946, 32773, 50000})
 
 Window = tuple[int, int, int, int]
 
 
 def page_at(file: TiffFile, directory: Directory, index: int) -> TiffPage:
-    """The tags of one page.
+    """Returns one page of a TIFF with its tags.
 
     Args:
         file: an open TIFF.
-        directory: of the page.
-        index: of the page in the file, from 0.
+        directory: the directory of the page.
+        index: the index of the page in the file, from 0.
     """
     from tifffile import TiffPage
 
@@ -68,16 +68,16 @@ class StoredPage:
     """One page of an open TIFF.
 
     Args:
-        page: its tags.
-        name: of the file, for messages.
-        strangers: whether the file is from a stranger, whose compression must be one of `SAFE_COMPRESSIONS`.
+        page: the page with its tags.
+        name: name of the file, for messages.
+        strangers: whether the file is from an untrusted source; then its compression must be in `SAFE_COMPRESSIONS`.
 
     Attributes:
-        shape: (H, W, S), S samples a pixel.
-        dtype: of the stored numbers, in this machine's byte order; one bit is ``uint8``.
+        shape: (H, W, S) with S samples per pixel.
+        dtype: data type of the stored values, in this machine's byte order; values of one bit are ``uint8``.
 
     Raises:
-        AtrousError: a kind of numbers or a layout that is not supported, or a header that cannot be true.
+        AtrousError: the data type or layout is not supported, or the header contradicts itself.
     """
 
     def __init__(self, page: TiffPage, name: object, strangers: bool = False) -> None:
@@ -94,11 +94,11 @@ class StoredPage:
                 "supported; store uint8, uint16 or float32."
             )
         if page.dtype.kind == "c":
-            raise AtrousError(f"{name}: complex numbers; give magnitudes, as uint8, uint16 or float32.")
+            raise AtrousError(f"{name}: complex numbers; store magnitudes, as uint8, uint16 or float32.")
         if depth != 1:
-            raise AtrousError(f"{name}: a volume of depth {depth}; store each slice as a picture of its own.")
+            raise AtrousError(f"{name}: a volume of depth {depth}; store each slice as a separate picture.")
         if min(page.shaped) < 1:
-            raise AtrousError(f"{name}: {width}×{height} px of {planes * together} bands is no picture.")
+            raise AtrousError(f"{name}: {width}×{height} px of {planes * together} bands is not a picture.")
         self.shape = height, width, planes * together
         self.dtype = np.dtype(np.uint8) if page.dtype.kind == "b" else page.dtype.newbyteorder("=")
         self._planes, self._together = planes, together
@@ -119,22 +119,22 @@ class StoredPage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the whole page takes in memory."""
+        """Bytes of the whole page in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def listed_bytes(self) -> int:
-        """Bytes of all its strips and tiles in the file; those that share a part of the file count each."""
+        """Bytes of all strips and tiles in the file; bytes that several of them share count several times."""
         return sum(map(int, self.page.databytecounts))
 
     def read(self, window: Window) -> np.ndarray:
-        """The stored numbers of a window.
+        """Reads the stored values of a window.
 
         Args:
             window: (top, left, height, width) in stored pixels, inside the page.
 
         Returns:
-            H×W×S of `dtype`; strips and tiles that the file leaves out hold its nodata value, or 0.
+            H×W×S of `dtype`; strips and tiles that are missing in the file are filled with its nodata value, or 0.
 
         Raises:
             AtrousError: the file is damaged or cut short, or it needs a decoder that is not installed.
@@ -169,12 +169,12 @@ class StoredPage:
                 place(part)
         else:
             with ThreadPoolExecutor(min(8, len(parts), os.cpu_count() or 1)) as pool:
-                for _ in pool.map(place, parts):  # raises what went wrong
+                for _ in pool.map(place, parts):  # raises the exceptions of the threads
                     pass
         return out
 
     def _check(self) -> None:
-        """Compares the header with the file's size before any memory is taken."""
+        """Compares the header with the file's size before memory is allocated."""
         page, height = self.page, self.shape[0]
         expected = self._planes * self._down * self._across
         offsets, counts = np.asarray(page.dataoffsets, np.uint64), np.asarray(page.databytecounts, np.uint64)
@@ -191,7 +191,7 @@ class StoredPage:
         needed = [min(self._tall, height - row * self._tall) for row in (0, self._down - 1)]
         factor = MOST_EXPANDED.get(int(page.compression))
         if factor is not None and len(stored) and self._raw_bytes(min(needed)) > int(stored.max()) * factor + 65536:
-            raise self._cut("its strips or tiles hold too few bytes for its size")
+            raise self._cut("its strips or tiles have too few bytes for its size")
 
     def _raw_bytes(self, rows: int) -> int:
         bits = self.page.bitspersample if isinstance(self.page.bitspersample, int) else sum(self.page.bitspersample)
@@ -199,9 +199,9 @@ class StoredPage:
         return rows * (self._wide * samples * bits // 8)
 
     def _rows(self, index: int, row: int, first: int, last: int, keep: bool) -> np.ndarray:
-        """L×W×S: rows of one strip or tile."""
+        """Returns rows of one strip or tile, L×W×S with L rows."""
         offset, count = int(self.page.dataoffsets[index]), int(self.page.databytecounts[index])
-        if offset == 0 or count == 0:  # left out, as GDAL does with empty blocks
+        if offset == 0 or count == 0:  # missing in the file; GDAL does not write empty blocks
             return np.full((last - first, self._wide, self._together), self._empty(), self.dtype)
         if self._raw:
             line = self._wide * self._together * self.dtype.itemsize
@@ -224,9 +224,9 @@ class StoredPage:
         return values[first:last]
 
     def _decoded(self, index: int, offset: int, count: int, rows: int) -> np.ndarray:
-        """L×W×S of one strip or tile; L and W may lack what lies outside the picture."""
+        """Decodes one strip or tile to L×W×S; the part outside the picture may be missing."""
         data = self._bytes(offset, count)
-        # libjpeg fills what is missing with grey and reports nothing.
+        # libjpeg fills missing pixels with grey and reports no error.
         if self.page.compression in JPEG:
             if b"\xff\xd9" not in data[-64:]:
                 raise self._cut("a JPEG in it has no end")
@@ -241,18 +241,20 @@ class StoredPage:
         return values[0].astype(self.dtype, copy=False)
 
     def _grey_jpeg(self, data: bytes) -> np.ndarray:
-        """1×L×W×1 of one band that lies alone, which tifffile takes for all colours of an RGB picture."""
+        """Decodes one separately stored band to 1×L×W×1; tifffile would decode it as an RGB picture."""
         import imagecodecs
 
         band = imagecodecs.jpeg_decode(data, bitspersample=self.page.bitspersample, tables=self.page.jpegtables)
         return np.asarray(band)[None, :, :, None]
 
     def _check_jpeg(self, data: bytes, index: int) -> None:
-        """Compares the size that a JPEG names with that of its strip or tile, as the decoder follows the JPEG alone."""
+        """Compares the size in a JPEG's header with its strip or tile; the decoder uses only the JPEG's size."""
         if self._strangers and data.count(b"\xff\xda") > MOST_SCANS:
-            raise AtrousError(f"{self.name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
+            raise AtrousError(f"{self.name}: a JPEG of more than {MOST_SCANS} scans; save it again.")
         if self._strangers and len(self.page.jpegtables or b"") > MOST_BYTES_OF_TABLES:
-            raise AtrousError(f"{self.name}: tables of JPEG of more than {MOST_BYTES_OF_TABLES} bytes; save it anew.")
+            raise AtrousError(
+                f"{self.name}: JPEG tables of more than {MOST_BYTES_OF_TABLES} bytes; save the file again."
+            )
         sizes = jpeg_sizes(data)
         row = index % (self._down * self._across) // self._across
         column = index % self._across
@@ -260,7 +262,7 @@ class StoredPage:
         wide = {self._wide, min(self._wide, self.shape[1] - column * self._wide)}
         if len(sizes) != 1 or sizes[0][0] not in tall or sizes[0][1] not in wide:
             named = " and ".join(f"{width}×{height}" for height, width in sizes) or "no size"
-            raise self._cut(f"a JPEG in it names {named}, its strip or tile has {self._wide}×{self._tall} px")
+            raise self._cut(f"a JPEG in it states {named}, but its strip or tile has {self._wide}×{self._tall} px")
 
     def _bytes(self, offset: int, count: int) -> bytes:
         handle = self.page.parent.filehandle
@@ -272,7 +274,7 @@ class StoredPage:
         return data
 
     def _empty(self) -> Any:
-        """What a strip or tile holds that the file leaves out."""
+        """Returns the value for strips and tiles that are missing in the file."""
         nodata = nodata_of(self.page)
         return 0 if nodata is None else nodata
 
@@ -281,7 +283,7 @@ class StoredPage:
 
 
 def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
-    """L×W×S of S planes of L×W×1; OpenCV writes whole pixels, NumPy would write each band over all of them again."""
+    """Merges S planes of L×W×1 to L×W×S; OpenCV needs one pass over the output, NumPy one for each plane."""
     if len(planes) == 1:
         return planes[0]
     if planes[0].dtype in _MERGED and planes[0].shape[2] == 1 and len(planes) <= _MOST_MERGED:
@@ -290,17 +292,17 @@ def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
 
 
 def nodata_of(page: TiffPage) -> Any:
-    """The value that stands for no data (GDAL's tag 42113), in the page's own type; None where it cannot occur."""
+    """Returns the nodata value (GDAL's tag 42113) in the page's data type; None if there is none or it cannot occur."""
     text, dtype = page.tags.valueof(42113), page.dtype
     return as_nodata(text.strip().strip("\0"), dtype) if isinstance(text, str) and dtype is not None else None
 
 
 def as_nodata(text: str, dtype: np.dtype) -> Any:
-    """A nodata value that was written as text, in the type of the pixels; None where it cannot occur.
+    """Converts a nodata value from text to the data type of the pixels; None if the value cannot occur.
 
     Args:
         text: a decimal number or "nan".
-        dtype: of the stored pixels.
+        dtype: data type of the stored pixels.
     """
     text = text.strip()
     try:
@@ -317,16 +319,19 @@ def as_nodata(text: str, dtype: np.dtype) -> Any:
 
 
 def jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
-    """(H, W) of every frame header in a JPEG before its first scan (ITU-T T.81, B.2.2); one in a sound file.
+    """Returns (H, W) of every frame header in a JPEG before its first scan (ITU-T T.81, B.2.2).
 
     Args:
         data: the JPEG, or its beginning.
+
+    Returns:
+        The sizes in pixels; an intact file has exactly one.
     """
     sizes, at = [], 2
     for _ in range(MOST_MARKERS):
         if at + 9 > len(data) or data[at] != 0xFF:
             break
-        filled = _NOT_FILLING.search(data, at)  # any number of 0xFF may stand before a marker
+        filled = _NOT_FILLING.search(data, at)  # any number of 0xFF bytes may precede a marker
         if filled is None or (at := filled.start() - 1) + 9 > len(data):
             break
         marker = data[at + 1]

@@ -1,4 +1,4 @@
-"""What a WebP file says in its head, which Pillow does not tell."""
+"""Reads fields of a WebP header that Pillow does not provide."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import struct
 
 
 def webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height that a WebP's header names (RFC 9649 §2); 0×0 for all else."""
+    """Returns (width, height) in pixels from a WebP header (RFC 9649 §2); (0, 0) for any other file.
+
+    Args:
+        content: the bytes of the file, or its first 30 bytes.
+    """
     kind, head = content[12:16], content[:30].ljust(30, b"\0")
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return 0, 0
@@ -20,7 +24,11 @@ def webp_size(content: bytes) -> tuple[int, int]:
 
 
 def webp_is_lossless(content: bytes) -> bool:
-    """Whether a WebP keeps every value (RFC 9649 §2.6): its first picture chunk is VP8L."""
+    """Returns whether a WebP file is lossless: its first picture chunk is VP8L (RFC 9649 §2.6).
+
+    Args:
+        content: the bytes of the file.
+    """
     position = 12  # after "RIFF", the size and "WEBP"
     while position + 8 <= len(content):
         name = content[position : position + 4]

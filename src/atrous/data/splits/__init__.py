@@ -1,1 +1,1 @@
-"""Which pictures belong to which split and to which group."""
+"""The split and the group of each picture."""

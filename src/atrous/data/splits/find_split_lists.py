@@ -1,4 +1,4 @@
-"""Finding the split lists of a dataset among its files."""
+"""Finds the split lists of a dataset among its files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from atrous.data.text_files import decodings, table_of
 from atrous.errors import AtrousError
 from atrous.overwrite_checks import is_our_json
 
-# in a folder of lists, these hold one that cannot be read
+# in a folder for lists, a file of these formats counts as a split list that cannot be read
 _UNREAD_SUFFIXES = frozenset({".xlsx", ".xls", ".ods", ".xml", ".pkl", ".parquet", ".npy", ".npz", ".mat"})
 _SETTINGS = YAML | {".toml", ".xml", ".cfg", ".ini", ".conf"}
-# programs, archives, logs and models, which may be named train or test and are no lists
+# programs, archives, logs and models may be named train or test, but are not split lists
 _OTHERS = """
 .py .sh .bat .ps1 .ipynb .m .r .c .cpp .h .md .rst .html .htm .pdf .zip .tar .tgz .7z .rar .log .out .err .cache .lock
 .pt .pth .pt2 .ckpt .safetensors .onnx .bin .weights .h5 .hdf5 .mp4 .avi .mov .mkv .tfrecord
@@ -29,64 +29,69 @@ _RESULT_WORDS = """
 log logs loss losses metrics history results prediction predictions predicted pred preds score scores result metric iou
 miou dice accuracy errors report stats statistics
 """
-#: A file of such a name holds results, such as scores of pictures, and no split.
+#: A file with one of these words in its name contains results, such as scores of pictures, and no split.
 RESULTS = frozenset(_RESULT_WORDS.split())
-_RECORD_FILES = 100  # in a folder; more are labels of single pictures
+_RECORD_FILES = 100  # most per folder; if there are more, they are labels of single pictures
 _FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
 
 
 def find_lists(
     root: Path, images: Mapping[str, Path] | None = None, no_lists: Container[Path] = ()
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Find the split lists of a dataset: those in ``splits/`` or a folder of such a name, else those in ``root``.
+    """Returns the split lists of a dataset: those in ``splits/`` or a folder of a similar name, else those in ``root``.
 
     Args:
         root: the dataset's folder.
-        images: the pictures by stem; a file that has no list's name and names none of them is no list.
-        no_lists: files that tell no split, whatever their name is.
+        images: the pictures by stem. A file without the name of a list counts as one only if it names a picture.
+        no_lists: files that are not split lists, whatever their names are.
 
     Returns:
-        The lists, sorted, and sentences that name lists which are not used.
+        The lists, sorted, and sentences about the lists that are not used.
 
     Raises:
-        AtrousError: a list is of a kind that cannot be read.
+        AtrousError: a list has a file format that cannot be read.
     """
     found: list[Path] = []
-    notes: list[str] = list(_not_looked_through(root, images or {}))
+    notes: list[str] = list(_unread_record_notes(root, images or {}))
     for named in _named_as_lists(root, images or {}):
         lists = [path for path in named if path not in no_lists]
         others = [path for path in lists if images is not None and _is_other_text(path, images)]
         whole = [path for path in lists if images and path not in others and is_all_training(path, images)]
-        notes += [f"{path} says that every picture is for training, so a split is made." for path in whole]
+        notes += [f"{path} assigns every picture to training, so a random split is made instead." for path in whole]
         lists = [path for path in lists if path not in others and path not in whole]
         read = {_list_stem(path) for path in lists if _is_readable(path)}
         doubles = [path for path in lists if not _is_readable(path) and _list_stem(path) in read]
-        notes += [f"{path} is not read: a list of the same name is." for path in doubles]
+        notes += [f"{path} is not read, because another list of the same name is read." for path in doubles]
         lists = [path for path in lists if path not in doubles]
         notes += [f"{path} is not read: it names no picture." for path in others]
         if found and lists:
             names = ", ".join(str(path.relative_to(root)) for path in lists)
-            notes.append(f"The splits are read from {found[0].parent}; not used: {names}.")
+            notes.append(f"The splits are read from {found[0].parent}; these lists are not used: {names}.")
         found = found or lists
     for path in found:
         if not _is_readable(path):
             stem = path.parent / _list_stem(path)
             whole = stem.name.lower().startswith("split")
-            written = "splits.csv with the columns image and split" if whole else f"{stem}.txt with one name a line"
+            written = "splits.csv with the columns image and split" if whole else f"{stem}.txt with one name per line"
             raise AtrousError(
-                f"{path}: a split list is read as .txt, .csv, .tsv, .json, .jsonl, .yaml or .toml. Write {written}, or "
-                "move the file away to have a split made."
+                f"{path}: a split list must be .txt, .csv, .tsv, .json, .jsonl, .yaml or .toml. Write {written}, or "
+                "move the file away to get a random split."
             )
     return found, tuple(notes)
 
 
-def unused_lists_note(root: Path, used: Iterable[Path] = (), where: str = "The splits are the folders") -> list[str]:
-    """A sentence that names the split lists of a dataset whose splits are told by other things, or none.
+def unused_lists_note(
+    root: Path, used: Iterable[Path] = (), where: str = "The splits are defined by the folders"
+) -> list[str]:
+    """Returns a sentence that names the unused split lists of a dataset whose splits come from another source.
 
     Args:
         root: the dataset's folder.
-        used: the lists that are read all the same.
-        where: what tells the splits, as a sentence.
+        used: the lists that are read nevertheless.
+        where: the source of the splits, as a sentence without the full stop.
+
+    Returns:
+        A list with one sentence, or an empty list if there is no unused split list.
     """
     first = next((lists for lists in _named_as_lists(root, {}) if set(lists) - set(used)), [])
     names = ", ".join(str(path.relative_to(root)) for path in first if path not in set(used))
@@ -94,7 +99,7 @@ def unused_lists_note(root: Path, used: Iterable[Path] = (), where: str = "The s
 
 
 def _named_as_lists(root: Path, images: Mapping[str, Path]) -> Iterator[list[Path]]:
-    """The files that are lists by their names, heads or records, of each folder that may hold some."""
+    """Yields, for each folder that may contain lists, the files that are lists by name, header or records."""
     for folder in (*(_in_any_case(root, name) for name in _FOLDERS), root):
         files = _files(folder)
         records = [path for path in files if _is_unnamed_record_file(path)]
@@ -104,7 +109,7 @@ def _named_as_lists(root: Path, images: Mapping[str, Path]) -> Iterator[list[Pat
 
 
 def _in_any_case(root: Path, name: str) -> Path:
-    """The folder of a name, or one whose name differs in capitals only."""
+    """Returns the folder of this name; if it is missing, a folder whose name differs only in upper and lower case."""
     folder = root
     for part in Path(name).parts:
         found = folder / part
@@ -145,11 +150,11 @@ def _is_list(path: Path, images: Mapping[str, Path], *, in_root: bool) -> bool:
 
 
 def is_unread_list(path: Path, images: Mapping[str, Path]) -> bool:
-    """Whether a file is named like a split list and is of a kind that is not read, such as splits.psv or train.npz.
+    """Returns whether a file is named like a split list but has an unreadable format, such as splits.psv or train.npz.
 
     Args:
         path: the file.
-        images: the pictures by stem; what belongs to one of them, such as its world file, is no list.
+        images: the pictures by stem; a file that belongs to a picture, such as its world file, is not a list.
     """
     endings = {suffix.lower() for suffix in path.suffixes}
     if _is_readable(path) or endings & (PICTURE_SUFFIXES | _OTHER_SUFFIXES) or _list_stem(path) in images:
@@ -159,7 +164,7 @@ def is_unread_list(path: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _list_stem(path: Path) -> str:
-    """The name of a file without any of its endings: "splits" of splits.csv.gz."""
+    """Returns the file name up to its first dot: "splits" for splits.csv.gz."""
     return path.name.split(".")[0]
 
 
@@ -175,21 +180,23 @@ def _holds_results(path: Path) -> bool:
     return bool(RESULTS.intersection(re.findall(r"[a-z]+", path.stem.lower())))
 
 
-def _not_looked_through(root: Path, images: Mapping[str, Path]) -> Iterator[str]:
-    """Sentences that name the files of records in a dataset's folder that might tell a split and are not read."""
+def _unread_record_notes(root: Path, images: Mapping[str, Path]) -> Iterator[str]:
+    """Yields a sentence for each file of records in the dataset's folder that may contain splits but is not read."""
     files = [path for path in _files(root) if _is_unnamed_record_file(path) and os.access(path, os.R_OK)]
     for path in files if len(files) <= _RECORD_FILES else ():
         if is_too_large(path):
-            yield f"{path} is too large to be looked through for a split."
+            yield f"{path} is too large to be searched for splits."
         elif _holds_results(path) and tells_splits(path, images):
             yield (
-                f"{path} names splits of pictures and is not read, because by its name it holds results. If it is the "
-                "split list, rename it splits" + path.suffix + "."
+                f"{path} assigns pictures to splits but is not read, because its name is that of a file of results. "
+                "If it is the split list, rename it to splits" + path.suffix + "."
             )
 
 
 def is_all_training(path: Path, images: Mapping[str, Path]) -> bool:
-    """Whether records of no list's name say that every picture is for training, as nnU-Net's dataset.json does.
+    """Returns whether a file assigns every picture to training and is not named like a list.
+
+    nnU-Net's dataset.json is such a file.
 
     Args:
         path: the file.

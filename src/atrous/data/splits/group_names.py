@@ -1,4 +1,4 @@
-r"""Names that tell what pictures were taken from: ``patient01_slice03``, ``seq_0001_000123``, ``walk_frame_012``."""
+"""Recognises groups in picture names, such as ``patient01_slice03``, ``seq_0001_000123`` or ``walk_frame_012``."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _FRAMES = "frame|fr|f|slice|sl|tile|patch|crop|chip|view|z|t"
 _ID = r"(?:[-_ ]?[A-Za-z]?\d+|[-_ ][A-Za-z](?![A-Za-z\d])|[A-Z](?![A-Za-z\d]))"
 _GRID = r"(?:x|r|row)_?\d+[-_. ]?(?:y|c|col)_?\d+|(?:y)_?\d+[-_. ]?(?:x)_?\d+"
 _NUMBER = r"(?:image|img|frame|fr|slice|sl|tile|patch|crop|chip|view)?[-_. ]?[fztn]?(?<!\d)\d+"
-#: Prefixes that many sets have and that say nothing of what was recorded: a year, the name of a split.
+#: Prefixes that many datasets use and that identify no group: a year or the name of a split.
 _NO_GROUP = re.compile(rf"(19|20)\d\d|({'|'.join(word for words in SPELLINGS.values() for word in words)})\d*")
-_LEAST_SHARE = 0.5  # of the pictures, that are in groups of two or more
+_LEAST_SHARE = 0.5  # least share of the pictures that must be in groups of two or more
 
 
 def recognised_pattern(names: Collection[str]) -> str | None:
-    """A pattern that finds in names the patient, recording or scene that several pictures share; None where none does.
+    """Returns a pattern that finds, in each name, the patient, recording or scene that several pictures share.
 
     Args:
-        names: of pictures, without suffix.
+        names: names of pictures, without suffix.
 
     Returns:
-        A regular expression with one group, as `find_groups` takes it.
+        A regular expression with one group, in the form that `find_groups` accepts; None if no known pattern fits.
     """
-    found = next((pattern for pattern in _patterns(names) if _tells_groups(pattern, names)), None)
+    found = next((pattern for pattern in _patterns(names) if _finds_groups(pattern, names)), None)
     if found is None:
         return None
     groups = _found(found, names)
@@ -39,17 +39,17 @@ def recognised_pattern(names: Collection[str]) -> str | None:
 
 
 def groups_in_names(names: Collection[str]) -> dict[str, str]:
-    """The group of each name in which the recognised pattern finds one that it shares with other names.
+    """Returns the group of each name, found by the recognised pattern; names without a group are left out.
 
     Args:
-        names: as in `recognised_pattern`.
+        names: names of pictures, without suffix.
     """
     pattern = recognised_pattern(names)
     return {} if pattern is None else _found(pattern, names)
 
 
 def _patterns(names: Collection[str]) -> Iterator[str]:
-    """The patterns in the order in which they are tried: what is known to be one source of pictures comes first."""
+    """Yields the patterns in the order in which they are tried; words for a known source of pictures come first."""
     for words in (_PERSONS, _RECORDINGS, _SCENES):
         yield rf"^(.*?(?<![A-Za-z])(?i:{words}){_ID})(?!\d)"
     ending = re.escape(_common_ending(names))
@@ -59,7 +59,7 @@ def _patterns(names: Collection[str]) -> Iterator[str]:
 
 
 def _short_patterns(names: Collection[str]) -> Iterator[str]:
-    """Patterns that are easy to read, to be taken where they find the same groups."""
+    """Yields patterns that are easy to read; they are preferred if they find the same groups."""
     ending = _common_ending(names)
     for separator in ("_", "-", r"\.", ""):
         yield rf"^(.+){separator}\d+{re.escape(ending)}$"
@@ -75,13 +75,13 @@ def _short_patterns(names: Collection[str]) -> Iterator[str]:
 
 
 def _common_ending(names: Collection[str]) -> str:
-    """What all names end in beside their numbers, such as "_leftImg8bit"."""
+    """Returns the ending that all names share, without leading digits, such as "_leftImg8bit"."""
     reversed_names = [name[::-1] for name in names]
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*reversed_names, strict=False))
     return "".join(letters[0] for letters in alike)[::-1].lstrip("0123456789")
 
 
-def _tells_groups(pattern: str, names: Collection[str]) -> bool:
+def _finds_groups(pattern: str, names: Collection[str]) -> bool:
     counts = Counter(_found(pattern, names).values())
     shared = sum(count for count in counts.values() if count > 1)
     return len(counts) > 1 and shared >= max(2, _LEAST_SHARE * len(names))

@@ -1,7 +1,8 @@
-"""Groups of pictures: what a picture was taken from, such as a patient, scene, clip or recording.
+"""Groups of pictures that come from one source, such as a patient, scene, clip or recording.
 
-They are told by ``groups.csv`` in the dataset's folder, else by a pattern of names that the user gives, else by the
-layout. Pictures of one group resemble each other, so a split keeps them together and intervals are taken over groups.
+The groups come from ``groups.csv`` in the dataset's folder, else from a name pattern that the user gives, else from the
+layout. Pictures of one group resemble each other. Therefore a random split keeps each group together, and confidence
+intervals are computed over groups.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from atrous.errors import AtrousError, counted
 
 GROUPS_FILE = "groups.csv"
 _TABLES = frozenset({".csv", ".tsv"})
-#: Kinds of files that a table of groups may be kept in, and that are not read as one.
+#: File formats in which users may store a table of groups, but which are not read.
 _UNREAD = frozenset({".txt", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".xlsx", ".xls", ".ods", ".parquet", ".pkl"})
 _GROUP_WORDS = """
 group patient subject case person donor animal scene sequence seq clip video recording session site location place slide
@@ -29,7 +30,7 @@ flight drive track run study series volume scan stack specimen cluster
 _GROUP_HEAD = re.compile(rf"({'|'.join(_GROUP_WORDS.split())})s?([ _-]?(id|ids|name|no|nr|number|key|index))?")
 _EXAMPLE = r"^(.+)_\d+$"
 
-#: By layout: the names of its pictures, with what they have in common in brackets, and what that is.
+#: By layout: a pattern of its picture names with the group in brackets, and the kind of group.
 _LAYOUTS = {
     "cityscapes": (re.compile(r"(.+_\d{6})_\d{6}_leftImg8bit"), "city and sequence"),
     "camvid": (re.compile(r"(\d{4}[A-Z\d]{2}|Seq\d{2}VD)_f?\d+.*"), "recording"),
@@ -39,12 +40,13 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class Groups:
-    """The group of each picture, and who tells it.
+    """The group of each picture, and the source of the groups.
 
     Attributes:
-        of: by the picture's path; None for a picture that belongs to no other.
-        source: "file" for a groups.csv, "pattern" for one that the user gives, "layout", or "" where none is known.
-        notes: sentences to tell the user.
+        of: the group by the picture's path; None for a picture that is in no group.
+        source: "file" for a groups.csv, "pattern" for the user's pattern, "layout" for the names or folders of the
+            layout, "" if no group is known.
+        notes: sentences for the user.
     """
 
     of: Mapping[Path, str | None]
@@ -55,65 +57,67 @@ class Groups:
 def find_groups(
     pictures: Mapping[Path, str], root: Path, layout: str = "", pattern: str | None = None, above: Path | None = None
 ) -> Groups:
-    """The groups of a dataset's pictures: by its ``groups.csv``, else by the pattern, else by its layout.
+    """Returns the groups of a dataset's pictures: from ``groups.csv``, else from the pattern, else from the layout.
 
     Args:
         pictures: the name of each picture by its path.
         root: the dataset's folder.
-        layout: its layout's name.
-        pattern: regular expression with one group, searched in each name; None for none.
-        above: a folder around it, in which a ``groups.csv`` may be, too.
+        layout: the name of the dataset's layout.
+        pattern: a regular expression with one group, searched in each name; None to use no pattern.
+        above: a folder above ``root`` that may contain the ``groups.csv`` instead.
 
     Raises:
-        AtrousError: the pattern or the groups.csv is wrong, or leaves out a picture.
+        AtrousError: the pattern or the groups.csv is invalid, or leaves out a picture.
     """
-    told, unread = _files({root, above or root})
+    table, unread = _files({root, above or root})
     given = None if pattern is None else compiled_pattern(pattern)
     notes = tuple(
-        f"{path} is not read: groups are told by {GROUPS_FILE} with the columns picture and group." for path in unread
+        f"{path} is not read: write the groups as {GROUPS_FILE} with the columns picture and group." for path in unread
     )
-    if told is not None:
-        of, more = _from_file(told, pictures, root)
+    if table is not None:
+        of, more = _from_file(table, pictures, root)
         if pattern is not None:
-            more = (*more, f"The pattern of groups '{pattern}' is not used: {told.name} tells the groups.")
-        return Groups(of, "file", (_stated(of, f"{told.name} tells"), *more))
+            more = (*more, f"The pattern of groups '{pattern}' is not used, because {table.name} defines the groups.")
+        return Groups(of, "file", (_stated(of, table.name), *more))
     if given is not None:
         of = _by_pattern(given, pictures)
-        return Groups(of, "pattern", (_stated(of, f"the pattern '{pattern}' tells"), *notes))
+        return Groups(of, "pattern", (_stated(of, f"the pattern '{pattern}'"), *notes))
     of, what = _by_layout(pictures, root, layout)
-    said = (f"{_stated(of, f'the names tell ({what})')} {GROUPS_FILE} or --groups tells others.",) if of else ()
+    said = (f"{_stated(of, f'the names ({what})')} Use {GROUPS_FILE} or --groups to change them.",) if of else ()
     return Groups(of, "layout" if of else "", (*said, *notes))
 
 
 def compiled_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern of groups.
+    """Compiles a pattern of groups.
 
     Args:
-        pattern: with one group, which is what pictures of one patient, scene or recording share.
+        pattern: a regular expression with one group: the part that pictures of one patient, scene or recording share.
 
     Raises:
-        AtrousError: it is no regular expression, or has no group or several.
+        AtrousError: the pattern is not a regular expression, or it does not have exactly one group.
     """
-    advice = f"Put what pictures of one patient, scene or recording share in one pair of brackets, as in '{_EXAMPLE}'."
+    advice = (
+        "Put the part of the name that pictures of one patient, scene or recording share in one pair of brackets, "
+        f"as in '{_EXAMPLE}'."
+    )
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise AtrousError(f"groups is '{pattern}', which is no regular expression: {error}. {advice}") from error
+        raise AtrousError(f"groups is '{pattern}', which is not a regular expression: {error}. {advice}") from error
     if compiled.groups != 1:
         raise AtrousError(
-            f"groups is '{pattern}', which has {compiled.groups} groups in brackets; it needs one. {advice} Brackets "
-            "that mark no group are written (?:…)."
+            f"groups is '{pattern}', which has {compiled.groups} groups in brackets; it needs one. {advice} "
+            "Write brackets that mark no group as (?:…)."
         )
     return compiled
 
 
-def _stated(of: Mapping[Path, str | None], how: str) -> str:
+def _stated(of: Mapping[Path, str | None], source: str) -> str:
     named = {group for group in of.values() if group is not None}
     alone = sum(group is None for group in of.values())
     more = f", and {counted(alone, 'picture')} in no group" if alone else ""
-    return (
-        f"Groups of pictures, as {how}: {counted(len(of) - alone, 'picture')} in {counted(len(named), 'group')}{more}."
-    )
+    grouped = f"{counted(len(of) - alone, 'picture')} in {counted(len(named), 'group')}"
+    return f"Groups of pictures, from {source}: {grouped}{more}."
 
 
 def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[Path, str | None]:
@@ -121,14 +125,14 @@ def _by_pattern(pattern: re.Pattern[str], pictures: Mapping[Path, str]) -> dict[
     if missed := sorted(pictures[path] for path, match in found.items() if not (match and match[1])):
         raise AtrousError(
             f"groups is '{pattern.pattern}', which finds no group in {len(missed)} of "
-            f"{counted(len(pictures), 'name')}, such as '{missed[0]}'. It is searched in names without suffix and must "
-            f"match all of them; or write a {GROUPS_FILE} with the columns picture and group."
+            f"{counted(len(pictures), 'name')}, such as '{missed[0]}'. The pattern must match every name, "
+            f"without suffix. Correct it, or write a {GROUPS_FILE} with the columns picture and group."
         )
     return {path: match[1] for path, match in found.items() if match}
 
 
 def _by_layout(pictures: Mapping[Path, str], root: Path, layout: str) -> tuple[dict[Path, str | None], str]:
-    """The groups that the layout's names or folders tell, and what they are; none where they tell none."""
+    """Returns the groups by the layout's picture names or folders, and their kind; empty if there are none."""
     if layout in _LAYOUTS:
         names, what = _LAYOUTS[layout]
         matches = {path: names.fullmatch(name) for path, name in pictures.items()}
@@ -137,13 +141,13 @@ def _by_layout(pictures: Mapping[Path, str], root: Path, layout: str) -> tuple[d
         )
     folders = {path: _folder(path, root) for path in pictures}
     of_split = {path: path.parent for path in pictures}
-    # folders of splits and of kinds, such as train/ and images/, hold one set of pictures each and are no scenes
+    # folders such as train/ and images/ are splits or kinds of files, and not scenes
     several = len(set(of_split.values())) > len({_split_of(path, root) for path in pictures})
     return (dict(folders), "folder") if several else ({}, "")
 
 
 def _folder(path: Path, root: Path) -> str:
-    """The folder of a picture in the dataset, without the folder of its split: "images/scene_1"."""
+    """Returns the folder of a picture in the dataset, without the folder of its split: "images/scene_1"."""
     parts = _inside(path, root).parent.parts
     return "/".join(part for part in parts if not _is_split(part)) or "."
 
@@ -162,7 +166,7 @@ def _inside(path: Path, root: Path) -> Path:
 
 
 def _files(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
-    """The table of groups in a dataset's folders, and files of other kinds that may be meant as one.
+    """Returns the table of groups in a dataset's folders, and unread files that may be meant as such a table.
 
     Raises:
         AtrousError: there are two tables.
@@ -171,20 +175,20 @@ def _files(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
     named = [path for path in files if path.stem.lower() == "groups" and path.is_file()]
     tables = [path for path in named if path.suffix.lower() in _TABLES]
     if len(tables) > 1:
-        raise AtrousError(f"{tables[0]} and {tables[1]} both tell the groups of pictures. Remove or rename one.")
+        raise AtrousError(f"{tables[0]} and {tables[1]} both define the groups of pictures. Remove or rename one.")
     unread = [path for path in named if path.suffix.lower() in _UNREAD]
     return (tables[0], []) if tables else (None, unread)
 
 
 def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[dict[Path, str | None], tuple[str, ...]]:
-    """The groups that a table tells, and sentences about names in it that are no pictures.
+    """Reads the groups from a table, and returns notes about names in it that match no picture.
 
     Raises:
         AtrousError: the table is unreadable, contradicts itself or leaves out a picture.
     """
     index = _index(pictures, root)
     readings = [_rows(path, _cells(path, text), index) for text in decodings(path)]
-    # of several encodings that fit, the one in which most names are pictures
+    # if several encodings fit, use the one in which most names are names of pictures
     rows = max(readings, key=lambda rows: sum(stem_of(name, index) in index for name, _ in rows))
     groups: dict[Path, str | None] = {}
     strange = []
@@ -192,31 +196,31 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
         found = index.get(stem_of(name, index), ())
         if len(found) > 1:
             raise AtrousError(
-                f"{path}: '{name}' names {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write their "
-                f"paths in the data set, such as '{_inside(found[0], root).as_posix()}'."
+                f"{path}: '{name}' matches {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write their "
+                f"paths in the data set instead, such as '{_inside(found[0], root).as_posix()}'."
             )
         if not found:
             strange.append(name)
             continue
         if groups.setdefault(found[0], group) != group:
             raise AtrousError(
-                f"{path}: '{name}' is in the groups '{groups[found[0]]}' and '{group}'. A picture is in one group: "
-                "remove a line."
+                f"{path}: '{name}' is in the groups '{groups[found[0]]}' and '{group}'. A picture can be in "
+                "only one group: remove one of the lines."
             )
     missing = sorted(name for picture, name in pictures.items() if picture not in groups)
     if missing:
-        example = f"It names '{strange[0]}', which is no picture of this data set. " if strange else ""
+        example = f"It names '{strange[0]}', which is not a picture of this data set. " if strange else ""
         raise AtrousError(
-            f"{path}: it tells no group of {len(missing)} of {counted(len(pictures), 'picture')}, such as "
-            f"'{missing[0]}'. {example}Add a line 'picture,group' for each, with an empty group for a picture that "
-            "belongs to no other; names are written with or without suffix."
+            f"{path}: it gives no group for {len(missing)} of {counted(len(pictures), 'picture')}, such as "
+            f"'{missing[0]}'. {example}Add a line 'picture,group' for each, with an empty group for a picture "
+            "that is in no group. Write names with or without suffix."
         )
     names = f"{path.name} names {counted(len(strange), 'picture')} that the data set does not have, such as"
     return groups, (f"{names} '{strange[0]}'.",) if strange else ()
 
 
 def _index(pictures: Mapping[Path, str], root: Path) -> dict[str, list[Path]]:
-    """The pictures by every name that may be meant: their own, and the ends of their paths, with and without suffix."""
+    """Indexes the pictures by name and by every end of their paths, with and without suffix."""
     index: dict[str, list[Path]] = {}
     for path, name in pictures.items():
         parts = _inside(path, root).parts
@@ -227,7 +231,7 @@ def _index(pictures: Mapping[Path, str], root: Path) -> dict[str, list[Path]]:
 
 
 def _cells(path: Path, text: str) -> list[list[str]]:
-    """The cells of each line; of lines without a comma or the like, the words."""
+    """Returns the cells of each line; if no line has a delimiter, its words."""
     table = table_of(path, text)
     if all(len(cells) == 1 for cells in table):
         return [cells[0].rsplit(maxsplit=1) for cells in table]
@@ -235,12 +239,12 @@ def _cells(path: Path, text: str) -> list[list[str]]:
 
 
 def _rows(path: Path, table: list[list[str]], index: Mapping[str, object]) -> list[tuple[str, str | None]]:
-    """(picture, group) of each line."""
+    """Returns (picture, group) for each line."""
     table = [cells for cells in table if not cells[0].startswith("#") or stem_of(cells[0], index) in index]
     width = max(map(len, table), default=0)
     if width < 2:
         raise AtrousError(
-            f"{path}: it holds {'one column' if table else 'nothing'}; it needs the columns picture and group. Write "
+            f"{path}: it {'has one column' if table else 'is empty'}; it needs the columns picture and group. Write "
             "'picture,group' as its first line and a line for each picture, or remove the file."
         )
     head = [cell.lower() for cell in table[0]] + [""] * (width - len(table[0]))
@@ -257,8 +261,8 @@ def _rows(path: Path, table: list[list[str]], index: Mapping[str, object]) -> li
     groups = groups or others[: 1 if width == 2 else 0]
     if len(groups) != 1:
         raise AtrousError(
-            f"{path}: its columns are '{', '.join(table[0])}', and which of them tells the group is not clear. Call "
-            "the columns picture and group in its first line."
+            f"{path}: its columns are '{', '.join(table[0])}', and it is unclear which of them is the group. "
+            "Name the columns picture and group in the first line."
         )
     rows = ((_cell(cells, picture), _cell(cells, groups[0])) for cells in (table[1:] if is_head else table))
     return [(name, group) for name, group in rows if name]

@@ -1,4 +1,4 @@
-"""A split that no list tells: pictures, or whole groups of them, dealt to train, val and test by a seed."""
+"""Random splits for datasets without split lists: a seed assigns pictures, or whole groups, to train, val and test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from atrous.errors import counted
 
 SPLIT_SEED = 0
-#: Groups from which one goes to test, too; of fewer, what is left to learn from would be little.
+#: Fewest groups for which there is a test split; with fewer, too little would remain for training.
 _GROUPS_FOR_TEST = 5
 
 
@@ -25,24 +25,25 @@ Kind = TypeVar("Kind", bound=_Item)
 
 
 def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Kind, ...]], str]:
-    """Split items 80/10/10 into train, val and test by a seed; items of one group stay together.
+    """Splits items 80/10/10 into train, val and test by a seed; items of one group stay together.
 
-    Items without groups are shuffled from their sorted names.
+    Items without groups are sorted by name and then shuffled.
 
     Args:
-        items: the items; two or more give at least one each to train and val, ten or more one to test. Of groups,
-            two or more give val one, five or more test.
+        items: the items. Without groups, train and val get at least one item each if there are two or more items,
+            and test gets one if there are ten or more. With groups, val gets at least one group if there are two or
+            more, and test gets one if there are five or more.
         seed: any integer; the same seed, names and groups give the same split.
 
     Returns:
-        The splits that are not empty, each in the order of names, and a sentence that states the split.
+        The splits that are not empty, each sorted by name, and a sentence that describes the split.
     """
     shuffled = sorted(items, key=lambda item: item.name)
     groups = _groups(shuffled)
-    told = "so the pictures were split 80/10/10"
+    how = "so the pictures were split 80/10/10"
     if groups and len(groups) > 1:
         parts = _by_groups(groups, seed)
-        told += " by whole groups"
+        how += " by whole groups"
     else:
         random.Random(seed).shuffle(shuffled)
         tenth = len(shuffled) // 10
@@ -52,16 +53,16 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
         name: tuple(sorted(parts[name], key=lambda item: item.name)) for name in ("train", "val", "test") if parts[name]
     }
     counts = ", ".join(f"{name} {_counted(part, bool(groups))}" for name, part in splits.items())
-    one = " All pictures are of one group, which is therefore in all of them." if groups and len(groups) == 1 else ""
+    one = " All pictures are in one group, so all splits share this group." if groups and len(groups) == 1 else ""
     note = (
-        f"There are no split lists, {told} with seed {seed}: {counts}.{one} "
-        "Write splits/train.txt, val.txt and test.txt to choose."
+        f"There are no split lists, {how} with seed {seed}: {counts}.{one} "
+        "To choose the splits, write splits/train.txt, val.txt and test.txt."
     )
     return splits, note
 
 
 def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
-    """The items of each group, sorted by the group's name; those without one alone. Empty where no item has a group."""
+    """Returns the items per group, sorted by group name; an item without group is alone. Empty if there is no group."""
     found: dict[tuple[bool, str], list[Kind]] = {}
     for item in items:
         found.setdefault((item.group is None, item.name if item.group is None else item.group), []).append(item)
@@ -69,20 +70,20 @@ def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
 
 
 def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
-    """Whole groups: as many to val and to test as make up a tenth of the items, but one at least."""
+    """Assigns whole groups: val and test get up to a tenth of the items each, but at least one group."""
     random.Random(seed).shuffle(groups)
     total = sum(map(len, groups))
     wanted = {"val": max(1, total // 10), "test": total // 10 if len(groups) >= _GROUPS_FOR_TEST else 0}
     parts: dict[str, list[Kind]] = {}
     for name, number in wanted.items():
         parts[name] = []
-        kept = 2 if name == "val" and wanted["test"] else 1  # for the splits that follow
+        kept = 2 if name == "val" and wanted["test"] else 1  # groups for the splits that follow
         for group in list(groups) if number else ():
             if len(groups) > kept and len(parts[name]) + len(group) <= number:
                 parts[name] += group
                 groups.remove(group)
         if number and not parts[name]:
-            smallest = min(groups, key=len)  # the first of equals
+            smallest = min(groups, key=len)  # the first one if several are equal
             parts[name] += smallest
             groups.remove(smallest)
     return {**parts, "train": [item for group in groups for item in group]}

@@ -1,7 +1,8 @@
-"""Split lists: which pictures belong to which split, in the forms that people and tools write them.
+"""Split lists: files that assign pictures to splits, in the forms that people and tools write.
 
-A list is a text with a name or a pair of names a line, a CSV or TSV table with or without a head, or JSON, JSON Lines
-or YAML. A table with a column "split", or records with such a key, hold all splits in one file.
+A list is a text with one name or one pair of names per line, a CSV or TSV table with or without a header, or a JSON,
+JSON Lines, YAML or TOML file. A table with a column "split", or records with such a key, contain all splits in one
+file.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ LIST_NAME = re.compile(
 def listed_splits(
     lists: list[Path], folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]
 ) -> dict[str, tuple[Item, ...]]:
-    """The items of each split that the lists name, under the split's usual name.
+    """Returns the items of each split that the lists name, by the split's usual name.
 
     Args:
         lists: the files.
-        folder: where a listed picture that is missing would be.
+        folder: the folder to give in the path of a listed picture that is missing.
         images: the pictures by stem.
-        masks: the masks by the stem of their picture, and by their own where a list pairs them.
+        masks: the masks by the stem of their picture, and also by their own stem if a list pairs them.
 
     Raises:
         AtrousError: a list is unreadable or names nothing, or two lists of one split differ.
@@ -70,11 +71,13 @@ def listed_splits(
 
 
 def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:
-    """The items that the list of one split names, in its order, matched by stem whatever suffix or folder it writes.
+    """Returns the items that the list of one split names, in the order of the list.
+
+    Names are matched by their stem; their suffix and folder are ignored.
 
     Args:
         path: the list.
-        folder: where a listed picture that is missing would be.
+        folder: the folder to give in the path of a listed picture that is missing.
         images: the pictures by stem.
         masks: the masks by stem.
 
@@ -85,11 +88,11 @@ def listed(path: Path, folder: Path, images: Mapping[str, Path], masks: Mapping[
 
 
 def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
-    """The rows of a list, one or more.
+    """Reads the rows of a list; there is at least one.
 
     Args:
         path: the file.
-        images: the pictures by stem, by which an encoding older than Unicode is told.
+        images: the pictures by stem; they determine the encoding of a file that is not Unicode.
 
     Raises:
         AtrousError: the list is unreadable or names nothing.
@@ -105,14 +108,14 @@ def read_list(path: Path, images: Mapping[str, Path]) -> list[Row]:
     fitting = [rows for rows in texts if rows and all(stem_of(row.image, images) in images for row in rows)]
     rows = fitting[0] if fitting else texts[0]
     if not rows:
-        raise AtrousError(f"{path}: the list is empty; write one picture name a line, or remove the file.")
+        raise AtrousError(f"{path}: the list is empty; write one picture name per line, or remove the file.")
     if not fitting and any(_is_no_text(row.image) for row in rows):
-        raise AtrousError(f"{path}: the list is no UTF-8 text, and its names are no pictures'. Save it as UTF-8.")
+        raise AtrousError(f"{path}: the list is not UTF-8 text, and its names match no pictures. Save it as UTF-8.")
     return rows
 
 
 def is_list_of_names(path: Path) -> bool:
-    """Whether a JSON file is a list of texts, and no settings or labels."""
+    """Returns whether a JSON file is a list of strings, rather than settings or labels."""
     try:
         content = parse_json(next(iter(decodings(path))), str(path))
     except AtrousError:
@@ -136,7 +139,7 @@ def _items(
 
 
 def _place(path: Path, written: str) -> str:
-    """The list and, where it is found there, the line in which a name stands: "splits/train.txt, line 3"."""
+    """Returns the list and, if found, the line that contains a name: "splits/train.txt, line 3"."""
     name = re.compile(rf"(?<![\w.-]){re.escape(written)}(?![\w-])")
     lines = next(iter(decodings(path))).splitlines()
     line = next((number for number, text in enumerate(lines, 1) if name.search(text)), None)
@@ -144,7 +147,7 @@ def _place(path: Path, written: str) -> str:
 
 
 def _elsewhere(folder: Path, written: str, stem: str) -> Path:
-    """A picture that is not among the known ones: a file of that name of an unknown kind, else what is missing."""
+    """Returns the path of an unknown picture: an existing file of that name, else the path of the missing file."""
     named = folder / Path(written.replace("\\", "/")).name
     return named if named.is_file() else folder / stem
 
@@ -153,16 +156,16 @@ def _by_split(path: Path, images: Mapping[str, Path]) -> dict[str, list[Row]]:
     rows = read_list(path, images)
     if folds := list(dict.fromkeys(row.fold for row in rows if row.fold)):
         raise AtrousError(
-            f"{path}: {', '.join(folds[:3])}{', …' if len(folds) > 3 else ''} each tell the splits, as folds do. Write "
-            f'one of them alone as {path.parent / "splits.json"}, {{"train": ["a.png", …], "val": […]}}, and move '
-            "this file away; train once for each fold."
+            f"{path}: {', '.join(folds[:3])}{', …' if len(folds) > 3 else ''} each define all splits, as folds do. "
+            f'Write only one of them as {path.parent / "splits.json"}, {{"train": ["a.png", …], "val": […]}}, and move '
+            "this file away. Train once for each fold."
         )
     named = [row.split for row in rows if row.split]
     if not named:
         if path.stem.lower() in ("split", "splits"):
             raise AtrousError(
-                f"{path}: it does not say which picture belongs to which split. Add a column 'split' with train, val "
-                "and test, or write one list for each."
+                f"{path}: it does not assign pictures to splits. Add a column 'split' with train, val and "
+                "test, or write one list for each split."
             )
         written = SPLIT_NAME.search(path.stem) if LIST_NAME.fullmatch(path.stem.lower()) else None
         return {written[0] if written else path.stem: rows}
@@ -187,7 +190,7 @@ def _rows(path: Path, text: str, images: Mapping[str, Path]) -> list[Row]:
 
 
 def _line_row(line: str) -> Row:
-    """A line of a text: a name that may hold spaces, or "image mask", separated by a space, tab, comma or semicolon."""
+    """Parses a line: one name, which may contain spaces, or "image mask" (space, tab, comma or semicolon)."""
     words = [word.strip() for word in re.split(r"[,;\t]", line) if word.strip()]
     if len(words) < 2:
         words = line.split()
@@ -211,13 +214,13 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
     if any(cell in IMAGE_HEADS | SPLIT_HEADS | MASK_HEADS | VAL_HEADS for cell in head):
         image, mask, split = (_column(head, names) for names in (IMAGE_HEADS, MASK_HEADS, SPLIT_HEADS))
         if split is None and (split := _column(head, VAL_HEADS)) is not None:
-            told = [_split_told(path, _cell(cells, split)) for cells in table[1:]]
-            rows = zip(table[1:], told, strict=True)
+            names = [_split_of_flag(path, _cell(cells, split)) for cells in table[1:]]
+            rows = zip(table[1:], names, strict=True)
             table = [head, *([*cells[:split], name, *cells[split + 1 :]] for cells, name in rows)]
         if image is None:
             image = next((index for index in range(len(head)) if index not in (mask, split)), None)
         if image is None:
-            raise AtrousError(f"{path}: no column names the pictures; call one 'image'.")
+            raise AtrousError(f"{path}: there is no column of pictures; name one column 'image'.")
         table = table[1:]
         if mask is not None and not is_mask_column(head[mask], [_cell(cells, mask) for cells in table]):
             mask = None
@@ -227,17 +230,17 @@ def _table_rows(path: Path, table: list[list[str]]) -> list[Row]:
         files = [index for index in columns if all(names_file(_cell(cells, index)) for cells in table)]
         if not files and len(columns) > 1 + (split is not None):
             raise AtrousError(
-                f"{path}: several columns and no head; name the pictures' column 'image' in a first line."
+                f"{path}: several columns and no header; add a first line that names the column of pictures 'image'."
             )
         image, mask = [*(files or [0]), None, None][:2]
     return [Row(_cell(cells, image) or "", _cell(cells, mask), _cell(cells, split)) for cells in table]
 
 
-def _split_told(path: Path, cell: str | None) -> str:
-    told = split_of_validity(cell)
-    if told is None:
-        raise AtrousError(f"{path}: '{cell}' does not say whether a picture is for validation; write true or false.")
-    return told
+def _split_of_flag(path: Path, cell: str | None) -> str:
+    split = split_of_validity(cell)
+    if split is None:
+        raise AtrousError(f"{path}: the validation column contains '{cell}'; write true or false.")
+    return split
 
 
 def _all_splits(table: list[list[str]], index: int) -> bool:

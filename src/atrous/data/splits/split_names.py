@@ -1,8 +1,8 @@
-"""The names of splits, and what other tools call them."""
+"""The names of splits, and their spellings in other tools."""
 
 from __future__ import annotations
 
-#: Other spellings of each split's name, in lower case; the first found wins.
+#: Other spellings of each split's name, in lower case; the first one that is found is used.
 SPELLINGS = {
     "train": ("train", "training", "tr"),
     "val": ("val", "valid", "validation", "dev"),
@@ -11,6 +11,6 @@ SPELLINGS = {
 
 
 def canonical_split(name: str) -> str:
-    """The usual name of a split: "val" for "Validation", "valid" or "dev"; other names stay as they are."""
+    """Returns the usual name of a split: "val" for "Validation", "valid" or "dev"; other names are unchanged."""
     lowered = name.lower()
     return next((usual for usual, spellings in SPELLINGS.items() if lowered in spellings), name)

@@ -1,4 +1,4 @@
-"""Splits told by JSON, JSON Lines, YAML and TOML: mappings from splits to pictures, and records with a split."""
+"""Reads splits from JSON, JSON Lines, YAML and TOML: mappings from splits to pictures, and records with a split."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from atrous.json_yaml import parse_json, parse_yaml
 from atrous.overwrite_checks import is_our_json, is_our_recipe
 
 YAML = frozenset({".yaml", ".yml"})
-#: Kinds of files that may hold records.
+#: Suffixes of files that may contain records.
 RECORD_SUFFIXES = YAML | {".json", ".jsonl", ".ndjson", ".toml"}
 #: A key that names a split, such as train_images and images_val; its second group is the split.
 SPLIT_KEY = re.compile(
@@ -37,56 +37,56 @@ SPLIT_KEY = re.compile(
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
-# what they hold is a split only where it names one; other values, such as the stage of a disease, are none
+# under these heads every value is a split; under the others a value, such as the stage of a disease, may be none
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
-#: Heads under which a value is a fold or says of one split only.
+#: Heads under which a value is a fold, or a flag of a single split.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
-#: Heads under which true or false says whether a picture is of that split.
+#: Heads under which true or false states whether a picture belongs to that split.
 FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
-#: A list of pictures under a key with such a word is a split, whatever else the key says.
+#: A list of pictures under a key that contains one of these words is a split.
 SPLIT_LIKE = FLAG_HEADS | frozenset(
     ["trn", "va", "vld", "te", "tst", "eval", "fold", "holdout", "labeled", "labelled", "unlabeled", "unlabelled"]
 )
 _OF_MASKS = MASK_HEADS | {"y", "annotations", "annots", "labels", "segmentations", "targets", "anns", "gts"}
-_DEEPEST = 100  # more levels are no list, and would exhaust Python's stack
+_DEEPEST = 100  # levels; a deeper file is not a list and would exhaust Python's stack
 _TAG_HEADS = frozenset(["tag", "tags"])  # FiftyOne's samples
 
 
 def record_rows(path: Path, text: str, known: Mapping[str, Path]) -> list[Row]:
-    """The pictures that a file of records names, and their splits where it tells them.
+    """Reads the pictures that a file of records names, and their splits if the file contains them.
 
-    Read are a list of names or of records, a mapping from splits to such lists or from pictures to splits, COCO's
-    ``images``, and these inside other values, of which only what tells a split is taken.
+    The file may contain a list of names or of records, a mapping from splits to such lists or from pictures to splits,
+    or COCO's ``images``. These may also be inside other values; then only pictures with a split are read.
 
     Args:
-        path: the file, of one of ``RECORD_SUFFIXES``.
-        text: what it holds.
+        path: the file, with one of ``RECORD_SUFFIXES``.
+        text: the content of the file.
         known: the pictures by stem.
 
     Raises:
-        AtrousError: the text cannot be parsed, or names no pictures in these forms.
+        AtrousError: the text cannot be parsed, or contains no pictures in one of these forms.
     """
     content = parsed(path, text)
-    if rows := _plain_rows(content) or list(_told(content, None, known)):
+    if rows := _plain_rows(content) or list(_rows_with_split(content, None, known)):
         return rows
     raise AtrousError(
-        f'{path}: no list of pictures. Write ["a.png", …], {{"train": ["a.png", …], "val": […]}}, or move the file '
-        "away to have a split made."
+        f'{path}: no list of pictures. Write ["a.png", …] or {{"train": ["a.png", …], "val": […]}}, or move the file '
+        "away to get a random split."
     )
 
 
 def tells_splits(path: Path, known: Mapping[str, Path]) -> bool:
-    """Whether a file of records, of whatever name, tells splits of pictures.
+    """Returns whether a file of records assigns pictures to splits; the name of the file does not matter.
 
     Args:
-        path: the file, which may be read; one that this program wrote tells none.
-        known: the pictures by stem; where there are none, names that end as pictures do count.
+        path: a readable file; a file that this program wrote never counts.
+        known: the pictures by stem; if empty, every name with a picture suffix counts as a picture.
     """
     if is_too_large(path) or is_our_json(path) or is_our_recipe(path):
         return False
     for text in decodings(path):
         try:
-            rows = list(_told(parsed(path, text), None, known))
+            rows = list(_rows_with_split(parsed(path, text), None, known))
         except AtrousError:
             continue
         if any(is_picture(row.image, known) for row in rows):
@@ -95,19 +95,19 @@ def tells_splits(path: Path, known: Mapping[str, Path]) -> bool:
 
 
 def is_too_large(path: Path) -> bool:
-    """Whether a file of records is larger than what is looked through: 64 MB, in YAML and TOML, slow to read, 4 MB."""
+    """Returns whether a file of records is too large to search: over 64 MB, or over 4 MB for slow YAML and TOML."""
     return path.stat().st_size > (2**22 if path.suffix.lower() in YAML | {".toml"} else 2**26)
 
 
 def parsed(path: Path, text: str) -> Any:
-    """The content of a JSON, JSON Lines, YAML or TOML text.
+    """Parses a JSON, JSON Lines, YAML or TOML text.
 
     Args:
-        path: the file, whose ending tells which it is.
-        text: what it holds.
+        path: the file; its suffix selects the format.
+        text: the content of the file.
 
     Raises:
-        AtrousError: it is none, or lists and mappings lie too deep in each other.
+        AtrousError: the text is not valid, or its lists and mappings are nested too deep.
     """
     content = _parsed(path, text)
     level = [content]
@@ -115,7 +115,7 @@ def parsed(path: Path, text: str) -> Any:
         level = [part for one in level if isinstance(one, list | dict) for part in _parts_of(one)]
         if not level:
             return content
-    raise AtrousError(f"{path}: lists and mappings lie more than {_DEEPEST} deep in each other; move the file away.")
+    raise AtrousError(f"{path}: lists and mappings are nested more than {_DEEPEST} levels deep; move the file away.")
 
 
 def _parts_of(content: list[Any] | dict[Any, Any]) -> Iterable[Any]:
@@ -131,7 +131,7 @@ def _parsed(path: Path, text: str) -> Any:
         try:
             return tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise AtrousError(f"{path}: is no TOML: {error}.") from error
+            raise AtrousError(f"{path}: not valid TOML: {error}.") from error
     if suffix == ".json":
         try:
             return parse_json(text, f"{path}:")
@@ -145,7 +145,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _plain_rows(content: Any) -> list[Row]:
-    """The rows of a text that is a list and nothing else, whose names may be of pictures that are not there."""
+    """Returns the rows of a content that is nothing but a list; its names may be names of missing pictures."""
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
         if _has_splits(others):
@@ -157,7 +157,7 @@ def _plain_rows(content: Any) -> list[Row]:
         rows = [_entry_row(entry, _split_in(name)) for name, part in content.items() for entry in part]
     elif isinstance(content, dict) and content and all(isinstance(part, str) for part in content.values()):
         if all(SPLIT_KEY.fullmatch(str(key)) for key in content):
-            return []  # names in one text
+            return []  # several names in one string
         rows = [Row(name, None, part) for name, part in content.items() if isinstance(name, str)]
     else:
         return []
@@ -166,7 +166,7 @@ def _plain_rows(content: Any) -> list[Row]:
 
 
 def _maps_splits(content: Any) -> bool:
-    """Whether a content is a mapping from names to lists, such as splits or folds, and nothing else."""
+    """Returns whether a content is only a mapping from names to lists, such as splits or folds."""
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
     named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
@@ -175,13 +175,13 @@ def _maps_splits(content: Any) -> bool:
 
 
 def _split_in(key: Any) -> str:
-    """The split that a key names, such as "train" in "train_images"; other keys as they are."""
+    """Returns the split that a key names, such as "train" for "train_images"; other keys are unchanged."""
     matched = SPLIT_KEY.fullmatch(str(key))
     return matched[2] if matched else str(key)
 
 
 def _entry_row(entry: Any, split: str | None) -> Row | None:
-    """A name, or a record that names a picture; None for anything else."""
+    """Returns the row of a name, or of a record that names a picture; None for anything else."""
     if isinstance(entry, str):
         return Row(entry, None, split)
     if not isinstance(entry, dict):
@@ -192,11 +192,11 @@ def _entry_row(entry: Any, split: str | None) -> Row | None:
     return Row(image, _mask_of(entry), split_of_record(entry) or split)
 
 
-def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterator[Row]:
-    """The rows that tell a split, wherever in the content they are.
+def _rows_with_split(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterator[Row]:
+    """Yields the rows that have a split, at any depth of the content.
 
     Args:
-        content: of the file, or a part of it.
+        content: the content of the file, or a part of it.
         split: the split that the part belongs to, or None.
         known: the pictures by stem.
     """
@@ -205,7 +205,7 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
             yield from (Row(name, None, split) for name in _names_in(content, known))
     elif isinstance(content, list):
         names = [entry for entry in content if isinstance(entry, str)]
-        # one that is there shows that the others are names of pictures, too
+        # one existing picture shows that the other names are names of pictures, too
         if split is not None and len(names) == len(content) and any(is_picture(name, known) for name in names):
             yield from (Row(name, None, split) for name in names)
             return
@@ -215,7 +215,7 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
         parts: list[_Part] = []
         for number, entry in enumerate(content):
             whole = by_section and isinstance(entry, dict) and image_of(entry) is None
-            rows = list(_told(entry, (split_of_record(entry) or split) if whole else split, known))
+            rows = list(_rows_with_split(entry, (split_of_record(entry) or split) if whole else split, known))
             counted = not (isinstance(entry, dict) and image_of(entry) is not None)
             parts.append(
                 _Part(f"fold {number}", entry, rows, counted and (not whole or repeated or _has_splits(entry)))
@@ -231,36 +231,36 @@ def _told(content: Any, split: str | None, known: Mapping[str, Path]) -> Iterato
         by_picture = all(isinstance(value, str) and SPLIT_NAME.fullmatch(value) for value in of_pictures)
         parts = []
         for key, value in content.items():
-            rows = list(_told_under(str(key), value, split, known, by_picture=by_picture))
+            rows = list(_rows_under_key(str(key), value, split, known, by_picture=by_picture))
             counted = not SPLIT_KEY.fullmatch(str(key)) and not is_picture(str(key), known)
             parts.append(_Part(f"'{key}'", value, rows, counted))
         yield from _rows_of(parts, known)
 
 
-def _told_under(
+def _rows_under_key(
     key: str, value: Any, split: str | None, known: Mapping[str, Path], *, by_picture: bool
 ) -> Iterator[Row]:
-    """The rows that one entry of a mapping tells; ``by_picture`` where its pictures have names of splits."""
+    """Yields the rows of one entry of a mapping; ``by_picture`` if every picture in it has a split as its value."""
     if match := SPLIT_KEY.fullmatch(key):
-        yield from _told(value, match[2], known)
-    elif by_picture and isinstance(value, str) and is_picture(key, known):  # and not classes, such as a train
+        yield from _rows_with_split(value, match[2], known)
+    elif by_picture and isinstance(value, str) and is_picture(key, known):  # not classes, such as a train
         yield Row(key, None, value)
     elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
         yield Row(key, _mask_of(value), own)
-    elif isinstance(value, list) and _is_like_split(key):  # refused by whoever reads the rows, and never left out
-        yield from _told(value, key, known)
+    elif isinstance(value, list) and _is_like_split(key):  # the caller refuses an unknown split; it is never left out
+        yield from _rows_with_split(value, key, known)
     elif isinstance(value, list | dict):
-        yield from _told(value, split, known)
+        yield from _rows_with_split(value, split, known)
 
 
 def _is_like_split(key: str) -> bool:
-    """Whether a key has a split's name in it, such as "X_train" or "train_unlabeled", and is not of masks."""
+    """Returns whether a key contains a split's name, such as "X_train" or "train_unlabeled", and no word for masks."""
     words = set(re.findall(r"[a-z]+", key.lower()))
     return bool("train" in key.lower() or words & SPLIT_LIKE) and not words & _OF_MASKS
 
 
 def _names_in(text: str, known: Mapping[str, Path]) -> list[str]:
-    """The pictures that a text names: one, or several with spaces or commas between them."""
+    """Returns the pictures that a text names: one, or several separated by spaces or commas."""
     words = [word for word in re.split(r"[\s,;]+", text) if word]
     if text not in known and len(words) > 1 and all(is_picture(word, known) for word in words):
         return words
@@ -269,7 +269,7 @@ def _names_in(text: str, known: Mapping[str, Path]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a list or mapping, what it tells, and whether it may be a fold."""
+    """A part of a list or mapping, its rows, and whether it may be a fold."""
 
     name: str
     content: Any
@@ -278,7 +278,7 @@ class _Part:
 
 
 def _rows_of(parts: list[_Part], known: Mapping[str, Path]) -> Iterator[Row]:
-    """The rows of all parts, marked where the parts tell the same splits differently, as folds and experiments do."""
+    """Yields the rows of all parts; marks their fold if the parts define the same splits differently, as folds do."""
     tellers = [part for part in parts if part.may_be_fold and part.rows]
     folds = _contradict(tellers, known) or _is_list_of_one_fold(parts)
     for part in parts:
@@ -286,7 +286,7 @@ def _rows_of(parts: list[_Part], known: Mapping[str, Path]) -> Iterator[Row]:
 
 
 def _contradict(parts: list[_Part], known: Mapping[str, Path]) -> bool:
-    """Whether a split that parts name by a key differs between them, or a picture's split does."""
+    """Returns whether the pictures of a split, or the split of a picture, differ between parts."""
     by_key: dict[str, set[str]] = {}
     by_picture: dict[str, set[str]] = {}
     for part in parts:
@@ -307,7 +307,7 @@ def _contradict(parts: list[_Part], known: Mapping[str, Path]) -> bool:
 
 
 def _is_list_of_one_fold(parts: list[_Part]) -> bool:
-    """Whether a list holds one mapping of splits, as nnU-Net's splits_final.json of one fold does."""
+    """Returns whether a list contains one mapping of splits, as nnU-Net's splits_final.json does for one fold."""
     [only, *others] = parts or [None]
     if only is None or others or not only.name.startswith("fold ") or not isinstance(only.content, dict):
         return False
@@ -315,7 +315,7 @@ def _is_list_of_one_fold(parts: list[_Part]) -> bool:
 
 
 def _has_splits(content: Any) -> bool:
-    """Whether a content has lists, mappings or names under keys that are splits, however deep."""
+    """Returns whether a content has lists, mappings or names under keys that are splits, at any depth."""
     if isinstance(content, dict):
         return any(
             (SPLIT_KEY.fullmatch(str(key)) and isinstance(part, list | dict | str)) or _has_splits(part)
@@ -325,10 +325,13 @@ def _has_splits(content: Any) -> bool:
 
 
 def image_of(record: Mapping[str, Any]) -> str | None:
-    """The picture that a record names: under a usual key, or in a mapping under one; a file before any other name.
+    """Returns the picture that a record names, under a usual key or in a mapping under such a key.
 
     Args:
         record: the keys and values.
+
+    Returns:
+        The first value that is a picture's file name, else the first value under a usual key, else None.
     """
     named = []
     for key, value in record.items():
@@ -346,7 +349,9 @@ def _mask_of(record: Mapping[str, Any]) -> str | None:
 
 
 def split_of_record(record: Mapping[str, Any]) -> str | None:
-    """The split of a record, as written; one that is no train, val or test is kept for the error that names it.
+    """Returns the split of a record as written, or None.
+
+    An unknown split is returned, too, so that the error message can name it.
 
     Args:
         record: the keys and values.
@@ -370,10 +375,10 @@ def split_of_record(record: Mapping[str, Any]) -> str | None:
 
 
 def is_picture(name: str, known: Mapping[str, Path]) -> bool:
-    """Whether a name is one of the known pictures', or, where none are known, ends as a picture's.
+    """Returns whether a name is that of a known picture or, if no pictures are known, has a picture suffix.
 
     Args:
-        name: as written in a file.
+        name: the name as written in a file.
         known: the pictures by stem.
     """
     return stem_of(name, known) in known if known else names_file(name)

@@ -1,4 +1,4 @@
-"""What a split list says of one picture, in whatever form, and which picture a name in it means."""
+"""Rows of split lists, in a form common to all file formats, and the pictures that their names mean."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ mask masks label label_path label_name mask_path mask_name mask_file maskpath an
 segmentation seg seg_map seg_path gt
 """
 MASK_HEADS = frozenset(_MASK_WORDS.split())
-# under these heads there may be a class, a fold or a count as well as a mask
+# under these heads there may be a class, a fold or a count instead of a mask
 _DOUBTFUL_MASK_HEADS = frozenset(["label", "annotation", "ann", "segmentation", "seg", "gt"])
 SPLIT_HEADS = frozenset(["split", "splits", "subset", "set", "partition", "phase", "usage", "stage"])
 VAL_HEADS = frozenset(["is_valid", "is_val", "is_validation"])  # fastai's: true for val, false for train
@@ -32,13 +32,14 @@ SPLIT_NAME = re.compile(rf"(trainval|{SPLIT_WORDS})", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Row:
-    """What a list says of one picture.
+    """The entry of one picture in a list.
 
     Attributes:
         image: the picture's name, as written: a stem, a file name or a path.
         mask: the mask's name, or None.
-        split: the name of its split, or None where the file's name tells.
-        fold: the part of the file that says so where several parts tell the same splits differently, or None.
+        split: the name of its split, or None if the name of the list file is the split.
+        fold: the part of the file that contains the row, if several parts define the same splits differently; else
+            None.
     """
 
     image: str
@@ -48,10 +49,12 @@ class Row:
 
 
 def stem_of(written: str, known: Mapping[str, object]) -> str:
-    """The stem that a name in a list means: as written, else as a file name, else the first of several words.
+    """Returns the stem of the picture that a name in a list means.
+
+    The whole name is tried first, then its first column, then its first word, each as a stem and as a file name.
 
     Args:
-        written: the name.
+        written: the name as written in the list.
         known: the pictures by stem.
     """
     written = written.replace("\\", "/")
@@ -64,7 +67,7 @@ def stem_of(written: str, known: Mapping[str, object]) -> str:
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """A name as file systems may spell it: composed (NFC), decomposed (NFD), or as the locale shows its UTF-8."""
+    """Returns a name as file systems may spell it: composed (NFC), decomposed (NFD), or decoded by the locale."""
     forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
     if name.isascii():
         return (name,)
@@ -72,10 +75,10 @@ def _spellings(name: str) -> tuple[str, ...]:
 
 
 def split_of_validity(cell: str | None) -> str | None:
-    """The split that a cell under ``is_valid`` means, "train" or "val"; None where it is neither true nor false.
+    """Returns the split that a cell under ``is_valid`` means, "train" or "val"; None if it is neither true nor false.
 
     Args:
-        cell: what is written there, in any case.
+        cell: the content of the cell, in upper or lower case.
     """
     lowered = (cell or "").lower()
     if lowered not in ("true", "false", "1", "0", "1.0", "0.0", "yes", "no"):
@@ -84,11 +87,14 @@ def split_of_validity(cell: str | None) -> str | None:
 
 
 def is_mask_column(head: str, cells: Iterable[str | None]) -> bool:
-    """Whether a column names masks: all its cells are picture files, or its head says mask and no cell is a number.
+    """Returns whether a column contains names of masks.
+
+    It does if all cells are names of picture files. Under a head that can only mean masks, it does if no cell is a
+    number.
 
     Args:
-        head: in lower case.
-        cells: of the column.
+        head: the column's head, in lower case.
+        cells: the cells of the column.
     """
     cells = list(cells)
     if all(map(names_file, cells)):
@@ -97,5 +103,5 @@ def is_mask_column(head: str, cells: Iterable[str | None]) -> bool:
 
 
 def names_file(cell: str | None) -> bool:
-    """Whether a text ends as a picture's or a mask's file does."""
+    """Returns whether a text ends with the suffix of a picture or mask file."""
     return Path(cell or "").suffix.lower() in PICTURE_SUFFIXES

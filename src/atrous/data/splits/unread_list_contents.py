@@ -1,4 +1,4 @@
-"""What files of records say of pictures and splits in forms that are not read as lists."""
+"""Detects pictures and splits in files of records whose form is not read as a split list."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from atrous.data.splits.split_rows import IMAGE_HEADS, VAL_HEADS, stem_of
 from atrous.data.text_files import decodings
 from atrous.errors import AtrousError
 
-# a file of such a name is about classes, so that numbers beside pictures are these
+# in a file with one of these words in its name, numbers beside pictures are classes
 _OF_CLASSES = frozenset(["class", "classes", "label", "labels", "count", "counts", "target", "targets"])
 
 
 def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
-    """The stems of the known pictures that the records of a file name, whether they tell a split or not.
+    """Returns the stems of the known pictures that the records of a file name, with or without a split.
 
     Args:
-        path: the file, which may be read.
+        path: a readable file.
         known: the pictures by stem.
     """
     if is_too_large(path):
@@ -44,10 +44,10 @@ def pictures_named(path: Path, known: Mapping[str, Path]) -> frozenset[str]:
 
 
 def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
-    """Whether a file of records names two splits or more, and pictures, in whatever form; or numbers pictures by split.
+    """Returns whether a file of records names pictures and at least two splits, or divides pictures by numbers.
 
     Args:
-        path: the file, which may be read.
+        path: a readable file.
         known: the pictures by stem.
     """
     if is_too_large(path):
@@ -68,12 +68,12 @@ def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
 
 
 def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool) -> bool:
-    """Whether a content parts the pictures without names of splits: lists of lists, or a number or flag for each.
+    """Returns whether a content divides the pictures without naming splits: by lists of lists, numbers or flags.
 
     Args:
-        content: of the file, or a part of it.
+        content: the content of the file, or a part of it.
         known: the pictures by stem.
-        of_classes: by its name the file is about classes, so that numbers mean these.
+        of_classes: whether, by the name of the file, numbers are classes.
     """
     lists: list[Any] = content if isinstance(content, list) else []
     if isinstance(content, dict):
@@ -96,7 +96,7 @@ def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool)
 
 
 def _has_column(content: Any) -> bool:
-    """Whether a table, as lists or as pandas writes it, has a column of flags or small numbers, such as "val"."""
+    """Returns whether a table, as lists or in pandas' form, has a column of flags or small numbers, such as "val"."""
     heads = FLAG_HEADS | FOLD_HEADS | VAL_HEADS
     if not isinstance(content, dict):
         return False
@@ -120,7 +120,7 @@ def _words_in(content: Any) -> Iterator[str]:
 
 
 def _numbers_pictures(content: Any, count: int) -> bool:
-    """Whether splits are lists of pictures' numbers, each once, or records of a number and a split."""
+    """Returns whether splits are lists of picture numbers without repeats, or records of a number and a split."""
     if isinstance(content, dict):
         parts = [part for key, part in content.items() if SPLIT_KEY.fullmatch(str(key))]
         numbers = [number for part in parts if isinstance(part, list) for number in part]

@@ -1,4 +1,4 @@
-"""Files that tell which picture belongs to which split, and that are not read as lists."""
+"""Detects files that seem to define splits but are not read as split lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from atrous.overwrite_checks import is_our_json, is_our_metrics, is_our_recipe
 
 _SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".lst", ".list", ".md", ".xml", ".toml", ""}) | RECORD_SUFFIXES
 _TABLES = frozenset({".csv", ".tsv"})
-# a file of such a name is about splits; one that is named train or in a folder train may be anything of that split
+# words for splits; the name train is weaker, as any file of that split may be named train or be in a folder train
 _SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
 _WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
@@ -26,23 +26,23 @@ _OTHER_THINGS = RESULTS | {"recipe", "config", "readme", "notes"}
 _STATED = re.compile(
     rf"""\b(?:split|splits|subset|partition|phase|set)["']?\s*[:=]\s*["']?(trainval|{SPLIT_WORDS})\b""", re.IGNORECASE
 )
-_BYTES = 1 << 20  # of a file that is looked through
-_DEPTH = 4  # folders below the data set's, as in meta/v1/fold0/seed1
-_FILES = 100  # in a folder; more are labels of single pictures
+_BYTES = 1 << 20  # searched at the beginning of a file
+_DEPTH = 4  # levels of folders below the dataset's folder, as in meta/v1/fold0/seed1
+_FILES = 100  # most per folder; if there are more, they are labels of single pictures
 
 
 def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
-    """Refuse to make a split at random where a file seems to tell one.
+    """Checks that no file seems to define a split, before a random split is made.
 
-    Files that this program wrote, folders of its trainings, and what may not be read are passed over.
+    Files that this program wrote, folders of its training runs, and unreadable files are skipped.
 
     Args:
         root: the dataset's folder, in which no split list was found.
         images: the pictures by stem.
 
     Raises:
-        AtrousError: a file is named like a split, or has such a column, and holds little but names of pictures; or it
-            tells splits of pictures in its records; or two files, named after splits, name different pictures.
+        AtrousError: a file is named like a split, or has a column for splits, and contains mostly names of pictures; or
+            its records assign pictures to splits; or two files that are named after splits name different pictures.
     """
     by_split: dict[str, tuple[Path, frozenset[str]]] = {}
     for path in _texts(root):
@@ -50,28 +50,28 @@ def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
             continue
         if path.parent != root and _is_misplaced(path, root, images):
             raise AtrousError(
-                f"{path} tells the splits of pictures, and lists are not read from there. Move it to "
-                f"{root / 'splits'}{path.suffix}, or out of the data set to have a split made."
+                f"{path} assigns pictures to splits, but split lists are not read from this folder. Move it to "
+                f"{root / 'splits'}{path.suffix}, or out of the data set to get a random split."
             )
         if _may_be_list(path, root, images) or _states_splits(path, root, images):
-            raise _unread(root, f"{path} names pictures and seems to tell their split, and is in no form that is read")
+            raise _unread(root, f"{path} names pictures and seems to define their split, but its form is not read")
         split, named = _named_after_split(path, root, images)
         others = (one for name, one in by_split.items() if name != split and not named & one[1])
         if named and (other := next(others, None)):
-            raise _unread(root, f"{other[0]} and {path} name pictures of two splits, and are not read as lists")
+            raise _unread(root, f"{other[0]} and {path} name pictures of two splits, but are not read as split lists")
         if named:
             by_split.setdefault(split, (path, named))
 
 
-def _unread(root: Path, told: str) -> AtrousError:
+def _unread(root: Path, problem: str) -> AtrousError:
     return AtrousError(
-        f"{told}. Write {root / 'splits'}/train.txt and val.txt with one name a line, or a table splits.csv with the "
-        "columns image and split; or move the file away to have a split made."
+        f"{problem}. Write {root / 'splits'}/train.txt and val.txt with one name per line, or a table splits.csv with "
+        "the columns image and split; or move the file away to get a random split."
     )
 
 
 def _texts(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """The small texts of a folder and of those in it."""
+    """Yields the text files of a folder and of the folders in it."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "~"))]
@@ -93,7 +93,7 @@ def _may_be_list(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _is_misplaced(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
-    """Whether a file that could be read as a list is in a folder where none is looked for."""
+    """Returns whether a file that could be read as a list is in a folder that is not searched for lists."""
     if path.suffix.lower() not in RECORD_SUFFIXES or path.stem in images:
         return False
     results = RESULTS.intersection(_path_words(path, root))
@@ -101,7 +101,7 @@ def _is_misplaced(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _states_splits(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
-    """Whether a text states the splits of pictures in a form that is not read, such as "split": "train" in XML."""
+    """Returns whether a text states the splits of pictures in an unread form, such as "split": "train" in XML."""
     if RESULTS.intersection(_path_words(path, root)) or path.stem in images:
         return False
     if path.suffix.lower() in _TABLES or is_our_recipe(path):
@@ -114,7 +114,7 @@ def _states_splits(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _named_after_split(path: Path, root: Path, images: Mapping[str, Path]) -> tuple[str, frozenset[str]]:
-    """The split that the name of a file of records has in it, and the stems of the pictures that it names."""
+    """Returns the split in the name of a file of records, and the stems of the pictures that the file names."""
     split = next((word for word in map(canonical_split, _words(path.stem)) if word in SPELLINGS), "")
     if not split or path.suffix.lower() not in RECORD_SUFFIXES or RESULTS.intersection(_path_words(path, root)):
         return split, frozenset()
@@ -135,7 +135,7 @@ def _has_column(path: Path) -> bool:
 
 
 def _names_pictures(path: Path, images: Mapping[str, Path]) -> bool:
-    """Whether at least half of a text's lines or of its entries are of pictures."""
+    """Returns whether at least half of a text's lines, or of its entries, name pictures."""
     lines = _entries(path, images)
     named = sum(any(_is_picture(entry, images) for entry in line) for line in lines)
     entries = [entry for line in lines for entry in line]
@@ -144,7 +144,7 @@ def _names_pictures(path: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _is_of_names(path: Path, images: Mapping[str, Path]) -> bool:
-    """Whether more than half of a text's entries are pictures; numbers alone are only where all its lines are such."""
+    """Returns whether over half of the entries name pictures, or every line is a picture's name, even if a number."""
     lines = _entries(path, images)
     entries = [entry for line in lines for entry in line]
     if 2 * sum(_is_picture(entry, images) for entry in entries) > len(entries):
@@ -153,11 +153,11 @@ def _is_of_names(path: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _entries(path: Path, images: Mapping[str, Path]) -> list[list[str]]:
-    """The entries of each line, without tags, keys, a table's head and a number that counts the lines."""
+    """Returns the entries of each line, without tags, keys, a table's header and line numbers."""
     text = re.sub(r"<[^<>]*>", " ", _beginning(path))
     lines = []
     for line in map(str.strip, text.splitlines()):
-        if _is_picture(line, images) and line in images:  # a name that holds spaces
+        if _is_picture(line, images) and line in images:  # a name that contains spaces
             lines.append([line])
             continue
         tokens = re.findall(r"[^\s,;|\"'\[\]{}()<>=:]+(?:[\"']?\s*:(?=\s|$|[\"'\[{\d]))?", line)

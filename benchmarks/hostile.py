@@ -54,6 +54,8 @@ COUNTS = {
 MOST_MEGABYTES = 4_000
 #: Honest pictures after which memory is that of a server at work; the largest attack gets as many answers.
 HONEST = 10_000
+#: Honest pictures of 100 to 1000 pixels a side, as users send them: kernels for these sizes take more memory.
+USUAL = 300
 Statuses = collections.Counter
 
 
@@ -129,11 +131,15 @@ class Attack:
         self.resident = 0.0
 
     def settle(self) -> float:
-        """Memory at work: after as many honest pictures as one attack has, of many sizes."""
+        """Memory at work: after as many honest pictures as one attack has, of many sizes, and some of usual sizes."""
         rng = np.random.default_rng(1)
         contents = [
             encoded(rng.integers(0, 255, (*map(int, rng.integers(1, 100, 2)), 3), dtype=np.uint8), "PNG")
             for _ in range(HONEST)
+        ]
+        contents += [
+            encoded(rng.integers(0, 255, (*map(int, rng.integers(100, 1000, 2)), 3), dtype=np.uint8), "PNG")
+            for _ in range(USUAL)
         ]
         self._send(contents)
         self.still_well()

@@ -40,7 +40,7 @@ def test_what_no_pattern_knows_is_left_over_but_counts_of_batches():
 
 def test_two_keys_for_one_weight_are_refused():
     state = {"head.conv.weight": torch.ones(1), "final.weight": torch.ones(1)}
-    with pytest.raises(AtrousError, match=r"'head.conv.weight' and 'final.weight' both stand for 'classifier.weight'"):
+    with pytest.raises(AtrousError, match=r"'head.conv.weight' and 'final.weight' both become 'classifier.weight'"):
         translate(state, (*KEYS, (r"final\.", "classifier.")))
 
 

@@ -224,7 +224,7 @@ def test_the_record_tells_rates_norms_style_and_more():
         ("(1, 12, 24, 36)", "(2, 12, 24, 36)", "first branch here has rate 1"),
         ("ResNetV1c", "ResNetV1d", "backbone.type = ResNetV1d"),
         ("dilations=(1, 1, 2, 4)", "dilations=(1, 1, 1, 1)", "backbone.dilations"),
-        ("std=[255.0, 256.0, 257.0]", "std=[255.0]", "std = .*needed are 3 numbers"),
+        ("std=[255.0, 256.0, 257.0]", "std=[255.0]", "std = .*it must be a list of 3 numbers"),
         ("std=[255.0, 256.0, 257.0]", "std=[255.0, 0.0, 1.0]", "std must be positive"),
         (
             "dict(type='PackSegInputs')",

@@ -103,7 +103,7 @@ def test_what_the_source_need_not_fill_is_named():
         ),
         (
             {"backbone__w": torch.ones(2, 3), "classifier__w": torch.ones(4), "more__w": torch.ones(1)},
-            "has weights that deeplabv3 over resnet50 has not: more.w",
+            "has weights that deeplabv3 over resnet50 does not have: more.w",
         ),
         (
             {"backbone__w": torch.ones(2, 3), "classifier__w": torch.ones(4, dtype=torch.int8)},

@@ -48,7 +48,7 @@ def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> An
             "the number of classes."
         )
     raise AtrousError(
-        f"{before}{name} is given as {shown(given)}, but {file} has {shown(held)}: leave {name} out, or convert "
+        f"{before}{name} is given as {shown(given)}, and {file} has {shown(held)}: leave {name} out, or convert "
         "another file."
     )
 

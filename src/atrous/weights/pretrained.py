@@ -50,7 +50,7 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
             raise AtrousError(
                 f"the ImageNet weights of backbone '{name}' do not fit it with backbone_arguments "
                 f"{model.info.arguments.get('backbone_arguments')}. Leave out the arguments that change its layers, "
-                "choose a backbone with these layers (resnet18d is resnet18 with a deep stem), or use pretrained: false."
+                "choose a backbone with these layers (resnet18d is resnet18 with a deep stem), or pretrained: false."
             ) from error
 
 

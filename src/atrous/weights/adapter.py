@@ -228,13 +228,13 @@ def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str,
         The checkpoint without these tensors. Without the auxiliary head `auxiliary` is False, so the model must be
         built again.
     """
-    beside = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
+    removed = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
     head = {name for name in (*ours, *adapted.state) if name.startswith("auxiliary.") and not name.endswith(COUNT)}
     other = [name for name in head if _shape(adapted.state, name) != _shape(ours, name)]
     notes = ()
     arguments = adapted.arguments
     if arguments.get("auxiliary") and other:
-        beside |= {name for name in adapted.state if name.startswith("auxiliary.")}
+        removed |= {name for name in adapted.state if name.startswith("auxiliary.")}
         arguments = {**arguments, "auxiliary": False}
         found = _shape(adapted.state, "auxiliary.classifier.weight")
         notes = (
@@ -242,14 +242,14 @@ def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str,
             + (f"({found[0]} outputs instead of {arguments['num_classes']})" if found else "(other layers)")
             + " and is left over.",
         )
-    if not beside:
+    if not removed:
         return adapted
     names = {id(tensor): key for key, tensor in theirs.items()}
-    named = tuple(names.get(id(adapted.state[name]), name) for name in adapted.state if name in beside)
+    named = tuple(names.get(id(adapted.state[name]), name) for name in adapted.state if name in removed)
     return replace(
         adapted,
         arguments=arguments,
-        state={name: tensor for name, tensor in adapted.state.items() if name not in beside},
+        state={name: tensor for name, tensor in adapted.state.items() if name not in removed},
         left_over=(*adapted.left_over, *(name for name in named if not name.endswith(COUNT))),
         notes=(*adapted.notes, *notes),
     )

@@ -1,4 +1,4 @@
-"""Finds the library that wrote a checkpoint: its adapters by name, and detection from the keys of a file."""
+"""Finds the source of a checkpoint: the adapters by name, and detection from the keys of a file."""
 
 from __future__ import annotations
 

@@ -114,8 +114,9 @@ def recognises(foreign: Foreign) -> bool:
     Args:
         foreign: the checkpoint as read from its file or folder.
     """
-    told = foreign.config.get("model_type")
-    others = told is not None and not str(told).startswith("timm_")  # transformers may wrap a network of timm
+    model_type = foreign.config.get("model_type")
+    wrapped = str(model_type).startswith("timm_")  # a network of timm in transformers' format
+    others = model_type is not None and not wrapped
     return "segmentation_head.conv_aspp.convolution.weight" in foreign.state or others
 
 
@@ -138,9 +139,9 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """
     config = {**DEFAULTS, **(foreign.config or {"output_stride": OUTPUT_STRIDE})}
     config |= {key: value for key, value in DEFAULTS.items() if config[key] is None}
-    told = Record(config, "", huggingface_config.FILE)
-    if told.whole("output_stride", 8, 32) not in OUTPUT_STRIDES:
-        raise told.refused("output_stride", "it must be 8, 16 or 32")
+    settings = Record(config, "", huggingface_config.FILE)
+    if settings.whole("output_stride", 8, 32) not in OUTPUT_STRIDES:
+        raise settings.refused("output_stride", "it must be 8, 16 or 32")
     _check_kind(foreign)
     renamed, left_over = translate(foreign.state, KEYS)
     stem, first, last = (_channels(foreign, name) for name in _WIDTHS)
@@ -152,14 +153,14 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     huggingface_config.check(foreign.config, (stem, first, last), num_classes, in_channels)
     processor = config.get("preprocessor", {})
     huggingface_config.check_processor(processor)
-    seen = preprocessing(processor, in_channels)
+    normalisation = preprocessing(processor, in_channels)
     if huggingface_config.reads_bgr(processor, in_channels):
         renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
-        seen = seen.normalized_by(seen.mean[::-1], seen.std[::-1])
+        normalisation = normalisation.normalized_by(normalisation.mean[::-1], normalisation.std[::-1])
     usual = {"output_stride": OUTPUT_STRIDE, "multi_grid": (1, 1, 1), "align_corners": False}
     inner = {
-        "norm": (told.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
-        "pad_type": "same" if told.flag("tf_padding") else "",
+        "norm": (settings.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
+        "pad_type": "same" if settings.flag("tf_padding") else "",
         "padding": "tensorflow",
     }
     untold = {"norm": "layer_norm_eps", "pad_type": "tf_padding"}  # keys of config.json that state these
@@ -170,13 +171,13 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         },
         "num_classes": num_classes,
         "in_channels": in_channels,
-        "output_stride": told.values["output_stride"],
+        "output_stride": settings.values["output_stride"],
         "aspp_channels": len(_weight(renamed, "aspp.project.0.weight")),
         "aspp_conv": False,
         "auxiliary": False,
         "atrous_rates": (),
         "norm": (HEAD_EPS, MOMENTUM),
-        "dropout": told.number("classifier_dropout_prob", 0, 1),
+        "dropout": settings.number("classifier_dropout_prob", 0, 1),
     }
     arguments = merged(usual, held, given, foreign.name)
     if isinstance(arguments["backbone_arguments"], Mapping):
@@ -186,7 +187,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments,
         state=renamed,
         left_over=left_over,
-        preprocessing=seen,
+        preprocessing=normalisation,
         preprocessing_told="preprocessor" in config,
         classes=classes(config, num_classes),
         untold=() if foreign.config else ("output_stride",),
@@ -237,11 +238,12 @@ def preprocessing(processor: Mapping[str, Any], channels: int) -> Preprocessing:
     Raises:
         AtrousError: the values are not numbers, or not one per channel.
     """
-    told = {**PROCESSOR, **{key: value for key, value in processor.items() if value is not None}}
-    if not Record(told, "", huggingface_config.PROCESSOR_FILE).flag("do_normalize"):
-        told |= {"image_mean": 0, "image_std": 1}
-    rows = {key: told[key] if isinstance(told[key], list | tuple) else [told[key]] * channels for key in STATISTICS}
-    options = Record({**told, **rows}, "", huggingface_config.PROCESSOR_FILE)
+    settings = {**PROCESSOR, **{key: value for key, value in processor.items() if value is not None}}
+    if not Record(settings, "", huggingface_config.PROCESSOR_FILE).flag("do_normalize"):
+        settings |= {"image_mean": 0, "image_std": 1}
+    given = {key: settings[key] for key in STATISTICS}
+    rows = {key: value if isinstance(value, list | tuple) else [value] * channels for key, value in given.items()}
+    options = Record({**settings, **rows}, "", huggingface_config.PROCESSOR_FILE)
     scale = options.number("rescale_factor", 1e-9, 1e9) if options.flag("do_rescale") else 1.0
     mean, std = (options.channels(key, channels) for key in STATISTICS)
     assert scale and mean and std  # each has a default value

@@ -68,8 +68,8 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
         depth = Record({**DEPTH, **config}, "", FILE)
         has = f"the weights have {_numbers(widths)}"
         if not isinstance(config["depth_multiplier"], int | float):
-            told = config["depth_multiplier"]
-            raise _contradiction("depth_multiplier", told if isinstance(told, str) else shown(told), has)
+            value = config["depth_multiplier"]
+            raise _contradiction("depth_multiplier", value if isinstance(value, str) else shown(value), has)
         multiplier, divisor, least = (depth.number(key, 0, 1000, above=True, below=True) or DEPTH[key] for key in DEPTH)
         expected = tuple(_divisible(round(size * multiplier), divisor, least) for size in NOMINAL)
         if expected != widths:
@@ -166,8 +166,8 @@ def _shown(value: Any) -> str:
     return str(value)[:40]
 
 
-def _contradiction(name: str, told: Any, found: str) -> AtrousError:
+def _contradiction(name: str, value: Any, found: str) -> AtrousError:
     return AtrousError(
-        f"config.json has {name} = {str(told)[:100]}, but {found}: the folder's files are not of one model, or one was "
-        "changed. Correct config.json, or convert the weights file alone from another folder."
+        f"config.json has {name} = {str(value)[:100]}, but {found}: the folder's files are not of one model, or one "
+        "was changed. Correct config.json, or convert the weights file alone from another folder."
     )

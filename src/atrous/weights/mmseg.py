@@ -119,7 +119,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """
     if isinstance(given.get("multi_grid"), list | tuple) and tuple(given["multi_grid"]) == (1, 2, 4):
         raise AtrousError(
-            "multi_grid=(1, 2, 4) multiplies the rates here, which gives 2, 4, 8; in mmsegmentation mg124 sets the rates "
+            "multi_grid=(1, 2, 4) multiplies the rates here to 2, 4, 8; in mmsegmentation mg124 sets the rates "
             "to 1, 2, 4. Use multi_grid=(0.5, 1, 2) with output_stride=16."
         )
     meta = _mapping(foreign.config.get("meta"))
@@ -138,10 +138,10 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     config = mmseg_config_parser.read(meta)
     backbone = _backbone(foreign.state)
     mmseg_config.check(config, backbone["backbone"], num_classes, in_channels, branches)
-    told = _told(config, given.get("output_stride"))
+    stated = _told(config, given.get("output_stride"))
     inner = {**(backbone["backbone_arguments"] or {}), **mmseg_config.backbone_arguments(config, backbone["backbone"])}
-    seen, turned = mmseg_config.normalisation(config, in_channels)
-    if turned:
+    preprocessing, reads_bgr = mmseg_config.normalisation(config, in_channels)
+    if reads_bgr:
         first = "backbone.net.conv1.0.weight" if "backbone.net.conv1.0.weight" in state else "backbone.net.conv1.weight"
         state[first] = state[first].flip(1)
     notes = mmseg_config.notes(config, num_classes)
@@ -159,16 +159,16 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "auxiliary": "auxiliary.classifier.weight" in state,
         "aspp_conv": False,
         **({"low_channels": len(state["decoder.reduce.0.weight"]), "decoder_convs": 2} if plus else {}),
-        **told,
+        **stated,
     }
     return Adapted(
         architecture="deeplabv3plus" if plus else "deeplabv3",
         arguments=merged({**UNTOLD, "dropout": 0.1}, held, given, foreign.name),
         state=state,
         left_over=left_over,
-        preprocessing=seen or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
-        preprocessing_told=seen is not None,
-        untold=tuple(name for name in UNTOLD if name not in told),
+        preprocessing=preprocessing or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
+        preprocessing_told=preprocessing is not None,
+        untold=tuple(name for name in UNTOLD if name not in stated),
         notes=notes,
         **_classes(meta, num_classes),
     )

@@ -39,31 +39,31 @@ def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str,
         AtrousError: a value has no counterpart in our models.
     """
     backbone, head = _parts(config)
-    told: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     strides = _strides(backbone)
     if strides:
-        told["output_stride"] = 4 * math.prod(strides)
-    stride = told.get("output_stride", output_stride or 8)
+        stated["output_stride"] = 4 * math.prod(strides)
+    stride = stated.get("output_stride", output_stride or 8)
     rates = head.wholes("dilations", 1, MOST_RATE)
     if rates:
         if rates[0] != 1:
             raise head.refused("dilations", "the first branch of our models has rate 1")
         named = [rate * stride / 16 for rate in rates[1:]]
-        told["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in named)
+        stated["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in named)
     grid = backbone.wholes("multi_grid", 1, MOST_RATE)
     if grid:
-        told["multi_grid"] = tuple(rate * stride / 32 for rate in grid)
+        stated["multi_grid"] = tuple(rate * stride / 32 for rate in grid)
     elif strides:
-        told["multi_grid"] = (1, 1, 1)
+        stated["multi_grid"] = (1, 1, 1)
     if head.values:
-        told["align_corners"] = head.flag("align_corners")
+        stated["align_corners"] = head.flag("align_corners")
     dropout = head.number("dropout_ratio", 0, 1)
     if dropout is not None:
-        told["dropout"] = dropout
+        stated["dropout"] = dropout
     if not backbone.flag("contract_dilation") and "dilations" in backbone.values:
-        told["dilation_rule"] = "full"
+        stated["dilation_rule"] = "full"
     norm = _norm(head)
-    return told | ({"norm": norm} if norm != NORM else {})
+    return stated | ({"norm": norm} if norm != NORM else {})
 
 
 def backbone_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -77,14 +77,14 @@ def backbone_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         AtrousError: a value has no counterpart in our models.
     """
     backbone, _ = _parts(config)
-    told: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     style = backbone.text("style")
     if style not in (None, "pytorch", "caffe"):
         raise backbone.refused("style", "it must be pytorch or caffe")
     if style == "caffe" and name not in ("resnet18", "resnet34"):
-        told["stride_first"] = True
+        stated["stride_first"] = True
     norm = _norm(backbone)
-    return told | ({"norm": norm} if norm != NORM else {})
+    return stated | ({"norm": norm} if norm != NORM else {})
 
 
 def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: int, branches: int) -> None:
@@ -148,8 +148,8 @@ def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessi
             channel.
     """
     found = [
-        (told.record.channels("mean", channels), told.record.channels("std", channels), told.turned)
-        for told in normalisations(config)
+        (step.record.channels("mean", channels), step.record.channels("std", channels), step.turned)
+        for step in normalisations(config)
     ]
     if not found:
         return None, False
@@ -232,8 +232,8 @@ def reduces_zero(value: Any, seen: set[int] | None = None) -> bool:
         return False
     seen.add(id(value))
     if isinstance(value, Mapping):
-        told = Record(value).flag("reduce_zero_label")
-        return told or any(reduces_zero(item, seen) for item in value.values())
+        stated = Record(value).flag("reduce_zero_label")
+        return stated or any(reduces_zero(item, seen) for item in value.values())
     return any(reduces_zero(item, seen) for item in value)
 
 

@@ -118,14 +118,14 @@ def normalisations(config: Mapping[str, Any]) -> Iterator[Normalisation]:
     """
     record = part(config, "data_preprocessor")
     if record:  # its defaults: no normalisation, channels not reversed
-        told = Record(record, "data_preprocessor.")
-        both = told.flag("bgr_to_rgb"), told.flag("rgb_to_bgr")
+        options = Record(record, "data_preprocessor.")
+        both = options.flag("bgr_to_rgb"), options.flag("rgb_to_bgr")
         if all(both):
-            raise told.refused("bgr_to_rgb", "rgb_to_bgr is also True, but only one of them may be True")
-        yield Normalisation(told, any(both))
+            raise options.refused("bgr_to_rgb", "rgb_to_bgr is also True, but only one of them may be True")
+        yield Normalisation(options, any(both))
     for step in _steps(config, set()):
-        told = Record(step, "Normalize.")
-        yield Normalisation(told, told.flag("to_rgb", True))
+        options = Record(step, "Normalize.")
+        yield Normalisation(options, options.flag("to_rgb", True))
 
 
 def _steps(value: Any, seen: set[int]) -> Iterator[Mapping[str, Any]]:

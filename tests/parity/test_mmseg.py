@@ -200,7 +200,7 @@ def test_one_output_has_two_names_and_its_threshold_in_the_bias(head, threshold,
 
 def test_one_output_without_a_record_says_what_is_not_told(capsys):
     assert len(atrous.convert(of_one_output()).info.classes) == 2
-    assert "threshold of its one output is not told: 0.5 here, 0.3 there" in " ".join(capsys.readouterr().out.split())
+    assert "threshold of its single output: 0.5 here, 0.3 there" in " ".join(capsys.readouterr().out.split())
     one = {"dataset_meta": {"classes": ("crack",)}}
     model = atrous.convert({"state_dict": of_one_output(), "meta": one})
     assert model.info.classes == ("background", "crack")
@@ -221,10 +221,10 @@ def test_the_record_tells_rates_norms_style_and_more():
         ("depth=18", "depth=50", "backbone.depth = 50.*weights have 18"),
         ("num_classes=19", "num_classes=20", "decode_head.num_classes = 20.*weights have 19"),
         ("(1, 12, 24, 36)", "(1, 12, 24)", "decode_head.dilations = 3.*weights have 4"),
-        ("(1, 12, 24, 36)", "(2, 12, 24, 36)", "first branch here has rate 1"),
+        ("(1, 12, 24, 36)", "(2, 12, 24, 36)", "first branch of our models has rate 1"),
         ("ResNetV1c", "ResNetV1d", "backbone.type = ResNetV1d"),
         ("dilations=(1, 1, 2, 4)", "dilations=(1, 1, 1, 1)", "backbone.dilations"),
-        ("std=[255.0, 256.0, 257.0]", "std=[255.0]", "std = .*needed are 3 numbers"),
+        ("std=[255.0, 256.0, 257.0]", "std=[255.0]", "std = .*it must be a list of 3 numbers"),
         ("std=[255.0, 256.0, 257.0]", "std=[255.0, 0.0, 1.0]", "std must be positive"),
         (
             "dict(type='PackSegInputs')",

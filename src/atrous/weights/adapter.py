@@ -1,4 +1,4 @@
-"""What an adapter gives: a foreign checkpoint in this package's words."""
+"""A foreign checkpoint converted to this package's keys and arguments, and the checks before a model loads it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
 from atrous.models import Preprocessing
 
-#: Of ImageNet's RGB in 0–255, as most libraries have them (torchvision/transforms/_presets.py).
+#: Mean and standard deviation of ImageNet's RGB in 0–255, as most libraries use (torchvision/transforms/_presets.py).
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
-#: What layers call their weights, in PyTorch's names and TensorFlow's; other names are of counters, losses and flags.
+#: Last parts of weight names in PyTorch and TensorFlow. Other names belong to counters, losses and flags.
 LAYER_LEAVES = frozenset(
     {
         *("weight", "bias", "gamma", "beta", "running_mean", "running_var", "weights", "depthwise_weights", "biases"),
@@ -25,34 +25,34 @@ LAYER_LEAVES = frozenset(
     }
 )
 
-#: The end of the name of a norm's count of batches, which says nothing.
+#: End of the name of a batch norm's batch count, which inference does not use.
 COUNT = "num_batches_tracked"
 
-#: Inverted residuals in each stage of MobileNetV2 (arXiv:1801.04381 Table 2).
+#: Number of inverted residuals in each stage of MobileNetV2 (arXiv:1801.04381 Table 2).
 MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
 
-#: Pairs of a pattern for the beginning of a foreign key and what stands there in ours, a template or a function.
+#: Pairs: a pattern for the beginning of a foreign key, and its replacement in our key (a template or a function).
 Keys: TypeAlias = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A foreign checkpoint as a model of ours.
+    """A foreign checkpoint converted for one of our models.
 
     Args:
-        architecture: a key of `models.ARCHITECTURES`.
-        arguments: of its class; what the user named is already merged in (`merge_user_options.merged`).
+        architecture: name of the model, a key of `models.ARCHITECTURES`.
+        arguments: arguments of its class, including the user's options (`merge_user_options.merged`).
         state: tensors under our keys.
-        left_over: foreign keys that have no place in ours.
-        preprocessing: what its pictures went through; None for the backbone's own.
-        preprocessing_told: whether the file's own configuration says what its pictures went through.
-        classes: its classes where they are known; None for placeholders.
-        classes_of: the data set whose these are, where only their number says so; else empty.
-        classes_fault: why the names or colours that the file tells cannot be those of its outputs; else empty.
-        untold: arguments that the file does not tell, here at the source's defaults unless the user named them.
-        notes: further sentences to tell the user.
-        fills: beginnings of our keys that the source must fill, all of them by default; what it does not fill
-            besides, such as the head over an ImageNet backbone, stays fresh.
+        left_over: foreign keys without a counterpart in our model.
+        preprocessing: normalisation of its pictures; None for the backbone's own.
+        preprocessing_told: whether the file's own configuration states the normalisation.
+        classes: its classes if they are known; None for placeholders.
+        classes_of: data set from which `classes` are taken if only their number matches; else empty.
+        classes_fault: why the file's class names or colours do not fit its outputs; empty if they fit.
+        untold: arguments that the file does not state. They have the source's defaults unless the user gave them.
+        notes: further sentences for the user.
+        fills: beginnings of our keys that the source must fill; by default all keys. Other weights may keep their
+            initial values, such as the head over an ImageNet backbone.
     """
 
     architecture: str
@@ -70,11 +70,14 @@ class Adapted:
 
 
 def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, Any]:
-    """The fields `classes` and `classes_of`, from the number of outputs alone.
+    """Returns the fields `classes` and `classes_of`, found by the number of outputs alone.
 
     Args:
-        num_classes: K.
-        known: tables by the name of their data set.
+        num_classes: number of outputs, K.
+        known: class tables by the name of their data set.
+
+    Returns:
+        The fields of `Adapted`; empty if no table has K classes.
     """
     for name, table in known.items():
         if len(table) == num_classes:
@@ -83,7 +86,10 @@ def by_number(num_classes: int, known: Mapping[str, ClassTable]) -> dict[str, An
 
 
 def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:
-    """Where timm has the blocks that others number through.
+    """Returns timm's names of blocks that other libraries number consecutively over all stages.
+
+    Args:
+        lengths: number of blocks in each stage.
 
     Examples:
         >>> blocks_by_stage((1, 2))
@@ -93,7 +99,13 @@ def blocks_by_stage(lengths: Sequence[int]) -> tuple[str, ...]:
 
 
 def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> Preprocessing:
-    """Mean and deviation in 0–255; for pictures of other than as many channels, the average of all in each."""
+    """Returns the preprocessing with this mean and standard deviation.
+
+    Args:
+        mean: mean of each channel, in 0–255.
+        std: standard deviation of each channel, in 0–255.
+        channels: C of the pictures. If it differs from the number of means, every channel gets their average.
+    """
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]
     return Preprocessing.of_pictures(mean, std)
@@ -103,15 +115,15 @@ def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor
     """Renames a state dict by a table.
 
     Args:
-        state: under foreign keys.
-        keys: the first pattern that matches the beginning of a key counts; what follows the match stays.
+        state: tensors under foreign keys.
+        keys: patterns and replacements. The first pattern that matches the beginning of a key is used; the rest of
+            the key stays.
 
     Returns:
-        The tensors under our keys, and the foreign keys that no pattern matched (counts of batches, which say
-        nothing, left aside).
+        The tensors under our keys, and the foreign keys that no pattern matched, without batch counts.
 
     Raises:
-        AtrousError: two foreign keys become one of ours.
+        AtrousError: two foreign keys become the same key of ours.
     """
     compiled = [(re.compile(pattern), replacement) for pattern, replacement in keys]
     renamed: dict[str, Tensor] = {}
@@ -122,7 +134,7 @@ def translate(state: Mapping[str, Tensor], keys: Keys) -> tuple[dict[str, Tensor
         if name is None:
             left_over.append(key)
         elif name in renamed:
-            raise AtrousError(f"'{origin[name]}' and '{key}' both stand for '{name}': this file is of another layout.")
+            raise AtrousError(f"'{origin[name]}' and '{key}' both become '{name}': this file has another layout.")
         else:
             renamed[name], origin[name] = tensor, key
     return renamed, tuple(key for key in left_over if not key.endswith(COUNT))
@@ -138,15 +150,15 @@ def _rename(key: str, keys: Iterable[tuple[re.Pattern[str], str | Callable[[re.M
 
 
 def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:
-    """Puts the blocks of a convolution's input channels into another order: that of our concatenation.
+    """Reorders the blocks of a convolution's input channels to match our concatenation.
 
     Args:
-        weight: C'×C×h×w.
-        order: for each block of ours, which block of theirs it is: (1, 2, 3, 4, 0) moves the first to the end.
-        sizes: channels of each block in their order; all alike when not given.
+        weight: weights of the convolution, C'×C×h×w.
+        order: for each of our blocks, the index of the foreign block: (1, 2, 3, 4, 0) moves the first to the end.
+        sizes: channels of each foreign block; by default all blocks have equally many.
 
     Returns:
-        C'×C×h×w.
+        The reordered weights, C'×C×h×w.
 
     Raises:
         AtrousError: the blocks do not add up to the channels.
@@ -161,29 +173,31 @@ def move_channels(weight: Tensor, order: Sequence[int], sizes: Sequence[int] | N
     channels = weight.shape[1]
     parts = [channels // len(order)] * len(order) if sizes is None else list(sizes)
     if sum(parts) != channels or sorted(order) != list(range(len(parts))):
-        raise AtrousError(f"{channels} input channels are not {len(order)} blocks of {parts}: another layout.")
+        raise AtrousError(
+            f"{channels} input channels are not {len(order)} blocks of {parts}: the file has another layout."
+        )
     blocks = weight.split(parts, dim=1)
     return torch.cat([blocks[index] for index in order], dim=1)
 
 
 def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Compares an adapted checkpoint with the model that is to take it.
+    """Checks that a converted checkpoint fits the model that will load it.
 
     Args:
         adapted: the checkpoint.
         ours: the model's state dict.
 
     Returns:
-        Names of our weights that the source does not fill and need not.
+        Names of our weights that the source does not fill and need not fill.
 
     Raises:
-        AtrousError: weights are missing, have no place, another shape, or are no floating-point numbers.
+        AtrousError: weights are missing, unknown to the model, of another shape or not floating-point numbers.
     """
     built = f"{adapted.architecture} over {adapted.arguments.get('backbone')}"
-    advice = "Another backbone may fit (--backbone), or the file is of another network, incomplete or altered."
+    advice = "Try another backbone (--backbone); otherwise the file is from another network, incomplete or altered."
     extra = [name for name in adapted.state if name not in ours and not name.endswith(COUNT)]
     if extra:
-        raise AtrousError(f"the file has weights that {built} has not: {some(extra)}. {advice}")
+        raise AtrousError(f"the file has weights that {built} does not have: {some(extra)}. {advice}")
     for name, tensor in adapted.state.items():
         if name not in ours:
             continue
@@ -192,7 +206,9 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
             shapes = f"{tuple(tensor.shape)} in the file, {tuple(ours[name].shape)} in {built}"
             raise AtrousError(f"'{name}' differs in shape: {shapes}. {advice}")
         if not (count or tensor.is_floating_point()):
-            raise AtrousError(f"'{name}' holds {tensor.dtype}, not floating-point numbers: quantised files differ.")
+            raise AtrousError(
+                f"'{name}' holds {tensor.dtype}, not floating-point numbers. Quantised files cannot be converted."
+            )
     absent = [name for name in ours if name not in adapted.state and not name.endswith(COUNT)]
     missing = [name for name in absent if name.startswith(adapted.fills)]
     if missing:
@@ -201,38 +217,39 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Adapted:
-    """Leaves over what is no part of the network: counters and flags in its parts, an auxiliary head of another kind.
+    """Moves to `left_over` what our network does not have: counters and flags, and a different auxiliary head.
 
     Args:
         adapted: the checkpoint.
-        ours: the state dict of the model that is to take it.
-        theirs: the foreign tensors by their names, which are named as left over.
+        ours: the state dict of the model that will load it.
+        theirs: the foreign tensors by their names; `left_over` lists these names.
 
     Returns:
-        The checkpoint without them. Without the auxiliary head `auxiliary` is False and the model another.
+        The checkpoint without these tensors. Without the auxiliary head `auxiliary` is False, so the model must be
+        built again.
     """
-    beside = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
+    removed = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
     head = {name for name in (*ours, *adapted.state) if name.startswith("auxiliary.") and not name.endswith(COUNT)}
     other = [name for name in head if _shape(adapted.state, name) != _shape(ours, name)]
     notes = ()
     arguments = adapted.arguments
     if arguments.get("auxiliary") and other:
-        beside |= {name for name in adapted.state if name.startswith("auxiliary.")}
+        removed |= {name for name in adapted.state if name.startswith("auxiliary.")}
         arguments = {**arguments, "auxiliary": False}
         found = _shape(adapted.state, "auxiliary.classifier.weight")
         notes = (
-            "Its auxiliary head, which helps training alone, is of another kind than ours "
-            + (f"({found[0]} outputs beside {arguments['num_classes']})" if found else "(other layers)")
+            "Its auxiliary head, which is used only in training, differs from ours "
+            + (f"({found[0]} outputs instead of {arguments['num_classes']})" if found else "(other layers)")
             + " and is left over.",
         )
-    if not beside:
+    if not removed:
         return adapted
     names = {id(tensor): key for key, tensor in theirs.items()}
-    named = tuple(names.get(id(adapted.state[name]), name) for name in adapted.state if name in beside)
+    named = tuple(names.get(id(adapted.state[name]), name) for name in adapted.state if name in removed)
     return replace(
         adapted,
         arguments=arguments,
-        state={name: tensor for name, tensor in adapted.state.items() if name not in beside},
+        state={name: tensor for name, tensor in adapted.state.items() if name not in removed},
         left_over=(*adapted.left_over, *(name for name in named if not name.endswith(COUNT))),
         notes=(*adapted.notes, *notes),
     )
@@ -243,20 +260,27 @@ def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
 
 
 def check_values(adapted: Adapted) -> None:
-    """Refuses weights that no network can run on.
+    """Refuses weights that no network can use.
+
+    Args:
+        adapted: the checkpoint.
 
     Raises:
-        AtrousError: weights without values (on the meta device), not finite as float32, or a negative variance.
+        AtrousError: a weight has no values (meta device), is not finite as float32, or is a negative variance.
     """
     for name, tensor in adapted.state.items():
         if tensor.is_meta:
-            raise AtrousError(f"'{name}' is on the meta device, a shape without values; give the weights themselves.")
+            raise AtrousError(
+                f"'{name}' is on the meta device: it has a shape, but no values. Give the weights themselves."
+            )
         if not tensor.isfinite().all():
-            raise AtrousError(f"'{name}' has values that are not finite: its training diverged, or it is damaged.")
+            raise AtrousError(
+                f"'{name}' has values that are not finite: the training diverged, or the file is damaged."
+            )
         if name.endswith("running_var") and (tensor < 0).any():
-            raise AtrousError(f"'{name}' has negative variances; the file is damaged, or keeps something else there.")
+            raise AtrousError(f"'{name}' has negative variances: the file is damaged, or the tensor is not a variance.")
 
 
 def some(names: Sequence[str]) -> str:
-    """The first four names, and how many more there are."""
+    """Returns the first four names, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

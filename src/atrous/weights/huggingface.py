@@ -1,11 +1,11 @@
-"""transformers' MobileNetV2ForSemanticSegmentation: a folder with config.json, or a state dict.
+"""Converts transformers' MobileNetV2ForSemanticSegmentation from a folder with config.json, or from a state dict.
 
-Source: transformers 5.23, models/mobilenet_v2/modeling_mobilenet_v2.py and image_processing_mobilenet_v2.py. It calls
-its head DeepLabV3Plus, but there is neither decoder nor atrous branch: it is Google's mobile DeepLabV3.
+Source: transformers 5.23, models/mobilenet_v2/modeling_mobilenet_v2.py and image_processing_mobilenet_v2.py. The
+head is called DeepLabV3Plus there, but has neither a decoder nor atrous branches: it is Google's mobile DeepLabV3.
 
-Differs: dropout falls on single values here, there on whole channels. Its image processor also resizes to 256 and crops
-to 224 by default; here pictures are segmented at their own size. Its batch norm momentum of 0.997 is kept, though
-TensorFlow's decay of 0.997 is a momentum of 0.003 in PyTorch: fine-tune with `frozen_norm`, or change it.
+Differences: dropout drops single values here and whole channels there. By default the image processor there resizes to
+256 and crops to 224; here pictures are segmented at their own size. The batch norm momentum of 0.997 is the same here,
+although TensorFlow's decay of 0.997 is a momentum of 0.003 in PyTorch: fine-tune with `frozen_norm`, or change it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
 MODEL_TYPE = "mobilenet_v2"
-#: Momentum of every batch norm, and eps of the head's, which its configuration does not change.
+#: Momentum of every batch norm, and eps of the head's batch norms; its configuration does not change them.
 MOMENTUM, HEAD_EPS = 0.997, 1e-5
-#: Of a bare state dict: that of the segmenters which Google's checkpoints became there.
+#: Output stride of a state dict without configuration: that of Google's segmenters in transformers.
 OUTPUT_STRIDE = 8
-#: Its configuration's defaults.
+#: Defaults of config.json.
 DEFAULTS: dict[str, Any] = {
     "output_stride": 32,
     "tf_padding": True,
@@ -41,9 +41,9 @@ DEFAULTS: dict[str, Any] = {
     "classifier_dropout_prob": 0.8,
     "semantic_loss_ignore_index": 255,
 }
-#: What cannot be otherwise here.
+#: Values of config.json that are required here.
 FIXED = {"first_layer_is_expansion": True, "hidden_act": "relu6", "expand_ratio": 6}
-#: Its image processor's defaults: (x / 255 − 0.5) / 0.5 on 0–255.
+#: Defaults of preprocessor_config.json: (x / 255 − 0.5) / 0.5 on 0–255.
 PROCESSOR: dict[str, Any] = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
@@ -54,7 +54,7 @@ PROCESSOR: dict[str, Any] = {
 
 STATISTICS = ("image_mean", "image_std")
 
-#: Channels of the stem, of the first block with expansion, and of the last → timm's name, at every width it has.
+#: Channels of the stem, of the first block with expansion and of the last block → timm's name of that width.
 BACKBONES = {
     (16, 8, 112): "mobilenetv2_035",
     (16, 16, 160): "mobilenetv2_050",
@@ -68,7 +68,7 @@ _WIDTHS = (
     "mobilenet_v2.layer.15.reduce_1x1.convolution.weight",
 )
 
-#: Where timm has its 16 blocks; the stem holds the first.
+#: timm's names of the 16 blocks in `layer`; timm's first block is in the stem there.
 _PLACES = blocks_by_stage(MOBILENETV2_STAGES)[1:]
 _LAYERS = {
     ("expand_1x1", "convolution"): "conv_pw",
@@ -89,7 +89,7 @@ def _unit(match: re.Match[str]) -> str:
     return f"aspp.{place}.{int(match[2] == 'normalization')}."
 
 
-#: Its key → ours.
+#: Foreign key → ours.
 KEYS = (
     (r"mobilenet_v2\.conv_stem\.first_conv\.convolution\.", "backbone.net.conv_stem."),
     (r"mobilenet_v2\.conv_stem\.first_conv\.normalization\.", "backbone.net.bn1."),
@@ -107,52 +107,63 @@ KEYS = (
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the names are this model's; or a configuration says it is one of transformers', which `adapt` names."""
-    told = foreign.config.get("model_type")
-    others = told is not None and not str(told).startswith("timm_")  # a network of timm, wrapped by transformers
+    """Returns whether the keys are this model's, or config.json is of another model of transformers.
+
+    `adapt` refuses the other model with a message that names it.
+
+    Args:
+        foreign: the checkpoint as read from its file or folder.
+    """
+    model_type = foreign.config.get("model_type")
+    wrapped = str(model_type).startswith("timm_")  # a network of timm in transformers' format
+    others = model_type is not None and not wrapped
     return "segmentation_head.conv_aspp.convolution.weight" in foreign.state or others
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """A MobileNetV2ForSemanticSegmentation as our DeepLabV3.
+    """Converts a MobileNetV2ForSemanticSegmentation to our DeepLabV3.
 
     Args:
-        foreign: of a folder: `config` is its config.json, with preprocessor_config.json under "preprocessor". Of a
-            bare state dict `config` is empty, and the stride is taken to be 8 and the padding TensorFlow's.
-        given: overrides.
+        foreign: the checkpoint. For a folder, `config` is its config.json, with preprocessor_config.json under
+            "preprocessor". For a state dict `config` is empty; then the output stride is 8 and the padding
+            TensorFlow's.
+        given: arguments that the user gave.
 
     Returns:
-        DeepLabV3 without atrous branches over timm's MobileNetV2 of the width, or `google_mobilenetv2_<width>` where
-        channels are not rounded to 8; the classes of id2label. `conv_1x1`, which its head does not read, is left over.
+        DeepLabV3 without atrous branches over timm's MobileNetV2 of the same width, with the classes of id2label. If
+        channels are not rounded to 8, the backbone is `google_mobilenetv2_<width>`. `conv_1x1`, which the head does
+        not use, is left over.
 
     Raises:
-        AtrousError: another model of transformers, or a configuration that has no counterpart here.
+        AtrousError: the folder is of another model of transformers, or its configuration has no counterpart here.
     """
     config = {**DEFAULTS, **(foreign.config or {"output_stride": OUTPUT_STRIDE})}
     config |= {key: value for key, value in DEFAULTS.items() if config[key] is None}
-    told = Record(config, "", huggingface_config.FILE)
-    if told.whole("output_stride", 8, 32) not in OUTPUT_STRIDES:
-        raise told.refused("output_stride", "it is 8, 16 or 32")
+    settings = Record(config, "", huggingface_config.FILE)
+    if settings.whole("output_stride", 8, 32) not in OUTPUT_STRIDES:
+        raise settings.refused("output_stride", "it must be 8, 16 or 32")
     _check_kind(foreign)
     renamed, left_over = translate(foreign.state, KEYS)
     stem, first, last = (_channels(foreign, name) for name in _WIDTHS)
-    renamed["aspp.project.0.weight"] = move_channels(_weight(renamed, "aspp.project.0.weight"), (1, 0))  # pool first
+    renamed["aspp.project.0.weight"] = move_channels(
+        _weight(renamed, "aspp.project.0.weight"), (1, 0)
+    )  # there the pooling branch comes first
     num_classes = _weight(renamed, "classifier.weight").shape[0]
     in_channels = foreign.state[_WIDTHS[0]].shape[1]
     huggingface_config.check(foreign.config, (stem, first, last), num_classes, in_channels)
     processor = config.get("preprocessor", {})
     huggingface_config.check_processor(processor)
-    seen = preprocessing(processor, in_channels)
+    normalisation = preprocessing(processor, in_channels)
     if huggingface_config.reads_bgr(processor, in_channels):
         renamed["backbone.net.conv_stem.weight"] = renamed["backbone.net.conv_stem.weight"].flip(1)
-        seen = seen.normalized_by(seen.mean[::-1], seen.std[::-1])
+        normalisation = normalisation.normalized_by(normalisation.mean[::-1], normalisation.std[::-1])
     usual = {"output_stride": OUTPUT_STRIDE, "multi_grid": (1, 1, 1), "align_corners": False}
     inner = {
-        "norm": (told.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
-        "pad_type": "same" if told.flag("tf_padding") else "",
+        "norm": (settings.number("layer_norm_eps", 0, 1, above=True), MOMENTUM),
+        "pad_type": "same" if settings.flag("tf_padding") else "",
         "padding": "tensorflow",
     }
-    untold = {"norm": "layer_norm_eps", "pad_type": "tf_padding"}  # by these, where there is a configuration
+    untold = {"norm": "layer_norm_eps", "pad_type": "tf_padding"}  # keys of config.json that state these
     held = {
         "backbone": BACKBONES.get((stem, first, last), f"google_mobilenetv2_{round(last / 3.2):03d}"),
         "backbone_arguments": {
@@ -160,13 +171,13 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         },
         "num_classes": num_classes,
         "in_channels": in_channels,
-        "output_stride": told.values["output_stride"],
+        "output_stride": settings.values["output_stride"],
         "aspp_channels": len(_weight(renamed, "aspp.project.0.weight")),
         "aspp_conv": False,
         "auxiliary": False,
         "atrous_rates": (),
         "norm": (HEAD_EPS, MOMENTUM),
-        "dropout": told.number("classifier_dropout_prob", 0, 1),
+        "dropout": settings.number("classifier_dropout_prob", 0, 1),
     }
     arguments = merged(usual, held, given, foreign.name)
     if isinstance(arguments["backbone_arguments"], Mapping):
@@ -176,7 +187,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         arguments=arguments,
         state=renamed,
         left_over=left_over,
-        preprocessing=seen,
+        preprocessing=normalisation,
         preprocessing_told="preprocessor" in config,
         classes=classes(config, num_classes),
         untold=() if foreign.config else ("output_stride",),
@@ -189,21 +200,21 @@ def _check_kind(foreign: Foreign) -> None:
     name = foreign.name or "the state dict"
     if kind != MODEL_TYPE:
         raise AtrousError(
-            f"{name} is of transformers' model type {shown(kind)}; the one DeepLab among them is '{MODEL_TYPE}' "
+            f"{name} is of transformers' model type {shown(kind)}; the only DeepLab of transformers is '{MODEL_TYPE}' "
             "(MobileNetV2ForSemanticSegmentation)."
         )
     if "segmentation_head.classifier.convolution.weight" not in foreign.state:
         made = foreign.config.get("architectures") or "without segmentation head"
         named = isinstance(made, list) and len(made) == 1 and isinstance(made[0], str)
         made = made[0][:100] if named else made if isinstance(made, str) else shown(made)
-        raise AtrousError(f"{name} ({made}) does not segment; MobileNetV2ForSemanticSegmentation is read.")
+        raise AtrousError(f"{name} ({made}) does not segment pictures; give a MobileNetV2ForSemanticSegmentation.")
     for option, value in FIXED.items():
         found = foreign.config.get(option, value)
         if found != value or isinstance(found, bool) != isinstance(value, bool):
-            raise AtrousError(f"{name} has {option} = {shown(found)}; only {value!r} is read.")
+            raise AtrousError(f"{name} has {option} = {shown(found)}; only {value!r} can be converted.")
     if any(key.startswith("mobilenet_v2.conv_stem.expand_1x1.") for key in foreign.state):
         raise AtrousError(
-            f"{name} expands once more in its stem (first_layer_is_expansion = False), which is not read."
+            f"{name} has one more expansion in its stem (first_layer_is_expansion = False), which cannot be converted."
         )
 
 
@@ -213,37 +224,41 @@ def _channels(foreign: Foreign, name: str) -> int:
 
 def _weight(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state or state[name].ndim != 4:
-        raise AtrousError(f"'{name}' is missing or no convolution; the file is incomplete or altered.")
+        raise AtrousError(f"'{name}' is missing or not a convolution; the file is incomplete or altered.")
     return state[name]
 
 
 def preprocessing(processor: Mapping[str, Any], channels: int) -> Preprocessing:
-    """What an image processor's configuration does to pixel values, in raw units.
+    """Returns the normalisation of an image processor, in raw units.
 
     Args:
-        processor: preprocessor_config.json; what it leaves out is the processor's default.
-        channels: C ≥ 1 of the pictures.
+        processor: preprocessor_config.json; fields that it leaves out have the processor's defaults.
+        channels: number of channels of the pictures, C ≥ 1.
 
     Raises:
-        AtrousError: values that are no numbers, or not one per channel.
+        AtrousError: the values are not numbers, or not one per channel.
     """
-    told = {**PROCESSOR, **{key: value for key, value in processor.items() if value is not None}}
-    if not Record(told, "", huggingface_config.PROCESSOR_FILE).flag("do_normalize"):
-        told |= {"image_mean": 0, "image_std": 1}
-    rows = {key: told[key] if isinstance(told[key], list | tuple) else [told[key]] * channels for key in STATISTICS}
-    options = Record({**told, **rows}, "", huggingface_config.PROCESSOR_FILE)
+    settings = {**PROCESSOR, **{key: value for key, value in processor.items() if value is not None}}
+    if not Record(settings, "", huggingface_config.PROCESSOR_FILE).flag("do_normalize"):
+        settings |= {"image_mean": 0, "image_std": 1}
+    given = {key: settings[key] for key in STATISTICS}
+    rows = {key: value if isinstance(value, list | tuple) else [value] * channels for key, value in given.items()}
+    options = Record({**settings, **rows}, "", huggingface_config.PROCESSOR_FILE)
     scale = options.number("rescale_factor", 1e-9, 1e9) if options.flag("do_rescale") else 1.0
     mean, std = (options.channels(key, channels) for key in STATISTICS)
-    assert scale and mean and std  # each has a default
+    assert scale and mean and std  # each has a default value
     return Preprocessing.of_pictures([value / scale for value in mean], [value / scale for value in std])
 
 
 def classes(config: Mapping[str, Any], num_classes: int) -> ClassTable | None:
-    """The classes of id2label; None where it names none, or not these.
+    """Returns the classes of id2label.
 
     Args:
         config: config.json.
-        num_classes: K of the classifier.
+        num_classes: number of the classifier's outputs, K.
+
+    Returns:
+        The classes; None if id2label has no names, has only placeholders or does not fit the outputs.
     """
     labels = config.get("id2label")
     if not isinstance(labels, Mapping):

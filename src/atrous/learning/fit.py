@@ -79,8 +79,8 @@ class Extension:
         for name, term in self.terms.items():
             if not isinstance(name, str) or not name.isidentifier() or name in OWN_TERMS or not callable(term):
                 raise AtrousError(
-                    "terms of an Extension must be functions of (outputs, batch). Their names consist of letters, "
-                    f"digits and underscores and are not {' or '.join(OWN_TERMS)}. Got {shown(name)}: {shown(term)}."
+                    "terms of an Extension must be functions of (outputs, batch), with names of letters, digits and "
+                    f"underscores other than {' and '.join(OWN_TERMS)}; got {shown(name)}: {shown(term)}."
                 )
         calls = self.after_step
         if not isinstance(calls, list | tuple) or not all(callable(call) for call in calls):

@@ -439,7 +439,7 @@ def test_tensors_are_taken_where_their_axes_are_said(segmenter, picture):
     with pytest.raises(AtrousError, match="Give each picture of a batch by itself"):
         segmenter(tensor[None], axes="CHW")
     for wrong in ("NCHW", "CH", "", "CHX"):
-        with pytest.raises(AtrousError, match="axes are the letters"):
+        with pytest.raises(AtrousError, match="axes must be the letters"):
             segmenter(tensor, axes=wrong)
-    with pytest.raises(AtrousError, match="axes are those of arrays and tensors"):
+    with pytest.raises(AtrousError, match="axes are only for arrays and tensors"):
         segmenter("a.png", axes="CHW")

@@ -52,13 +52,13 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
         raise unknown_name("engine", name, ENGINES)
     installed = importlib.util.find_spec("openvino") is not None
     if name == "torch":
-        return "torch", "as asked"
+        return "torch", "as requested"
     if name == "openvino":
         if not installed:
             raise AtrousError("the engine openvino is not installed: pip install atrous[openvino].")
         if device not in ("auto", "cpu"):
             raise AtrousError(f"the engine openvino runs only on the CPU, not on {device}: leave --device out.")
-        return "openvino", "as asked"
+        return "openvino", "as requested"
     found = device if device != "auto" else gpu_for_torch() or "cpu"
     if found != "cpu":
         return "torch", f"it runs on the GPU, {found}"

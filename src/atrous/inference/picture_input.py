@@ -1,4 +1,4 @@
-"""Selects the channels of a picture that a model takes, and finds the pixels that hold data."""
+"""Selects the channels of a picture that a model takes, and finds the pixels that have data."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _with_finite(values: np.ndarray) -> Found:
 
 
 def with_valid(found: Found, valid: np.ndarray) -> Found:
-    """Returns a picture whose pixels count as without data where `valid` is False, too.
+    """Returns a copy of a picture in which the pixels with a False `valid` also count as without data.
 
     Args:
         found: picture that was read.
@@ -241,7 +241,10 @@ def in_axes(picture: Any, axes: str) -> Any:
     """
     order = axes.upper()
     if sorted(order) not in (["H", "W"], ["C", "H", "W"]):
-        raise AtrousError(f"axes are the letters C, H and W in their order, or H and W, such as 'CHW', got {axes!r}.")
+        raise AtrousError(
+            f"axes must be the letters C, H and W, or H and W, in the order of the picture's axes, such as 'CHW'; "
+            f"got {axes!r}."
+        )
     if isinstance(picture, list | tuple):
         return [in_axes(one, axes) for one in picture]
     if isinstance(picture, Iterator):
@@ -251,7 +254,7 @@ def in_axes(picture: Any, axes: str) -> Any:
     if callable(attribute_of(picture, "detach")):
         picture = _array_of(picture)
     if not isinstance(picture, np.ndarray):
-        raise AtrousError(f"axes are those of arrays and tensors, got {shown(picture)}.")
+        raise AtrousError(f"axes are only for arrays and tensors, got {shown(picture)}.")
     if picture.ndim != len(order):
         batch = " Give each picture of a batch by itself." if picture.ndim == len(order) + 1 else ""
         raise AtrousError(f"axes={axes!r} names {len(order)} axes, but the picture has shape {picture.shape}.{batch}")
@@ -287,7 +290,7 @@ def as_array(picture: Any) -> np.ndarray:
     if picture.ndim == 2:
         picture = picture[..., None]
     if picture.dtype == np.float64:
-        with np.errstate(over="ignore"):  # infinity holds no data
+        with np.errstate(over="ignore"):  # values that become infinite count as without data
             picture = picture.astype(np.float32)
     if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
         raise AtrousError(

@@ -39,7 +39,7 @@ class Preparation:
 
     @checked
     def with_range(self, range: Sequence[float]) -> Preparation:
-        """Returns the same preparation with another range; it does not repeat earlier warnings.
+        """Returns a preparation for the same model with another range; it does not repeat earlier warnings.
 
         Args:
             range: as in `Preparation`.

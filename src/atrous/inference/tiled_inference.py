@@ -87,7 +87,7 @@ def plan(
     reaches at least overlap / 2 beyond its kept window, except at the edge of the picture. The last tile of a row or
     column ends at the edge. To keep it on the grid, all tiles are equally larger than `tile`, by up to `grid` − 1 px.
 
-    Where the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
+    If the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
     pixel. A tile may begin up to three cells earlier if it then lies nearer to a whole pixel. The tile size is set so
     that tiles are resized by the same factor as the picture.
 
@@ -281,7 +281,7 @@ def _upto(
     """Returns the features of a window above a row and left of a column of the picture, at which the next tiles begin.
 
     None for a row or column keeps all features in that direction. Both lie on the network's grid, so that whole numbers
-    of features remain. The features of the whole window are rounded up by less than one; where the window is resized by
+    of features remain. The features of the whole window are rounded up by less than one; if the window is resized by
     `factors` to 32k + 1, there is one more feature than there are cells.
     """
 

@@ -159,7 +159,7 @@ class AnySize:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
-            valid: H×W booleans, False where there is no data: the mask is 255 there. None for data everywhere.
+            valid: H×W booleans, False where data are missing; there the mask is 255. None for data everywhere.
             name: name of the picture in messages.
             progress: called after each tile with the number of finished tiles and the number of all tiles.
             scores: result of `scores`, so that the network does not run again on a picture that is run whole.

@@ -164,7 +164,7 @@ class Loader:
                 timeout=min(POLL, self.patience) if self.workers else 0,
                 generator=torch.Generator(),  # each iteration draws a number; this keeps the global random state
             )
-        # torch's signal handler would raise for a dead worker anywhere in the training. The iterator finds it too,
+        # torch's signal handler would raise for a dead worker anywhere in the program. The iterator finds it, too,
         # within POLL seconds of waiting for a batch, and without the signal, which Windows does not have.
         child_ended = getattr(signal, "SIGCHLD", None)
         if child_ended is None or threading.current_thread() is not threading.main_thread():

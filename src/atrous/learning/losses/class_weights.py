@@ -8,8 +8,8 @@ import numpy as np
 
 from atrous.errors import AtrousError, unknown_name
 
-#: β of the effective number of samples, and the number of pixels to which a data set's counts are scaled. It is so large
-#: that the effective number of the most frequent class is close to its limit.
+#: β of the effective number of samples, and the number of pixels to which a data set's counts are scaled: so many that
+#: the effective number of the most frequent class is close to its limit.
 EFFECTIVE_BETA = 0.9999
 EFFECTIVE_PIXELS = 1e5
 #: Name → function from the frequencies of the classes that occur to their weights, up to a common factor.

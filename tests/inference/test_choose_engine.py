@@ -103,7 +103,7 @@ def test_without_openvino_torch_runs_and_says_how_to_get_it(monkeypatch):
     ("options", "message"),
     [
         ({"engine": "tensorrt"}, "engine"),
-        ({"engine": "openvino", "device": "cuda"}, "openvino runs on the CPU"),
+        ({"engine": "openvino", "device": "cuda"}, "openvino runs only on the CPU"),
         ({"engine": "openvino", "precision": "float16"}, "precision"),
     ],
 )

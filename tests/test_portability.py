@@ -130,7 +130,7 @@ def test_spawned_workers_without_a_signal_of_their_death(data, recipe, tmp_path)
     out = tmp_path / "run"
     done = run(["train", recipe, "--data.root", data, "--out", out, "--data.workers", "2"])
     assert (out / "best.safetensors").is_file()
-    assert "Going on with" not in done.stderr
+    assert "Continuing with" not in done.stderr
 
 
 @pytest.mark.slow

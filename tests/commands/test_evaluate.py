@@ -182,7 +182,7 @@ def test_classes_unknown_to_the_model_are_refused(model, fresh_shapes, capsys):
     )
     assert main(["evaluate", str(model), str(fresh_shapes)]) == 2
     error = capsys.readouterr().err
-    assert "classes this model does not know: dog. The model's are: ground, box, disc." in error
+    assert "classes that this model does not have: dog. The classes of the model are: ground, box, disc." in error
 
 
 def test_matching_classes():
@@ -191,7 +191,7 @@ def test_matching_classes():
     assert remap[:2].tolist() == [1, 2]
     assert (remap[2:] == 255).all()
     assert remap.dtype == np.uint8
-    with pytest.raises(AtrousError, match="does not know: c"):
+    with pytest.raises(AtrousError, match="does not have: c"):
         matching_classes(table, ["a", "b"])
 
 

@@ -194,7 +194,7 @@ def test_a_scene_without_an_input_is_refused(trained):
         return
     with pytest.raises(AtrousError, match="the model takes image and depth: give a dict"):
         segmenter(scene["image"])
-    with pytest.raises(AtrousError, match="there is no depth"):
+    with pytest.raises(AtrousError, match="the scene has no depth"):
         segmenter({"image": scene["image"]})
     small = np.zeros((SIDE, SIDE // 2), np.uint16)
     with pytest.raises(AtrousError, match="of one size, and these differ: image 64×64 px, depth 32×64 px"):

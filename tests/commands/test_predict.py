@@ -220,7 +220,7 @@ def test_the_same_picture_twice_is_one(photos):
     [
         (["absent.png"], "absent.png: no such file or folder, and no file matches"),
         (["*.jpeg2000"], "no file matches"),
-        (["empty"], "no pictures in .*empty; known are .*.png"),
+        (["empty"], "no pictures in .*empty; known suffixes are .*.png"),
     ],
 )
 def test_nothing_to_do(model, photos, tmp_path, capsys, words, message):
@@ -421,7 +421,7 @@ def test_subfolders_with_pictures_are_named(model, photos, tmp_path, capsys):
     capsys.readouterr()
     find_pictures([photos])
     said = " ".join(capsys.readouterr().out.split())
-    assert "Subfolders are not searched; give those that are meant" in said
+    assert "Subfolders are not searched; to include one, give its path" in said
     assert "more (1 picture)." in said and "masks" not in said
     find_pictures([photos, more])
     assert "Subfolders" not in capsys.readouterr().out

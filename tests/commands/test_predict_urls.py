@@ -319,7 +319,7 @@ def test_masks_beside_the_pictures_are_no_pictures(model, memory, photos, capsys
     folder = "memory://bucket/pictures"
     for _ in range(2):
         assert len(predict(model, folder, out=folder, **FIXED)) == 3
-    assert "3 pictures in memory://bucket/pictures passed over: written by atrous" in capsys.readouterr().out
+    assert "3 pictures in memory://bucket/pictures skipped: written by atrous" in capsys.readouterr().out
     with Image.open(io.BytesIO(memory.cat_file("/bucket/pictures/0.png"))) as mask:
         corrected, text = np.array(mask), PngInfo()
         text.add_text("Software", mask.info["Software"])
@@ -336,10 +336,10 @@ def test_subfolders_are_named(model, memory, photos, capsys):
     memory.pipe_file("/bucket/pictures/more/9.png", (photos / "0.png").read_bytes())
     assert run(model, "memory://bucket/pictures", "--out", "memory://bucket/masks") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "Subfolders are not searched; give those that are meant: memory://bucket/pictures/more." in said
+    assert "Subfolders are not searched; to include one, give its path: memory://bucket/pictures/more." in said
     assert run(model, "memory://bucket", "--out", "memory://bucket/masks") == 2
     told = capsys.readouterr().err
-    assert "no pictures in memory://bucket; known are" in told and "memory://bucket/pictures" in told
+    assert "no pictures in memory://bucket; known suffixes are" in told and "memory://bucket/pictures" in told
     assert run(model, "memory://bucket/*.gif", "--out", "memory://bucket/masks") == 2
 
 

@@ -66,7 +66,7 @@ def test_an_epoch_goes_on_with_batches_of_another_size(world, before, after):
 
 
 def test_an_epoch_of_which_fewer_pictures_are_left_than_there_are_processes():
-    with pytest.raises(AtrousError, match="2 pictures of epoch 1 are left for 3 processes: go on with 2 processes"):
+    with pytest.raises(AtrousError, match="2 pictures of epoch 1 are left for 3 processes: continue with 2 processes"):
         EpochOrder(20, 6, 0, 0, 3).start(0, 18)
 
 

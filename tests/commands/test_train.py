@@ -313,7 +313,7 @@ def test_channel_statistics_are_numpys(shapes):
 @pytest.mark.slow
 def test_the_head_alone_learns(tiny, tmp_path, capsys):
     out = train(tiny(train__learn="head", train__epochs=2), out=tmp_path / "run")
-    assert re.search(r"[\d,]+ of [\d,]+ parameters learn \(\d+\.\d %\)", said(capsys))
+    assert re.search(r"[\d,]+ of [\d,]+ parameters are trained \(\d+\.\d %\)", said(capsys))
     torch.manual_seed(0)
     before = atrous.create_model(
         "deeplabv3plus", backbone="mobilenetv2_035", num_classes=3, aspp_channels=16, low_channels=8
@@ -567,7 +567,7 @@ def test_init_keeps_what_fits_and_names_what_is_fresh(model, tiny, fresh_shapes,
     four.to_yaml(fresh_shapes / "classes.yaml")
     recipe = tiny(data__root=str(fresh_shapes), optim__lr=1e-12)
     out = train(recipe, out=tmp_path / "run", init=model)
-    assert "in classifier the classes ground, box, disc keep their rows; fresh rows: cat" in said(capsys)
+    assert "in classifier the classes ground, box, disc keep their rows; newly initialised rows: cat" in said(capsys)
     before, after = (model_file.load(path) for path in (model, out / "best.safetensors"))
     assert len(after.info.classes) == after.classifier.out_channels == 4
     torch.testing.assert_close(after.backbone.net.conv_stem.weight, before.backbone.net.conv_stem.weight)

@@ -53,7 +53,7 @@ def test_the_fastest_present_is_taken_and_says_why(monkeypatch):
     assert choose("auto", "cpu", True)[0] == "openvino"
     assert choose("auto", "auto", False)[0] == "torch"
     assert choose("auto", "cuda", True) == ("torch", "it runs on the GPU, cuda")
-    assert choose("torch", "auto", True) == ("torch", "as asked")
+    assert choose("torch", "auto", True) == ("torch", "as requested")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_without_openvino_torch_runs_and_says_how_to_get_it(monkeypatch):
     ("options", "message"),
     [
         ({"engine": "tensorrt"}, "engine"),
-        ({"engine": "openvino", "device": "cuda"}, "openvino runs on the CPU"),
+        ({"engine": "openvino", "device": "cuda"}, "openvino runs only on the CPU"),
         ({"engine": "openvino", "precision": "float16"}, "precision"),
     ],
 )

@@ -169,7 +169,7 @@ def test_an_onnx_file_of_others_is_refused(exports, tmp_path):
     [
         ("model.pt2", "pickles"),
         ("model.bin", r"give .*model\.xml"),
-        ("model.safetensors", "no exported file"),
+        ("model.safetensors", "not an exported file"),
         ("absent.onnx", "no exported file at"),
         ("absent.xml", "no exported file at"),
     ],

@@ -346,7 +346,7 @@ def test_where_nothing_may_be_written_it_runs_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert is_right(path, picture, expected)
     (said,) = sentences()
-    assert "could not be kept" in said and "ATROUS_CACHE_GB=0" in said
+    assert "could not be stored" in said and "ATROUS_CACHE_GB=0" in said
 
 
 @pytest.mark.needs("modes")
@@ -411,7 +411,7 @@ def test_on_a_full_disk_it_runs_and_says_so(path, picture, expected, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("could not be kept") == 1
+    assert done.stderr.count("could not be stored") == 1
     assert (np.load(tmp_path / "mask.npy") == expected).mean() > 0.999
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 

@@ -434,12 +434,12 @@ def test_tensors_are_taken_where_their_axes_are_said(segmenter, picture):
     assert (segmenter(tensor, axes="CHW").mask == expected).all()
     assert (segmenter(picture, axes="HWC").mask == expected).all()
     assert all((one.mask == expected).all() for one in segmenter([tensor, tensor], axes="chw"))
-    with pytest.raises(AtrousError, match='say what its axes are, segmenter\\(tensor, axes="CHW"\\)'):
+    with pytest.raises(AtrousError, match='give the order of the axes, as in segmenter\\(tensor, axes="CHW"\\)'):
         segmenter(tensor)
     with pytest.raises(AtrousError, match="Give each picture of a batch by itself"):
         segmenter(tensor[None], axes="CHW")
     for wrong in ("NCHW", "CH", "", "CHX"):
-        with pytest.raises(AtrousError, match="axes are the letters"):
+        with pytest.raises(AtrousError, match="axes must be the letters"):
             segmenter(tensor, axes=wrong)
-    with pytest.raises(AtrousError, match="axes are those of arrays and tensors"):
+    with pytest.raises(AtrousError, match="axes are only for arrays and tensors"):
         segmenter("a.png", axes="CHW")

@@ -184,7 +184,7 @@ def test_a_large_picture_of_each_thread(files):
 
 @pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_a_segmenter_and_a_client_say_how_to_be_used_elsewhere(segmenter, send):
-    with pytest.raises(AtrousError, match="open a Segmenter there"):
+    with pytest.raises(AtrousError, match=r"call its open\(\) in the other process"):
         send(segmenter)
     with pytest.raises(AtrousError, match="make a Client with the same address there"):
         send(atrous.Client("http://127.0.0.1:9"))

@@ -74,7 +74,7 @@ def test_plan_is_row_by_row():
 
 @pytest.mark.parametrize(("height", "tile", "overlap"), [(0, 64, 8), (9, 64, 40), (9, 64, -1), (9, 0, 0)])
 def test_sizes_that_cannot_be(height, tile, overlap):
-    with pytest.raises(AtrousError, match=r"nothing to segment|larger tile, or less overlap"):
+    with pytest.raises(AtrousError, match=r"no pixels to segment|larger tile, or less overlap"):
         plan(height, 100, tile, overlap)
 
 
@@ -397,8 +397,8 @@ def test_out_of_memory_falls_back_to_smaller_tiles_with_one_line(segmenter, erro
     for _ in range(2):
         assert (any_size(np.zeros((900, 1100, 3), np.uint8)) == 3).all()
     assert said == [
-        "out of memory at 1100 px: going on with tiles of 544 px",
-        "out of memory at 544 px: going on with tiles of 256 px",
+        "out of memory at 1100 px: continuing with tiles of 544 px",
+        "out of memory at 544 px: continuing with tiles of 256 px",
     ]
 
 
@@ -418,7 +418,7 @@ def test_memory_that_runs_out_in_the_first_pass_over_windows(segmenter):
     any_size = AnySize(Small(segmenter, MemoryError()), tile=1024, say=said.append)
     any_size.windows(ArraySource(np.zeros((900, 1100, 3), np.uint8)), sink)
     assert (sink.mask == 3).all()
-    assert said[-1] == "out of memory at 512 px: going on with tiles of 256 px"
+    assert said[-1] == "out of memory at 512 px: continuing with tiles of 256 px"
 
 
 def test_other_errors_are_not_taken_for_it(segmenter):

@@ -41,5 +41,5 @@ def test_what_was_taken_apart_is_put_together(state):
 
 @pytest.mark.parametrize("value", [object(), b"bytes", {1, 2}, np.array(["a"]), print])
 def test_what_a_checkpoint_does_not_keep_is_refused_by_its_type(value):
-    with pytest.raises(AtrousError, match=f"the state 'mine' holds .* of type {type(value).__name__}"):
+    with pytest.raises(AtrousError, match=f"the state 'mine' contains .* of type {type(value).__name__}"):
         take_apart("mine", {"deep": [value]})

@@ -203,7 +203,7 @@ def test_a_worker_that_dies_or_hangs_costs_no_batch(dataset, alone, how, workers
     assert signal.getsignal(child_ended) == handler
     assert loader.workers == 0  # no number of workers above 0 can read it
     said = " ".join(capsys.readouterr().err.split())
-    assert f"Going on with {workers - 1} workers" in said
+    assert f"Continuing with {workers - 1} workers" in said
     assert f"it was reading {broken.items[fatal].name}." in said
     order.start(1)
     assert_same(list(loader), alone[1])
@@ -265,7 +265,7 @@ def test_shared_memory_that_is_too_small_is_found_at_the_start(dataset, alone, m
     loader = Loader(samples(dataset), EpochOrder(COUNT, 4, seed=3), 3)
     assert_same(list(loader), alone[0])
     assert loader.workers == 1
-    assert "going on with 1 of 3 workers" in " ".join(capsys.readouterr().err.split())
+    assert "continuing with 1 of 3 workers" in " ".join(capsys.readouterr().err.split())
 
 
 def test_crops_that_grow_need_the_shared_memory_of_the_last(dataset, monkeypatch):

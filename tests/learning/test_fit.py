@@ -296,7 +296,7 @@ def test_diverging_is_an_exception_that_says_where(shapes, tmp_path):
 
 
 def test_an_observer_that_returns_a_score_is_told_so(shapes, tmp_path):
-    with pytest.raises(AtrousError, match=r"observe returns True to stop the training, or None; it returned 0\.\d"):
+    with pytest.raises(AtrousError, match=r"observe must return True to stop the training, or None; it returned 0\.\d"):
         fit(recipe_for(shapes), tmp_path / "run", observe=lambda progress, score: score)  # type: ignore[arg-type,return-value]
     assert record_of(tmp_path / "run")["progress"]["best_miou"] >= 0  # which is saved
 
@@ -304,12 +304,12 @@ def test_an_observer_that_returns_a_score_is_told_so(shapes, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"recipe": {"seed": 1}}, r"recipe must be a Recipe, got dict of 1 entry: atrous\.read_recipe"),
-        ({"observe": "often"}, r"observe is a function of \(progress, score\) or None, got 'often'"),
-        ({"extend": Extension()}, "extend is a function of the model or None"),
+        ({"recipe": {"seed": 1}}, r"recipe must be a Recipe, got dict of 1 entry: use atrous\.read_recipe"),
+        ({"observe": "often"}, r"observe must be a function of \(progress, score\) or None, got 'often'"),
+        ({"extend": Extension()}, "extend must be a function of the model or None"),
         ({"extend": lambda model: None}, "extend must return an Extension, got None"),
         ({"epochs_now": 0}, "epochs_now must be 1 or more, got 0"),
-        ({"weights": {"a": 1}}, "weights are tensors by their names"),
+        ({"weights": {"a": 1}}, "weights must be a dict of tensors by their names"),
         ({"weights": {"a": torch.zeros(1)}}, "weights do not fit the model"),
         ({"resume": "x"}, "leave out --out"),
     ],
@@ -323,15 +323,15 @@ def test_what_cannot_be_is_refused_before_there_is_a_run(shapes, tmp_path, argum
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"terms": {"supervised": len}}, "names of letters, digits and underscores other than supervised and auxil"),
+        ({"terms": {"supervised": len}}, "letters, digits and underscores and are not supervised or auxil"),
         ({"terms": {"a.b": len}}, "got 'a.b'"),
         ({"terms": {"a": 1}}, "got 'a': 1"),
-        ({"terms": [len]}, "terms of an Extension are"),
+        ({"terms": [len]}, "terms of an Extension must be"),
         ({"state": {"a": 1}}, r"the state 'a' needs state_dict\(\)"),
         ({"state": {"weights": torch.nn.Identity()}}, "got 'weights'"),
-        ({"state": {"crf": torch.nn.Identity()}}, "of the training's own: crf"),
-        ({"terms": {"a": torch.nn.Identity()}, "state": {"a": torch.nn.Identity()}}, "the name of a term.*: a"),
-        ({"after_step": len}, "after_step of an Extension is a list"),
+        ({"state": {"crf": torch.nn.Identity()}}, "the name 'crf', which a term or atrous uses"),
+        ({"terms": {"a": torch.nn.Identity()}, "state": {"a": torch.nn.Identity()}}, "the name 'a', which a term"),
+        ({"after_step": len}, "after_step of an Extension must be a list"),
         ({"disturb": 1}, "disturb of an Extension"),
     ],
 )

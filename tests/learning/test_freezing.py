@@ -31,7 +31,7 @@ def changed_by_a_step(model):
 def test_all_learn():
     model = small()
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert freeze(model) == f"{count:,} of {count:,} parameters learn (100.0 %)"
+    assert freeze(model) == f"{count:,} of {count:,} parameters are trained (100.0 %)"
     assert len(learning(model)) == len(list(model.parameters()))
 
 

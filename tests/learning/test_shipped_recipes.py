@@ -91,7 +91,7 @@ def test_words_that_name_no_file_are_refused(given):
 def test_a_file_that_wins_over_a_recipe_that_ships_is_said(recwarn):
     Path("quickstart.yaml").write_text("train: {epochs: 3}", encoding="utf-8")
     with pytest.warns(
-        RecipeWarning, match="the file quickstart.yaml of this folder, not the shipped recipe quickstart"
+        RecipeWarning, match="the file quickstart.yaml of this folder is used instead of the shipped recipe quickstart"
     ):
         find_recipe("quickstart")
     Path("mine.yaml").write_text("train: {epochs: 3}", encoding="utf-8")

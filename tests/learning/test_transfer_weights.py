@@ -32,7 +32,7 @@ def build(seed, architecture, arguments):
 def test_the_same_model_is_copied_whole():
     model, source = make(0), make(1)
     said = start_from(model, source)
-    assert "fresh" not in said
+    assert "newly initialised" not in said
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[name])
 
@@ -40,7 +40,7 @@ def test_the_same_model_is_copied_whole():
 def test_another_number_of_classes_keeps_all_but_the_classifier():
     model, source = make(0, num_classes=7), make(1)
     before = model.classifier.weight.clone()
-    assert start_from(model, source).endswith("fresh: classifier.")
+    assert start_from(model, source).endswith("newly initialised: classifier.")
     assert torch.equal(model.classifier.weight, before)
     assert torch.equal(model.decoder.reduce[0].weight, source.decoder.reduce[0].weight)
 
@@ -51,7 +51,7 @@ def test_a_file_does_as_well_as_a_model(tmp_path):
     atrous.save(source, tmp_path / "model.safetensors")
     for path in (tmp_path / "model.safetensors", str(tmp_path / "model.safetensors")):
         model = make(0, num_classes=4)
-        assert atrous.start_from(model, path).endswith("fresh: classifier.")
+        assert atrous.start_from(model, path).endswith("newly initialised: classifier.")
         assert torch.equal(model.aspp.project[0].weight, source.aspp.project[0].weight)
     with pytest.raises(AtrousError, match="no model file at"):
         atrous.start_from(model, tmp_path / "absent.safetensors")
@@ -70,7 +70,7 @@ def test_the_input_scaling_comes_along_and_the_rest_of_the_info_stays():
 
 
 def test_nothing_alike_is_refused():
-    with pytest.raises(AtrousError, match="nothing of the given model fits"):
+    with pytest.raises(AtrousError, match="no weights of the given model fit"):
         start_from(make(0, backbone="resnet18", aspp_channels=24, low_channels=10), make(1))
 
 
@@ -104,13 +104,16 @@ def test_classes_of_the_same_name_keep_their_rows_everywhere(variant):
         assert torch.equal(tensor[0], given[2]), name  # car
         assert torch.equal(tensor[2], given[0]), name  # road
         assert torch.equal(tensor[[1, 3]], before[name][[1, 3]]), name
-    assert f"in {', '.join(sorted(layers))} the classes car, road keep their rows; fresh rows: tree, sky." in said
+    assert (
+        f"in {', '.join(sorted(layers))} the classes car, road keep their rows; newly initialised rows: tree, sky."
+        in said
+    )
 
 
 def test_the_same_classes_in_another_order_give_the_same_scores():
     names = ("ground", "box", "disc")
     model, source = make(0, classes=("disc", "ground", "box")), make(1, classes=names)
-    assert "fresh" not in start_from(model, source)
+    assert "newly initialised" not in start_from(model, source)
     images = torch.randn(1, 3, 33, 40)
     with torch.no_grad():
         torch.testing.assert_close(model(images), source(images)[:, [2, 0, 1]])
@@ -119,7 +122,7 @@ def test_the_same_classes_in_another_order_give_the_same_scores():
 def test_other_names_of_the_same_number_match_nothing():
     model, source = make(0, classes=("a", "b")), make(1, classes=("c", "d"))
     before = model.classifier.weight.clone()
-    assert start_from(model, source).endswith("fresh: classifier.")
+    assert start_from(model, source).endswith("newly initialised: classifier.")
     assert torch.equal(model.classifier.weight, before)
 
 
@@ -129,13 +132,13 @@ def test_a_placeholder_is_no_name(named):
     model = make(0, classes=classes if named == "model" else ())
     source = make(1, classes=classes if named == "source" else ())
     before = model.classifier.weight.clone()
-    assert start_from(model, source).endswith("fresh: classifier.")
+    assert start_from(model, source).endswith("newly initialised: classifier.")
     assert torch.equal(model.classifier.weight, before)
 
 
 def test_an_auxiliary_head_that_the_source_lacks_is_fresh():
     said = start_from(make(0, auxiliary=True), make(1))
-    assert said.endswith("fresh: auxiliary.classifier, auxiliary.unit.0, auxiliary.unit.1.")
+    assert said.endswith("newly initialised: auxiliary.classifier, auxiliary.unit.0, auxiliary.unit.1.")
 
 
 def one_logit(seed, first, second):
@@ -166,13 +169,13 @@ def probability(model, name):
 )
 def test_one_logit_models_keep_their_probabilities(make_model, make_source):
     model, source = make_model(), make_source()
-    assert "fresh" not in start_from(model, source)
+    assert "newly initialised" not in start_from(model, source)
     torch.testing.assert_close(probability(model, "road"), probability(source, "road"))
 
 
 def test_one_logit_of_many_classes_is_the_difference_of_their_rows():
     model, source = one_logit(0, "car", "road"), make(1, classes=("sky", "road", "car"))
-    assert "fresh" not in start_from(model, source)
+    assert "newly initialised" not in start_from(model, source)
     weight = source.classifier.weight
     torch.testing.assert_close(model.classifier.weight[0], weight[1] - weight[2])
 
@@ -180,5 +183,5 @@ def test_one_logit_of_many_classes_is_the_difference_of_their_rows():
 def test_half_of_a_one_logit_models_classes_is_no_match():
     model, source = one_logit(0, "background", "road"), make(1, classes=("sky", "road", "car"))
     before = model.classifier.weight.clone()
-    assert start_from(model, source).endswith("fresh: classifier.")
+    assert start_from(model, source).endswith("newly initialised: classifier.")
     assert torch.equal(model.classifier.weight, before)

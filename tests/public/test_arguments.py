@@ -102,7 +102,7 @@ def test_weights_of_an_exported_file_lead_to_the_file(tmp_path):
 def test_tensors_and_damaged_pictures_are_told_apart(model, odd):
     segmenter = atrous.Segmenter(model, engine="torch")
     for name, said in {
-        "a tensor": r"say what its axes are, segmenter\(tensor, axes=\"CHW\"\)",
+        "a tensor": r"give the order of the axes, as in segmenter\(tensor, axes=\"CHW\"\)",
         "a closed picture": "the picture: cannot be read",
         "a cut picture": "the picture: cannot be read",
         "masked": "a masked array is not read",

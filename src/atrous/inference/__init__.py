@@ -1,1 +1,1 @@
-"""What prediction is made of."""
+"""Inference: segmenters, engines, tiles and jobs."""

@@ -1,4 +1,4 @@
-"""The memory that control groups (of a container, a service or a batch job) leave for this process."""
+"""Finds the memory that control groups (of a container, a service or a batch job) leave for this process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Version:
     """The files of one version of control groups.
 
     Args:
-        mounts: folders below the root where its groups may lie.
-        limits: files with the bytes that a group may take; in version 2 "max" for any number. Above `memory.high` the
-            kernel slows a group down, above the others it ends processes.
-        used: file with the bytes that it has taken, the page cache included.
+        mounts: folders below the root that may contain its groups.
+        limits: files with the number of bytes that a group may use; in version 2, "max" means no limit. If a group
+            exceeds `memory.high`, the kernel slows it down; above the other limits it ends processes.
+        used: file with the number of bytes that a group uses, including the page cache.
         reclaimable: entries of `memory.stat` that the kernel frees before it refuses memory: pages of files, recently
-            used or not, and caches of names. These are what it counts as available in /proc/meminfo, too.
+            used or not, and caches of names. /proc/meminfo counts the same entries as available.
     """
 
     mounts: tuple[str, ...]
@@ -44,20 +44,20 @@ V2 = Version(
 
 
 def group_bytes(root: Path = ROOT, process: Path = PROCESS) -> float:
-    """The memory that the process may still take: the least that any of its groups, or of their parents, leaves.
+    """Returns the memory that the process may still use: the minimum over its groups and their parents.
 
     Args:
         root: mount point of the control groups.
         process: file that lists the groups of the process, in lines of NUMBER:CONTROLLERS:PATH.
 
     Returns:
-        Bytes, at least 0; infinity where no group has a limit, as outside Linux.
+        Bytes, at least 0; infinity if no group has a limit, as on other systems than Linux.
     """
     return min((_left(group, version) for version, group in _groups(root, process)), default=float("inf"))
 
 
 def _groups(root: Path, process: Path) -> Iterator[tuple[Version, Path]]:
-    """All groups of this process. In a container, its own group is the root and not the path that the file lists."""
+    """Yields all groups of this process; in a container its own group is the root, not the path in the file."""
     try:
         lines = process.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,7 +74,7 @@ def _groups(root: Path, process: Path) -> Iterator[tuple[Version, Path]]:
             group = root / mount
             yield version, group
             for name in path.split("/"):
-                if name == "..":  # above what is mounted here
+                if name == "..":  # a group above the mount point
                     break
                 if name:
                     group /= name
@@ -82,7 +82,7 @@ def _groups(root: Path, process: Path) -> Iterator[tuple[Version, Path]]:
 
 
 def _left(group: Path, version: Version) -> float:
-    """What one group leaves; infinity where it has no limit, or is not to be seen here."""
+    """Returns the bytes that one group leaves; infinity if it has no limit or its files cannot be read."""
     limits = [number for name in version.limits if (number := _number(group / name)) is not None]
     used = _number(group / version.used)
     if not limits or used is None:

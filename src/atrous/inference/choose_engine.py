@@ -1,4 +1,4 @@
-"""Which runtime is to run a network, and why."""
+"""Chooses the runtime of a network, and gives the reason."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class NotConvertible(AtrousError):
 
 
 def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
-    """Chooses the fastest installed runtime; it imports torch only where there may be a GPU.
+    """Chooses the fastest installed runtime; it imports torch only if the machine may have a GPU.
 
     Args:
-        name: name of the engine, a key of `ENGINES`.
+        name: name of the engine, one of `ENGINES`.
         device: device, as in `device.pick_device`.
         from_file: whether the model comes from a file; the conversion of a file is cached.
 
@@ -52,37 +52,37 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
         raise unknown_name("engine", name, ENGINES)
     installed = importlib.util.find_spec("openvino") is not None
     if name == "torch":
-        return "torch", "as asked"
+        return "torch", "as requested"
     if name == "openvino":
         if not installed:
             raise AtrousError("the engine openvino is not installed: pip install atrous[openvino].")
         if device not in ("auto", "cpu"):
-            raise AtrousError(f"the engine openvino runs on the CPU here, not on {device}: leave --device out.")
-        return "openvino", "as asked"
+            raise AtrousError(f"the engine openvino runs only on the CPU, not on {device}: leave --device out.")
+        return "openvino", "as requested"
     found = device if device != "auto" else gpu_for_torch() or "cpu"
     if found != "cpu":
         return "torch", f"it runs on the GPU, {found}"
     if not installed:
         return "torch", "OpenVINO, which is faster on CPUs, is not installed: pip install atrous[openvino]"
     if not from_file:
-        return "torch", "a module in memory; from a file, or by engine='openvino', OpenVINO would run it"
+        return "torch", "the model is a module in memory; OpenVINO runs model files, or modules by engine='openvino'"
     return "openvino", "the fastest on CPUs"
 
 
 def gpu_for_torch() -> str | None:
-    """The GPU that torch can use on this machine, such as cuda or mps; None where there is no such GPU."""
+    """Returns the GPU that torch can use on this machine, such as cuda or mps; None if there is no such GPU."""
     if not maybe_gpu():
         return None
-    from atrous.device import pick_device  # imports torch, which a mask on a CPU does not need
+    from atrous.device import pick_device  # imports torch, which OpenVINO does not need
 
     found = pick_device().type
     return None if found == "cpu" else found
 
 
 def maybe_gpu() -> bool:
-    """Whether this machine may have a GPU; checked without importing torch, which takes seconds."""
+    """Returns whether this machine may have a GPU, without importing torch, which takes seconds."""
     if platform.system() == "Darwin":
-        return platform.machine() == "arm64"  # torch computes on no other GPUs of Macs
+        return platform.machine() == "arm64"  # torch does not support other GPUs of Macs
     places = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"]
     if platform.system() == "Windows":
         places = [f"{os.environ.get('SYSTEMROOT', 'C:/Windows')}/System32/nvcuda.dll"]

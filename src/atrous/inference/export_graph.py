@@ -1,4 +1,4 @@
-"""A model as one graph, from raw pictures to masks, and that graph as a file for other runtimes."""
+"""Traces a model as one graph from raw pictures to masks, and writes the graph as a file for other runtimes."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
     from atrous.models.info import Info
 
-#: What each format needs installed, as (package, extra), for writing a file and for running it.
+#: Packages that each format needs to write and to run a file, as (package, extra of atrous).
 NEEDED = {
     "onnx": (("onnx", "onnx"), ("onnxscript", "onnx"), ("onnxruntime", "onnx")),
     "openvino": (("openvino", "openvino"),),
     "torch": (),
 }
 
-#: H×W of the pictures a graph is traced with; any that no dimension can be mistaken for another at.
+#: H×W of the pictures for tracing. Any size works at which no two dimensions of the graph have the same length.
 TRACED_SIZE = (150, 203)
 
 
 class ExportGraph(nn.Module):
-    """A pipeline with the tail that makes masks: everything between a picture's bytes and its labels.
+    """A pipeline from raw pictures to labels: normalisation, network, resizing and argmax.
 
     Args:
-        model: a paper's module with `.scores` and `.info`; put into evaluation mode.
-        with_scores: give the low-resolution scores too.
+        model: a paper's module with `.scores` and `.info`; it is put into evaluation mode.
+        with_scores: True to output the low-resolution scores, too.
     """
 
     def __init__(self, model: SegmentationModel, *, with_scores: bool = False) -> None:
@@ -50,7 +50,7 @@ class ExportGraph(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """N×C×H×W raw values → labels, N×H×W uint8, and where asked for the scores, N×K×h×w float32."""
+        """Maps N×C×H×W raw values to N×H×W uint8 labels and, if `with_scores`, N×K×h×w float32 scores."""
         scores = self.pipeline(image).float()
         logits = F.interpolate(scores, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         labels = logits.argmax(1) if scores.shape[1] > 1 else logits[:, 0] > 0
@@ -59,10 +59,13 @@ class ExportGraph(nn.Module):
 
 
 def check_installed(format: str) -> None:
-    """Refuses a format, before the work, whose packages are missing.
+    """Checks, before the work, that the packages of a format are installed.
+
+    Args:
+        format: a key of `NEEDED`.
 
     Raises:
-        AtrousError: names the package and the command that installs it.
+        AtrousError: a package is missing; the message has the command that installs it.
     """
     for package, extra in NEEDED[format]:
         if find_spec(package) is None:
@@ -70,14 +73,14 @@ def check_installed(format: str) -> None:
 
 
 def trace(model: SegmentationModel, *, with_scores: bool = False) -> ExportedProgram:
-    """The graph of a deployed model, for any number of pictures of any height and width.
+    """Traces the `ExportGraph` of a model for any number of pictures of any height and width.
 
     Args:
-        model: on the CPU.
-        with_scores: give the low-resolution scores too.
+        model: model on the CPU.
+        with_scores: True to output the low-resolution scores, too.
 
     Raises:
-        AtrousError: a backbone whose graph cannot be had at dynamic sizes.
+        AtrousError: torch cannot trace the backbone at dynamic sizes.
     """
     preprocessing = model.info.preprocessing
     dtype = torch.uint8 if preprocessing.dtype == "uint8" else torch.float32
@@ -93,24 +96,24 @@ def trace(model: SegmentationModel, *, with_scores: bool = False) -> ExportedPro
             )
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
         raise AtrousError(
-            f"{model.info.architecture} over {model.info.arguments['backbone']} cannot be exported: torch traces no "
-            f"graph of it for pictures of any size: {_first_line(error)} ResNets, MobileNets, EfficientNets and VGG-16 "
-            "can be."
+            f"{model.info.architecture} over {model.info.arguments['backbone']} cannot be exported: torch cannot trace "
+            f"it for pictures of any size: {_first_line(error)} Use a ResNet, MobileNet, EfficientNet or VGG-16: these "
+            "can be exported."
         ) from error
 
 
 def write(program: ExportedProgram, info: Info, format: str, path: Path, *, half: bool = False) -> None:
-    """Writes a graph and what the model says about itself into a file.
+    """Writes a graph and the model's metadata into a file.
 
     Args:
-        program: as `trace` gives it.
-        info: goes into the file's own metadata, as JSON.
-        format: onnx, openvino (whose weights go into a .bin beside the file) or torch.
-        path: where.
-        half: for openvino, weights in 16 bits.
+        program: result of `trace`.
+        info: the model's metadata; it is stored as JSON in the file's own metadata.
+        format: onnx, openvino (whose weights are written to a .bin beside the file) or torch.
+        path: path of the file.
+        half: True to store the weights in 16 bits; for openvino only.
 
     Raises:
-        AtrousError: the format has no such operation, or the disk is full.
+        AtrousError: the format lacks an operation of the graph, or the file cannot be written.
     """
     record = json.dumps(info.to_dict())
     try:
@@ -126,7 +129,7 @@ def write(program: ExportedProgram, info: Info, format: str, path: Path, *, half
         raise
     except OSError as error:
         raise AtrousError(f"cannot write {path}: {error.strerror or error}.") from error
-    except Exception as error:  # each exporter has errors of its own, openvino's derive from nothing narrower
+    except Exception as error:  # each exporter has its own errors, and openvino's have no narrower base class
         raise AtrousError(
             f"{info.architecture} over {info.arguments['backbone']} cannot be written as {format}: "
             f"{_first_line(error)} Try another --format."
@@ -140,7 +143,7 @@ def _write_onnx(program: ExportedProgram, record: str, path: Path, outputs: Sequ
     )
     assert exported is not None
     graph = exported.model_proto
-    # The tracer's names of sizes are formulas, repeated for every inner map.
+    # The tracer names sizes by formulas and repeats these for every inner map.
     del graph.graph.value_info[:]
     for value, sizes in zip((*graph.graph.input, *graph.graph.output), ("N H W", "N H W", "N h w"), strict=False):
         dimensions = value.type.tensor_type.shape.dim

@@ -1,4 +1,4 @@
-"""Exported files: what they say about themselves, and running them in ONNX Runtime and OpenVINO."""
+"""Reads the metadata of exported files, and runs the files in ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 
 #: Key of the model's metadata: a property of an ONNX file, an entry of OpenVINO's rt_info, an extra file of a .pt2.
 INFO_KEY = "atrous"
-#: Key of the digest of the .bin file in its .xml file; it shows when only one of the two was replaced.
+#: Key of the .bin file's digest in the .xml file; a wrong digest means that only one of the two files was replaced.
 WEIGHTS_KEY = "atrous_weights"
 
 #: Reason for the choice of the engine, for exported files.
 REASON = "the runtime the file was exported for"
 
-#: Names of precisions here and in OpenVINO; by default OpenVINO would use bfloat16 wherever that is fast.
+#: Precisions of atrous → names in OpenVINO, whose own default is bfloat16 on processors on which that is fast.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether a file's name is that of an exported file which can be run here."""
+    """Returns whether a path has the suffix of an exported file that atrous can run: .onnx or .xml."""
     return Path(path).suffix.lower() in (".onnx", ".xml")
 
 
 def is_named_as_exported(path: str | Path) -> bool:
-    """Whether a file may be written by `atrous export`, or be a part of such a file, whether or not it can run here."""
+    """Returns whether a file may be an output of `atrous export`, also a .pt2 or .bin, which atrous cannot run."""
     path = Path(path)
     suffix = path.suffix.lower()
     return is_exported(path) or suffix == ".pt2" or (suffix == ".bin" and not _is_torch_file(path))
 
 
 def read_info(path: str | Path) -> Info:
-    """Reads the metadata of the model in an exported file, without any runtime.
+    """Reads the model's metadata from an exported file; no runtime is needed.
 
     Args:
         path: path of a .onnx or .xml file written by `atrous export`.
 
     Raises:
-        AtrousError: there is no such file, or it has another format, is damaged, or was not written by atrous.
+        AtrousError: the file is missing, has another format, is damaged, or was not written by atrous.
     """
     from atrous.models.info import Info
 
@@ -60,33 +60,33 @@ def read_info(path: str | Path) -> Info:
     suffix = path.suffix.lower()
     if suffix == ".pt2":
         raise AtrousError(
-            f"{path} is for other programs: a .pt2 holds pickles, which atrous never reads. Export the model as onnx "
-            "or openvino to run it here."
+            f"{path} is for other programs: a .pt2 file contains pickles, which atrous never reads. Export the model "
+            "as onnx or openvino to run it in atrous."
         )
     if suffix == ".bin":
         beside = path.with_suffix(".xml")
         raise AtrousError(
-            f"{path} holds the weights alone: give {beside}, the file beside it."
+            f"{path} contains only the weights: give {beside}."
             if beside.is_file()
-            else f"{path} may be the weights of an exported file: give {beside}, which is missing beside it."
+            else f"{path} may be the weights of an exported file: give its .xml file; {beside} does not exist."
             if path.is_file()
-            else f"no file at {path}; of an exported model, give the .xml."
+            else f"no file at {path}; for an exported model, give the .xml file."
         )
     if not is_exported(path):
-        raise AtrousError(f"{path} is no exported file: their names end in .onnx or .xml.")
+        raise AtrousError(f"{path} is not an exported file: the names of exported files end in .onnx or .xml.")
     if not path.is_file():
         raise AtrousError(f"no exported file at {path}.")
     try:
         record = read_property(path, INFO_KEY) if suffix == ".onnx" else _rt_info(path, INFO_KEY)
     except (ValueError, IndexError, OSError, ElementTree.ParseError) as error:
-        raise AtrousError(f"{path} is damaged or no {suffix} file: {error}. Export it again.") from error
+        raise AtrousError(f"{path} is damaged or not a {suffix} file: {error}. Export it again.") from error
     if record is None:
         raise AtrousError(
-            f"{path} was not written by atrous: it has no model record, so its classes and pictures are unknown. Only "
+            f"{path} was not written by atrous: it has no model metadata, so its classes and inputs are unknown. Only "
             "files of `atrous export` can be run."
         )
     try:
-        return Info.from_dict(parse_json(record, "its record"))
+        return Info.from_dict(parse_json(record, "its metadata"))
     except (ValueError, TypeError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(f"{path}: {error}") from error
 
@@ -96,9 +96,9 @@ def write_openvino(model: Any, record: str, path: Path, *, half: bool = False) -
 
     Args:
         model: OpenVINO model; the metadata is added to it.
-        record: metadata of the model, as JSON.
+        record: the model's metadata, as JSON.
         path: path of the .xml file.
-        half: whether to store weights in 16 bits.
+        half: True to store the weights in 16 bits.
     """
     import openvino
 
@@ -113,9 +113,9 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
 
     Args:
         path: path of a .onnx or .xml file.
-        engine: auto, or the runtime of the file.
+        engine: auto, or the file's runtime: onnxruntime for .onnx, openvino for .xml.
         device: auto or cpu.
-        precision: auto or float32, in which the file was checked; for OpenVINO also bfloat16.
+        precision: auto or float32, in which the export was checked; for OpenVINO also bfloat16.
 
     Raises:
         AtrousError: the file is not an exported file, or does not support the engine, device or precision.
@@ -128,7 +128,7 @@ def open_graph(path: str | Path, engine: str, device: str, precision: str) -> On
     ):
         if given not in allowed:
             raise AtrousError(
-                f"{path} runs on {runtime}, on the CPU: {name} {given} is not for it, but {' or '.join(allowed)} is."
+                f"{path} runs in {runtime} on the CPU: {name} must be {' or '.join(allowed)}, got {given}."
             )
     if runtime == "onnxruntime":
         return OnnxGraph(path)
@@ -139,18 +139,18 @@ class OnnxGraph:
     """An exported .onnx file in ONNX Runtime, on the CPU, for any number of threads.
 
     Args:
-        path: of the file.
-        threads: of one picture's work; None for as many as there are cores.
+        path: path of the file.
+        threads: number of threads that compute one picture; None for one per core.
 
     Attributes:
-        info: of the model.
-        engine: what runs it.
-        has_scores: whether the file gives scores.
-        pools: False, as it cannot be given what image pooling saw of the whole picture.
-        stacks: False, as its graph takes one picture at a time.
+        info: the model's metadata.
+        engine: runtime, device and precision.
+        has_scores: whether the file also outputs scores.
+        pools: False, because the graph has no input for the pooled features of the whole picture.
+        stacks: False, because each call runs one picture.
 
     Raises:
-        AtrousError: no exported file, damaged, or onnxruntime is not installed.
+        AtrousError: the file is not an exported file or is damaged, or onnxruntime is not installed.
     """
 
     pools = stacks = False
@@ -163,10 +163,10 @@ class OnnxGraph:
             raise missing_extra("onnxruntime", "onnx") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3  # otherwise it warns of unused initialisers
+        options.log_severity_level = 3  # avoids warnings about unused initialisers
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors derive from nothing narrower
+        except Exception as error:  # ONNX Runtime's errors have no narrower base class
             raise _cannot_run(path, "ONNX Runtime", error) from error
         leave_to_parent(self._session)
         self._path = Path(path)
@@ -214,21 +214,22 @@ class OpenVinoGraph:
     """An exported .xml file, with its .bin, in OpenVINO, on the CPU, for any number of threads.
 
     Args:
-        path: of the .xml file.
-        threads: of one picture's work; None for as many as there are cores.
-        precision: float32, or bfloat16, which is faster where the processor computes in it and changes some pixels.
-        tail: make labels by the file's own argmax, at full size; else, where there are scores, from these, which is
-            faster and the same but at ties.
+        path: path of the .xml file.
+        threads: number of threads that compute one picture; None for one per core.
+        precision: float32, or bfloat16. The latter is faster on processors that compute in it, and changes some pixels.
+        tail: True to compute labels by the full-size argmax in the file's graph. False to compute them from the file's
+            scores, if it outputs them: that is faster, and labels differ only where classes tie.
 
     Attributes:
-        info: of the model.
-        engine: what runs it.
-        has_scores: whether the file gives scores.
-        pools: False, as it cannot be given what image pooling saw of the whole picture.
-        stacks: False, as its graph takes one picture at a time.
+        info: the model's metadata.
+        engine: runtime, device and precision.
+        has_scores: whether the file also outputs scores.
+        pools: False, because the graph has no input for the pooled features of the whole picture.
+        stacks: False, because each call runs one picture.
 
     Raises:
-        AtrousError: no exported file, damaged, without its .bin, an unknown precision, or openvino is not installed.
+        AtrousError: the file is not an exported file, is damaged or lacks its .bin; the precision is unknown; or
+            openvino is not installed.
     """
 
     pools = stacks = False
@@ -255,10 +256,10 @@ class OpenVinoGraph:
             self.has_scores = _has_scores(self.info, names, path)
             self._tail = tail or not self.has_scores
             if not self._tail:
-                make: Any = openvino.Model  # its stubs know another signature
+                make: Any = openvino.Model  # the type stubs have another signature
                 graph = make([graph.output(self.info.tasks[0].outputs[1])], graph.get_parameters())
             self._network = CompiledNetwork(core.compile_model(graph, "CPU", hints))
-        except Exception as error:  # its errors derive from nothing narrower
+        except Exception as error:  # OpenVINO's errors have no narrower base class
             raise _cannot_run(path, "OpenVINO", error, f", or {Path(path).with_suffix('.bin')} beside it") from error
         self._path = Path(path)
         self.engine = Engine("openvino", "cpu", precision, REASON)
@@ -305,7 +306,7 @@ class OpenVinoGraph:
 
 
 def _is_torch_file(path: Path) -> bool:
-    """Whether a file starts as torch writes checkpoints, some of which are named .bin, too."""
+    """Returns whether a file starts like a checkpoint of torch; the names of some of these end in .bin, too."""
     if not path.is_file() or path.with_suffix(".xml").is_file():
         return False
     with path.open("rb") as file:
@@ -318,11 +319,11 @@ def _rt_info(path: Path, key: str) -> str | None:
 
 
 def is_weights_of(path: Path, weights: Path) -> bool:
-    """Whether a file holds the weights that an .xml was written with.
+    """Returns whether a .bin file contains the weights with which an .xml file was written.
 
     Args:
-        path: the .xml, there or not.
-        weights: the .bin file.
+        path: path of the .xml file, which may be missing.
+        weights: path of the .bin file.
     """
     try:
         recorded = _rt_info(path, WEIGHTS_KEY)
@@ -332,46 +333,50 @@ def is_weights_of(path: Path, weights: Path) -> bool:
 
 
 def _check_weights(path: Path) -> None:
-    """Refuses an .xml beside another's .bin, which OpenVINO would run without a word."""
+    """Raises an error if the .bin file belongs to another .xml file, which OpenVINO would not notice."""
     weights, recorded = path.with_suffix(".bin"), _rt_info(path, WEIGHTS_KEY)
     if recorded is not None and weights.is_file() and sha256_of(weights) != recorded:
         raise AtrousError(
-            f"{path}, or {weights} beside it is damaged, or from another export: its weights are not those that the "
-            "file was written with. Export it again."
+            f"{path} and {weights} do not belong together: one of them is damaged or from another export. Export the "
+            "model again."
         )
 
 
 def _batch(image: np.ndarray, info: Info) -> np.ndarray:
-    """H×W×C → 1×C×H×W of the graph's type."""
+    """Converts H×W×C to 1×C×H×W of the graph's input type."""
     channels = info.preprocessing.channels
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise AtrousError(f"the model takes pictures of H×W×{channels}, got {'×'.join(map(str, image.shape))}.")
     dtype = np.uint8 if info.preprocessing.dtype == "uint8" else np.float32
     if dtype == np.uint8 and image.dtype != np.uint8:
-        raise AtrousError(f"the model takes pictures of uint8, got {image.dtype}: scale it to 0–255 and round.")
+        raise AtrousError(f"the model takes pictures of uint8, got {image.dtype}: scale the values to 0–255 and round.")
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype)[None]
 
 
 def _without_pooling() -> AtrousError:
-    return AtrousError("an exported file neither gives nor takes what image pooling sees: give the model file instead.")
+    return AtrousError("an exported file has no input or output for image pooling: give the model file instead.")
 
 
 def _has_scores(info: Info, outputs: Sequence[str], path: str | Path) -> bool:
-    """Whether a graph gives scores beside labels, which every exported file gives."""
+    """Returns whether a graph outputs scores besides labels; raises an error if it does not output labels."""
     labels, scores = info.tasks[0].outputs
     if labels not in outputs:
         raise AtrousError(
-            f"{path} is damaged: its record names the output '{labels}', but its graph gives "
-            f"{', '.join(outputs) or 'no output with a name'}. Export it again."
+            f"{path} is damaged: its metadata names the output '{labels}', but its graph has the outputs "
+            f"{', '.join(outputs) or '(none with a name)'}. Export it again."
         )
     return scores in outputs
 
 
 def _check_scores(has_scores: bool, path: Path) -> None:
     if not has_scores:
-        raise AtrousError(f"{path} gives labels only; scales, flip or CRF need scores: export with --scores.")
+        raise AtrousError(
+            f"{path} gives labels only, but scales, flip and CRF need scores: export the model again with --scores."
+        )
 
 
 def _cannot_run(path: str | Path, runtime: str, error: Exception, beside: str = "") -> AtrousError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return AtrousError(f"{path}{beside} is damaged, or not for this {runtime}: {lines[-1][:200]}. Export it again.")
+    return AtrousError(
+        f"{path}{beside} is damaged, or this {runtime} cannot run it: {lines[-1][:200]}. Export it again."
+    )

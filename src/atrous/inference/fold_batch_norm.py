@@ -1,6 +1,6 @@
-"""A network's own algebra: the same function with less work, for inference only.
+"""Simplifies a copy of a network for inference: it computes the same function with less work.
 
-Each step is exact up to rounding, and none shows in a paper's file: a copy of the model is rewritten.
+Each step is exact up to rounding. Only a copy is rewritten, so the model's own modules stay as in its paper.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from atrous.models import SegmentationModel
 from atrous.models.aspp import ASPP
 from atrous.models.layers import live_taps
 
-#: Side of the picture on which the network is watched.
+#: Side in pixels of the picture that hooks observe on its way through the network.
 WATCHED_SIDE = 65
-#: The largest difference of a logit, in units of the largest logit, that rounding may make.
+#: Largest difference of a logit that is accepted as rounding, as a share of the largest logit.
 ROUNDING = 1e-3
 
 
 def simplified_pipeline(model: SegmentationModel) -> Pipeline:
-    """Raw pictures to scores with less work, and less rounding: `simplified`, and then `take_whole_numbers`.
+    """Returns a pipeline from raw pictures to scores, with `simplified` and then `take_whole_numbers` applied.
 
     Args:
-        model: in any mode; left as it is.
+        model: model in any mode; it is not changed.
     """
     return take_whole_numbers(Pipeline(simplified(model)))
 
 
 def simplified(model: SegmentationModel) -> SegmentationModel:
-    """A copy of a model that computes the same with less work.
+    """Returns a copy of a model that computes the same function with less work.
 
-    Batch norms are folded into the convolutions before them; the ASPP's branches are summed instead of concatenated,
-    with image pooling as a bias; and taps that a wide rate sets outside a small map are left out.
+    Batch norms are folded into the convolutions before them. The ASPP's branches are summed instead of concatenated,
+    with image pooling as a bias. Kernel taps that a large atrous rate places outside a small map are left out.
 
     Args:
-        model: in any mode; left as it is.
+        model: model in any mode; it is not changed.
 
     Returns:
-        Its copy in evaluation mode, without gradients, on the same device.
+        A copy in evaluation mode, without gradients, on the same device.
     """
     prepared = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(prepared)
@@ -54,7 +54,7 @@ def simplified(model: SegmentationModel) -> SegmentationModel:
 
 
 def sum_branches(model: nn.Module) -> None:
-    """Has each ASPP whose projection is 1×1 sum its branches, in place; its norms are folded already."""
+    """Replaces, in place, each ASPP with a 1×1 projection by a `SummedASPP`; batch norms must be folded before."""
     for parent in list(model.modules()):
         for name, part in parent.named_children():
             if isinstance(part, ASPP) and part.project[0].kernel_size == (1, 1):
@@ -62,7 +62,7 @@ def sum_branches(model: nn.Module) -> None:
 
 
 def leave_out_taps(model: nn.Module) -> None:
-    """Has each atrous convolution compute only with the taps that meet the map, in place."""
+    """Replaces, in place, each atrous convolution by a `LiveConv`, which skips taps that lie outside the map."""
     for parent in list(model.modules()):
         for name, part in parent.named_children():
             if type(part) is nn.Conv2d and max(part.dilation) > 1 and not isinstance(part.padding, str):
@@ -70,20 +70,21 @@ def leave_out_taps(model: nn.Module) -> None:
 
 
 def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
-    """Has the first convolutions get pixels less a whole number; their weights do the rest of normalising.
+    """Subtracts whole numbers from the pixels; the weights of the first convolutions do the rest of normalising.
 
-    Means are rounded, and standard deviations are 1, for which the weights are divided by them. What the rounding left
-    is a channel of ones: zeros around the map stand for the mean, and would not if it were a bias. It is the same
-    function; but bfloat16 holds whole numbers up to 256 exactly, and pixels less a fraction to half a level only, which
-    was most of what it changed in masks (docs/performance.md).
+    Means are rounded. Standard deviations become 1, because the weights are divided by them. A channel of ones adds the
+    rest of the mean. It cannot be a bias: padding zeros stand for the mean, and a bias would also act on padding.
 
-    Which convolutions get the pictures is seen by watching one pass.
+    The function stays the same, but bfloat16 represents whole numbers up to 256 exactly, and pixels minus a fraction
+    only to half a level. That error was most of what bfloat16 changed in masks (docs/performance.md).
+
+    Hooks in one forward pass find the convolutions that get the pictures.
 
     Args:
-        pipeline: left as it is.
+        pipeline: pipeline to copy; it is not changed.
 
     Returns:
-        Another; the same one where something else gets the pictures too.
+        A changed copy; the given pipeline if another kind of layer gets the pictures, too.
     """
     raw = _any_picture(pipeline)
     names, expected = _watch_pictures(pipeline, raw)
@@ -104,14 +105,17 @@ def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
 
 
 def _any_picture(pipeline: Pipeline) -> Tensor:
-    """1×C×H×W of noise around the mean, by a generator of its own: trainings validate, and their dropout draws too."""
+    """Returns 1×C×H×W noise around the mean.
+
+    It has its own generator: validation during training calls it, and must not change the numbers that dropout draws.
+    """
     mean = pipeline.normalize.mean
     noise = torch.rand(1, mean.shape[1], WATCHED_SIDE, WATCHED_SIDE, generator=torch.Generator().manual_seed(0))
     return noise.to(mean.device) * mean.max() * 2
 
 
 def _watch_pictures(pipeline: Pipeline, raw: Tensor) -> tuple[list[str], Tensor]:
-    """The names of the convolutions that get normalised pictures, and the scores."""
+    """Returns the names of the convolutions that get the normalised pictures, and the scores."""
     seen: list[Any] = []
     first: set[nn.Module] = set()
 
@@ -135,11 +139,11 @@ def _watch_pictures(pipeline: Pipeline, raw: Tensor) -> tuple[list[str], Tensor]
 
 
 class WholeConv(nn.Module):
-    """A first convolution that gets pixels less a whole number, and adds a channel of ones to them.
+    """A first convolution on pixels minus a whole number; it adds a channel of ones to them.
 
     Args:
-        conv: on pixels less their mean; it is taken over.
-        rest: what is subtracted too much of each channel now, less than 1, 1×C×1×1.
+        conv: convolution on pixels minus their exact mean; it is changed and used.
+        rest: rounded mean minus exact mean of each channel, 1×C×1×1, below 1.
     """
 
     def __init__(self, conv: nn.Conv2d, rest: Tensor) -> None:
@@ -155,9 +159,9 @@ class WholeConv(nn.Module):
 
 
 def fold_norms(model: SegmentationModel) -> None:
-    """Folds batch norms into the convolutions whose results they get, in place (both are affine per channel).
+    """Folds batch norms, in place, into the convolutions before them; both are affine per channel.
 
-    Which belong together is seen by watching one picture pass through, so it holds for any backbone.
+    Hooks in one forward pass find the pairs, so this works for any backbone.
     """
     pairs = _watch(model)
     names = {module: name for name, module in model.named_modules()}
@@ -173,9 +177,12 @@ def fold_norms(model: SegmentationModel) -> None:
 
 
 def _watch(model: SegmentationModel) -> dict[Any, Any]:
-    """Batch norms and the convolution whose result, and nothing else, each one gets."""
+    """Returns each batch norm whose only input is the output of one convolution, with that convolution.
+
+    The output of the convolution must go to no other batch norm.
+    """
     results: dict[int, nn.Module] = {}
-    alive: list[Tensor] = []  # a freed tensor's identity would be another's
+    alive: list[Tensor] = []  # keeps ids unique: Python gives the id of a freed tensor to a new one
     takers: defaultdict[nn.Module, set[nn.Module]] = defaultdict(set)
     givers: defaultdict[nn.Module, set[nn.Module | None]] = defaultdict(set)
 
@@ -191,7 +198,7 @@ def _watch(model: SegmentationModel) -> dict[Any, Any]:
 
     hooks = []
     for module in model.modules():
-        if isinstance(module, nn.Conv2d) and "Std" not in type(module).__name__:  # those change their weights
+        if isinstance(module, nn.Conv2d) and "Std" not in type(module).__name__:  # StdConv standardises its weights
             hooks.append(module.register_forward_hook(after_conv))
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(before_norm))
@@ -212,19 +219,19 @@ def _watch(model: SegmentationModel) -> dict[Any, Any]:
 
 
 def _what_is_left(norm: nn.Module) -> nn.Module:
-    """What a batch norm does beside normalising: timm's hold the activation after them."""
+    """Returns what follows the normalisation in a batch norm's module: timm's contain dropout and the activation."""
     parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return nn.Sequential(*parts) if parts else nn.Identity()
 
 
 class LiveConv(nn.Module):
-    """An atrous convolution without the taps that lie outside the map wherever the kernel stands.
+    """An atrous convolution without the kernel taps that lie outside the map at every position.
 
-    Graphs for other runtimes take pictures of any size, so while one is traced the convolution is whole.
+    While a graph for another runtime is traced, all taps are used, because the graph takes pictures of any size.
 
     Args:
-        conv: taken over, with zeros around the map.
+        conv: convolution with zero padding; it becomes a part of this module.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -246,13 +253,13 @@ class LiveConv(nn.Module):
 
 
 class SummedASPP(nn.Module):
-    """An ASPP whose projection is a sum: of each branch by its own slice, and of image pooling as a bias.
+    """An ASPP that projects each branch by its slice of the projection's weight and adds the results.
 
-    Concatenating and projecting is projecting each and summing; pooled features are one vector for the whole map, so
-    their projection is too.
+    This equals concatenating the branches and projecting them once. The pooled features are one vector for the whole
+    map, so their projection is one vector, too, and serves as the bias.
 
     Args:
-        aspp: with a 1×1 projection, its norm folded; its parts are taken over.
+        aspp: ASPP with a 1×1 projection and folded norms; its modules become parts of this one.
     """
 
     def __init__(self, aspp: ASPP) -> None:

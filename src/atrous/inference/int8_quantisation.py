@@ -1,4 +1,4 @@
-"""An exported file in 8-bit whole numbers: post-training quantisation on some pictures, by NNCF."""
+"""Quantises an exported file to 8-bit integers after training, by NNCF and some pictures."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from atrous.errors import missing_extra
 from atrous.inference.exported_file_engine import INFO_KEY, write_openvino
 from atrous.inference.openvino_core import openvino_core
 
-#: What is left in floats, from nothing to what costs accuracy first: depthwise convolutions, whose channels have ranges
-#: of their own, and the last convolutions, whose scores make the mask.
+#: Layers that stay in floating point, from none to all that lose most accuracy in 8 bits. These are depthwise
+#: convolutions, whose channels have different ranges, and the last convolution, whose scores decide the mask.
 ATTEMPTS = ("nothing", "the last convolution", "the last convolution and all depthwise ones")
 
 
 def check_installed() -> None:
-    """Refuses, before the work, where NNCF is missing.
+    """Checks, before the work, that NNCF is installed.
 
     Raises:
-        AtrousError: names the package and the command that installs it.
+        AtrousError: NNCF is missing; the message has the command that installs it.
     """
     from importlib.util import find_spec
 
@@ -34,13 +34,13 @@ def quantise(source: Path, images: Sequence[np.ndarray], attempt: str, target: P
     """Writes an 8-bit copy of an exported file.
 
     Args:
-        source: an exported .xml or .onnx file.
-        images: 1×C×H×W as the graph takes them, on which the ranges of values are measured; some hundred.
-        attempt: one of `ATTEMPTS`, what stays in floats.
-        target: the file to write, of the same format.
+        source: exported .xml or .onnx file.
+        images: 1×C×H×W inputs of the graph, from which the ranges of values are measured; some hundred.
+        attempt: one of `ATTEMPTS`: the layers that stay in floating point.
+        target: file to write, in the same format.
 
     Returns:
-        The names of the convolutions that stay in floats.
+        The names of the convolutions that stay in floating point.
     """
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return (_quantise_onnx if source.suffix.lower() == ".onnx" else _quantise_openvino)(source, images, attempt, target)
@@ -65,14 +65,17 @@ def _quantise_onnx(source: Path, images: Sequence[np.ndarray], attempt: str, tar
     model = onnx.load(source)
     depthwise = {node.name: _groups(node) > 1 for node in model.graph.node if node.op_type == "Conv"}
     quantised = _by_nncf(model, [{"image": image} for image in images], _kept(depthwise, attempt))
-    onnx.save(quantised, target)  # the record is among the properties that come along
+    onnx.save(quantised, target)  # with the metadata, which NNCF copies
     made = {output: node.op_type for node in quantised.graph.node for output in node.output}
     convolutions = [node for node in quantised.graph.node if node.op_type == "Conv"]
     return [node.name for node in convolutions if made.get(node.input[1]) != "DequantizeLinear"]
 
 
 def _kept(depthwise: Mapping[str, bool], attempt: str) -> list[str]:
-    """The convolutions that an attempt leaves in floats, of all in the graph's order and whether they are depthwise."""
+    """Returns the convolutions that an attempt leaves in floating point.
+
+    `depthwise` has all convolutions in the graph's order, each with whether it is depthwise.
+    """
     if attempt == ATTEMPTS[0]:
         return []
     last = list(depthwise)[-1]
@@ -96,7 +99,7 @@ def _groups(node: Any) -> int:
 
 
 def _in_floats(op: Any) -> bool:
-    """Whether one of OpenVINO's operations is a convolution whose weights are no 8-bit numbers."""
+    """Returns whether an operation of OpenVINO is a convolution whose weights are not 8-bit numbers."""
     if op.get_type_name() not in ("Convolution", "GroupConvolution"):
         return False
     node = op.input_value(1).get_node()

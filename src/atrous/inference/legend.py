@@ -12,7 +12,7 @@ from atrous.fonts import draw_text, text_width
 def with_legend(
     picture: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int]]], size: int | None = None
 ) -> Image.Image:
-    """The picture with a legend on white below it, in a size that fits the picture's width.
+    """Returns the picture with a legend on white below it, in a size that fits the picture's width.
 
     Args:
         picture: RGB picture.

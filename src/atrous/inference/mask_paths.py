@@ -1,4 +1,4 @@
-"""Where the masks of pictures go: their names in a folder, which are those of the pictures."""
+"""Paths and URLs of masks: a folder for all, and file names that follow the names of the pictures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from atrous.paths import Place, shown_place
 
 
 def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]:
-    """Where each mask goes; pictures of the same name keep their folder's name, which one line says.
+    """Returns the path or URL of each picture's mask.
+
+    If several pictures have one name, their masks' names begin with the folder's name; a line on the console states it.
 
     Args:
-        suffixes: of each picture the ending of its mask, such as ".png".
-        out: the folder of the masks.
+        suffixes: file name suffix of each picture's mask, such as ".png".
+        out: folder of the masks.
 
     Returns:
-        A file for each picture, which is none of the pictures and no other mask or overlay.
+        One file per picture; it differs from all pictures and from all other masks and overlays.
 
     Raises:
         AtrousError: a mask would overwrite its picture.
@@ -38,17 +40,17 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
         taken |= files
     if several := [place for place in suffixes if stems[as_path(place).stem] > 1]:
         note(
-            f"{counted(len(several), 'picture')} have the name of another, so that their masks are named by folder and "
-            f"file, such as {as_path(targets[several[0]]).name}"
+            f"{counted(len(several), 'picture')} have the name of another picture, so the names of their masks begin "
+            f"with the folder, such as {as_path(targets[several[0]]).name}"
         )
     return targets
 
 
 def overlay_of(target: Place) -> Place:
-    """The file of an overlay, beside its mask.
+    """Returns the path or URL of an overlay, which is in the same folder as its mask.
 
     Args:
-        target: the mask's file.
+        target: path or URL of the mask.
     """
     if isinstance(target, Path):
         return target.with_suffix(".overlay.png")

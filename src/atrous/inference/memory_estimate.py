@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 #: Environment variable with the number of worker processes on this host; torchrun and other launchers set it.
 WORKERS = "LOCAL_WORLD_SIZE"
-#: Height and width of the picture on which a network's memory is counted; it grows with the pixels from there on.
+#: Height and width of the picture on which a network's memory is counted; for others, memory is proportional to pixels.
 REFERENCE = 512
 #: Ratio of measured to counted memory, because of the convolutions' own buffers and fragmentation; 1.2–1.5 on a CPU
 #: (docs/big-pictures.md).
 OVERHEAD = 1.4
 #: Bytes of the process itself: Python, torch, its threads and its code.
 PROCESS = 0.8e9
-#: Bytes per class and pixel that a CRF keeps at a picture's full size: logits, probabilities, messages and their sums.
+#: Bytes per class and pixel that a CRF needs at a picture's full size: logits, probabilities, messages and their sums.
 CRF_BYTES = 24
 #: Bytes per pixel of the CRF's lattice: neighbours, weights and colours.
 CRF_LATTICE = 330
 #: Bytes of the CRF's compiler.
 CRF_PROCESS = 0.2e9
-#: Bytes assumed to be free where the system does not report it: as on a small machine, because tiles always work.
+#: Bytes assumed to be free if the system does not report it: as on a small machine, because tiles always work.
 ASSUMED = 4e9
 #: Rough number of bytes per pixel of a network, used to weigh the memory of a CRF before anything is counted.
 NETWORK_BYTES = 512
@@ -43,10 +43,10 @@ SURELY_FITS = 2**21
 
 
 def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, scale: float = 1.0) -> float:
-    """The memory that a picture takes when it is run whole, the process and the picture itself included.
+    """Returns the memory for running a picture as a whole, including the process and the picture itself.
 
-    The network's activations are counted on a picture of 512×512 px without computing anything: the most that is alive
-    at once, in float32. This and all else grows with the pixels:
+    The peak of the network's activations is counted in float32 on a picture of 512×512 px, without computing anything.
+    The estimate grows with the number of pixels:
     `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
     and 0.2 GB for the CRF's compiler.
 
@@ -69,10 +69,10 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
 
 
 def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
-    """Whether a picture is so small, for the network and the CRF, that it fits everywhere.
+    """Returns whether a picture is so small, for the network and the CRF, that it fits into memory on all machines.
 
     Args:
-        whole: runs the network on the picture; its scales, enlargement and CRF count.
+        whole: runs the network on the picture; the result depends on its scales, enlargement and CRF.
         height: height of the picture, in pixels.
         width: width of the picture, in pixels.
     """
@@ -83,10 +83,10 @@ def surely_fits(whole: WholePicture, height: int, width: int) -> bool:
 
 
 def available_bytes(device: str = "cpu") -> float:
-    """The memory that is free on a device now.
+    """Returns the memory that is free on a device now.
 
     Args:
-        device: cpu, cuda:0, mps …; on a CPU, the smaller of the system's free memory and the control groups' rest.
+        device: cpu, cuda:0, mps …; for cpu, the minimum of the system's free memory and what control groups leave.
 
     Returns:
         Bytes.
@@ -101,13 +101,13 @@ def available_bytes(device: str = "cpu") -> float:
         import torch
 
         taken = torch.mps.driver_allocated_memory()
-        free = min(max(torch.mps.recommended_max_memory() - taken, 0), _system_bytes())  # the processor's memory, too
+        free = min(max(torch.mps.recommended_max_memory() - taken, 0), _system_bytes())  # GPU and CPU share memory
         return with_unused_blocks(free, taken, torch.mps.current_allocated_memory())
     return min(_system_bytes(), group_bytes())
 
 
 def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
-    """Free GPU memory for new tensors, including the blocks that torch's allocator caches.
+    """Returns the free GPU memory for new tensors, including the blocks that torch's allocator caches.
 
     Args:
         free: bytes that the driver has free.
@@ -115,7 +115,7 @@ def with_unused_blocks(free: float, reserved: float, allocated: float) -> float:
         allocated: bytes of the reserved memory that contain tensors.
 
     Returns:
-        Bytes. Where the cached blocks are too small, torch releases them before an allocation fails.
+        Bytes. If the cached blocks are too small, torch releases them before an allocation fails.
     """
     return float(free + max(reserved - allocated, 0))
 
@@ -131,15 +131,15 @@ def limit_bytes(memory: float | None, device: str = "cpu") -> float:
         AtrousError: `memory` is not above 0.
     """
     if memory is not None and not memory > 0:
-        raise AtrousError(f"memory is the gigabytes that a picture may take, more than 0, got {memory}.")
+        raise AtrousError(f"memory must be above 0 GB, got {memory}.")
     return (available_bytes(device) / 2 if memory is None else memory * 1e9) / workers_on(device)
 
 
 def workers_on(device: str = "cpu") -> int:
-    """Number of processes on this host that share a device, as torchrun reports it; 1 without torchrun.
+    """Returns the number of processes on this host that share a device, as torchrun reports it; 1 without torchrun.
 
     Args:
-        device: cpu, cuda:0, mps …; with the name "cuda", each process has its own GPU while there are enough.
+        device: cpu, cuda:0, mps …; with the name "cuda", each process has its own GPU if there are enough GPUs.
     """
     count = os.environ.get(WORKERS, "")
     workers = max(1, int(count)) if count.isascii() and count.isdigit() else 1
@@ -151,7 +151,7 @@ def workers_on(device: str = "cpu") -> int:
 
 
 def _system_bytes() -> float:
-    """Memory for new tensors without swapping, in bytes; `ASSUMED` where the system does not report it."""
+    """Returns the memory for new tensors without swapping, in bytes; `ASSUMED` if the system does not report it."""
     with suppress(OSError):  # only Linux has this file
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         for line in lines:
@@ -166,7 +166,7 @@ def _system_bytes() -> float:
 
 
 def _frozen(value: Any) -> Any:
-    """A hashable form of a JSON value, as a key for a cache."""
+    """Converts a JSON value to a hashable form, as a key for a cache."""
     if isinstance(value, dict):
         return ("dict", tuple((name, _frozen(value[name])) for name in sorted(value)))
     return ("list", tuple(map(_frozen, value))) if isinstance(value, list | tuple) else value
@@ -180,7 +180,7 @@ def _thawed(value: Any) -> Any:
 
 @lru_cache(maxsize=8)
 def _counted(architecture: str, arguments: Any, channels: int) -> tuple[int, float]:
-    """Bytes of the weights, and the peak of the activations' memory, in bytes per pixel."""
+    """Returns the bytes of the weights, and the peak of the activations' memory in bytes per pixel."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves

@@ -1,4 +1,4 @@
-"""`ModelSpec`: a model file and its options, to be sent to other processes, where it opens a `Segmenter`."""
+"""`ModelSpec`: a model file and its options, which can be sent to other processes to open a `Segmenter` there."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     Device: TypeAlias = str | torch.device
     Settings: TypeAlias = str | Mapping[str, Any] | DenseCRF
-else:  # what is kept of both, and what the command line takes; torch is not loaded for a name
+else:  # both are stored as text, and the command line takes text; so torch need not be imported
     Device = Settings = str
 
-#: Runtimes that may be asked for; onnxruntime runs exported .onnx files alone.
+#: Runtimes that can be requested; onnxruntime runs only exported .onnx files.
 RUNTIMES = (*ENGINES, "onnxruntime")
-#: Precisions that may be asked for.
+#: Precisions that can be requested.
 PRECISIONS = ("auto", "float32", "bfloat16")
-#: Output strides that a network may have; see `models.features.OUTPUT_STRIDES`, which needs torch.
+#: Output strides that a network may have, as `models.features.OUTPUT_STRIDES`, which cannot be imported without torch.
 OUTPUT_STRIDES = (8, 16, 32)
 #: Names of devices.
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
@@ -44,14 +44,15 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 @settings("")
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model file and how to run it: what other processes are sent in place of a `Segmenter`.
+    """A model file and the options for running it; other processes get it instead of a `Segmenter`.
 
-    It is a few plain values, which can be compared, hashed and pickled. They are checked when it is made, and what only
-    the file and the machine can tell when it is opened. All verbs that run a model have its fields as options. Of a
-    device, torch's own is taken too, and of a CRF a mapping or a DenseCRF; both are kept as text.
+    It consists of a few plain values, so it can be compared, hashed and pickled. The values are checked on creation;
+    values that depend on the file or the machine are checked when it is opened. All commands that run a model have its
+    fields as options. The device may also be a torch.device, and the CRF a mapping or a DenseCRF; both are stored as
+    text.
 
     Raises:
-        AtrousError: a value out of its range, or of another type.
+        AtrousError: a value is out of range or has another type.
 
     Examples:
         >>> import pickle
@@ -63,7 +64,7 @@ class ModelSpec:
     path: Path = field(metadata=described("a model file, or an exported .onnx or .xml file"))
     engine: str = setting(
         "auto",
-        "runtime of the network: openvino, torch, onnxruntime for .onnx files, or auto for the faster of those "
+        "runtime of the network: openvino, torch, onnxruntime for .onnx files, or auto for the fastest that is "
         "installed",
         choices=RUNTIMES,
     )
@@ -75,8 +76,8 @@ class ModelSpec:
     )
     scales: tuple[float, ...] = setting(
         (1.0,),
-        "resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all of "
-        "them are averaged",
+        "resize factors of the picture, such as 0.5,0.75,1,1.25,1.5,1.75 (the papers'); the probabilities at all "
+        "scales are averaged",
         gt=0,
         le=LARGEST_SCALE,
     )
@@ -93,25 +94,25 @@ class ModelSpec:
     )
     range: tuple[float, float] | None = setting(
         None,
-        "values LOW,HIGH of the pictures, the lower first, that count as black and white, such as 0,4095 for 12 bits "
-        "stored in 16; by default the limits of the pictures' type",
+        "pixel values LOW,HIGH that count as black and white, such as 0,4095 for 12 bits stored in 16; by default the "
+        "limits of the pictures' data type",
     )
     tile: int | None = setting(
         None,
-        "side of a tile; larger pictures are cut into tiles; by default only those that memory does not hold",
+        "side of a tile; larger pictures are cut into tiles; by default only pictures that do not fit into memory",
         ge=GRID,
         unit="pixels",
     )
     overlap: int | None = setting(
         None,
-        "width that neighbouring tiles share; by default a quarter of the tile, at most 512",
+        "overlap of neighbouring tiles; by default a quarter of the tile, at most 512",
         ge=0,
         unit="pixels",
     )
     memory: float | None = setting(
         None,
-        "memory that pictures may take, on this host in all; larger pictures are cut into tiles; by default half of "
-        "what is free",
+        "memory that pictures may take, for all processes on this host together; larger pictures are cut into tiles; "
+        "by default half of the free memory",
         gt=0,
         unit="GB",
     )
@@ -125,20 +126,20 @@ class ModelSpec:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All fields but the path, as a `Segmenter` takes them."""
+        """All fields except the path, as keyword arguments of `Segmenter`."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "path"}
 
     def read_info(self) -> Info:
         """Reads the metadata of the model; the network is not loaded.
 
         Raises:
-            AtrousError: no such file, or no model file.
+            AtrousError: the file is missing or is not a model file.
         """
         return info_of(self.path)
 
     @checked
     def open(self, say: Callable[[str], object] = lambda line: None) -> Segmenter:
-        """Loads the network.
+        """Loads the network and returns a `Segmenter` with these options.
 
         Args:
             say: called with one line when a picture is tiled, with the reason, and when memory ran out.
@@ -150,25 +151,25 @@ class ModelSpec:
 
 
 def _device_name(device: Any) -> str:
-    """The device's name, whether or not this machine has it.
+    """Returns the name of a device, which this machine need not have.
 
     Raises:
-        AtrousError: no name of a device.
+        AtrousError: the value is not a name of a device.
     """
     if not isinstance(device, str):
-        from atrous.device import pick_device  # with torch, which names do without
+        from atrous.device import pick_device  # imports torch, which names do not need
 
         return str(pick_device(device))
     if not DEVICE.fullmatch(device):
-        raise AtrousError(f"a device is auto, cpu, cuda, cuda:N or mps, got {shown(device)}.")
+        raise AtrousError(f"device must be auto, cpu, cuda, cuda:N or mps, got {shown(device)}.")
     return device
 
 
 def _crf_in_words(crf: Any) -> str | None:
-    """The CRF's settings as text, whether or not the model file stores some.
+    """Returns the CRF's settings as text; the model file is not read.
 
     Raises:
-        AtrousError: unknown settings.
+        AtrousError: a setting is unknown.
     """
     if crf is None:
         return None

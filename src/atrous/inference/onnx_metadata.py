@@ -1,26 +1,26 @@
-"""Texts in an ONNX file's metadata, read without a runtime for it."""
+"""Reads the metadata of an ONNX file without the packages onnx and onnxruntime."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Numbers of fields in onnx.proto: of ModelProto, and of StringStringEntryProto.
+#: Field numbers in onnx.proto: one of ModelProto, then two of StringStringEntryProto.
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
 
 
 def read_property(path: Path, name: str) -> str | None:
-    """One of the texts that an ONNX file keeps beside its graph, which is passed over.
+    """Returns the value of one entry of an ONNX file's metadata; the graph is skipped.
 
     Args:
-        path: of the file, a protobuf message.
-        name: of the property.
+        path: path of the file.
+        name: key of the entry.
 
     Returns:
-        None where the file has no such property.
+        The value; None if the file has no such entry.
 
     Raises:
-        ValueError: no protobuf message, or cut off.
+        ValueError: the file is truncated or is not a protobuf message.
     """
     for number, content in _fields(memoryview(path.read_bytes())):
         if number == METADATA_PROPS:
@@ -31,10 +31,10 @@ def read_property(path: Path, name: str) -> str | None:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The texts and messages in a protobuf message, by the numbers of their fields.
+    """Yields (field number, content) of the texts and messages in a protobuf message.
 
     Raises:
-        ValueError: no message, or cut off.
+        ValueError: the bytes are truncated or are not a protobuf message.
     """
     position = 0
     while position < len(message):
@@ -44,24 +44,24 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             _, position = _number(message, position)
             continue
         if kind not in (1, 2, 5):
-            raise ValueError("it is no protobuf message")
+            raise ValueError("it is not a protobuf message")
         size, position = _number(message, position) if kind == 2 else (8 if kind == 1 else 4, position)
         if position + size > len(message):
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
         if kind == 2:
             yield tag >> 3, message[position : position + size]
         position += size
 
 
 def _number(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of variable length, seven bits a byte, and the position after it."""
+    """Reads a protobuf varint, seven bits per byte; returns the number and the position after it."""
     value = shift = 0
     while shift < 64:
         if position >= len(message):
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
         byte = message[position]
         value |= (byte & 127) << shift
         position, shift = position + 1, shift + 7
         if byte < 128:
             return value, position
-    raise ValueError("it is no protobuf message")
+    raise ValueError("it is not a protobuf message")

@@ -1,8 +1,10 @@
-"""Converted networks kept in the user's cache: verified when read, replaced where damaged, the longest unused removed.
+"""A cache of converted networks in the user's cache folder.
 
-An entry is a folder whose name is a hash of everything that the network depends on. It holds the network and a record
-with the size and the SHA-256 of each file. Only what has such a record is ever removed. Networks are read into memory
-as a whole, so removing an entry disturbs no process that runs it.
+Entries are verified when they are read, and replaced if damaged. The least recently used entries are removed first.
+
+An entry is a folder whose name is a hash of everything that the network depends on. It contains the network and a
+record with the size and the SHA-256 of each file. Only folders with such a record, and empty ones, are ever removed.
+Networks are read into memory as a whole, so a process can still run a network whose entry was removed.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ LIMIT_VARIABLE = "ATROUS_CACHE_GB"
 DEFAULT_GB = 2.0
 #: The files of an entry, and the record of their sizes and hashes.
 XML, FILES, RECORD = "network.xml", ("network.xml", "network.bin"), "entry.json"
-#: Seconds after which an unfinished entry belongs to no running process.
+#: Seconds after which an unfinished entry is regarded as left by a killed process.
 ABANDONED_AFTER = 24 * 3600
 
 _ENTRY = re.compile(r"[0-9a-f]{24}")
@@ -41,7 +43,7 @@ _in_use: set[Path] = set()
 
 
 class CacheWarning(UserWarning):
-    """A kept network was damaged, or nothing can be kept."""
+    """Warns that a cached network was damaged, or that the cache cannot be written."""
 
 
 class DamagedEntry(Exception):
@@ -49,21 +51,21 @@ class DamagedEntry(Exception):
 
 
 def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any]) -> Any:
-    """A network from the cache, or a new one, which is then kept.
+    """Returns a network from the cache; if it has no valid entry, makes the network and stores it.
 
     Args:
-        core: OpenVINO's.
-        depends_on: everything that the network follows from; equal values share an entry.
+        core: OpenVINO's core.
+        depends_on: everything that determines the network; equal values share an entry.
         make: makes the network.
 
     Returns:
-        OpenVINO's graph.
+        The network as an OpenVINO graph.
 
     Raises:
-        AtrousError: the environment variable ATROUS_CACHE_GB holds no size.
+        AtrousError: the environment variable ATROUS_CACHE_GB is not a size.
 
     Warns:
-        CacheWarning: the entry was damaged and is replaced, or the network cannot be kept.
+        CacheWarning: the entry was damaged and is replaced, or the network cannot be stored.
     """
     limit = _limit_in_bytes()
     if not limit:
@@ -84,23 +86,23 @@ def read_or_make(core: Any, depends_on: Iterable[object], make: Callable[[], Any
         aside = _keep(core, graph, entry)
         _in_use.add(entry)
         _remove_beyond(entry.parent, limit)
-    except (OSError, RuntimeError) as error:  # OpenVINO raises the second where a disk is full
+    except (OSError, RuntimeError) as error:  # OpenVINO raises RuntimeError if the disk is full
         _warn_of_no_cache(error)
         return graph
     if damage:
-        left = f" What was there is now {aside}; remove it if nobody needs it." if aside else ""
+        left = f" The old files are now in {aside}; remove them if nobody needs them." if aside else ""
         _warn(f"the converted network in the cache could not be used ({damage}), so it was made again.{left}")
     return graph
 
 
 def cache_folder() -> Path:
-    """Where converted networks are kept: openvino in the system's folder for what programs keep for a user.
+    """Returns the folder of the cache: "openvino" in the user's cache folder of atrous.
 
-    That is $XDG_CACHE_HOME/atrous where this is set on any system, else ~/.cache/atrous on Linux,
-    ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on Windows.
+    That folder is $XDG_CACHE_HOME/atrous if the variable is set, on every system. Otherwise it is ~/.cache/atrous on
+    Linux, ~/Library/Caches/atrous on macOS and %LOCALAPPDATA%/atrous/Cache on Windows.
 
     Raises:
-        OSError: there is no home folder.
+        OSError: the user has no home folder.
     """
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():
@@ -119,15 +121,15 @@ def _limit_in_bytes() -> int:
     except (ValueError, OverflowError) as error:
         raise AtrousError(
             f"{LIMIT_VARIABLE} is '{given}'; give the GB that converted networks may take, such as {DEFAULT_GB:g}, or "
-            "0 to keep none."
+            "0 for no cache."
         ) from error
 
 
 def _warn_of_no_cache(error: Exception) -> None:
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     _warn(
-        f"the converted network could not be kept in the cache ({reason.rstrip('.')}): the next start converts it "
-        f"again. Set XDG_CACHE_HOME to a folder that can be written, or {LIMIT_VARIABLE}=0 to keep none."
+        f"the converted network could not be stored in the cache ({reason.rstrip('.')}): the next start converts it "
+        f"again. Set XDG_CACHE_HOME to a folder that can be written, or {LIMIT_VARIABLE}=0 for no cache."
     )
 
 
@@ -136,10 +138,10 @@ def _warn(sentence: str) -> None:
 
 
 def _read(core: Any, entry: Path) -> Any:
-    """The network of an entry whose files are as they were written.
+    """Returns the network of an entry after verifying its files.
 
     Raises:
-        DamagedEntry: they are not.
+        DamagedEntry: the files are not as they were written, or OpenVINO cannot read them.
     """
     _verify(entry)
     try:
@@ -147,14 +149,14 @@ def _read(core: Any, entry: Path) -> Any:
     except RuntimeError as error:
         raise DamagedEntry(f"OpenVINO cannot read {entry / XML}") from error
     _in_use.add(entry)
-    with suppress(OSError):  # a cache that others keep for us may not be written
+    with suppress(OSError):  # the cache may be read-only for this user
         os.utime(entry / RECORD)
     return graph
 
 
 def _verify(entry: Path) -> None:
     if entry.is_symlink() or not entry.is_dir():
-        raise DamagedEntry(f"{entry} is no folder")
+        raise DamagedEntry(f"{entry} is not a folder")
     record = _record_of(entry)
     if record is None:
         raise DamagedEntry(f"{entry / RECORD} is missing or damaged")
@@ -174,7 +176,7 @@ def _size_and_hash(path: Path) -> list[int | str]:
 
 
 def _record_of(entry: Path) -> dict[str, list[Any]] | None:
-    """Each file's size and SHA-256, as written with it; None where there is no such record of ours."""
+    """Returns each file's size and SHA-256 from an entry's record; None if it has no record of atrous."""
     path = entry / RECORD
     try:
         files = read_json(path)["files"] if is_our_json(path) else {}
@@ -184,10 +186,10 @@ def _record_of(entry: Path) -> dict[str, list[Any]] | None:
 
 
 def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
-    """Writes an entry, whole or not at all, in place of a damaged one; one that is whole by now stays.
+    """Writes an entry atomically and replaces a damaged one; an entry that is valid by now stays.
 
     Returns:
-        Where the damaged one is now, if it could not be proved to be ours.
+        The new path of the damaged entry, if it may contain files that atrous did not write; else None.
     """
     import openvino
 
@@ -196,11 +198,11 @@ def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
     part.mkdir()
     try:
         openvino.save_model(graph, part / XML, compress_to_fp16=False)
-        core.read_model(part / XML)  # not every full disk makes the writing fail
+        core.read_model(part / XML)  # on a full disk, writing does not always fail
         record = {JSON_KEY: MARK, "files": {name: _size_and_hash(part / name) for name in FILES}}
         (part / RECORD).write_text(json.dumps(record), encoding="utf-8")
         try:
-            _verify(entry)  # another process may have kept it meanwhile
+            _verify(entry)  # another process may have stored the same network meanwhile
             return None
         except DamagedEntry:
             aside = _set_aside(entry) if os.path.lexists(entry) else None
@@ -208,14 +210,18 @@ def _keep(core: Any, graph: Any, entry: Path) -> Path | None:
             part.rename(entry)
         except OSError:
             if not entry.is_dir():
-                raise  # else another process has kept it just now
+                raise  # if it is a folder, another process has just stored the entry
         return aside
     finally:
         _remove_files(part)
 
 
 def _set_aside(entry: Path) -> Path | None:
-    """Renames what is in an entry's place, and removes it if it is an entry; returns its new name if it is not."""
+    """Renames what exists at an entry's path, and removes it if it is an entry.
+
+    Returns:
+        The new path if something remains there; else None.
+    """
     removable = _is_removable(entry)
     aside = _name_beside(entry, f".{entry.name}", SUFFIX) if removable else _name_beside(entry, entry.name, ".damaged")
     entry.rename(aside)
@@ -225,7 +231,7 @@ def _set_aside(entry: Path) -> Path | None:
 
 
 def _is_removable(entry: Path) -> bool:
-    """Whether a folder is an entry by its record and holds nothing but an entry's files, or is empty."""
+    """Returns whether a folder may be removed: it is empty, or it has an entry's record and only an entry's files."""
     if entry.is_symlink() or not entry.is_dir():
         return False
     try:
@@ -244,7 +250,7 @@ def _name_beside(entry: Path, start: str, end: str) -> Path:
 
 
 def _remove_files(folder: Path) -> None:
-    """Removes the files of an entry, and the folder if it is then empty; what cannot be removed stays."""
+    """Removes the files of an entry, and the folder if it is then empty; files that cannot be removed stay."""
     for name in (*FILES, RECORD):
         with suppress(OSError):
             (folder / name).unlink()
@@ -267,7 +273,7 @@ def _remove_beyond(root: Path, limit: int) -> None:
 
 
 def _removable_entries(root: Path) -> Iterator[tuple[int, int, Path]]:
-    """When each was last used, its bytes, and its folder."""
+    """Yields (time of last use in ns, size in bytes, folder) of each entry that may be removed."""
     for entry in root.iterdir():
         if _ENTRY.fullmatch(entry.name) and _is_removable(entry):
             with suppress(OSError):  # another process removes it
@@ -276,7 +282,7 @@ def _removable_entries(root: Path) -> Iterator[tuple[int, int, Path]]:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Removes what killed processes left unfinished."""
+    """Removes unfinished entries of killed processes."""
     for part in root.iterdir():
         with suppress(OSError):
             old = time.time() - part.stat().st_mtime > ABANDONED_AFTER

@@ -1,4 +1,4 @@
-"""The process's one OpenVINO core, and networks that any number of threads run."""
+"""The OpenVINO core of the process, and compiled networks that any number of threads can run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 
 from atrous.fork_safety import ForkLock, leave_to_parent
 
-#: Kernels that are kept ready, of layers at the sizes that were seen. By default 5000 are: a process that sees pictures
-#: of ever new sizes grows by half a gigabyte and more. So it stays smaller; where sizes come again nothing is slower
-#: (docs/serving.md).
+#: Number of compiled kernels in OpenVINO's cache, one per layer and picture size. At the default of 5000, the memory of
+#: a process that gets pictures of many sizes grows by half a gigabyte and more. Pictures of repeated sizes run as fast
+#: with 1000 (docs/serving.md).
 KERNELS_KEPT = "1000"
-#: Number of idle requests that a network keeps; each holds the memory of the largest picture that it ran.
+#: Number of idle requests that a network keeps; each keeps memory for the largest picture that it ran.
 REQUESTS_KEPT = 2
 #: Ratio of picture sizes from which the memory of the larger picture is released before the smaller one runs. Views at
 #: the scales 0.5 and 2 differ by 16 and keep it.
 MUCH_LARGER = 20
 #: Number of input values (H·W·C) from which a picture's memory is worth releasing.
 RELEASED_FROM = 3 * 2**20
-#: In a forked child, where a thread that is not there was in the middle of a picture.
+#: Message in a forked child if another thread of the parent was running the network at the fork.
 LOST = (
     "another thread was running this model when the process forked, so this child cannot use it: open the Segmenter in "
     "the child, or start processes by multiprocessing's method spawn."
@@ -31,11 +31,12 @@ LOST = (
 
 @lru_cache(maxsize=1)
 def openvino_core() -> Any:
-    """The core that every network of this process is read and compiled with.
+    """Returns the core that reads and compiles every network of this process.
 
-    One for all, and never let go: each core's CPU plugin lends the main thread a stack for its signal handlers and
-    takes it back at its end, so that of two that end in the order they began, the second leaves the thread a stack
-    that is freed, and the next Ctrl-C a crash. It also spares loading the plugin again (0.1 s).
+    There is one core, and it is never released. The CPU plugin of each core installs a stack for the main thread's
+    signal handlers, and restores the previous stack when the core ends. If two cores end in the order in which they
+    began, the second restores a stack that is already freed, and the next Ctrl-C crashes the process. One core also
+    saves loading the plugin again (0.1 s).
 
     Raises:
         ImportError: OpenVINO is not installed.
@@ -43,21 +44,21 @@ def openvino_core() -> Any:
     import openvino
 
     core = openvino.Core()
-    # Files are read, not mapped: one that is overwritten in place while it runs would change masks or end the process.
+    # Files are read, not memory-mapped: overwriting a mapped file would change masks or end the process.
     core.set_property({"ENABLE_MMAP": False})
     leave_to_parent(core)
     return core
 
 
 class CompiledNetwork:
-    """A compiled network that any number of threads run.
+    """A compiled network that any number of threads can run.
 
-    It computes one picture after another, each with all cores. A result lies in the memory of the request that made it,
-    so a request is not used again before its result has been read; where another is being read, there is another
-    request. One thread alone always uses the same one.
+    It computes one picture after another, each with all cores. A result is in the memory of the request that computed
+    it, so a request is not used again before its result has been read. Meanwhile, other threads get other requests. A
+    single thread always uses the same request.
 
     Args:
-        compiled: of OpenVINO.
+        compiled: compiled model of OpenVINO.
     """
 
     def __init__(self, compiled: Any) -> None:
@@ -72,13 +73,13 @@ class CompiledNetwork:
         """Runs the network.
 
         Args:
-            inputs: in the network's order, not copied.
+            inputs: arrays in the order of the network's inputs; they are not copied.
 
         Yields:
             The request, whose outputs are valid until the block ends.
 
         Raises:
-            AtrousError: in a forked child, where another thread of the parent was running the network.
+            AtrousError: this is a forked child, and another thread of the parent was running the network at the fork.
         """
         with self._computing:
             self._release_before(inputs[0].size)

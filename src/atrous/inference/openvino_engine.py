@@ -1,4 +1,7 @@
-"""Runs a network in OpenVINO, the fastest on CPUs; what a file became is kept, so torch is loaded only once."""
+"""Runs a network in OpenVINO, the fastest engine on CPUs.
+
+The converted network of a model file is cached, so only the first start loads torch.
+"""
 
 from __future__ import annotations
 
@@ -23,48 +26,50 @@ if TYPE_CHECKING:
     from atrous.models import SegmentationModel
     from atrous.models.info import Info
 
-#: Sizes at which a converted network must answer as the original does, the second unlike the first in every way.
+#: H×W at which the outputs of a converted network are compared with those of the original network. The two sizes
+#: differ in height, width and orientation, to find sizes that tracing took for constants.
 CHECKED_SIZES = ((133, 158), (96, 67))
-#: The largest difference of a logit there, in units of the largest logit.
+#: Largest accepted difference of a logit, as a share of the largest logit.
 TOLERANCE = 1e-3
-#: Our precision → OpenVINO's.
+#: Precisions of atrous → names in OpenVINO.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-#: Pixels from which on the network is made for a picture's own size: it then plans its memory, and takes half as much.
+#: Number of pixels from which the network is compiled for the picture's own size; it then takes half the memory.
 LARGE = 2**20
-#: Raised when `convert` makes another graph, so that what older versions kept is not taken.
+#: Version of the graphs in the cache; raise it when `convert` makes other graphs, so that old entries are not used.
 KEPT_FORMAT = 5
-#: The module whose mean is over the whole picture, as OpenVINO's tracer names what it makes of it.
+#: End of the name that OpenVINO's tracer gives to the mean over the whole map in image pooling.
 GLOBAL_MEAN = ".mean/aten::mean/ReduceMean"
 
 
-#: Torch's tracer fails where two threads trace; and of two that open one file, the second finds what the first kept.
+#: Held while a network is converted: torch's tracer fails if two threads trace at once. If two threads open one file,
+#: the second finds the first one's conversion in the cache.
 _converting = ForkLock()
 
 
 class OneSize(NamedTuple):
-    """A network made for pictures of one shape, H×W×C; for all others where the shape is ()."""
+    """A network compiled for pictures of one shape, H×W×C; the shape () means a network for all shapes."""
 
     shape: tuple[int, ...]
     network: CompiledNetwork
 
 
 class OpenVinoEngine:
-    """A network in OpenVINO, at any size of picture, for any number of threads.
+    """A network in OpenVINO, for pictures of any size and any number of threads.
 
     Args:
-        model: a model file's path, whose conversion is kept; or a module, converted each time.
-        info: of the model.
-        precision: auto takes bfloat16 where the processor computes in it; float32; bfloat16.
-        reason: why this engine.
-        output_stride: of a model file's network; None for its own.
+        model: path of a model file, whose conversion is cached; or a module, which is converted each time.
+        info: the model's metadata.
+        precision: float32, bfloat16 or auto: bfloat16 if the processor computes in it, else float32.
+        reason: reason for the choice of this engine.
+        output_stride: output stride of a model file's network; None for that of the file.
 
     Attributes:
-        engine: what this is.
-        pools: whether the network adds what it sees of the whole picture to each pixel, by image pooling.
-        stacks: False, as several pictures are no faster together on a processor.
+        engine: engine, device, precision and reason.
+        pools: whether the network has image pooling, which adds features of the whole picture to each pixel.
+        stacks: False, because on a CPU several pictures are not faster in one batch.
 
     Raises:
-        AtrousError: unknown precision, or a network that OpenVINO does not run as torch does.
+        AtrousError: the precision is unknown, or OpenVINO does not run the network as torch does.
     """
 
     stacks = False
@@ -98,20 +103,20 @@ class OpenVinoEngine:
         self.engine = Engine("openvino", "cpu", precision, reason)
 
     def check_scores(self) -> None:
-        """Every converted network gives scores."""
+        """Does nothing: every converted network gives scores."""
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
         Args:
-            image: a picture, or a part of one.
-            pooled: mean of the whole picture's `features`, in place of this part's.
+            image: picture or tile.
+            pooled: mean of the whole picture's `features`, used instead of the tile's; None for the latter.
         """
         with self._run(image, pooled) as scores:
             return scores.copy()
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
+        """H×W×C raw values → h×w×C' float32 features, of which image pooling takes the mean."""
         with self._compiling:
             self._upto_mean = network = self._upto_mean or self._compile(*_upto_mean(self._graph))
         with network.run([_batch(image)]) as request:
@@ -128,7 +133,7 @@ class OpenVinoEngine:
 
     @contextmanager
     def _run(self, image: np.ndarray, pooled: np.ndarray | None) -> Iterator[np.ndarray]:
-        """The scores in the runtime's own memory, until the block ends."""
+        """Yields the scores; they are in the runtime's own memory and valid until the block ends."""
         given = [_batch(image)]
         self._release_before(image.size)
         if pooled is None:
@@ -145,7 +150,7 @@ class OpenVinoEngine:
                     raise
                 raise AtrousError(
                     f"OpenVINO cannot run this network on a picture of {image.shape[0]}×{image.shape[1]} px; the "
-                    "engine torch can."
+                    "engine torch can run it."
                 ) from error
             yield request.get_output_tensor(0).data[0]
 
@@ -160,9 +165,10 @@ class OpenVinoEngine:
                 network.release_before(values)
 
     def _network_for(self, shape: tuple[int, ...]) -> CompiledNetwork:
-        """What runs the network: for large pictures of one size what was made for it, until one has another.
+        """Returns the compiled network for a picture of this shape.
 
-        Making it takes as long as a picture of two megapixels, so it is made once.
+        Large pictures get a network compiled for their size, until a large picture has another size. From then on all
+        get the network for any size. Compiling takes as long as a picture of two megapixels, so it is done only once.
         """
         if shape[0] * shape[1] < LARGE:
             return self._any_size
@@ -177,10 +183,10 @@ class OpenVinoEngine:
             return self._one_size.network
 
     def _compile(self, outputs: list[Any], inputs: list[Any]) -> CompiledNetwork:
-        """A part of the network, ready to run; the others are made from the same graph, which it leaves as it is."""
+        """Compiles the part of the graph between inputs and outputs; the graph itself is not changed."""
         import openvino
 
-        make: Any = openvino.Model  # its stubs know another signature
+        make: Any = openvino.Model  # the type stubs have another signature
         return CompiledNetwork(openvino_core().compile_model(make(outputs, inputs), "CPU", self._hints))
 
 
@@ -189,17 +195,17 @@ def _batch(image: np.ndarray) -> np.ndarray:
 
 
 def _global_mean(graph: Any) -> Any:
-    """The node that takes the mean over the whole map, or None."""
+    """Returns the node that takes the mean over the whole map; None if the graph has none."""
     return next((node for node in graph.get_ops() if node.get_friendly_name().endswith(GLOBAL_MEAN)), None)
 
 
 def _upto_mean(graph: Any) -> tuple[list[Any], list[Any]]:
-    """Outputs and inputs of the network up to what image pooling takes the mean of."""
+    """Returns the outputs and inputs of the part of the network before the mean of image pooling."""
     return [_global_mean(graph).input_value(0)], graph.get_parameters()
 
 
 def _after_mean(graph: Any) -> tuple[list[Any], list[Any]]:
-    """Outputs and inputs of the whole network with that mean as a second input."""
+    """Returns the outputs and inputs of the whole network, with the mean of image pooling as a second input."""
     from openvino import opset13
 
     copied = graph.clone()
@@ -211,16 +217,16 @@ def _after_mean(graph: Any) -> tuple[list[Any], list[Any]]:
 
 
 def read_or_convert(core: Any, path: Path, output_stride: int | None = None) -> Any:
-    """The converted network of a model file, from the user's cache where it is there.
+    """Returns the converted network of a model file, from the user's cache if possible.
 
     Args:
-        core: OpenVINO's.
-        path: of the model file.
+        core: OpenVINO's core.
+        path: path of the model file.
         output_stride: see `model_file.load`.
 
     Raises:
-        AtrousError: not a model file, or an output stride that it cannot have.
-        NotConvertible: the graph does not answer as the module does.
+        AtrousError: the file is not a model file, or does not support the output stride.
+        NotConvertible: the graph's outputs differ from those of the module.
     """
     import openvino
 
@@ -233,10 +239,10 @@ def read_or_convert(core: Any, path: Path, output_stride: int | None = None) -> 
 
 
 def convert(model: SegmentationModel) -> Any:
-    """A module as OpenVINO's graph: 1×H×W×C raw values → 1×h×w×K float32 logits, any H and W.
+    """Converts a module to an OpenVINO graph: 1×H×W×C raw values → 1×h×w×K float32 logits, for any H and W.
 
     Raises:
-        NotConvertible: the graph does not answer as the module does.
+        NotConvertible: OpenVINO cannot convert the module, or the graph's outputs differ from those of the module.
     """
     import openvino
     import torch
@@ -250,7 +256,7 @@ def convert(model: SegmentationModel) -> Any:
     example = _smooth(channels, CHECKED_SIZES[0]).to(dtype)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on what tracing may take for constants; `_check` finds out
+            warnings.simplefilter("ignore")  # about values that tracing may take for constants; `_check` tests this
             graph = openvino.convert_model(
                 pipeline, example_input=example, input=[openvino.PartialShape([1, channels, -1, -1])]
             )
@@ -267,7 +273,7 @@ def convert(model: SegmentationModel) -> Any:
 
 
 def _check(graph: Any, pipeline: Any, channels: int, dtype: Any) -> None:
-    """Runs both: a size that tracing took for a constant shows at another size."""
+    """Compares the outputs of graph and module at two sizes, because tracing may take a size for a constant."""
     import torch
 
     compiled = openvino_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -278,11 +284,13 @@ def _check(graph: Any, pipeline: Any, channels: int, dtype: Any) -> None:
         found = compiled([picture.permute(0, 2, 3, 1).numpy()])[0][0]
         same = found.shape == expected.shape
         if not same or np.abs(found - expected).max() > TOLERANCE * max(np.abs(expected).max(), 1e-6):
-            raise NotConvertible(f"OpenVINO does not run this network as torch does, at {size[0]}×{size[1]}.")
+            raise NotConvertible(
+                f"OpenVINO gives other scores for this network than torch, on a picture of {size[0]}×{size[1]} px."
+            )
 
 
 def _smooth(channels: int, size: tuple[int, int]) -> Any:
-    """A picture of waves, 1×C×H×W within 0–255: noise would leave most of a network's paths unused."""
+    """Returns a 1×C×H×W picture of waves with values 0–255; noise would leave most of a network's paths unused."""
     import torch
 
     rows, columns = (torch.linspace(0, 1, side) for side in size)

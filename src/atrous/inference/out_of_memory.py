@@ -6,7 +6,7 @@ import threading
 
 
 class TileLimits:
-    """The largest tile size of one loaded network, known after memory ran out; safe to use from several threads."""
+    """The largest tile sizes to use with one loaded network after memory ran out; several threads may use it."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
@@ -24,7 +24,7 @@ class TileLimits:
             self._tiles[scale, crf] = min(tile, self._tiles.get((scale, crf), tile))
 
     def tile(self, scale: float, crf: bool) -> int | None:
-        """The largest tile size to use, in pixels; None if memory never ran out.
+        """Returns the largest tile size to use, in pixels; None if memory never ran out.
 
         A size that ran out of memory at one scale also counts for larger scales, and one without a CRF also counts with
         a CRF.

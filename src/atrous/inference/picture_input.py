@@ -1,4 +1,4 @@
-"""Selects the channels of a picture that a model takes, and finds the pixels that hold data."""
+"""Selects the channels of a picture that a model takes, and finds the pixels that have data."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Found:
 
     Attributes:
         shown: H×W×C picture with all its bands, for display.
-        image: H×W×C picture; from a file it has only the channels that the model takes; 0 where there is no data.
-        valid: H×W booleans, False where there is no data; None for data everywhere.
+        image: H×W×C picture; from a file it has only the channels that the model takes. It is 0 where data are missing.
+        valid: H×W booleans, False where data are missing; None for data everywhere.
         name: name of the file in messages; "" for no name.
     """
 
@@ -62,14 +62,14 @@ def found_in(stored: StoredPixels, one: Input, name: str = "") -> Found:
 
 
 def found_together(parts: Sequence[Found], inputs: Sequence[Input]) -> Found:
-    """What a model takes of a scene; of several inputs joined, each in the range that the model was trained on.
+    """Joins the inputs of a scene into one picture, each in the value range that the model was trained on.
 
     Args:
-        parts: one per input.
-        inputs: of the model, in the same order.
+        parts: one picture per input.
+        inputs: inputs of the model, in the same order.
 
     Raises:
-        AtrousError: the inputs differ in size, or one in its type of values from the training.
+        AtrousError: the inputs differ in size, or the dtype of an input differs from that of the training.
     """
     if len(parts) == 1:
         return parts[0]
@@ -97,16 +97,16 @@ def parts_of(scene: Any, inputs: Sequence[Input]) -> list[Any]:
         if name not in names:
             raise unknown_name("input of this model", name, names)
     if missing := [name for name in names if name not in parts]:
-        raise AtrousError(f"the model takes {' and '.join(names)}, and there is no {' and no '.join(missing)}.")
+        raise AtrousError(f"the model takes {' and '.join(names)}, but the scene has no {' and no '.join(missing)}.")
     return [parts[name] for name in names]
 
 
 def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocessing) -> Iterator[Note]:
-    """What a model does not read of files, or what may mean different things in them.
+    """Yields notes on content of files that the model does not read, or that differs between the files.
 
     Args:
-        kinds: what the headers of the files say.
-        preprocessing: of the model.
+        kinds: kind of each picture, from the headers of the files.
+        preprocessing: preprocessing of the model.
     """
     if len(kinds) == 1:
         for path, kind in kinds.items():
@@ -116,24 +116,24 @@ def doubts_of_files(kinds: Mapping[Path, PictureKind], preprocessing: Preprocess
 
 
 def doubts_of_file(name: str | Path, kind: PictureKind, preprocessing: Preprocessing) -> Iterator[Note]:
-    """The same of one file.
+    """As `doubts_of_files`, for one file, with its name before each note.
 
     Args:
-        name: of the picture, for the sentences.
-        kind: what its header says.
-        preprocessing: of the model.
+        name: name of the picture in the notes.
+        kind: kind of the picture, from its header.
+        preprocessing: preprocessing of the model.
     """
     for note in notes_on({Path(name): kind}, preprocessing.image.channels, preprocessing.image.pages):
         yield note._replace(message=f"{name}: {note.message}")
 
 
 def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessing) -> Iterator[Note]:
-    """What a model does not read of a picture, and an alpha band that looks like a channel.
+    """As `doubts_of_file`, for pixels that were read, with a note on an alpha band that looks like a channel.
 
     Args:
-        name: of the picture, for the sentences.
-        pixels: as read.
-        preprocessing: of the model.
+        name: name of the picture in the notes.
+        pixels: pixels as read.
+        preprocessing: preprocessing of the model.
     """
     yield from doubts_of_file(name, pixels.kind, preprocessing)
     if preprocessing.image.channels != pixels.values.shape[2] and pixels.alpha_may_be_a_channel:
@@ -141,26 +141,27 @@ def doubts_of(name: str | Path, pixels: StoredPixels, preprocessing: Preprocessi
 
 
 def doubt_of_alpha(name: str | Path) -> Note:
-    """The warning for a picture whose alpha band has many values between zero and full.
+    """Returns the note on a picture whose alpha band has many values between zero and full.
 
     Args:
         name: name of the picture.
     """
     return Note(
         "doubtful_alpha",
-        f"{name}: its last band is marked as alpha and holds many values between zero and full, as near infrared would "
-        "(GDAL marks the fourth of four bands of uint8 so by default). It is read as alpha: it is no channel, and "
-        "there is no data where it is 0. To take it as a channel, train a model with model.in_channels of all bands.",
+        f"{name}: its last band is marked as alpha but has many values between zero and full, as near infrared would "
+        "(GDAL marks the fourth of four uint8 bands as alpha by default). It is read as alpha: it is not a channel, "
+        "and pixels where it is 0 have no data. To use it as a channel, train a model whose model.in_channels is the "
+        "number of all bands.",
         (Path(name),),
     )
 
 
 def found_in_array(values: np.ndarray, one: Input) -> Found:
-    """What a model takes of an H×W×C array; pixels in which a value is NaN or infinite hold no data.
+    """Prepares an H×W×C array for an input of a model; pixels with a NaN or infinite value count as without data.
 
     Args:
-        values: of uint8, uint16 or float32.
-        one: the input that it is given for.
+        values: array of uint8, uint16 or float32.
+        one: input of the model for the array.
     """
     found = _with_finite(values)
     image, valid, _ = as_input(Pixels(found.image, found.valid), one)
@@ -175,14 +176,14 @@ def _with_finite(values: np.ndarray) -> Found:
 
 
 def with_valid(found: Found, valid: np.ndarray) -> Found:
-    """What was read, without data where the caller says that there is none.
+    """Returns a copy of a picture in which the pixels with a False `valid` also count as without data.
 
     Args:
-        found: the picture.
-        valid: H×W booleans, False where there is no data.
+        found: picture that was read.
+        valid: H×W booleans, False where data are missing.
 
     Raises:
-        AtrousError: `valid` is no array of booleans of the picture's size.
+        AtrousError: `valid` is not an array of booleans of the picture's size.
     """
     check_valid(valid, found.image.shape[:2])
     return replace(found, valid=valid if found.valid is None else valid & found.valid)
@@ -215,7 +216,7 @@ class PreparedSource:
 
     @property
     def geometry(self) -> Any:
-        """Where it lies."""
+        """The position on Earth, as of the source."""
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:
@@ -236,11 +237,14 @@ def in_axes(picture: Any, axes: str) -> Any:
         axes: order of the axes: the letters H, W and C, or only H and W.
 
     Raises:
-        AtrousError: other letters, no array or tensor, or one of another number of axes.
+        AtrousError: `axes` has other letters, or the picture is not an array or tensor with that number of axes.
     """
     order = axes.upper()
     if sorted(order) not in (["H", "W"], ["C", "H", "W"]):
-        raise AtrousError(f"axes are the letters C, H and W in their order, or H and W, such as 'CHW', got {axes!r}.")
+        raise AtrousError(
+            f"axes must be the letters C, H and W, or H and W, in the order of the picture's axes, such as 'CHW'; "
+            f"got {axes!r}."
+        )
     if isinstance(picture, list | tuple):
         return [in_axes(one, axes) for one in picture]
     if isinstance(picture, Iterator):
@@ -250,48 +254,49 @@ def in_axes(picture: Any, axes: str) -> Any:
     if callable(attribute_of(picture, "detach")):
         picture = _array_of(picture)
     if not isinstance(picture, np.ndarray):
-        raise AtrousError(f"axes are those of arrays and tensors, got {shown(picture)}.")
+        raise AtrousError(f"axes are only for arrays and tensors, got {shown(picture)}.")
     if picture.ndim != len(order):
         batch = " Give each picture of a batch by itself." if picture.ndim == len(order) + 1 else ""
-        raise AtrousError(f"axes={axes!r} are {len(order)}, and the picture has the shape {picture.shape}.{batch}")
+        raise AtrousError(f"axes={axes!r} names {len(order)} axes, but the picture has shape {picture.shape}.{batch}")
     return picture.transpose([order.index(letter) for letter in "HWC" if letter in order])
 
 
 def _array_of(tensor: Any) -> np.ndarray:
-    """A tensor as an array of its own type, of 16-bit floats as float32."""
+    """Converts a tensor to an array of the same type; 16-bit floats become float32."""
     try:
         tensor = tensor.detach().cpu()
         return (tensor.float() if str(tensor.dtype) in ("torch.bfloat16", "torch.float16") else tensor).numpy()
-    except Exception as error:  # of a sparse or quantised tensor, one without data, or an object like a tensor
-        raise AtrousError(f"a tensor of plain numbers is wanted, got {shown(tensor)}.") from error
+    except Exception as error:  # a sparse or quantised tensor, a tensor without data, or an object like a tensor
+        raise AtrousError(f"give a dense tensor of plain numbers, got {shown(tensor)}.") from error
 
 
 def as_array(picture: Any) -> np.ndarray:
-    """A path, PIL image or array as H×W×C uint8, uint16 or float32.
+    """Converts a path, PIL image or array to an H×W×C array of uint8, uint16 or float32.
 
     Raises:
-        AtrousError: another type, or an array of another shape or dtype.
+        AtrousError: the picture has another type, or is an array of another shape or dtype.
     """
     if isinstance(picture, str | Path):
         return read_picture(picture)
     if isinstance(picture, Image.Image):
         picture = pixels_of_picture(picture).values
     if not isinstance(picture, np.ndarray):
-        hint = ': say what its axes are, segmenter(tensor, axes="CHW")' if type(picture).__name__ == "Tensor" else ""
+        hint = ': give the order of the axes, as in segmenter(tensor, axes="CHW")'
+        hint = hint if type(picture).__name__ == "Tensor" else ""
         raise AtrousError(f"a picture is a path, a PIL image or an array, got {type(picture).__name__}{hint}.")
     if isinstance(picture, np.ma.MaskedArray):
-        raise AtrousError("a masked array is not read: give array.data, and valid=~mask where pixels hold no data.")
+        raise AtrousError("a masked array is not read: give array.data and, for pixels without data, valid=~mask.")
     picture = np.asarray(picture, picture.dtype.newbyteorder("="))
     if picture.ndim == 2:
         picture = picture[..., None]
     if picture.dtype == np.float64:
-        with np.errstate(over="ignore"):  # infinity holds no data
+        with np.errstate(over="ignore"):  # values that become infinite count as without data
             picture = picture.astype(np.float32)
     if picture.ndim != 3 or picture.dtype not in (np.uint8, np.uint16, np.float32) or 0 in picture.shape:
         raise AtrousError(
             f"a picture is H×W or H×W×C of uint8, uint16 or float32, got {picture.shape} of {picture.dtype}."
         )
     try:
-        return np.ascontiguousarray(picture)  # reversed and other views, which torch and OpenCV do not take
+        return np.ascontiguousarray(picture)  # torch and OpenCV do not accept reversed and some other views
     except MemoryError as error:
         raise TooLarge(f"a picture of {picture.shape} takes more memory than there is.") from error

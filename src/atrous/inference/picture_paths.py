@@ -1,4 +1,4 @@
-"""The pictures that files, folders and glob patterns name, and what is said of those that are passed over."""
+"""Finds the pictures that paths, folders, glob patterns and URLs name; notes on the console list skipped files."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from atrous.overwrite_checks import is_our_picture
 from atrous.paths import Place, shown_place
 from atrous.software_tag import is_marked
 
-#: Subfolders with pictures that are named, because they are not searched.
+#: Largest number of subfolders that the note on subfolders names.
 SUBFOLDERS = 4
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Files, the pictures in folders and what glob patterns match, each once, in order.
+    """Returns the given files, the pictures in folders and the files that glob patterns match, each once, in order.
 
-    In a folder, pictures that atrous wrote are passed over, even those that somebody changed afterwards: masks may lie
-    beside the pictures. Subfolders are not searched; those that hold pictures are named.
+    In a folder, pictures that atrous wrote are skipped, because masks may lie beside the pictures. This holds also for
+    masks that were edited later. Subfolders are not searched; a note names those with pictures.
 
     Args:
         paths: files, folders and glob patterns.
 
     Raises:
-        AtrousError: a path that is nothing, or no picture in the end.
+        AtrousError: a path does not exist and matches nothing, or there are no pictures at all.
     """
     return [place for place in find_places([Path(path) for path in paths]) if isinstance(place, Path)]
 
 
 def find_places(places: Sequence[Place]) -> list[Place]:
-    """The same, also of URLs of files, folders and patterns; `file://` URLs are paths.
+    """As `find_pictures`, also for URLs of files, folders and patterns; `file://` URLs are treated as paths.
 
     Args:
         places: paths and URLs.
 
     Raises:
-        AtrousError: a place that is nothing or cannot be listed, or no picture in the end.
+        AtrousError: a path or URL matches nothing or cannot be listed, or there are no pictures at all.
     """
     given = [place if (path := local_path(place)) is None else path for place in places]
     listings = {place: listing_of(place) for place in given if isinstance(place, str)}
@@ -57,7 +57,9 @@ def find_places(places: Sequence[Place]) -> list[Place]:
     below = _pictures_below([place for place in given if isinstance(place, Path)], listings)
     if not found:
         known = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise AtrousError(f"no pictures in {', '.join(map(shown_place, given))}; known are {known}. {below}".rstrip())
+        raise AtrousError(
+            f"no pictures in {', '.join(map(shown_place, given))}; known suffixes are {known}. {below}".rstrip()
+        )
     if below:
         note(below)
     spelt: dict[Place, Place] = {}
@@ -67,10 +69,10 @@ def find_places(places: Sequence[Place]) -> list[Place]:
 
 
 def _at_path(path: Path) -> list[Path]:
-    """The pictures of a path.
+    """Returns the pictures at a path: a file, a folder or a pattern.
 
     Raises:
-        AtrousError: it is nothing.
+        AtrousError: the path does not exist and matches nothing.
     """
     if path.is_dir():
         return _in_folder(path)
@@ -83,7 +85,7 @@ def _at_path(path: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder; says which files are passed over."""
+    """Returns the pictures in a folder; prints which files are skipped."""
     candidates = sorted(file for file in folder.iterdir() if _is_picture(file))
     marked = {file: is_our_picture(file) for file in candidates if is_marked(file)}
     _say_passed_over(folder, [file.name for file, as_written in marked.items() if not as_written], len(marked))
@@ -93,10 +95,10 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _listed(url: str, listing: Listing) -> list[str]:
-    """The pictures of a URL; of a folder, says which files are passed over.
+    """Returns the pictures at a URL; for a folder, prints which files are skipped.
 
     Raises:
-        AtrousError: a pattern that nothing matches.
+        AtrousError: the URL is a pattern that matches nothing.
     """
     if not listing.is_folder:
         if not listing.pictures:
@@ -109,20 +111,23 @@ def _listed(url: str, listing: Listing) -> list[str]:
 
 
 def _say_passed_over(folder: Place, changed: Sequence[str], marked: int) -> None:
-    """Says how many pictures of a folder atrous wrote, and which of them were changed afterwards."""
+    """Prints how many pictures of a folder atrous wrote, and how many of these were changed afterwards."""
     name = shown_place(folder)
     if marked > len(changed):
-        note(f"{counted(marked - len(changed), 'picture')} in {name} passed over: written by atrous")
+        note(f"{counted(marked - len(changed), 'picture')} in {name} skipped: written by atrous")
     if changed:
         shown = changed[0] if len(changed) == 1 else f"{changed[0]}, …"
         note(
-            f"{counted(len(changed), 'picture')} in {name} passed over: written by atrous and changed afterwards, so "
-            f"probably corrected masks ({shown}); to segment one, give it by its name"
+            f"{counted(len(changed), 'picture')} in {name} skipped: written by atrous and changed afterwards, so "
+            f"probably corrected masks ({shown}); to segment such a file, give its path instead of the folder"
         )
 
 
 def _pictures_below(folders: Sequence[Path], listings: dict[str, Listing]) -> str:
-    """A sentence that names the subfolders which are not given, or "": those with pictures, and all those at URLs."""
+    """Returns a sentence with the subfolders that are not searched, "" for none.
+
+    On this machine it names subfolders with pictures; at URLs it names all subfolders.
+    """
     folders = [path for path in folders if path.is_dir()]
     known = {folder.resolve() for folder in folders}
     found = (one for folder in folders for one in folders_with_pictures(folder, _is_to_predict))
@@ -132,7 +137,7 @@ def _pictures_below(folders: Sequence[Path], listings: dict[str, Listing]) -> st
     if not named:
         return ""
     more = " …" if len(named) > SUBFOLDERS else ""
-    return f"Subfolders are not searched; give those that are meant: {', '.join(named[:SUBFOLDERS])}{more}."
+    return f"Subfolders are not searched; to include one, give its path: {', '.join(named[:SUBFOLDERS])}{more}."
 
 
 def _not_given(folders: Iterable[str], given: Collection[str]) -> list[str]:

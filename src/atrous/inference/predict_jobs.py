@@ -1,4 +1,4 @@
-"""Many pictures as jobs: planned once, done by any number of workers, summed up from what each of them recorded.
+"""Segments many pictures as jobs: `plan` lists them, any number of workers do them, `summarise` sums up the records.
 
 spec = ModelSpec("model.safetensors")
 jobs = plan([Path("photos")], Path("masks"), spec)
@@ -45,26 +45,26 @@ from atrous.models.info import Info
 from atrous.overwrite_checks import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
 from atrous.paths import Place, shown_place
 
-#: What is read window by window.
+#: Sources that are read window by window.
 Windows = GeoTiffSource | JoinedSource | StandardisedSource
-#: Classes that a summary names.
+#: Largest number of classes that a summary names.
 MOST_SHOWN = 8
-#: Note on GeoTIFFs without rasterio; {} is their number.
+#: Note on GeoTIFFs if rasterio is not installed; {} is their number.
 NO_COORDINATES = "no coordinates in the masks of {} without rasterio: pip install 'atrous[geo]'"
 
 
 @checked_fields
 @dataclass(frozen=True)
 class Job:
-    """One picture to segment, and how its mask is written.
+    """One picture to segment, and the options for writing its mask.
 
     Args:
         picture: path or URL of the picture.
         target: path or URL of the mask; its folder is created.
-        windowed: whether to read and write window by window, as a GeoTIFF with coordinates; None for a TIFF or JPEG
-            2000 at a URL, where the worker decides after fetching it.
-        raw: whether to write the values of the training masks instead of class indices with a palette.
-        overlay: whether to also write the picture under the mask's colours; not for windowed pictures.
+        windowed: True to read the picture and write a GeoTIFF window by window, as for pictures with coordinates; None
+            for a TIFF or JPEG 2000 at a URL, for which the worker decides after fetching it.
+        raw: True to write the values of the training masks instead of class indices with a palette.
+        overlay: True to also write the picture with the mask's colours over it; not for windowed pictures.
         more: files of the scene's further inputs, such as its depth, in the order of the model's inputs.
     """
 
@@ -77,21 +77,21 @@ class Job:
 
     @property
     def overlay_target(self) -> Place:
-        """The file of the overlay, beside the mask."""
+        """Path or URL of the overlay, in the same folder as the mask."""
         return overlay_of(self.target)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a job.
+    """The result of a job.
 
     Args:
-        image: the picture's file, as it may be shown: of a URL without user, password and query.
-        mask: the mask's file, likewise, once it is written whole; None where it is not.
-        error: a sentence, where something failed.
-        share: of the pixels with data, each class's share, by name.
-        no_data: share of the picture without data, 0–1.
-        work: of a picture in windows, how many tiles, seconds and pixels it took; see `tiled_inference.Work`.
+        image: path or URL of the picture; URLs are without user, password and query.
+        mask: path or URL of the mask, in the same form; None if the mask was not written completely.
+        error: error message; None if nothing failed.
+        share: share of each class in the pixels with data, 0–1, by class name; None if there is no mask.
+        no_data: share of the picture's pixels without data, 0–1.
+        work: for a windowed picture, the numbers of tiles, seconds and pixels; see `tiled_inference.Work`.
     """
 
     image: str
@@ -102,12 +102,12 @@ class Record:
     work: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON, without those that say nothing."""
+        """Returns the fields as plain values for JSON, without fields that are empty, 0 or None."""
         return {name: value for name, value in vars(self).items() if value}
 
 
 class Opened(NamedTuple):
-    """A picture that is read window by window, and what removes copies of its files when it is closed."""
+    """A picture that is read window by window, and a stack that removes the fetched copies of its files."""
 
     source: Windows
     files: ExitStack
@@ -115,13 +115,13 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of many jobs.
+    """The results of many jobs.
 
     Args:
-        masks: how many were written without an error.
-        failed: the records of the others.
-        share: each class's mean share of the pictures that have data, by name.
-        no_data: mean share of the pictures without data, 0–1.
+        masks: number of jobs without an error.
+        failed: records of the other jobs.
+        share: mean share of each class over the pictures that have data, 0–1, by class name.
+        no_data: mean share of pixels without data over all pictures, 0–1.
     """
 
     masks: int
@@ -131,7 +131,7 @@ class Summary:
 
     @property
     def classes(self) -> str:
-        """The classes of all masks in words, the largest first, and how much has no data; "" where there is nothing."""
+        """Text with the share of each class, the largest first, and of pixels without data; "" for no shares."""
         largest = sorted((name for name in self.share if self.share[name]), key=lambda name: -self.share[name])
         more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
         named = ", ".join(f"{name} {self.share[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
@@ -154,24 +154,24 @@ def plan(
     overwrite: bool = False,
     also: Sequence[Output | None] = (),
 ) -> list[Job]:
-    """One job for each picture; nothing is written or made, and no network is loaded.
+    """Returns one job per picture; it writes nothing, creates no folder and loads no network.
 
     Args:
         paths: pictures, folders of pictures, or glob patterns; paths or URLs.
-        out: folder for the masks, a path or a URL; they are named like the pictures with .png, those of GeoTIFFs, and
-            of TIFFs at URLs, with .tif.
-        spec: of the model.
+        out: folder for the masks, a path or a URL. A mask has its picture's name with the suffix .png, or .tif for
+            GeoTIFFs and for TIFFs at URLs.
+        spec: specification of the model.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}; files have the stems of their pictures.
         raw: see `Job`.
         overlay: see `Job`.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
-        also: other files that will be written, which must not be among the masks or the inputs.
+        overwrite: True to allow replacing files that atrous did not write; inputs are never replaced.
+        also: other files that the caller will write; they must not be among the masks or the inputs.
 
     Returns:
-        Jobs in the order of the pictures, each with a mask of its own.
+        Jobs in the order of the pictures, each with its own mask.
 
     Raises:
-        AtrousError: no model, no pictures, or files that atrous did not write and would overwrite.
+        AtrousError: there is no model or no picture, or masks would replace files that atrous did not write.
     """
     if not isinstance(spec, ModelSpec):
         raise AtrousError(f"spec must be an atrous.ModelSpec, got {shown(spec)}.")
@@ -189,7 +189,7 @@ def plan(
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
     if not any(all(file.exists() for file in files) for files in more.values()):
-        scenes.of(as_path(pictures[0]))  # says how to name the folder; single files that are missing are their records'
+        scenes.of(as_path(pictures[0]))  # raises an error about the folder; a single missing file fails only its job
     jobs = [Job(place, targets[place], windowed[place], raw, overlay, more[place]) for place in pictures]
     masks = [mask for job in jobs for mask in (job.target, *([job.overlay_target] if overlay else []))]
     check_outputs(
@@ -210,16 +210,16 @@ def plan(
 class Worker:
     """Opens a model and does jobs: reads each picture, segments it and writes its mask.
 
-    Called with a job it does these three in a row. They can also be called as stages, each on a thread of its own, so
-    that the next picture is read and the last mask written while the network works. Each stage takes what the one
-    before gave; a failure is a `Record`, which later stages pass on.
+    A call with a job does these three steps in order. They can also be called as stages, each in its own thread: then
+    the next picture is read and the last mask is written while the network runs. Each stage takes the result of the
+    stage before. A failure is a `Record`, which later stages pass on.
 
     Args:
-        spec: of the model.
-        say: told in one line when a picture is tiled and why, and when memory ran out.
+        spec: specification of the model.
+        say: called with one line when a picture is tiled, with the reason, and when memory ran out.
 
     Attributes:
-        segmenter: that runs the model.
+        segmenter: segmenter that runs the model.
 
     Raises:
         AtrousError: see `Segmenter`.
@@ -237,32 +237,35 @@ class Worker:
         """Does a job; errors of its picture are stored in the record.
 
         Args:
-            job: as `plan` gives it.
+            job: job from `plan`.
         """
         if not isinstance(job, Job):
-            raise AtrousError(f"a worker takes a Job, as plan gives it, got {shown(job)}.")
+            raise AtrousError(f"a worker takes a Job from plan, got {shown(job)}.")
         return self.write(job, self.segment(job, self.read(job)))
 
     def stop(self) -> None:
-        """Gives up files that are being fetched in other threads, and fetches no more."""
+        """Stops the downloads of other threads, and starts no more of them."""
         self._stopped.set()
 
     def read(self, job: Job) -> Found | Opened | Record:
-        """The job's picture; opened where it is windowed. Pictures at URLs are fetched.
+        """Reads the job's picture, or opens it if it is windowed; pictures at URLs are fetched.
 
         Args:
-            job: whose picture it is.
+            job: job of the picture.
+
+        Returns:
+            The picture, read or opened; or the record of the failure.
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
             if job.windowed is not False or isinstance(job.picture, str):
                 return self._read_files(job)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
-        except Exception as error:  # a decoder's own: the other pictures are done
+        except Exception as error:  # decoders raise any error; the other pictures must still be segmented
             return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
 
     def _read_files(self, job: Job) -> Found | Opened:
-        """A picture that is windowed or fetched; of a raster at a URL its file tells which of them."""
+        """Reads or opens a picture that is windowed or at a URL; for a raster at a URL, decides whether to open it."""
         preprocessing, name = self.segmenter.info.preprocessing, shown_place(job.picture)
         with ExitStack() as copies:
             places = (job.picture, *job.more)
@@ -282,12 +285,15 @@ class Worker:
             return replace(self.segmenter.found(pixels), name=name)
 
     def segment(self, job: Job, read: Found | Opened | Record, progress: Progress = None) -> Prediction | Record:
-        """The mask of what was read; of what is windowed it is written already.
+        """Segments a picture; for a windowed picture, also writes the mask.
 
         Args:
-            job: whose picture it is.
-            read: as `read` gave it.
-            progress: called after each tile with how many are done, and how many there are.
+            job: job of the picture.
+            read: result of `read`.
+            progress: called after each tile with the number of finished tiles and the number of all tiles.
+
+        Returns:
+            The prediction; or the record of a windowed picture or of a failure.
         """
         try:
             if isinstance(read, Record):
@@ -298,15 +304,15 @@ class Worker:
                 self.segmenter.preparation.filled(read), read.valid, name=shown_place(job.picture), progress=progress
             )
             return Prediction(mask, read.shown, self.segmenter.info)
-        except Exception as error:  # no memory, or a picture that the model cannot take: the others are done
+        except Exception as error:  # too little memory, or an unsuitable picture; the others must still be segmented
             return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
 
     def write(self, job: Job, segmented: Prediction | Record) -> Record:
-        """Writes the job's files, each whole or not at all.
+        """Writes the job's files, each atomically.
 
         Args:
-            job: whose mask it is.
-            segmented: as `segment` gave it.
+            job: job of the mask.
+            segmented: result of `segment`.
         """
         if isinstance(segmented, Record):
             return segmented
@@ -316,13 +322,13 @@ class Worker:
                 if job.raw:
                     save_picture(Image.fromarray(segmented.raw_mask()), file)
                 else:
-                    segmented.save(file, overwrite=True)  # was asked for before the work
+                    segmented.save(file, overwrite=True)  # `plan` has checked the file
             mask = target
             shares = _shares(np.bincount(segmented.mask.ravel(), minlength=256), segmented.info)
             if job.overlay:
                 with stored(job.overlay_target) as file:
                     save_picture(segmented.overlay(legend=True), file)
-        except Exception as error:  # a full disk, or what no such file can hold: the other masks are written
+        except Exception as error:  # a full disk, or values that the format cannot store; write the other masks
             return Record(image, mask, f"{target} cannot be written: {error or type(error).__name__}", **shares)
         return Record(image, mask, **shares)
 
@@ -354,11 +360,11 @@ def summarise(records: Sequence[Record]) -> Summary:
 
 
 def failure_in_words(place: Place, error: Exception) -> str:
-    """A sentence that names the picture, and for an error that is not ours its type.
+    """Returns an error message with the picture's name and, for errors of other libraries, the type of the error.
 
     Args:
-        place: of the picture.
-        error: what was raised while it was read or worked on.
+        place: path or URL of the picture.
+        error: error from reading or segmenting the picture.
     """
     words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
     name = shown_place(place)
@@ -366,20 +372,20 @@ def failure_in_words(place: Place, error: Exception) -> str:
 
 
 def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
-    """Whether a picture is read window by window; None of a file at a URL that may have to be."""
+    """Returns whether a picture is read window by window; None for a raster at a URL, which must be fetched first."""
     if isinstance(place, str):
         return None if as_path(place).suffix.lower() in RASTER_SUFFIXES else False
-    most = limit_bytes(spec.memory) / 4  # as read, and as the model takes it, must leave memory for the network
+    most = limit_bytes(spec.memory) / 4  # the picture, as read and as model input, must leave memory for the network
     return _holds(needs_windows, place, most)
 
 
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
-    """The files on this machine, which are not to be overwritten, with what they are in words."""
+    """Yields (description, file) for files on this machine that must not be overwritten."""
     return ((words, place) for place in places if isinstance(place, Path))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
-    """The answer about a file; False for one so damaged that there is none, which reading it will tell."""
+    """Returns the result of a check of a file; False for a damaged file, because reading it later raises an error."""
     try:
         return question(path, *more)
     except Exception:
@@ -387,12 +393,12 @@ def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
 
 
 def _fits_png(info: Info) -> bool:
-    """Whether every raw value of the model's classes fits a PNG; negative and large ones need a TIFF."""
+    """Returns whether a PNG can store the raw values of all classes; negative and large values need a TIFF."""
     return info.table.decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
 
 
 def _shares(counts: np.ndarray, info: Info) -> dict[str, Any]:
-    """Each class's share of the pixels that have data, from how many pixels hold each of 256 labels."""
+    """Returns the `share` and `no_data` of a `Record`, from the number of pixels of each of the 256 labels."""
     of_classes = counts[: len(info.classes)]
     total = max(int(of_classes.sum()), 1)
     share = {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}

@@ -42,13 +42,13 @@ class Prediction:
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask, np.ndarray) or self.mask.ndim != 2 or self.mask.dtype != np.uint8:
-            raise AtrousError(f"a mask is an array of H×W uint8, got {shown(self.mask)}.")
+            raise AtrousError(f"mask must be an array of H×W uint8, got {shown(self.mask)}.")
         if not isinstance(self.image, np.ndarray) or self.image.ndim != 3 or self.image.shape[:2] != self.mask.shape:
-            raise AtrousError(f"an image is H×W×C, with the mask's {self.mask.shape}, got {shown(self.image)}.")
+            raise AtrousError(f"image must be H×W×C with the mask's H×W, {self.mask.shape}, got {shown(self.image)}.")
         if self.image.dtype.kind not in "biuf" or not self.image.shape[2]:
-            raise AtrousError(f"an image holds numbers in one channel or more, got {shown(self.image)}.")
+            raise AtrousError(f"image must contain numbers in one or more channels, got {shown(self.image)}.")
         if not isinstance(self.info, Info):
-            raise AtrousError(f"info is a model's record, model.info, got {shown(self.info)}.")
+            raise AtrousError(f"info must be the metadata of a model, model.info, got {shown(self.info)}.")
 
     def __repr__(self) -> str:
         indices, counts = np.unique(self.mask, return_counts=True)
@@ -61,7 +61,7 @@ class Prediction:
         return f"Prediction({height}×{width}: {shares})"
 
     def palette_image(self) -> Image.Image:
-        """The mask as a palette image in the model's colours; pixels without data (255) have their own colour."""
+        """Returns the mask as a palette image in the model's colours; pixels without data have their own colour."""
         palette = color_table(self.info.colors)  # all 256 entries: with fewer, Pillow stores indices in fewer bits
         palette[IGNORE_INDEX] = NO_DATA_COLOR
         picture = Image.fromarray(self.mask)
@@ -69,12 +69,12 @@ class Prediction:
         return picture
 
     def raw_mask(self) -> np.ndarray:
-        """The mask with the values of the training masks; of several values of a class, the first."""
+        """Returns the mask with the values of the training masks; for a class with several values, the first one."""
         return self.info.table.decode(self.mask)
 
     @checked
     def overlay(self, opacity: float = 0.55, legend: bool = False) -> Image.Image:
-        """The picture under the colours of the mask; black classes are transparent.
+        """Returns the picture with the colours of the mask over it; black classes are transparent.
 
         Args:
             opacity: opacity of the colours, 0–1.
@@ -85,9 +85,9 @@ class Prediction:
             FontWarning: some names are shown by their numbers.
         """
         if not 0 <= opacity <= 1:
-            raise AtrousError(f"opacity is 0 to 1, got {opacity}.")
+            raise AtrousError(f"opacity must be 0 to 1, got {opacity}.")
         picture = visible(self.image, self.mask != IGNORE_INDEX)
-        colors = color_table(self.info.colors).astype(np.float32)  # black, which shows nothing, where there is no data
+        colors = color_table(self.info.colors).astype(np.float32)  # pixels without data are black: no colour is shown
         strengths = np.where(colors.any(1), np.float32(opacity), np.float32(0))
         shown = np.empty(picture.shape, np.uint8)
         for rows in _some_rows(*picture.shape[:2]):
@@ -103,14 +103,14 @@ class Prediction:
 
     @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Writes the mask as a palette PNG, atomically, with this program's name in it.
+        """Writes the mask as a palette image, atomically, with the name atrous in its metadata.
 
         Args:
             path: path of the file; its folder is created.
-            overwrite: whether to replace a file that atrous did not write, or that was changed since.
+            overwrite: True to allow replacing a file that atrous did not write, or that was changed since then.
 
         Raises:
-            AtrousError: there is such a file, or no image format has the path's suffix.
+            AtrousError: the path is such a file, or no image format has the path's suffix.
         """
         check_replaceable(path, "mask", is_our_picture, overwrite=overwrite)
         # Masks compress well at any level: level 3 is twice as fast as the default of 6, and a third larger.
@@ -124,7 +124,7 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     Args:
         image: H×W×C picture; of more than three channels, the first three are shown. Other data types than uint8 are
             stretched from the 1st to the 99th percentile.
-        valid: H×W booleans, False where there is no data, which the percentiles ignore; None for data everywhere.
+        valid: H×W booleans, False where data are missing; percentiles ignore these pixels. None for data everywhere.
 
     Returns:
         H×W×3 uint8.
@@ -147,6 +147,6 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
 
 
 def _some_rows(height: int, width: int) -> Iterator[slice]:
-    """Slices of a few rows each, so that their floats need little memory."""
+    """Yields slices of a few rows each, so that their floats need little memory."""
     step = max(1, PIXELS_AT_ONCE // max(width, 1))
     return (slice(top, top + step) for top in range(0, height, step))

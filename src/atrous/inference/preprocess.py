@@ -1,4 +1,4 @@
-"""Converts a picture's values for the network, and warns where their range is doubtful."""
+"""Converts a picture's values for the network, and warns if their range is doubtful."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Preparation:
 
     @checked
     def with_range(self, range: Sequence[float]) -> Preparation:
-        """The same preparation with another range; it does not repeat earlier warnings.
+        """Returns a preparation for the same model with another range; it does not repeat earlier warnings.
 
         Args:
             range: as in `Preparation`.
@@ -65,7 +65,7 @@ class Preparation:
         """
         preprocessing = self.preprocessing
         image = to_channels(check_read(image, preprocessing.channels), preprocessing.channels)
-        if len(preprocessing.inputs) > 1:  # each was scaled where it was read
+        if len(preprocessing.inputs) > 1:  # each input was scaled when it was read
             return to_depth(image, preprocessing.dtype, give_range)
         if self.range is not None:
             return scale_range(image, self.range, preprocessing.dtype)
@@ -75,7 +75,7 @@ class Preparation:
 
     @checked
     def doubt_of(self, image: np.ndarray, give_range: str = GIVE_RANGE) -> str | None:
-        """A warning if a whole picture's values may be in another range than the model expects; else None.
+        """Returns a warning if a whole picture's values may be in another range than the model expects; else None.
 
         See `value_range.doubt`.
 
@@ -106,7 +106,7 @@ class Preparation:
 
     @checked
     def filled(self, found: Found, give_range: str = GIVE_RANGE) -> np.ndarray:
-        """H×W×C as `prepare` returns it, with the training mean where there is no data; it normalises to 0.
+        """H×W×C as `prepare` returns it; pixels without data get the training mean, which normalises to 0.
 
         Args:
             found: picture, as `Segmenter.read` returns it.

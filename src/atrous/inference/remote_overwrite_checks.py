@@ -1,4 +1,4 @@
-"""The checks of `overwrite_checks` and `software_tag` for files at URLs."""
+"""Checks files at URLs as `overwrite_checks` and `software_tag` check files on this machine."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from atrous.overwrite_checks import FILE_SUFFIXES, files_of_others
 from atrous.paths import shown_place
 from atrous.software_tag import is_marked, is_sealed
 
-#: Files that are looked at together, because each waits for its server.
+#: Number of files that are checked at the same time, because most of the time is spent waiting for the server.
 AT_A_TIME = 8
-#: Bytes at the beginning of a PNG within which its mark stands, before the pixels.
+#: Number of bytes from the start of a PNG that contain the mark of atrous; it comes before the pixels.
 HEAD_BYTES = 2**16
 
 
 def check_is_remote_folder(flag: str, url: str) -> None:
-    """Refuses, before the work, a URL at which nothing can be stored, or that is named like a file and is no folder.
+    """Checks, before the work, that a URL can be the folder for outputs.
 
     Args:
-        flag: the argument that names it, such as "out".
-        url: of the folder that the call is going to write into.
+        flag: name of the argument with the URL, such as "out".
+        url: URL of the folder that the call is going to write into.
 
     Raises:
-        AtrousError: it is such a URL.
+        AtrousError: nothing can be stored at the URL, or it is named like a file and is not a folder.
     """
     check_storable(url)
     if as_path(url).suffix.lower() in FILE_SUFFIXES and files_in(url) is None:
         raise AtrousError(
-            f"{flag} is {shown_place(url)}, which is named like a file; give a folder, which files are written into."
+            f"{flag} is {shown_place(url)}, which is named like a file; give a folder for the files instead."
         )
 
 
 def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwrite: bool = False) -> None:
-    """Refuses, before the work, masks at URLs that would replace files which this program did not write.
+    """Checks, before the work, that masks at URLs do not replace files that atrous did not write.
 
     Args:
-        verb: the command, for messages.
-        targets: the URLs of all files that the call is going to write, each right in `out`.
-        out: the URL of their folder.
-        overwrite: replace files that this program did not write.
+        verb: name of the command, for messages.
+        targets: URLs of all files that the call is going to write, each directly in `out`.
+        out: URL of their folder.
+        overwrite: True to allow replacing files that atrous did not write.
 
     Raises:
-        AtrousError: there are such files.
+        AtrousError: the masks would replace such files.
     """
     if overwrite or not (there := files_in(out)):
         return
@@ -57,10 +57,10 @@ def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwri
 
 
 def marked_pictures(urls: Sequence[str]) -> dict[str, bool]:
-    """The pictures that this program wrote, and of each whether it still has the pixels that it was written with.
+    """Returns the pictures that atrous wrote, each with whether its pixels are unchanged since then.
 
     Args:
-        urls: of picture files, none of them on the web.
+        urls: URLs of picture files, none of them HTTP or HTTPS.
     """
     may_be = [url for url in urls if as_path(url).suffix.lower() in (".png", ".tif", ".tiff")]
     marked = [url for url, is_ours in zip(may_be, _of_all(_is_marked, may_be), strict=True) if is_ours]

@@ -1,8 +1,9 @@
-"""From low-resolution scores to a mask: interpolation only where it can change the answer.
+"""Computes a mask from low-resolution scores, and interpolates only where this can change the result.
 
-Bilinear interpolation is a convex combination. Where one class is the best at all four corners of a low-resolution
-cell, it is the best everywhere inside; and a class whose best corner is worse than another's worst one is the best
-nowhere inside. So most pixels are filled, and at boundaries two or three classes are compared instead of all.
+Bilinear interpolation is a convex combination. If one class is the best at all four corners of a low-resolution cell,
+it is the best everywhere inside. If the best corner score of a class is below the worst corner score of another class,
+it is nowhere the best inside. So most pixels are filled without interpolation, and at boundaries two or three classes
+are compared instead of all.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from numba import njit
 
 
 def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool = False) -> np.ndarray:
-    """The best class of each pixel of the bilinearly resized scores, without making the resized scores.
+    """Returns the best class of each pixel of the bilinearly resized scores, without storing the resized scores.
 
     Args:
-        scores: h×w×K float32 logits; with K = 1, class 1 wins where the logit is above 0.
+        scores: h×w×K float32 logits; for K = 1, a pixel gets class 1 if its logit is above 0.
         size: (H, W) of the mask in pixels, each ≥ 1.
         align_corners: see `models.layers.resize`.
 
@@ -37,7 +38,7 @@ def resize_argmax(scores: np.ndarray, size: Sequence[int], align_corners: bool =
 
 
 def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For one axis, the positions of target pixels between source positions, and the first target of each cell.
+    """Computes, for one axis, the positions of target pixels between source pixels.
 
     Returns:
         The source before each target (F int32), the weight of the source after it (F float32), and the first target of
@@ -56,7 +57,7 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of(rows):
-    """h×w×K → h×w, the index of the first largest value."""
+    """Returns the index of the first largest value: h×w×K → h×w."""
     height, width, classes = rows.shape
     best = np.empty((height, width), np.uint8)
     for y in range(height):
@@ -100,7 +101,7 @@ def _fill(rows, best, above, down, tops, before, right, lefts, mask):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _candidates(rows, y, below, x, beside, found):
-    """The classes that can be the best somewhere in a cell; how many."""
+    """Writes the classes that can be the best somewhere in a cell to `found`, and returns their number."""
     classes = rows.shape[2]
     bar = -np.inf
     for one in range(classes):
@@ -116,7 +117,7 @@ def _candidates(rows, y, below, x, beside, found):
 
 @njit(inline="always")
 def _best_between(rows, y, below, x, beside, down, right, candidates, count):
-    """The first of the best candidates at one point of a cell."""
+    """Returns the best candidate at one point of a cell; the first one if candidates tie."""
     up, left = np.float32(1) - down, np.float32(1) - right
     highest, label = np.float32(-np.inf), candidates[0]
     for place in range(count):

@@ -1,4 +1,4 @@
-"""The interface of all engines and exported files, and the choice of the one that runs a given model."""
+"""The interface of all engines and exported files, and the choice of an engine for a model."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Runner(Protocol):
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
         Args:
-            image: picture, or a part of one.
-            pooled: mean of the whole picture's `features`, C' values, instead of the mean of this part.
+            image: picture or tile.
+            pooled: mean of the whole picture's `features`, C' values, used instead of the tile's; None for the latter.
         """
         ...
 
@@ -65,7 +65,7 @@ class Runner(Protocol):
 
 
 def info_of(path: Path) -> Info:
-    """The metadata of the model in a model file or an exported file."""
+    """Reads the metadata of the model from a model file or an exported file."""
     return (
         exported_file_engine.read_info(path)
         if exported_file_engine.is_named_as_exported(path)
@@ -76,13 +76,15 @@ def info_of(path: Path) -> Info:
 def at_output_stride(
     model: Path | SegmentationModel, info: Info, output_stride: int
 ) -> tuple[Path | SegmentationModel, int | None]:
-    """The model (a module is copied and set to the output stride), and the stride; None if it is the model's own.
+    """Returns the model, and the output stride to load it with; None if it is the model's own.
+
+    A module is copied and set to the output stride.
 
     Raises:
         AtrousError: the file is exported, or the module does not support the stride. Loading checks model files.
     """
     if isinstance(model, Path) and exported_file_engine.is_exported(model):
-        raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file.")
+        raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file instead.")
     if output_stride == info.arguments.get("output_stride"):
         return model, None
     if not isinstance(model, Path):
@@ -99,7 +101,7 @@ def runner_for(
     precision: str,
     output_stride: int | None,
 ) -> Runner:
-    """The runner with the given engine; with "auto", torch runs a network that OpenVINO cannot run."""
+    """Returns the runner of a model; with the engine "auto", torch runs networks that OpenVINO cannot run."""
     if isinstance(model, Path) and exported_file_engine.is_exported(model):
         return exported_file_engine.open_graph(model, engine, str(device), precision)
     name, reason = choose(engine, str(device), isinstance(model, Path))

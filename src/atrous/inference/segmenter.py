@@ -58,19 +58,19 @@ Picture = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
 
 
 class Segmenter:
-    """Runs a model on pictures of any size, on the fastest engine present.
+    """Runs a model on pictures of any size, on the fastest installed engine.
 
-    Any number of threads may call one segmenter, each with its own picture. A forked child may use it too, with fewer
-    threads; a spawned one opens its own.
+    Any number of threads may call one segmenter, each with its own picture. A forked process may use it, too, with
+    fewer threads; a spawned process must open its own.
 
     Args:
         model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is not
             changed.
-        engine: runtime of the network: auto, openvino or torch; auto takes torch on a GPU, and on a CPU OpenVINO where
-            it is installed.
+        engine: runtime of the network: auto, openvino or torch; auto is torch on a GPU, and on a CPU OpenVINO if it is
+            installed.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        precision: number format to compute in: auto, float32 or bfloat16; auto takes bfloat16 where the processor
-            computes in it.
+        precision: number format to compute in: auto, float32 or bfloat16; auto is bfloat16 if the processor computes in
+            it, else float32.
         scales: resize factors of the picture for test-time augmentation; the probabilities of all are averaged.
         flip: whether to average the probabilities of the picture and its mirror image.
         output_stride: output stride to run at, 8, 16 or 32; smaller is finer and slower (arXiv:1706.05587 §3.3); None
@@ -79,19 +79,19 @@ class Segmenter:
             reads them, such as "model" or "deeplabv2"; None for no CRF.
         range: (lower, upper) values of the pictures that become 0 and the largest value of the model's data type, such
             as (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' data type.
-        tile: side of a tile, in pixels; every larger picture is tiled. None for tiles only where the whole picture
-            would not fit into memory.
+        tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
+            into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
-        memory: memory that a picture may take, in GB; None for half of what is free on the device.
+        memory: memory that a picture may take, in GB; None for half of the device's free memory.
         say: called with one line when a picture is tiled, with the reason, and when memory ran out.
 
     Attributes:
         info: metadata of the model.
-        preparation: prepares pictures as the network takes them, and warns of doubtful ones.
+        preparation: converts pictures to the network's input, and warns of doubtful pictures.
         any_size: runs prepared pictures, whole or in tiles, and remembers the sizes at which memory ran out.
 
     Raises:
-        AtrousError: the file is no model, this machine does not have the engine or the device, the model does not
+        AtrousError: the file is not a model, this machine does not have the engine or the device, the model does not
             support the output stride, the CRF has unknown settings, or a number is out of range.
 
     Examples:
@@ -192,22 +192,22 @@ class Segmenter:
 
     @checked
     def __call__(self, picture: Any, valid: np.ndarray | None = None, *, axes: str | None = None) -> Any:
-        """Segments one picture, or several; of a list, the next is read while the network works on one.
+        """Segments one or several pictures; while the network runs on one picture of a list, the next one is read.
 
         A picture that would take more than half of the free memory is cut into tiles.
 
         Args:
             picture: path, URL, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
                 inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures. Files and
-                PIL images may be transparent; the fourth channel of an array is dropped where the model takes three.
+                PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
                 Torch tensors need `axes`.
-            valid: H×W booleans, False where an array has no data; None for data everywhere except at NaN.
+            valid: H×W booleans, False where data are missing in an array; None for data everywhere except at NaN.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays. Values are not rescaled: a model of 8-bit pictures takes uint8, not floats of 0–1.
 
         Returns:
-            The prediction, with a mask of the picture's own size that is 255 where there is no data. A list of pictures
-            returns a list, an iterator returns an iterator.
+            The prediction, with a mask of the picture's own size; the mask is 255 where data are missing. For a list of
+            pictures, a list of predictions; for an iterator, an iterator.
 
         Raises:
             AtrousError: a picture is unreadable or has channels that this model does not take, or `valid` has another
@@ -215,7 +215,7 @@ class Segmenter:
         """
         picture = picture if axes is None else in_axes(picture, axes)
         if valid is not None and isinstance(picture, list | tuple | Iterator):
-            raise AtrousError("valid belongs to one picture: call the segmenter for each picture with its own.")
+            raise AtrousError("valid is for one picture: call the segmenter for each picture with its own valid.")
         if valid is not None:
             return self._one(with_valid(self.read(picture), valid))
         if isinstance(picture, list | tuple):
@@ -234,7 +234,7 @@ class Segmenter:
 
     @checked
     def read(self, picture: Picture) -> Found:
-        """Reads a picture with the channels that the model takes, and finds the pixels that hold data.
+        """Reads a picture with the channels that the model takes, and finds the pixels that have data.
 
         Args:
             picture: path, URL, PIL image or array, or a dict of these by input, as in a call.
@@ -276,7 +276,7 @@ class Segmenter:
     def _read_input(self, part: Any, one: Input) -> Found:
         """Reads the file or the values of one input, with the channels that the model takes."""
         if isinstance(part, str) and (not part or "\0" in part):
-            raise AtrousError(f"a picture's path is empty or holds a zero character: {part[:80]!r}.")
+            raise AtrousError(f"a picture's path is empty or contains a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
             with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)
@@ -299,7 +299,7 @@ class Segmenter:
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Segmenter:
-        """A segmenter with other options that shares this one's loaded network; threads may use both at once.
+        """Returns a segmenter with other options that shares this one's loaded network; threads may use both at once.
 
         Args:
             scales: as in `Segmenter`.
@@ -321,7 +321,7 @@ class Segmenter:
 
     @checked
     def with_crf(self, crf: DenseCRF | None) -> Segmenter:
-        """A segmenter that shares this one's network and options, except for the CRF.
+        """Returns a segmenter that shares this one's network and options, except for the CRF.
 
         Args:
             crf: CRF on the segmenter's device; None for no CRF.
@@ -335,8 +335,8 @@ class Segmenter:
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Segmenter holds a loaded network, which cannot be copied or sent to another process: send an "
-            "atrous.ModelSpec of the model's path, and open a Segmenter there by its open()."
+            "a Segmenter contains a loaded network, which cannot be copied or sent to another process: send an "
+            "atrous.ModelSpec with the model's path, and call its open() in the other process."
         )
 
     @checked
@@ -344,7 +344,7 @@ class Segmenter:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: picture as stored; its windows are prepared as the model takes them.
+            source: picture as stored; its windows are converted to the model's input.
             sink: destination of the mask.
             name: name of the picture in messages.
             progress: called after each tile with the number of finished tiles and the number of all tiles.
@@ -365,22 +365,22 @@ class Segmenter:
     def segment(
         self, image: np.ndarray, valid: np.ndarray | None = None, pooled: Sequence[np.ndarray] | None = None
     ) -> np.ndarray:
-        """The mask of a prepared picture that is run as a whole; see `WholePicture.segment`."""
+        """Returns the mask of a prepared picture that is run as a whole; see `WholePicture.segment`."""
         return self.whole.segment(image, valid, pooled)
 
     @checked_names
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Masks of prepared pictures of one size, as one batch; see `WholePicture.segment_together`."""
+        """Returns the masks of prepared pictures of one size, run as one batch; see `WholePicture.segment_together`."""
         return self.whole.segment_together(images)
 
     @checked_names
     def scores(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, ...]:
-        """The h×w×K float32 logits of each view of a prepared picture; see `WholePicture.scores`."""
+        """Returns the h×w×K float32 logits of each view of a prepared picture; see `WholePicture.scores`."""
         return self.whole.scores(image, pooled)
 
     @checked_names
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The h×w×C' float32 features of each view that image pooling averages; see `WholePicture.features`."""
+        """Returns the h×w×C' float32 features of each view that image pooling averages; see `WholePicture.features`."""
         return self.whole.features(image)
 
     @checked_names
@@ -391,5 +391,5 @@ class Segmenter:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The mask from scores; see `WholePicture.decide`."""
+        """Returns the mask from scores; see `WholePicture.decide`."""
         return self.whole.decide(scores, image, crf, valid)

@@ -15,7 +15,7 @@ from atrous.models.picture_checks import check_picture
 
 
 def check_found(found: Any) -> Found:
-    """A picture as `Segmenter.read` gives it.
+    """Checks a picture from `Segmenter.read`, and returns it.
 
     Args:
         found: value to check.
@@ -24,12 +24,12 @@ def check_found(found: Any) -> Found:
         AtrousError: the value has another type.
     """
     if not isinstance(found, Found):
-        raise AtrousError(f"what was read is wanted, segmenter.read(picture), got {shown(found)}.")
+        raise AtrousError(f"give a picture from segmenter.read(picture), got {shown(found)}.")
     return found
 
 
 def check_notes(notes: Any) -> list[Note]:
-    """Notes on files, as `picture_input.doubts_of_files` gives them.
+    """Checks notes on files from `picture_input.doubts_of_files`, and returns them as a list.
 
     Args:
         notes: value to check.
@@ -39,12 +39,12 @@ def check_notes(notes: Any) -> list[Note]:
     """
     listed = list(notes) if isinstance(notes, list | tuple | Iterator) else [notes]
     if not all(isinstance(note, Note) for note in listed):
-        raise AtrousError(f"notes are a list of Note, as picture_input.doubts_of_files gives them, got {shown(notes)}.")
+        raise AtrousError(f"notes must be a list of Note, as from picture_input.doubts_of_files, got {shown(notes)}.")
     return listed
 
 
 def check_crf(crf: Any) -> Any:
-    """A CRF, or None.
+    """Checks a CRF or None, and returns it.
 
     Args:
         crf: value to check.
@@ -53,7 +53,7 @@ def check_crf(crf: Any) -> Any:
         AtrousError: the value has another type.
     """
     if crf is not None:
-        from atrous.crf import DenseCRF  # with torch, which a path on OpenVINO does without
+        from atrous.crf import DenseCRF  # imports torch, which OpenVINO does not need
 
         if not isinstance(crf, DenseCRF):
             raise AtrousError(f"crf must be an atrous.DenseCRF or None, got {shown(crf)}.")
@@ -61,15 +61,15 @@ def check_crf(crf: Any) -> Any:
 
 
 def check_pooled(pooled: Any, views: int, pools: bool) -> Sequence[np.ndarray] | None:
-    """Checks the mean features of a whole picture for each view, or None.
+    """Checks the mean features of a whole picture for each view, or None, and returns them.
 
     Args:
         pooled: value to check.
         views: number of views.
-        pools: whether the network has image pooling that takes means.
+        pools: whether the network has image pooling that can use means.
 
     Raises:
-        AtrousError: no rows of numbers, another count than of views, or means for a network that takes none.
+        AtrousError: the value is not one array of floats per view, or the network cannot use means.
     """
     if pooled is None:
         return None
@@ -80,20 +80,21 @@ def check_pooled(pooled: Any, views: int, pools: bool) -> Sequence[np.ndarray] |
     )
     if not sound or len(pooled) != views:
         raise AtrousError(
-            f"pooled is a list of {views}, each the mean of `features` over all places, got {shown(pooled)}."
+            f"pooled must be a list of {views} arrays, each the mean of `features` over all positions, "
+            f"got {shown(pooled)}."
         )
     return pooled
 
 
 def check_scores(scores: Any, classes: int) -> Sequence[np.ndarray]:
-    """Logits as `Segmenter.scores` gives them.
+    """Checks logits from `Segmenter.scores`, and returns them.
 
     Args:
         scores: value to check.
-        classes: of the model; of two there may be one logit.
+        classes: number of classes of the model; for two classes, one logit is also allowed.
 
     Raises:
-        AtrousError: no arrays of h×w×K floats.
+        AtrousError: the value is not a list of h×w×K float32 arrays.
     """
     known = (classes, 1) if classes == 2 else (classes,)
     sound = isinstance(scores, list | tuple) and all(
@@ -102,37 +103,40 @@ def check_scores(scores: Any, classes: int) -> Sequence[np.ndarray]:
     )
     if not sound or len({one.shape[2] for one in scores}) != 1:
         raise AtrousError(
-            f"scores are those of segmenter.scores(image), of each view h×w×{classes} float32, got {shown(scores)}."
+            f"scores must be a result of segmenter.scores(image), h×w×{classes} float32 for each view, "
+            f"got {shown(scores)}."
         )
     return scores
 
 
 def check_together(images: Any, channels: int, possible: bool) -> np.ndarray:
-    """Pictures of one size and type, stacked.
+    """Checks pictures of one size and data type, and stacks them.
 
     Args:
         images: value to check.
-        channels: C of the model.
-        possible: whether this segmenter takes several together.
+        channels: number of channels of the model.
+        possible: whether this segmenter can run several pictures as one batch.
 
     Returns:
         N×H×W×C.
 
     Raises:
-        AtrousError: no list, an empty one, what is no picture, different sizes or types, or not possible.
+        AtrousError: the value is not a list of pictures of one size and data type, or batches are not possible.
     """
     if not possible:
-        raise AtrousError("pictures together are for one scale without flip or CRF: call segment for each picture.")
+        raise AtrousError(
+            "batches of pictures are only for one scale without flip and CRF: call segment for each picture."
+        )
     if not isinstance(images, list | tuple) or not images:
-        raise AtrousError(f"a list of pictures of one size is wanted, got {shown(images)}.")
+        raise AtrousError(f"images must be a list of one or more pictures of one size, got {shown(images)}.")
     images = [check_picture(image, channels) for image in images]
     if len({(image.shape, image.dtype) for image in images}) > 1:
-        raise AtrousError("pictures together are of one size and one type: call segment for each picture.")
+        raise AtrousError("pictures of a batch must have one size and one data type: call segment for each picture.")
     return np.stack(images)
 
 
 def check_progress(progress: Any) -> None:
-    """Refuses a `progress` that cannot be called.
+    """Checks that `progress` can be called.
 
     Args:
         progress: value to check; None passes.
@@ -145,7 +149,7 @@ def check_progress(progress: Any) -> None:
 
 
 def check_say(say: Any) -> None:
-    """Refuses a `say` that cannot be called.
+    """Checks that `say` can be called.
 
     Args:
         say: value to check.
@@ -158,35 +162,36 @@ def check_say(say: Any) -> None:
 
 
 def check_source_and_sink(source: Any, sink: Any) -> None:
-    """Refuses a source or a sink without the methods for windows.
+    """Checks that a source and a sink have the methods for windows.
 
     Args:
         source: value to check.
         sink: value to check.
 
     Raises:
-        AtrousError: the value has another type.
+        AtrousError: a value lacks such a method.
     """
     shape = attribute_of(source, "shape")
     sized = isinstance(shape, tuple | list) and len(shape) == 3 and all(isinstance(side, int) for side in shape)
     if not (sized and callable(attribute_of(source, "read")) and callable(attribute_of(sink, "write"))):
         raise AtrousError(
-            f"a source and a sink are those of atrous.data.sources, got {shown(source)} and {shown(sink)}."
+            "source and sink must have the methods of atrous.Source and atrous.Sink, "
+            f"got {shown(source)} and {shown(sink)}."
         )
 
 
 def check_places(places: Any, pixels: int) -> np.ndarray:
-    """Indices of pixels.
+    """Checks indices of pixels, and returns them.
 
     Args:
         places: value to check.
-        pixels: how many the picture has.
+        pixels: number of pixels of the picture.
 
     Raises:
-        AtrousError: no row of whole numbers, or one out of range.
+        AtrousError: the value is not a one-dimensional array of integers, or an index is out of range.
     """
     if not isinstance(places, np.ndarray) or places.ndim != 1 or places.dtype.kind not in "iu":
-        raise AtrousError(f"places are a row of whole numbers, an index of a pixel each, got {shown(places)}.")
+        raise AtrousError(f"places must be a one-dimensional array of integer indices of pixels, got {shown(places)}.")
     if places.size and not 0 <= places.min() <= places.max() < pixels:
-        raise AtrousError(f"places are 0 to {pixels - 1} in this picture, got {places.min()} to {places.max()}.")
+        raise AtrousError(f"places must be 0 to {pixels - 1} for this picture, got {places.min()} to {places.max()}.")
     return places

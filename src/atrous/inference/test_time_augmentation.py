@@ -35,7 +35,7 @@ class View:
     mirrored: bool = False
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C → H'×W'×C."""
+        """Returns the view of a picture: H×W×C → H'×W'×C."""
         if self.scale != 1.0:
             height, width = (max(1, round(side * self.scale)) for side in image.shape[:2])
             channels = image.shape[2]
@@ -43,13 +43,13 @@ class View:
         return image[:, ::-1].copy() if self.mirrored else image
 
     def back(self, scores: np.ndarray) -> np.ndarray:
-        """h×w×K scores of this view, mirrored back."""
+        """Returns the h×w×K scores of this view, mirrored back."""
         # The copy is needed: NumPy counts a flipped array of one column as contiguous, and torch refuses it.
         return scores[:, ::-1].copy() if self.mirrored else scores
 
 
 def views_of(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
-    """The views at each scale, with `flip` also mirrored.
+    """Returns a view for each scale and, with `flip`, its mirror image.
 
     Args:
         scales: one or more resize factors, each above 0 and up to 8; the papers use 0.5, 0.75, 1, 1.25, 1.5, 1.75
@@ -67,7 +67,7 @@ def views_of(scales: Sequence[float], flip: bool) -> tuple[View, ...]:
 def mean_probabilities(
     scores: Sequence[np.ndarray], size: Sequence[int], align_corners: bool, temperature: float
 ) -> Tensor:
-    """The mean of the views' probabilities at full size.
+    """Returns the mean of the views' probabilities at full size.
 
     Args:
         scores: h×w×K logits of each view, mirrored back.
@@ -84,7 +84,7 @@ def mean_probabilities(
 def mean_labels(
     scores: Sequence[np.ndarray], size: Sequence[int], align_corners: bool, temperature: float
 ) -> np.ndarray:
-    """The best class by `mean_probabilities`, computed in bands of rows to save memory.
+    """Returns the best class by `mean_probabilities`, computed in bands of rows to save memory.
 
     Args:
         scores: h×w×K logits of each view, mirrored back.
@@ -113,7 +113,7 @@ def refined_labels(
     temperature: float,
     device: str,
 ) -> np.ndarray:
-    """The best class after a CRF has refined `mean_probabilities`.
+    """Returns the best class after a CRF has refined `mean_probabilities`.
 
     Args:
         scores: h×w×K logits of each view, mirrored back.
@@ -138,7 +138,7 @@ def refined_labels(
 def logits_at(
     scores: np.ndarray, size: Sequence[int], rows: np.ndarray, columns: np.ndarray, align_corners: bool
 ) -> np.ndarray:
-    """Interpolated logits of some pixels in one view, computed in bands of rows to save memory.
+    """Returns the interpolated logits of some pixels in one view, computed in bands of rows to save memory.
 
     Args:
         scores: h×w×K logits.
@@ -171,7 +171,7 @@ def logits_at(
 def _rows(
     scores: Sequence[np.ndarray], size: Sequence[int], rows: range, align_corners: bool, temperature: float
 ) -> Tensor:
-    """Some rows of the mean probabilities."""
+    """Returns some rows of the mean probabilities."""
     import torch
 
     from atrous.models.layers import class_probabilities, resize_rows

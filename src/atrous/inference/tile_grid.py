@@ -1,4 +1,4 @@
-"""Positions of tiles at which a network samples the same pixels in a tile as in the whole picture."""
+"""Finds positions of tiles at which a network samples the same pixels in a tile as in the whole picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TileGrid:
         self._enlarge, self._overlap = preprocessing.enlarge, overlap
         self._resized = preprocessing.aligned or preprocessing.enlarge != 1.0
         self._one_scale = tuple(scales) == (1.0,)
-        # Tiles of an enlarged picture begin on the network's grid where the enlarged offsets do, at every scale.
+        # Tiles of an enlarged picture begin on the network's grid if their enlarged offsets are on it at every scale.
         factors = [preprocessing.enlarge * scale for scale in scales]
         self._steps = [
             GRID * math.lcm(*(Fraction(factor).limit_denominator(most).denominator for factor in factors))
@@ -34,22 +34,22 @@ class TileGrid:
         ]
 
     def overlap_of(self, tile: int) -> int:
-        """Overlap of neighbouring tiles of this size, in pixels."""
+        """Returns the overlap of neighbouring tiles of this size, in pixels."""
         return overlap_of(tile, self._overlap)
 
     def step_for(self, tile: int) -> int:
-        """The step of tile positions, in pixels: the most exact one for the scales that fits beside the overlap."""
+        """Returns the step of tile positions, in pixels: the most exact step for the scales, up to tile − overlap."""
         most = tile - self.overlap_of(tile)
         return next((step for step in self._steps if step <= most), GRID)
 
     def seen(self, height: int, width: int) -> tuple[int, int] | None:
-        """Height and width of the resized whole picture; None unless the network resizes it and runs at one scale."""
+        """Returns (height, width) of the resized whole picture; None unless the model resizes it, at scale 1 only."""
         if not (self._one_scale and self._resized):
             return None
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
 
     def plan(self, height: int, width: int, tile: int, overlap: int | None = None) -> list[Tile]:
-        """The tiles of a picture, row by row; see `tiled_inference.plan`.
+        """Returns the tiles of a picture, row by row; see `tiled_inference.plan`.
 
         Args:
             height: height of the picture, in pixels.
@@ -61,7 +61,7 @@ class TileGrid:
         return plan(height, width, tile, overlap, self.step_for(tile), self.seen(height, width))
 
     def warning(self, tile: int, name: str) -> str | None:
-        """A warning if tiles of this size do not lie on the network's grid, so that the mask differs; else None.
+        """Returns a warning if tiles of this size are not on the network's grid, so that the mask differs; else None.
 
         Args:
             tile: side of a tile, in pixels.
@@ -72,7 +72,7 @@ class TileGrid:
         if self.step_for(tile) != self._steps[0]:
             why = f"at these scales; tiles of {self._least_on_grid()} px or more do"
         elif self._resized:
-            why = "at these scales, because this model sees pictures resized to 32k + 1 px"
+            why = "at these scales, because this model gets pictures resized to 32k + 1 px"
         else:
             return None
         return (
@@ -81,7 +81,7 @@ class TileGrid:
         )
 
     def _least_on_grid(self) -> int:
-        """The smallest tile, a multiple of 32 px, that leaves a step of the most exact grid beside its overlap."""
+        """Returns the smallest tile, a multiple of 32 px, whose size minus overlap is at least the most exact step."""
         tile = self._steps[0]
         while tile - self.overlap_of(tile) < self._steps[0]:
             tile += GRID

@@ -1,4 +1,4 @@
-"""Segments pictures of any size in overlapping tiles; each tile is kept up to the middle of its overlaps."""
+"""Segments pictures of any size in overlapping tiles; each mask is kept up to the middle of its overlaps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from atrous.errors import AtrousError
 
 #: Step of tile positions in pixels: a multiple of every output stride (8, 16 and 32).
 GRID = 32
-
-
 #: Largest number of grid cells by which a tile of a resized picture may begin earlier to lie nearer to a whole pixel.
 LOOK_BACK = 3
 #: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
@@ -49,14 +47,14 @@ class Counted:
         self._sink = sink
 
     def write(self, window: Window, mask: np.ndarray) -> None:
-        """Passes the window's mask on."""
+        """Writes the mask of a window to the sink, and counts its labels."""
         self._sink.write(window, mask)
         self.counts += np.bincount(mask.ravel(), minlength=256)
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work for a picture in tiles.
+    """Numbers of tiles and pixels, and times, of a picture in tiles.
 
     Args:
         tiles: number of tiles that the network ran on; tiles without any data are not counted.
@@ -71,7 +69,7 @@ class Work:
     pixels: int
 
     def __add__(self, other: Work) -> Work:
-        """The work for both, one after the other."""
+        """Returns the sums of both."""
         return Work(
             self.tiles + other.tiles,
             self.seconds + other.seconds,
@@ -83,13 +81,13 @@ class Work:
 def plan(
     height: int, width: int, tile: int, overlap: int, grid: int = GRID, seen: tuple[int, int] | None = None
 ) -> list[Tile]:
-    """The tiles of a picture, row by row.
+    """Returns the tiles of a picture, row by row.
 
     Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture. Each tile
     reaches at least overlap / 2 beyond its kept window, except at the edge of the picture. The last tile of a row or
     column ends at the edge. To keep it on the grid, all tiles are equally larger than `tile`, by up to `grid` − 1 px.
 
-    Where the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
+    If the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
     pixel. A tile may begin up to three cells earlier if it then lies nearer to a whole pixel. The tile size is set so
     that tiles are resized by the same factor as the picture.
 
@@ -109,7 +107,7 @@ def plan(
         AtrousError: a size is out of range.
     """
     if min(height, width) < 1:
-        raise AtrousError(f"a picture of {height}×{width} px has nothing to segment.")
+        raise AtrousError(f"a picture of {height}×{width} px has no pixels to segment.")
     if grid < 1 or not 0 <= overlap <= tile - grid:
         raise AtrousError(
             f"tiles of {tile} px with {overlap} px of overlap: a tile must be at least {grid} px more than the "
@@ -127,7 +125,7 @@ def plan(
 
 
 def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int, int, int]]:
-    """The tiles in one direction: start, size, and start and end of the kept part of each."""
+    """Returns (start, size, start of the kept part, end of the kept part) of each tile in one direction."""
     tile += (size - tile) % grid
     if size <= tile:
         return [(0, size, 0, size)]
@@ -142,7 +140,7 @@ def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[
         return [(0, size, 0, size)]
 
     def best_below(cell: int, least: int) -> int:
-        """The cell nearest to a whole pixel, among this one and the few before it."""
+        """Returns the cell whose position is nearest to a whole pixel, among `cell` and the few before it."""
         places = {one: GRID * one / factor for one in range(max(least, cell - LOOK_BACK), cell + 1)}
         return min(places, key=lambda one: abs(places[one] - round(places[one])))
 
@@ -156,7 +154,7 @@ def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[
 
 
 def _cut(starts: list[int], tile: int, size: int) -> list[tuple[int, int, int, int]]:
-    """Tiles with these starts, each kept up to the middle of its overlaps."""
+    """Returns the tiles with these starts; the kept part of each ends in the middle of the overlaps."""
     cuts = [(before + tile + after) // 2 for before, after in pairwise(starts)]
     return list(zip(starts, [tile] * len(starts), [0, *cuts], [*cuts, size], strict=True))
 
@@ -171,12 +169,12 @@ def segment_tiles(
     grid: int = GRID,
     seen: tuple[int, int] | None = None,
 ) -> Work:
-    """Segments a picture tile by tile, and reads the next and writes the last tile while the network runs.
+    """Segments a picture tile by tile; while the network runs, the next tile is read and the last one is written.
 
     At any time three tiles of the picture and two of the mask are in memory.
 
     Args:
-        segment: H×W×C and, where data are missing, H×W booleans → H×W uint8 class indices.
+        segment: maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
         source: picture; the mask is 255 where it is not valid, and tiles without any valid pixel are not segmented.
         sink: destination of the mask.
         tile: side of a tile, in pixels; see `plan`.
@@ -206,7 +204,7 @@ def segment_tiles(
                 mask = np.where(valid, mask, np.uint8(IGNORE_INDEX))
             inner = keep.within(window)
             if last is not None:
-                last.result()  # raises what went wrong, and bounds what waits
+                last.result()  # raises errors of writing, and limits the tiles that wait to one
             last = writer.submit(sink.write, keep, mask[inner.rows, inner.columns])
             if progress is not None:
                 progress(done, len(tiles))
@@ -216,7 +214,7 @@ def segment_tiles(
 
 
 def overlap_of(tile: int, overlap: int | None) -> int:
-    """Overlap of neighbouring tiles, in pixels.
+    """Returns the overlap of neighbouring tiles, in pixels.
 
     Args:
         tile: side of a tile, in pixels.
@@ -233,13 +231,14 @@ def mean_features(
     grid: int = GRID,
     seen: tuple[int, int] | None = None,
 ) -> tuple[tuple[np.ndarray, ...], Work]:
-    """The mean of the image-pooling features over a whole picture, computed in tiles without overlap.
+    """Returns the mean of the image-pooling features over a whole picture, computed in tiles without overlap.
 
-    Where the sides of a picture are not multiples of `grid`, tiles overlap a little, but each feature counts once. It
-    also counts once where pictures are resized to 32k + 1 and a tile's last row and column are the next tile's first.
+    If the sides of a picture are not multiples of `grid`, tiles overlap a little, but each feature counts once. Each
+    feature also counts once if pictures are resized to 32k + 1 and the last row and column of a tile are the first of
+    the next tile.
 
     Args:
-        features: H×W×C → h×w×C' of each view.
+        features: maps an H×W×C tile to h×w×C' features of each view.
         source: picture; windows without any data are left out.
         tile: side of a tile, in pixels; see `plan`.
         progress: called after each tile with the number of finished tiles and the number of all tiles.
@@ -279,10 +278,10 @@ def mean_features(
 def _upto(
     features: np.ndarray, window: Window, row: int | None, column: int | None, factors: tuple[float, float] | None
 ) -> np.ndarray:
-    """The features of a window above a row and left of a column of the picture, where the next tiles begin.
+    """Returns the features of a window above a row and left of a column of the picture, at which the next tiles begin.
 
     None for a row or column keeps all features in that direction. Both lie on the network's grid, so that whole numbers
-    of features remain. The features of the whole window are rounded up by less than one; where the window is resized by
+    of features remain. The features of the whole window are rounded up by less than one; if the window is resized by
     `factors` to 32k + 1, there is one more feature than there are cells.
     """
 

@@ -1,4 +1,4 @@
-"""Runs a network in torch: on a GPU, or on a CPU in channels_last and bfloat16 where the processor computes in it."""
+"""Runs a network in torch: on a GPU, or on a CPU in channels_last and, if the processor supports it, bfloat16."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from atrous.models import SegmentationModel
 from atrous.models.aspp import GlobalMean
 from atrous.models.layers import resize_rows
 
-#: Size of one band of full-size scores: small enough to stay in the processor's cache.
+#: Size in bytes of one band of full-size scores: small enough to stay in the processor's cache.
 BAND_BYTES = 4 * 2**20
 
 
 class AtMean(threading.local):
-    """What one thread wants where image pooling takes its mean; other threads run the same network meanwhile.
+    """Replaces or records the mean of image pooling, per thread, because several threads run one network.
 
     Attributes:
-        given: the whole picture's mean, N×C×1×1, in place of this one's; or None.
-        seen: gets what the mean is taken of, N×C×h×w; or None.
+        given: mean of the whole picture, N×C×1×1, to use instead of the mean of the input; None to keep the latter.
+        seen: list to which the features before the mean, N×C×h×w, are appended; None to record nothing.
     """
 
     given: Tensor | None = None
     seen: list[Tensor] | None = None
 
     def __call__(self, features: Tensor, mean: Tensor) -> Tensor | None:
-        """The mean to go on with; None for the one that was taken."""
+        """Returns the mean to use instead; None to keep the computed mean."""
         if self.seen is not None:
             self.seen.append(features)
         return None if self.given is None else self.given.to(mean.dtype)
@@ -44,18 +44,18 @@ class TorchEngine:
     """A network in torch, for any number of threads.
 
     Args:
-        model: left as it is; a copy is prepared for inference.
+        model: model to copy and prepare for inference; it is not changed.
         device: see `device.pick_device`.
         precision: see `device.pick_precision`.
-        reason: why this engine.
+        reason: reason for the choice of this engine.
 
     Attributes:
-        engine: what this is.
-        pools: whether the network adds what it sees of the whole picture to each pixel, by image pooling.
-        stacks: whether several pictures are faster together, as on a GPU.
+        engine: engine, device, precision and reason.
+        pools: whether the network has image pooling, which adds features of the whole picture to each pixel.
+        stacks: whether several pictures run faster in one batch, as on a GPU.
 
     Raises:
-        AtrousError: no such device, unknown precision.
+        AtrousError: the device does not exist, or the precision is unknown.
     """
 
     def __init__(self, model: SegmentationModel, device: str | torch.device, precision: str, reason: str) -> None:
@@ -76,19 +76,19 @@ class TorchEngine:
         self.engine = Engine("torch", str(self._device), precision_name(self._dtype), reason)
 
     def check_scores(self) -> None:
-        """Every network in torch gives scores."""
+        """Does nothing: every network in torch gives scores."""
 
     def scores(self, image: np.ndarray, pooled: np.ndarray | None = None) -> np.ndarray:
         """H×W×C raw values → h×w×K float32 logits, at the model's own low resolution.
 
         Args:
-            image: a picture, or a part of one.
-            pooled: mean of the whole picture's `features`, in place of this part's.
+            image: picture or tile.
+            pooled: mean of the whole picture's `features`, used instead of the tile's; None for the latter.
         """
         return self._run(image, pooled)[0].permute(1, 2, 0).cpu().numpy()
 
     def features(self, image: np.ndarray) -> np.ndarray:
-        """H×W×C raw values → h×w×C' float32: what image pooling takes the mean of."""
+        """H×W×C raw values → h×w×C' float32 features, of which image pooling takes the mean."""
         self._at_mean.seen = seen = []
         try:
             self._run(image)
@@ -134,15 +134,15 @@ class TorchEngine:
 
 
 def banded_argmax(scores: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """The best class of each pixel of the bilinearly resized scores, band by band of rows, on any device.
+    """Resizes scores bilinearly and takes each pixel's best class, one band of rows after another, on any device.
 
     Args:
-        scores: N×K×h×w logits; K = 1 is one logit that separates two classes at 0.
+        scores: N×K×h×w logits; for K = 1, the second of two classes is that with a logit above 0.
         size: (H, W) of the mask in pixels.
         align_corners: see `models.layers.resize`.
 
     Returns:
-        N×H×W uint8, equal to resizing everything first.
+        N×H×W uint8 class indices, equal to those of resizing all rows at once.
     """
     count, classes = scores.shape[:2]
     (height, width) = size

@@ -14,14 +14,12 @@ from atrous.models.info import Preprocessing
 
 #: Largest values of the bit depths that cameras and scanners store in 16 bits.
 STORED_IN_16_BITS = (255, 1023, 4095, 16383)
-
-
 #: Instruction to give a range in a request to a server.
 ASK_FOR_RANGE = "range={0},{1} in the query"
 
 
 class PictureWarning(UserWarning):
-    """A picture's values may be in another range than the model expects."""
+    """Warns that a picture's values may be in another range than the model expects."""
 
 
 class PictureWarnings:
@@ -50,7 +48,7 @@ class PictureWarnings:
 
 
 def as_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
-    """A range of values as two numbers, for any model.
+    """Returns a range of values as two numbers; None for no range.
 
     Args:
         value_range: (lower, upper) values that become 0 and the largest value of the data type; None for no range.
@@ -62,12 +60,14 @@ def as_range(value_range: Sequence[float] | None) -> tuple[float, float] | None:
         return None
     given = tuple(float(value) for value in value_range)
     if len(given) != 2 or not np.isfinite(given).all() or not given[0] < given[1]:
-        raise AtrousError(f"range is two numbers, the lower first, such as 0,4095; got {','.join(map(str, given))}.")
+        raise AtrousError(
+            f"range must be two numbers, the lower first, such as 0,4095; got {','.join(map(str, given))}."
+        )
     return given[0], given[1]
 
 
 def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessing) -> tuple[float, float] | None:
-    """A range of values as two numbers, for this model.
+    """Checks that a model can use a range of values, and returns the range as two numbers; None for no range.
 
     Args:
         value_range: (lower, upper) values that become 0 and the largest value of the data type; None for no range.
@@ -78,17 +78,17 @@ def check_range(value_range: Sequence[float] | None, preprocessing: Preprocessin
     """
     if (given := as_range(value_range)) is not None and preprocessing.dtype == "float32":
         raise AtrousError(
-            "range scales to 8 or 16 bits, and this model was trained on float32 pictures, whose values are taken "
-            "as they are: leave range out, and give values in the unit of its training pictures."
+            "range scales values to 8 or 16 bits, but this model was trained on float32 pictures, whose values are not "
+            "scaled: leave range out, and give values in the unit of the training pictures."
         )
     return given
 
 
 def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str) -> np.ndarray:
-    """Scales a range of values to a model's: its lower end becomes 0, its upper end the largest value of the type.
+    """Scales a range of values: its lower end becomes 0, its upper end the largest value of the data type.
 
     Args:
-        image: H×W×C of uint8, uint16 or float32; values outside of the range become the nearest within; NaN becomes 0.
+        image: H×W×C of uint8, uint16 or float32; values outside the range are clipped to it, and NaN becomes 0.
         value_range: (lower, upper).
         dtype: uint8 or uint16.
 
@@ -102,7 +102,7 @@ def scale_range(image: np.ndarray, value_range: tuple[float, float], dtype: str)
 
 
 def doubt(given: str, largest: float, preprocessing: Preprocessing, give_range: str = GIVE_RANGE) -> str | None:
-    """A warning if a picture's values may be in another range than the model expects.
+    """Returns a warning if a picture's values may be in another range than the model expects.
 
     Args:
         given: data type of the picture: uint8, uint16 or float32.
@@ -111,25 +111,26 @@ def doubt(given: str, largest: float, preprocessing: Preprocessing, give_range: 
         give_range: instruction to give a range, for the sentence.
 
     Returns:
-        The warning, with the probable scaling where it can be inferred; None if the values are not doubtful.
+        The warning, with the probable scaling if it can be inferred; None if the values are not doubtful.
     """
     wanted = preprocessing.dtype
     if (given, wanted) == ("uint16", "uint8") and 0 < largest <= STORED_IN_16_BITS[-1]:
         likely = next(most for most in STORED_IN_16_BITS if largest <= most)
         return (
-            f"16-bit pictures for a model of 8-bit ones: values reach only {largest:g} of 65535, and 65535 counts as "
-            f"white. If {likely} is white, give {give_range.format(0, likely)}."
+            f"16-bit pictures for a model of 8-bit pictures: values reach only {largest:g} of 65535, and 65535 counts "
+            f"as white. If {likely} is white, give {give_range.format(0, likely)}."
         )
     brightest = max(mean + 3 * std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True))
     if (given, wanted) == ("uint8", "uint16") and brightest <= STORED_IN_16_BITS[-1]:
         return (
-            f"8-bit pictures for a model of 16-bit ones, whose training pictures reached about {brightest:.0f}: 255 "
-            f"becomes 65535, far brighter. If 255 is to become {brightest:.0f}, scale the pictures and give uint16."
+            f"8-bit pictures for a model of 16-bit pictures, whose values reached about {brightest:.0f} in training: "
+            f"255 becomes 65535, which is much brighter. If 255 should become {brightest:.0f}, scale the pictures and "
+            "give uint16."
         )
     if wanted == "float32" and given != "float32":
         means = ", ".join(f"{mean:.3g}" for mean in preprocessing.mean[:4])
         return (
-            f"{given} pictures for a model of float32 ones: values are taken as they are. The training pictures had "
-            f"the mean {means}; if that is another unit, scale the pictures and give float32."
+            f"{given} pictures for a model of float32 pictures: values are taken as they are. The training pictures "
+            f"had the mean {means}; if these pictures have another unit, scale them and give float32."
         )
     return None

@@ -1,4 +1,4 @@
-"""Runs a picture of any size: as a whole where it fits into memory, else in tiles."""
+"""Segments a picture of any size: as a whole if it fits into memory, else in tiles."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class AnySize:
 
     Args:
         whole: runs the network on a picture, or on one tile of it.
-        tile: side of a tile, in pixels; every larger picture is tiled. None for tiles only where the whole picture
-            would not fit into memory.
+        tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
+            into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
         memory: memory that a picture may take, in GB; None for half of what is free on the engine's device.
         say: called with one line when a picture is tiled, with the reason, and when memory ran out.
@@ -105,10 +105,10 @@ class AnySize:
         limits: TileLimits | None = None,
     ) -> None:
         if not isinstance(attribute_of(whole, "info"), Info) or not callable(attribute_of(whole, "segment")):
-            raise AtrousError(f"whole must be what runs a network, such as segmenter.whole, got {shown(whole)}.")
+            raise AtrousError(f"whole must be a WholePicture, such as segmenter.whole, got {shown(whole)}.")
         check_say(say)
         if limits is not None and not isinstance(limits, TileLimits):
-            raise AtrousError(f"limits must be those of a segmenter, segmenter.limits, got {shown(limits)}.")
+            raise AtrousError(f"limits must be a TileLimits, such as segmenter.limits, got {shown(limits)}.")
         check_tiling(tile, overlap, memory)
         self.whole, self.tile, self.overlap, self.memory, self.say = whole, tile, overlap, memory, say
         self.limits = TileLimits() if limits is None else limits
@@ -123,7 +123,9 @@ class AnySize:
         overlap: int | None = None,
         say: Callable[[str], object] | None = None,
     ) -> AnySize:
-        """The same network with other scales, flip, CRF or tiles; both share the sizes at which memory ran out.
+        """Returns an object for the same network with other scales, flip, CRF or tiles.
+
+        Both share the tile sizes at which memory ran out.
 
         Args:
             whole: runs the network on a picture; None for the same.
@@ -157,7 +159,7 @@ class AnySize:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
-            valid: H×W booleans, False where there is no data: the mask is 255 there. None for data everywhere.
+            valid: H×W booleans, False where data are missing; there the mask is 255. None for data everywhere.
             name: name of the picture in messages.
             progress: called after each tile with the number of finished tiles and the number of all tiles.
             scores: result of `scores`, so that the network does not run again on a picture that is run whole.
@@ -175,7 +177,7 @@ class AnySize:
 
     @checked
     def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
-        """The network's scores of a picture that is run whole, to make several masks from; None for one in tiles.
+        """Returns the network's scores, from which several masks can be computed; None for a picture in tiles.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
@@ -191,7 +193,7 @@ class AnySize:
 
     @checked
     def logits(self, image: np.ndarray, places: np.ndarray, *, name: str = "the picture") -> np.ndarray:
-        """The logits of some pixels at full size, for a segmenter of one view without a CRF.
+        """Returns the full-size logits of some pixels, for a segmenter without scales, flip and CRF.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
@@ -199,7 +201,7 @@ class AnySize:
             name: name of the picture in messages.
 
         Returns:
-            n×K float32; two columns for one-logit models, the first of them 0.
+            n×K float32; for one-logit models two columns, the first of them 0.
         """
         height, width = check_picture(image, self.whole.info.preprocessing.channels).shape[:2]
         rows, columns = np.divmod(check_places(places, height * width), width)
@@ -250,7 +252,7 @@ class AnySize:
         )
 
         def segment(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-            smaller = self._after_memory_ran_out() or tile  # a tile is a little larger than its size where that fits
+            smaller = self._after_memory_ran_out() or tile  # a tile may be a little larger than `tile`, if that fits
             return self._segment(image, valid, smaller if smaller < tile else None, pooled=pooled, name=name)
 
         overlap, grid = self._grid.overlap_of(tile), self._grid.step_for(tile)
@@ -266,12 +268,12 @@ class AnySize:
         return max(self.whole.scales), self.whole.crf is not None
 
     def _after_memory_ran_out(self) -> int | None:
-        """The largest tile to take since memory ran out; None if it never did."""
+        """Returns the largest tile size to use since memory ran out; None if it never did."""
         tile = self.limits.tile(*self._load)
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
-        """The size of this picture's tiles, None for the whole picture; reports the reason unless `quiet`."""
+        """Returns the picture's tile size, None to run it whole; prints the reason unless `quiet`."""
         say = (lambda line: None) if quiet else self.say
         given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
         if given is not None and max(height, width) > given:
@@ -300,7 +302,7 @@ class AnySize:
         count = len(self._grid.plan(height, width, tile))
         say(
             f"{name}: {width}×{height} px would take about {whole / 1e9:.1f} GB at once, and {limit / 1e9:.1f} GB may "
-            f"be used: {count} tiles of {tile} px that overlap by {overlap} px, about {needs[tile] / 1e9:.1f} GB"
+            f"be used: {count} tiles of {tile} px that overlap by {overlap} px take about {needs[tile] / 1e9:.1f} GB"
         )
         if not quiet:
             self._say_off_grid(tile, name)
@@ -343,7 +345,7 @@ class AnySize:
         pooled: tuple[np.ndarray, ...] | None,
         scores: Sequence[np.ndarray] | None,
     ) -> np.ndarray:
-        if scores is None or self.whole.plain:  # the engine's own masks may differ from scores where classes tie
+        if scores is None or self.whole.plain:  # the engine's masks may differ from those of scores if classes tie
             return self.whole.segment(image, valid, pooled)
         return self.whole.decide(scores, image, self.whole.crf, valid)
 
@@ -359,15 +361,15 @@ class AnySize:
                 return work(tile)
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
-            # This is outside the handler, because the traceback keeps the network's tensors alive.
+            # Outside the except block, because there the traceback still keeps the network's tensors in memory.
             self._free()
-            self.say(f"out of memory at {min(tile or width, width)} px: going on with tiles of {smaller} px")
+            self.say(f"out of memory at {min(tile or width, width)} px: continuing with tiles of {smaller} px")
             self._say_off_grid(smaller, name)
             self.limits.lower(smaller, *self._load)
             tile = smaller
 
     def _smaller(self, error: Exception, size: int) -> int:
-        """The next smaller tile size after memory ran out; raises other errors, and this one at the smallest size."""
+        """Returns the next smaller tile size; raises `error` if it is another error or no smaller size is left."""
         smaller = size // 2 // GRID * GRID
         if not is_out_of_memory(error) or smaller < max(TILES[-1], self._grid.overlap_of(smaller) + GRID):
             raise error
@@ -376,7 +378,10 @@ class AnySize:
     def _pooled(
         self, source: Source, tile: int, progress: Progress
     ) -> tuple[tuple[np.ndarray, ...] | None, Work, Progress]:
-        """The mean features for image pooling, by a first pass over the picture's tiles; None where not needed."""
+        """Computes the mean features for image pooling in a first pass over the picture's tiles.
+
+        Returns the means (None if not needed), the work of this pass, and the progress function for the next pass.
+        """
         height, width, _ = source.shape
         if not self.whole.pools or max(height, width) <= tile:
             return None, Work(0, 0, 0, 0), progress

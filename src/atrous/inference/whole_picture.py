@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class WholePicture:
-    """Runs a network on a prepared picture in memory, or on a part of one, without tiles.
+    """Runs a network on a prepared picture or tile in memory.
 
     Any number of threads may use one object, each with its own picture, because the object never changes.
 
@@ -74,7 +74,7 @@ class WholePicture:
         flip: bool = False,
         crf: DenseCRF | Mapping[str, Any] | str | None = None,
     ) -> WholePicture:
-        """The same network with other scales, flip and CRF.
+        """Returns an object for the same network with other scales, flip and CRF.
 
         Args:
             scales: as in `WholePicture`.
@@ -87,7 +87,7 @@ class WholePicture:
         return WholePicture(self.runner, self.info, scales=scales, flip=flip, crf=crf)
 
     def with_crf(self, crf: DenseCRF | None) -> WholePicture:
-        """The same network, scales and flip with another CRF.
+        """Returns an object for the same network, scales and flip with another CRF.
 
         Args:
             crf: CRF on the engine's device; None for no CRF.
@@ -105,7 +105,7 @@ class WholePicture:
     def stacks(self) -> bool:
         """Whether a batch of pictures of one size is faster than one picture at a time: plain masks on a GPU.
 
-        On a CPU, batches are slower: one picture keeps all cores busy, and several do not fit into the caches
+        On a CPU, batches are slower: one picture uses all cores, and several pictures do not fit into the caches
         (docs/serving.md).
         """
         return self.plain and self.runner.stacks
@@ -119,7 +119,7 @@ class WholePicture:
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
             valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
-            pooled: mean of the whole picture's `features` for each view, where the image is a part of that picture.
+            pooled: mean of the whole picture's `features` for each view, if the image is a tile of that picture.
         """
         image = check_picture(image, self.info.preprocessing.channels)
         check_valid(valid, image.shape[:2])
@@ -129,7 +129,7 @@ class WholePicture:
 
     @checked
     def segment_together(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Masks of pictures of one size, by one forward pass where the engine supports batches.
+        """Returns the masks of pictures of one size; engines that support batches use one forward pass.
 
         Args:
             images: H×W×C pictures, as `Preparation.prepare` returns them.
@@ -162,7 +162,7 @@ class WholePicture:
             image: H×W×C picture, as `Preparation.prepare` returns it.
         """
         if not self.pools:
-            raise AtrousError("features are of models with image pooling (segmenter.pools); this one has none.")
+            raise AtrousError("features are for models with image pooling (segmenter.pools); this model has none.")
         image = check_picture(image, self.info.preprocessing.channels)
         return tuple(view.back(self.runner.features(view.of(image))) for view in self._views)
 
@@ -174,7 +174,7 @@ class WholePicture:
         crf: DenseCRF | None = None,
         valid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The mask from scores.
+        """Returns the mask from scores.
 
         Args:
             scores: h×w×K logits of each view.

@@ -1,1 +1,1 @@
-"""What training is made of."""
+"""Training, losses and evaluation."""

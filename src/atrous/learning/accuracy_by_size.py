@@ -1,4 +1,4 @@
-"""Accuracy by object size: overall pixel counts are dominated by large objects and hide errors on small ones."""
+"""Accuracy by object size; scores over all pixels depend mostly on large objects and hide errors on small objects."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class SizeScore:
     A segment is an 8-connected region of one class in the truth.
 
     Args:
-        num_classes: K ≥ 2.
+        num_classes: number of classes K ≥ 2.
 
     Attributes:
-        counts: K×3×3 int64: per class and size the number of segments, of their pixels, and of their correct pixels.
+        counts: K×3×3 int64: per class and size the numbers of segments, of their pixels, and of their correct pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -45,13 +45,13 @@ class SizeScore:
                 np.add.at(self.counts[index, :, column], size, values)
 
     def accuracy(self) -> NDArray[np.float64]:
-        """Share of correct pixels in small, medium and large segments, K×3; NaN where there are no segments."""
+        """Returns the share of correct pixels in small, medium and large segments, K×3; NaN without segments."""
         with np.errstate(invalid="ignore"):
             return self.counts[..., 2] / self.counts[..., 1]
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Accuracy of each size, 3: the mean over classes that have such segments; NaN if there are none."""
+        """Accuracy of small, medium and large segments: the mean over classes with such segments; NaN without any."""
         found = self.accuracy()
         with np.errstate(invalid="ignore"):
             return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

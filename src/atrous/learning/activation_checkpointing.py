@@ -1,7 +1,7 @@
-"""Activation checkpointing: less memory for training, because blocks are recomputed in the backward pass.
+"""Activation checkpointing: training with less memory, because blocks are recomputed in the backward pass.
 
-Plain training stores every layer's input until its gradient is computed; most of this memory is used by the large
-feature maps of the first blocks. With checkpointing only the input of each block is stored, and the rest is recomputed
+Plain training stores every layer's input until its gradient is computed. Most of this memory is used by the large
+feature maps of the first blocks. With checkpointing, only the input of each block is stored, and the rest is recomputed
 (arXiv:1604.06174, with blocks as segments). Batch norms still update their statistics only once, so gradients and
 weights are the same as in plain training.
 """
@@ -29,7 +29,7 @@ def recompute_blocks(model: SegmentationModel) -> int:
     """Makes a model recompute every block of the backbone, and the head's parts, in the backward pass.
 
     Args:
-        model: model to change in place; outside training it computes as before.
+        model: model to change in place; in evaluation mode it computes as before.
 
     Returns:
         The number of recomputed blocks.
@@ -41,7 +41,7 @@ def recompute_blocks(model: SegmentationModel) -> int:
 
 
 def _blocks(model: SegmentationModel) -> list[nn.Module]:
-    """The residual blocks, which are the innermost elements of nested sequences, and the parts of the head."""
+    """Returns the residual blocks, which are the innermost elements of nested sequences, and the parts of the head."""
     children = list(model.backbone.net.children())
     found = [block for child in children for block in _elements(child) if block is not child]
     found += [part for name in HEADS if isinstance(part := getattr(model, name, None), nn.Module)]
@@ -73,7 +73,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -
 
 @contextmanager
 def _recomputing(block: nn.Module) -> Iterator[None]:
-    """Context of the recomputation: fast depthwise convolutions, and batch norms that keep their statistics."""
+    """Context of the recomputation: fast depthwise convolutions, and batch norms that do not update statistics."""
     norms: list[Any] = [module for module in block.modules() if is_batch_norm(module) and module.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:

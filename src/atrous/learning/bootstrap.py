@@ -1,8 +1,8 @@
-"""How far scores can be trusted: bootstrap intervals and paired tests over groups of pictures.
+"""Confidence intervals and paired tests of scores, by the bootstrap and permutations over groups of pictures.
 
-Groups are what was sampled: patients, scenes or recordings. Pictures of one group resemble each other, so drawing
-pictures as if they were independent gives intervals that are too narrow. Of each group only true positives, true pixels
-and predicted pixels of each class are kept, and the groups' counts are summed before a score is computed.
+Groups are patients, scenes or recordings. Pictures of one group are similar, so intervals from drawing single pictures
+would be too narrow. For each group and class, only the numbers of true positives, true pixels and predicted pixels are
+stored. The counts of the groups are summed before a score is computed.
 
 Percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, §13. Permutation test of pairs: §15.
 """
@@ -18,28 +18,28 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 DRAWS = 10_000
 SEED = 0
-#: Groups below which percentile intervals cover clearly less than they say. Of 1500 sets of made-up groups of one size
-#: (Beta(8, 2)) 95 % intervals of the mean held the truth in 74 % at 3 groups, 82 % at 5, 87 % at 8, 88 % at 10, 92 % at
-#: 20, 94 % at 40.
+#: Number of groups below which 95 % percentile intervals contain the true value clearly less often. In 1500 simulated
+#: sets of equally large groups (Beta(8, 2)), 95 % intervals contained the true mean in 74 % of the sets with 3 groups,
+#: 82 % with 5, 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
 FEW = 10
-#: Groups up to which all ways of swapping two models are counted, 2^12 = 4096.
+#: Largest number of groups for which all ways to swap two models are computed, 2^12 = 4096.
 ENUMERATED = 12
-#: Standard errors that a difference must have to be found in 80 % of sets at 5 %, two-sided: 1.96 + 0.84.
+#: Size of a difference, in standard errors, that a two-sided test at 5 % finds in 80 % of sets: 1.96 + 0.84.
 DETECTABLE = 1.959964 + 0.841621
-_AT_ONCE = 4_000_000  # numbers of weights that are in memory at once
-_TIED = 1e-12  # differences that rounding alone tells apart
+_AT_ONCE = 4_000_000  # number of weights that are in memory at once
+_TIED = 1e-12  # smaller differences are rounding errors
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one summed or many resampled sets of counts.
+    """Scores of one set of summed counts, or of many resampled sets; … are the dimensions of the sets.
 
     Attributes:
-        iou: … × K, NaN for a class that is in neither truth nor prediction.
-        miou: … mean over the classes that are there.
-        pixel_accuracy: … share of labelled pixels that are right.
+        iou: … × K, IoU per class, 0–1; NaN for a class that is in neither truth nor prediction.
+        miou: …, mean IoU over the classes that are in truth or prediction, 0–1.
+        pixel_accuracy: …, share of labelled pixels that are correct, 0–1.
     """
 
     iou: NDArray[np.float64]
@@ -48,19 +48,20 @@ class Scores:
 
     @property
     def columns(self) -> NDArray[np.float64]:
-        """All of them side by side, … × (2 + K): mIoU, pixel accuracy, and the IoU of each class."""
+        """All scores as one array, … × (2 + K): mIoU, pixel accuracy, and the IoU of each class."""
         return np.concatenate([self.miou[..., None], self.pixel_accuracy[..., None], self.iou], axis=-1)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How two models that were measured on the same groups differ, second minus first.
+    """Difference of a score between two models measured on the same groups, second minus first.
 
     Attributes:
-        change: of the score itself; NaN where one of them has none.
-        interval: 95 % bootstrap interval of the change; None where fewer than two groups have the class.
-        error: standard error of the change, by the bootstrap; None as the interval.
-        p: the chance that swapping the models at random in each group changes the score at least as much.
+        change: difference of the score; NaN if the score of one model is NaN.
+        interval: 95 % bootstrap interval of the change; None if fewer than two groups have the class.
+        error: standard error of the change, by the bootstrap; None if the interval is None.
+        p: p-value: probability that a random swap of the models in each group changes the score at least as much; None
+            if the interval is None.
     """
 
     change: float
@@ -70,31 +71,31 @@ class Difference:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest true change that such a set shows in 80 % of cases, at 5 %, two-sided."""
+        """Smallest true change that a two-sided test at 5 % finds in 80 % of such sets; None without an error."""
         return None if self.error is None else DETECTABLE * self.error
 
 
 def class_counts(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What intervals need of a confusion matrix.
+    """Returns the counts of a confusion matrix that intervals need.
 
     Args:
-        confusion: K×K, row = truth, column = prediction.
+        confusion: K×K confusion matrix; row = truth, column = prediction.
 
     Returns:
-        3×K: true positives, pixels of the truth, pixels of the prediction.
+        3×K: true positives, true pixels and predicted pixels of each class.
     """
     return np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)])
 
 
 def grouped_counts(counts: Sequence[NDArray[np.int64]], groups: Sequence[Hashable | None]) -> NDArray[np.int64]:
-    """The counts of pictures summed by group, in the order in which the groups come.
+    """Sums the counts of pictures by group, in the order in which the groups first occur.
 
     Args:
-        counts: 3×K of each picture.
-        groups: the group of each picture; None for a picture that is a group of its own.
+        counts: 3×K counts of each picture.
+        groups: group of each picture; None for a picture that forms its own group.
 
     Returns:
-        G×3×K.
+        G×3×K counts of G groups.
     """
     rows: dict[tuple[bool, Hashable], int] = {}
     keys = [(group is None, number if group is None else group) for number, group in enumerate(groups)]
@@ -105,10 +106,10 @@ def grouped_counts(counts: Sequence[NDArray[np.int64]], groups: Sequence[Hashabl
 
 
 def scores_of(counts: NDArray) -> Scores:
-    """The scores of counts, as `ConfusionMatrix` computes them.
+    """Computes scores from counts, as `ConfusionMatrix` does.
 
     Args:
-        counts: … × 3 × K, summed over groups.
+        counts: … × 3 × K counts, summed over groups.
     """
     hits, true, predicted = (counts[..., row, :].astype(np.float64) for row in range(3))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -120,19 +121,19 @@ def scores_of(counts: NDArray) -> Scores:
 
 
 def groups_with_class(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """In how many groups each class is in truth or prediction, K.
+    """Returns, for each of K classes, the number of groups in which it is in truth or prediction.
 
     Args:
-        counts: G×3×K.
+        counts: G×3×K counts of G groups.
     """
     return (counts[:, 1:].sum(1) > 0).sum(0)
 
 
 def listed_counts(confusion: NDArray[np.int64]) -> list[list[int]]:
-    """What a picture adds to intervals: [class, true positives, true pixels, predicted pixels] of each class in it.
+    """Returns [class index, true positives, true pixels, predicted pixels] for each class in a picture.
 
     Args:
-        confusion: K×K of the picture, row = truth, column = prediction.
+        confusion: K×K confusion matrix of the picture; row = truth, column = prediction.
     """
     counts = class_counts(confusion)
     return [[index, *counts[:, index].tolist()] for index in np.flatnonzero(counts.any(0)).tolist()]
@@ -141,16 +142,16 @@ def listed_counts(confusion: NDArray[np.int64]) -> list[list[int]]:
 def bootstrap_intervals(
     counts: NDArray[np.int64], *, draws: int = DRAWS, seed: int = SEED
 ) -> tuple[list[Interval | None], list[Interval | None]]:
-    """95 % intervals: groups are drawn with replacement, as many as there are, and their counts summed.
+    """Computes 95 % bootstrap intervals: each draw sums the counts of G groups, drawn with replacement.
 
     Args:
-        counts: G×3×K of G groups.
-        draws: how often, ≥ 1.
-        seed: of the draws, ≥ 0.
+        counts: G×3×K counts of G groups.
+        draws: number of draws, ≥ 1.
+        seed: random seed of the draws, ≥ 0.
 
     Returns:
-        The intervals of mIoU and of pixel accuracy, and those of the IoU of each class; None where fewer than two
-        groups say anything.
+        The intervals of mIoU and of pixel accuracy, and the intervals of the IoU of each class. None replaces an
+        interval if fewer than two groups have labelled pixels or the class.
     """
     columns = np.concatenate([scores_of(part).columns for part in _resampled(counts, draws, seed)])
     says = _groups_that_say(counts)
@@ -161,13 +162,13 @@ def bootstrap_intervals(
 def paired_differences(
     first: NDArray[np.int64], second: NDArray[np.int64], *, draws: int = DRAWS, seed: int = SEED
 ) -> list[Difference]:
-    """How two models differ on the same groups, with intervals and a permutation test of pairs.
+    """Compares two models on the same groups, with bootstrap intervals and a permutation test of pairs.
 
     Args:
-        first: G×3×K of the first model.
-        second: G×3×K of the second model, of the same groups in the same order.
-        draws: of groups, and of swaps where there are more than 12 groups; ≥ 1.
-        seed: of the draws, ≥ 0.
+        first: G×3×K counts of the first model.
+        second: G×3×K counts of the second model, for the same groups in the same order.
+        draws: number of draws of groups, and of random swaps if the models differ in more than 12 groups; ≥ 1.
+        seed: random seed of the draws, ≥ 0.
 
     Returns:
         2 + K differences, second minus first: of mIoU, of pixel accuracy, and of the IoU of each class.
@@ -189,7 +190,7 @@ def paired_differences(
 
 
 def _groups_that_say(counts: NDArray[np.int64]) -> list[int]:
-    """The groups behind each column of scores: those with any pixel, twice, and those with each class."""
+    """Returns the number of groups that affect each score: for mIoU and accuracy those with any labelled pixel."""
     any_pixel = int((counts[:, 1].sum(-1) > 0).sum())
     return [any_pixel, any_pixel, *groups_with_class(counts).tolist()]
 
@@ -203,7 +204,7 @@ def _percentiles(values: NDArray[np.float64]) -> Interval | None:
 
 
 def _resampled(counts: NDArray[np.int64], draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """The summed counts of drawn groups, in parts of n×R×K; sums of whole numbers are exact in float64 below 2^53."""
+    """Yields the summed counts of drawn groups, in parts of n×R×K; float64 sums of integers are exact below 2^53."""
     generator, groups = np.random.default_rng(seed), len(counts)
 
     def weights(number: int) -> NDArray[np.float64]:
@@ -216,7 +217,7 @@ def _resampled(counts: NDArray[np.int64], draws: int, seed: int) -> Iterator[NDA
 def _weighted(
     counts: NDArray[np.int64], draws: int, weights: Callable[[int], NDArray[np.float64]]
 ) -> Iterator[NDArray[np.float64]]:
-    """The sums of the groups' counts under `draws` rows of weights, in parts that bound the memory."""
+    """Yields the sums of the groups' counts, weighted by `draws` rows of weights, in parts that limit the memory."""
     flat = counts.reshape(len(counts), -1).astype(np.float64)
     at_once = max(1, _AT_ONCE // (len(counts) + flat.shape[1]))
     for start in range(0, draws, at_once):
@@ -227,10 +228,10 @@ def _weighted(
 def _chances(
     first: NDArray[np.int64], second: NDArray[np.int64], changes: NDArray[np.float64], draws: int, seed: int
 ) -> NDArray[np.float64]:
-    """The share of ways to swap the models in each group that change a score at least as much as was found, 2 + K.
+    """Returns the p-values of 2 + K scores: the share of swaps that change a score at least as much as observed.
 
-    All ways are counted for at most 12 groups in which the models differ; else `draws` are drawn, and what was found
-    counts as one of them.
+    A swap exchanges the models in some of the groups. If the models differ in at most 12 groups, all swaps are
+    computed. Otherwise `draws` random swaps are computed, and the observed result counts as one more.
     """
     differ = (first != second).any((1, 2))
     total, swap = (first + second).sum(0), (second - first)[differ]
@@ -252,7 +253,7 @@ def _chances(
     for part in _weighted(swap, number, swaps) if groups else ():
         one = base + part
         moved = np.abs(scores_of(total - one).columns - scores_of(one).columns)
-        extreme += (~(moved < np.abs(changes) - _TIED)).sum(0)  # where a class vanished, NaN, too
+        extreme += (~(moved < np.abs(changes) - _TIED)).sum(0)  # NaN, of a class that vanished, counts as extreme
     if not groups:
         return np.ones(len(changes))
     return extreme / number if exact else (extreme + 1) / (number + 1)

@@ -1,4 +1,4 @@
-"""How well the outlines of masks agree, which the mean IoU hardly feels: boundary F-score and boundary IoU."""
+"""Scores of the outlines of masks, which hardly change the mean IoU: boundary F-score and boundary IoU."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from numpy.typing import NDArray
 
 from atrous.data.mask_value_map import IGNORE_INDEX
 
-#: How far an outline may be off, in diagonals of the picture (Csurka et al., "What is a good evaluation measure for
-#: semantic segmentation?", BMVC 2013).
+#: Largest distance of matching outline pixels, as a share of the picture's diagonal (Csurka et al., "What is a good
+#: evaluation measure for semantic segmentation?", BMVC 2013).
 TOLERANCE = 0.0075
-#: How wide a class's seam is, in diagonals of the picture (arXiv:2103.16562 §4.3).
+#: Width of the seam along the contour of a class, as a share of the picture's diagonal (arXiv:2103.16562 §4.3).
 SEAM = 0.02
 
 
 class BoundaryScore:
-    """Counts, for each class, the pixels of true and predicted outlines that have one of the other nearby.
+    """Boundary F-score: counts, per class, the outline pixels of truth and prediction that match each other.
 
-    A pixel is on its class's outline where one of its four neighbours is of another class. Predicted outlines among
-    ignored pixels count only where they are right. Beside pixels without data there is no outline, as at the border.
+    A pixel is on the outline of its class if one of its four neighbours has another class. It matches if the other
+    outline is within the tolerance. Predicted outline pixels on ignored pixels count only if they match. The picture's
+    border and the border to pixels without data are not outlines.
 
     Args:
-        num_classes: K ≥ 2.
+        num_classes: number of classes K ≥ 2.
 
     Attributes:
-        counts: K×4 int64: predicted outline pixels that are right, all predicted, true ones that were found, all true.
+        counts: K×4 int64: matching predicted, all predicted, matching true and all true outline pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -51,7 +52,7 @@ class BoundaryScore:
 
     @property
     def f_score(self) -> NDArray[np.float64]:
-        """2·precision·recall / (precision + recall) per class, K; NaN for a class without outlines on either side."""
+        """F-score of each of K classes, 2·precision·recall / (precision + recall); NaN for a class without outlines."""
         right, predicted, found, true = self.counts.T.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             precision, recall = right / predicted, found / true
@@ -62,22 +63,24 @@ class BoundaryScore:
 
     @property
     def mean(self) -> float:
-        """The mean over the classes that have outlines; NaN where none has."""
+        """Mean F-score over the classes that have outlines, 0–1; NaN if no class has outlines."""
         present = self.f_score[~np.isnan(self.f_score)]
         return float(present.mean()) if present.size else float("nan")
 
 
 class BoundaryIoU:
-    """IoU of seams: of the pixels of a class that lie within 2 % of the diagonal of its contour (arXiv:2103.16562).
+    """Boundary IoU (arXiv:2103.16562): IoU of the true and predicted seams of each class.
 
-    As in the authors' code (bowenc0221/boundary-iou-api), the picture's border is a contour and distances are counted
-    in king's moves. Pixels without a label are left out. Where there is no data, the picture ends.
+    A seam is all pixels of a class within 2 % of the picture's diagonal from the contour of the class. As in the
+    authors' code (bowenc0221/boundary-iou-api), distances are Chebyshev distances (king's moves in chess), and the
+    picture's border is a contour. The border to pixels without data is a contour, too. Pixels without a label do not
+    count.
 
     Args:
-        num_classes: K ≥ 2.
+        num_classes: number of classes K ≥ 2.
 
     Attributes:
-        counts: K×2 int64: pixels in both seams, pixels in either.
+        counts: K×2 int64: pixels in both seams, and pixels in at least one of them.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -98,31 +101,36 @@ class BoundaryIoU:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Per class, K; NaN for a class without pixels on either side."""
+        """Boundary IoU of each of K classes, 0–1; NaN for a class in neither truth nor prediction."""
         both, either = self.counts.T.astype(np.float64)
         with np.errstate(invalid="ignore"):
             return both / either
 
     @property
     def mean(self) -> float:
-        """The mean over the classes that are there; NaN where none is."""
+        """Mean boundary IoU over the classes in truth or prediction, 0–1; NaN if there are none."""
         present = self.iou[~np.isnan(self.iou)]
         return float(present.mean()) if present.size else float("nan")
 
 
 def seam(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """The pixels of a mask within so many king's moves of what is not of it, the picture's outside included."""
+    """Returns the pixels of a mask within a distance of pixels outside the mask or outside the picture.
+
+    Args:
+        mask: H×W booleans.
+        width: largest Chebyshev distance, in pixels.
+    """
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     inner = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)
     return mask & (inner[1:-1, 1:-1] == 0)
 
 
 def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-    """The pixels of a mask beside others that are not of it; the picture's border is none.
+    """Returns the pixels of a mask that have a neighbour outside the mask; the picture's border is not an outline.
 
     Args:
-        mask: H×W.
-        void: H×W, True where the picture has no data, which is no outline either; None for nowhere.
+        mask: H×W booleans.
+        void: H×W booleans, True for pixels without data; their border is not an outline. None for data everywhere.
     """
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     covered = mask if void is None else mask | void
@@ -130,7 +138,7 @@ def outline(mask: NDArray[np.bool_], void: NDArray[np.bool_] | None = None) -> N
 
 
 def near(points: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
-    """The pixels within a distance of some of the points, in pixels."""
+    """Returns the pixels within a Euclidean distance, in pixels, of any of the points (H×W booleans)."""
     if not points.any():
         return np.zeros_like(points)
     return cv2.distanceTransform((~points).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= distance

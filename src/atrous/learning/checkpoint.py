@@ -1,4 +1,4 @@
-"""A training checkpoint: one safetensors file with everything needed to go on, written atomically."""
+"""Training checkpoints: one safetensors file with everything that is needed to resume, written atomically."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from atrous.model_file import write_safetensors
 from atrous.models import Info, SegmentationModel
 from atrous.run_folder import CHECKPOINT
 
-#: Parts of a checkpoint that every training has.
+#: Parts that every checkpoint has.
 OWN_PARTS = ("weights", "optimizer", "random")
-#: Parts that a field of the recipe brings.
+#: Parts that depend on a field of the recipe → that field.
 OF_RECIPE = {"average": "train.ema", "crf": "crf.trainable"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says of its training, besides the state that it puts back.
+    """The description of the run in a checkpoint, besides the states that are restored from it.
 
     Args:
-        progress: as it was saved.
-        recipe: the run's, as YAML; "" where it was saved without.
-        processes: how many trained together.
+        progress: progress of the run, as it was saved.
+        recipe: recipe of the run, as YAML; "" if the checkpoint has none.
+        processes: number of processes that trained together.
     """
 
     progress: dict[str, Any]
@@ -41,24 +41,24 @@ class Checkpoint:
 
 
 def checkpoint_of(run: Path) -> Path:
-    """Where a run's folder keeps its checkpoint."""
+    """Returns the path of the checkpoint in a run's folder."""
     return run / CHECKPOINT
 
 
 def check_names(state: Mapping[str, Stateful]) -> None:
-    """Refuses parts of a training's state that a checkpoint could not keep.
+    """Checks that a checkpoint can store the parts of a run's state.
 
     Args:
         state: parts by name.
 
     Raises:
-        AtrousError: a name that is taken or is no identifier, or a part without `state_dict` and `load_state_dict`.
+        AtrousError: a name is reserved or not an identifier, or a part lacks `state_dict` or `load_state_dict`.
     """
     for name, part in state.items():
         if not isinstance(name, str) or not name.isidentifier() or name in OWN_PARTS:
             raise AtrousError(
-                f"a part of a training's state is named by letters, digits and underscores, and not "
-                f"{', '.join(OWN_PARTS)}; got {shown(name)}."
+                "the name of a part of a run's state must consist of letters, digits and underscores, and must not be "
+                f"{' or '.join(OWN_PARTS)}; got {shown(name)}."
             )
         if not isinstance(part, Stateful):
             raise AtrousError(f"the state '{name}' needs state_dict() and load_state_dict(state), got {shown(part)}.")
@@ -77,16 +77,16 @@ def save_checkpoint(
     """Writes the state of a training run.
 
     Args:
-        path: the file; at every moment it holds the old state or the new one, whole.
-        model: whose weights and info are kept.
-        optimizer: whose state is kept.
-        state: what else is kept, by name, such as the moving average of the weights.
-        progress: JSON-serialisable: epoch, step, best score, elapsed time.
-        random: each process's `random_state()`; this one's alone where there are no others.
-        recipe: the run's recipe as YAML, so that the checkpoint alone is enough to go on.
+        path: path of the file. It is replaced atomically, so it always contains a complete state.
+        model: model whose weights and metadata are stored.
+        optimizer: optimiser whose state is stored.
+        state: further parts to store, by name, such as the moving average of the weights.
+        progress: values that JSON can store, such as epoch, step, best score and elapsed time.
+        random: `random_state()` of each process; empty for that of this process.
+        recipe: recipe of the run as YAML; with it, the checkpoint alone is enough to resume.
 
     Raises:
-        AtrousError: the file cannot be written, or a state holds what a checkpoint does not keep.
+        AtrousError: the file cannot be written, or a state contains a value that a checkpoint cannot store.
     """
     tensors, plain = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}, dict[str, Any]()
     for name, part in (state or {}).items():
@@ -109,23 +109,23 @@ def load_checkpoint(
     state: Mapping[str, Stateful] | None = None,
     rank: int = 0,
 ) -> Checkpoint:
-    """Puts a checkpoint's state back, in place.
+    """Restores the states from a checkpoint, in place.
 
-    Learning rates and weight decays stay as the optimiser has them, so that a recipe changed on resuming counts; what
-    learns now and did not before starts without momentum.
+    Learning rates and weight decays of the optimiser do not change, so that a recipe changed for resuming takes effect.
+    Parameters that were frozen before and are trainable now start without momentum.
 
     Args:
-        path: written by `save_checkpoint`.
-        model: gets the weights and the info.
-        optimizer: gets its state.
-        state: what else gets its state, by the names it was saved by.
-        rank: this process's, whose random state is put back if there was such a process.
+        path: checkpoint written by `save_checkpoint`.
+        model: model that gets the weights and the metadata.
+        optimizer: optimiser that gets its state.
+        state: further parts that get their states, by the names under which they were saved.
+        rank: rank of this process; its random state is restored if the checkpoint has one for this rank.
 
     Returns:
-        The progress that was saved, and of which training.
+        The progress and the recipe that were saved.
 
     Raises:
-        AtrousError: missing, damaged, or of another training.
+        AtrousError: the checkpoint is missing, damaged, or of another run.
     """
     wanted = state or {}
     if not path.is_file():
@@ -138,7 +138,7 @@ def load_checkpoint(
         for name, part in wanted.items():
             part.load_state_dict(put_together(name, tensors, plain.get(name)))
         if record["optimizer"] != type(optimizer).__name__:
-            raise ValueError(f"its optim.name was {record['optimizer'].lower()}, which a resumed run keeps")
+            raise ValueError(f"its optim.name is {record['optimizer'].lower()}, which must not change on resuming")
         slots: dict[str, dict[str, Tensor]] = {}
         for name, tensor in put_together("optimizer", tensors, None).items():
             parameter, _, slot = name.rpartition(".")
@@ -151,17 +151,17 @@ def load_checkpoint(
         processes = sum(name.startswith("random.") and name.endswith(".cpu") for name in tensors)
         return Checkpoint(record["progress"], record.get("recipe", ""), max(1, processes))
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
-        raise AtrousError(f"{path} is no checkpoint of this run, or is damaged: {error}") from error
+        raise AtrousError(f"{path} is not a checkpoint of this run, or is damaged: {error}") from error
 
 
 def last_weights(run: Path) -> dict[str, Tensor]:
-    """The weights with which a run goes on, as they are now: not those of its best validation, nor their average.
+    """Returns the latest weights of a run, with which it resumes; not those of its best model or moving average.
 
     Args:
-        run: the run's folder.
+        run: folder of the run.
 
     Raises:
-        AtrousError: no checkpoint, or a damaged one.
+        AtrousError: the run has no checkpoint, or a damaged one.
     """
     path = checkpoint_of(run)
     if not path.is_file():
@@ -169,11 +169,11 @@ def last_weights(run: Path) -> dict[str, Tensor]:
     try:
         return put_together("weights", _read(path)[1], None)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise AtrousError(f"{path} is no checkpoint, or is damaged: {error}") from error
+        raise AtrousError(f"{path} is not a checkpoint, or is damaged: {error}") from error
 
 
 def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in memory, copied where two share it, which the file format does not have."""
+    """Moves tensors to the CPU; copies those that share memory, because the file format does not allow that."""
     found, taken = dict[str, Tensor](), set[int]()
     for name, tensor in tensors.items():
         own = tensor.detach().cpu().contiguous()
@@ -184,23 +184,23 @@ def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The record of a checkpoint and all its tensors."""
+    """Reads the record of a checkpoint and all its tensors."""
     with safe_open(path, framework="pt") as file:
         record = parse_json((file.metadata() or {})["atrous-checkpoint"], str(path), finite=False)
         return record, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _parts(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What JSON keeps of each part of the state, by name; older checkpoints do not list them."""
+    """Returns the JSON values of each part of the state, by name; finds the parts of older checkpoints by tensors."""
     if "state" in record:
         return record["state"]
     return {name: None for name in OF_RECIPE if any(key.startswith(f"{name}.") for key in tensors)}
 
 
 def _check_parts(stored: Set[str], wanted: Set[str]) -> None:
-    """Refuses to go on without a part of the state, or with one that was not there.
+    """Checks that the run has the same parts as the checkpoint.
 
-    An average of the weights may be left behind, because they do not depend on it.
+    Only the moving average may be missing from the run, because the weights do not depend on it.
 
     Raises:
         ValueError: the parts differ.
@@ -210,11 +210,14 @@ def _check_parts(stored: Set[str], wanted: Set[str]) -> None:
         if name in OF_RECIPE and (how, name) != ("with", "average"):
             raise ValueError(f"it was trained {how} {OF_RECIPE[name]}")
         if name not in OF_RECIPE:
-            raise ValueError(f"it was trained {how} a state or term '{name}' of a program: resume it with that program")
+            raise ValueError(f"it was trained {how} a state or term '{name}' of a program: resume it by that program")
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Stateful]) -> list[str]:
-    """What each of the optimiser's parameters is called, in its order: which are frozen may change on resuming."""
+    """Returns the names of the optimiser's parameters, in its order.
+
+    States are stored by name, because other parameters may be frozen on resuming.
+    """
     names: dict[int, str] = {}
     for part, module in {"weights": model, **state}.items():
         if isinstance(module, nn.Module):
@@ -222,18 +225,18 @@ def _names(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[st
                 names.setdefault(id(value), f"{part}.{name}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if any(id(parameter) not in names for parameter in parameters):
-        raise AtrousError("the optimiser has a parameter that is neither the model's nor of a module in the state.")
+        raise AtrousError("the optimiser has a parameter that belongs to neither the model nor a module in the state.")
     return [names[id(parameter)] for parameter in parameters]
 
 
 def _slots(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
-    """What the optimiser keeps of each parameter, in its order."""
-    state: Any = optimizer.state  # without an entry for what has had no gradient yet
+    """Returns the optimiser's state of each parameter, in its order."""
+    state: Any = optimizer.state  # has no entry for parameters without a gradient so far
     return [state.get(parameter, {}) for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of torch's generators that dropout draws from, by their device."""
+    """Returns the states of torch's random number generators, which dropout uses, by device."""
     gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() and torch.cuda.is_initialized() else {}
     return {"cpu": torch.get_rng_state(), **gpu}
 

@@ -1,4 +1,4 @@
-"""What a training keeps in its checkpoint, part by part, as tensors and plain values."""
+"""The parts of a training checkpoint, each as tensors and plain values."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from atrous.errors import AtrousError, shown
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything whose state a checkpoint keeps: modules, optimisers, schedulers, counters, buffers of pictures."""
+    """An object whose state a checkpoint can store: a module, optimiser, scheduler, counter or buffer of pictures."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The state: tensors, arrays, numbers, texts, None, and lists, tuples and dicts of them."""
+        """Returns the state: tensors, arrays, numbers, texts, None, and lists, tuples and dicts of them."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any:
-        """Puts back what `state_dict` returned."""
+        """Restores a state that `state_dict` returned."""
         ...
 
 
 def take_apart(name: str, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
-    """A state as tensors by name, and the rest as JSON; `put_together` undoes it, to the bit.
+    """Splits a state into tensors by name and values for JSON; `put_together` restores it exactly.
 
     Args:
-        name: of the part; each tensor's begins with it and a dot.
-        state: what `Stateful.state_dict` returned.
+        name: name of the part; the names of its tensors begin with it and a dot.
+        state: result of `Stateful.state_dict`.
 
     Returns:
-        The tensors, and what JSON keeps: None where the state is tensors by name and nothing else.
+        The tensors, and the values for JSON; these are None if the state contains only tensors by name.
 
     Raises:
-        AtrousError: a value that a checkpoint does not keep.
+        AtrousError: the state contains a value that a checkpoint cannot store.
     """
     if all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         return {f"{name}.{key}": value for key, value in state.items()}, None
@@ -45,12 +45,12 @@ def take_apart(name: str, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
 
 
 def put_together(name: str, tensors: Mapping[str, Tensor], rest: Any) -> dict[str, Any]:
-    """The state that `take_apart` was given.
+    """Restores a state that `take_apart` split.
 
     Args:
-        name: of the part.
-        tensors: of the whole checkpoint, by name.
-        rest: what JSON kept of it.
+        name: name of the part.
+        tensors: all tensors of the checkpoint, by name.
+        rest: values from JSON.
 
     Raises:
         KeyError: a tensor is missing.
@@ -62,7 +62,7 @@ def put_together(name: str, tensors: Mapping[str, Tensor], rest: Any) -> dict[st
 
 
 def _plain(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON, in which a list names a kind and holds its parts; tensors are put aside."""
+    """Converts a value to JSON, with each container as a list [kind, parts]; moves tensors to `tensors`."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.bool_ | np.number):
@@ -78,8 +78,8 @@ def _plain(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         kind = "tuple" if isinstance(value, tuple) else "list"
         return [kind, [_plain(name, one, tensors) for one in value]]
     raise AtrousError(
-        f"the state '{name}' holds {shown(value)}, of type {type(value).__name__}. A checkpoint keeps tensors, arrays, "
-        "numbers, texts, None, and lists, tuples and dicts of them: give it as one of these."
+        f"the state '{name}' contains {shown(value)}, of type {type(value).__name__}. A checkpoint can store tensors, "
+        "arrays, numbers, texts, None, and lists, tuples and dicts of them: convert the value to one of these."
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores from one integer confusion matrix; they do not depend on the batch size or the order of the pictures."""
+"""Scores from an integer confusion matrix; they do not depend on the batch size or the order of the pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ConfusionMatrix:
     """Counts of (truth, prediction) pairs over every labelled pixel, in int64.
 
     Args:
-        num_classes: K ≥ 2.
+        num_classes: number of classes K ≥ 2.
 
     Attributes:
         counts: K×K int64; row = truth, column = prediction.
@@ -30,7 +30,7 @@ class ConfusionMatrix:
 
         Args:
             truth: class indices of any shape, 255 = ignore.
-            prediction: class indices of the same shape, all < K, or 255 where truth is 255 too.
+            prediction: class indices of the same shape, all < K; 255 is allowed where truth is 255.
         """
         classes = len(self.counts)
         pairs = truth.reshape(1, -1), prediction.reshape(1, -1)
@@ -53,7 +53,7 @@ class ConfusionMatrix:
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Share of a class's true pixels that were found, K; NaN for a class absent from truth."""
+        """Share of the true pixels of each class that are predicted correctly, K; NaN for a class absent from truth."""
         return _ratio(np.diag(self.counts), self.counts.sum(1))
 
     @property
@@ -63,11 +63,11 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right; NaN if no pixel is labelled."""
+        """Share of labelled pixels that are correct; NaN if no pixel is labelled."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
     def summary(self) -> dict[str, Any]:
-        """The main scores by name, 0–1; NaN becomes None."""
+        """Returns the main scores by name, 0–1; NaN becomes None."""
         frequency = self.counts.sum(1) / max(self.counts.sum(), 1)
         scores = {
             "miou": self.miou,

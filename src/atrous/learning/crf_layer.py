@@ -20,11 +20,11 @@ ITERATIONS_AFTER = 10
 
 
 class CrfLayer(nn.Module):
-    """A layer that refines scores with a CRF whose weights are learned.
+    """A layer that refines scores with a CRF with trainable weights.
 
     Args:
         settings: initial settings of the CRF.
-        info: info of the model whose scores are refined.
+        info: metadata of the model whose scores are refined.
 
     Attributes:
         crf: the CRF; its kernel weights are parameters, and so is its compatibility matrix if that is learned.
@@ -43,7 +43,7 @@ class CrfLayer(nn.Module):
             trainable=True,
         )
         check_crf_fits(info.preprocessing)
-        picture = info.preprocessing.image  # the CRF compares no further inputs, such as depth
+        picture = info.preprocessing.image  # the CRF does not use further inputs, such as depth
         self.channels = picture.channels
         # The loader converts 16-bit pictures to float32 without scaling; the CRF expects values of 0–255.
         self.unit = 257.0 if picture.dtype == "uint16" else 1.0
@@ -54,14 +54,14 @@ class CrfLayer(nn.Module):
         Args:
             scores: N×K×h×w logits; K = 1 is one logit for two classes.
             raw_images: N×C×H×W, unnormalised.
-            align_corners: the model's upsampling convention.
+            align_corners: the model's convention of bilinear resizing.
 
         Returns:
             N×K×H×W float32 logits whose softmax (sigmoid, for K = 1) is the CRF's output. If any score is not finite,
             the upsampled scores are returned unrefined.
         """
         full = resize(scores.float(), raw_images.shape[-2:], align_corners)
-        if not full.isfinite().all():  # the training reports it, with the names of the pictures
+        if not full.isfinite().all():  # the trainer then raises `Diverged` with the names of the pictures
             return full
         pictures = raw_images[:, : self.channels].permute(0, 2, 3, 1)
         if self.unit != 1:
@@ -76,5 +76,5 @@ class CrfLayer(nn.Module):
         self.crf.gaussian_weight.clamp_(min=0)
 
     def learned(self) -> dict[str, Any]:
-        """The settings of the trained CRF, for `Info.crf`."""
+        """Returns the settings of the trained CRF, for `Info.crf`."""
         return {**settings_of(self.crf), "iterations": ITERATIONS_AFTER}

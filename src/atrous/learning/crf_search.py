@@ -1,4 +1,4 @@
-"""Search of a CRF's parameters on labelled pictures, as in the papers: a coarse grid, then a finer one around its best.
+"""Searches a CRF's parameters on labelled pictures, as in the papers: on a coarse grid, then on a finer one.
 
 arXiv:1412.7062 §5 fixes w2 and σγ at 3 with ten mean-field iterations, and finds w1, σα and σβ by cross-validation on
 100 validation pictures.
@@ -47,7 +47,7 @@ def coarse_to_fine(
         grid: values of each parameter, ascending and evenly spaced; a parameter with one value is not varied.
 
     Yields:
-        Each trial as it is made, `trials_of(grid)` in total. The best is the first with the highest score.
+        Each trial, `trials_of(grid)` in total; `best_of` returns the best one.
     """
     coarse = []
     for values in itertools.product(*grid.values()):
@@ -67,17 +67,17 @@ def coarse_to_fine(
 
 
 def trials_of(grid: Mapping[str, Sequence[float]] = GRID) -> int:
-    """The number of trials that `coarse_to_fine` makes."""
+    """Returns the number of trials that `coarse_to_fine` makes."""
     return math.prod(map(len, grid.values())) + 3 ** sum(len(values) > 1 for values in grid.values()) - 1
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The first trial with the highest score; NaN counts as the lowest score."""
+    """Returns the first trial with the highest score; NaN counts as the lowest score."""
     return max(trials, key=lambda trial: -1.0 if math.isnan(trial.miou) else trial.miou)
 
 
 def evenly(items: Sequence[Picked], count: int) -> list[Picked]:
-    """At most `count` items at even distances in the sequence; the choice is deterministic."""
+    """Returns at most `count` items at even distances in the sequence; the choice is deterministic."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""Batches of augmented samples, which do not depend on the number of workers."""
+"""Loads batches of augmented samples; the batches do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from atrous.errors import AtrousError
 from atrous.learning.batch import LABELS, Batch
 from atrous.learning.epoch_sampler import EpochOrder
 
-#: Batches that each worker prepares ahead.
+#: Number of batches that each worker prepares in advance.
 PREFETCH = 4
 #: Seconds between two checks that the workers are alive, while the loader waits for a batch.
 POLL = 5.0
@@ -90,16 +90,16 @@ class AugmentedSamples(TorchDataset):
 
 
 class Loader:
-    """Loads batches with worker processes; the training continues with one worker fewer if a worker dies or hangs.
+    """Loads batches with worker processes; if a worker dies or hangs, training continues with one worker fewer.
 
     The batches do not depend on the number of workers, because a sample depends only on (epoch, index).
 
     Args:
         samples: samples to read.
-        order: order of the samples; its `start` sets what the next iteration yields.
+        order: order of the samples; its `start` sets the epoch and the first picture of the next iteration.
         workers: number of worker processes, ≥ 0; 0 reads in this process.
         pin_memory: True to put batches into page-locked memory, for training on a GPU.
-        patience: seconds to wait for a batch before its worker counts as stuck.
+        patience: seconds to wait for a batch; after that time its worker is regarded as stuck.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Loader:
         return self.order.counts(first)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The remaining batches of an epoch for this process; arguments as of `EpochOrder.start`."""
+        """Returns an iterator over this process's remaining batches of an epoch; arguments as in `EpochOrder.start`."""
         self.order.start(epoch, first)
         return iter(self)
 
@@ -164,7 +164,7 @@ class Loader:
                 timeout=min(POLL, self.patience) if self.workers else 0,
                 generator=torch.Generator(),  # each iteration draws a number; this keeps the global random state
             )
-        # torch's signal handler would raise for a dead worker anywhere in the training. The iterator finds it too,
+        # torch's signal handler would raise for a dead worker anywhere in the program. The iterator finds it, too,
         # within POLL seconds of waiting for a batch, and without the signal, which Windows does not have.
         child_ended = getattr(signal, "SIGCHLD", None)
         if child_ended is None or threading.current_thread() is not threading.main_thread():
@@ -175,7 +175,7 @@ class Loader:
         return iterator
 
     def _next(self, iterator: Any) -> Batch | None:
-        """The next batch, or None at the end; checks every few seconds of waiting that the workers are alive."""
+        """Returns the next batch, None at the end; while it waits, it checks regularly that the workers are alive."""
         waited = 0.0
         while True:
             try:
@@ -183,7 +183,7 @@ class Loader:
             except (EOFError, ConnectionError) as error:
                 if not self.workers:
                     raise
-                # The data of a queued batch are fetched from the worker that made it, which may be dead by then.
+                # The data of a queued batch are fetched from the worker that made the batch; that worker may be dead.
                 raise RuntimeError("DataLoader worker exited unexpectedly") from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
@@ -204,13 +204,13 @@ class Loader:
         shared = " and of free shared memory: df -h /dev/shm" if SHARED_MEMORY.is_dir() else ""
         error_console.print(
             escape(
-                f"{what}; it was reading {', '.join(names) or 'nothing'}. Going on with {self.workers} workers. If it "
-                f"happens again, check that file and the amount of free memory{shared}."
+                f"{what}; it was reading {', '.join(names) or 'nothing'}. Continuing with {self.workers} workers. If "
+                f"this happens again, check that file and the amount of free memory{shared}."
             )
         )
 
     def _workers_that_fit(self) -> int:
-        """The number of workers to start: fewer than requested if the shared memory is too small for their batches."""
+        """Returns the number of workers to start: fewer than requested if shared memory is too small for them."""
         if not self.workers or not SHARED_MEMORY.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
@@ -221,14 +221,14 @@ class Loader:
         fitting = int(min(self.workers, free // needed))
         if fitting < self.workers:
             error_console.print(
-                f"/dev/shm has {free / 1e6:.0f} MB free, and a worker needs {needed / 1e6:.0f} MB: going on "
+                f"/dev/shm has {free / 1e6:.0f} MB free, and a worker needs {needed / 1e6:.0f} MB: continuing "
                 f"with {fitting} of {self.workers} workers. In Docker, --shm-size or --ipc=host gives more space."
             )
         return fitting
 
 
 def _is_about_a_worker(error: RuntimeError) -> bool:
-    """Whether torch's loader reports a dead or stuck worker, and not an error raised in a worker."""
+    """Returns whether torch's loader reports a dead or stuck worker, and not an error raised in a worker."""
     return str(error).startswith(("DataLoader worker", "DataLoader timed out", "Pin memory thread"))
 
 
@@ -263,9 +263,9 @@ def _start_worker(_: int) -> None:
 def _end_with_the_main_process() -> None:
     """Ends this worker when the main process no longer exists.
 
-    torch's own check asks for the parent's process number in the worker. If the main process is killed just after the
-    fork, that number is already the one of init, and the worker waits for work for ever, with the main process's output
-    still open.
+    torch's own check compares the parent's process number with the number when the worker started. If the main process
+    is killed just after the fork, that number is already the number of init. Then the worker would wait for work
+    forever and keep the main process's output open.
     """
     parent = multiprocessing.parent_process()
     while parent is not None and os.getppid() == parent.pid and parent.is_alive():  # Windows keeps the old number

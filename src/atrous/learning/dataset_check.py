@@ -1,4 +1,4 @@
-"""The examination of a data set with a progress bar, for `atrous doctor` and training."""
+"""Examines a data set with a progress bar, for `atrous doctor` and training."""
 
 from __future__ import annotations
 

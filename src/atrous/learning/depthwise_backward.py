@@ -1,10 +1,12 @@
-"""A fast backward pass for depthwise convolutions on CPUs, where the library's own is up to twenty times too slow.
+"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as the library's.
 
-oneDNN has a fast forward kernel for every depthwise convolution, but falls back to slow code in the backward pass of
-5×5 and dilated ones. Both gradients of a depthwise convolution are themselves depthwise convolutions, so the fast
-kernel serves for them too: the input's gradient convolves the output's with the mirrored weight; the weight's gradient
-convolves the input with the output's gradient as one large kernel, stride and rate changing places.
-Measured in benchmarks/train.py; equal to the library's gradients up to rounding (tests/learning/test_depthwise.py).
+oneDNN has a fast forward kernel for every depthwise convolution. But in the backward pass of 5×5 and dilated
+convolutions it uses slow code. Both gradients are depthwise convolutions themselves, so the fast forward kernel can
+compute them. The input's gradient is the output's gradient, convolved with the mirrored weight. The weight's gradient
+is the input, convolved with the output's gradient as one large kernel, with stride and atrous rate exchanged.
+
+The speed is measured in benchmarks/train.py. Up to rounding, the gradients equal the library's
+(tests/learning/test_depthwise.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from atrous.models.layers import live_taps
 
 
 class FastDepthwise(TorchFunctionMode):
-    """While active, depthwise 2-D convolutions on the CPU get the fast backward pass; models need not know."""
+    """A torch mode in which depthwise 2-D convolutions on the CPU use the fast backward pass, in any model."""
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -49,7 +51,7 @@ def _is_depthwise(
 def _convolve(
     image: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    if torch.is_autocast_enabled("cpu"):  # autocast acts below this level, so its rule is applied here
+    if torch.is_autocast_enabled("cpu"):  # autocast acts on lower-level functions, so its rule is applied here
         dtype = torch.get_autocast_dtype("cpu")
         image, weight = image.to(dtype), weight.to(dtype)
     (top, bottom), (left, right) = (
@@ -62,7 +64,7 @@ def _convolve(
 
 
 class _Depthwise(torch.autograd.Function):
-    """N×C×H×W and C×1×k×l → N×C×H'×W'."""
+    """A depthwise convolution, N×C×H×W and C×1×k×l → N×C×H'×W'."""
 
     @staticmethod
     def forward(ctx, image, weight, stride, padding, dilation):
@@ -84,7 +86,7 @@ class _Depthwise(torch.autograd.Function):
                     image.dtype
                 )
         if ctx.needs_input_grad[1]:
-            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # the one case whose own kernel is fast
+            if weight.shape[-2:] == (3, 3) and dilation == (1, 1):  # only here the library's own kernel is fast
                 for_weight = _library(gradient, image, weight, ctx.geometry, image.dtype, (False, True))
             else:
                 for_weight = _weight_gradient(gradient, image, weight.shape[-2:], *ctx.geometry).to(weight.dtype)
@@ -92,9 +94,9 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _image_gradient(gradient: Tensor, weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
-    """Of a convolution with stride 1: the output's gradient, convolved with the mirrored weight."""
+    """Returns the input's gradient for stride 1: the output's gradient, convolved with the mirrored weight."""
     margins = [(weight.shape[2 + side] - 1) * dilation[side] - padding[side] for side in (0, 1)]
-    crops = [min(margin, 0) for margin in margins]  # padded by more than the kernel reaches: cut instead
+    crops = [min(margin, 0) for margin in margins]  # negative if the padding is larger than the kernel's reach
     gradient = F.pad(gradient, (crops[1], crops[1], crops[0], crops[0])) if min(crops) < 0 else gradient
     margins = [max(margin, 0) for margin in margins]
     return F.conv2d(gradient, weight.flip(2, 3), None, 1, margins, dilation, gradient.shape[1])
@@ -108,14 +110,14 @@ def _weight_gradient(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """Each picture convolved with its output's gradient, every channel with its own."""
+    """Returns the weight's gradient: each channel of the input, convolved with its channel of the output's gradient."""
     channels, height, width = gradient.shape[1:]
     needed = [
         stride[side] * (gradient.shape[2 + side] - 1) + (kernel[side] - 1) * dilation[side] + 1 for side in (0, 1)
     ]
     after = [needed[side] - padding[side] - image.shape[2 + side] for side in (0, 1)]
     total = gradient.new_zeros(channels, 1, *kernel, dtype=torch.promote_types(gradient.dtype, torch.float32))
-    for one, by in zip(image.split(1), gradient.split(1), strict=True):  # all at once would take N times the memory
+    for one, by in zip(image.split(1), gradient.split(1), strict=True):  # a whole batch would take N times the memory
         padded = F.pad(one, (padding[1], after[1], padding[0], after[0])).contiguous(memory_format=torch.channels_last)
         kernels = by.reshape(channels, 1, height, width)
         total += F.conv2d(padded, kernels, None, dilation, 0, stride, channels).reshape(total.shape)

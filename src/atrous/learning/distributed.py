@@ -1,4 +1,4 @@
-"""One training or measurement over many processes, started by torchrun: who I am, and what all of us found."""
+"""Training and evaluation in several processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from atrous.console import console
 from atrous.errors import AtrousError, counted
 
 T = TypeVar("T")
-#: How long processes wait for each other before they give up: as long as the first may take to examine the data.
+#: Longest time that processes wait for each other; the first one may need hours to examine the data.
 PATIENCE = timedelta(hours=6)
-#: What torchrun says to each process.
+#: Environment variables that torchrun sets for each process.
 BY_TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that work together, seen from one of them; by default it is alone.
+    """The processes that work together, from the view of one of them; by default there is only one.
 
     Args:
-        rank: its number, 0 … world − 1; the first writes the files and talks to the user.
-        world: how many there are, ≥ 1.
-        local_rank: its number on its machine, which is also that of its GPU.
+        rank: index of this process, 0 … world − 1; process 0 writes the files and prints.
+        world: number of processes, ≥ 1.
+        local_rank: index of this process on its machine, which is also the index of its GPU.
     """
 
     rank: int = 0
@@ -41,15 +41,15 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files."""
+        """Whether this is process 0, which writes the files."""
         return self.rank == 0
 
     def part(self, items: Sequence[T]) -> Sequence[T]:
-        """The items of this process: each item is in exactly one part."""
+        """Returns this process's part of the items; each item is in the part of exactly one process."""
         return items[self.rank :: self.world]
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of the ranks; all must call it."""
+        """Returns the values of all processes, in the order of their ranks; every process must call it."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -57,10 +57,10 @@ class ProcessGroup:
         return values
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """What the first process's `work` returns, in every process; the others wait.
+        """Runs `work` in process 0, and returns its result in every process; the others wait.
 
         Raises:
-            AtrousError: what `work` raised, in every process.
+            AtrousError: `work` raised it; every process raises it again.
         """
         if self.world == 1:
             return work()
@@ -76,7 +76,7 @@ class ProcessGroup:
         return box[0]
 
     def sum(self, counts: np.ndarray) -> np.ndarray:
-        """The sum of every process's whole numbers, exact."""
+        """Returns the exact sum of the integer arrays of all processes."""
         if self.world == 1:
             return counts
         total = torch.from_numpy(counts.copy())
@@ -84,7 +84,7 @@ class ProcessGroup:
         return total.numpy()
 
     def mean_of(self, value: Tensor) -> Tensor:
-        """The mean of every process's tensor, on its device and without a gradient."""
+        """Returns the mean of the tensors of all processes, on their device and without a gradient."""
         if self.world == 1:
             return value
         total = value.detach().clone()
@@ -92,11 +92,11 @@ class ProcessGroup:
         return total / self.world
 
     def mean(self, value: float) -> float:
-        """The mean of every process's value."""
+        """Returns the mean of the values of all processes."""
         return float(np.mean(self.gather(value)))
 
     def agree(self, *asked: bool) -> tuple[bool, ...]:
-        """Which of the questions some process answers with yes; the same in all of them."""
+        """Returns, for each argument, whether it is True in any process; the result is the same in all processes."""
         if self.world == 1:
             return asked
         votes = torch.tensor(asked, dtype=torch.uint8)
@@ -104,46 +104,46 @@ class ProcessGroup:
         return tuple(bool(vote) for vote in votes)
 
     def wrap(self, step: nn.Module) -> nn.Module:
-        """The module with gradients that are the mean over all processes; itself where there is one.
+        """Wraps a module so that its gradients are the mean over all processes; returns it as it is for one process.
 
         Raises:
-            AtrousError: more processes on this machine than GPUs.
+            AtrousError: there are more processes on this machine than GPUs.
         """
         if self.world == 1:
             return step
         on_gpu, gpus = next(step.parameters()).is_cuda, torch.cuda.device_count()
         if on_gpu and self.local_rank >= gpus:
-            raise AtrousError(f"more processes on this machine than its {gpus} GPUs: start at most {gpus} of them.")
-        # Without the search for unused parameters DDP would regroup its sums after the first step of every start, and
-        # with three processes or more a resumed run would round otherwise than one that was never stopped.
+            raise AtrousError(f"this machine has {gpus} GPUs and more processes: start at most {gpus} processes on it.")
+        # Without the search for unused parameters, DDP regroups its sums after the first step of every start. Then,
+        # with three or more processes, a resumed run would round differently from a run that was never stopped.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-        # Said of depthwise weights alone, of nine numbers a channel.
+        # This warning comes only for depthwise weights, which have nine numbers per channel.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(
             step, device_ids=[self.local_rank] if on_gpu else None, find_unused_parameters=True
         )
 
     def share_norms(self, model: nn.Module) -> None:
-        """Batch norms over the pictures of all processes; on CPUs, where torch has none, each takes its own."""
+        """Makes batch norms use the pictures of all processes; on CPUs, torch cannot do this and nothing changes."""
         if self.world == 1:
             return
         if not next(model.parameters()).is_cuda:
             console.print("batch norms over each process's own pictures")
             return
-        from timm.layers import convert_sync_batchnorm  # knows timm's norms with an activation; torch's does not
+        from timm.layers import convert_sync_batchnorm  # torch's function does not handle timm's norms with activation
 
         convert_sync_batchnorm(model)
         console.print("batch norms over the pictures of all processes")
 
     def share_statistics(self, model: nn.Module) -> None:
-        """Gives every process the first one's running statistics, without which they would judge different models."""
+        """Copies the running statistics of process 0 to all processes, so that all of them measure the same model."""
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 def current_group() -> ProcessGroup:
-    """The group that `process_group` has joined; one process alone outside of it."""
+    """Returns the group that `process_group` has joined; outside of it, a group of this process only."""
     if not (dist.is_available() and dist.is_initialized()):
         return ProcessGroup()
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
@@ -151,14 +151,14 @@ def current_group() -> ProcessGroup:
 
 @contextmanager
 def process_group() -> Iterator[ProcessGroup]:
-    """Joins the processes that torchrun started, for as long as the context lasts; alone, it does nothing.
+    """Joins the processes that torchrun started, until the context ends; without torchrun, it does nothing.
 
-    All but the first fall silent on standard output.
+    Only process 0 prints on standard output.
 
     Raises:
-        AtrousError: they do not find each other.
+        AtrousError: the processes cannot connect to each other.
     """
-    started = all(name in os.environ for name in BY_TORCHRUN)  # schedulers set some of them for programs of their own
+    started = all(name in os.environ for name in BY_TORCHRUN)  # schedulers set some of them for other purposes
     asked = int(os.environ["WORLD_SIZE"]) if started else 1
     if asked == 1 or dist.is_initialized():
         yield current_group()
@@ -167,14 +167,14 @@ def process_group() -> Iterator[ProcessGroup]:
     if local < gpus:
         torch.cuda.set_device(local)
     try:
-        on_gpus = gpus and dist.is_nccl_available()  # NCCL is Linux's alone
+        on_gpus = gpus and dist.is_nccl_available()  # NCCL exists only on Linux
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise AtrousError(f"the {asked} processes did not find each other: {error}") from error
+        raise AtrousError(f"the {asked} processes cannot connect to each other: {error}") from error
     processes = current_group()
     try:
         if processes.world != asked:
-            raise AtrousError(f"{asked} processes were asked for, and {processes.world} came.")
+            raise AtrousError(f"torchrun requested {asked} processes, but {processes.world} joined.")
         silent, console.quiet = console.quiet, not processes.first
         console.print(f"{counted(processes.world, 'process')}, {counted(torch.get_num_threads(), 'thread')} each")
         yield processes

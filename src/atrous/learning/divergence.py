@@ -1,4 +1,4 @@
-"""The error of a training whose loss or gradient is NaN or infinite."""
+"""The error that ends training if a loss or gradient is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Diverged(AtrousError):
         what: "loss" or "gradient".
         value: value of the loss or of the gradient's norm: NaN or infinite.
         epoch: number of the epoch, from 1.
-        step: number of optimiser steps before, ≥ 0.
+        step: number of optimiser steps before the error, ≥ 0.
         names: names of the pictures in the batches since the last step.
-        advice: sentence that says what to do.
+        advice: sentence for the message about what to do.
     """
 
     def __init__(self, what: str, value: float, *, epoch: int, step: int, names: Sequence[str], advice: str) -> None:

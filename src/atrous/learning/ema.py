@@ -15,14 +15,14 @@ from atrous.models import SegmentationModel
 class WeightAverage:
     """Exponential moving average of all weights and batch-norm statistics.
 
-    Early on the decay is smaller, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten.
+    After n updates the decay is at most (1 + n) / (10 + n), so that the random initial weights soon have no influence.
 
     Args:
-        model: whose weights are averaged; copied.
+        model: model to copy, whose weights are averaged.
         decay: share of the old average that each update keeps, 0–1.
 
     Attributes:
-        module: a model with the averaged weights.
+        module: model with the averaged weights.
     """
 
     def __init__(self, model: SegmentationModel, decay: float) -> None:
@@ -31,11 +31,11 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: SegmentationModel, step: int) -> None:
-        """Moves the average towards the model's present weights.
+        """Moves the average towards the model's current weights.
 
         Args:
-            model: of the same architecture.
-            step: updates made before this one, ≥ 0.
+            model: model of the same architecture.
+            step: number of updates before this one, ≥ 0.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, currents = [], []
@@ -48,9 +48,9 @@ class WeightAverage:
         torch._foreach_lerp_(averages, currents, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights by their names in the model."""
+        """Returns the averaged weights by their names in the model."""
         return self.module.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
-        """Puts averaged weights back."""
+        """Restores averaged weights."""
         self.module.load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""The sampler: the batches of an epoch, in an order that depends on the seed and the epoch alone."""
+"""The sampler: the batches of an epoch, in an order that depends only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     Args:
         size: number of samples.
-        batch_size: pictures per batch of all processes, ≥ 1. The last batch of an epoch may be smaller. But if a
-            process would get a single picture from it, too few for batch norm, its pictures join the batch before.
+        batch_size: number of pictures per batch, over all processes, ≥ 1. The last batch of an epoch may be smaller.
+            But if a process would get only one picture of it, too few for batch norm, it is added to the batch before.
         seed: random seed of the order.
         rank: rank of this process; each batch is divided among all processes, and this one gets its part.
         world: number of processes, ≥ 1.
@@ -48,8 +48,8 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         """
         if 0 < self.size - first < self.world:
             raise AtrousError(
-                f"{counted(self.size - first, 'picture')} of epoch {epoch + 1} are left for {self.world} processes: go "
-                f"on with {self.size - first} processes until the epoch is done."
+                f"{counted(self.size - first, 'picture')} of epoch {epoch + 1} are left for {self.world} processes: "
+                f"continue with {self.size - first} processes until the epoch is done."
             )
         self.epoch, self.first = epoch, first
 

@@ -1,4 +1,4 @@
-"""The measurements of `atrous evaluate` on a split, and their JSON form."""
+"""Measures a model on a split for `atrous evaluate`, and converts the scores to JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from atrous.learning.confusion_matrix import ConfusionMatrix, none_if_nan
 from atrous.learning.distributed import ProcessGroup, current_group
 from atrous.option_fields import given_to, setting, settings
 
-#: Share of the labelled pixels; there is a warning for a class above it that is never predicted.
+#: Share of the labelled pixels, 0–1, above which a class that is never predicted causes a warning.
 NOTABLE_SHARE = 0.001
 #: Number of pairs of confused classes to keep for each picture.
 MISTAKES = 5
@@ -59,7 +59,7 @@ class Measurement:
 
     @classmethod
     def of(cls, classes: int, without_crf: Measurement | None = None) -> Measurement:
-        """An empty measurement for this number of classes."""
+        """Returns an empty measurement for this number of classes."""
         counts = ConfusionMatrix(classes), BoundaryScore(classes), BoundaryIoU(classes), SizeScore(classes)
         return cls(*counts, without_crf=without_crf)
 
@@ -72,7 +72,7 @@ class Measurement:
 @settings("")
 @dataclass(frozen=True)
 class Measuring:
-    """Runtime and number format for the measured masks; the defaults give the same scores on every machine."""
+    """Runtime and number format for evaluation; the defaults give the same scores on every machine."""
 
     engine: str | None = setting(
         None,
@@ -88,7 +88,7 @@ class Measuring:
 
 
 def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
-    """The spec to open a model for measurement: the spec of `predict` with the defaults of `Measuring`.
+    """Returns the spec to open a model for measurement: the options of `predict` with the defaults of `Measuring`.
 
     Args:
         model: path of a model file or an exported file.
@@ -105,8 +105,8 @@ def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
 def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset:
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
-    A split that a seed makes depends on the groups: with other groups it would contain pictures that the model was
-    trained on. So the model file stores the training's pattern of groups, which is used unless `spec` has one.
+    Random splits depend on the groups: with other groups, the split would contain pictures that the model was trained
+    on. So the model file stores the pattern of groups from training. It is used unless `spec` has a pattern.
 
     Args:
         spec: spec of the dataset.
@@ -133,7 +133,7 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
         AtrousError: there are no items, or the classes do not match.
     """
     if not items:
-        raise AtrousError("the split has no pictures: nothing to measure.")
+        raise AtrousError("the split has no pictures to measure on.")
     remap = matching_classes(dataset.classes, segmenter.info.classes)
     classes = len(segmenter.info.classes)
     without = None if segmenter.crf is None else Measurement.of(classes)
@@ -174,17 +174,17 @@ def measure(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> Me
 
 
 def silent(segmenter: Segmenter) -> AnySize:
-    """Runs a segmenter without printing how it tiles pictures."""
+    """Returns an `AnySize` of the segmenter that does not print how it tiles pictures."""
     return segmenter.any_size.looking(say=lambda line: None)
 
 
 def reader_for(segmenter: Segmenter, dataset: Dataset) -> Callable[[Item], Sample]:
-    """A function that reads a dataset's items with the inputs of a model."""
+    """Returns a function that reads a dataset's items with the inputs of a model."""
     return dataset.taking_inputs(segmenter.info.preprocessing.inputs).read
 
 
 def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
-    """A sample's picture as input of the model; pixels without data get the training mean.
+    """Converts a sample's picture to an input of the model; pixels without data get the training mean.
 
     Args:
         segmenter: segmenter of the model; warns if an alpha band may be a channel.
@@ -196,7 +196,7 @@ def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
 
 
 def _summed(measured: Measurement, processes: ProcessGroup) -> Measurement:
-    """The measurement over the pictures of all processes; its sums are exact because counts are integers."""
+    """Returns the measurement over the pictures of all processes; sums are exact because counts are integers."""
     for one in (measured, measured.without_crf):
         for counter in () if one is None else one.counters:
             counter.counts = processes.sum(counter.counts)
@@ -205,7 +205,7 @@ def _summed(measured: Measurement, processes: ProcessGroup) -> Measurement:
 
 
 def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
-    """The most confused pairs of classes of a picture, as [truth, prediction, pixels]; most pixels first.
+    """Returns the most confused pairs of classes of a picture, as [truth, prediction, pixels]; most pixels first.
 
     Args:
         counts: K×K confusion matrix of the picture, row = truth, column = prediction.
@@ -217,7 +217,7 @@ def largest_mistakes(counts: np.ndarray) -> list[list[int]]:
 
 
 def summarise(measured: Measurement, info: Any) -> dict[str, Any]:
-    """A measurement as plain JSON values; see docs/architecture.md for the fields."""
+    """Converts a measurement to plain JSON values; docs/architecture.md describes the fields."""
     confusion = measured.confusion
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     by_size = measured.sizes.accuracy()
@@ -257,7 +257,7 @@ def _headline(measured: Measurement) -> dict[str, Any]:
 
 
 def class_warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
-    """Warnings about classes that the model never predicts, which a good pixel accuracy can hide."""
+    """Returns warnings about classes that the model never predicts, which a good pixel accuracy can hide."""
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     present = true > NOTABLE_SHARE * max(true.sum(), 1)
     missing = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]
@@ -274,7 +274,7 @@ def class_warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str
 
 
 def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
-    """Look-up table from the data's class indices to the model's, matched by class name.
+    """Returns a look-up table from the data's class indices to the model's, matched by class name.
 
     Args:
         table: class table of the dataset.
@@ -289,7 +289,8 @@ def matching_classes(table: ClassTable, names: Sequence[str]) -> np.ndarray:
     unknown = [name for name in table.names if name not in names]
     if unknown:
         raise AtrousError(
-            f"the data has classes this model does not know: {', '.join(unknown)}. The model's are: {', '.join(names)}."
+            f"the data has classes that this model does not have: {', '.join(unknown)}. The classes of the model are: "
+            f"{', '.join(names)}."
         )
     remap = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     remap[: len(table.names)] = [list(names).index(name) for name in table.names]

@@ -1,4 +1,4 @@
-"""A training from a recipe to a run's folder: assembled here, looped over in `trainer.py`."""
+"""Assembles a training run from a recipe and starts it; the loop is in `trainer.py`."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ if TYPE_CHECKING:
     from atrous.learning.crf_layer import CrfLayer
 
 
-#: Terms that every training has.
+#: Terms of the loss that every training run has.
 OWN_TERMS = ("supervised", "auxiliary")
 
 
 @checked_field_names
 @dataclass(frozen=True)
 class Extension:
-    """What a program adds to the training of a recipe.
+    """Additions of a program to the training run of a recipe.
 
     Args:
-        terms: added to the loss, by name; the parameters of those that are modules learn at optim.lr. The state of
-            modules, and of others with `state_dict` and `load_state_dict`, is kept in checkpoints.
-        state: what else is kept in checkpoints, by name.
-        after_step: called in turn after each optimiser step, with the training's `Progress`.
-        disturb: called with the raw images and the targets before the network sees them; returns other images of the
-            same shape. Its state is kept as that of terms is; its parameters are its own to change.
+        terms: further terms of the loss, by name. Parameters of terms that are modules are trained with learning rate
+            optim.lr. Checkpoints contain the state of terms that have `state_dict` and `load_state_dict`.
+        state: further objects whose state checkpoints contain, by name.
+        after_step: functions that are called in order after each optimiser step, with the `Progress`.
+        disturb: called with the raw images and the targets of each batch; returns the images for the network, of the
+            same shape. Checkpoints contain its state as that of terms. The optimiser does not change its parameters.
     """
 
     terms: Mapping[str, Term] = field(default_factory=dict)
@@ -72,26 +72,34 @@ class Extension:
     def __post_init__(self) -> None:
         for name, what in (("terms", "functions of (outputs, batch)"), ("state", "objects with a state_dict")):
             if (given := as_dict(getattr(self, name), name)) is None:
-                raise AtrousError(f"{name} of an Extension are {what} by name, got {shown(getattr(self, name))}.")
+                raise AtrousError(
+                    f"{name} of an Extension must be a dict of {what} by name, got {shown(getattr(self, name))}."
+                )
             object.__setattr__(self, name, given)
         for name, term in self.terms.items():
             if not isinstance(name, str) or not name.isidentifier() or name in OWN_TERMS or not callable(term):
                 raise AtrousError(
-                    "terms of an Extension are functions of (outputs, batch), by names of letters, digits and "
+                    "terms of an Extension must be functions of (outputs, batch), with names of letters, digits and "
                     f"underscores other than {' and '.join(OWN_TERMS)}; got {shown(name)}: {shown(term)}."
                 )
         calls = self.after_step
         if not isinstance(calls, list | tuple) or not all(callable(call) for call in calls):
-            raise AtrousError(f"after_step of an Extension is a list of functions of the progress, got {shown(calls)}.")
+            raise AtrousError(
+                f"after_step of an Extension must be a list of functions of the progress, got {shown(calls)}."
+            )
         if self.disturb is not None and not callable(self.disturb):
-            raise AtrousError(f"disturb of an Extension is a function of (images, targets), got {shown(self.disturb)}.")
+            raise AtrousError(
+                f"disturb of an Extension must be a function of (images, targets), got {shown(self.disturb)}."
+            )
         kept = [name for name, term in self.terms.items() if isinstance(term, Stateful)]
         if twice := sorted({*kept, *OF_RECIPE, "disturb"} & self.state.keys()):
-            raise AtrousError(f"a state of an Extension has the name of a term or of the training's own: {twice[0]}.")
+            raise AtrousError(
+                f"a state of an Extension has the name '{twice[0]}', which a term or atrous uses: rename the state."
+            )
         check_names(self.parts())
 
     def parts(self) -> dict[str, Stateful]:
-        """All that checkpoints keep of it, by name."""
+        """Returns all objects whose state checkpoints contain, by name."""
         of_terms = {name: term for name, term in self.terms.items() if isinstance(term, Stateful)}
         disturb = {"disturb": self.disturb} if isinstance(self.disturb, Stateful) else {}
         return {**of_terms, **disturb, **self.state}
@@ -99,15 +107,15 @@ class Extension:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a training.
+    """The result of a training run.
 
     Args:
-        run: the run's folder.
-        score: best mean IoU on the validation split, 0–1; None where it was not measured.
-        progress: where the run stands.
-        model: file of the best model; None where none was measured.
-        ended: why it ended: epochs, patience or minutes, which are fields of the recipe; observe, which said so; or
-            epochs_now.
+        run: folder of the run.
+        score: best mean IoU on the validation split, 0–1; None if there was no validation.
+        progress: numbers of epochs, pictures and steps done, and the best score.
+        model: file of the best model; None if there was no validation.
+        ended: reason for the end: epochs, patience or minutes (fields of the recipe's `train`); observe, if it returned
+            True; or epochs_now.
     """
 
     run: Path
@@ -131,33 +139,33 @@ def fit(
     weights: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> Result:
-    """Trains a segmenter by a recipe, as `atrous train` does, without its closing evaluation and report.
+    """Trains a segmenter by a recipe, as `atrous train` does, but without the final evaluation and report.
 
     Args:
-        recipe: what to train, on what and how.
-        out: the run's folder; by default runs/ and the recipe's name, numbered where that exists.
-        resume: folder of a run to go on with.
-        init: model file to start from, with its network; classes of the same name keep their weights.
+        recipe: recipe of the model, the data and the training.
+        out: folder of the run; None for runs/ and the recipe's name, with a number if that folder exists.
+        resume: folder of a run to resume.
+        init: model file to start from; the run takes over its network, and its weights for classes of the same name.
         observe: called after each validation, in every process, with a copy of the `Progress` and the mean IoU. True
-            stops the training, which can be resumed; None and False let it go on. What it raises ends the training
-            too, after that validation was saved. Killed just then, a resumed run calls it again.
-        extend: called once with the model, before its weights are those of `resume`; returns what is added to the
-            training. A run that was extended is resumed with the same names of terms and states.
-        epochs_now: stop after so many epochs, ≥ 1, to go on later by `resume`; the learning rate still follows the
-            recipe's train.epochs. An epoch that was begun counts as the first.
-        weights: put into the model before it trains, instead of those that it would start or go on with, such as the
-            mean of several runs' `last_weights`; a state dict with every name. A moving average goes on from its own.
-        overwrite: replace files that have the names of a run's, too, in a folder without a run; inputs are never
-            replaced.
+            stops the run, which can be resumed; None and False let it continue. An error in it also ends the run, after
+            that validation was saved. If the process is killed during the call, a resumed run calls it again.
+        extend: called once with the model, before the weights of `resume` are loaded; returns additions to the run. An
+            extended run must be resumed with the same names of terms and states.
+        epochs_now: stop after this number of epochs, ≥ 1; the run can be resumed later. An epoch that was begun before
+            counts as the first. The learning rate still follows the recipe's train.epochs.
+        weights: state dict with every name of the model. It replaces the weights with which the run would start or
+            resume, for example by the mean of several runs' `last_weights`. A moving average keeps its own weights.
+        overwrite: True to allow replacing files with the names of a run's files in a folder that has no run; inputs are
+            never replaced.
 
     Returns:
-        The run's folder, the best score and why the training ended.
+        The folder of the run, the best score and the reason for the end.
 
     Raises:
-        AtrousError: unusable data (every problem named), an impossible recipe, arguments of the wrong type, or a folder
-            in which the run would replace files.
-        Diverged: a loss or gradient that is not finite; an AtrousError that says where.
-        Interrupted: a signal stopped it, and it is saved; a KeyboardInterrupt.
+        AtrousError: the data are unusable (the message names every problem), the recipe or an argument is invalid, or
+            the run would replace files of the folder.
+        Diverged: a loss or gradient is not finite; an AtrousError that names the epoch, the step and the pictures.
+        Interrupted: a signal stopped the run, which was saved; a KeyboardInterrupt.
 
     Examples:
         >>> from atrous import fit, read_recipe
@@ -168,7 +176,7 @@ def fit(
     _check(recipe, observe, extend, epochs_now, weights)
     if resume is not None and (out is not None or init is not None):
         given = "out" if out is not None else "init"
-        raise AtrousError(f"--resume goes on in its own folder with its own weights: leave out --{given}.")
+        raise AtrousError(f"a resumed run keeps its own folder and weights: leave out --{given}.")
     started_from = ("the model to start from", init or recipe.model.init)
     if resume is None:
         check_new_run(out, [started_from, ("the data set", recipe.data.root or None)], overwrite=overwrite)
@@ -197,7 +205,7 @@ def fit(
         processes.on_rank_zero(lambda: stack.enter_context(locked(run)))
         if processes.first:
             remove_unfinished_files(run)
-        trainer.save()  # first of all, with the recipe: from then on there is something to resume
+        trainer.save()  # before anything else, so that the run can be resumed from now on
         if processes.first:
             write_recipe(parts.recipe, run / "config.yaml")
             if doctor:
@@ -214,7 +222,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a trainer is made of, and the recipe with what was found out about the model."""
+    """The parts of a trainer, and the recipe with the arguments of the created model."""
 
     recipe: Recipe
     batches: Loader
@@ -239,7 +247,7 @@ def _assembled(
     torch.manual_seed(recipe.seed)
     device = pick_device(recipe.train.device)
     model = create_for(recipe, dataset, fresh=resume is None)
-    if resume is None and model.align_corners:  # which `create_for` may have chosen, and a resumed run must be told
+    if resume is None and model.align_corners:  # `create_for` may have chosen it, and a resumed run needs it
         arguments = {**recipe.model.arguments, "align_corners": model.align_corners}
         recipe = replace(recipe, model=replace(recipe.model, arguments=arguments))
     if recipe.train.channels_last:
@@ -258,7 +266,7 @@ def _assembled(
     state: dict[str, Stateful] = {**{name: part for name, part in own.items() if part is not None}, **added.parts()}
     modules = [term for term in added.terms.values() if isinstance(term, nn.Module)]
     optimizer = optimizer_for(recipe, model, crf, modules)
-    torch.manual_seed(recipe.seed + processes.rank)  # from here on each process drops other values
+    torch.manual_seed(recipe.seed + processes.rank)  # gives each process its own dropout
     progress = Progress()
     if resume is not None:
         path = checkpoint_of(resume)
@@ -287,32 +295,32 @@ def _assembled(
 
 
 def _check(recipe: Any, observe: Any, extend: Any, epochs_now: int | None, weights: Any) -> None:
-    """Refuses arguments of types that the signature does not say in plain words."""
+    """Checks the arguments whose types `checked` does not cover or does not describe well."""
     if not isinstance(recipe, Recipe):
         raise AtrousError(
-            f"recipe must be a Recipe, got {shown(recipe)}: atrous.read_recipe(path) reads one from a file, "
-            "atrous.learning.recipe.to_recipe(record) from a dict."
+            f"recipe must be a Recipe, got {shown(recipe)}: use atrous.read_recipe(path) for a file, or "
+            "atrous.learning.recipe.to_recipe(record) for a dict."
         )
     for name, given, words in (("observe", observe, "(progress, score)"), ("extend", extend, "the model")):
         if given is not None and not callable(given):
-            raise AtrousError(f"{name} is a function of {words} or None, got {shown(given)}.")
+            raise AtrousError(f"{name} must be a function of {words} or None, got {shown(given)}.")
     if epochs_now is not None and epochs_now < 1:
         raise AtrousError(f"epochs_now must be 1 or more, got {epochs_now}.")
     if weights is not None and not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise AtrousError(f"weights are tensors by their names in the model, got {shown(weights)}.")
+        raise AtrousError(f"weights must be a dict of tensors by their names in the model, got {shown(weights)}.")
 
 
 def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Recipe:
-    """The recipe with the network of the model that it starts from, where it does."""
+    """Returns the recipe with the network of the model file that the run starts from, if there is one."""
     if init is not None:
         recipe = replace(recipe, model=replace(recipe.model, init=str(Path(init).resolve())))
     if recipe.model.init is None or resume is not None:
         return recipe
     recipe = replace(recipe, model=network_of(model_file.read_info(recipe.model.init), recipe.model))
     console.print(
-        f"starting from {escape(str(recipe.model.init))}, with its network: {recipe.model.architecture} over "
+        f"starting from {escape(str(recipe.model.init))} with its network: {recipe.model.architecture} over "
         f"{recipe.model.backbone} at output stride {recipe.model.output_stride}"
     )
     return recipe
@@ -321,7 +329,7 @@ def _starting_from(recipe: Recipe, init: Path | None, resume: Path | None) -> Re
 def _crf_layer(recipe: Recipe, model: SegmentationModel) -> CrfLayer | None:
     if not recipe.crf.trainable:
         return None
-    from atrous.learning.crf_layer import CrfLayer  # with a compiler, which no other training needs
+    from atrous.learning.crf_layer import CrfLayer  # imports a compiler, which other training runs do not need
 
     return CrfLayer(recipe.crf, model.info).to(next(model.parameters()).device)
 
@@ -329,7 +337,7 @@ def _crf_layer(recipe: Recipe, model: SegmentationModel) -> CrfLayer | None:
 def _after_step(
     model: SegmentationModel, average: WeightAverage | None, crf: CrfLayer | None
 ) -> list[Callable[[Progress], object]]:
-    """What the recipe wants done after each optimiser step."""
+    """Returns the functions that the recipe requires after each optimiser step."""
     calls: list[Callable[[Progress], object]] = []
     if crf is not None:
         calls.append(lambda progress: crf.keep_in_range())
@@ -339,14 +347,15 @@ def _after_step(
 
 
 def progress_of(saved: Checkpoint, size: int, recipe: Recipe) -> Progress:
-    """Where a run goes on, from what its checkpoint says.
+    """Returns the progress of a run from its checkpoint.
 
-    Checkpoints of earlier versions count the batches of the present epoch, of the size in the recipe beside them.
+    Checkpoints of earlier versions count the batches of the current epoch instead of its pictures. The size of these
+    batches is in the checkpoint's recipe.
 
     Args:
-        saved: the checkpoint.
-        size: pictures of an epoch.
-        recipe: as it is now, which counts where the checkpoint holds none.
+        saved: checkpoint of the run.
+        size: number of pictures in an epoch.
+        recipe: current recipe; its batch size is used if the checkpoint has no recipe.
     """
     record = dict(saved.progress)
     batches = record.pop("batch", 0)
@@ -374,8 +383,8 @@ def _say_start(run: Path, parts: _Parts, dataset: Dataset) -> None:
     train_count, val_count = len(dataset.split(recipe.data.train)), len(dataset.split(recipe.data.val))
     console.print(
         f"{recipe.model.architecture} over {recipe.model.backbone}, {parameters / 1e6:.2f} M parameters, "
-        f"{counted(len(dataset.classes), 'class')}; {counted(train_count, 'picture')} to learn from, "
-        f"{val_count} to choose on; "
+        f"{counted(len(dataset.classes), 'class')}; {counted(train_count, 'picture')} for training, "
+        f"{val_count} for validation; "
         f"{device} {precision_name(step.precision)}, {counted(torch.get_num_threads(), 'thread')}"
     )
     console.print(parts.learning)
@@ -384,7 +393,7 @@ def _say_start(run: Path, parts: _Parts, dataset: Dataset) -> None:
 
 
 def _say_finished(run: Path, trainer: Trainer) -> None:
-    """Says how to train longer, where no epoch of a resumed run is left."""
+    """Prints how to train longer, if a resumed run has no epoch left."""
     option, progress, train = trainer.what_ended_it(), trainer.progress, trainer.recipe.train
     if option is None:
         return

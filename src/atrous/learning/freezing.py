@@ -1,4 +1,4 @@
-"""Fine-tuning of a part of a network: only the head, only the norms, or all but some layers."""
+"""Freezes a part of a network for fine-tuning: all but the head, all but the norms, or some layers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def freeze(model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str]
     """Sets which parameters of a model are trained, and freezes the rest.
 
     Args:
-        model: model to change in place: sets `requires_grad` of its parameters.
-        learn: parameters to train: all; head, which is everything but the backbone; norms, which is the scales and
+        model: model whose parameters get `requires_grad` True or False, in place.
+        learn: parameters to train: all; head, which is everything except the backbone; norms, which is the scales and
             shifts of the batch norms and, because new classes need it, the last layer.
         frozen: names of further modules to freeze, such as backbone.net.blocks.0.
 
@@ -29,7 +29,8 @@ def freeze(model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str]
         A sentence with the number of parameters that are trained.
 
     Raises:
-        AtrousError: there is no module of such a name (the nearest match is named), or all parameters are frozen.
+        AtrousError: a name in `frozen` is not a module (the message names the nearest one), or all parameters are
+            frozen.
     """
     modules = dict(model.named_modules())
     for name in frozen:
@@ -50,7 +51,7 @@ def freeze(model: SegmentationModel, learn: Learn = "all", frozen: Sequence[str]
             f"no parameter is left to train with train.learn {learn} and train.frozen {', '.join(frozen)}."
         )
     whole = sum(parameter.numel() for parameter in model.parameters())
-    return f"{learning:,} of {whole:,} parameters learn ({100 * learning / whole:.1f} %)"
+    return f"{learning:,} of {whole:,} parameters are trained ({100 * learning / whole:.1f} %)"
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:

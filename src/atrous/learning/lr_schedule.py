@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, and setting it in an optimiser."""
+"""Learning rate schedules as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from atrous.learning.recipe import Schedule
 
 
 def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
-    """Factor on the learning rate: linear warm-up, then the schedule's curve.
+    """Returns the factor on the learning rate: linear warm-up, then the schedule's curve.
 
     Args:
-        step: index of the optimiser step, 0 … total − 1; for larger ones the factor is that of the end.
+        step: index of the optimiser step, 0 … total − 1; larger indices get the final factor.
         total: number of optimiser steps, ≥ 1.
         schedule: schedule of the recipe.
     """
@@ -31,20 +31,20 @@ def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:
 
 
 def poly(done: float, power: float = 0.9) -> float:
-    """(1 − done)^power, where `done` is the share of the training done, 0–1 (arXiv:1606.00915 §4.1)."""
+    """Returns (1 − done)^power; `done` is the share of the training done, 0–1 (arXiv:1606.00915 §4.1)."""
     return (1 - done) ** power
 
 
 def cosine(done: float) -> float:
-    """Half a cosine wave from 1 to 0, where `done` is the share of the training done, 0–1.
+    """Returns half a cosine wave from 1 to 0; `done` is the share of the training done, 0–1.
 
-    It is the schedule of arXiv:1608.03983 without restarts.
+    This is the schedule of arXiv:1608.03983 without restarts.
     """
     return (1 + math.cos(math.pi * done)) / 2
 
 
 def stepwise(done: float, steps: Sequence[float], fall: float) -> float:
-    """`fall` to the power of n, where n is how many of `steps` are at most `done`, the share of the training done."""
+    """Returns `fall`^n, with n the number of `steps` that are at most `done`, the share of the training done, 0–1."""
     return fall ** sum(done >= step for step in steps)
 
 
@@ -55,6 +55,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The current learning rates by name: "lr" (head), "lr_backbone", "lr_crf" and "lr_terms", if present."""
+    """Returns the current learning rates by name: "lr" (head), "lr_backbone", "lr_crf" and "lr_terms", if present."""
     rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
     return {"lr" if part == "head" else f"lr_{part}": rate for part, rate in sorted(rates.items())}

@@ -29,11 +29,12 @@ from atrous.models.tensorflow_same_padding import pads_unevenly
 def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> SegmentationModel:
     """Creates the recipe's model for a dataset's classes and kind of pictures.
 
-    A network with TensorFlow's SAME padding gets pictures with sides of 32k + 1, at which each position of a feature
-    map is centred exactly on a pixel. So it resizes with aligned corners, unless the recipe sets align_corners.
+    A network with TensorFlow's SAME padding gets pictures with sides of 32k + 1 pixels. At such sizes each position of
+    a feature map is centred exactly on a pixel. So the network resizes with aligned corners, unless the recipe sets
+    align_corners.
 
     Args:
-        recipe: the recipe.
+        recipe: recipe with the model's settings.
         dataset: data set; its training pictures determine the number of channels and the bit depth.
         fresh: False for a model that gets its weights and preprocessing later, from a checkpoint.
 
@@ -63,7 +64,9 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     arguments = {**recipe.model.arguments, **owned}
     for name, value in recipe.model.arguments.items():
         if name in owned and owned[name] != value:
-            raise AtrousError(f"model.arguments.{name} is {value}, but the recipe and the data make it {owned[name]}.")
+            raise AtrousError(
+                f"model.arguments.{name} is {value}, but the recipe and the data require {owned[name]}: leave it out."
+            )
     pretrained = recipe.model.pretrained and fresh and init is None
     if fresh and "align_corners" not in arguments:
         arguments["align_corners"] = _pads_unevenly(recipe.model.architecture, arguments)
@@ -103,7 +106,7 @@ def _inputs(
     std: Sequence[float],
     pages: Any,
 ) -> tuple[Input, ...]:
-    """The model's inputs, from the dataset's descriptions and the kinds of files.
+    """Returns the model's inputs, from the dataset's descriptions and the kinds of files.
 
     Args:
         described: the dataset's description of each input.
@@ -140,12 +143,12 @@ def _inputs(
 
 
 def _measured(dataset: Dataset, split: str, one: Input) -> Input:
-    """The input with the mean and standard deviation of its training files."""
+    """Returns the input with the mean and standard deviation of its training files."""
     mean, std = channel_statistics(dataset, split, one)
     return replace(one, mean=mean, std=std)
 
 
 def _pads_unevenly(architecture: str, arguments: dict[str, Any]) -> bool:
-    """Whether a network with these arguments pads unevenly; builds one and discards it."""
+    """Returns whether a network with these arguments pads unevenly; builds one and discards it."""
     with torch.random.fork_rng(devices=[]):
         return pads_unevenly(build(architecture, arguments))

@@ -14,8 +14,8 @@ from atrous.learning.recipe import Recipe
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float) -> list[dict]:
     """Splits parameters into four groups: backbone and head, each with and without weight decay.
 
-    Norm parameters and biases (all one-dimensional parameters) are not decayed, because shrinking a scale or a shift
-    does not regularise.
+    Norm parameters and biases (all one-dimensional parameters) get no weight decay, because shrinking a scale or a
+    shift does not regularise.
 
     Args:
         model: model with a `.backbone`.
@@ -24,7 +24,8 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbo
         backbone_lr: factor on `lr` for the backbone, ≥ 0.
 
     Returns:
-        Groups for a torch optimiser; "base_lr" is the rate that the schedule multiplies, "part" is backbone or head.
+        Groups for a torch optimiser. "base_lr" is the learning rate that the schedule multiplies; "part" is "backbone"
+        or "head".
     """
     groups = {}
     for name, parameter in model.named_parameters():
@@ -39,16 +40,16 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbo
 
 
 def crf_group(crf: nn.Module, *, lr: float) -> dict:
-    """The parameters of a trainable CRF as one group without weight decay; `lr` is the learning rate, > 0."""
+    """Returns the parameters of a trainable CRF as one group without weight decay; `lr` is the learning rate, > 0."""
     return {"params": list(crf.parameters()), "lr": lr, "base_lr": lr, "weight_decay": 0.0, "part": "crf"}
 
 
 def term_groups(terms: Iterable[nn.Module], model: nn.Module, *, lr: float, weight_decay: float) -> list[dict]:
-    """The parameters of a loss's terms that are not the model's own, in groups with and without weight decay.
+    """Returns the parameters of a loss's terms, without those of the model, in groups with and without weight decay.
 
     Args:
         terms: modules of the loss; a module may contain the model.
-        model: the model; its parameters are in groups already.
+        model: model whose parameters are in other groups already.
         lr: learning rate, > 0.
         weight_decay: weight decay, ≥ 0.
     """

@@ -285,7 +285,9 @@ class Recipe:
         for item in dataclasses.fields(self):
             kind, part = section_of(item), getattr(self, item.name)
             if kind is not None and not isinstance(part, kind):
-                raise AtrousError(f"{item.name} of a recipe is a {kind.__name__}, got {shown(part)}; see to_recipe.")
+                raise AtrousError(
+                    f"{item.name} of a recipe must be a {kind.__name__}, got {shown(part)}; to_recipe converts dicts."
+                )
 
 
 @checked
@@ -293,7 +295,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     """Reads a recipe's YAML file.
 
     Args:
-        path: the file, or the name of a shipped recipe, such as quickstart; a file of that name takes precedence.
+        path: path of the file, or name of a shipped recipe, such as quickstart; a file of that name takes precedence.
         overrides: values by dotted name that replace those of the file, such as {"optim.lr": 0.007}.
 
     Raises:
@@ -306,7 +308,9 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         raise AtrousError(f"{path} cannot be read as YAML: {error}") from error
     for name, value in (overrides or {}).items():
         if not isinstance(name, str) or not isinstance(record, dict):
-            raise AtrousError(f"overrides are values by dotted names, over a mapping of fields; got {shown(name)}.")
+            raise AtrousError(
+                f"overrides must be values by dotted names, and the recipe a mapping of fields; got {shown(name)}."
+            )
         _put(record, name.split("."), value)
     return to_recipe(record)
 
@@ -348,13 +352,13 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """The resolved recipe as YAML, every field with its value."""
+    """Returns the resolved recipe as YAML, every field with its value."""
     text = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
     return f"{RECIPE_MARK}, with every field; `{MARK} train` takes this file.\n{text}"
 
 
 def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:
-    """The dotted names of all fields of a recipe."""
+    """Returns the dotted names of all fields of a recipe."""
     names = []
     for item in dataclasses.fields(kind):
         if (nested := section_of(item)) is not None:
@@ -365,7 +369,7 @@ def field_names(kind: type = Recipe, prefix: str = "") -> list[str]:
 
 
 def nearest_field(name: str) -> str:
-    """A hint that names the nearest field, for a misspelt name; "" if no field is similar."""
+    """Returns a hint with the field nearest to a misspelt name; "" if no field is similar."""
     near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
 

@@ -12,12 +12,12 @@ from atrous.checked_arguments import LARGEST_INT, SMALLEST_INT
 from atrous.learning.recipe import Recipe
 from atrous.option_fields import About, fields_of, section_of
 
-#: JSON Schema's names of Python types.
+#: Python types → names in JSON Schema.
 NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", type(None): "null"}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The schema of a recipe (JSON Schema, draft 2020-12): every field with its meaning, type, range and default.
+    """Returns the schema of a recipe (JSON Schema, draft 2020-12): each field's meaning, type, range and default.
 
     It contains the checks of single fields that `to_recipe` makes. Only `to_recipe` checks rules between fields, such
     as that a loss has at least one term.
@@ -30,12 +30,12 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as the text that `atrous train --print-schema` prints, in ASCII, which every terminal can display."""
+    """Returns the text that `atrous train --print-schema` prints, in ASCII, which every terminal can display."""
     return json.dumps(recipe_schema(), indent=1)
 
 
 def _object(kind: type) -> dict[str, Any]:
-    """The schema of a recipe or of one of its sections."""
+    """Returns the schema of a recipe or of one of its sections."""
     known, hints = fields_of(kind), typing.get_type_hints(kind)
     properties = {}
     for item in dataclasses.fields(kind):
@@ -46,7 +46,7 @@ def _object(kind: type) -> dict[str, Any]:
 
 
 def _value(hint: Any, about: About, item: dataclasses.Field) -> dict[str, Any]:
-    """The schema of a plain field."""
+    """Returns the schema of a plain field."""
     default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # pyright: ignore
     union = isinstance(hint, types.UnionType)
     kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
@@ -59,7 +59,7 @@ def _value(hint: Any, about: About, item: dataclasses.Field) -> dict[str, Any]:
 
 
 def _kind(kind: Any, about: About) -> dict[str, Any]:
-    """The schema of a value that is not null: its type with its range and length, or its choices."""
+    """Returns the schema of a value that is not null: its type with its range and length, or its choices."""
     if about.choices:
         return {"enum": list(about.choices)}
     limits = {"minimum": about.ge, "exclusiveMinimum": about.gt, "maximum": about.le, "exclusiveMaximum": about.lt}

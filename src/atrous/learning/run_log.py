@@ -1,4 +1,4 @@
-"""The log of a running training: metrics.jsonl, TensorBoard, Weights & Biases and messages on the console."""
+"""Logs a training run to metrics.jsonl, TensorBoard, Weights & Biases and the console."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class WeightsAndBiases:
                 id=id_file.read_text(encoding="utf-8").strip() if id_file.is_file() else None,
                 resume="allow",
             )
-        except Exception as error:  # its errors have no common type
+        except Exception as error:  # wandb's errors have no common base class
             raise AtrousError(
                 f"Weights & Biases cannot be used: {error}. Log in with `wandb login`, set WANDB_MODE=offline to send "
                 "later, or set watch.wandb to false."
@@ -110,9 +110,9 @@ class RunLog:
 
     Args:
         folder: folder of the run; existing logs in it are continued.
-        step: number of optimiser steps so far; entries that an interrupted run wrote after it are dropped.
+        step: number of optimiser steps so far; later entries, from an interrupted run, are removed.
         recipe: recipe whose `watch` section selects the boards.
-        silent: True to write nothing, as all processes but the first do.
+        silent: True to write nothing, for all processes except the first.
     """
 
     def __init__(self, folder: Path, step: int, recipe: Recipe, *, silent: bool = False) -> None:

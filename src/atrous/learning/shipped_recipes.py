@@ -1,4 +1,4 @@
-"""The recipes that are shipped with the package, found by name."""
+"""Finds the recipes that are shipped with the package."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ENDINGS = (".yaml", ".yml")
 
 
 class RecipeWarning(UserWarning):
-    """A file is used instead of the shipped recipe of the same name."""
+    """Warns that a file is used instead of the shipped recipe of the same name."""
 
 
 def shipped_recipes() -> dict[str, str]:
-    """The shipped recipes by name, each with its summary: the first line of its file."""
+    """Returns the shipped recipes by name, each with its summary, which is the first line of its file."""
     found = {}
     for path in sorted(RECIPES.glob("*.yaml")):
         with path.open(encoding="utf-8") as lines:
@@ -45,7 +45,7 @@ def find_recipe(given: str | Path) -> Path:
     for file in (path, *(path.with_name(path.name + ending) for ending in _ENDINGS if path.name)):
         if file.exists() and not file.is_dir():
             if name in shipped and path.name == str(given):
-                warn(f"the recipe is the file {file} of this folder, not the shipped recipe {name}.", RecipeWarning)
+                warn(f"the file {file} of this folder is used instead of the shipped recipe {name}.", RecipeWarning)
             return file
     if name in shipped and path.name == str(given):
         return RECIPES / f"{name}.yaml"
@@ -56,4 +56,4 @@ def find_recipe(given: str | Path) -> Path:
     beside = {file.stem: str(file) for ending in _ENDINGS for file in path.parent.glob(f"*{ending}")}
     near = nearest(name, {**shipped, **beside})
     hint = f" Did you mean '{beside.get(near, near)}'?" if near else ""
-    raise AtrousError(f"no recipe at {given}.{hint} Those that ship are found by name: {', '.join(shipped)}.")
+    raise AtrousError(f"no recipe at {given}.{hint} Give a file, or a shipped recipe by name: {', '.join(shipped)}.")

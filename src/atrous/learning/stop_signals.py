@@ -1,4 +1,4 @@
-"""Stopping between two steps when asked to, instead of in the middle of one."""
+"""Handlers of Ctrl-C and SIGTERM that stop the training between two steps."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped by a signal and its state is saved."""
+    """A signal stopped the run, after its state was saved."""
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the running step; a second one stops at once."""
+    """Yields a function that returns whether Ctrl-C or SIGTERM came; the loop then stops after the current step.
+
+    A second signal raises KeyboardInterrupt at once. In threads other than the main thread, no handlers are installed.
+    """
     asked = []
 
     def ask(number: int, _: Any) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+        print("\nstopping after this step; press Ctrl-C once more to stop at once", file=sys.stderr)
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's
+    except ValueError:  # only the main thread may set signal handlers
         yield lambda: False
         return
     try:

@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it says: reliability, and the temperature that mends it (arXiv:1706.04599)."""
+"""Calibration of probabilities: reliability of a model, and temperature scaling (arXiv:1706.04599)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from atrous.errors import AtrousError, shown
 
 BINS = 15
 MOST_BINS = 10_000
-#: What a temperature is looked for between.
+#: Range in which the temperature is searched.
 COOLEST, HOTTEST = 0.05, 20.0
-#: Halvings of that range, on its inverse: to ten digits.
+#: Number of bisection steps on the inverse temperature, for ten digits.
 HALVINGS = 40
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often pixels are right, by how sure the model was of them.
+    """Accuracy of the predicted classes by their probability.
 
     Args:
-        pixels: per bin of confidence, how many.
-        confidence: per bin, their mean probability of the predicted class; NaN in an empty bin.
-        accuracy: per bin, the share that is right; NaN in an empty bin.
+        pixels: number of pixels in each bin of confidence.
+        confidence: mean probability of the predicted class in each bin, 0–1; NaN for an empty bin.
+        accuracy: share of correct pixels in each bin, 0–1; NaN for an empty bin.
         nll: mean of −log(probability of the true class).
     """
 
@@ -37,7 +37,7 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, 0–1: |accuracy − confidence|, averaged over the pixels (§2, equation 3)."""
+        """Expected calibration error, 0–1: mean of |accuracy − confidence| over the pixels (§2, equation 3)."""
         filled = self.pixels > 0
         gaps = np.abs(self.accuracy - self.confidence)[filled]
         return float((gaps * self.pixels[filled]).sum() / self.pixels.sum())
@@ -45,21 +45,23 @@ class Reliability:
 
 @checked
 def reliability(logits: NDArray, labels: NDArray, temperature: float = 1.0, bins: int = BINS) -> Reliability:
-    """Sorts pixels into bins of equal width by the probability of the class they are given.
+    """Measures reliability in bins of equal width of the probability of the predicted class.
 
     Args:
-        logits: n×K, K ≥ 2, n ≥ 1.
+        logits: n×K logits of n ≥ 1 pixels, K ≥ 2.
         labels: n class indices.
-        temperature: what logits are divided by, > 0.
-        bins: how many.
+        temperature: divisor of the logits, > 0.
+        bins: number of bins, 1 to `MOST_BINS`.
 
     Raises:
-        AtrousError: no pixels, arrays of other shapes, or values out of range.
+        AtrousError: there are no pixels, an array has another shape, or a value is out of range.
     """
     _check(logits, labels)
     if not 0 < temperature < math.inf or not 1 <= bins <= MOST_BINS:
-        raise AtrousError(f"temperature is above 0, and bins are 1 to {MOST_BINS}, got {temperature} and {bins}.")
-    # Less their largest, because a temperature near 0 makes logits infinite.
+        raise AtrousError(
+            f"temperature must be above 0, and bins must be 1 to {MOST_BINS}, got {temperature} and {bins}."
+        )
+    # Subtract the largest logit first, because a temperature near 0 makes other logits infinite.
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     logs = _log_softmax(shifted / temperature)
     best = logs.argmax(1)
@@ -75,20 +77,20 @@ def reliability(logits: NDArray, labels: NDArray, temperature: float = 1.0, bins
 
 @checked
 def fit_temperature(logits: NDArray, labels: NDArray) -> float:
-    """The temperature at which the true classes are most probable (§4.2); masks of one view stay as they are.
+    """Returns the temperature T with the lowest mean −log(probability of the true class) (§4.2).
 
-    −log of the true class's probability is convex in 1/T: its slope, the mean of the expected logit less the
-    true class's, is zero where halving ends.
+    A temperature does not change masks of one view. The mean is convex in 1/T. Its slope is the mean of (expected logit
+    − logit of the true class), and bisection finds the 1/T at which the slope is zero.
 
     Args:
-        logits: n×K, K ≥ 2, n ≥ 1.
+        logits: n×K logits of n ≥ 1 pixels, K ≥ 2.
         labels: n class indices.
 
     Returns:
-        T between `COOLEST` and `HOTTEST`; an end of that range where the pixels ask for more, as when all are right.
+        T from `COOLEST` to `HOTTEST`; an end of that range if the minimum is outside, as when all pixels are correct.
 
     Raises:
-        AtrousError: no pixels, or arrays of other shapes.
+        AtrousError: there are no pixels, or an array has another shape.
     """
     _check(logits, labels)
     true = logits[np.arange(len(labels)), labels]
@@ -101,19 +103,19 @@ def fit_temperature(logits: NDArray, labels: NDArray) -> float:
 
 
 def _check(logits: NDArray, labels: NDArray) -> None:
-    """Refuses what are no logits of pixels and their true classes."""
+    """Checks that the arrays are logits of pixels and their true classes."""
     if not isinstance(logits, np.ndarray) or logits.ndim != 2 or logits.shape[1] < 2 or logits.dtype.kind != "f":
-        raise AtrousError(f"logits are an array of n×K floating-point numbers, K ≥ 2, got {shown(logits)}.")
+        raise AtrousError(f"logits must be an array of n×K floating-point numbers, K ≥ 2, got {shown(logits)}.")
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise AtrousError(f"labels are an array of n class indices, got {shown(labels)}.")
+        raise AtrousError(f"labels must be an array of n class indices, got {shown(labels)}.")
     if len(labels) != len(logits):
-        raise AtrousError(f"logits and labels are of the same pixels, got {len(logits)} and {len(labels)} of them.")
+        raise AtrousError(f"logits and labels must be of the same pixels, got {len(logits)} and {len(labels)} pixels.")
     if not len(labels):
-        raise AtrousError("no labelled pixels: nothing to calibrate on.")
+        raise AtrousError("there are no labelled pixels to calibrate on.")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise AtrousError(f"labels are indices from 0 to {logits.shape[1] - 1}: leave ignored pixels (255) out.")
+        raise AtrousError(f"labels must be indices from 0 to {logits.shape[1] - 1}: leave ignored pixels (255) out.")
     if not np.isfinite(logits).all():
-        raise AtrousError("logits hold NaN or infinity.")
+        raise AtrousError("logits contain NaN or infinity.")
 
 
 def _log_softmax(logits: NDArray) -> NDArray[np.float64]:

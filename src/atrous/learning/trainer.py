@@ -1,4 +1,4 @@
-"""The training loop: batches to steps, steps to epochs, checkpoints in between."""
+"""The training loop: optimiser steps, epochs, validations and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from atrous.models import SegmentationModel
 
 #: Optimiser steps between two lines of metrics.jsonl.
 LOG_EVERY = 10
-#: Seconds between two checkpoints within an epoch: what a kill can cost.
+#: Seconds between two checkpoints within an epoch; a killed run loses at most the work of this time.
 SAVE_EVERY = 300
 
-#: Validations count for train.patience after so many times the 1 / (1 − ema) steps that an average of weights spans.
+#: Validations count for train.patience after this factor times 1 / (1 − ema) steps, the span of the moving average.
 AVERAGES_BEFORE_PATIENCE = 2
 
-#: Why a training ended: a field of the recipe's `train`, what `observe` said, or the epochs that a call was to run.
+#: Reason for the end: a field of the recipe's `train`; `observe`, which returned True; or `epochs_now` epochs are done.
 Ended = Literal["epochs", "patience", "minutes", "observe", "epochs_now"]
 
 
 @dataclass
 class Progress:
-    """Where a run is; everything else follows from the recipe and the weights.
+    """The progress of a run.
 
     Args:
-        epoch: epochs done.
-        pictures: pictures done of the present epoch, by all processes, whatever the size of the batches.
-        step: optimiser steps done.
-        best_miou: of all validations, −1 before the first.
-        stale: validations since the best one, of those that count for train.patience.
-        seconds: of training alone.
+        epoch: number of finished epochs.
+        pictures: number of pictures done in the current epoch, by all processes together.
+        step: number of optimiser steps done.
+        best_miou: best mean IoU of all validations, 0–1; −1 before the first.
+        stale: number of validations since the best one that count for train.patience.
+        seconds: time spent on training steps, without validations, in seconds.
     """
 
     epoch: int = 0
@@ -63,50 +63,53 @@ class Progress:
 
     @property
     def epochs_begun(self) -> int:
-        """Epochs of which at least one batch is done."""
+        """Number of epochs of which at least one batch is done."""
         return self.epoch + (self.pictures > 0)
 
 
 class Batches(Protocol):
-    """The training pictures of a process, batch by batch, in an order that depends on the epoch alone."""
+    """Batches of training pictures for one process, in an order that depends only on the epoch."""
 
     def counts(self, first: int = 0) -> Sequence[int]:
-        """How many pictures each batch of an epoch has, of all processes, from one of the epoch's pictures on."""
+        """Returns the number of pictures, over all processes, in each remaining batch after `first` pictures."""
         ...
 
     def epoch(self, epoch: int, first: int = 0) -> Iterable[Batch]:
-        """Those batches, of each the part of this process."""
+        """Yields this process's part of each remaining batch of the epoch after `first` pictures."""
         ...
 
 
 class Validate(Protocol):
-    """Measures a model in training, and keeps it if it is the best."""
+    """Measures a model during training, and saves it if it is the best so far."""
 
     def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
-        """Returns the mean IoU; `progress.best_miou` is that of the best before."""
+        """Returns the mean IoU, 0–1; `progress.best_miou` is the best of the validations before."""
         ...
 
 
-#: Told of every validation: a copy of the progress, and the mean IoU; True stops the training, None and False do not.
+#: Called after every validation with a copy of the progress and the mean IoU; True stops the run, None and False don't.
 Observe = Callable[[Progress, float], bool | None]
 
 
 class Trainer:
-    """The loop; checkpoints hold all that it changes: weights, optimiser, `state`, `progress` and random numbers.
+    """The training loop.
+
+    Checkpoints contain everything that it changes: weights, optimiser, `state`, `progress` and random states.
 
     Args:
-        recipe: how long and how.
-        run: the run's folder, which exists.
-        batches: what it learns from.
-        step: the model with its loss.
-        optimizer: over the step's parameters.
-        state: what else is kept in checkpoints, by name.
-        after_step: called in turn after each optimiser step with the progress, whose `step` counts that one too.
-        judged: what is validated, such as the model of averaged weights; the step's model where it is None.
-        progress: where to go on.
-        processes: that train together.
-        validate: called after every so many epochs.
-        observe: told of every validation, in every process; it may stop the training.
+        recipe: recipe of the run.
+        run: folder of the run; it must exist.
+        batches: training pictures.
+        step: model with its loss.
+        optimizer: optimiser of the step's parameters.
+        state: further objects whose state checkpoints contain, by name.
+        after_step: functions that are called in order after each optimiser step, with the progress; its `step` includes
+            that step.
+        judged: model to validate, such as that of the averaged weights; None for the step's model.
+        progress: progress to continue from; None to start.
+        processes: processes that train together; None for one process.
+        validate: measures the model, every train.validate_every epochs.
+        observe: called after every validation, in every process; it can stop the run.
     """
 
     def __init__(
@@ -140,13 +143,18 @@ class Trainer:
         self._settled = False
 
     def train(self, epochs_now: int | None = None) -> Ended:
-        """Epochs from where `progress` stands; saves and raises `Interrupted` on a signal.
+        """Trains from `progress` to the end of the run.
 
         Args:
-            epochs_now: return after so many, ≥ 1, with what was begun as the first; None for all that the recipe wants.
+            epochs_now: return after this number of epochs, ≥ 1, of which an epoch begun before is the first; None for
+                all epochs of the recipe.
 
         Returns:
-            Why it ended.
+            The reason for the end.
+
+        Raises:
+            Interrupted: a signal stopped the run, which was saved.
+            Diverged: a loss or gradient is not finite.
         """
         last = math.inf if epochs_now is None else self.progress.epoch + epochs_now
         log = RunLog(self.run, self.progress.step, self.recipe, silent=not self.processes.first)
@@ -168,17 +176,17 @@ class Trainer:
                 if ended == "patience":
                     patience = counted(self.recipe.train.patience, "validation")
                     console.print(f"stopping early: no better mIoU in {patience}.")
-                # Stopped after its time was up, before it was measured.
+                # The run was stopped between the end of its time and its first validation.
                 if self.progress.best_miou < 0 and ended != "epochs_now":
                     miou = self._validate(log)
                     self.save()
-                    self._is_told_to_stop(miou)  # it has ended anyway
+                    self._is_told_to_stop(miou)  # calls the observer; the result does not matter at the end
                 return ended
         finally:
             log.close()
 
     def _run_epoch(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[int, str], None]) -> None:
-        """The rest of an epoch, or as much as there is time for."""
+        """Trains the rest of an epoch, or until train.minutes are over."""
         self.model.train()
         keep_frozen_statistics(self.model)
         counts, accumulate = self.batches.counts(self.progress.pictures), self.recipe.optim.accumulate
@@ -186,7 +194,7 @@ class Trainer:
         done, names = self._steps_done(), list[str]()
         started, before, pictures, losses = time.perf_counter(), self.progress.seconds, 0, []
         for number, (count, batch) in enumerate(zip(counts, batches, strict=True)):
-            # Each group of batches makes one step; the last one of an epoch may hold fewer than the others.
+            # Each group of batches makes one step; the last group of an epoch may have fewer batches.
             group = min(accumulate, len(counts) - number // accumulate * accumulate)
             whole = number % accumulate == group - 1
             losses.append(self._backward(batch, group, exchange=whole))
@@ -216,16 +224,19 @@ class Trainer:
                 return
 
     def _steps_for(self, counts: Sequence[int]) -> int:
-        """Optimiser steps that so many batches make."""
+        """Returns the number of optimiser steps for these batches."""
         return -(-len(counts) // self.recipe.optim.accumulate)
 
     def _steps_done(self) -> int:
-        """Steps that the pictures done would be with batches as they are now: where the schedule stands."""
+        """Returns the number of steps that the pictures done so far make with the current batch size.
+
+        The schedule uses it, because a resumed run may have another batch size.
+        """
         epoch, left = self.batches.counts(), self.batches.counts(self.progress.pictures)
         return (self.progress.epoch + 1) * self._steps_for(epoch) - self._steps_for(left)
 
     def _backward(self, batch: Batch, group: int, *, exchange: bool) -> float:
-        """Adds a batch's gradients; those of a group are summed here and exchanged between processes once."""
+        """Adds the gradients of a batch, and returns its loss; processes exchange gradients only if `exchange`."""
         batch = batch.to(self.device, channels_last=self.recipe.train.channels_last)
         alone = self.processes.world > 1 and not exchange
         with self.parallel.no_sync() if alone else nullcontext():  # pyright: ignore[reportCallIssue]
@@ -237,7 +248,7 @@ class Trainer:
         return value
 
     def _stop_on_nonfinite(self, what: str, value: float, names: Sequence[str]) -> NoReturn:
-        """Before the weights are touched, so that the last checkpoint and the best model stay good."""
+        """Raises `Diverged` before the weights change, so that the last checkpoint and the best model stay usable."""
         raise Diverged(
             what,
             value,
@@ -245,7 +256,7 @@ class Trainer:
             step=self.progress.step,
             names=names,
             advice="Look at these files, lower optim.lr, or set train.precision to float32; "
-            f"go on from the last checkpoint with: atrous train --resume {self.run}",
+            f"continue from the last checkpoint with: atrous train --resume {self.run}",
         )
 
     def _update(self, names: Sequence[str]) -> float:
@@ -259,7 +270,7 @@ class Trainer:
         self.progress.step += 1
         for call in self.after_step:
             call(self.progress)
-        if not self._settled:  # once all that lasts has its place in memory, which makes for a smaller peak
+        if not self._settled:  # only now, because permanent tensors are allocated by the first step: a smaller peak
             keep_freed_memory()
             self._settled = True
         return norm.item()
@@ -274,18 +285,21 @@ class Trainer:
         return miou
 
     def _is_told_to_stop(self, miou: float) -> bool:
-        """Whether the observer of some process says so."""
+        """Calls the observer, and returns whether that of any process returned True."""
         told = None if self.observe is None else self.observe(replace(self.progress), miou)
         if told is not None and not isinstance(told, bool):
-            raise AtrousError(f"observe returns True to stop the training, or None; it returned {shown(told)}.")
+            raise AtrousError(f"observe must return True to stop the training, or None; it returned {shown(told)}.")
         return self.processes.agree(bool(told))[0]
 
     def _steps_before_patience(self) -> float:
-        """Steps until the average of the weights follows them: its scores are low and flat at first."""
+        """Returns the number of steps before validations count for train.patience.
+
+        At first the moving average lags far behind the weights, and its scores are low and hardly change.
+        """
         return AVERAGES_BEFORE_PATIENCE / (1 - self.recipe.train.ema) if self.recipe.train.ema else 0
 
     def what_ended_it(self) -> Literal["epochs", "patience", "minutes"] | None:
-        """The field of the recipe's ``train`` by which no epoch is left; None where one is left."""
+        """Returns the field of the recipe's `train` by which the run has ended; None if epochs are left."""
         train, progress = self.recipe.train, self.progress
         if progress.epoch >= train.epochs:
             return "epochs"
@@ -301,16 +315,16 @@ class Trainer:
         return bool(minutes) and self.progress.seconds >= 60 * minutes
 
     def _stop_or_go_on(self, stopped: Callable[[], bool]) -> None:
-        """What all processes do after a step: stop, if one was told to; save, if it is time to."""
+        """Stops all processes if one got a signal, and saves if a checkpoint is due; called after each step."""
         due = time.monotonic() - self._saved > SAVE_EVERY
         stop, due, self._late = self.processes.agree(stopped(), due, self._minutes_are_up())
         if stop or due:
             self.save()
         if stop:
-            raise Interrupted(f"The run is saved; go on with: atrous train --resume {self.run}")
+            raise Interrupted(f"The run is saved; continue it with: atrous train --resume {self.run}")
 
     def save(self) -> None:
-        """Writes everything that is needed to go on; every process calls it, the first writes."""
+        """Writes the checkpoint; every process must call it, and the first one writes."""
         random = self.processes.gather(random_state())
         if self.processes.first:
             save_checkpoint(

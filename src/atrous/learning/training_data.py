@@ -1,4 +1,4 @@
-"""Opens the data set of a recipe and checks that a training can start on it."""
+"""Opens the data set of a recipe and checks that it can be used for training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
         The data set, the number of training pixels of each class, and the diagnosis as JSON ({} without data.check).
 
     Raises:
-        AtrousError: data.root is empty, or a training cannot start on the data; the message lists all reasons.
+        AtrousError: data.root is empty, or the data cannot be used for training; the message lists all reasons.
     """
     data, in_channels = recipe.data, recipe.model.in_channels
     if not data.root:
@@ -60,7 +60,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
 
 
 def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel) -> AugmentedSamples:
-    """The training samples of a recipe, with the inputs of its model."""
+    """Returns the training samples of a recipe, with the inputs of its model."""
     preprocessing = model.info.preprocessing
     colors = color_channels(preprocessing.inputs)
     if not colors and (unused := [name for name in OF_COLORS if getattr(recipe.augment, name)]):
@@ -80,7 +80,7 @@ def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel)
 
 
 def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:
-    """Raises an error with all reasons why a training cannot start on the data, if there are any."""
+    """Raises an error with all reasons why the data cannot be used for training, if there are any."""
     if reasons := [sentence for _, sentence in found]:
         raise AtrousError(f"{data.root}: {' '.join(reasons)}")
 

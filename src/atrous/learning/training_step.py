@@ -1,4 +1,4 @@
-"""The module that the training wraps: it maps a raw batch to a loss."""
+"""The module that maps a raw batch to a loss, for training."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class TrainingStep(nn.Module):
     Args:
         model: model with `.scores` and `.info`.
         terms: terms of the loss, by name; their sum is minimised. Each is called with the model's outputs and the batch
-            and returns a scalar; `atrous.learning.losses.terms.supervised_terms` makes the terms for training on
-            labels.
+            and returns a scalar. `atrous.learning.losses.terms.supervised_terms` returns the terms for supervised
+            training.
         precision: number format of the network; bfloat16 and float16 use autocast. Terms are computed in float32.
         crf: last layer of the model, applied to the main output before the terms; None for no CRF.
         disturb: function called with the raw images and the targets before the network; it returns other images of the
             same shape, such as adversarial ones.
 
     Raises:
-        AtrousError: the model is not one of atrous, there are no terms, or a value is out of range.
+        AtrousError: the model is not a model of atrous, there are no terms, or a value is out of range.
     """
 
     @checked
@@ -57,15 +57,17 @@ class TrainingStep(nn.Module):
         given = as_dict(terms, "terms")
         if not given or not all(callable(term) for term in given.values()):
             raise AtrousError(
-                "terms are functions of (outputs, batch) by name, such as supervised_terms(loss, model) of "
-                f"atrous.learning.losses.terms; got {shown(terms)}."
+                "terms must be a dict of functions of (outputs, batch) by name, such as supervised_terms(loss, model) "
+                f"of atrous.learning.losses.terms; got {shown(terms)}."
             )
         if not isinstance(precision, torch.dtype) or precision not in (torch.float32, torch.bfloat16, torch.float16):
-            raise AtrousError(f"precision is torch.float32, torch.bfloat16 or torch.float16, got {shown(precision)}.")
+            raise AtrousError(
+                f"precision must be torch.float32, torch.bfloat16 or torch.float16, got {shown(precision)}."
+            )
         if crf is not None and not callable(crf):
-            raise AtrousError(f"crf is a CrfLayer or None, got {shown(crf)}.")
+            raise AtrousError(f"crf must be a CrfLayer or None, got {shown(crf)}.")
         if disturb is not None and not callable(disturb):
-            raise AtrousError(f"disturb is a function of (images, targets) or None, got {shown(disturb)}.")
+            raise AtrousError(f"disturb must be a function of (images, targets) or None, got {shown(disturb)}.")
         self.model = model
         self.terms = dict(given)
         self.terms_that_learn = nn.ModuleList(term for term in given.values() if isinstance(term, nn.Module))
@@ -75,7 +77,7 @@ class TrainingStep(nn.Module):
         self.normalize = Normalize.of(model.info.preprocessing)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch, summed over the terms.
+        """Returns the loss of a batch, summed over the terms.
 
         Args:
             batch: batch on the model's device; its images are unnormalised, of any dtype.

@@ -1,4 +1,4 @@
-"""Transfer of weights from a trained model: all weights that fit, and the rows of classes with the same name."""
+"""Copies weights from a trained model: all weights that fit, and the rows of classes with the same name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from atrous.models.model_checks import check_model
 def start_from(model: SegmentationModel, source: SegmentationModel | str | Path) -> str:
     """Copies all weights whose name and shape match, and the mean and std of the trained model's inputs.
 
-    Weights with one row per class (those of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched
-    by class name: a class of the same name keeps its rows, for any order and number of classes. In a one-logit model
-    the logit is the second class's score minus the first's. So its row is the difference of two rows of the other
-    model; as a source it gives two rows, the first of them 0.
+    Weights with one row per class (of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched by
+    class name: a class of the same name keeps its rows, for any order and number of classes. In a one-logit model the
+    logit is the second class's score minus the first class's. So its row is the difference of two rows of the other
+    model. If the source has one logit, it gives two rows, the first of them 0.
 
     Args:
-        model: model to initialise; changed in place. Its info.classes are the names to match.
-        source: a trained model or its file, of the same or a similar architecture. Two models with placeholder class
+        model: model to initialise in place; its info.classes are the names to match.
+        source: trained model or its file, of the same or a similar architecture. Two models with placeholder class
             names match if they have the same number of classes.
 
     Returns:
@@ -47,10 +47,10 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
         for name, tensor in given.items()
         if name in state and name not in classwise and state[name].shape == tensor.shape
     }
-    if not any(tensor.ndim > 1 for tensor in fitting.values()):  # biases of the same length prove no similarity
+    if not any(tensor.ndim > 1 for tensor in fitting.values()):  # biases may have the same length by chance
         raise AtrousError(
-            f"nothing of the given model fits: it is {source.info.architecture} over "
-            f"{source.info.arguments.get('backbone')}, the recipe asks for {model.info.architecture} over "
+            f"no weights of the given model fit: it is {source.info.architecture} over "
+            f"{source.info.arguments.get('backbone')}, but the recipe requires {model.info.architecture} over "
             f"{model.info.arguments.get('backbone')}."
         )
     matched = matching_names(model.info, source.info)
@@ -63,13 +63,13 @@ def start_from(model: SegmentationModel, source: SegmentationModel | str | Path)
 
 
 def network_of(info: Info, wanted: Model) -> Model:
-    """The recipe's model section for a training that starts from a trained model: the network of that model.
+    """Returns the recipe's model section with the network of a trained model, for training that starts from it.
 
     The weights fit only that network, and were trained with its align_corners, padding, rates and dilation rule. The
-    data determine the number of channels and classes.
+    data determine the numbers of channels and classes.
 
     Args:
-        info: info of the trained model.
+        info: metadata of the trained model.
         wanted: model section of the recipe; each of its `arguments` replaces that of the trained model.
     """
     arguments = {**info.arguments, **wanted.arguments}
@@ -81,7 +81,7 @@ def network_of(info: Info, wanted: Model) -> Model:
 
 
 def classwise_names(model: SegmentationModel) -> set[str]:
-    """Names of the weights with one row per class: those whose shape changes with the number of classes."""
+    """Returns the names of the weights with one row per class: their shapes change with the number of classes."""
     arguments = {**model.info.arguments, "num_classes": model.info.arguments["num_classes"] + 1}
     with torch.device("meta"):
         wider = models.build(model.info.architecture, arguments).state_dict()
@@ -89,13 +89,13 @@ def classwise_names(model: SegmentationModel) -> set[str]:
 
 
 def matching_names(new: Info, old: Info) -> list[str]:
-    """Names of the classes that both models have.
+    """Returns the names of the classes that both models have.
 
     Placeholder names ("class 0") match only the placeholder names of a model with the same number of classes.
 
     Args:
-        new: info of the model to initialise.
-        old: info of the trained model.
+        new: metadata of the model to initialise.
+        old: metadata of the trained model.
     """
     nameless = [info.classes == placeholder_table(info.arguments["num_classes"]).names for info in (new, old)]
     if any(nameless) and not (all(nameless) and len(new.classes) == len(old.classes)):
@@ -111,12 +111,12 @@ def _rows(
     infos: tuple[Info, Info],
     matched: list[str],
 ) -> dict[str, Tensor]:
-    """The new model's class-wise weights with the trained rows of the matching classes.
+    """Returns the new model's class-wise weights with the trained rows of the matching classes.
 
     Args:
         classwise: class-wise weights of the new model, by name.
         given: all weights of the trained model, by name.
-        infos: infos of the new and of the trained model.
+        infos: metadata of the new and of the trained model.
         matched: names of the matching classes.
     """
     new, old = infos
@@ -146,15 +146,15 @@ def _sentence(
     info: Info,
     matched: list[str],
 ) -> str:
-    """A sentence that lists the weights that were copied and those that are newly initialised."""
+    """Returns a sentence with the weights that were copied and the weights that are newly initialised."""
     others = [name for name in info.classes if name not in matched]
     whole = len(fitting) + (0 if others else len(rows))
-    kept = f"{whole} of {counted(len(state), 'weight')} start from the given model"
+    kept = f"{whole} of {counted(len(state), 'weight')} are copied from the given model"
     if rows and others:
         layers = ", ".join(sorted({name.rpartition(".")[0] for name in rows}))
-        kept += f"; in {layers} the classes {_some(matched)} keep their rows; fresh rows: {_some(others)}"
+        kept += f"; in {layers} the classes {_some(matched)} keep their rows; newly initialised rows: {_some(others)}"
     fresh = sorted({name.rpartition(".")[0] for name in state if name not in fitting and name not in rows})
-    return f"{kept}; fresh: {_some(fresh)}." if fresh else f"{kept}."
+    return f"{kept}; newly initialised: {_some(fresh)}." if fresh else f"{kept}."
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a training does between its epochs: measure the model, show what it sees, and keep the best."""
+"""Validation during training: measures the model, logs example pictures and saves the best model."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from atrous.logger import suppressed
 from atrous.models import SegmentationModel
 from atrous.version import __version__
 
-#: Validation pictures shown in TensorBoard.
+#: Number of validation pictures shown in TensorBoard.
 SHOWN = 3
-#: The file of a run that keeps its best model.
+#: Name of the file with the best model, in a run's folder.
 BEST = "best.safetensors"
 
 
 class Validation:
-    """Measures a model on the validation split, shows what it sees, and keeps the best as a model file.
+    """Measures a model on the validation split, logs example pictures, and saves the best model.
 
     Args:
-        recipe: which split.
-        run: the run's folder, which gets best.safetensors.
-        dataset: where to read.
-        step: of the training, whose precision and CRF are used.
-        processes: that share the pictures; the first writes.
+        recipe: recipe of the run, which names the validation split.
+        run: folder of the run, for best.safetensors.
+        dataset: dataset with the split.
+        step: training step, whose precision and CRF are used.
+        processes: processes that share the pictures; the first one writes the files.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Validation:
         self.items: tuple[Item, ...] = dataset.split(recipe.data.val)
 
     def __call__(self, judged: SegmentationModel, progress: Progress, log: RunLog) -> float:
-        """Returns the mean IoU, the same in every process."""
+        """Returns the mean IoU, 0–1, the same in every process."""
         device, precision = next(judged.parameters()).device, precision_name(self.step.precision)
         segmenter = Segmenter(judged, engine="torch", device=device, precision=precision, crf=self._crf())
         confusion = measure(segmenter, self.dataset, self.items).confusion
@@ -73,7 +73,7 @@ class Validation:
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
-            with suppressed(PictureWarning):  # the doctor has told it
+            with suppressed(PictureWarning):  # the doctor has printed these warnings before
                 shown = segmenter(taken.scene(item)).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""
@@ -100,5 +100,5 @@ class Validation:
         judged.info = before
 
     def _crf(self) -> dict[str, Any] | None:
-        """The CRF's settings as they are used after training, where one is trained."""
+        """Returns the settings of a trained CRF, as they are used after training; None if no CRF is trained."""
         return self.step.crf.learned() if self.step.crf is not None else None

@@ -1,1 +1,1 @@
-"""What a training minimises."""
+"""Loss functions for training."""

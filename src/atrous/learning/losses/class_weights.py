@@ -1,4 +1,4 @@
-"""How much each class counts in a loss, from how often it occurs."""
+"""Class weights of losses, from the frequencies of the classes."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ import numpy as np
 
 from atrous.errors import AtrousError, unknown_name
 
-#: β of the effective number of samples, of so many pixels in a data set's labels that the largest class saturates.
+#: β of the effective number of samples, and the number of pixels to which a data set's counts are scaled: so many that
+#: the effective number of the most frequent class is close to its limit.
 EFFECTIVE_BETA = 0.9999
 EFFECTIVE_PIXELS = 1e5
-#: Name → weights of the frequencies of the classes that occur, up to a common factor.
+#: Name → function from the frequencies of the classes that occur to their weights, up to a common factor.
 FORMULAS = {
     "inverse": lambda f: 1 / f,
     "inverse_sqrt": lambda f: 1 / np.sqrt(f),
     "inverse_fourth_root": lambda f: f**-0.25,
-    #: After arXiv:1411.4734 §6.3.2, which counts only the pictures that hold a class; here all pictures count.
+    #: Follows arXiv:1411.4734 §6.3.2, which counts only pictures that contain the class; here all pictures count.
     "median_frequency": lambda f: np.median(f) / f,
     #: ENet, arXiv:1606.02147 §4.
     "log": lambda f: 1 / np.log(1.02 + f),
-    #: arXiv:1901.05555 eq. 4, n being a class's pixels of 100,000: (1 − β)/(1 − βⁿ).
+    #: arXiv:1901.05555 eq. 4, (1 − β)/(1 − βⁿ), with n the pixels of the class out of 100,000.
     "effective_number": lambda f: (1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA ** np.maximum(f * EFFECTIVE_PIXELS, 1)),
 }
 
 
 def class_weights(pixels: Sequence[int], how: str) -> list[float] | None:
-    """Weights per class from how often it occurs in the training labels, with mean 1 over all pixels.
+    """Returns a weight per class from its frequency in the training labels, with mean 1 over all labelled pixels.
 
     Args:
-        pixels: labelled pixels per class; a class that never occurs gets the largest weight of those that do.
+        pixels: number of labelled pixels per class. A class without pixels gets the largest weight of the others.
         how: a key of `FORMULAS`, or "none".
 
+    Returns:
+        One weight per class; None for "none".
+
     Raises:
-        AtrousError: unknown name, or no labelled pixel at all.
+        AtrousError: the name is unknown, or there are no labelled pixels.
     """
     if how != "none" and how not in FORMULAS:
         raise unknown_name("class weighting", how, ["none", *FORMULAS])

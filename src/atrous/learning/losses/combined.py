@@ -1,4 +1,4 @@
-"""What a recipe minimises: a weighted sum of losses."""
+"""The loss of a recipe: a weighted sum of losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TotalLoss(nn.Module):
     """A weighted sum of losses.
 
     Args:
-        terms: losses of (scores, labels, align_corners), and the weight of each, > 0.
+        terms: pairs of a loss, called with (scores, labels, align_corners), and its weight, > 0.
     """
 
     def __init__(self, terms: Sequence[tuple[nn.Module, float]]) -> None:
@@ -27,7 +27,7 @@ class TotalLoss(nn.Module):
         self.weights = [weight for _, weight in terms]
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """As each of them."""
+        """Returns the weighted sum as a scalar; arguments as of `pixel.CrossEntropy.forward`."""
         values = [
             weight * loss(scores, labels, align_corners) for loss, weight in zip(self.losses, self.weights, strict=True)
         ]
@@ -35,12 +35,12 @@ class TotalLoss(nn.Module):
 
 
 def loss_for(recipe: Loss, pixels: Sequence[int], mean_of: Callable[[Tensor], Tensor] | None = None) -> TotalLoss:
-    """The recipe's loss.
+    """Returns the loss of a recipe.
 
     Args:
-        recipe: its terms; one at least has a weight above 0.
-        pixels: labelled training pixels per class.
-        mean_of: the mean of a tensor over all processes that train together; None for one alone.
+        recipe: weights and settings of the losses; at least one weight is above 0.
+        pixels: number of labelled training pixels per class.
+        mean_of: function that returns the mean of a tensor over all training processes; None for one process.
     """
     weights = class_weights(pixels, recipe.class_weights)
     terms: list[tuple[nn.Module, float]] = [

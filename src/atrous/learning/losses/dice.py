@@ -1,4 +1,4 @@
-"""The Tversky loss, of which the Dice loss is one case: it compares whole masks with their labels."""
+"""The Tversky loss, with the Dice loss as a special case; both compare whole masks with their labels."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from atrous.learning.losses.mean_of_classes import mean_of_present
 from atrous.learning.losses.pixel import bands
 from atrous.models.layers import class_probabilities, resize_rows
 
-#: Added above and below the line, so that a class of few pixels has a finite gradient.
+#: Added to numerator and denominator, so that a class of few pixels has a finite gradient.
 SMOOTH = 1.0
 
 
 class Tversky(nn.Module):
-    """1 − TP / (TP + α·FP + β·FN) of soft masks, the mean over the classes in the labels (arXiv:1706.05721).
+    """Tversky loss (arXiv:1706.05721): 1 − TP / (TP + α·FP + β·FN) of soft masks, the mean over the classes in labels.
 
-    With α = β = ½ it is the Dice loss (arXiv:1606.04797). It is taken over a whole batch, in bands as
-    `pixel.CrossEntropy` is: one pass for the sums, a second for the gradient.
+    With α = β = ½ it is the Dice loss (arXiv:1606.04797). The sums are over a whole batch. As `pixel.CrossEntropy`, it
+    is computed in bands of rows: one pass for the sums, and a second one for the gradient.
 
     Args:
-        alpha: ≥ 0, what a pixel too many costs.
-        beta: ≥ 0, what a missing one costs; above alpha, masks of rare classes grow.
-        class_weights: one per class, ≥ 0, of the mean; None for all 1.
+        alpha: weight of false positives, ≥ 0.
+        beta: weight of false negatives, ≥ 0; if it is above alpha, masks of rare classes grow.
+        class_weights: weight of each class in the mean, ≥ 0; None for 1 each.
     """
 
     class_weights: Tensor | None
@@ -38,22 +38,25 @@ class Tversky(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """Of N×K×h×w logits and N×H×W labels a float32 scalar; 0 with a zero gradient where nothing is labelled.
+        """Returns the loss as a float32 scalar; 0 with a zero gradient if there are no labelled pixels.
 
-        K = 1 is one logit for two classes, of which the second counts.
+        Args:
+            scores: N×K×h×w logits; K = 1 is one logit for two classes, and the loss is that of the second class.
+            labels: N×H×W class indices, 255 = ignore.
+            align_corners: the model's convention of bilinear resizing.
         """
         loss: Any = _TwoPasses.apply(scores, labels, self._of_sums, align_corners)
         return loss
 
     def _of_sums(self, sums: Tensor) -> Tensor:
-        """3×K sums: of likelihoods within the class, of all likelihoods, of the class's pixels."""
+        """Returns the loss of 3×K sums: probabilities on the class, all probabilities, pixels of the class."""
         hit, predicted, true = sums
         index = (hit + SMOOTH) / (hit + self.alpha * (predicted - hit) + self.beta * (true - hit) + SMOOTH)
         return mean_of_present(1 - index, true > 0, self.class_weights)
 
 
 class _TwoPasses(torch.autograd.Function):
-    """A function of sums over all pixels: the sums in bands, then in bands again the gradient, given theirs."""
+    """A function of sums over all pixels, computed in bands: a first pass for the sums, a second for the gradient."""
 
     @staticmethod
     def forward(ctx, scores, labels, of_sums, align_corners):
@@ -79,7 +82,7 @@ class _TwoPasses(torch.autograd.Function):
 
 
 def _sums(low: Tensor, labels: Tensor, rows: range, align_corners: bool) -> Tensor:
-    """3×K, or 3×1 of one logit: of some rows, what `Tversky` is made of."""
+    """Returns the 3×K sums of `Tversky` for some rows; 3×1 for one logit."""
     truth = labels[:, rows.start : rows.stop]
     likely = class_probabilities(resize_rows(low, labels.shape[-2:], rows, align_corners))
     labelled = truth != IGNORE_INDEX

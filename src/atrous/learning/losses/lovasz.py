@@ -13,12 +13,13 @@ from atrous.models.layers import class_probabilities, resize
 
 
 class LovaszSoftmax(nn.Module):
-    """The Lovász extension of 1 − IoU, the mean over the classes in the labels (arXiv:1705.08790, over a whole batch).
+    """Lovász-softmax loss (arXiv:1705.08790): the Lovász extension of 1 − IoU over a batch, the mean over its classes.
 
-    It sorts the errors of all pixels, so full-size probabilities of all classes exist, unlike in all other losses.
+    It sorts the errors of all pixels. So, unlike the other losses, it needs full-size probabilities of all classes in
+    memory.
 
     Args:
-        class_weights: one per class, ≥ 0, of the mean; None for all 1.
+        class_weights: weight of each class in the mean, ≥ 0; None for 1 each.
     """
 
     class_weights: Tensor | None
@@ -43,7 +44,7 @@ class LovaszSoftmax(nn.Module):
 
 
 def _lovasz(likely: Tensor, inside: Tensor) -> Tensor:
-    """Of one class: its errors, the largest first, each times how much the IoU falls with it (algorithm 1)."""
+    """Loss of one class: the sorted errors, each weighted by the drop in IoU it causes (algorithm 1)."""
     errors, order = (inside.float() - likely).abs().sort(descending=True)
     sorted_inside = inside[order].float()
     total = sorted_inside.sum()

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def mean_of_present(losses: Tensor, present: Tensor, weights: Tensor | None) -> Tensor:
-    """The weighted mean of K losses over the classes that are present; 0 where none is."""
-    if weights is not None and len(weights) > len(losses):  # of one logit
+    """Returns the weighted mean of K losses over the classes that are present; 0 if no class is present."""
+    if weights is not None and len(weights) > len(losses):  # two classes with one logit: the loss is of the second
         weights = weights[1:]
     share = present.float() if weights is None else present * weights
     return (losses * share).sum() / share.sum().clamp(min=torch.finfo(torch.float32).tiny)

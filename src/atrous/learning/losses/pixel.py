@@ -1,7 +1,7 @@
-"""Losses over pixels, on low-resolution scores and full-size labels; 255 is ignored by all of them.
+"""Losses over pixels, from low-resolution scores and full-size labels; labels of 255 are ignored.
 
-Full-size scores of all classes are the largest tensor of a plain training step. Here they never exist: a loss is
-computed band by band of rows, and each band's gradient with respect to the low-resolution scores is taken on the spot.
+Full-size scores of all classes are the largest tensor of a plain training step. Here they are never in memory: a loss
+is computed in bands of rows, and each band's gradient with respect to the low-resolution scores is computed at once.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.device import with_float64
 from atrous.models.layers import resize_rows
 
-#: Size of one band of full-size scores. Small enough for the processor's cache, large enough to keep it busy.
+#: Size in bytes of one band of full-size scores: small enough for the processor's cache, large enough for full speed.
 BAND_BYTES = 8 * 2**20
-#: A pixel whose own class is less likely than this is hard (mmsegmentation, OHEMPixelSampler's default).
+#: A pixel is hard if the probability of its true class is below this (default of mmsegmentation's OHEMPixelSampler).
 HARD_BELOW = 0.7
-#: Pixels on either side of an edge between classes that count as its neighbourhood.
+#: Distance in pixels to another class within which a pixel counts as near a boundary.
 BOUNDARY_REACH = 2
 
 
 class CrossEntropy(nn.Module):
-    """Cross-entropy of bilinearly upsampled scores, equal to upsampling first, in a fraction of the memory.
+    """Cross-entropy of bilinearly upsampled scores, in a fraction of the memory of upsampling all rows at once.
 
     Args:
-        class_weights: one per class, ≥ 0, or None for all 1; the loss is the weighted mean over labelled pixels.
+        class_weights: weight of each class, ≥ 0; None for 1 each. The loss is the weighted mean over labelled pixels.
         label_smoothing: 0–1, as in `torch.nn.CrossEntropyLoss`.
-        focal: γ ≥ 0 of the focal loss (arXiv:1708.02002): each pixel counts (1 − p)^γ of its loss, p being the
-            probability of its class; 0 is plain cross-entropy.
-        hardest: 0–1; above 0 only hard pixels count (OHEM, arXiv:1604.03540): those whose class is less likely than
-            0.7, and at least this share of the labelled ones.
-        boundary: ≥ 0; pixels within two of another class count 1 + boundary times.
-        mean_of: the mean of a tensor over all processes of the training (`ProcessGroup.mean_of`); None for one alone.
+        focal: γ ≥ 0 of the focal loss (arXiv:1708.02002): the loss of each pixel is multiplied by (1 − p)^γ, with p the
+            probability of its true class; 0 for plain cross-entropy.
+        hardest: above 0, only hard pixels count (OHEM, arXiv:1604.03540): pixels whose true class has a probability
+            below 0.7, and at least this share of the labelled pixels, 0–1; 0 for all pixels.
+        boundary: pixels within two pixels of another class get a weight of 1 + boundary, ≥ 0.
+        mean_of: function that returns the mean of a tensor over all training processes (`ProcessGroup.mean_of`); None
+            for one process.
     """
 
     class_weights: Tensor | None
@@ -59,15 +60,15 @@ class CrossEntropy(nn.Module):
         self.mean_of = mean_of
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """The mean loss over labelled pixels; 0 with a zero gradient where none is labelled.
+        """Returns the mean loss over labelled pixels; 0 with a zero gradient if there are none.
 
-        Of several processes each gives its part: with their `mean_of`, the mean of their losses is the mean over the
-        pixels of all.
+        With `mean_of`, each of several processes divides by the mean weight of all, so that the mean of their losses is
+        the mean over the pixels of all processes.
 
         Args:
             scores: N×K×h×w logits of any float type; K = 1 is one logit for two classes.
             labels: N×H×W class indices, 255 = ignore.
-            align_corners: the model's upsampling convention.
+            align_corners: the model's convention of bilinear resizing.
 
         Returns:
             A float32 scalar.
@@ -114,14 +115,14 @@ class _Banded(torch.autograd.Function):
 
 
 def bands(scores: Tensor, labels: Tensor) -> Iterator[range]:
-    """Rows of the labels, in bands whose upsampled scores fill `BAND_BYTES`."""
+    """Yields the rows of the labels in bands whose upsampled scores take at most `BAND_BYTES`, or in single rows."""
     height, width = labels.shape[-2:]
     count = max(1, BAND_BYTES // (4 * scores.shape[0] * scores.shape[1] * width))
     return (range(start, min(start + count, height)) for start in range(0, height, count))
 
 
 def near_boundary(labels: Tensor) -> Tensor:
-    """N×H×W labels → booleans: another class lies within `BOUNDARY_REACH` pixels; ignored ones are no class."""
+    """Returns N×H×W booleans: whether another class is within `BOUNDARY_REACH` pixels; ignored labels do not count."""
     side = 2 * BOUNDARY_REACH + 1
     ignored, values = labels == IGNORE_INDEX, labels.float()
     largest, smallest = (
@@ -132,13 +133,15 @@ def near_boundary(labels: Tensor) -> Tensor:
 
 
 def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: bool = False) -> Tensor:
-    """N×H×W booleans: pixels whose class is less likely than 0.7, and at least a share of the labelled, the hardest.
+    """Returns N×H×W booleans, True for hard pixels: those whose true class has a probability below 0.7.
+
+    If these are fewer than the share, the pixels with the largest losses are hard, up to the share.
 
     Args:
         scores: N×K×h×w logits.
         labels: N×H×W class indices, 255 = ignore.
-        share: 0–1.
-        align_corners: the model's upsampling convention.
+        share: least share of hard pixels in the labelled pixels, 0–1.
+        align_corners: the model's convention of bilinear resizing.
     """
     with torch.no_grad():
         low, losses = scores.detach().float(), []
@@ -157,8 +160,8 @@ def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: boo
 def _summed(
     scores: Tensor, labels: Tensor, counted: Tensor | None, weights: Tensor | None, smoothing: float, focal: float
 ) -> Tensor:
-    """Σ of weighted losses over the labelled pixels of N×K×H×W scores."""
-    if scores.shape[1] > 1 and counted is None and not focal:  # all in one kernel
+    """Returns the sum of weighted losses over the labelled pixels of N×K×H×W scores."""
+    if scores.shape[1] > 1 and counted is None and not focal:  # one kernel is enough
         return F.cross_entropy(
             scores,
             labels.long(),
@@ -169,14 +172,14 @@ def _summed(
         )
     each = _each(scores, labels, smoothing, weights)
     if focal:
-        # 1 − p, kept above 0: the derivative of 0^γ is infinite for γ < 1, and times a loss of 0 it is NaN.
+        # 1 − p is kept above 0, because for γ < 1 the derivative of 0^γ is infinite, and infinity times 0 is NaN.
         unlikely = -torch.expm1(-_each(scores, labels, 0.0))
         each = each * unlikely.clamp(min=torch.finfo(unlikely.dtype).tiny) ** focal
     return (each if counted is None else each * counted).sum()
 
 
 def _each(scores: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
-    """N×H×W losses of the pixels, 0 for ignored ones."""
+    """Returns the N×H×W losses of the pixels, 0 for ignored pixels."""
     if scores.shape[1] > 1:
         return F.cross_entropy(
             scores,
@@ -194,11 +197,11 @@ def _each(scores: Tensor, labels: Tensor, smoothing: float, weights: Tensor | No
 
 
 def _total_weight(labels: Tensor, counted: Tensor | None, weights: Tensor | None) -> Tensor:
-    """Σ of the weights of the labelled pixels: what the mean divides by."""
+    """Returns the sum of the weights of the labelled pixels, by which the mean divides."""
     flat = labels.flatten().int()
     if counted is None:
         counts = torch.bincount(flat, minlength=IGNORE_INDEX + 1)
-    else:  # float32 counts to 2²⁴ only
+    else:  # in float64, because float32 represents integers exactly only up to 2²⁴
         where = with_float64(counted.device)
         each = counted.flatten().to(where).double()
         counts = torch.bincount(flat.to(where), each, minlength=IGNORE_INDEX + 1)

@@ -1,4 +1,4 @@
-"""The terms of what a training minimises: each maps the model's outputs and a batch to a scalar."""
+"""Terms of the total loss of training: each maps the model's outputs and a batch to a scalar."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from atrous.learning.batch import Batch
 from atrous.models import SegmentationModel
 from atrous.models.model_checks import check_model
 
-#: The output of an auxiliary head; every other output of a model counts in full.
+#: Name of the auxiliary head's output; all other outputs of a model have weight 1.
 AUXILIARY = "aux"
 
 
 class Term(Protocol):
-    """Part of a loss; a module's parameters learn with the model's."""
+    """One term of the total loss; if it is a module, its parameters are trained with those of the model."""
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Batch, /) -> Tensor:
         """Returns a scalar.
 
         Args:
-            outputs: N×K×h×w scores by name: "main", and in training others that the model gives.
-            batch: as the network saw it.
+            outputs: N×K×h×w scores by name: "main" and, during training, further outputs of the model.
+            batch: batch on which the network ran.
         """
         ...
 
 
-#: What is minimised, by name: the sum of these.
+#: Terms by name; training minimises their sum.
 Terms = Mapping[str, Term]
 
 
 class Supervised(nn.Module):
-    """The loss of every output but the auxiliary head's against the labels, summed: "main", each scale of DeepLabV2.
+    """Sum of the losses of all outputs except the auxiliary head's: "main", and each scale of DeepLabV2.
 
     Args:
         loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
-        align_corners: the model's upsampling convention.
+        align_corners: the model's convention of bilinear resizing.
     """
 
     def __init__(self, loss: nn.Module, *, align_corners: bool) -> None:
@@ -55,12 +55,12 @@ class Supervised(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """The weighted loss of an auxiliary head's output against the labels; 0 where the model gives none.
+    """Weighted loss of an auxiliary head's output; 0 if the model has no such output.
 
     Args:
-        loss: as of `Supervised`.
-        weight: 0 or more.
-        align_corners: the model's upsampling convention.
+        loss: as in `Supervised`.
+        weight: weight of the loss, ≥ 0.
+        align_corners: the model's convention of bilinear resizing.
     """
 
     def __init__(self, loss: nn.Module, weight: float, *, align_corners: bool) -> None:
@@ -76,24 +76,24 @@ class Auxiliary(nn.Module):
 
 @checked
 def supervised_terms(loss: nn.Module, model: SegmentationModel, auxiliary: float = 0.4) -> dict[str, Term]:
-    """The terms of a training on labels alone.
+    """Returns the terms of supervised training.
 
     Args:
         loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
-        model: whose outputs they are.
-        auxiliary: weight of an auxiliary head's loss, 0 or more.
+        model: model whose outputs the terms get.
+        auxiliary: weight of an auxiliary head's loss, ≥ 0.
 
     Returns:
-        "supervised" and "auxiliary", for `TrainingStep`.
+        The terms "supervised" and "auxiliary", for `TrainingStep`.
 
     Raises:
-        AtrousError: no loss, no model of atrous, or a weight out of range.
+        AtrousError: `loss` cannot be called, `model` is not a model of atrous, or the weight is out of range.
     """
     check_model(model)
     if not callable(loss):
-        raise AtrousError(f"loss is called with scores, labels and align_corners, got {shown(loss)}.")
+        raise AtrousError(f"loss must be a function of (scores, labels, align_corners), got {shown(loss)}.")
     if not 0 <= auxiliary < math.inf:
-        raise AtrousError(f"auxiliary is a weight, 0 or more, got {shown(auxiliary)}.")
+        raise AtrousError(f"auxiliary must be a weight of 0 or more, got {shown(auxiliary)}.")
     return {
         "supervised": Supervised(loss, align_corners=model.align_corners),
         "auxiliary": Auxiliary(loss, auxiliary, align_corners=model.align_corners),

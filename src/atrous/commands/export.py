@@ -90,14 +90,14 @@ def export(
 
     Args:
         model: model file to export.
-        format: file format: onnx, openvino (a .xml and a .bin file) or torch (a .pt2 file, which atrous itself cannot
-            run); by default the format that the suffix of `out` names.
+        format: file format: onnx, openvino (a .xml and a .bin file) or torch (a .pt2 file, for other programs only);
+            by default the format that the suffix of `out` names.
         out: file to write, .onnx, .xml or .pt2; by default the name of the model file with the suffix of the format.
         scores: add the low-resolution logits as an output, which several scales, flips and the CRF need.
         half: store the weights in 16 bits (openvino only), which halves the file and hardly changes the masks.
         check: picture or folder of pictures on which the masks are compared; synthetic pictures when not given.
         int8: compute in 8-bit integers (openvino and onnx only), which makes the file four times smaller and OpenVINO
-            faster; both files are measured on `calibrate`.
+            faster; the float32 model and the int8 file are measured on `calibrate`.
         calibrate: folder of a labelled dataset, in any layout; its training pictures give the ranges of values, its
             validation pictures the scores.
         max_drop: largest loss of mean IoU by int8, 0–100 points; a file that loses more is not written.
@@ -124,7 +124,7 @@ def export(
         overwrite=overwrite,
     )
     if half and format != "openvino":
-        raise AtrousError(f"half is for the format openvino, which computes in float32 again; got format {format}.")
+        raise AtrousError(f"half is only for openvino, which converts the weights back at run time; got {format}.")
     for name in ("layout", "groups"):
         if options.get(name) is not None and calibrate is None:
             raise AtrousError(f"{name} is for the dataset of --calibrate: give --calibrate too, or leave {name} out.")

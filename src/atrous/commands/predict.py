@@ -68,8 +68,8 @@ def predict(
             GeoTIFF or a TIFF at a URL.
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
-        json: JSON file to write the results to; for each picture, the path of its mask and the share of each class in
-            the pixels with data, or its error, and the share of pixels with data if some have none.
+        json: JSON file to write the results to; for each picture, its mask, the share of each class in the pixels with
+            data, and the share of pixels without data if there are any; or its error.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 

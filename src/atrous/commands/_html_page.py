@@ -58,5 +58,5 @@ def pixels(number: int) -> str:
 
 
 def css_color(color: Sequence[int]) -> str:
-    """Returns (red, green, blue) as a CSS colour; the conversion to int keeps other text from a file out of the page."""
+    """Returns (red, green, blue) as a CSS colour; the conversion to int keeps other text out of the page."""
     return "rgb({:d} {:d} {:d})".format(*(int(part) for part in color))

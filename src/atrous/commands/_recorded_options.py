@@ -1,4 +1,4 @@
-"""Options of an evaluation as evaluation.json records them, for repeating the measurement or drawing the masks again."""
+"""Options of an evaluation as evaluation.json records them, to measure or to draw masks the same way again."""
 
 from __future__ import annotations
 

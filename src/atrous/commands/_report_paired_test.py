@@ -78,7 +78,7 @@ def _verdict(difference: Difference, units: int, differing: int, kind: str, name
     if not differing:
         return [f"{names[0]} and {names[1]} have the same counts on every picture: there is no difference."]
     if difference.p is None or difference.detectable is None:
-        return [f"{counted(units, kind)} cannot show whether the difference is chance: measure on more."]
+        return [f"{counted(units, kind)} cannot show whether the difference is chance: measure on more {kind}s."]
     change = f"mIoU {difference.change:+.4f}, p {p_in_words(difference.p)}"
     if difference.p < SIGNIFICANT:
         worse, better = names if difference.change > 0 else names[::-1]

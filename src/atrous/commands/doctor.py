@@ -57,8 +57,8 @@ def doctor(
         write_split: write split lists into a dataset that has none, then examine it again; pictures of one group or
             place and near copies stay in one split.
         json: JSON file to write the findings to.
-        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures whose
-            EXIF tag may rotate them wrongly.
+        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures turned
+            by an EXIF tag whose masks may not fit.
         overwrite: also replace files at `json` and in `pictures` that atrous did not write; a classes.yaml and split
             lists are never replaced.
         **options: fields of `DatasetSpec`: how the dataset is read.

@@ -196,7 +196,10 @@ def _notes(adapted: Adapted, source: str, given: Mapping[str, Any], table: Class
     notes = []
     if untold:
         values = ", ".join(f"{name} {adapted.arguments[name]}" for name in untold)
-        notes.append(f"The file does not store {values}: these are the usual values of {source}. Give other values.")
+        notes.append(
+            f"Arguments that the file does not store have the usual values of {source}: {values}. Give the true values "
+            "if they differ."
+        )
     if adapted.classes_of and table is None:
         notes.append(
             f"The number of classes is that of {adapted.classes_of}, whose names are used; --classes FILE gives others."
@@ -224,7 +227,7 @@ def _print(info: Info, report: Mapping[str, Any]) -> None:
         escape(
             f"{info.architecture} over {info.arguments['backbone']}, from {report['source']}: {len(info.classes)} "
             f"classes ({names}), {report['parameters'] / 1e6:.1f} M parameters; "
-            + (f"unused tensors: {some(left)}" if left else "no unused tensors")
+            + (f"unused: {some(left)}" if left else "nothing unused")
             + (f"; random weights: {', '.join(fresh)}." if fresh else ".")
         )
     )

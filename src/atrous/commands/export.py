@@ -124,7 +124,7 @@ def export(
         overwrite=overwrite,
     )
     if half and format != "openvino":
-        raise AtrousError(f"half is only for openvino, which converts the weights back at run time; got {format}.")
+        raise AtrousError(f"half is for openvino, which converts the weights back at run time; got format {format}.")
     for name in ("layout", "groups"):
         if options.get(name) is not None and calibrate is None:
             raise AtrousError(f"{name} is for the dataset of --calibrate: give --calibrate too, or leave {name} out.")

@@ -292,7 +292,7 @@ def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[
     names = [entry["name"] for entry in evaluation["classes"]]
     found = []
     for confused in most_confused(evaluation, SHOWN):
-        title = f"{confused['truth']['name']} taken for {confused['taken']['name']}"
+        title = f"{confused['truth']['name']} predicted as {confused['taken']['name']}"
         if confused["truth"]["name"] not in names or confused["taken"]["name"] not in names:
             continue  # a row of merged rare classes has no class index
         pair = names.index(confused["truth"]["name"]), names.index(confused["taken"]["name"])

@@ -86,7 +86,7 @@ def doctor(
         [("the data set", data)],
         overwrite=overwrite,
     )
-    asked = partial(
+    examine = partial(
         examine_with_progress,
         data,
         reading.layout,
@@ -97,15 +97,15 @@ def doctor(
         inputs=reading.inputs,
         groups=reading.groups,
     )
-    diagnosis = asked()
+    diagnosis = examine()
     if write_classes:
         path = _write_proposal(diagnosis)
         console.print(f"Wrote {escape(str(path))}; examining again.")
-        diagnosis = asked()
+        diagnosis = examine()
     if write_split:
         folder = _write_split(diagnosis)
         console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
-        diagnosis, dataset = asked(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
+        diagnosis, dataset = examine(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:

@@ -242,12 +242,12 @@ def for_and_against(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (255 - strength * (255 - ink)).round().astype(np.uint8)
 
 
-def _scaled(parts: Sequence[PartSeen], what: str) -> Iterator[tuple[PartSeen, NDArray[np.float32]]]:
+def _scaled(parts: Sequence[PartSeen], attribute: str) -> Iterator[tuple[PartSeen, NDArray[np.float32]]]:
     """Yields each part's map divided by the largest value of its group, so that branches can be compared."""
     for _, members in groupby(parts, key=lambda part: part.group):
         group = list(members)
-        largest = max(float(np.abs(getattr(part, what)).max()) for part in group)
-        yield from ((part, getattr(part, what) / max(largest, 1e-12)) for part in group)
+        largest = max(float(np.abs(getattr(part, attribute)).max()) for part in group)
+        yield from ((part, getattr(part, attribute) / max(largest, 1e-12)) for part in group)
 
 
 def _brightened(reach: NDArray[np.float32]) -> NDArray[np.float32]:

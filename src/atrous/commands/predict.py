@@ -151,8 +151,8 @@ def _processes() -> Iterator[ProcessGroup | _Alone]:
 def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Path | None) -> list[Record]:
     """Does jobs; while the network runs, the next picture is read and earlier masks are written."""
     records: list[Future[Record]] = []
-    told = told_if_interrupted(lambda: _done_before(records, total, out, json))
-    with told, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
+    message = told_if_interrupted(lambda: _done_before(records, total, out, json))
+    with message, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(jobs), note="")
         for job, read in zip(jobs, in_background(worker.read, jobs, worker.stop), strict=True):
             tiles = progress.add_task(as_path(job.picture).name, total=None, note="", visible=False)

@@ -92,7 +92,7 @@ def evaluate(
         data: folder of the dataset, in any layout.
         split: split to measure on.
         json: JSON file to write the results to.
-        crf_search: search the settings of the CRF on this split, from coarse to fine, then measure with the best settings.
+        crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
         crf_images: number of pictures of the split to search on, ≥ 1; 100 in the papers.
         save_crf: model file to write, the same model with the settings of the CRF.
         overwrite: also replace files that atrous did not write; inputs are never replaced.

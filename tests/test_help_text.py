@@ -108,9 +108,9 @@ def test_train_explains_every_field_of_a_recipe_section_by_section():
     [
         ("predict", "--out FOLDER folder for the masks"),
         ("predict", "(default: predictions)"),
-        ("doctor", "--pages NAME pages of TIFFs with several: first reads"),
+        ("doctor", "--pages NAME pages to read from multi-page TIFFs: first is"),
         ("doctor", "(default: first)"),
-        ("export", "taken from the name of --out when not given"),
+        ("export", "the format that the suffix of --out names"),
         ("serve", "largest upload, in MB (default: 32)"),
         ("train", "--optim.lr X learning rate of the head, > 0 (default: 0.001)"),
         ("train", "--optim.name NAME optimiser: sgd, adam or adamw (default: adamw)"),

@@ -99,4 +99,4 @@ def test_inputs_are_never_overwritten_and_other_files_are_not_written_over(model
 def test_the_command_line(model, shapes, capsys):
     assert main(["calibrate", str(model), str(shapes), "--split", "test"]) == 0
     said = capsys.readouterr().out
-    assert "points off on average" in said and "3 pictures, test" in said
+    assert "points on average" in said and "3 pictures, test" in said

@@ -83,7 +83,7 @@ def test_the_test_says_what_four_scenes_can_say(results):
     assert low <= results["miou"]["difference"] <= high
     assert results["miou"]["detectable"] == pytest.approx(2.8016 * results["miou"]["standard_error"], rel=1e-4)
     said = " ".join([*results["verdict"], *results["remarks"]])
-    assert "the least p is 0.125" in said
+    assert "the smallest possible p is 0.125" in said
     assert "The smallest difference in mIoU that these pictures could show is" in said
     assert "4 groups are too narrow to trust" in said
 
@@ -91,7 +91,7 @@ def test_the_test_says_what_four_scenes_can_say(results):
 def test_a_model_does_not_differ_from_itself(model, scenes):
     same = compare(model, model, scenes, device="cpu")
     assert same["miou"]["difference"] == 0 and same["miou"]["interval"] == [0, 0] and same["miou"]["p"] == 1
-    assert same["verdict"] == ["A and B count the same on every picture: there is no difference."]
+    assert same["verdict"] == ["A and B have the same counts on every picture: there is no difference."]
     assert (same["over"], same["units"]) == ("pictures", 12)
     assert any("--groups" in remark for remark in same["remarks"])
 
@@ -142,10 +142,10 @@ def test_results_that_do_not_fit_are_refused(model, shapes, scenes, tmp_path):
     for entry in old["per_image"]:
         del entry["counts"]
     file.write_text(json.dumps(old))
-    with pytest.raises(AtrousError, match=r"kept no counts of each picture. Measure again"):
+    with pytest.raises(AtrousError, match=r"stored no pixel counts per picture. Measure again"):
         compare(file, file, shapes, split="test")
     file.write_text("[1]")
-    with pytest.raises(AtrousError, match="holds no results"):
+    with pytest.raises(AtrousError, match="contains no results"):
         compare(file, file, shapes)
 
 
@@ -165,7 +165,9 @@ def test_models_that_were_trained_in_other_splits_are_warned_of(model, scenes, t
     alone = evaluate(grouped, unlisted, device="cpu")
     assert len({entry["group"] for entry in alone["per_image"]}) == 1
     assert alone["intervals"]["miou"] is None
-    assert any("There are no intervals: all is of one group" in remark for remark in alone["intervals"]["remarks"])
+    assert any(
+        "There are no intervals: the data has only one group" in remark for remark in alone["intervals"]["remarks"]
+    )
     evaluate(grouped, scenes, device="cpu")  # whose split is listed
     assert "warning" not in capsys.readouterr().out
 

@@ -42,7 +42,7 @@ def test_the_command_writes_a_model_that_predicts_the_same(checkpoint, tmp_path,
     assert main(["convert", str(checkpoint), "--source", "torchvision", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "deeplabv3 over mobilenetv3_large_100, from torchvision: 21 classes (background … tvmonitor), 11.0 M" in said
-    assert "nothing left over." in said
+    assert "nothing unused." in said
     assert f"written: {out}. Next: atrous predict {out} PICTURES" in said
     model = atrous.load(out)
     assert model.info.classes == VOC_CLASSES.names
@@ -77,7 +77,7 @@ def test_what_is_left_over_is_said(tmp_path, capsys):
     save_file(mobilenet(aux=True).state_dict(), tmp_path / "foreign.safetensors")
     assert main(["convert", str(tmp_path / "foreign.safetensors")]) == 0
     said = capsys.readouterr().out
-    assert "left over, not needed: aux_classifier.0.weight, aux_classifier.1.bias, aux_classifier.1.run" in said
+    assert "unused: aux_classifier.0.weight, aux_classifier.1.bias, aux_classifier.1.run" in said
     assert "and 3 more." in said
 
 
@@ -88,7 +88,7 @@ def test_what_stays_fresh_is_said_with_what_to_do_about_it(tmp_path, capsys):
     words = ["--backbone", "resnet18", "--num-classes", "4", "--out", str(out), "--json", str(report)]
     assert main(["convert", str(tmp_path / "resnet18.pth"), *words]) == 0
     said = capsys.readouterr().out
-    assert "left over, not needed: fc.weight, fc.bias; fresh: aspp, classifier, decoder." in said
+    assert "unused: fc.weight, fc.bias; random weights: aspp, classifier, decoder." in said
     assert f"Next: atrous train RECIPE --init {out}" in said
     written = json.loads(report.read_text())
     assert written["source"] == "timm-backbone"
@@ -135,13 +135,13 @@ def test_overrides_reach_the_model():
         (["--output-stride", "12"], "output_stride must be 8, 16 or 32, got 12"),
         (["--sorce", "smp"], "unknown flag '--sorce'. Did you mean '--source'?"),
         (["--out", "model.pth"], "a model file's name ends in .safetensors"),
-        (["--source", "kazuto1011"], "foreign.pth is not kazuto1011's: its keys are those of torchvision"),
-        (["--source", "huggingface"], "foreign.pth is not huggingface's: its keys are those of torchvision"),
-        (["--source", "tensorflow"], "foreign.pth is not tensorflow's: its keys are those of torchvision"),
-        (["--source", "vainf"], "foreign.pth is not vainf's: its keys are those of torchvision"),
-        (["--source", "mmseg"], "foreign.pth is not mmseg's: its keys are those of torchvision"),
-        (["--source", "smp"], "foreign.pth is not smp's: its keys are those of torchvision"),
-        (["--source", "vgg16"], "foreign.pth is not vgg16's: its keys are those of torchvision"),
+        (["--source", "kazuto1011"], "foreign.pth is not from kazuto1011: its keys are those of torchvision"),
+        (["--source", "huggingface"], "foreign.pth is not from huggingface: its keys are those of torchvision"),
+        (["--source", "tensorflow"], "foreign.pth is not from tensorflow: its keys are those of torchvision"),
+        (["--source", "vainf"], "foreign.pth is not from vainf: its keys are those of torchvision"),
+        (["--source", "mmseg"], "foreign.pth is not from mmseg: its keys are those of torchvision"),
+        (["--source", "smp"], "foreign.pth is not from smp: its keys are those of torchvision"),
+        (["--source", "vgg16"], "foreign.pth is not from vgg16: its keys are those of torchvision"),
         (["--classes", "absent.yaml"], "absent.yaml: no such file"),
     ],
     ids=" ".join,
@@ -165,7 +165,8 @@ def test_an_incomplete_state_dict_is_refused():
         with pytest.raises(AtrousError, match="the file lacks 1 weights of deeplabv3 over mobilenetv3_large_100"):
             atrous.convert(partial)
     with pytest.raises(
-        AtrousError, match=r"is no DeepLab of torchvision, or is incomplete: it lacks 'backbone\.conv1\.weight'"
+        AtrousError,
+        match=r"is not a DeepLab model of torchvision, or is incomplete: it lacks 'backbone\.conv1\.weight'",
     ):
         atrous.convert({key: state[key] for key in state if key != "backbone.0.0.weight"}, source="torchvision")
 

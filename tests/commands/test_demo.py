@@ -28,7 +28,7 @@ def test_the_whole_demo_on_few_slices_and_once_more(tmp_path, monkeypatch, capsy
     assert 0 < scores["thresholds"]["miou"] < 1
     said = " ".join(capsys.readouterr().out.split())
     assert f"{scores['thresholds']['miou']:.3f}" in said
-    assert "no medical result" in said
+    assert "not a medical result" in said
 
     trained = (out / "checkpoints" / "last.safetensors").read_bytes()
     demo(out=out, epochs=1, device="cpu")

@@ -394,7 +394,7 @@ def test_a_geotiff_keeps_its_place(model, memory, tmp_path, capsys):
     memory.pipe_file("/bucket/maps/a.tif", file.read_bytes())
     words = ["--out", "memory://bucket/masks", "--overlay", "--json", tmp_path / "all.json"]
     assert run(model, "memory://bucket/maps/a.tif", *words) == 0
-    assert "no overlay of 1 GeoTIFF" in capsys.readouterr().out
+    assert "no overlay for 1 GeoTIFF" in capsys.readouterr().out
     assert run(model, file, "--out", tmp_path / "expected") == 0
     assert list(stored(memory, "/bucket/masks")) == ["a.tif"]
     (tmp_path / "mask.tif").write_bytes(memory.cat_file("/bucket/masks/a.tif"))

@@ -249,14 +249,14 @@ def test_most_confused_pairs_in_words(run: Path) -> None:
         ("sky", "<b>x</b>", 0.1),
     ]
     words = re.sub(r"\s+", " ", re.sub(r"<i [^>]*></i>", "", page_of(run)))
-    assert "50.0&nbsp;%</b> of &lt;b&gt;x&lt;/b&gt; is taken for road &amp; rail" in words
+    assert "50.0&nbsp;%</b> of &lt;b&gt;x&lt;/b&gt; is predicted as road &amp; rail" in words
 
 
 def test_unfinished_line_and_missing_scores_do_no_harm(run: Path) -> None:
     page = page_of(run)
     assert page.count('<svg class="chart"') == 3
     assert "best 60.0\u00a0%, epoch 3" in page
-    assert "the curve leaves them out" in page
+    assert "the curve does not show these steps" in page
     drawing = "".join(re.findall(r"<svg.*?</svg>", page, re.S))
     assert not re.search(r"nan|inf|None", drawing)
 
@@ -309,7 +309,7 @@ def test_truth_is_shown_in_the_models_classes(run: Path, data: Path, segmenter: 
 
 def test_the_pairs_most_confused_have_a_picture_with_those_pixels_alone_in_red(run: Path, data: Path) -> None:
     page = unescape(page_of(run))
-    assert f"{NAMES[1]} taken for {NAMES[2]}" in page
+    assert f"{NAMES[1]} predicted as {NAMES[2]}" in page
     (_, record, pair), *others = module.most_confused_pictures(json.loads((run / "evaluation.json").read_text()))
     assert pair == (1, 2) and not others  # `Erring` makes no other mistakes
     counts = [(np.array(Image.open(data / "masks" / f"p{number}.png"))[0] == 1).sum() for number in range(8)]
@@ -415,7 +415,7 @@ def test_a_copied_run_is_measured_and_drawn_with_its_own_model(run: Path, monkey
     assert f"atrous evaluate {old}" in unescape(page_of(run)) and opened == [own, old]
     old.write_bytes(b"trained again, too")
     page = unescape(page_of(run))
-    assert "the model was changed after the scores were measured" in page
+    assert "the model changed after the scores were measured" in page
     assert f"atrous evaluate '{own}'" in page and "<figure" not in page and len(opened) == 2
 
 
@@ -464,7 +464,7 @@ def test_a_damaged_evaluation_is_said_and_the_page_goes_on_without_it(run: Path,
     (run / "evaluation.json").write_text(text)
     page = unescape(page_of(run))
     assert words in page
-    assert "The page goes on without it: no scores per class and no pictures." in page
+    assert "Without it, the page has no scores per class and no pictures." in page
     assert f"--split val --json '{run}/evaluation.json' --overwrite" in page
     assert '<svg class="chart"' in page
     (run / "metrics.jsonl").unlink()
@@ -550,7 +550,7 @@ def test_the_best_two_runs_are_tested_on_their_pictures(run, tmp_path):
     with_counts(other, [44, 46, 49, 56, 50, 45, 55, 43])
     assert "The difference may be chance (mIoU" in page_of_two(run, other, tmp_path)
     with_counts(other, [40, 50, 45, 60, 55, 40, 50, 48])
-    assert "other and tiny <run> count the same" in page_of_two(run, other, tmp_path).replace(
+    assert "other and tiny <run> have the same counts" in page_of_two(run, other, tmp_path).replace(
         "tiny <run> and other", "other and tiny <run>"
     )
 
@@ -559,7 +559,7 @@ def test_why_two_runs_are_not_tested_is_said(run, tmp_path):
     change(run, miou=0.5)
     other = copy_of(run, "other", 0.62)
     with_counts(run, [40] * 8)
-    assert "not tested: other has no counts of each picture. Measure again: atrous evaluate" in page_of_two(
+    assert "not tested: other has no pixel counts per picture. Measure again: atrous evaluate" in page_of_two(
         run, other, tmp_path
     )
     with_counts(other, [4] * 8)

@@ -55,7 +55,7 @@ def test_every_argument_is_taken(tmp_path, kind, encoder, arguments, capsys):
         assert expected.std() > 0.1
         torch.testing.assert_close(40 * ours(images), expected, atol=1e-4, rtol=0)
     assert ours.info.arguments["dropout"] == arguments.get("decoder_aspp_dropout", 0.5)
-    assert "Not told" not in capsys.readouterr().out
+    assert "does not store" not in capsys.readouterr().out
 
 
 def test_the_file_in_the_folder_has_the_folders_configuration(tmp_path):

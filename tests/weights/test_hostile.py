@@ -312,7 +312,7 @@ def test_arrays_of_another_byte_order_are_read_and_texts_left_out(tmp_path):
 def test_shapes_that_an_adapter_cannot_take_apart_are_refused_in_words():
     state = {key: torch.zeros(tensor.shape) for key, tensor in hollow().items()}
     state["backbone.0.0.weight"] = torch.zeros(())
-    with pytest.raises(AtrousError, match="is no DeepLab of torchvision, or is incomplete"):
+    with pytest.raises(AtrousError, match="is not a DeepLab model of torchvision, or is incomplete"):
         atrous.convert(state, source="torchvision")
 
 

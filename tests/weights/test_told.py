@@ -40,20 +40,24 @@ def smp_state(kind: str) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_classes_that_only_their_number_tells(notes, tmp_path):
     state = mobilenet(21)
-    assert notes(state) == ["Classes taken for Pascal VOC's by their number; --classes FILE names others."]
+    assert notes(state) == [
+        "The number of classes is that of Pascal VOC, whose names are used; --classes FILE gives others."
+    ]
     names = tuple(f"kind {index}" for index in range(21))
     table = ClassTable(names, tuple((index, 0, 0) for index in range(21)), tuple((index,) for index in range(21)))
     table.to_yaml(tmp_path / "classes.yaml")
     assert notes(state, classes=tmp_path / "classes.yaml") == []
-    assert notes(mobilenet(3)) == ["The file does not name its classes; --classes FILE, a classes.yaml, does."]
+    assert notes(mobilenet(3)) == ["The file does not name its classes; give a classes.yaml with --classes FILE."]
 
 
 def test_what_the_user_names_is_no_longer_taken_for_granted(notes):
     state, unnamed = (
         smp_state("DeepLabV3Plus"),
-        "The file does not name its classes; --classes FILE, a classes.yaml, does.",
+        "The file does not name its classes; give a classes.yaml with --classes FILE.",
     )
-    told = "Not told by the file, so as smp mostly has it: {}. Name what was otherwise."
+    told = (
+        "Arguments that the file does not store have the usual values of smp: {}. Give the true values if they differ."
+    )
     assert notes(state) == [told.format("output_stride 16, atrous_rates (12, 24, 36)"), unnamed]
     assert notes(state, output_stride=8)[0] == told.format("atrous_rates (6, 12, 18)")
     assert notes(state, output_stride=16, atrous_rates=(2, 4, 6)) == [unnamed]
@@ -67,7 +71,7 @@ def test_a_backbone_alone_takes_nothing_for_granted(notes, capsys):
 
 def test_notes_are_said(capsys):
     atrous.convert(mobilenet(21))
-    assert capsys.readouterr().out.splitlines()[1].startswith("Classes taken for Pascal VOC's")
+    assert capsys.readouterr().out.splitlines()[1].startswith("The number of classes is that of Pascal VOC")
 
 
 @pytest.mark.parametrize(

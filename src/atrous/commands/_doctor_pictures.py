@@ -1,4 +1,4 @@
-"""Pictures that show a dataset: one sheet of masks over pictures per split, and outlines over turned pictures."""
+"""Pictures that show a dataset: a sheet of masks over pictures per split, and a sheet of pictures turned by EXIF."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from atrous.inference.legend import with_legend
 from atrous.inference.prediction import NO_DATA_COLOR, visible
 from atrous.overwrite_checks import Output, picture_output, save_picture
 
-#: Pairs on a sheet at most, in rows of so many; turned pairs that are drawn at most.
+#: Largest number of pairs on a sheet, tiles per row, and largest number of turned pairs on their sheet.
 MOST_PAIRS, COLUMNS, MOST_TURNED = 12, 4, 8
-#: Longest side of a drawn picture on a sheet and beside its turned copy, and the white between, in pixels.
+#: Longest side of a picture on a split's sheet and on the sheet of turned pictures, and margin of tiles, in pixels.
 SIDE, TURNED_SIDE, MARGIN = 320, 400, 10
-#: Of the outline over turned pictures, and of pixels whose value the class table does not list.
+#: Colour of the outline over turned pictures, and of pixels whose value the class table does not list.
 OUTLINE_COLOR: Color = (255, 0, 255)
 UNKNOWN_COLOR: Color = (255, 0, 255)
-_OPACITY = 0.4  # of a class's colour inside its outline
-_STRIPE = 4  # pixels: stripes mark void pixels, and leave the picture visible between them
-_TEXT = 14  # pixels, height of letters
+_OPACITY = 0.4  # opacity of a class's colour inside its outline
+_STRIPE = 4  # width in pixels of the stripes on void pixels, between which the picture stays visible
+_TEXT = 14  # height of letters in pixels
 _TURNED = "turned_by_exif"
 
 
@@ -45,7 +45,7 @@ class Drawn:
 
     Attributes:
         path: the file.
-        words: what it shows.
+        words: description of its content.
     """
 
     path: Path
@@ -53,22 +53,22 @@ class Drawn:
 
 
 def planned_pictures(dataset: Dataset, folder: Path) -> list[Output]:
-    """The files that `draw_pictures` may write.
+    """Returns the files that `draw_pictures` may write.
 
     Args:
         dataset: the dataset.
-        folder: for the files; it need not exist.
+        folder: folder for the files; it need not exist.
 
     Raises:
-        AtrousError: the folder is in the dataset, whose pictures the files would be taken for.
+        AtrousError: the folder is in the dataset, where the files would be read as its pictures.
     """
     real = Path(os.path.realpath(folder))
     files = (path for items in dataset.splits.values() for item in items for path in (item.image, item.mask) if path)
     read = {Path(os.path.realpath(parent)) for parent in {path.parent for path in files}}
     if real in read or real.is_relative_to(os.path.realpath(dataset.root)):
         raise AtrousError(
-            f"pictures is {folder}, a folder of the data set {dataset.root}, where the files would be taken for its "
-            "pictures; give a folder outside."
+            f"pictures is {folder}, a folder of the data set {dataset.root}, where the files would be read as its "
+            "pictures; give a folder outside the data set."
         )
     paths = [folder / f"{name}.png" for name in (_TURNED, *dataset.splits)]
     return [output for path in paths if (output := picture_output("pictures", path, folder))]
@@ -77,21 +77,22 @@ def planned_pictures(dataset: Dataset, folder: Path) -> list[Output]:
 def draw_pictures(
     dataset: Dataset, diagnosis: Diagnosis, folder: Path, pages: str = "first", in_channels: int | None = None
 ) -> list[Drawn]:
-    """Draw a dataset for people to look at.
+    """Draws pictures and masks of a dataset for visual inspection.
 
-    Pairs that cannot be read, or whose sizes differ, are left out. A file of an earlier examination is removed where
-    there is nothing to draw any more.
+    Pairs that cannot be read, or whose sizes differ, are left out. If there is nothing to draw for a file, the file of
+    an earlier examination is removed.
 
     Args:
         dataset: the dataset.
-        diagnosis: what the doctor found in it.
-        folder: for the files; it is made.
-        pages: as in `read_pixels`.
-        in_channels: that a model takes, which decides where a picture holds data; None for all that are no alpha.
+        diagnosis: findings of the doctor in this dataset.
+        folder: folder for the files; created if missing.
+        pages: pages to read from multi-page TIFFs, as in `read_pixels`.
+        in_channels: number of channels that a model takes, which decides which pixels have data; None for all channels
+            except alpha.
 
     Returns:
-        The files written: ``turned_by_exif.png`` where turned pictures are in doubt, and one for each split that has
-        pairs to draw.
+        The files written: ``turned_by_exif.png`` if masks may not fit turned pictures, and one file for each split
+        that has pairs to draw.
     """
     reader = _Reader(pages, in_channels)
     table = _table(dataset, diagnosis)
@@ -113,13 +114,13 @@ def draw_pictures(
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads pictures as the doctor does."""
+    """Reader of pictures and masks with the doctor's options."""
 
     pages: str
     in_channels: int | None
 
     def picture(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
-        """H×W×3 uint8 to look at, and H×W booleans of where there is data; None for everywhere."""
+        """Returns a visible picture, H×W×3 uint8, and an H×W mask of pixels with data; None if all have data."""
         pixels = read_pixels(item.image, self.pages)
         given = self.in_channels
         wanted = given if given and gives_channels(pixels.channels, pixels.kind.bands, given) else None
@@ -127,19 +128,19 @@ class _Reader:
         return visible(image, valid), valid
 
     def pair(self, item: Item) -> tuple[np.ndarray, np.ndarray | None, StoredMask] | None:
-        """A picture and its mask of the same size; None where there are none."""
+        """Returns a picture, its pixels with data, and its mask; None if they cannot be read or their sizes differ."""
         if item.mask is None:
             return None
         try:
             picture, valid = self.picture(item)
             mask = read_mask(item.mask)
-        except Exception:  # a decoder's own, or no memory: the findings name the file
+        except Exception:  # of a decoder, or no memory: the findings name the file
             return None
         return (picture, valid, mask) if mask.values.size and mask.values.shape[:2] == picture.shape[:2] else None
 
 
 def _turned_sheet(dataset: Dataset, turned: Sequence[TurnedPair], reader: _Reader) -> tuple[Image.Image, str] | None:
-    """Both readings of turned pictures, each with its mask's outline."""
+    """Draws pictures upright and as stored, each with the outline of its mask; None if there are none."""
     tiles: list[Image.Image] = []
     for pair in turned:
         read = reader.pair(pair.item) if len(tiles) < 2 * MOST_TURNED else None
@@ -151,7 +152,7 @@ def _turned_sheet(dataset: Dataset, turned: Sequence[TurnedPair], reader: _Reade
             continue
         name = _relative(dataset, pair.item.image)
         tiles += [
-            _tile(outlined(picture, mask.values, TURNED_SIDE), name, "as it is read: upright"),
+            _tile(outlined(picture, mask.values, TURNED_SIDE), name, "as read: upright"),
             _tile(outlined(stored, mask.values, TURNED_SIDE), name, f"as stored: orientation {pair.orientation}"),
         ]
     if not tiles:
@@ -164,7 +165,7 @@ def _turned_sheet(dataset: Dataset, turned: Sequence[TurnedPair], reader: _Reade
 def _split_sheet(
     dataset: Dataset, split: str, table: ClassTable | None, reader: _Reader
 ) -> tuple[Image.Image, str] | None:
-    """Up to twelve pairs of a split, evenly chosen, with a legend of the classes that they show."""
+    """Draws up to `MOST_PAIRS` evenly chosen pairs of a split, with a legend of the classes in them."""
     items = dataset.splits[split]
     tiles: dict[int, Image.Image] = {}
     present: set[int] = set()
@@ -186,12 +187,12 @@ def _split_sheet(
 
 
 def outlined(picture: np.ndarray, mask: np.ndarray, side: int) -> np.ndarray:
-    """A picture in the size that it is shown in, with a line where its mask changes.
+    """Returns a picture in display size, with a line along the edges of its mask.
 
     Args:
         picture: H×W×3 uint8.
         mask: H×W of any integer type, or H×W×3 colours.
-        side: the longest side of the result, in pixels; small pictures are enlarged by a whole number.
+        side: longest side of the result, in pixels; small pictures are enlarged by a whole number.
 
     Returns:
         h×w×3 uint8, `OUTLINE_COLOR` on both sides of each edge of the mask.
@@ -206,16 +207,16 @@ def outlined(picture: np.ndarray, mask: np.ndarray, side: int) -> np.ndarray:
 
 
 def colored(picture: np.ndarray, labels: np.ndarray, colors: Sequence[Color], side: int) -> np.ndarray:
-    """A picture in the size that it is shown in, with its classes' outlines, and their colours inside.
+    """Returns a picture in display size, with the outlines of its classes and a tint of the class colour inside.
 
-    What is thinner than a pixel of the result keeps its outline. A class whose colour is black leaves the picture as it
-    is. Pixels of no class are striped.
+    Objects thinner than a pixel of the result keep their outline. A class whose colour is black is not drawn. Pixels
+    without a class are striped.
 
     Args:
         picture: H×W×3 uint8.
-        labels: H×W, class indices, 255 for ignored pixels and `UNKNOWN` for values that no class lists.
-        colors: of the classes.
-        side: the longest side of the result, in pixels; small pictures are enlarged by a whole number.
+        labels: H×W class indices, 255 for ignored pixels and `UNKNOWN` for values that no class lists.
+        colors: colours of the classes.
+        side: longest side of the result, in pixels; small pictures are enlarged by a whole number.
 
     Returns:
         h×w×3 uint8.
@@ -250,7 +251,7 @@ def colored(picture: np.ndarray, labels: np.ndarray, colors: Sequence[Color], si
 
 
 def sheet_colors(table: ClassTable) -> tuple[Color, ...]:
-    """The colours of the classes; Pascal VOC's where two classes share one."""
+    """Returns the colours of the classes; those of Pascal VOC if two classes share a colour."""
     return table.colors if len(set(table.colors)) == len(table) else default_colors(len(table))
 
 
@@ -269,14 +270,14 @@ def _legend(table: ClassTable, present: set[int]) -> Iterator[tuple[str, Color]]
 
 
 def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
-    """The table in use where the masks have its mode; else the proposed one, or the values as they are."""
+    """Returns the dataset's table if it fits the mode of the masks, else the proposed one or one of raw values."""
     if diagnosis.classes and "wrong_mode" not in [finding.kind for finding in diagnosis.errors]:
         return diagnosis.classes
     return diagnosis.proposed_classes or _table_of_values(dataset)
 
 
 def _table_of_values(dataset: Dataset) -> ClassTable | None:
-    """The most frequent values of some masks, each as a class of its own."""
+    """Returns a table with the most frequent values of some masks, each as its own class."""
     found: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     for items in dataset.splits.values():
         for at in _evenly(len(items), MOST_PAIRS)[:MOST_PAIRS]:
@@ -296,7 +297,7 @@ def _table_of_values(dataset: Dataset) -> ClassTable | None:
 
 
 def _labels(stored: StoredMask, table: ClassTable, valid: np.ndarray | None) -> np.ndarray | None:
-    """H×W of class indices, 255 and `UNKNOWN`; None for a mask of another mode."""
+    """Returns H×W class indices, 255 and `UNKNOWN`; None if the table does not fit the mode of the mask."""
     values = stored.values
     if stored.palette and values.ndim == 2 and table.color_coded:
         values = as_colors(values, stored.palette)
@@ -310,14 +311,14 @@ def _labels(stored: StoredMask, table: ClassTable, valid: np.ndarray | None) -> 
 
 
 def _evenly(count: int, some: int) -> list[int]:
-    """All numbers below ``count``, the first ``some`` of them evenly chosen; the others take the place of failures."""
+    """Returns all numbers below ``count``: first ``some`` evenly chosen ones, then the others as replacements."""
     first = [at * count // some for at in range(some)] if count > some else [*range(count)]
     step = max(1, count // some)
     return [*dict.fromkeys([*first, *(at for start in range(step) for at in range(start, count, step))])]
 
 
 def _shown_size(shape: tuple[int, ...], side: int) -> tuple[tuple[int, int], int]:
-    """(width, height) to show a picture in, and how many times it is enlarged; 0 where it is shrunk."""
+    """Returns the (width, height) to show a picture in and its factor of enlargement, which is 0 if it is reduced."""
     height, width = shape[:2]
     longest = max(height, width)
     if longest <= side:
@@ -337,7 +338,7 @@ def _enlarged(array: np.ndarray, times: int) -> np.ndarray:
 
 
 def _covered(here: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The share of each pixel of a smaller array that is True."""
+    """Returns a smaller array with the share of True in the area of each pixel, 0–1."""
     return cv2.resize(here.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
 
@@ -346,7 +347,7 @@ def _relative(dataset: Dataset, path: Path) -> str:
 
 
 def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
-    """A picture with lines of text below it, each cut at its left where it is too long."""
+    """Returns a picture with lines of text below it; a line that is too long loses its left end."""
     height, width = picture.shape[:2]
     wide = max(width, SIDE)
     tile = Image.new("RGB", (wide, height + round(1.5 * _TEXT * len(lines))), "white")
@@ -360,7 +361,7 @@ def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
 
 
 def _grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Tiles on white, in rows, with a margin around each."""
+    """Returns tiles in rows on white, with a margin around each."""
     wide = max(tile.width for tile in tiles)
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]

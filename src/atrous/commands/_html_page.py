@@ -1,4 +1,4 @@
-"""What the HTML pages share: their templates, and numbers as people write them."""
+"""Common parts of the HTML pages: their templates and the formats of numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 
 from atrous.run_folder import is_finite
 
-PER_CENT = "\u00a0%"  # kept on the line of its number
+PER_CENT = "\u00a0%"  # the no-break space keeps it on the line of its number
 
 
 def template(name: str) -> Any:
-    """A page's template, with the filters that write numbers."""
+    """Returns the template of a page, with filters that format numbers.
+
+    Args:
+        name: file name of the template in this folder.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -27,27 +31,32 @@ def template(name: str) -> Any:
 
 
 def percent(value: float | None, unit: str = "") -> str:
-    """A score from 0 to 1 as a percentage with one decimal; – when not known."""
+    """Returns a score as a percentage with one decimal; "–" for None and values that are not finite.
+
+    Args:
+        value: the score, 0–1.
+        unit: text after the number, such as `PER_CENT`.
+    """
     return f"{100 * value:.1f}{unit}" if value is not None and is_finite(value) else "–"
 
 
 def percent_interval(interval: Sequence[float] | None) -> str:
-    """An interval of scores as percentages, such as "61.2–70.1"; "" for none."""
+    """Returns an interval of scores (0–1) as percentages, such as "61.2–70.1"; "" for None."""
     return "" if interval is None else "–".join(percent(end) for end in interval)
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit a person would say it in; "" for none."""
+    """Returns a time, given in seconds, as text in seconds, minutes or hours; "" for 0."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds else ""
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def pixels(number: int) -> str:
-    """A number of pixels in words."""
+    """Returns a number of pixels as text, such as "950 pixels" or "1.2 million pixels"."""
     return f"{number / 1e6:.1f} million pixels" if number >= 1e6 else f"{number:,} pixels"
 
 
 def css_color(color: Sequence[int]) -> str:
-    """(red, green, blue) as CSS; numbers only, whatever the file held."""
+    """Returns (red, green, blue) as a CSS colour; the conversion to int keeps other text out of the page."""
     return "rgb({:d} {:d} {:d})".format(*(int(part) for part in color))

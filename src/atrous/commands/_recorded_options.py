@@ -1,4 +1,4 @@
-"""How a run's scores were measured, as evaluation.json records it: to measure or to draw masks the same way again."""
+"""Options of an evaluation as evaluation.json records them, to measure or to draw masks the same way again."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from atrous.run_folder import Record, Run
 
 #: Recorded options of how pictures are cut into tiles.
 TILING = ("tile", "overlap", "memory")
-#: Options that are recorded where they are not the defaults.
+#: Options that are recorded if they differ from the defaults.
 GIVEN = ("scales", "flip", "output_stride", "range", *TILING)
-#: Recorded options that change masks, beside the model; the first two and the CRF are recorded as they were taken.
+#: Recorded options that change masks; engine, precision and crf are recorded with the values that were really used.
 OPTIONS = ("engine", "precision", *GIVEN, "crf")
 
 
 def recorded_options(spec: ModelSpec) -> Record:
-    """What evaluation.json keeps of the options that a model was opened with.
+    """Returns the options of the model as evaluation.json records them.
 
     Args:
-        spec: how it was opened.
+        spec: specification with which the model was opened.
     """
     usual = ModelSpec(spec.path)
     return {name: _plain(getattr(spec, name)) for name in GIVEN if getattr(spec, name) != getattr(usual, name)}
 
 
 def recorded_reading(spec: DatasetSpec) -> Record:
-    """What evaluation.json keeps of the options that a dataset was read with.
+    """Returns the options of the dataset as evaluation.json records them.
 
     Args:
-        spec: how it was read.
+        spec: specification with which the dataset was read.
     """
     return {name: _plain(value) for name in ("layout", "input", "groups") if (value := getattr(spec, name))}
 
@@ -46,9 +46,9 @@ def _plain(value: Any) -> Any:
 
 
 def measured_model(run: Run) -> Path | None:
-    """The file of the model that was measured: the run's own if that is the same, else as recorded.
+    """Returns the file of the measured model: the run's own if its contents are the same, else the recorded path.
 
-    None where both have other contents than the measured one, or where nothing was recorded and nothing is there.
+    Returns None if no file has the contents of the measured model, or if no file exists.
     """
     recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
     there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
@@ -58,45 +58,45 @@ def measured_model(run: Run) -> Path | None:
 
 
 def measured_data(run: Run) -> DatasetSpec:
-    """The dataset that was measured, read in the same way.
+    """Returns the specification of the measured dataset, with the recorded options.
 
     Raises:
-        AtrousError: as of `DatasetSpec`.
+        AtrousError: as `DatasetSpec` raises it.
     """
     layout, groups = (_measured_with(run, name) for name in ("layout", "groups"))
     return DatasetSpec(Path(run.data), layout, run.evaluation.get("input"), groups)
 
 
 def _measured_with(run: Run, name: str) -> Any:
-    """An option that the dataset was read with: as recorded, or as in training on the same data."""
+    """Returns an option of the dataset as recorded, or else as in training if it was trained on the same data."""
     settings = run.settings("data")
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     return run.evaluation.get(name) or (settings.get(name) if trained_on_it else None)
 
 
 def measured_spec(run: Run) -> ModelSpec:
-    """How the model is opened to give the masks which were measured.
+    """Returns the specification with which the model predicts the measured masks again.
 
     Raises:
-        AtrousError: as of `ModelSpec`.
+        AtrousError: as `ModelSpec` raises it.
     """
     return ModelSpec(measured_model(run) or run.model_file, **measured_options(run))
 
 
 def measured_options(run: Run) -> Record:
-    """The recorded fields of a `ModelSpec`."""
+    """Returns the recorded fields of `ModelSpec`."""
     recorded = {name: run.evaluation[name] for name in OPTIONS if run.evaluation.get(name) is not None}
     if recorded.get("engine") not in ENGINES or is_exported(measured_model(run) or run.model_file):
-        recorded.pop("engine", None)  # an exported file has its own
+        recorded.pop("engine", None)  # the format of an exported file determines its engine
     return recorded
 
 
 def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
-    """What to type to measure again, with the same options.
+    """Returns the command that measures the run again, with the same options.
 
     Args:
-        run: whose evaluation.json is to be made.
-        overwrite: replace what is there.
+        run: the run whose evaluation.json the command writes.
+        overwrite: add --overwrite to the command.
     """
     recorded = run.evaluation
     words: list[str | Path] = ["atrous", "evaluate", measured_model(run) or run.model_file, run.data or "DATA"]
@@ -130,11 +130,11 @@ def evaluate_command(run: Run, *, overwrite: bool = False) -> str:
 
 
 def commands(run: Run, out: Path | None = None) -> list[str]:
-    """What to type to train, measure and report again.
+    """Returns the commands that train, measure and report the run again.
 
     Args:
-        run: what the page tells of.
-        out: where the page is, unless that is in the run's folder.
+        run: the run of the page.
+        out: path of the page; None for report.html in the run's folder.
     """
     config, folder = (shlex.quote(str(path)) for path in (run.folder / "config.yaml", run.folder))
     return [
@@ -145,20 +145,20 @@ def commands(run: Run, out: Path | None = None) -> list[str]:
 
 
 def missing(run: Run, out: Path | None = None) -> dict[str, list[str]]:
-    """By the command that makes it, what is missing and what the page lacks for it.
+    """Returns sentences about the missing files of a run, by the command that makes the files.
 
     Args:
-        run: what the page tells of.
-        out: as of `commands`.
+        run: the run of the page.
+        out: path of the page; None for report.html in the run's folder.
     """
     train, evaluate, _ = commands(run, out)
     found: dict[str, list[str]] = {}
-    lost = f"{run.damaged} The page goes on without it:" if run.damaged else "There is no evaluation.json, so"
+    lost = f"{run.damaged} Without it," if run.damaged else "There is no evaluation.json:"
     for is_there, command, words in (
-        (run.evaluation, evaluate, f"{lost} no scores per class and no pictures."),
-        (run.train or run.val, train, "There is no line in metrics.jsonl, so no curves."),
-        (run.config, train, "There is no config.yaml, so the settings are not known."),
-        (run.model_file.is_file(), train, "There is no best.safetensors, so nothing can be predicted again."),
+        (run.evaluation, evaluate, f"{lost} the page has no scores per class and no pictures."),
+        (run.train or run.val, train, "There is no line in metrics.jsonl: the page has no curves."),
+        (run.config, train, "There is no config.yaml: the settings are not known."),
+        (run.model_file.is_file(), train, "There is no best.safetensors: the model cannot predict again."),
     ):
         if not is_there:
             found.setdefault(command, []).append(words)
@@ -166,7 +166,7 @@ def missing(run: Run, out: Path | None = None) -> dict[str, list[str]]:
 
 
 def options_in_words(evaluation: Record) -> str:
-    """The recorded options in words, such as "torch, float32, scales 0.5 1, flip"; "" where nothing was recorded."""
+    """Returns the recorded options as text, such as "torch, float32, scales 0.5 1, flip"; "" if none are recorded."""
     scales, stride, values = (evaluation.get(name) for name in ("scales", "output_stride", "range"))
     parts = [
         evaluation.get("engine"),

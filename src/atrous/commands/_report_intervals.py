@@ -1,4 +1,4 @@
-"""How far measured scores can be trusted: intervals as evaluation.json records them, and in words."""
+"""Confidence intervals of scores: their form in evaluation.json and as text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from atrous.learning.bootstrap import (
 
 
 def counts_by_group(per_image: Sequence[Mapping[str, Any]], classes: int) -> NDArray[np.int64]:
-    """The counts of measured pictures summed by group, G×3×K; a picture without a group is one of its own.
+    """Returns the pixel counts of measured pictures summed by group, G×3×K; a picture without a group is its own group.
 
     Args:
-        per_image: as in evaluation.json.
-        classes: K.
+        per_image: records of the pictures, as in evaluation.json.
+        classes: number of classes K.
     """
     counts = np.zeros((len(per_image), 3, classes), np.int64)
     for row, entry in enumerate(per_image):
@@ -36,15 +36,16 @@ def counts_by_group(per_image: Sequence[Mapping[str, Any]], classes: int) -> NDA
 
 
 def with_intervals(results: Mapping[str, Any], groups_from: str) -> dict[str, Any]:
-    """Results with the intervals of their scores.
+    """Returns results with the intervals of their scores.
 
     Args:
-        results: as `summarise` gives them; each picture with its counts and its group.
-        groups_from: who tells the groups, as `Dataset.groups_from`.
+        results: results of `summarise`; each picture has its counts and its group.
+        groups_from: source of the groups, as `Dataset.groups_from`.
 
     Returns:
-        The results with "intervals", those of the headline scores and how they were made, and in each class
-        "iou_interval" with "interval_units", the number of groups that it is in.
+        The results with two additions. "intervals" has the intervals of the mean IoU and the pixel accuracy, and the
+        settings of the bootstrap. Each class has "iou_interval", and "interval_units", the number of groups that
+        contain the class.
     """
     per_image = results["per_image"]
     counts = counts_by_group(per_image, len(results["classes"]))
@@ -68,23 +69,20 @@ def with_intervals(results: Mapping[str, Any], groups_from: str) -> dict[str, An
 
 
 def over(per_image: Sequence[Mapping[str, Any]]) -> str:
-    """What the intervals are taken over: "groups" where some picture has one, else "pictures"."""
+    """Returns the units of the bootstrap: "groups" if some picture has a group, else "pictures"."""
     return "groups" if any(entry["group"] is not None for entry in per_image) else "pictures"
 
 
 def cautions(per_image: Sequence[Mapping[str, Any]], units: int) -> list[str]:
-    """Sentences about intervals that there are not, or that are too narrow.
+    """Returns sentences about intervals that are missing or too narrow.
 
     Args:
-        per_image: the measured pictures.
-        units: the groups among them; pictures where no groups are known.
+        per_image: records of the measured pictures.
+        units: number of groups, or of pictures if no groups are known.
     """
     kind, said = over(per_image)[:-1], []
     if units < 2:
-        said.append(
-            f"There are no intervals: all is of one {kind}, and how much scores change from {kind} to {kind} cannot be "
-            "seen in one."
-        )
+        said.append(f"There are no intervals: the data has only one {kind}, and intervals need at least two.")
     elif units < FEW:
         said.append(f"Intervals over {counted(units, kind)} are too narrow to trust: measure on {FEW} or more.")
     if len({entry["group"] for entry in per_image if entry["group"] is not None}) < sum(
@@ -94,17 +92,22 @@ def cautions(per_image: Sequence[Mapping[str, Any]], units: int) -> list[str]:
     names = {entry["name"] for entry in per_image}
     if pattern := recognised_pattern(names):
         said.append(
-            "By their names several pictures are of one patient, scene or recording, and then these intervals are too "
-            f"narrow: --groups '{pattern}' takes them over those."
+            "The names suggest that several pictures are of one patient, scene or recording. Then these intervals are "
+            f"too narrow: measure with --groups '{pattern}'."
         )
     elif kind == "picture":
         said.append(
-            "No groups are known. Where several pictures are of one patient, scene or recording, these intervals are "
-            "too narrow: tell the groups by groups.csv or --groups."
+            "No groups are known. If several pictures are of one patient, scene or recording, these intervals are too "
+            "narrow: give the groups by groups.csv or --groups."
         )
     return said
 
 
 def interval_in_words(interval: Sequence[float] | None, digits: int = 3) -> str:
-    """Such as "0.612–0.701"; "–" for none."""
+    """Returns an interval as text, such as "0.612–0.701"; "–" for None.
+
+    Args:
+        interval: lower and upper end, 0–1.
+        digits: number of decimals.
+    """
     return "–" if interval is None else f"{interval[0]:.{digits}f}–{interval[1]:.{digits}f}"

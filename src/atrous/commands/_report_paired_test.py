@@ -1,4 +1,4 @@
-"""Whether two measurements of the same pictures differ by more than chance, as numbers and in sentences."""
+"""Paired test of whether two measurements of the same pictures differ by more than chance, as numbers and sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atrous.learning.bootstrap import (
 )
 from atrous.learning.confusion_matrix import none_if_nan
 
-#: A difference that chance gives less often is called one.
+#: Largest p of a significant difference.
 SIGNIFICANT = 0.05
 
 
@@ -29,13 +29,13 @@ def compared(
     classes: Sequence[str],
     names: tuple[str, str] = ("A", "B"),
 ) -> dict[str, Any]:
-    """How two measurements of the same pictures differ, as plain JSON values.
+    """Returns the differences between two measurements of the same pictures, as plain JSON values.
 
     Args:
-        first: the measured pictures of A, as `per_image` in evaluation.json.
-        second: those of B, in the same order, with the same groups and classes.
+        first: records of the measured pictures of A, as `per_image` in evaluation.json.
+        second: records of B, in the same order, with the same groups and classes.
         classes: names of the classes.
-        names: what sentences call the two.
+        names: names of A and B in the sentences.
     """
     counts = [counts_by_group(each, len(classes)) for each in (first, second)]
     found = paired_differences(*counts)
@@ -74,11 +74,11 @@ def _row(difference: Difference, first: float, second: float) -> dict[str, Any]:
 
 
 def _verdict(difference: Difference, units: int, differing: int, kind: str, names: tuple[str, str]) -> list[str]:
-    """What the numbers say of the mean IoU, in sentences."""
+    """Returns the result of the test of the mean IoU, as sentences."""
     if not differing:
-        return [f"{names[0]} and {names[1]} count the same on every picture: there is no difference."]
+        return [f"{names[0]} and {names[1]} have the same counts on every picture: there is no difference."]
     if difference.p is None or difference.detectable is None:
-        return [f"Whether the difference is chance cannot be told from {counted(units, kind)}."]
+        return [f"{counted(units, kind)} cannot show whether the difference is chance: measure on more {kind}s."]
     change = f"mIoU {difference.change:+.4f}, p {p_in_words(difference.p)}"
     if difference.p < SIGNIFICANT:
         worse, better = names if difference.change > 0 else names[::-1]
@@ -87,16 +87,16 @@ def _verdict(difference: Difference, units: int, differing: int, kind: str, name
         said = [f"The difference may be chance ({change})."]
         if (least := 2.0 ** (1 - differing)) >= SIGNIFICANT:
             said.append(
-                f"The models differ in {counted(differing, kind)}, of which no difference can be told from chance: the "
-                f"least p is {least:g}."
+                f"The models differ in only {counted(differing, kind)}, too few for a significant difference: the "
+                f"smallest possible p is {least:g}."
             )
     return [
         *said,
-        f"The smallest difference in mIoU that these pictures could show is {difference.detectable:.4f} (found in 80 % "
-        "of such sets, at p < 0.05).",
+        f"The smallest difference in mIoU that these pictures could show is {difference.detectable:.4f} (it is found "
+        "in 80 % of such data sets, at p < 0.05).",
     ]
 
 
 def p_in_words(p: float) -> str:
-    """Such as "= 0.013"."""
+    """Returns p with its relation sign, such as "= 0.013" or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -1,4 +1,4 @@
-"""Several runs on one page: scores, curves, classes, and where their recipes differ."""
+"""HTML page that compares several runs: scores, curves, classes, and differences between the recipes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from atrous.json_yaml import parse_yaml
 from atrous.run_folder import Record, Run, is_finite, points
 from atrous.version import __version__
 
-#: Curves that can be told apart in one chart.
+#: Largest number of curves that can be distinguished in one chart.
 MOST_CURVES = 6
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 COLORS = ("--right", "--second", "--third", "--fourth", "--fifth", "--wrong")
-#: Fields of a recipe that say nothing about why one run is better.
+#: Recipe fields that cannot explain why one run is better.
 BESIDE = ("name", "data.workers", "data.check", "watch.")
 
 
 def render_comparison(runs: Sequence[Run]) -> str:
-    """The page as text.
+    """Returns the HTML page that compares runs, the best run first.
 
     Args:
-        runs: two or more; the best comes first.
+        runs: two or more runs, in any order.
     """
     from markupsafe import Markup
 
@@ -47,7 +47,7 @@ def render_comparison(runs: Sequence[Run]) -> str:
 
 
 def run_row(run: Run) -> Record:
-    """A run's line of the first table."""
+    """Returns a run's row of the first table."""
     best, speeds = run.best_val or {}, [rate for _, rate in points(run.train, "images_per_second")]
     model = {**run.settings("model"), **run.model_info, **run.model_info.get("arguments", {})}
     return {
@@ -64,13 +64,18 @@ def run_row(run: Run) -> Record:
 
 
 def score(run: Run, key: str) -> float | None:
-    """A score of the best weights, as evaluated or else as validated in training."""
+    """Returns a score (0–1) of the best weights, from the evaluation or else from the validation in training.
+
+    Args:
+        run: the run.
+        key: key of the score, such as miou.
+    """
     value = (run.evaluation or run.best_val or {}).get(key)
     return value if is_finite(value) else None
 
 
 def remarks(runs: Sequence[Run]) -> list[str]:
-    """What the numbers say, and whether they may be compared, in sentences."""
+    """Returns sentences about the best run, the size of its lead, and whether the scores may be compared."""
     said = []
     first, second = (score(run, "miou") for run in runs[:2])
     if first is not None and second is not None:
@@ -79,24 +84,24 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         said.append(f"{names[0]} is best, {ahead:.1f} points of mean IoU ahead of {names[1]}.")
         said += tested(*runs[:2])
         if ahead < 1:
-            said.append("So small a difference may be chance of the training, too: train with several seeds to know.")
+            said.append("So small a difference may also be chance in training: train with several seeds to find out.")
     if len({(str(run.data), run.evaluation.get("split")) for run in runs}) > 1:
         said.append("These runs were measured on different data or splits: their scores cannot be compared.")
     if len({options_in_words(run.evaluation) for run in runs if run.evaluation}) > 1:
         how = "; ".join(
             f"{run.folder.resolve().name}: {options_in_words(run.evaluation)}" for run in runs if run.evaluation
         )
-        said.append(f"These runs were measured in different ways ({how}), which changes scores, too.")
+        said.append(f"These runs were measured in different ways ({how}), which also changes the scores.")
     said += [run.damaged for run in runs if run.damaged]
     return said
 
 
 def tested(best: Run, second: Run) -> list[str]:
-    """What the paired test of `atrous compare` says of two runs' mean IoU, or why there is no test.
+    """Returns the result of the paired test of `atrous compare` on two runs' mean IoU, or why there is no test.
 
     Args:
         best: the run with the higher score.
-        second: the other.
+        second: the other run.
     """
     try:
         before, after = (_counted(run) for run in (second, best))
@@ -110,27 +115,27 @@ def tested(best: Run, second: Run) -> list[str]:
         return compared(list(before.values()), after_in_order, classes[0], names)["verdict"]
     except AtrousError as reason:
         return [f"Whether the difference may be chance was not tested: {reason}"]
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):  # a file that was changed by hand
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):  # someone edited the file
         return ["Whether the difference may be chance was not tested: the counts in evaluation.json are damaged."]
 
 
 def _counted(run: Run) -> dict[str, Record]:
-    """The measured pictures of a run by their paths, each with its counts and its group.
+    """Returns the records of a run's measured pictures by path, each with its counts and its group.
 
     Raises:
-        AtrousError: there are none.
+        AtrousError: there are no records, or they have no counts.
     """
     per_image = run.evaluation.get("per_image", [])
     if not per_image or not all({"counts", "group"} <= entry.keys() for entry in per_image):
         raise AtrousError(
-            f"{run.folder.resolve().name} has no counts of each picture. Measure again: "
+            f"{run.folder.resolve().name} has no pixel counts per picture. Measure again: "
             f"{evaluate_command(run, overwrite=bool(run.evaluation or run.damaged))}"
         )
     return {str(entry["image"]): entry for entry in per_image}
 
 
 def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(title, SVG) of validation and loss, a curve for each run."""
+    """Returns (title, SVG) of the validation scores and of the loss, each chart with a curve for each run."""
     drawn = []
     for title, lines, key, write in (
         ("Mean IoU on validation", "val", "miou", lambda y: f"{100 * y:.3g}{PER_CENT}"),
@@ -146,7 +151,7 @@ def curves(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def class_rows(runs: Sequence[Run]) -> list[Record]:
-    """Each class with its IoU in every run; the best is marked."""
+    """Returns each class with its IoU in every run; the best IoU is marked."""
     of_run = [{entry["name"]: entry for entry in run.evaluation.get("classes", [])} for run in runs]
     names = list(dict.fromkeys(name for entries in of_run for name in entries))
     rows = []
@@ -159,7 +164,7 @@ def class_rows(runs: Sequence[Run]) -> list[Record]:
 
 
 def differences(runs: Sequence[Run]) -> list[Record]:
-    """The fields of the recipes that are not the same in all runs."""
+    """Returns the recipe fields that differ between runs."""
     recipes = [_flat(_recipe(run)) for run in runs]
     names = list(dict.fromkeys(name for recipe in recipes for name in recipe))
     rows = []

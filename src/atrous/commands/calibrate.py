@@ -1,4 +1,4 @@
-"""`atrous calibrate`: make a model's probabilities mean what they say.
+"""`atrous calibrate`: fit a temperature that calibrates a model's probabilities.
 
 Examples:
     atrous calibrate model.safetensors data/ --out calibrated.safetensors
@@ -41,7 +41,7 @@ from atrous.overwrite_checks import (
     save_picture,
 )
 
-#: Numbers kept in memory: of each picture equally many pixels are drawn.
+#: Largest number of logits in memory; every picture contributes the same number of drawn pixels.
 MOST_VALUES = 5_000_000
 
 
@@ -59,28 +59,29 @@ def calibrate(
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measure how far a model's confidence can be trusted, and mend it by a temperature.
+    """Measure how well a model's probabilities match its accuracy, and fit a temperature that calibrates them.
 
-    A temperature is what logits are divided by before they become probabilities. It changes no mask of one scale, but
-    what the CRF, several scales and heat maps are made of. It is fitted on a split that was not trained on, and goes
-    into the model file.
+    The logits are divided by the temperature before they become probabilities. The temperature does not change masks
+    that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales, and heat
+    maps. It is fitted on a split that was not used for training. With --out, it is stored in a model file.
 
     Args:
-        model: a model file.
-        data: the dataset's folder, in any layout.
+        model: model file to calibrate.
+        data: folder of the dataset, in any layout.
         split: split to measure on.
-        out: model file to write, the same model with the fitted temperature; unless given, only measure.
-        chart: picture to write, .png: the reliability diagrams before and after.
+        out: model file to write, the same model with the fitted temperature; without it, calibrate only measures.
+        chart: picture to write, .png, with the reliability diagrams before and after calibration.
         json: JSON file to write the results to.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: fields of `DatasetSpec`, and device of `ModelSpec`.
 
     Returns:
         The results, as written by --json: at the "stored" and the "fitted" temperature, each with "temperature",
-        "ece", "nll" and the bins' "pixels", "confidence" and "accuracy".
+        "ece" (expected calibration error), "nll" (mean −log p) and, per bin, "pixels", "confidence" and "accuracy".
 
     Raises:
-        AtrousError: no such model, data or split, classes that do not match, or a target that may not be written.
+        AtrousError: the model, dataset or split does not exist, the classes do not match, or an output may not be
+            written.
     """
     if is_exported(model):
         raise AtrousError(f"{model} is an exported file, which cannot be changed: calibrate the model file.")
@@ -134,25 +135,25 @@ def calibrate(
 
 
 def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
-    """The pictures and masks as inputs: a mask that `predict` wrote has the mark of a chart."""
+    """Yields the pictures and masks as protected inputs: the mark of a mask from `predict` is that of a chart."""
     for item in items:
         yield "a picture of the split", item.image
         yield "a mask of the split", item.mask
 
 
 def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-    """Full-size logits and classes of labelled pixels, drawn evenly and repeatably from each picture.
+    """Returns full-size logits and class indices of labelled pixels, drawn with a fixed seed from each picture.
 
     Args:
-        segmenter: of one scale, in torch.
-        dataset: where to read.
+        segmenter: the model, at one scale, in torch.
+        dataset: the dataset of the pictures.
         items: the labelled pictures, at least one.
 
     Returns:
-        n×K float32 logits, two columns for one-logit models, and n class indices.
+        n×K float32 logits (two columns for a model with one logit) and n class indices.
 
     Raises:
-        AtrousError: no pictures, or classes that do not match.
+        AtrousError: there are no pictures, or the classes do not match.
     """
     if not items:
         raise AtrousError("the split has no pictures: nothing to measure.")
@@ -174,7 +175,7 @@ def drawn_pixels(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) 
 
 
 def _plain(temperature: float, measured: Reliability) -> dict[str, Any]:
-    """Lists and numbers; an empty bin has None."""
+    """Returns the measurement as lists and numbers for JSON; an empty bin has None."""
     bins = {
         name: [None if value != value else value for value in values.tolist()]
         for name, values in asdict(measured).items()
@@ -190,9 +191,9 @@ def _print(results: dict[str, Any]) -> None:
         table.add_row(name, f"{each['temperature']:.4f}", f"{each['ece']:.4f}", f"{each['nll']:.4f}")
     console.print(table)
     stored, fitted = results["stored"], results["fitted"]
-    sure = "too sure of itself" if fitted["temperature"] > stored["temperature"] else "less sure than it may be"
+    state = "overconfident" if fitted["temperature"] > stored["temperature"] else "underconfident"
     console.print(
-        f"The model is {sure}: its confidence is {100 * stored['ece']:.1f} points off on average, "
-        f"{100 * fitted['ece']:.1f} at the fitted temperature ({counted(results['pixels'], 'pixel')} drawn from "
+        f"The model is {state}: confidence and accuracy differ by {100 * stored['ece']:.1f} points on average, "
+        f"and by {100 * fitted['ece']:.1f} at the fitted temperature ({counted(results['pixels'], 'pixel')} drawn from "
         f"{counted(results['images'], 'picture')}, {escape(results['split'])})."
     )

@@ -1,4 +1,4 @@
-"""`atrous compare`: whether two models differ by more than chance.
+"""`atrous compare`: test whether two models differ by more than chance.
 
 Examples:
     atrous compare old.safetensors new.safetensors data/ --split test
@@ -33,13 +33,13 @@ from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, 
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two models, or what `evaluate --json` wrote of it.
+    """One of the two models, or its results as `evaluate --json` wrote them.
 
     Args:
-        path: the file.
-        classes: the names of its classes.
-        provenance: the model's; empty of a file of results.
-        measured: what a file of results holds, or how the model is opened.
+        path: the model file or the file of results.
+        classes: names of its classes.
+        provenance: provenance of the model; empty for a file of results.
+        measured: content of the file of results, or the specification with which the model is opened.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class _Side:
 
     @property
     def results(self) -> Mapping[str, Any] | None:
-        """The results of a file of results."""
+        """The content of the file of results; None for a model."""
         return None if isinstance(self.measured, ModelSpec) else self.measured
 
 
@@ -69,28 +69,29 @@ def compare(
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Compare two models on the same labelled pictures, and say whether their difference may be chance.
+    """Compare two models on the same labelled pictures, and test whether their difference may be chance.
 
-    Both are measured on the same groups of pictures, such as patients or recordings, or on single pictures where no
-    groups are known. A paired bootstrap gives the 95 % interval of the difference, B minus A; a paired permutation test
-    says how often swapping the two models at random in each group makes a difference as large. The smallest difference
-    that these pictures could show is told, too.
+    Both models are measured on the same groups of pictures, such as patients or recordings; if no groups are known,
+    each picture is its own group. A paired bootstrap gives the 95 % interval of the difference, B minus A. A paired
+    permutation test swaps the two models at random in each group; p is how often that makes a difference as large. The
+    results also contain the smallest difference that these pictures could show.
 
     Args:
-        a: a model file, or a file that evaluate --json wrote of this split.
-        b: the model file, or file of results, to compare with it.
-        data: the dataset's folder, in any layout.
+        a: model file A, or a file of results that evaluate --json wrote for this split.
+        b: model file B, or its file of results, to compare with A.
+        data: folder of the dataset, in any layout.
         split: split to measure on.
         json: JSON file to write the results to.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
-        **options: fields of `DatasetSpec` and of `ModelSpec`: how the dataset is read, and both models are run.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
+        **options: fields of `DatasetSpec` (how the dataset is read) and of `ModelSpec` (how both models are run).
 
     Returns:
         The results, as written by --json; scores are 0–1.
 
     Raises:
-        AtrousError: no such model, data or split, models of other classes, results of other pictures or without counts,
-            or an output that would overwrite an input or a file that atrous did not write.
+        AtrousError: a model, the dataset or the split does not exist, the models have different classes, a file of
+            results is of other pictures or has no counts, or an output would replace an input or a file that atrous did
+            not write.
     """
     check_outputs(
         "compare",
@@ -125,16 +126,16 @@ def compare(
 
 
 def _side(path: Path, options: Mapping[str, Any]) -> _Side:
-    spec = spec_to_measure(path, options)  # checked even where it is not used
+    spec = spec_to_measure(path, options)  # checks the options also for a file of results
     if path.suffix.lower() == ".json":
         results = read_json(path)
         if not isinstance(results, dict) or not isinstance(results.get("per_image"), list):
             raise AtrousError(
-                f"{path} holds no results of `atrous evaluate --json`: give such a file, or a model file."
+                f"{path} contains no results of `atrous evaluate --json`: give such a file, or a model file."
             )
         if any("counts" not in entry for entry in results["per_image"]):
             raise AtrousError(
-                f"{path} was written by a version that kept no counts of each picture. Measure again with `atrous "
+                f"{path} was written by a version that stored no pixel counts per picture. Measure again with `atrous "
                 "evaluate --json`, or give the model file."
             )
         return _Side(path, tuple(entry["name"] for entry in results["classes"]), {}, results)
@@ -147,20 +148,20 @@ def _check_classes(first: _Side, second: _Side) -> None:
         return
     pairs = ((first, second), (second, first))
     only = [(one.path, [name for name in one.classes if name not in other.classes]) for one, other in pairs]
-    told = [f"only {path} has {', '.join(names)}" for path, names in only if names]
-    if not told:
+    reasons = [f"only {path} has {', '.join(names)}" for path, names in only if names]
+    if not reasons:
         place = next(index for index, name in enumerate(first.classes) if name != second.classes[index])
-        told = [
+        reasons = [
             f"class {place} is '{first.classes[place]}' in {first.path} and '{second.classes[place]}' in {second.path}"
         ]
     raise AtrousError(
-        f"the two models have different class tables, so their scores mean different things: {'; '.join(told)}. "
-        "Compare models that were trained with one class table."
+        f"the two models have different class tables, so their scores cannot be compared: {'; '.join(reasons)}. "
+        "Compare models that were trained with the same class table."
     )
 
 
 def _measured(side: _Side, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The measured pictures of the split."""
+    """Returns the measured pictures of the split, one record each."""
     if not isinstance(side.measured, ModelSpec):
         return _recorded(side, side.measured, items)
     segmenter = side.measured.open(note)
@@ -170,19 +171,19 @@ def _measured(side: _Side, dataset: Dataset, items: Sequence[Item]) -> list[dict
 
 
 def _recorded(side: _Side, results: Mapping[str, Any], items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The recorded pictures in the order of the split, with the groups that the dataset tells now."""
+    """Returns the recorded pictures in the order of the split, with the present groups of the dataset."""
     by_path = {entry["image"]: entry for entry in results["per_image"]}
     found = [by_path.get(str(item.image.resolve())) for item in items]
     if None in found or len(by_path) != len(items):
         missing = next((item.image for item, entry in zip(items, found, strict=True) if entry is None), None)
-        what = (
+        difference = (
             f"it has no scores of {missing}"
             if missing
             else f"it has scores of {len(by_path)} pictures, not {len(items)}"
         )
         raise AtrousError(
-            f"{side.path} was not measured on the pictures of this split: {what}. Give the data set and --split that "
-            "`atrous evaluate` measured."
+            f"{side.path} was not measured on the pictures of this split: {difference}. Give the data set and --split "
+            "that `atrous evaluate` measured."
         )
     return [{**entry, "group": item.group} for item, entry in zip(items, found, strict=True) if entry is not None]
 
@@ -192,16 +193,16 @@ def _warn_of_other_splits(dataset: Dataset, sides: Sequence[_Side]) -> None:
     if dataset.unlisted and dataset.groups_from != "file" and len(set(patterns)) > 1:
         console.print(
             "[yellow]warning:[/] the models were trained with different groups, and the split is made by a seed: one "
-            "of them may have learned from pictures that are measured here. Split lists settle it: atrous doctor DATA "
-            "--write-split"
+            "of them may have been trained on pictures that are measured here. Split lists avoid this: atrous doctor "
+            "DATA --write-split"
         )
 
 
 def _warn_of_other_options(sides: Sequence[_Side]) -> None:
-    told = [options_in_words(dict(side.results)) for side in sides if side.results is not None]
-    if len(set(told)) > 1:
+    used = [options_in_words(dict(side.results)) for side in sides if side.results is not None]
+    if len(set(used)) > 1:
         console.print(
-            f"[yellow]warning:[/] A and B were measured in different ways: {escape(told[0])}, and {escape(told[1])}."
+            f"[yellow]warning:[/] A and B were measured in different ways: {escape(used[0])}, and {escape(used[1])}."
         )
 
 

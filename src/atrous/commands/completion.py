@@ -1,4 +1,4 @@
-"""`atrous completion`: complete verbs, flags, choices and files in a shell.
+"""`atrous completion`: print a script that completes commands in a shell.
 
 Examples:
     atrous completion bash > ~/.local/share/bash-completion/completions/atrous
@@ -21,7 +21,7 @@ from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
 from atrous.weights.detect_source import SOURCES
 
-#: Values to offer where neither the type of an option nor its field names any; others are taken too.
+#: Values to offer for options whose type and field list none; other values are accepted too.
 OFFERED = {
     "architecture": tuple(ARCHITECTURES),
     "crf": (STORED, *PRESETS),
@@ -33,7 +33,7 @@ OFFERED = {
 }
 
 _NAMES = " ".join(shipped_recipes())
-#: A recipe is a name or a file.
+#: Completion of a recipe, which is a name or a file.
 _RECIPE = {
     "bash": "_atrous_recipe",
     "zsh": "_atrous_recipe",
@@ -55,34 +55,34 @@ _PREAMBLE = {
 
 @checked
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
-    """Print a script that completes what follows the word atrous: verbs, flags, choices, recipes and files.
+    """Print a script that completes verbs, flags, choices, recipes and files after the word atrous.
 
-    Its folder must be one that the shell reads: bash-completion's, one of zsh's $fpath, or a file that ~/.tcshrc
-    sources. Write it again after an update.
+    Save the script where the shell loads it: in the folder of bash-completion, in a folder of zsh's $fpath, or in a
+    file that ~/.tcshrc sources. Save it again after an update of atrous.
 
     Args:
         shell: shell to complete in: bash, zsh or tcsh.
 
     Raises:
-        AtrousError: another shell.
+        AtrousError: the shell is another one.
     """
     print(shtab.complete(_parser(), shell, preamble=_PREAMBLE))  # pyright: ignore[reportArgumentType]
 
 
 def _parser(package: str = COMMANDS) -> ArgumentParser:
-    """All verbs with their options, as `shtab` wants them; it parses nothing."""
+    """Returns a parser with all verbs and their options, from which `shtab` makes the script; it parses nothing."""
     parser = ArgumentParser("atrous")
-    parser.add_argument("--version", action="store_true", help="name the version")
+    parser.add_argument("--version", action="store_true", help="print the version")
     under = {"": parser.add_subparsers()}
     about = {**groups(package), **verbs(package)}
-    for name in sorted(about):  # a group before its verbs
+    for name in sorted(about):  # sorted: a group comes before its verbs
         group, _, word = name.rpartition(" ")
         one = under[group].add_parser(word, help=about[name], description=about[name])
         if name in groups(package):
             under[name] = one.add_subparsers()
             continue
         if sections(name, package):
-            one.add_argument("recipe", help="name or file of a recipe").complete = _RECIPE  # pyright: ignore
+            one.add_argument("recipe", help="name of a shipped recipe, or a recipe file").complete = _RECIPE  # pyright: ignore
         for option in options(name, package):
             _add(one, option)
     return parser

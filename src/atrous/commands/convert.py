@@ -1,4 +1,4 @@
-"""`atrous convert`: make a model file of a checkpoint of another library.
+"""`atrous convert`: convert a checkpoint of another library to a model file.
 
 Examples:
     atrous convert deeplabv3_mobilenet_v3_large.pth --out model.safetensors
@@ -46,34 +46,37 @@ def convert(
     overwrite: bool = False,
     **arguments: Any,
 ) -> SegmentationModel:
-    """Make a model of a checkpoint from another library, with the same pixels as there.
+    """Convert a checkpoint of another library to a model that predicts the same masks.
 
-    Nothing in the file is run. What has no place here, and what stays fresh, is said and kept in info.provenance.
+    No code in the file is run. The command lists the tensors of the checkpoint that the model does not use and the
+    layers that keep random weights, and stores both lists in info.provenance.
 
     Args:
-        file: a checkpoint (.pth, .pt, .bin, .safetensors, .npz, .tflite, .caffemodel) or a Hugging Face folder; in
-            Python also a state dict.
-        source: where the checkpoint comes from: torchvision, smp, huggingface, tensorflow, mmseg, vainf, kazuto1011,
-            timm-backbone or vgg16; guessed from the file when not given.
-        out: the model file to write, NAME.safetensors; nothing is written when not given.
-        architecture: paper to build for a file that holds a backbone alone: deeplabv1, deeplabv2, deeplabv3 or
-            deeplabv3plus.
-        backbone: name of the backbone, where the file does not tell.
-        output_stride: output stride of the model, 8, 16 or 32; by default the source's.
-        num_classes: number of classes, for a file that holds a backbone alone.
-        in_channels: number of channels of the pictures, for a file that holds a backbone alone.
-        classes: a classes.yaml with names and colours, one for each output.
-        weights: name of the set of weights to take where the file holds several, such as state_dict_ema; by default
-            the first that is not named as an average or a teacher.
-        json: JSON file to write the report to: what was converted, what was left over, and what stays random.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
-        arguments: of the architecture's class, in Python only, such as dropout.
+        file: checkpoint (.pth, .pt, .bin, .safetensors, .npz, .tflite, .caffemodel) or Hugging Face folder; in Python
+            also a state dict.
+        source: library or repository that the checkpoint comes from: torchvision, smp, huggingface, tensorflow, mmseg,
+            vainf, kazuto1011, timm-backbone or vgg16; guessed from the file when not given.
+        out: model file to write, NAME.safetensors; without it, no model is written.
+        architecture: architecture to build for a file that contains only a backbone: deeplabv1, deeplabv2, deeplabv3
+            or deeplabv3plus.
+        backbone: name of the backbone, for a file that does not name it.
+        output_stride: output stride of the model, 8, 16 or 32; by default that of the source.
+        num_classes: number of classes, ≥ 1, for a file that contains only a backbone.
+        in_channels: number of channels of the pictures, ≥ 1, for a file that contains only a backbone.
+        classes: classes.yaml file with a name and a colour for each output class.
+        weights: name of the set of weights to use if the file contains several, such as state_dict_ema; by default the
+            first set whose name is not that of an average or a teacher.
+        json: JSON file to write the report to: the converted model, the unused tensors, and the layers with random
+            weights.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
+        arguments: further arguments of the architecture's class, such as dropout; in Python only.
 
     Returns:
         The module, in evaluation mode, with `.info`.
 
     Raises:
-        AtrousError: not a checkpoint, not of this source, not complete, or nothing may be written there.
+        AtrousError: the file is not a checkpoint, does not come from this source or is incomplete, or an output may not
+            be written.
     """
     _check_targets(file, out, json, classes, overwrite)
     table = ClassTable.from_yaml(classes) if classes is not None else None
@@ -108,7 +111,7 @@ def convert(
 def _check_targets(
     file: Path | Mapping[str, Any], out: Path | None, json: Path | None, classes: Path | None, overwrite: bool
 ) -> None:
-    """Before the work: whether the model and its report may be written there."""
+    """Checks before the work whether the model and the report may be written."""
     if out is not None:
         model_file.check_name(Path(out), "out")
     inputs = [Path(file)] if isinstance(file, str | Path) else []
@@ -122,22 +125,22 @@ def _check_targets(
 
 
 def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: str | None) -> Adapted:
-    """The adapter's answer, with what the user named in it."""
+    """Returns the checkpoint as the source's adapter converts it, with the arguments that the user gave."""
     adapter = detect_source.adapter_of(source)
     file = read.name or "the state dict"
     others = detect_source.recognising(read)
     if others and source not in others:
-        raise AtrousError(f"{file} is not {source}'s: its keys are those of {' or '.join(others)} (--source).")
+        raise AtrousError(f"{file} is not from {source}: its keys are those of {' or '.join(others)} (--source).")
     named = {**given, "architecture": architecture} if architecture else dict(given)
     try:
         adapted = adapter.adapt(read, named)
     except AtrousError:
         raise
     except (KeyError, IndexError, StopIteration, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        # an adapter looks for weights by name and takes their shapes apart
-        why = f"it lacks {error}" if isinstance(error, LookupError) else f"its shapes are others ({error})"
+        # an adapter looks up weights by name and reads their shapes
+        why = f"it lacks {error}" if isinstance(error, LookupError) else f"its shapes differ ({error})"
         raise AtrousError(
-            f"{file} is no DeepLab of {source}, or is incomplete: {why}. Possible sources: "
+            f"{file} is not a DeepLab model of {source}, or is incomplete: {why}. Possible sources: "
             f"{', '.join(detect_source.SOURCES)}."
         ) from error
     if architecture not in (None, adapted.architecture):
@@ -148,8 +151,8 @@ def _adapt(read: Foreign, source: str, given: Mapping[str, Any], architecture: s
 def _build(
     adapted: Adapted, read: Foreign, chosen: weight_sets.Chosen
 ) -> tuple[Adapted, SegmentationModel, tuple[str, ...]]:
-    """What of the checkpoint fits, the model with its weights, and the names of those that stay fresh."""
-    with torch.device("meta"):  # a file of wrong widths shall not make a network that fills the memory
+    """Returns the fitting part of the checkpoint, the model with its weights, and the names of the random weights."""
+    with torch.device("meta"):  # a file with wrong widths must not build a network that fills the memory
         empty = models.build(adapted.architecture, adapted.arguments)
         fitting = set_aside(adapted, empty.state_dict(), read.state)
         if fitting.arguments != adapted.arguments:
@@ -164,14 +167,14 @@ def _build(
 
 
 def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by both names under which they may be left over."""
+    """Yields each tensor under both names by which the list of unused tensors may contain it."""
     for key, tensor in held.items():
         yield key, tensor
         yield f"{path}.{key}", tensor
 
 
 def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: dict[str, Any]) -> Info:
-    """The model's info: preprocessing, classes and where it comes from."""
+    """Returns the model's info with preprocessing, classes and provenance."""
     info = replace(
         info,
         preprocessing=adapted.preprocessing or info.preprocessing,
@@ -188,16 +191,21 @@ def _describe(info: Info, adapted: Adapted, table: ClassTable | None, record: di
 
 
 def _notes(adapted: Adapted, source: str, given: Mapping[str, Any], table: ClassTable | None) -> list[str]:
-    """What was taken for granted, for the user to judge."""
+    """Returns the assumptions that the conversion made, as sentences for the user to check."""
     untold = [name for name in adapted.untold if name not in given]
     notes = []
     if untold:
         values = ", ".join(f"{name} {adapted.arguments[name]}" for name in untold)
-        notes.append(f"Not told by the file, so as {source} mostly has it: {values}. Name what was otherwise.")
+        notes.append(
+            f"Arguments that the file does not store have the usual values of {source}: {values}. Give the true values "
+            "if they differ."
+        )
     if adapted.classes_of and table is None:
-        notes.append(f"Classes taken for {adapted.classes_of}'s by their number; --classes FILE names others.")
+        notes.append(
+            f"The number of classes is that of {adapted.classes_of}, whose names are used; --classes FILE gives others."
+        )
     if adapted.classes is None and table is None and adapted.fills == ("",):
-        notes.append("The file does not name its classes; --classes FILE, a classes.yaml, does.")
+        notes.append("The file does not name its classes; give a classes.yaml with --classes FILE.")
     return [*notes, *adapted.notes]
 
 
@@ -219,8 +227,8 @@ def _print(info: Info, report: Mapping[str, Any]) -> None:
         escape(
             f"{info.architecture} over {info.arguments['backbone']}, from {report['source']}: {len(info.classes)} "
             f"classes ({names}), {report['parameters'] / 1e6:.1f} M parameters; "
-            + (f"left over, not needed: {some(left)}" if left else "nothing left over")
-            + (f"; fresh: {', '.join(fresh)}." if fresh else ".")
+            + (f"unused: {some(left)}" if left else "nothing unused")
+            + (f"; random weights: {', '.join(fresh)}." if fresh else ".")
         )
     )
     for note in report["notes"]:
@@ -228,6 +236,6 @@ def _print(info: Info, report: Mapping[str, Any]) -> None:
 
 
 def _print_next(out: Path, report: Mapping[str, Any]) -> None:
-    """What to do with the file: predict with it, or train what is still fresh."""
+    """Prints the next command: predict with the model, or train the layers with random weights."""
     words = f"atrous train RECIPE --init {out}" if report["fresh"] else f"atrous predict {out} PICTURES"
     console.print(escape(f"written: {out}. Next: {words}"))

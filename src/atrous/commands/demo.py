@@ -29,7 +29,7 @@ from atrous.learning.recipe import Data, Model, Optim, Recipe, Train
 from atrous.overwrite_checks import check_outputs, json_output, picture_output
 from atrous.run_folder import CHECKPOINT, check_new_run, check_resumed_run
 
-#: Enough for a test mIoU above 0.8 in under four minutes on two cores.
+#: Epochs that reach a test mIoU above 0.8 in under four minutes on two cores.
 EPOCHS = 20
 
 
@@ -42,20 +42,21 @@ def demo(
     json: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write, examine, learn, measure and predict slices of a brain, and report on all of it.
+    """Run all steps on slices of a brain: write the data, check it, train, evaluate, predict and report.
 
-    The pictures are axial slices of the MNI152 average brain that ships inside nilearn, with what scanners add; the
-    classes are grey matter, white matter and the rest. Called again, it goes on from where it was stopped.
+    The pictures are axial slices of the MNI152 average brain, which the package nilearn contains, with the uneven
+    brightness, contrast and noise of a scanner added. The classes are grey matter, white matter and the rest. If the
+    demo was stopped, the same command continues it.
 
     Args:
-        out: folder for everything: the run, its data and its predictions.
+        out: folder for the run, its data and its predictions.
         epochs: passes over the training slices, ≥ 1.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        json: JSON file to write the test scores to, of the model and of two thresholds.
-        overwrite: replace files that atrous did not write, too; never the slices.
+        json: JSON file to write the test scores to, those of the model and those of two intensity thresholds.
+        overwrite: also replace files that atrous did not write; the slices are never replaced.
 
     Returns:
-        The report, one HTML page about the test slices.
+        The path of the report, one HTML page about the test slices.
 
     Raises:
         AtrousError: a package of the extra 'demo' is missing, the run's folder is unusable, or files in it that
@@ -69,7 +70,7 @@ def demo(
 
     _say("2 of 6", f"atrous doctor {data}")
     if doctor(data):
-        raise AtrousError(f"{data} is damaged. Remove it, and the demo writes it anew.")
+        raise AtrousError(f"{data} is damaged. Remove it and run the demo again, which writes it anew.")
 
     _say("3 of 6", f"atrous train {out / 'config.yaml'}")
     _train_or_go_on(demo_recipe(data, epochs, device), out, overwrite)
@@ -92,26 +93,26 @@ def demo(
 
 
 def demo_recipe(data: Path, epochs: int = EPOCHS, device: str = "auto") -> Recipe:
-    """DeepLabV3+ over an ImageNet-pretrained EfficientNet-Lite0, small enough for two cores.
+    """Returns a recipe of DeepLabV3+ over an ImageNet-pretrained EfficientNet-Lite0, small enough for two cores.
 
     Args:
         data: folder of the slices.
-        epochs: passes over them, ≥ 1.
-        device: auto, cpu, cuda, cuda:N or mps.
+        epochs: passes over the training slices, ≥ 1.
+        device: device to run on: auto, cpu, cuda, cuda:N or mps.
     """
     return Recipe(
         name="demo",
-        data=Data(root=str(data), layout="folder", workers=0, check=False),  # examined just before
+        data=Data(root=str(data), layout="folder", workers=0, check=False),  # the doctor has just checked it
         augment=Augment(crop=(208, 176), scale=(0.8, 1.25), rotation=15.0, brightness=0.3, contrast=0.3),
         model=Model(arguments={"align_corners": True}),
         optim=Optim(lr=2e-3),
-        # The cortex is two or three pixels thin, and the network answers at a quarter of the size: enlarging keeps it.
+        # The cortex is two or three pixels thin and the logits have a quarter of the size: enlarging preserves it.
         train=Train(epochs=epochs, batch_size=6, enlarge=1.5, ema=0.95, validate_every=4, minutes=5.0, device=device),
     )
 
 
 def _check(out: Path, json: Path | None, overwrite: bool) -> None:
-    """Before the work: whether the scores and the predictions may be written; training looks after its own files."""
+    """Checks before the work whether the scores and predictions may be written; training checks its own files."""
     if (out / CHECKPOINT).exists():
         check_resumed_run(out, overwrite=overwrite)
     else:
@@ -129,8 +130,8 @@ def _train_or_go_on(recipe: Recipe, out: Path, overwrite: bool) -> None:
     train(recipe, out=out, overwrite=overwrite)
 
 
-def _say(step: str, what: str) -> None:
-    console.print(f"\n[bold]{step}[/]  {escape(what)}")
+def _say(step: str, action: str) -> None:
+    console.print(f"\n[bold]{step}[/]  {escape(action)}")
 
 
 def _conclude(scores: dict[str, Any], thresholds: Thresholds, page: Path) -> None:
@@ -139,7 +140,7 @@ def _conclude(scores: dict[str, Any], thresholds: Thresholds, page: Path) -> Non
         f"(grey matter from {thresholds.low}, white matter from {thresholds.high}, chosen on the training slices)."
     )
     console.print(
-        "All slices come from one averaged brain, the training, validation and test ones from separate slabs of it: "
-        "this shows the tool at work and is no medical result."
+        "All slices come from one averaged brain; training, validation and test slices come from separate slabs of it. "
+        "This demonstrates the tool and is not a medical result."
     )
-    console.print(f"Look at {escape(str(page))}")
+    console.print(f"Report: {escape(str(page))}")

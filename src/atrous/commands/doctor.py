@@ -1,4 +1,4 @@
-r"""`atrous doctor`: read a dataset before training does, and say what is wrong.
+r"""`atrous doctor`: check a dataset before training and list its problems.
 
 Examples:
     atrous doctor data/
@@ -45,30 +45,29 @@ def doctor(
     overwrite: bool = False,
     **options: Any,
 ) -> int:
-    """Read every picture and mask of a dataset and say, in plain words, what would spoil a training.
+    """Read every picture and mask of a dataset, and list the problems that would harm training.
 
     Args:
-        data: the dataset's folder.
-        train: split that a training would learn from.
-        val: split that it would choose the best weights on.
-        pages: pages of TIFFs with several: first reads the first page, channels the bands of all pages.
-        in_channels: channels that the model takes; by default what the training pictures have.
-        write_classes: write the proposed classes.yaml into the dataset, then examine it again.
-        write_split: write split lists that keep groups, places and near copies together into the dataset, where it has
-            none, then examine it again.
+        data: folder of the dataset.
+        train: name of the split to train on.
+        val: name of the split on which the best weights are chosen.
+        pages: pages to read from multi-page TIFFs: first is the first page, channels is the bands of all pages.
+        in_channels: number of channels that the model takes, ≥ 1; by default that of the training pictures.
+        write_classes: write the proposed classes.yaml into the dataset, then examine the dataset again.
+        write_split: write split lists into a dataset that has none, then examine it again; pictures of one group or
+            place and near copies stay in one split.
         json: JSON file to write the findings to.
-        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and doubtful
-            pictures that an EXIF tag turns.
-        overwrite: replace files at `json` and in `pictures` that atrous did not write, too; a classes.yaml and split
+        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures turned
+            by an EXIF tag whose masks may not fit.
+        overwrite: also replace files at `json` and in `pictures` that atrous did not write; a classes.yaml and split
             lists are never replaced.
         **options: fields of `DatasetSpec`: how the dataset is read.
 
     Returns:
-        The exit code: 0 for a clean dataset or warnings only, 2 for errors.
+        The exit code: 0 if there are no problems or only warnings, 2 if there are errors.
 
     Raises:
-        AtrousError: the folder is no dataset, or there is a classes.yaml, or a split, already where one should be
-            written.
+        AtrousError: the folder is not a dataset, or the classes.yaml or the split to write already exists.
     """
     reading = DatasetSpec(data, **options)
     table = Path(data) / CLASSES_FILE
@@ -87,7 +86,7 @@ def doctor(
         [("the data set", data)],
         overwrite=overwrite,
     )
-    asked = partial(
+    examine = partial(
         examine_with_progress,
         data,
         reading.layout,
@@ -98,15 +97,15 @@ def doctor(
         inputs=reading.inputs,
         groups=reading.groups,
     )
-    diagnosis = asked()
+    diagnosis = examine()
     if write_classes:
         path = _write_proposal(diagnosis)
         console.print(f"Wrote {escape(str(path))}; examining again.")
-        diagnosis = asked()
+        diagnosis = examine()
     if write_split:
         folder = _write_split(diagnosis)
         console.print(f"Wrote split lists to {escape(str(folder))}; examining again.")
-        diagnosis, dataset = asked(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
+        diagnosis, dataset = examine(), open_to_examine(data, reading.layout, reading.groups, reading.inputs)[0]
     show(diagnosis)
     drawn = []
     if dataset is not None and pictures is not None:
@@ -122,7 +121,7 @@ def doctor(
 
 
 def show(diagnosis: Diagnosis) -> None:
-    """Print a diagnosis: the dataset, its classes, its problems and the proposed cure."""
+    """Prints a diagnosis: the dataset, its classes, its problems, and the proposed class table and split."""
     splits = ", ".join(f"{name} {count}" for name, count in diagnosis.images.items())
     console.print(f"[bold]{escape(str(diagnosis.root))}[/]: layout {diagnosis.layout}, pictures: {splits}")
     for note in diagnosis.notes:
@@ -135,7 +134,7 @@ def show(diagnosis: Diagnosis) -> None:
         show_finding(finding, "[yellow]warning[/]")
     if diagnosis.proposed_classes is not None:
         console.print(f"\nProposed {CLASSES_FILE} (`--write-classes` writes it):")
-        # a long line wrapped by the terminal must stay one line when copied
+        # without line breaks, so that a long line stays one line when it is copied
         console.print(diagnosis.proposed_classes.yaml_text(), markup=False, highlight=False, soft_wrap=True)
     if diagnosis.splits_share and diagnosis.proposed_split:
         sizes = ", ".join(f"{name} {len(items)}" for name, items in diagnosis.proposed_split.items())
@@ -170,7 +169,7 @@ def _write_proposal(diagnosis: Diagnosis) -> Path:
     if proposed is None:
         reasons = " ".join(finding.message for finding in diagnosis.errors)
         raise AtrousError(f"{diagnosis.root}: no class table fits these masks, so none was written. {reasons}")
-    _check_no_table(path)  # again: reading a data set may take hours
+    _check_no_table(path)  # again: it may have appeared while the data set was read, which may take hours
     proposed.to_yaml(path)
     return path
 
@@ -184,10 +183,10 @@ def _check_no_table(path: Path) -> None:
 
 
 def _write_split(diagnosis: Diagnosis) -> Path:
-    """Writes the proposed lists, and returns their folder."""
+    """Writes the proposed split lists and returns their folder."""
     folder = diagnosis.root / "splits"
     for name in diagnosis.proposed_split:
-        if (folder / f"{name}.txt").exists():  # again: reading a data set may take hours
+        if (folder / f"{name}.txt").exists():  # again: it may have appeared while the data set was read
             raise AtrousError(f"{folder / f'{name}.txt'} exists and is never overwritten. Move it away.")
     for name, items in diagnosis.proposed_split.items():
         write_text(folder / f"{name}.txt", "".join(f"{item.name}\n" for item in items))
@@ -197,7 +196,7 @@ def _write_split(diagnosis: Diagnosis) -> Path:
 def _check_no_split(dataset: Dataset) -> None:
     if not dataset.unlisted:
         raise AtrousError(
-            f"{dataset.root}: lists or folders tell its split (layout '{dataset.layout}'), and they are never "
-            "overwritten. --write-split is for data sets whose split is made by a seed: move the lists away, or all "
-            "pictures into one folder images/ and their masks into masks/."
+            f"{dataset.root}: lists or folders define its split (layout '{dataset.layout}'), and they are never "
+            "overwritten. --write-split is for data sets whose split is made by a seed. Move the lists away, or move "
+            "all pictures into one folder images/ and their masks into masks/."
         )

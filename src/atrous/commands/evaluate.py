@@ -51,7 +51,7 @@ from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, 
 if TYPE_CHECKING:
     from atrous.crf import DenseCRF
 
-#: Scores of a class that are printed.
+#: Printed scores of each class.
 COLUMNS = ("iou", "dice", "accuracy", "boundary_f")
 #: Scores that are compared with and without a CRF.
 HEADLINES = (
@@ -83,27 +83,28 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on the labelled pictures of a split.
 
-    One integer confusion matrix counts the whole split, so the result depends neither on batch size nor on order.
-    Scores have 95 % intervals by a bootstrap over groups of pictures, such as patients or recordings, or over single
-    pictures where no groups are known.
+    One integer confusion matrix counts the whole split, so the scores do not depend on the batch size or the order of
+    the pictures. The 95 % intervals come from a bootstrap over groups of pictures, such as patients or recordings. If
+    no groups are known, the bootstrap is over single pictures.
 
     Args:
-        model: a model file.
-        data: the dataset's folder, in any layout.
+        model: model file or exported file to measure.
+        data: folder of the dataset, in any layout.
         split: split to measure on.
         json: JSON file to write the results to.
-        crf_search: find the CRF's settings on this split, coarse to fine, then measure with them.
-        crf_images: pictures of the split to search on, ≥ 1; the papers took 100.
-        save_crf: model file to write, the same model with the CRF's settings in it.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
-        **options: fields of `DatasetSpec` and of `ModelSpec`: how the dataset is read, and the model is run.
+        crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
+        crf_images: number of pictures of the split to search on, ≥ 1; 100 in the papers.
+        save_crf: model file to write, the same model with the settings of the CRF.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
+        **options: fields of `DatasetSpec` (how the dataset is read) and of `ModelSpec` (how the model is run).
 
     Returns:
         The results, as written by --json; scores are 0–1.
 
     Raises:
-        AtrousError: no such model, data or split, classes that do not match the model's, a CRF that cannot be, or
-            outputs that would overwrite an input or a file that atrous did not write.
+        AtrousError: the model, dataset or split does not exist, the classes do not match those of the model, the
+            options of the CRF contradict each other, or an output would replace an input or a file that atrous did not
+            write.
     """
     spec = spec_to_measure(model, options)
     _check_crf(spec.crf, crf_search, crf_images, save_crf)
@@ -150,18 +151,19 @@ def evaluate(
 
 
 def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) -> DenseCRF:
-    """Finds a CRF's settings as the papers did; see `learning.crf_search`.
+    """Searches the settings of a CRF as in the papers; see `learning.crf_search`.
 
     Args:
-        segmenter: the network, which sees each picture once, and those in tiles once for each of the settings.
-        dataset: where to read.
+        segmenter: the model; its network runs once for each picture, but once for each trial on pictures cut into
+            tiles.
+        dataset: the dataset of the pictures.
         items: the labelled pictures to search on, at least one.
 
     Returns:
-        The CRF that scored best on them.
+        The CRF with the highest mean IoU on these pictures.
 
     Raises:
-        AtrousError: nothing to search on, or classes that do not match.
+        AtrousError: there are no pictures, or the classes do not match.
     """
     if not items:
         raise AtrousError("the split has no pictures: nothing to search on.")
@@ -170,7 +172,8 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         scoring = progress.add_task("scoring", total=len(items), note="")
         searching = progress.add_task("searching", total=trials_of() * len(items), note="")
         scores = []
-        scoring_with_crf = segmenter.with_crf(_crf_of({}, segmenter)).any_size  # its memory counts
+        # with a CRF, because its memory decides which pictures are cut into tiles
+        scoring_with_crf = segmenter.with_crf(_crf_of({}, segmenter)).any_size
         for sample in in_background(reader_for(segmenter, dataset), items):
             scores.append(scoring_with_crf.scores(prepared(segmenter, sample), name=sample.name))
             progress.update(scoring, advance=1)
@@ -196,12 +199,12 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
         f"without CRF, {best.miou:.4f} with " + "  ".join(f"{name} {value:g}" for name, value in best.settings.items())
     )
     if not best.miou > plain:
-        console.print("[yellow]warning:[/] no settings of the CRF score better than the network alone.")
+        console.print("[yellow]warning:[/] no settings of the CRF reach a higher mIoU than the network alone.")
     return _crf_of(best.settings, segmenter)
 
 
 def _check_crf(crf: object, search: bool, images: int, out: Path | None) -> None:
-    """Before the work: whether what was asked of the CRF goes together."""
+    """Checks before the work whether the options of the CRF can be combined."""
     if search and crf is not None:
         raise AtrousError(f"--crf-search finds the settings that --crf {crf} gives: leave one of them out.")
     if images < 1:
@@ -209,7 +212,7 @@ def _check_crf(crf: object, search: bool, images: int, out: Path | None) -> None
     if out is None:
         return
     if not search and crf is None:
-        raise AtrousError("--save-crf saves what --crf or --crf-search gives: give one of them.")
+        raise AtrousError("--save-crf saves the settings from --crf or --crf-search: give one of them.")
     model_file.check_name(out, "save_crf")
 
 
@@ -226,7 +229,7 @@ def _settings_of(crf: DenseCRF) -> dict[str, Any]:
 
 
 def _save_crf(model: Path, settings: dict[str, Any], out: Path) -> None:
-    """Writes the model with the CRF's settings; its weights and all else stay."""
+    """Writes the model with the settings of the CRF; its weights and other metadata do not change."""
     loaded = model_file.load(model)
     loaded.info = replace(loaded.info, crf=settings)
     model_file.save_built(loaded, out)
@@ -235,7 +238,7 @@ def _save_crf(model: Path, settings: dict[str, Any], out: Path) -> None:
 
 def _print(results: dict[str, Any]) -> None:
     table = Table(
-        *("class", "IoU", "95 % interval", "Dice", "accuracy", "boundary F", "share of truth"),
+        *("class", "IoU", "95 % interval", "Dice", "accuracy", "boundary F", "share of labels"),
         box=None,
         header_style="bold",
     )
@@ -264,7 +267,7 @@ def _print(results: dict[str, Any]) -> None:
 
 
 def _print_intervals(results: dict[str, Any]) -> None:
-    """The interval of the mean IoU, and what is to be said of all of them."""
+    """Prints the interval of the mean IoU and the remarks on all intervals."""
     intervals = results["intervals"]
     if intervals["miou"]:
         units = counted(intervals["units"], intervals["over"][:-1])
@@ -276,12 +279,12 @@ def _print_intervals(results: dict[str, Any]) -> None:
 
 
 def _is_in_few(entry: dict[str, Any], results: dict[str, Any]) -> bool:
-    """Whether a class has an interval that is less to be trusted than the others."""
+    """Whether the interval of a class is less reliable than the others, because few groups contain the class."""
     return bool(entry["iou_interval"]) and entry["interval_units"] < FEW <= results["intervals"]["units"]
 
 
 def _print_change(results: dict[str, Any]) -> None:
-    """What the CRF changed."""
+    """Prints the scores without and with the CRF."""
     table = Table("", "without CRF", "with CRF", "change", box=None, header_style="bold")
     for name, key in HEADLINES:
         before, after = results["without_crf"][key] or 0, results[key] or 0

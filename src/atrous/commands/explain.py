@@ -1,4 +1,4 @@
-"""`atrous explain`: show why a model answers as it does.
+"""`atrous explain`: draw maps that explain a model's predictions.
 
 Examples:
     atrous explain runs/quickstart/best.safetensors photos/
@@ -51,12 +51,12 @@ from atrous.overwrite_checks import (
 )
 from atrous.version import __version__
 
-#: Each picture is a few megabytes of the page.
+#: Largest number of pictures on the page; each adds a few megabytes.
 MOST_PICTURES = 40
-#: What the page calls the network's parts.
+#: Names of the network's parts on the page.
 GROUPS = {"pyramid": "the pyramid", "decoder": "the decoder", "sides": "the side features"}
 
-#: Red and blue, for what adds to a score and what takes from it.
+#: Red for values that raise a score, and blue for values that lower it.
 FOR, AGAINST = (178, 24, 43), (33, 102, 172)
 
 
@@ -65,10 +65,10 @@ class Layer:
     """One map as a picture.
 
     Args:
-        section: where it belongs on the page; a class's name for its own maps.
-        name: of the map.
+        section: section of the page; for the maps of a class, the name of the class.
+        name: name of the map.
         picture: H×W×3 uint8.
-        index: of the class whose map it is, or None.
+        index: class index for the map of a class; None for other maps.
     """
 
     section: str
@@ -91,31 +91,31 @@ def explain(
     overwrite: bool = False,
     **options: Any,
 ) -> Path:
-    """Show why a model answers as it does: one page, and every map of it as a PNG.
+    """Explain a model's predictions on pictures, as one HTML page and as a PNG file for each map.
 
-    Of each picture: how sure the model is (entropy, margin), each class's probability and Grad-CAM, what every branch
-    of the pyramid and the decoder's two inputs give and add to the class, how far the network effectively sees, and
-    what a CRF changes.
+    For each picture, the maps show the certainty (entropy and margin), the effective receptive field and the changes by
+    a CRF. For each class, they show its probability, its Grad-CAM, and the contribution of each pyramid branch and each
+    decoder input to its score.
 
     Args:
-        model: a model file.
+        model: model file to explain.
         paths: pictures, folders of pictures, or glob patterns.
-        out: folder for the page, explanation.html, and for a folder of PNGs per picture.
-        classes: names of the classes to explain; by default the largest of each mask.
-        most: largest number of classes of each mask to explain, ≥ 1, where no names are given.
-        tensorboard: write the pictures to OUT/tensorboard too.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        out: folder for the page, explanation.html, and for a folder of PNG files per picture.
+        classes: names of the classes to explain; by default the largest classes of each mask.
+        most: largest number of classes to explain per mask, ≥ 1, if --classes is not given.
+        tensorboard: also write the maps as TensorBoard logs to OUT/tensorboard.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and crf, range and device of `ModelSpec`.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
-        AtrousError: no such model, picture or class, or unknown settings of the CRF.
-        SomeInputsFailed: some pictures could not be explained; the page has all others.
+        AtrousError: a model, picture or class does not exist, or the settings of the CRF are unknown.
+        SomeInputsFailed: some pictures could not be explained; the page contains all others.
     """
     if is_exported(model):
-        raise AtrousError(f"{model} is an exported file, into which nobody can look: give the model file.")
+        raise AtrousError(f"{model} is an exported file, whose layers cannot be inspected: give the model file.")
     if most < 1:
         raise AtrousError(f"most must be 1 or more, got {most}.")
     spec = ModelSpec(model, engine="torch", precision="float32", **given_to(ModelSpec, options))
@@ -150,7 +150,7 @@ def explain(
                 layers = list(layers_of(found, network.info))
                 _write(layers, image, folder, out / "tensorboard" if tensorboard else None, number)
                 shown.append(_on_page(path, found, layers, image, network.info))
-            except Exception as error:  # a decoder's own, no memory, a full disk: the other pictures are explained
+            except Exception as error:  # of a decoder, no memory, a full disk: the other pictures are still explained
                 failures.append(failure_in_words(path, error))
             progress.update(task, advance=1)
     for failure in failures:
@@ -170,7 +170,7 @@ def explain(
 
 
 def _pictures_in(folders: Sequence[Path], out: Path) -> Iterator[Output | None]:
-    """What may be written into each picture's folder: which maps there will be is known only afterwards."""
+    """Yields the files that may be replaced in each picture's folder; the set of maps is known only afterwards."""
     for folder in folders:
         there = {path.name for path in folder.glob("*.png")} if folder.is_dir() else set[str]()
         for name in sorted(there | {"picture.png"}):
@@ -178,13 +178,13 @@ def _pictures_in(folders: Sequence[Path], out: Path) -> Iterator[Output | None]:
 
 
 def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
-    """Every map of an explanation as a picture, in the page's order.
+    """Yields every map of an explanation as a picture, in the order of the page.
 
     Args:
         found: the explanation.
-        info: of the model.
+        info: the info of the model, with the names and colours of the classes.
     """
-    colors = color_table(info.colors)  # black where there is no data
+    colors = color_table(info.colors)  # pixels without data are black
     yield Layer("answer", "mask", colors[found.mask])
     if found.refined is not None and found.refined_entropy is not None:
         yield Layer("answer", "mask after the CRF", colors[found.refined])
@@ -207,7 +207,11 @@ def layers_of(found: Explanation, info: Any) -> Iterator[Layer]:
 
 
 def file_names(layers: Sequence[Layer]) -> list[str]:
-    """A file's name for each layer; those that would have the same, as of classes "a b" and "a/b", are numbered."""
+    """Returns a file name for each layer; equal names, as from the classes "a b" and "a/b", are numbered.
+
+    Args:
+        layers: all layers of one picture.
+    """
     names: list[str] = []
     for layer in layers:
         words = f"{layer.section}_{layer.name}".replace("×", "x")
@@ -218,28 +222,36 @@ def file_names(layers: Sequence[Layer]) -> list[str]:
 
 
 def heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """H×W within 0–1 → H×W×3, from black over violet to yellow."""
+    """Returns a map as H×W×3 uint8 colours, from black (0) over violet to yellow (1).
+
+    Args:
+        values: H×W, 0–1.
+    """
     shades = (values.clip(0, 1) * 255).round().astype(np.uint8)
     return np.asarray(cv2.applyColorMap(shades, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
 def for_and_against(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """H×W within −1…1 → H×W×3: blue speaks against, white is silent, red speaks for."""
+    """Returns a map as H×W×3 uint8 colours: blue for negative, white for zero, red for positive values.
+
+    Args:
+        values: H×W, −1 to 1.
+    """
     strength = np.abs(values).clip(0, 1)[..., None]
     ink = np.where((values > 0)[..., None], np.array(FOR, np.float32), np.array(AGAINST, np.float32))
     return (255 - strength * (255 - ink)).round().astype(np.uint8)
 
 
-def _scaled(parts: Sequence[PartSeen], what: str) -> Iterator[tuple[PartSeen, NDArray[np.float32]]]:
-    """Each part's map over the largest value of its group, so that branches can be compared."""
+def _scaled(parts: Sequence[PartSeen], attribute: str) -> Iterator[tuple[PartSeen, NDArray[np.float32]]]:
+    """Yields each part's map divided by the largest value of its group, so that branches can be compared."""
     for _, members in groupby(parts, key=lambda part: part.group):
         group = list(members)
-        largest = max(float(np.abs(getattr(part, what)).max()) for part in group)
-        yield from ((part, getattr(part, what) / max(largest, 1e-12)) for part in group)
+        largest = max(float(np.abs(getattr(part, attribute)).max()) for part in group)
+        yield from ((part, getattr(part, attribute) / max(largest, 1e-12)) for part in group)
 
 
 def _brightened(reach: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A receptive field as an eye can see it: few pixels have nearly all of it."""
+    """Returns the receptive field with brighter small values, because a few pixels have almost all of its weight."""
     return np.sqrt(reach / max(float(np.percentile(reach, 99.9)), 1e-12))
 
 
@@ -263,7 +275,7 @@ def _write(layers: Sequence[Layer], picture: NDArray, folder: Path, board: Path 
 
 
 def _on_page(path: Path, found: Explanation, layers: Sequence[Layer], image: NDArray, info: Any) -> dict[str, Any]:
-    """One picture's part of the page."""
+    """Returns the template values of one picture."""
     uris = [
         {
             "section": layer.section,

@@ -41,15 +41,15 @@ from atrous.overwrite_checks import Output, check_outputs
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
-#: H×W at which a file is compared with its model: odd, small, and of the size of training crops.
+#: H×W at which an exported file is compared with its model: odd, small, and the size of a training crop.
 SIZES = ((129, 97), (64, 80), (384, 512))
-#: The least share of pixels on which they agree.
+#: Smallest share of pixels on which the exported file and the model must agree.
 LEAST_AGREEMENT = 0.999
-#: Of the range of a picture's scores: two classes nearer than this are a tie, which rounding decides either way.
+#: Share of a picture's range of logits; two classes with a smaller difference are a tie, which rounding can decide.
 TIE = 1e-4
-#: Pictures of --check that are compared.
+#: Largest number of pictures of --check that are compared.
 MOST_CHECKED = 4
-#: Training pictures on which the ranges of values are measured.
+#: Number of training pictures on which the ranges of values are measured for int8.
 CALIBRATED = 128
 
 Labels = Callable[[np.ndarray], np.ndarray]
@@ -57,12 +57,12 @@ Labels = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two ways of running a model agree on pictures of one size.
+    """Agreement between two runtimes of a model on pictures of one size.
 
     Args:
-        size: (H, W).
-        share: of pixels, 0–1, with the same label or a tie.
-        classes: how many occur.
+        size: (H, W) in pixels.
+        share: share of pixels with the same label or a tie, 0–1.
+        classes: number of classes that occur in the model's masks.
     """
 
     size: tuple[int, int]
@@ -86,31 +86,30 @@ def export(
     overwrite: bool = False,
     **options: Any,
 ) -> Path:
-    """Write a model as one graph from raw pictures to masks, and check that it gives the same masks.
+    """Write a model as one graph from raw pictures to masks, and check that the graph predicts the same masks.
 
     Args:
-        model: a model file.
-        format: file format: onnx, openvino (a .xml with a .bin beside it) or torch (a .pt2, for other programs only);
-            taken from the name of `out` when not given.
-        out: the file to write, .onnx, .xml or .pt2; the model's name with that when not given.
-        scores: also give the low-resolution scores, which scales, flips and the CRF need.
-        half: store the weights in 16 bits (openvino only): half the file, nearly the same masks.
-        check: a picture or a folder of pictures to compare on; drawn ones when not given.
-        int8: compute in 8-bit whole numbers (openvino and onnx only), a quarter of the file and in OpenVINO faster;
-            both files are measured on `calibrate`.
-        calibrate: a labelled dataset in any layout: ranges of values are taken from its training pictures, scores from
-            its validation pictures.
-        max_drop: points of mean IoU, 0–100, that an int8 file may lose; a worse one is not written.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
-        **options: fields of `DatasetSpec`: how `calibrate` is read; input is that of `check`, too.
+        model: model file to export.
+        format: file format: onnx, openvino (a .xml and a .bin file) or torch (a .pt2 file, for other programs only);
+            by default the format that the suffix of `out` names.
+        out: file to write, .onnx, .xml or .pt2; by default the name of the model file with the suffix of the format.
+        scores: add the low-resolution logits as an output, which several scales, flips and the CRF need.
+        half: store the weights in 16 bits (openvino only), which halves the file and hardly changes the masks.
+        check: picture or folder of pictures on which the masks are compared; synthetic pictures when not given.
+        int8: compute in 8-bit integers (openvino and onnx only), which makes the file four times smaller and OpenVINO
+            faster; the float32 model and the int8 file are measured on `calibrate`.
+        calibrate: folder of a labelled dataset, in any layout; its training pictures give the ranges of values, its
+            validation pictures the scores.
+        max_drop: largest loss of mean IoU by int8, 0–100 points; a file that loses more is not written.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
+        **options: fields of `DatasetSpec`: how `calibrate` is read; input also applies to `check`.
 
     Returns:
-        The file written.
+        The path of the file written.
 
     Raises:
-        AtrousError: no model, nothing may be written there, a missing package, or masks that differ on more than
-            0.1 % of the pixels of any size, or an int8 file that drops by more than `max_drop`; then nothing is
-            written.
+        AtrousError: the model does not exist, the file may not be written, a package is missing, the masks differ on
+            more than 0.1 % of the pixels of any size, or int8 loses more than `max_drop`. Then nothing is written.
     """
     format, out = _format_and_file(model, format, out)
     targets = [out, out.with_suffix(".bin")] if format == "openvino" else [out]
@@ -125,10 +124,10 @@ def export(
         overwrite=overwrite,
     )
     if half and format != "openvino":
-        raise AtrousError(f"half is for openvino, whose weights are widened again where it runs; got format {format}.")
+        raise AtrousError(f"half is for openvino, which converts the weights back at run time; got format {format}.")
     for name in ("layout", "groups"):
         if options.get(name) is not None and calibrate is None:
-            raise AtrousError(f"{name} is of the dataset of --calibrate, which is not given: give it, or leave it out.")
+            raise AtrousError(f"{name} is for the dataset of --calibrate: give --calibrate too, or leave {name} out.")
     export_graph.check_installed(format)
     dataset = _check_int8(format, half, max_drop, model, calibrate, options) if int8 else None
     module = model_file.load(model)
@@ -144,28 +143,29 @@ def export(
             _refuse_other_masks(agreements, model, format, half)
             if dataset is not None:
                 draft = _in_int8(draft, module, dataset, max_drop)
-            for file in (draft.with_suffix(".bin"), draft):  # the .xml last: it is what is opened
+            for file in (draft.with_suffix(".bin"), draft):  # the .xml last, because programs open the .xml
                 if file.exists():
                     with atomic_path(out.with_suffix(file.suffix), sync=True) as part:
                         file.replace(part)
     except OSError as error:
-        raise AtrousError(f"cannot write {out}: {error.strerror or error}. The file before it is untouched.") from error
+        raise AtrousError(f"cannot write {out}: {error.strerror or error}. An earlier file is unchanged.") from error
     _print(out, model, agreements, int8)
     return out
 
 
 def agreements_of(model: SegmentationModel, labels: Labels, images: Sequence[np.ndarray]) -> list[Agreement]:
-    """How far another way of running a model agrees with the model itself, in float32.
+    """Compares the masks of an exported model with those of the model itself, in float32.
 
-    A pixel where the model's own scores of the two labels differ by rounding alone is a tie, and counts as equal.
+    If the two labels of a pixel have logits in the model that differ by less than `TIE`, the pixel is a tie and counts
+    as equal.
 
     Args:
-        model: in evaluation mode, on the CPU.
-        labels: H×W×C raw values → H×W uint8 class indices.
-        images: H×W×C raw values.
+        model: the model, in evaluation mode, on the CPU.
+        labels: the exported model as a function from H×W×C raw values to H×W uint8 class indices.
+        images: pictures, H×W×C raw values each.
 
     Returns:
-        One for each size, in the order of their first picture.
+        The agreement for each size, in the order of the first picture of the size.
     """
     pipeline = Pipeline(model)
     equal: dict[tuple[int, int], list[np.ndarray]] = {}
@@ -187,14 +187,14 @@ def agreements_of(model: SegmentationModel, labels: Labels, images: Sequence[np.
 
 
 def draw(size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
-    """A picture with soft shading, edges and texture, in the values that a model was trained on.
+    """Returns a synthetic picture with soft shading, edges and texture, with values as in training.
 
     Args:
-        size: (H, W).
-        preprocessing: whose means, deviations and pixel type it has.
+        size: (H, W) in pixels.
+        preprocessing: the model's preprocessing, with the means, standard deviations and pixel type of the picture.
 
     Returns:
-        H×W×C uint8, or float32 for models of deeper pictures.
+        H×W×C uint8, or float32 for models of pictures with more than 8 bits.
     """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: size[0], : size[1]] / max(size)
@@ -210,7 +210,7 @@ def draw(size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _as_input(image: np.ndarray, dtype: str) -> np.ndarray:
-    """H×W×C of any values → of the type that the graph takes, within its range."""
+    """Converts an H×W×C array to the type and the range of the graph's input."""
     if dtype == "float32":
         return image.astype(np.float32)
     whole = image.round().clip(0, np.iinfo(dtype).max)
@@ -218,10 +218,12 @@ def _as_input(image: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple[str, Path]:
-    """The format and the file, each from the other where one was not given."""
+    """Returns the format and the file; each is derived from the other if it was not given."""
     if format is None:
         if out is None:
-            raise AtrousError(f"name a --format ({', '.join(SUFFIXES)}), or an --out that ends as one.")
+            raise AtrousError(
+                f"name a --format ({', '.join(SUFFIXES)}), or an --out that ends in {', '.join(SUFFIXES.values())}."
+            )
         format = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix.lower()), None)
         if format is None:
             raise AtrousError(f"out is {out}; an exported file's name ends in {', '.join(SUFFIXES.values())}.")
@@ -234,7 +236,7 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
 
 
 def _is_ours(out: Path) -> bool:
-    """Whether a file is an export of ours, which another may replace; nothing in it is run."""
+    """Whether atrous exported a file, so that it may be replaced; no code in the file is run."""
     if out.suffix.lower() == ".bin":
         return exported_file_engine.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":
@@ -251,7 +253,7 @@ def _is_ours(out: Path) -> bool:
 
 
 def _check_images(check: Path | None, preprocessing: Preprocessing, folders: Mapping[str, str]) -> list[np.ndarray]:
-    """Pictures at every size of `SIZES`: those given, or drawn."""
+    """Returns pictures at every size of `SIZES`: the given pictures resized, or synthetic ones."""
     if check is None:
         return [draw(size, preprocessing) for size in SIZES]
     images, scenes = [], SceneFiles([one.name for one in preprocessing.inputs], folders)
@@ -266,7 +268,7 @@ def _check_images(check: Path | None, preprocessing: Preprocessing, folders: Map
 
 
 def _labels(module: torch.nn.Module) -> Labels:
-    """A traced program's masks: a .pt2 is never read back, so what was written into it is run."""
+    """Returns the masks of a traced program; a .pt2 file is never read, so the program that was written is run."""
 
     def labels(image: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -286,7 +288,7 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
         "Export without --half." if half else "Try another --format; if that agrees, this is a bug, please report it."
     )
     raise AtrousError(
-        f"the {format} file gives other masks than {model}: they agree on {_words(agreements)}, and at least "
+        f"the {format} file predicts other masks than {model}: they agree on {_words(agreements)}, and at least "
         f"{LEAST_AGREEMENT:.1%} is needed. Nothing was written. {cure}"
     )
 
@@ -294,13 +296,13 @@ def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: st
 def _check_int8(
     format: str, half: bool, max_drop: float, model: Path, calibrate: Path | None, options: Mapping[str, Any]
 ) -> Dataset:
-    """Before the work: the data, and whether what was asked for goes together."""
+    """Checks before the work whether the options of int8 can be combined, and returns the dataset of --calibrate."""
     if format == "torch" or half:
         raise AtrousError("int8 is for --format openvino or onnx, without --half.")
     if calibrate is None:
         raise AtrousError("int8 needs --calibrate DATA, a labelled dataset with training and validation pictures.")
     if not 0 <= max_drop <= 100:
-        raise AtrousError(f"max_drop is in points of mean IoU, 0–100, got {max_drop}.")
+        raise AtrousError(f"max_drop must be 0 to 100 points of mean IoU, got {max_drop}.")
     int8_quantisation.check_installed()
     dataset = open_to_measure(DatasetSpec(calibrate, **options), model_file.read_info(model).provenance)
     for split in ("train", "val"):
@@ -309,7 +311,7 @@ def _check_int8(
 
 
 def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop: float) -> Path:
-    """An 8-bit copy of a file beside it, with as little left in floats as its score allows."""
+    """Quantises a file to 8 bits; tries to keep few layers in floating point, and more while the score is too low."""
     items = dataset.split("val")
     segmenter = Segmenter(module, engine="torch", precision="float32", device="cpu")
     console.print(f"measuring on the {len(items)} validation pictures of {escape(str(dataset.root))}")
@@ -323,40 +325,43 @@ def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop:
         after = measure(Segmenter(target), dataset, items).confusion.miou
         drops[attempt] = 100 * (before - after)
         console.print(
-            f"int8 with {attempt} in floats ({len(kept)} convolutions): mIoU {after:.4f}, {before:.4f} in float32"
+            f"int8 with {attempt} in floating point ({len(kept)} convolutions): mIoU {after:.4f}; in float32 "
+            f"{before:.4f}"
         )
         if drops[attempt] <= max_drop:
             for file in (target.with_suffix(".bin"), target):
                 if file.exists():
                     file.replace(draft.with_suffix(file.suffix))
             if kept:
-                console.print(f"in floats stay: {escape(', '.join(kept))}")
+                console.print(f"layers in floating point: {escape(', '.join(kept))}")
             return draft
     raise AtrousError(
-        f"int8 costs {min(drops.values()):.2f} points of mean IoU at least, and {max_drop:g} may be lost (--max-drop). "
+        f"int8 loses at least {min(drops.values()):.2f} points of mean IoU; --max-drop allows {max_drop:g}. "
         "Nothing was written."
     )
 
 
 def _as_batch(image: np.ndarray) -> np.ndarray:
-    """H×W×C → 1×C×H×W of the type that the graph takes."""
+    """Converts an H×W×C picture to 1×C×H×W of the type of the graph's input."""
     return np.ascontiguousarray(image.transpose(2, 0, 1), np.uint8 if image.dtype == np.uint8 else np.float32)[None]
 
 
 def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool) -> None:
     files = [out.with_suffix(".bin"), out] if out.suffix.lower() == ".xml" else [out]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
-    before = "Before it became int8 its" if int8 else "Its"
+    before = "Before the conversion to int8, its" if int8 else "Its"
     console.print(
         escape(f"written: {out}, {megabytes:.1f} MB. {before} masks agree with those of {model}: {_words(agreements)}.")
     )
     if max(agreement.classes for agreement in agreements) == 1:
-        console.print("Every mask compared is of one class, which proves little: name pictures of yours with --check.")
+        console.print(
+            "Every compared mask has only one class, which proves little: give your own pictures with --check."
+        )
     if exported_file_engine.is_exported(out):
         console.print(escape(f"Next: atrous predict {out} PICTURES"))
 
 
 def _words(agreements: Sequence[Agreement]) -> str:
-    # Down to the last digit shown, so that nothing but all is called 100 %.
+    # Rounded down, so that only full agreement is shown as 100 %.
     shares = (f"{int(each.share * 1e5) / 1e3:g} % at {each.size[0]}×{each.size[1]}" for each in agreements)
     return f"{', '.join(shares)} of the pixels"

@@ -1,4 +1,4 @@
-"""`atrous predict`: write masks of new pictures.
+"""`atrous predict`: segment new pictures and write their masks.
 
 Examples:
     atrous predict runs/quickstart/best.safetensors photos/ --overlay
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from atrous.learning.distributed import ProcessGroup
 
-#: Masks that may wait for the disk before the network waits for it.
+#: Largest number of masks that wait to be written; then the network waits for the disk.
 WRITES_WAITING = 8
 
 T = TypeVar("T")
@@ -62,23 +62,23 @@ def predict(
     """Segment pictures and write their masks, by default into the folder predictions.
 
     Args:
-        model: a model file.
-        paths: pictures, folders of pictures, or glob patterns; paths, or URLs: https://, s3://, gs://, file:// …
-        out: folder for the masks, a path or a URL; they are named like the pictures with .png, GeoTIFFs' masks (and
-            those of TIFFs at URLs) with .tif.
-        overlay: also write each picture with its mask's colours over it and their names below, as NAME.overlay.png.
+        model: model file or exported file.
+        paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …).
+        out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, or with .tif for a
+            GeoTIFF or a TIFF at a URL.
+        overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
-        json: JSON file to write the results to: of each picture its mask, the classes' shares of the pixels with data
-            and, where there are others, their share of the picture; or its error.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        json: JSON file to write the results to; for each picture, its mask, the share of each class in the pixels with
+            data, and the share of pixels without data if there are any; or its error.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 
     Returns:
-        The masks written, in the order of the pictures; those at URLs as text.
+        The masks written, in the order of the pictures; masks at URLs as text.
 
     Raises:
-        AtrousError: no model, no pictures, unknown settings of the CRF, or a folder with files that predict did not
-            write and would overwrite.
+        AtrousError: the model or a picture does not exist, the settings of the CRF are unknown, or predict would
+            replace files that it did not write.
         SomeInputsFailed: some pictures could not be read; all others are done.
     """
     spec = ModelSpec(model, **given_to(ModelSpec, options))
@@ -106,7 +106,7 @@ def predict(
         parts = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*parts) for record in turn if record is not None]
         if overlay and (windowed := sum(record.work is not None for record in records)):
-            note(f"no overlay of {counted(windowed, 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
+            note(f"no overlay for {counted(windowed, 'GeoTIFF')}: a geographic viewer shows the mask over the picture")
         summary = summarise(records)
         for record in summary.failed:
             console.print(f"[red]skipped[/] {escape(str(record.error))}")
@@ -122,7 +122,7 @@ def predict(
 
 
 class _Alone:
-    """A process without others, as `ProcessGroup` describes those that torchrun started; it needs no torch."""
+    """A single process with the methods of `ProcessGroup`; it needs no torch."""
 
     first = True
 
@@ -138,21 +138,21 @@ class _Alone:
 
 @contextmanager
 def _processes() -> Iterator[ProcessGroup | _Alone]:
-    """Joins the processes that torchrun started, each of which does its part of the jobs."""
+    """Joins the processes that torchrun started; each process does its part of the jobs."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield _Alone()
         return
-    from atrous.learning.distributed import process_group  # with torch, which masks by OpenVINO do without
+    from atrous.learning.distributed import process_group  # imports torch, which OpenVINO does not need
 
     with process_group() as processes:
         yield processes
 
 
 def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Path | None) -> list[Record]:
-    """Does jobs; the next picture is read and the last masks are written while the network works."""
+    """Does jobs; while the network runs, the next picture is read and earlier masks are written."""
     records: list[Future[Record]] = []
-    told = told_if_interrupted(lambda: _done_before(records, total, out, json))
-    with told, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
+    message = told_if_interrupted(lambda: _done_before(records, total, out, json))
+    with message, progress_bar() as progress, ThreadPoolExecutor(1) as writer:
         task = progress.add_task("predicting", total=len(jobs), note="")
         for job, read in zip(jobs, in_background(worker.read, jobs, worker.stop), strict=True):
             tiles = progress.add_task(as_path(job.picture).name, total=None, note="", visible=False)
@@ -162,16 +162,16 @@ def _work(worker: Worker, jobs: Sequence[Job], total: int, out: Place, json: Pat
                 progress.remove_task(tiles)
                 progress.update(task, advance=1)
             records.append(writer.submit(worker.write, job, segmented))
-            if len(records) > WRITES_WAITING:  # a disk slower than the network must not fill the memory
+            if len(records) > WRITES_WAITING:  # masks for a slow disk must not fill the memory
                 records[-1 - WRITES_WAITING].result()
     return [record.result() for record in records]
 
 
 def _done_before(records: Sequence[Future[Record]], total: int, out: Place, json: Path | None) -> str:
-    """What was written before an interruption."""
+    """Returns a sentence about the masks that were written before an interruption."""
     done, where = sum(record.result().mask is not None for record in records), shown_place(out)
-    more = "" if json is None else f" {json} is not."
-    return f"{done:,} of {counted(total, 'mask')} {'is' if done == 1 else 'are'} written in {where}, each whole.{more}"
+    more = "" if json is None else f" {json} is not written."
+    return f"{done:,} of {counted(total, 'mask')} {'is' if done == 1 else 'are'} written in {where}, complete.{more}"
 
 
 def _show(progress: Progress, task: TaskID, done: int, total: int) -> None:

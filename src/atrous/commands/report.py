@@ -1,4 +1,4 @@
-"""`atrous report`: write one page that tells how a run went, or compares several.
+"""`atrous report`: write an HTML page about a run, or compare several runs.
 
 Examples:
     atrous report runs/quickstart
@@ -39,29 +39,30 @@ if TYPE_CHECKING:
     from atrous.data.sample import Sample
     from atrous.inference.prediction import Prediction
 
-MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are drawn as one
-SHOWN = 3  # best and worst pictures, each
+MOST_CLASSES = 30  # a larger confusion matrix is not readable: its rarest classes are merged into one
+SHOWN = 3  # number of best pictures, and of worst pictures
 
 
 @checked
 def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False) -> Path:
-    """Write one self-contained page about a run, or one that compares several.
+    """Write a self-contained HTML page about a run, or one that compares several runs.
 
-    Of a run: curves, scores, confusions, best and worst pictures. Of several: scores, curves and classes side by side,
-    and where their recipes differ. The page needs nothing beside it: no network, no files, no script. What the run does
-    not hold is named on the page, with the command that makes it.
+    The page of one run shows its curves, scores, confusion matrix, and best and worst pictures. The page of several
+    runs shows their scores, curves and classes side by side, and the differences between their recipes. The page can be
+    read without a network connection, further files or scripts. If a run lacks data, the page lists the missing data
+    and the command that makes it.
 
     Args:
-        runs: folders of runs, as `atrous train` wrote them; or one.
+        runs: one or more folders of runs, as `atrous train` wrote them.
         out: HTML page to write; by default RUN/report.html, and comparison.html for several runs.
-        overwrite: replace files that atrous did not write, too; inputs are never replaced.
+        overwrite: also replace files that atrous did not write; inputs are never replaced.
 
     Returns:
-        The page's path.
+        The path of the page.
 
     Raises:
-        AtrousError: the folder is missing, or has neither metrics.jsonl nor an evaluation.json that can be read; or
-            the page cannot be written, or would replace a file that atrous did not write.
+        AtrousError: a folder is missing or has neither metrics.jsonl nor a readable evaluation.json, or the page cannot
+            be written or would replace a file that atrous did not write.
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     if not folders:
@@ -86,11 +87,11 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
 
 
 def render(run: Run, out: Path | None = None) -> str:
-    """The page as text.
+    """Returns the HTML page of one run.
 
     Args:
-        run: what it tells of.
-        out: where it will be, unless that is in the run's folder.
+        run: the run.
+        out: path of the page; None for report.html in the run's folder.
     """
     from markupsafe import Markup
 
@@ -117,7 +118,7 @@ def render(run: Run, out: Path | None = None) -> str:
 
 
 def headline(run: Run) -> Record:
-    """The largest number of the page and the facts under it."""
+    """Returns the mean IoU in the head of the page, with its interval, and the facts below it."""
     scores = run.evaluation or run.best_val or {}
     info = run.model_info
     model = {**run.settings("model"), **info, **info.get("arguments", {})}
@@ -148,7 +149,7 @@ def headline(run: Run) -> Record:
 
 
 def remarks(run: Run) -> list[str]:
-    """What the numbers say, in sentences."""
+    """Returns conclusions from the scores and the training, as sentences."""
     said = []
     ranked = [row for row in class_rows(run) if is_finite(row["iou"])]
     if len(ranked) > 1:
@@ -158,17 +159,17 @@ def remarks(run: Run) -> list[str]:
     if peak and len(run.val) > 1:
         last, height = run.val[-1].get("epoch"), percent(peak["miou"], PER_CENT)
         said.append(
-            f"In training the mean IoU was highest in the last epoch ({height}): more epochs may help."
+            f"During training, the mean IoU was highest in the last epoch ({height}): more epochs may help."
             if peak is run.val[-1]
-            else f"In training the mean IoU peaked at {height} in epoch {peak.get('epoch')} of {last}."
+            else f"During training, the mean IoU peaked at {height} in epoch {peak.get('epoch')} of {last}."
         )
     if any(not is_finite(line.get("loss")) for line in run.train):
-        said.append("At some steps the loss was not a finite number; the curve leaves them out.")
+        said.append("At some steps the loss was not a finite number; the curve does not show these steps.")
     return said
 
 
 def curves(run: Run) -> list[tuple[str, str, str]]:
-    """(title, note, SVG) of loss, validation scores and learning rate, as far as they were recorded."""
+    """Returns (title, note, SVG) of the loss, validation scores and learning rate, if they were recorded."""
     loss = charts.binned_curve("loss", points(run.train, "loss"))
     rate = charts.binned_curve("learning rate", points(run.train, "lr"), bins=150)
     scores = [
@@ -182,7 +183,7 @@ def curves(run: Run) -> list[tuple[str, str, str]]:
         mark = (best["step"], best["miou"], words)
     drawn = []
     if loss.points:
-        note = "mean, and range in the tint" if loss.low != loss.high else ""
+        note = "line: mean; shaded: range" if loss.low != loss.high else ""
         drawn.append(("Loss", note, charts.line_chart("Training loss", [loss], "{:.3g}".format)))
     if scores:
         svg = charts.line_chart("Validation scores", scores, lambda y: f"{100 * y:.3g}{PER_CENT}", mark=mark)
@@ -193,7 +194,7 @@ def curves(run: Run) -> list[tuple[str, str, str]]:
 
 
 def class_rows(run: Run) -> list[Record]:
-    """The classes by falling IoU, absent ones last, each with its history over training."""
+    """Returns the classes by falling IoU, absent classes last, each with the curve of its IoU during training."""
     classes = run.evaluation.get("classes", [])
     labelled = sum(c["pixels_true"] for c in classes) or 1
     rows = [
@@ -210,9 +211,9 @@ def class_rows(run: Run) -> list[Record]:
 
 
 def confusion_rows(evaluation: Record) -> list[Record]:
-    """The confusion matrix, a row per true class: its share in each predicted class, and pixels.
+    """Returns the confusion matrix, a row per true class with its pixels and its share in each predicted class.
 
-    Of more than `MOST_CLASSES` classes the rarest are merged into one.
+    If there are more than `MOST_CLASSES` classes, the rarest are merged into one.
     """
     if not evaluation:
         return []
@@ -221,7 +222,7 @@ def confusion_rows(evaluation: Record) -> list[Record]:
     if len(classes) > MOST_CLASSES:
         order = np.argsort(-matrix.sum(1), kind="stable")  # frequent first
         kept, rare = np.sort(order[: MOST_CLASSES - 1]), order[MOST_CLASSES - 1 :]
-        starts = np.arange(MOST_CLASSES)  # every kept class for itself, the rare ones summed from the last on
+        starts = np.arange(MOST_CLASSES)  # sums of one class each; the last sum takes all rare classes
         order = np.concatenate([kept, rare])
         matrix = np.add.reduceat(np.add.reduceat(matrix[order][:, order], starts, 0), starts, 1)
         classes = [*(classes[i] for i in kept), (f"the {len(rare)} rarest", css_color((136, 136, 136)))]
@@ -239,7 +240,12 @@ def confusion_rows(evaluation: Record) -> list[Record]:
 
 
 def most_confused(evaluation: Record, most: int = 6) -> list[Record]:
-    """The pairs of classes with the largest share of the true class in the predicted one, from 1 % on."""
+    """Returns the pairs of classes with the largest share of the true class predicted as the other, at least 1 %.
+
+    Args:
+        evaluation: content of evaluation.json.
+        most: largest number of pairs.
+    """
     rows = confusion_rows(evaluation)
     pairs = [
         {"truth": row, "taken": cell, "back": rows[j]["cells"][i]["share"]}
@@ -251,7 +257,7 @@ def most_confused(evaluation: Record, most: int = 6) -> list[Record]:
 
 
 def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
-    """The best and the worst pictures with fresh predictions, and why some cannot be shown."""
+    """Returns the best and the worst pictures with new predictions, and the reasons why some cannot be shown."""
     best, worst = best_and_worst(run.evaluation.get("per_image", []))
     if not best:
         return [], []
@@ -259,10 +265,10 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     from atrous.learning.evaluation import prepared, reader_for
 
     if measured_model(run) is None and run.model_file.is_file():
-        return [], ["The pictures cannot be drawn again: the model was changed after the scores were measured."]
+        return [], ["The pictures cannot be drawn again: the model changed after the scores were measured."]
     try:
         dataset = measured_data(run).open()
-        segmenter = measured_spec(run).open(note)  # so that pictures and scores agree
+        segmenter = measured_spec(run).open(note)  # the recorded options, so that pictures and scores agree
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
 
@@ -282,13 +288,13 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
 
 
 def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[int, int]]]:
-    """For the pairs of classes most confused, the picture with most such pixels: a title, its record, and the pair."""
+    """Returns, for the most confused pairs of classes, the picture with most such pixels: title, record and pair."""
     names = [entry["name"] for entry in evaluation["classes"]]
     found = []
     for confused in most_confused(evaluation, SHOWN):
-        title = f"{confused['truth']['name']} taken for {confused['taken']['name']}"
+        title = f"{confused['truth']['name']} predicted as {confused['taken']['name']}"
         if confused["truth"]["name"] not in names or confused["taken"]["name"] not in names:
-            continue  # the rarest classes, merged into one
+            continue  # a row of merged rare classes has no class index
         pair = names.index(confused["truth"]["name"]), names.index(confused["taken"]["name"])
         pixels = {
             number: count
@@ -302,7 +308,7 @@ def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[
 
 
 def best_and_worst(per_image: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """At most `SHOWN` pictures from either end, best first and worst last; none in both."""
+    """Returns up to `SHOWN` best and up to `SHOWN` worst pictures, by falling mean IoU; no picture is in both."""
     ranked = sorted((r for r in per_image if is_finite(r.get("miou"))), key=lambda r: -r["miou"])
     half = (len(ranked) + 1) // 2
     return ranked[: min(SHOWN, half)], ranked[max(half, len(ranked) - SHOWN) :]
@@ -315,14 +321,15 @@ def picture_rows(
     classes: ClassTable,
     pair: tuple[int, int] | None = None,
 ) -> tuple[list[Record], list[str]]:
-    """Image, truth, prediction and error map of each record as data URIs.
+    """Returns the picture, label, prediction and error map of each record as data URIs.
 
     Args:
         records: entries of `per_image` of an evaluation.
-        read: reads a picture and its mask.
-        segment: the model.
-        classes: the data set's, which the masks have.
-        pair: the error map shows only the first class's pixels that were taken for the second.
+        read: function that reads a picture and its mask.
+        segment: function that predicts the mask of a picture.
+        classes: class table of the data set.
+        pair: two class indices; the error map shows only pixels of the first class that were predicted as the second.
+            None shows all errors.
 
     Returns:
         The rows, and a sentence for each picture that could not be read.
@@ -359,7 +366,7 @@ def picture_rows(
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """Where the numbers come from."""
+    """Returns the origin of the scores: model, data, options, date, and the model's provenance."""
     measured = run.evaluation
     lines = {
         "Measured model": str(measured.get("model", "")),

@@ -41,23 +41,23 @@ def serve(
     seconds: float = 60.0,
     **options: Any,
 ) -> None:
-    """Serve models over HTTP, with a page at the address for people.
+    """Serve models over HTTP, for programs, and with a web page for people at the same address.
 
     Args:
-        models: model files or exported files; NAME=PATH serves one under another name.
-        host: address to listen at; 0.0.0.0 or this machine's name serves other machines too, and needs a key.
-        port: port to listen at; 0 takes a free one.
-        key_file: file whose first line is the key that every request must bring; without it, the environment variable
-            ATROUS_KEY.
-        waiting: largest number of waiting pictures; further pictures get the status 429.
+        models: model files or exported files; NAME=PATH serves a model under another name.
+        host: address to listen at; 0.0.0.0 or the name of this machine also serves other machines, and needs a key.
+        port: port to listen at, 0–65535; 0 takes a free port.
+        key_file: file whose first line is the key that every request must contain; without it, the key comes from the
+            environment variable ATROUS_KEY.
+        waiting: largest number of waiting pictures; further requests get the status 429.
         megabytes: largest upload, in MB.
         megapixels: largest number of pixels that the network computes for one response, in megapixels; all scales and
-            enlarging by the model count.
+            the enlargement by the model count.
         seconds: longest time from upload to response, in seconds.
         **options: engine, device, precision and memory of `ModelSpec`.
 
     Raises:
-        AtrousError: a file is no model, the address is in use or open to other machines without a key, or a limit is
+        AtrousError: a file is not a model, the address is in use or open to other machines without a key, or a limit is
             out of range.
     """
     specs = {name: ModelSpec(path, **options) for name, path in named_paths(models).items()}
@@ -78,20 +78,20 @@ def serve(
 
 
 def _key(file: Path | None) -> str | None:
-    """The key in a file or in the environment.
+    """Returns the key from a file or from the environment.
 
     Raises:
-        AtrousError: no such file, or an empty or unprintable key.
+        AtrousError: the file does not exist, or the key is empty or unprintable.
     """
     try:
         key = file.read_text(encoding="utf-8").partition("\n")[0].strip() if file else os.environ.get(KEY_VARIABLE)
     except (OSError, UnicodeDecodeError) as error:
         raise AtrousError(f"the key cannot be read from {file}: {error}.") from error
     if key is not None and not (key.isascii() and key.isprintable() and key):
-        raise AtrousError(f"the key in {file or KEY_VARIABLE} must be letters, digits and signs of ASCII, one or more.")
+        raise AtrousError(f"the key in {file or KEY_VARIABLE} must be one or more printable ASCII characters.")
     return key
 
 
 def _say(line: str) -> None:
-    with suppress(OSError, SystemExit):  # rich exits when the console is closed; the server goes on
+    with suppress(OSError, SystemExit):  # rich exits when the console is closed, but the server must continue
         console.print(escape(line))

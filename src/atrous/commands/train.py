@@ -1,4 +1,4 @@
-"""`atrous train`: train a model by a recipe, and keep the best weights.
+"""`atrous train`: train a model from a recipe and save the best weights.
 
 Examples:
     atrous train quickstart --data.root data/
@@ -34,22 +34,22 @@ def train(
     init: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Train a segmenter from a folder of pictures and masks.
+    """Train a segmentation model on a folder of pictures and masks.
 
     Args:
-        recipe: what to train, on what and how; every field can be given on the command line.
-        out: the run's folder; by default runs/ and the recipe's name, numbered where that exists.
-        resume: folder of a run to go on with.
-        init: model file to start from, with its network; classes of the same name keep their weights.
-        overwrite: replace files that have the names of a run's, too, in a folder without a run; inputs are never
+        recipe: recipe with the data, the model and all settings; every field can also be given on the command line.
+        out: folder of the run; by default runs/ and the name of the recipe, with a number if that folder exists.
+        resume: folder of a run to continue.
+        init: model file to start from, with its architecture; classes of the same name keep their weights.
+        overwrite: in a folder without a run, also replace files that have the names of a run's files; inputs are never
             replaced.
 
     Returns:
         The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
 
     Raises:
-        AtrousError: unusable data (every problem named), an impossible recipe, a loss that is not finite, or a folder
-            in which the run would replace files.
+        AtrousError: the data is unusable (the message lists every problem), the recipe is impossible, the loss is not
+            finite, or the run would replace files in its folder.
     """
     run = fit(recipe, out, resume=resume, init=init, overwrite=overwrite).run
     processes = current_group()
@@ -62,9 +62,9 @@ def train(
 
 
 def _measure_best(recipe: Recipe, run: Path) -> None:
-    """Measures the best weights in full precision."""
+    """Measures the best weights in float32 and writes evaluation.json."""
     console.print("final scores of best.safetensors, computed in float32:")
-    with suppressed(PictureWarning):  # the doctor has told it
+    with suppressed(PictureWarning):  # the doctor has already printed it
         evaluate(
             run / "best.safetensors",
             Path(recipe.data.root),
@@ -73,7 +73,7 @@ def _measure_best(recipe: Recipe, run: Path) -> None:
             groups=recipe.data.groups,
             input=[f"{name}={folder}" for name, folder in recipe.data.inputs.items()],
             json=run / "evaluation.json",
-            overwrite=True,  # was asked for before the work
+            overwrite=True,  # whether files may be replaced was checked before the training
             crf="model" if recipe.crf.trainable else None,
             device=recipe.train.device,
         )

@@ -140,7 +140,7 @@ def test_a_recording_that_camvids_folders_share_is_warned_of(tmp_path):
             Image.fromarray(pixels).save(tmp_path / f"{split}annot" / f"0016E5_{frame:05}.png")
     (finding,) = found(tmp_path, "shared_group")
     assert "the layout tells" in finding.message and "Move all pictures of a group" in finding.message
-    with pytest.raises(AtrousError, match="lists or folders tell its split"):
+    with pytest.raises(AtrousError, match="lists or folders define its split"):
         doctor(tmp_path, write_split=True)
 
 

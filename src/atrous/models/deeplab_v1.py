@@ -89,9 +89,7 @@ class DeepLabV1(nn.Module):
 
     Args:
         backbone: "vgg16" by default, as in the paper.
-        num_classes: see `paper_arguments`.
         output_stride: 8 by default, as in the paper.
-        in_channels: see `paper_arguments`.
         atrous_rate: atrous rate of fc6 at output stride 8, in feature pixels, ≥ 1. It is halved at 16 and quartered at
             32. Default 12, as in the paper (DeepLab-LargeFOV, §5 Table 2).
         fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.

@@ -99,9 +99,7 @@ class DeepLabV2(nn.Module):
 
     Args:
         backbone: "resnet101" by default; the paper also uses "vgg16".
-        num_classes: see `paper_arguments`.
         output_stride: 8 by default, as in the paper.
-        in_channels: see `paper_arguments`.
         atrous_rates: atrous rates of the ASPP at output stride 8, in feature pixels: at least one, whole numbers ≥ 1.
             They are halved at 16 and quartered at 32. Default `ASPP_L`; the paper also uses `ASPP_S`.
         fov_channels: C of fc6 and fc7 in each branch; 0 for branches of one convolution. Default None, as in the

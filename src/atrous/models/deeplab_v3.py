@@ -71,9 +71,7 @@ class DeepLabV3(nn.Module):
 
     Args:
         backbone: "resnet101" by default; the paper also uses "resnet50".
-        num_classes: see `paper_arguments`.
         output_stride: 16 by default; the paper trains at 16 and evaluates at 8.
-        in_channels: see `paper_arguments`.
         aspp_conv: torchvision has this unit too.
         multi_grid: default None. If the last stage of the backbone is a ResNet's with three plain blocks, None means
             the paper's best factors: (1, 2, 4) with ASPP, (1, 2, 1) with the cascade. Otherwise it means factors of 1.

@@ -77,9 +77,7 @@ class DeepLabV3Plus(nn.Module):
 
     Args:
         backbone: "resnet50" by default; the paper uses "xception65", "xception71" and "resnet101".
-        num_classes: see `paper_arguments`.
         output_stride: 16 by default, which trains well; 8 is finer and costs several times more.
-        in_channels: see `paper_arguments`.
         low_channels: C of the reduced low-level features, ≥ 1; default 48, as in the paper.
         decoder_convs: number of 3×3 convolutions in the decoder, 1–64; default 2, as in the paper.
         multi_grid: default (1, 1, 1), which leaves the rates to the dilation rule and suits every backbone.

@@ -1,8 +1,8 @@
 """Modules that training tools wrap around networks, and the name parts that they add to the names of weights.
 
 DataParallel, FSDP, torch.compile, activation checkpointing, DeepSpeed and weight averaging each wrap a module in
-another one, which adds a part to the names of all its weights. No segmentation network has a module of such a name, so these
-parts are removed at every position.
+another one, which adds a part to the names of all its weights. No segmentation network has a module of such a
+name, so these parts are removed at every position.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def without_wrappers(key: str) -> str:
 
 
 def unwrapped(module: Any) -> Any:
-    """Returns the module inside wrappers such as torch.compile and DataParallel; without wrappers, the module itself."""
+    """Returns the module inside wrappers such as torch.compile's and DataParallel's, or the module itself."""
     import torch
 
     while isinstance(module, torch.nn.Module):

@@ -106,7 +106,7 @@ def _part(mixed, parts):
 
 
 def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers the vertices. Each thread numbers those that its hashes select, in the order of their first points.
+    """Numbers the vertices. Hashes assign them to threads; each thread follows the order of the points.
 
     Args:
         hashes: N·(d+1) int64, the hashes of each point's vertices.
@@ -215,7 +215,7 @@ def follow(tables, found, counts, steps, total):
 
 @compiled
 def chain_up(following):
-    """Returns the chains of at least two vertices along each direction, and their total number of vertices."""
+    """Returns the chains of at least two vertices along each direction, and their number of vertices per direction."""
     directions, total = following.shape
     chains = np.empty((directions, total), np.int32)
     lengths = np.zeros(directions, np.int64)

@@ -31,7 +31,7 @@ class LargeFOV(nn.Module):
         in_channels: C of the backbone's last features.
         channels: C of fc6 and fc7, ≥ 1; 1024 in the paper.
         rate: atrous rate of fc6 in feature pixels, ≥ 1; 12 at output stride 8.
-        dropout: probability, 0–1, after fc6 and fc7.
+        dropout: dropout probability after fc6 and fc7, 0–1.
     """
 
     def __init__(self, in_channels: int, channels: int = 1024, *, rate: int = 12, dropout: float = 0.5) -> None:
@@ -81,7 +81,7 @@ class SideFeatures(nn.Module):
 
 
 class DeepLabV1(nn.Module):
-    """DeepLabV1: an atrous VGG-16 and a head with a large field of view; logits at output stride 8.
+    """DeepLabV1: an atrous VGG-16 and a head with a large field of view; by default at output stride 8.
 
     In the paper a fully connected CRF follows; here `atrous.crf.DenseCRF` refines the probabilities after the network.
 
@@ -95,7 +95,7 @@ class DeepLabV1(nn.Module):
         fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
         multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
         dropout: probability after fc6, fc7 and the convolutions of the side features; default 0.5.
-        frozen_norm: VGG-16 has no batch norm, so this changes other backbones and the auxiliary head only.
+        frozen_norm: VGG-16 has no batch norm; with it, this changes only the auxiliary head.
         norm: it changes the auxiliary head only; the paper's head has no batch norm.
 
     Attributes:

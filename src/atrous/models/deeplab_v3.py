@@ -76,7 +76,7 @@ class DeepLabV3(nn.Module):
         multi_grid: default None. If the last stage of the backbone is a ResNet's with three plain blocks, None means
             the paper's best factors: (1, 2, 4) with ASPP, (1, 2, 1) with the cascade. Otherwise it means factors of 1.
         cascade: number of further copies of the last stage, 0–64, *in place of* the ASPP; 0 (default) for the ASPP, 3
-            in the paper. The backbone must be a ResNet.
+            in the paper. The backbone must be a ResNet; the arguments of the ASPP then have no effect.
         dropout: probability on the output of the ASPP or the cascade; default 0.1.
         frozen_norm: True in the second phase of the paper's training (§4.1).
         norm: the paper's momentum is 0.0003 (decay 0.9997).

@@ -214,7 +214,7 @@ def set_rate(unit: nn.Module, rate: int) -> None:
 
 
 def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tuple[int, int]:
-    """Returns the range of kernel rows (or columns) that overlap the map at any position (arXiv:1706.05587 §3.3).
+    """Returns the range of kernel rows (or columns) that overlap the map at least once (arXiv:1706.05587 §3.3).
 
     At large rates some rows only ever cover zero padding. If the map is not larger than the rate, only the middle row
     of a 3×3 kernel remains.

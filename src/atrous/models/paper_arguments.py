@@ -9,10 +9,10 @@ defaults that depend on the paper.
   probability 0.5.
 - `output_stride`: ratio of the picture's side to the side of the last feature map: 8, 16 or 32.
 - `in_channels`: number of channels C of the pictures, 1 or more; default 3.
-- `dilation_rule`: "previous" (default) or "full": the atrous rate of the block that loses its stride; see
+- `dilation_rule`: rule for the atrous rate of the block that loses its stride: "previous" (default) or "full"; see
   `models.backbones`.
-- `auxiliary`: whether an auxiliary head classifies the features of the stage before the last in training; default
-  False.
+- `auxiliary`: whether training uses an auxiliary head, which classifies the features of the stage before the last;
+  default False.
 - `dropout`: dropout probability in the head, 0–1.
 - `frozen_norm`: whether all batch norms keep their running statistics in training; their scales and shifts remain
   trainable. Default False.

@@ -290,9 +290,9 @@ def _indices(name: str) -> tuple[int, int, int]:
     """Returns the indices of the last feature map at stride 4, of the last map but one, and of the last map."""
     if "/" in name or "\\" in name:  # a file, a folder, or an address on a model hub
         raise AtrousError(
-            f"backbone is the name of a network, such as resnet50, got '{name[:200]}'. To use weights "
-            "of a file or a folder: atrous.convert(path, num_classes=…) (`atrous convert PATH --out model.safetensors`, "
-            "then --init)."
+            f"backbone must be the name of a network, such as resnet50, got '{name[:200]}'. For "
+            "weights of a file or a folder use atrous.convert(path, num_classes=…) (`atrous convert PATH --out "
+            "model.safetensors`, then --init)."
         )
     if not timm.is_model(name) and not name.startswith(mobilenet_v2.PREFIX):
         raise unknown_name("backbone", name, [*timm.list_models(), "vgg16", f"{mobilenet_v2.PREFIX}100"])

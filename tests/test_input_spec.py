@@ -56,7 +56,7 @@ def test_inputs_are_joined_in_one_order_and_one_type():
 
 @pytest.mark.parametrize("inputs", [(DEPTH,), (IMAGE, IMAGE), (), [IMAGE], ((1.0,), (2.0,))])
 def test_the_first_input_is_the_picture_and_no_two_have_one_name(inputs):
-    with pytest.raises(AtrousError, match=r"first input is 'image'|must be a tuple of Input"):
+    with pytest.raises(AtrousError, match=r"first input must be 'image'|must be a tuple of Input"):
         Preprocessing(inputs)
 
 

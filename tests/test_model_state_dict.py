@@ -167,10 +167,10 @@ REFUSED = {
     "a CRF of texts": (replaced_info(crf={"iterations": "many"}), "CRF's iterations must be a number"),
     "a CRF of other classes": (replaced_info(crf={"compatibility": [[0, 1], [1, 0]]}), "compatibility is of 2 classes"),
     "an unknown architecture": (replaced_info(architecture="deeplabv9"), "unknown architecture"),
-    "None": (lambda net: None, "a model is what atrous.*got None"),
-    "a state dict": (lambda net: net.state_dict(), "a state dict holds weights alone"),
-    "another network": (lambda net: nn.Conv2d(3, 3, 1), "Conv2d is no model of atrous"),
-    "another network in parallel": (lambda net: nn.DataParallel(nn.Conv2d(3, 3, 1)), "Conv2d is no model of atrous"),
+    "None": (lambda net: None, "a model must come from atrous.*got None"),
+    "a state dict": (lambda net: net.state_dict(), "a state dict contains only weights"),
+    "another network": (lambda net: nn.Conv2d(3, 3, 1), "Conv2d is not a model of atrous"),
+    "another network in parallel": (lambda net: nn.DataParallel(nn.Conv2d(3, 3, 1)), "Conv2d is not a model of atrous"),
 }
 
 

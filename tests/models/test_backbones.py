@@ -348,7 +348,7 @@ def test_the_stride_is_not_blamed_for_another_argument(arguments):
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("mobilenetv4_conv_blur_medium", "features have 5×5, not 9×9"),
+        ("mobilenetv4_conv_blur_medium", "feature map has 5×5 pixels, not 9×9"),
         ("resnetblur18", "it fails"),
         ("botnet26t_256", "it fails"),
     ],

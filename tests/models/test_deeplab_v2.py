@@ -72,7 +72,7 @@ def test_one_picture_must_be_large_enough_for_its_smallest_scale():
 
 @pytest.mark.parametrize("scales", [(0.5, 0.75), (1.0, 1.5), (0, 1), ()])
 def test_scales_out_of_range_are_refused(scales):
-    with pytest.raises(AtrousError, match="scales must lie in 0–1 and hold 1"):
+    with pytest.raises(AtrousError, match="scales must lie in 0–1 and contain 1"):
         DeepLabV2(backbone="resnet18", scales=scales)
 
 

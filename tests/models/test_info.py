@@ -134,7 +134,7 @@ def test_an_altered_task_is_refused(changed, said):
 
 @pytest.mark.parametrize("tasks", [(), None, (TABLE,), [Task(TABLE)], (Task(TABLE), Task(TABLE))])
 def test_tasks_are_a_tuple_of_different_ones(tasks):
-    with pytest.raises(AtrousError, match=r"tasks must be|no two have one name"):
+    with pytest.raises(AtrousError, match=r"tasks must be|names of all tasks must differ"):
         replace(FULL, tasks=tasks)
 
 

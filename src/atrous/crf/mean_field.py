@@ -19,7 +19,7 @@ from atrous.errors import AtrousError, shown, unknown_name
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
-#: Settings by name; each entry's last word is where it is written.
+#: Settings by preset name; the comment above each preset names its source.
 PRESETS: dict[str, dict[str, float]] = {
     # DeepLab-LargeFOV (V1): CoinCheung/DeepLab-v2-pytorch, utils/crf.py
     "deeplabv1": {
@@ -47,36 +47,39 @@ PRESETS: dict[str, dict[str, float]] = {
     },
 }
 
-#: Sum of both weights up to which the compiled loops take e^message as it is, in float32.
+#: Largest sum of both weights for which the compiled loops can compute e^message in float32 without scaling.
 HEAVIEST = 40.0
-#: The largest weight, extent and entry of a compatibility matrix, and the smallest extent: products stay in float32.
+#: Largest weight, extent and compatibility entry, and smallest extent; all products stay in the range of float32.
 LARGEST, SMALLEST = 1e15, 1e-15
-#: The most mean-field steps.
+#: Largest number of mean-field steps.
 MOST_ITERATIONS = 1_000_000
-#: By how much a pixel's probabilities may miss a sum of one.
+#: Largest allowed difference between the sum of a pixel's probabilities and 1.
 SLACK = 1e-2
 
 
 class DenseCRF(nn.Module):
-    """Refines class probabilities by what near pixels of like colours have.
+    """The fully connected CRF: refines class probabilities by those of near pixels with similar colours.
 
-    Mean-field inference over two kernels between all pairs of pixels: a bilateral one over position and colour, and a
-    Gaussian one over position. Kernels are normalised symmetrically. Float32 inside.
+    It runs mean-field inference with two kernels between all pairs of pixels: a bilateral kernel over position and
+    colour, and a Gaussian kernel over position. Both kernels are normalised symmetrically. It computes in float32, or
+    in float64 for float64 probabilities.
 
     Args:
-        bilateral_weight: w1 of the bilateral kernel, 0 to 1e15.
-        bilateral_xy: σα > 0, its extent in pixels, as the others from 1e-15 to 1e15.
-        bilateral_rgb: σβ > 0, its extent in colour, in steps of 8-bit pictures (16-bit ones are divided by 257).
-        gaussian_weight: w2 of the spatial kernel, 0 to 1e15.
-        gaussian_xy: σγ > 0, its extent in pixels.
-        iterations: mean-field steps, 0 to 1,000,000, 10 in the papers.
-        compatibility: "potts", or a K×K matrix whose entry (k, l) is the penalty of k beside l.
-        prune: on the CPU, a class sends no more messages once they change no pixel's probability by more than this, to
-            first order; 0 for all messages of all classes.
-        trainable: the weights and the compatibility are parameters with gradients (arXiv:1502.03240).
+        bilateral_weight: weight w1 of the bilateral kernel, 0 to 1e15.
+        bilateral_xy: extent σα of the bilateral kernel in pixels, 1e-15 to 1e15.
+        bilateral_rgb: extent σβ of the bilateral kernel in colour, 1e-15 to 1e15, on the scale 0–255. The colours of
+            16-bit pictures are divided by 257.
+        gaussian_weight: weight w2 of the Gaussian kernel, 0 to 1e15.
+        gaussian_xy: extent σγ of the Gaussian kernel in pixels, 1e-15 to 1e15.
+        iterations: number of mean-field steps, 0 to 1,000,000; 10 in the papers.
+        compatibility: "potts", or a K×K matrix; entry (k, l) is the penalty for class k near class l, at most 1e15 in
+            absolute value.
+        prune: bound on the change of a probability, 0 to 1e15, used on the CPU. A class sends no more messages once
+            they change no pixel's probability by more than this bound, to first order. 0 keeps all messages.
+        trainable: whether the weights and the compatibility are trainable parameters (arXiv:1502.03240).
 
     Raises:
-        AtrousError: values out of range.
+        AtrousError: a value is out of range.
     """
 
     @checked_names
@@ -106,7 +109,7 @@ class DenseCRF(nn.Module):
                 f"{shown(iterations)}."
             )
         if not isinstance(trainable, bool):
-            raise AtrousError(f"trainable is True or False, got {shown(trainable)}.")
+            raise AtrousError(f"trainable must be True or False, got {shown(trainable)}.")
         self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy = extents.values()
         self.iterations, self.prune = int(steps), weights["prune"]
         self._scratch: Any = None
@@ -117,11 +120,11 @@ class DenseCRF(nn.Module):
             try:
                 matrix = torch.as_tensor(compatibility, dtype=torch.float32)
                 sound = matrix.ndim == 2 and len(matrix) == matrix.shape[1] and bool((matrix.abs() <= LARGEST).all())
-            except Exception as error:  # also what an object's own code raises
+            except Exception as error:  # an object's own code may raise any error
                 raise AtrousError(f"compatibility must be 'potts' or a K×K matrix: {error}.") from error
             if not sound:
                 raise AtrousError(
-                    f"compatibility must be 'potts', or of numbers up to {LARGEST:g} a finite K×K matrix, got shape "
+                    f"compatibility must be 'potts' or a finite K×K matrix with numbers up to {LARGEST:g}, got shape "
                     f"{tuple(matrix.shape)}."
                 )
             self.compatibility = nn.Parameter(matrix.clone(), requires_grad=trainable)
@@ -131,7 +134,15 @@ class DenseCRF(nn.Module):
     @classmethod
     @checked
     def preset(cls, name: str, **changes: Any) -> DenseCRF:
-        """The CRF with the settings of a key of `PRESETS`, some of them changed."""
+        """Returns a CRF with the settings of a preset.
+
+        Args:
+            name: a key of `PRESETS`.
+            changes: settings that replace those of the preset, as arguments of `DenseCRF`.
+
+        Raises:
+            AtrousError: the preset or a setting is unknown, or a value is out of range.
+        """
         if name not in PRESETS:
             raise unknown_name("CRF preset", name, PRESETS)
         known = inspect.signature(cls).parameters
@@ -142,19 +153,20 @@ class DenseCRF(nn.Module):
         return cls(**settings)
 
     def forward(self, image: Array, probabilities: Array, valid: Array | None = None) -> Array:
-        """Refined probabilities.
+        """Returns refined probabilities.
 
         Args:
-            image: H×W×C, C ≥ 1, or a batch N×H×W×C; uint8, uint16 or float.
-            probabilities: K×H×W or N×K×H×W, finite, summing to one over K; differentiable.
-            valid: H×W or N×H×W booleans; pixels outside neither send nor receive messages, may hold NaN, and come
-                back as they were.
+            image: picture of H×W×C, C ≥ 1, or a batch of N×H×W×C; uint8, uint16 or float.
+            probabilities: K×H×W or N×K×H×W, finite, with a sum of 1 over K; gradients flow into them.
+            valid: H×W or N×H×W booleans. Pixels that are False neither send nor receive messages, may contain NaN, and
+                keep their probabilities.
 
         Returns:
-            As `probabilities`: an array for arrays, a tensor on the same device for tensors.
+            Array or tensor like `probabilities`: the same shape and dtype, and the same device for tensors.
 
         Raises:
-            AtrousError: shapes that do not agree, nothing to refine, NaN, or values that are no probabilities.
+            AtrousError: the shapes do not agree, the probabilities are empty, a value is NaN, or the values are not
+                probabilities.
         """
         for name, value in (("image", image), ("probabilities", probabilities), ("valid", valid)):
             check_usable(value, name)
@@ -169,7 +181,7 @@ class DenseCRF(nn.Module):
         return torch.stack([self._refine(*one) for one in zip(picture, probabilities, masks, strict=True)])
 
     def _refine(self, image: Tensor, probabilities: Tensor, valid: Tensor | None) -> Tensor:
-        """One picture."""
+        """Refines the probabilities of one picture."""
         classes, height, width = probabilities.shape
         if self.compatibility is not None and len(self.compatibility) != classes:
             raise AtrousError(f"the compatibility is for {len(self.compatibility)} classes, not {classes}.")
@@ -178,7 +190,7 @@ class DenseCRF(nn.Module):
         if valid is not None and not everywhere:
             if not valid.any():
                 return probabilities.clone()
-            probabilities = probabilities.masked_fill(~valid, 1 / classes)  # whatever was there, even NaN
+            probabilities = probabilities.masked_fill(~valid, 1 / classes)  # also replaces NaN
         dtype = probabilities.dtype if probabilities.dtype == torch.float64 else torch.float32
         features = _features(image, self.bilateral_xy, self.bilateral_rgb, valid).to(probabilities.device, dtype)
         learns = torch.is_grad_enabled() and (
@@ -203,7 +215,7 @@ class DenseCRF(nn.Module):
         return refined if everywhere else torch.where(torch.as_tensor(valid), refined, given)
 
     def _compiled(self, probabilities: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """The steps in compiled loops, without gradients: K×H×W probabilities → K×(H·W)."""
+        """Runs the steps in compiled loops, without gradients; returns K×(H·W) for K×H×W probabilities."""
         from atrous.crf.buffers import Buffers
         from atrous.crf.mean_field_cpu import infer
         from atrous.crf.permutohedral_cpu import CpuLattice, in_tiles
@@ -228,7 +240,7 @@ class DenseCRF(nn.Module):
 
 
 def _within(name: str, value: Any, least: float, allowed: str) -> float:
-    """A setting as a float, in the range that float32 computes in."""
+    """Returns a setting as a float; raises an `AtrousError` if it is not within `least` and `LARGEST`."""
     number = as_float(value, name)
     if number is None or not least <= number <= LARGEST:
         raise AtrousError(f"{name} must be {allowed}, got {shown(value)}.")
@@ -236,7 +248,7 @@ def _within(name: str, value: Any, least: float, allowed: str) -> float:
 
 
 def _mean_field(crf: DenseCRF, unary: Tensor, features: Tensor, size: tuple[int, int], valid: Tensor | None) -> Tensor:
-    """The steps in plain torch, with gradients: (H·W)×K log probabilities → (H·W)×K probabilities."""
+    """Runs the steps in plain torch, with gradients; returns (H·W)×K probabilities for (H·W)×K log probabilities."""
     inside = slice(None) if valid is None else valid.flatten().nonzero()[:, 0]
     lattice = Lattice(features[inside].contiguous())
     ones = unary.new_ones(lattice.count, 1)
@@ -259,14 +271,14 @@ def _mean_field(crf: DenseCRF, unary: Tensor, features: Tensor, size: tuple[int,
 
 
 def _smooth(planes: Tensor, kernels: list[Tensor]) -> Tensor:
-    """K×H×W convolved along both axes, zero outside."""
+    """Returns K×H×W planes convolved along both axes, with zero padding."""
     vertical, horizontal = kernels
     planes = F.conv2d(planes[:, None], vertical[None, None, :, None], padding=(len(vertical) // 2, 0))
     return F.conv2d(planes, horizontal[None, None, None], padding=(0, len(horizontal) // 2))[:, 0]
 
 
 def _features(image: Tensor, xy: float, rgb: float, valid: Tensor | None) -> Tensor:
-    """(H·W)×(2+C) positions and colours, in standard deviations; 0 outside `valid`."""
+    """Returns (H·W)×(2+C) positions and colours, in standard deviations; 0 for pixels that are not valid."""
     height, width, channels = image.shape
     unit = 257.0 if image.dtype == torch.uint16 else 1.0
     colors = image.reshape(-1, channels).to(torch.float32) / (unit * rgb)
@@ -282,23 +294,23 @@ def _features(image: Tensor, xy: float, rgb: float, valid: Tensor | None) -> Ten
 
 
 def _tensor(array: Any) -> Tensor:
-    """An array as a tensor on its memory, unless torch cannot have it: reversed, or read-only as PIL's are."""
+    """Returns an array as a tensor. It shares the memory, unless the array is reversed or read-only, as PIL's are."""
     if isinstance(array, Tensor):
         if array.is_meta:
-            raise AtrousError("a tensor of the device meta holds no numbers.")
+            raise AtrousError("a tensor on the device meta has no values: move it to a real device.")
         return array
     try:
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    except Exception as error:  # whatever a PIL image, or an object that calls itself an array, raises
+    except Exception as error:  # PIL images and array-like objects may raise any error
         raise AtrousError(f"an array or tensor of numbers is needed, got {type(array).__name__}: {error}") from error
 
 
 def _check(image: Tensor, probabilities: Tensor, valid: Tensor | None) -> None:
-    """Refuses what cannot be refined, in words."""
+    """Raises an `AtrousError` for input that cannot be refined."""
     if probabilities.ndim not in (3, 4):
         raise AtrousError(f"probabilities must be K×H×W or N×K×H×W, got {tuple(probabilities.shape)}.")
     if not probabilities.numel():
-        raise AtrousError(f"probabilities of {tuple(probabilities.shape)} hold nothing to refine.")
+        raise AtrousError(f"probabilities of {tuple(probabilities.shape)} contain nothing to refine.")
     batch, size = tuple(probabilities.shape[:-3]), tuple(probabilities.shape[-2:])
     if tuple(image.shape[:-1]) != (*batch, *size) or not image.shape[-1:].numel():
         raise AtrousError(
@@ -313,12 +325,12 @@ def _check(image: Tensor, probabilities: Tensor, valid: Tensor | None) -> None:
         probabilities = probabilities.detach().movedim(-3, -1)[valid].T[..., None]  # K×n×1
     if not probabilities.numel():
         return
-    worst = (probabilities.detach().sum(-3) - 1).abs().max().item()  # NaN where there is one
+    worst = (probabilities.detach().sum(-3) - 1).abs().max().item()  # NaN if a probability is NaN
     if not math.isfinite(worst) or (image.is_floating_point() and not image.isfinite().all()):
-        raise AtrousError("image or probabilities hold NaN or infinity; `valid` leaves pixels without data out.")
+        raise AtrousError("image or probabilities contain NaN or infinity. Exclude pixels without data with `valid`.")
     if probabilities.min() < 0 or worst > SLACK:
-        hint = " A one-logit model's probability p is given as (1 − p, p)." if probabilities.shape[-3] == 1 else ""
+        hint = " Give a one-logit model's probability p as (1 − p, p)." if probabilities.shape[-3] == 1 else ""
         raise AtrousError(
-            f"probabilities must be 0 or more and sum to 1 over the classes; a sum is off by {worst:.3g}.{hint} Scores "
-            "become probabilities by softmax."
+            f"probabilities must be 0 or more and sum to 1 over the classes; a sum is off by {worst:.3g}.{hint} "
+            "Convert logits to probabilities by softmax."
         )

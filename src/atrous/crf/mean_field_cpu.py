@@ -1,4 +1,8 @@
-"""Mean-field inference on the CPU: one pass over the pixels updates all classes, and classes that say nothing rest."""
+"""Mean-field inference on the CPU.
+
+One pass over the pixels updates all classes. A class becomes *inactive* once its messages no longer matter. It
+then sends none, and its probability changes only through the normalisation of each pixel.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +26,15 @@ from atrous.crf.row_sums import (
 )
 from atrous.crf.spatial_gaussian import Axis
 
-#: The smallest probability that counts, as the loops have it.
+#: Lower bound of probabilities, as float32 for the compiled loops.
 LEAST = np.float32(spatial_gaussian.LEAST)
-#: Pieces into which pixels are cut, to be read by class and written by pixel while they are in the cache.
+#: Number of pieces of the pixels; one piece stays in the cache while it is read by class and written by pixel.
 PIECES = 512
-#: Bands of rows, and pixels of a row, updated at a time: what the vertical kernel sees shall stay in the cache.
+#: Number of bands of rows, and pixels of a row updated at a time: the input of the vertical kernel stays in the cache.
 BANDS, STRIP = 32, 128
-#: For so many pixels at a time the update asks for the vertices that it will need, unless rows are short and stay near.
+#: Number of pixels whose vertices the update prefetches at a time; short rows need no prefetching.
 AHEAD = 8
-#: What a row of either normalised kernel may sum to, for a bound on messages not computed yet.
+#: Largest sum of a row of each normalised kernel; it bounds messages before they are computed.
 MOST = 1.5
 
 
@@ -45,25 +49,25 @@ def infer(
     prune: float,
     scratch: Buffers,
 ) -> np.ndarray:
-    """Probabilities after mean-field steps with Potts compatibility (arXiv:1210.5644, Algorithm 1).
+    """Returns the probabilities after mean-field steps with Potts compatibility (arXiv:1210.5644, Algorithm 1).
 
     Args:
         planes: K×(H·W) float32 probabilities, C-contiguous.
-        lattice: of the bilateral kernel, normalised.
-        axes: vertical and horizontal.
-        bilateral_weight: w1 ≥ 0.
-        gaussian_weight: w2 ≥ 0.
-        iterations: ≥ 0.
-        prune: a class rests from the step on after which its messages change no pixel's probability by more than this,
-            to first order; 0 for none.
-        scratch: memory to work in.
+        lattice: normalised lattice of the bilateral kernel.
+        axes: kernels of the vertical and of the horizontal axis.
+        bilateral_weight: weight w1 of the bilateral kernel, ≥ 0.
+        gaussian_weight: weight w2 of the Gaussian kernel, ≥ 0.
+        iterations: number of mean-field steps, ≥ 0.
+        prune: a class becomes inactive once its messages change no pixel's probability by more than this, to first
+            order; 0 keeps all classes active.
+        scratch: buffers for intermediate results.
 
     Returns:
         K×(H·W) float32.
     """
     classes, count = planes.shape
     active = np.arange(classes)
-    if prune:  # before the first step a message is known by its bound alone
+    if prune:  # before the first step only a bound of the messages is known
         largest = planes.max(1)
         active = _worthy((bilateral_weight + gaussian_weight) * MOST * largest**2, prune)
     layout = panels(len(active))
@@ -90,7 +94,7 @@ def infer(
             share,
             peaks,
         )
-        beliefs, updated, spare = updated, spare, updated  # the spare one is where the beliefs are, free a step later
+        beliefs, updated, spare = updated, spare, updated  # `spare` holds the old beliefs; it is free one step later
         if not prune or step == iterations - 1:
             continue
         kept = _worthy(peaks.max(0)[: len(active)], prune)
@@ -108,7 +112,7 @@ def infer(
 
 
 def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
-    """Which changes exceed the bound, or the largest where none does."""
+    """Returns the indices of the changes above the bound, and always that of the largest change."""
     kept = changes > prune
     kept[changes.argmax()] = True
     return np.flatnonzero(kept)
@@ -116,7 +120,7 @@ def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
 
 @compiled
 def _gather(planes, active, layout, unary, rest, scale):
-    """Planes of the active classes as rows. `rest` has the sum of the others, `scale` what makes all sum to one."""
+    """Writes the planes of active classes as rows, the sum of the other classes to `rest`, and 1 / sum to `scale`."""
     classes, count = planes.shape
     rests = np.ones(classes, np.bool_)
     rests[active] = False
@@ -148,7 +152,7 @@ def _gather(planes, active, layout, unary, rest, scale):
 
 @compiled
 def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizontal, kernels, beliefs, out, share, peaks):
-    """Messages of both kernels to each pixel, and its new beliefs."""
+    """Computes the messages of both kernels to each pixel, and the new beliefs of the pixel."""
     count, columns = rest.size, peaks.shape[1]
     starts, indices, row_weights = vertical
     taps, edge = horizontal
@@ -157,7 +161,7 @@ def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizonta
     corners, total = vertices.size // count, blurred.size // columns
     steps = np.arange(taps.size).astype(np.int32)
     for band in prange(BANDS):
-        row = np.empty((STRIP + 2 * reach) * 16, np.float32)  # of one panel, with what its ends see beyond
+        row = np.empty((STRIP + 2 * reach) * 16, np.float32)  # one panel, with the kernel's radius on both sides
         near, alike = np.empty(STRIP * columns, np.float32), np.empty(columns, np.float32)
         highest = peaks[band]
         for left in range(0, width, STRIP):
@@ -195,7 +199,7 @@ def _update(unary, rest, layout, blurred, vertices, weights, vertical, horizonta
 
 @njit(inline="always")
 def _ask_for(blurred, layout, vertices, first, length):
-    """Has the rows of vertices[first:+length] brought near."""
+    """Prefetches the rows of vertices[first : first + length]."""
     total = blurred.size // (layout[-1, 0] + layout[-1, 1])
     for panel in range(len(layout)):
         begin, wide = layout[panel]
@@ -205,7 +209,7 @@ def _ask_for(blurred, layout, vertices, first, length):
 
 @njit(inline="always")
 def _scale_edges(row, place, wide, edge, low, high):
-    """Multiplies pixels low…high of a row by their factors, which are 1 but near the ends of the picture."""
+    """Multiplies pixels low…high of a row by their edge factors, which are 1 except near the ends of the picture."""
     for x in range(low, high):
         if edge[x] != np.float32(1):
             for column in range(wide):
@@ -214,7 +218,7 @@ def _scale_edges(row, place, wide, edge, low, high):
 
 @compiled
 def _select(values, layout, kept, fewer, out):
-    """Some columns of a matrix in panels, in panels of their own."""
+    """Copies the columns `kept` of a matrix in panels to a matrix with the panels `fewer`."""
     count = values.size // (layout[-1, 0] + layout[-1, 1])
     for piece in prange(PIECES):
         first, last = piece * count // PIECES, (piece + 1) * count // PIECES
@@ -244,7 +248,7 @@ def _retire(unary, layout, columns, rest):
 
 @compiled
 def _scatter(planes, active, layout, beliefs, share, out):
-    """Rows as planes; a class at rest has its probability times the pixel's share."""
+    """Writes rows as planes; an inactive class gets its given probability times the pixel's share."""
     classes, count = planes.shape
     columns = np.full(classes, -1)
     columns[active] = np.arange(active.size)
@@ -262,7 +266,7 @@ def _scatter(planes, active, layout, beliefs, share, out):
 
 @njit(inline="always")
 def _place_of(column, layout, count):
-    """Where a column begins, and how far its entries are apart."""
+    """Returns the index of a column's first entry, and the distance between its entries."""
     panel = 0
     while column >= layout[panel, 0] + layout[panel, 1]:
         panel += 1

@@ -1,4 +1,4 @@
-"""Gaussian filtering in any number of dimensions, in time linear in the number of points."""
+"""Gaussian filtering in any number of dimensions; the time is linear in the number of points."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from atrous.checked_arguments import checked
 from atrous.crf.permutohedral_torch import TorchLattice
 from atrous.errors import AtrousError, shown
 
-#: In standard deviations, as far from 0 as float32 still keeps near points apart.
+#: Largest absolute value of features, in standard deviations; float32 still distinguishes near points there.
 FARTHEST = 1e5
 
 
 class Lattice:
-    """A permutohedral lattice over points, to filter any number of values on them.
+    """A permutohedral lattice over points; it filters any number of values at these points.
 
-    Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Compiled loops on the
-    CPU in float32; plain torch elsewhere.
+    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). On the CPU in
+    float32 it uses compiled loops, otherwise plain torch.
 
     Args:
-        features: N×d, N and d ≥ 1, finite, in units of the Gaussian's standard deviation.
+        features: N×d, N and d ≥ 1, in units of the Gaussian's standard deviation, −1e5 to 1e5.
 
     Raises:
-        AtrousError: another shape, no points, values that are not finite, or too large for float32.
+        AtrousError: the shape is wrong, there are no points, or a value is not finite or out of range.
     """
 
     def __init__(self, features: Tensor) -> None:
@@ -33,7 +33,7 @@ class Lattice:
         if features.ndim != 2 or not features.numel():
             raise AtrousError(f"features must be N×d with N, d ≥ 1, got {tuple(features.shape)}.")
         if not features.isfinite().all():
-            raise AtrousError("features hold NaN or infinity.")
+            raise AtrousError("features contain NaN or infinity.")
         check_range(features)
         self.count = len(features)
         self._compiled: Any = None
@@ -48,16 +48,19 @@ class Lattice:
             self._plain = TorchLattice.over(features.detach())
 
     def filter(self, values: Tensor) -> Tensor:
-        """Σ over points j of exp(−|f_i − f_j|² / 2) · values_j, up to a factor common to all, approximately.
+        """Filters values by the Gaussian.
+
+        For each point i it returns approximately Σ over points j of exp(−|f_i − f_j|² / 2) · values_j, times a factor
+        that is the same for all points.
 
         Args:
-            values: N×L, differentiable.
+            values: N×L; gradients flow into them.
 
         Returns:
             N×L.
 
         Raises:
-            AtrousError: not as many rows as points.
+            AtrousError: the number of rows is not the number of points.
         """
         _check_tensor("values", values)
         if values.ndim != 2 or len(values) != self.count:
@@ -66,7 +69,15 @@ class Lattice:
         return result
 
     def apply(self, values: Tensor, *, reverse: bool) -> Tensor:
-        """The filter, or its transpose, without a record for gradients."""
+        """Applies the filter, or its transpose, without gradients.
+
+        Args:
+            values: N×L.
+            reverse: whether to apply the transpose.
+
+        Returns:
+            N×L.
+        """
         if self._plain is not None:
             return self._plain.filter(values, reverse=reverse)
         from atrous.crf.row_sums import from_panels, panels, to_panels
@@ -81,30 +92,31 @@ class Lattice:
 
 
 def check_range(features: Tensor) -> None:
-    """Refuses features so large that rounding would put points outside their own simplex.
+    """Checks that features are small enough; rounding would put points of larger ones outside their simplex.
 
     Args:
-        features: of any shape, in standard deviations.
+        features: tensor of any shape, in standard deviations.
 
     Raises:
-        AtrousError: one is beyond `FARTHEST`, or NaN.
+        AtrousError: a value is NaN or larger than `FARTHEST` in absolute value.
     """
     low, high = features.aminmax()
     reach = torch.maximum(-low, high).item()
     if not reach <= FARTHEST:
         raise AtrousError(
             f"features reach {reach:.3g} standard deviations from 0, and beyond {FARTHEST:g} near points cannot be "
-            "told apart: give larger standard deviations (a CRF's bilateral_xy, bilateral_rgb), or subtract an offset."
+            "distinguished. Give larger standard deviations (bilateral_xy, bilateral_rgb of a CRF), or subtract an "
+            "offset."
         )
 
 
 @checked
 def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
-    """Filters values by a Gaussian over the distance of their features; see `Lattice`.
+    """Filters values by a Gaussian over the distance between their features; see `Lattice`.
 
     Args:
-        features: N×d, in units of the Gaussian's standard deviation; no gradient flows into them.
-        values: N×L.
+        features: N×d, in units of the Gaussian's standard deviation, −1e5 to 1e5; no gradient flows into them.
+        values: N×L; gradients flow into them.
 
     Returns:
         N×L.
@@ -118,7 +130,7 @@ def _check_tensor(name: str, tensor: Any) -> None:
 
 
 class _Filter(torch.autograd.Function):
-    """The filter is linear: its gradient is the transposed filter, which blurs in the opposite order."""
+    """The filter as an autograd function. It is linear; its gradient is the filter with the directions reversed."""
 
     @staticmethod
     def forward(ctx, values, lattice):

@@ -1,7 +1,7 @@
-"""The vertices of a permutohedral lattice: found around points, numbered, and chained to their neighbours.
+"""Construction of a permutohedral lattice: its vertices around points, their numbers, and chains of their neighbours.
 
-They are told apart by a linear hash of 64 bits, so that a neighbour's hash is a sum away. Which thread numbers a vertex
-is up to its hash.
+A linear hash of 64 bits identifies each vertex, so the hash of a neighbour is the vertex's hash plus a constant. The
+hash also determines the thread that numbers the vertex.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from numba import njit, prange
 
 from atrous.crf.row_sums import CHUNKS, compiled, prefetch
 
-#: The smallest hash table.
+#: Smallest number of slots of a hash table.
 LEAST_SLOTS = 1024
-#: How many hashes ahead a thread asks for the memory that it will need.
+#: Number of hashes by which a thread prefetches ahead.
 AHEAD = 16
-#: Hashes of which a thread first finds its own.
+#: Number of hashes from which a thread selects its own at a time.
 BATCH = 4096
-#: What an empty place of a hash table holds; no vertex hashes to it but by a chance of 2^-64.
+#: Value of an empty slot of a hash table; a vertex has this hash with a probability of 2^-64.
 EMPTY = np.int64(-(2**63))
 
 
 @compiled
 def embed(features, scale, factors, steps, hashes, weights):
-    """The simplex around each point: hashes of its d+1 vertices, and barycentric coordinates (Adams et al. §3.1)."""
+    """Writes each point's barycentric coordinates and the hashes of its simplex's d+1 vertices (Adams et al. §3.1)."""
     count, dims = features.shape
     for chunk in prange(CHUNKS):
         elevated = np.empty(dims + 1, np.float32)
@@ -39,7 +39,7 @@ def embed(features, scale, factors, steps, hashes, weights):
             for j in range(dims + 1):
                 here += nearest[j] * factors[j]
                 ranked[rank[j]] = j
-            for corner in range(dims + 1):  # from each corner to the next is a step along one direction
+            for corner in range(dims + 1):  # consecutive corners differ by one step along one direction
                 hashes[point, corner] = here
                 weights[point, corner] = barycentric[corner]
                 here -= steps[ranked[dims - corner]]
@@ -47,8 +47,8 @@ def embed(features, scale, factors, steps, hashes, weights):
 
 @njit(inline="always")
 def _locate(features, point, scale, elevated, nearest, rank):
-    """A point on the plane of coordinates that sum to zero, the lattice point of remainder 0 next to it, and the ranks
-    of its distances from there.
+    """Computes a point's position on the plane of coordinates with sum zero, the nearest lattice point of remainder 0,
+    and the ranks of the differences between the two.
     """
     dims = scale.size
     corners = dims + 1
@@ -67,9 +67,9 @@ def _locate(features, point, scale, elevated, nearest, rank):
     for a in range(dims):
         for b in range(a + 1, corners):
             less = np.int64(elevated[a] - np.float32(nearest[a]) < elevated[b] - np.float32(nearest[b]))
-            rank[a] += less  # without a branch, which could not be predicted
+            rank[a] += less  # no branch, because the CPU could not predict it
             rank[b] += 1 - less
-    for j in range(corners):  # rounding may have left the plane by `excess`
+    for j in range(corners):  # after rounding the coordinates sum to `excess` · corners
         rank[j] += excess
         if rank[j] < 0:
             rank[j] += corners
@@ -81,7 +81,7 @@ def _locate(features, point, scale, elevated, nearest, rank):
 
 @njit(inline="always")
 def _weigh(elevated, nearest, rank, barycentric):
-    """Barycentric coordinates of a point in its simplex."""
+    """Computes the barycentric coordinates of a point in its simplex."""
     dims = elevated.size - 1
     barycentric[:] = np.float32(0)
     for j in range(dims + 1):
@@ -93,7 +93,7 @@ def _weigh(elevated, nearest, rank, barycentric):
 
 @njit(inline="always")
 def _mixed(here):
-    """A hash whose bits are well mixed."""
+    """Mixes the bits of a hash, so that tables and threads are filled evenly."""
     here = np.uint64(here)
     here = (here ^ (here >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
     return here ^ (here >> np.uint64(29))
@@ -101,19 +101,25 @@ def _mixed(here):
 
 @njit(inline="always")
 def _part(mixed, parts):
-    """Which thread a vertex belongs to."""
+    """Returns the index of the thread that numbers a vertex."""
     return np.int64(((mixed >> np.uint64(40)) * np.uint64(parts)) >> np.uint64(24))
 
 
 def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers the vertices: each thread those whose hash is its own, in the order in which points first touch them.
+    """Numbers the vertices. Hashes assign them to threads; each thread follows the order of the points.
+
+    Args:
+        hashes: N·(d+1) int64, the hashes of each point's vertices.
+        order: N int32, the points in the order of numbering.
 
     Returns:
-        The vertex of each hash: n·P + p for the n-th of P threads' p. For each thread its hash table, of pairs of hash
-        and n; the hashes of its vertices by n; and how many there are.
+        The vertex of each hash, which is n·P + p for the n-th vertex of thread p of P threads. Then for each thread its
+        hash table with pairs (hash, n), the hashes of its vertices by n, and the number of its vertices.
     """
     parts = numba.get_num_threads()
-    slots = max(1 << (order.size // parts).bit_length(), LEAST_SLOTS)  # of each table; it doubles when half full
+    slots = max(
+        1 << (order.size // parts).bit_length(), LEAST_SLOTS
+    )  # slots of each table; the tables double when one is half full
     tables = np.full(parts * slots * 2, EMPTY)
     found = np.empty((parts, slots // 2), np.int64)
     counts, done = np.zeros(parts, np.int64), np.zeros(parts, np.int64)
@@ -129,7 +135,7 @@ def number_vertices(hashes: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, 
 
 @njit(inline="always")
 def _slot(here, mixed, tables, base, mask):
-    """Where a hash is in the table that begins at `base`, or the empty place where it would be."""
+    """Returns the slot of a hash in the table that begins at `base`, or the empty slot for it."""
     place = mixed & mask
     slot = base + 2 * np.int64(place)
     while tables[slot] != here and tables[slot] != EMPTY:
@@ -140,7 +146,7 @@ def _slot(here, mixed, tables, base, mask):
 
 @compiled
 def _go_on(hashes, order, tables, found, counts, done, vertices):
-    """Goes on numbering from where each part is until all is done, or its table is half full."""
+    """Continues the numbering of each part until all hashes are done or its table is half full."""
     parts, corners = counts.size, hashes.size // order.size
     base, mask = tables.size // parts, np.uint64(tables.size // parts // 2 - 1)
     for part in prange(parts):
@@ -162,7 +168,7 @@ def _go_on(hashes, order, tables, found, counts, done, vertices):
                 slot = _slot(here, _mixed(here), tables, base * part, mask)
                 if tables[slot] == EMPTY:
                     if count == found.shape[1]:
-                        place, full = begun, True  # what was numbered since stays so
+                        place, full = begun, True  # vertices numbered since `begun` keep their numbers
                         break
                     tables[slot], tables[slot + 1], found[part, count] = here, count, here
                     count += 1
@@ -172,31 +178,31 @@ def _go_on(hashes, order, tables, found, counts, done, vertices):
 
 @compiled
 def _fill(tables, found, counts):
-    """Puts the vertices that are numbered already into empty tables."""
+    """Writes the vertices numbered so far into empty tables."""
     base, mask = tables.size // counts.size, np.uint64(tables.size // counts.size // 2 - 1)
     for part in prange(counts.size):
-        for number_vertices in range(counts[part]):
-            here = found[part, number_vertices]
+        for number in range(counts[part]):
+            here = found[part, number]
             slot = _slot(here, _mixed(here), tables, base * part, mask)
-            tables[slot], tables[slot + 1] = here, number_vertices
+            tables[slot], tables[slot + 1] = here, number
 
 
 @compiled
 def follow(tables, found, counts, steps, total):
-    """The vertex that follows each one along each direction; −1 where there is none."""
+    """Returns the next vertex of each vertex along each direction; −1 if there is none."""
     parts = counts.size
     following = np.full((steps.size, total), -1, np.int32)
     base, mask = tables.size // parts, np.uint64(tables.size // parts // 2 - 1)
     for chunk in prange(CHUNKS):
         for vertex in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
-            number_vertices, part = vertex // parts, vertex % parts
-            if number_vertices >= counts[part]:
+            number, part = vertex // parts, vertex % parts
+            if number >= counts[part]:
                 continue
-            ahead = found[part, min(number_vertices + AHEAD // 4, counts[part] - 1)]
+            ahead = found[part, min(number + AHEAD // 4, counts[part] - 1)]
             for direction in range(steps.size):
                 mixed = _mixed(ahead + steps[direction])
                 prefetch(tables, _part(mixed, parts) * base + 2 * np.int64(mixed & mask))
-            here = found[part, number_vertices]
+            here = found[part, number]
             for direction in range(steps.size):
                 there = here + steps[direction]
                 mixed = _mixed(there)
@@ -209,7 +215,7 @@ def follow(tables, found, counts, steps, total):
 
 @compiled
 def chain_up(following):
-    """The chains of two vertices and more along each direction, and how many vertices are in them."""
+    """Returns the chains of at least two vertices along each direction, and their number of vertices per direction."""
     directions, total = following.shape
     chains = np.empty((directions, total), np.int32)
     lengths = np.zeros(directions, np.int64)
@@ -234,7 +240,7 @@ def chain_up(following):
 
 @compiled
 def transpose(vertices, weights, total, corners, parts):
-    """The points of each vertex, in their order."""
+    """Returns the points of each vertex, sorted: the start of each vertex's range, the points and their weights."""
     count = vertices.size // corners
     ends = np.zeros((parts, total), np.int64)
     for part in prange(parts):

@@ -1,7 +1,7 @@
 """The permutohedral lattice on the CPU: built once per picture, then applied to any number of values.
 
-Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Results do not depend on
-the number of threads: vertices are shared out among threads by their hash, and each sums its pixels in their order.
+Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). Results do not
+depend on the number of threads: hashes assign vertices to threads, and each vertex sums its pixels in a fixed order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba import njit, prange
 from atrous.crf.permutohedral_build import chain_up, embed, follow, number_vertices, transpose
 from atrous.crf.row_sums import AHEAD, CHUNKS, WIDTHS, add_rows, blur_chains, compiled, empty, padded, panels, prefetch
 
-#: Pixels along a side of a picture's tiles.
+#: Side of a tile in pixels.
 TILE = 64
 
 
@@ -24,13 +24,13 @@ class CpuLattice:
     """A lattice over N points in d dimensions with M vertices.
 
     Attributes:
-        vertices: N·(d+1) int32, the corners of each point's simplex.
-        weights: N·(d+1) float32, its barycentric coordinates.
-        starts: M+1 int64; of vertex v the points are points[starts[v]:starts[v+1]].
-        points: N·(d+1) int32.
-        point_weights: N·(d+1) float32.
-        chains: for each of the d+1 directions int32, the vertices that have neighbours along it, one after the other;
-            ~v, which is negative, is the last one of a chain.
+        vertices: N·(d+1) int32, the vertices of each point's simplex.
+        weights: N·(d+1) float32, the barycentric coordinates of each point.
+        starts: M+1 int64; vertex v has the points points[starts[v]:starts[v+1]].
+        points: N·(d+1) int32, the points of all vertices.
+        point_weights: N·(d+1) float32, the weight of each entry of `points`.
+        chains: one int32 array for each of the d+1 directions, with the vertices that have neighbours along it. A
+            negative entry ~v marks v as the last vertex of a chain.
     """
 
     vertices: np.ndarray
@@ -42,12 +42,12 @@ class CpuLattice:
 
     @classmethod
     def over(cls, features: np.ndarray, order: np.ndarray | None = None) -> CpuLattice:
-        """Builds the lattice of N×d float32 features, in units of the filter's standard deviation.
+        """Builds the lattice for N×d float32 features.
 
         Args:
-            features: N×d.
-            order: N int32, the points in an order in which near ones follow each other; vertices are numbered so, and
-                near ones then lie near in memory. It changes no result. As given where there is none.
+            features: N×d float32, in units of the filter's standard deviation.
+            order: N int32, the points in an order that places near points next to each other. Vertices are numbered in
+                this order, so near vertices are near in memory; it changes no result. None keeps the given order.
         """
         if order is None:
             order = np.arange(len(features), dtype=np.int32)
@@ -55,9 +55,9 @@ class CpuLattice:
         corners = dims + 1
         place = np.arange(1, corners)
         scale = (math.sqrt(2 / 3) * corners / np.sqrt(place * (place + 1))).astype(np.float32)
-        # A point's vertices are told apart by a linear hash of 64 bits, so that a neighbour's hash is a sum away.
+        # A linear hash of 64 bits identifies each vertex, so the hash of a neighbour differs by a constant.
         factors = np.random.default_rng(0).integers(-(2**62), 2**62, corners, dtype=np.int64) | 1
-        factors[dims] = 0  # coordinates sum to zero: the last says nothing
+        factors[dims] = 0  # coordinates sum to zero, so the last one is redundant
         with np.errstate(over="ignore"):
             steps = corners * factors - factors.sum()
         hashes = np.empty((count, corners), np.int64)
@@ -73,32 +73,35 @@ class CpuLattice:
 
     @property
     def count(self) -> int:
-        """N."""
+        """The number of points N."""
         return len(self.vertices) // len(self.chains)
 
     @property
     def rows(self) -> int:
-        """M."""
+        """The number of vertices M."""
         return len(self.starts) - 1
 
     @property
     def gain(self) -> float:
-        """What the blur, whose kernels sum to 2, leaves to divide by (Krähenbühl & Koltun's implementation)."""
+        """The factor that normalises the blur, whose kernels sum to 2 (as in Krähenbühl & Koltun's implementation)."""
         return 1 / (1 + 2.0 ** -(len(self.chains) - 1))
 
     def blurred(
         self, values: np.ndarray, layout: np.ndarray, buffer: np.ndarray, *, reverse: bool = False
     ) -> np.ndarray:
-        """Splats N rows of values onto the vertices and blurs them there, along all directions.
+        """Splats N rows of values onto the vertices and blurs them along all directions.
 
         Args:
-            values: float32, in the panels of `layout`; see `row_sums`.
-            layout: from `row_sums.panels`.
-            buffer: memory for M rows in these panels, which is returned.
-            reverse: the directions backwards, which is the transposed filter.
+            values: N rows of float32, in the panels of `layout`; see `row_sums`.
+            layout: panels from `row_sums.panels`.
+            buffer: float32 array for M rows in these panels; it receives the result.
+            reverse: whether to reverse the order of the directions, for the transposed filter.
+
+        Returns:
+            `buffer`.
         """
         total, count = self.rows, self.count
-        for begin, width in layout:  # a panel at a time, for its vertices to stay in the cache
+        for begin, width in layout:  # one panel at a time, so that its vertices stay in the cache
             panel = buffer[total * begin : total * (begin + width)]
             source = values[count * begin : count * (begin + width)]
             _splat(source, width, self.starts, self.points, self.point_weights, panel)
@@ -107,7 +110,7 @@ class CpuLattice:
         return buffer
 
     def filter(self, values: np.ndarray, layout: np.ndarray, *, reverse: bool = False) -> np.ndarray:
-        """N rows of values in panels → the same, filtered."""
+        """Returns N filtered rows for N rows of values, both in the panels of `layout`."""
         result = np.empty_like(values)
         blurred = self.blurred(values, layout, empty(self.rows * padded(layout)), reverse=reverse)
         _slice(blurred, layout, self.vertices, self.weights, len(self.chains), result)
@@ -115,14 +118,14 @@ class CpuLattice:
         return result
 
     def normalise(self) -> None:
-        """Becomes the lattice of D^−½ · F · D^−½, where D are the sums of F's rows: a symmetric normalisation."""
+        """Normalises the filter F symmetrically, in place: to D^−½ · F · D^−½ with the row sums D of F."""
         layout = panels(1)
         sums = self.filter(np.ones(self.count * padded(layout), np.float32), layout)[:: padded(layout)]
         _rescale(self.weights, self.point_weights, self.points, sums**-0.5)
 
 
 def in_tiles(height: int, width: int) -> np.ndarray:
-    """The pixels of a picture tile by tile, H·W int32, for `CpuLattice.over`."""
+    """Returns the pixel indices of an H×W picture tile by tile, as H·W int32, for `CpuLattice.over`."""
     pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
     tiles = [
         pixels[top : top + TILE, left : left + TILE].ravel()
@@ -134,6 +137,7 @@ def in_tiles(height: int, width: int) -> np.ndarray:
 
 @compiled
 def _rescale(weights, point_weights, points, scale):
+    """Multiplies the weights of each point by its scale, in place."""
     corners = weights.size // scale.size
     for point in prange(scale.size):
         for place in range(point * corners, (point + 1) * corners):
@@ -144,11 +148,12 @@ def _rescale(weights, point_weights, points, scale):
 
 @compiled
 def _splat(values, width, starts, points, weights, out):
+    """Writes to each vertex the weighted sum of the values of its points, for one panel."""
     total = starts.size - 1
     for chunk in prange(CHUNKS):
         for vertex in range(chunk * total // CHUNKS, (chunk + 1) * total // CHUNKS):
             first, last = starts[vertex], starts[vertex + 1]
-            if width > WIDTHS[-1]:  # shorter rows stay near anyway
+            if width > WIDTHS[-1]:  # shorter rows stay in the cache
                 for place in range(min(first + AHEAD, points.size), min(last + AHEAD, points.size)):
                     prefetch(values, points[place] * width)
             add_rows(width, out, vertex * width, values, 0, width, points, weights, first, last)
@@ -156,6 +161,7 @@ def _splat(values, width, starts, points, weights, out):
 
 @compiled
 def _blur(values, width, chain):
+    """Blurs the vertices along the chains of one direction, for one panel in place."""
     for chunk in prange(CHUNKS):
         first = _next_chain(chain, chunk * chain.size // CHUNKS)
         last = _next_chain(chain, (chunk + 1) * chain.size // CHUNKS)
@@ -164,7 +170,7 @@ def _blur(values, width, chain):
 
 @njit(inline="always")
 def _next_chain(chain, place):
-    """The first beginning of a chain from `place` on."""
+    """Returns the index of the first chain that begins at or after `place`."""
     while 0 < place < chain.size and chain[place - 1] >= 0:
         place += 1
     return place
@@ -172,6 +178,7 @@ def _next_chain(chain, place):
 
 @compiled
 def _slice(blurred, layout, vertices, weights, corners, out):
+    """Writes to each point the weighted sum of the values of its vertices."""
     count = vertices.size // corners
     total = blurred.size // (layout[-1, 0] + layout[-1, 1])
     for chunk in prange(CHUNKS):

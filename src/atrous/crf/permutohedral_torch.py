@@ -1,4 +1,4 @@
-"""The permutohedral lattice in plain torch: on any device, in float32 or float64."""
+"""The permutohedral lattice in plain torch, on any device, in float32 or float64."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TorchLattice:
-    """A lattice over N points in d dimensions with M vertices; see `permutohedral_cpu.CpuLattice` for its source.
+    """A lattice over N points in d dimensions with M vertices; `permutohedral_cpu` names the source.
 
     Attributes:
-        vertices: N×(d+1) int64, the corners of each point's simplex.
-        weights: N×(d+1), its barycentric coordinates.
-        neighbours: (d+1)×M×2 int64, before and after along each direction; M where there is none.
+        vertices: N×(d+1) int64, indices of the vertices of each point's simplex.
+        weights: N×(d+1), barycentric coordinates of each point in its simplex.
+        neighbours: (d+1)×M×2 int64, the previous and the next vertex along each direction; M if there is none.
     """
 
     vertices: Tensor
@@ -25,7 +25,7 @@ class TorchLattice:
 
     @classmethod
     def over(cls, features: Tensor) -> TorchLattice:
-        """Builds the lattice of N×d features, in units of the filter's standard deviation."""
+        """Builds the lattice for N×d features, in units of the filter's standard deviation."""
         _, dims = features.shape
         corners = dims + 1
         nearest, rank, weights = _embed(features)
@@ -33,14 +33,14 @@ class TorchLattice:
         factors = torch.randint(-(2**62), 2**62, (dims,), generator=generator).to(features.device) | 1
         corner = torch.arange(corners, device=features.device)[:, None]
         offsets = torch.where(rank[:, None, :dims] <= dims - corner, corner, corner - corners)
-        hashes = ((nearest[:, None, :dims] + offsets) * factors).sum(-1)  # linear, and wraps around at 64 bits
+        hashes = ((nearest[:, None, :dims] + offsets) * factors).sum(-1)  # linear modulo 2^64
         keys, vertices = torch.unique(hashes, return_inverse=True)
         steps = torch.cat([corners * factors, factors.new_zeros(1)]) - factors.sum()
         neighbours = torch.stack([torch.stack([_find(keys, keys - s), _find(keys, keys + s)], -1) for s in steps])
         return cls(vertices, weights, neighbours)
 
     def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
-        """N×L values → N×L."""
+        """Returns N×L filtered values for N×L values; `reverse` applies the transposed filter."""
         count, columns = values.shape
         corners = self.weights.shape[1]
         spread = (values[:, None] * self.weights[..., None]).reshape(count * corners, columns)
@@ -53,12 +53,12 @@ class TorchLattice:
 
 
 def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each point: the nearest remainder-0 point, the ranks of its coordinates, barycentric coordinates."""
+    """Returns each point's nearest remainder-0 point, the ranks of its coordinates and its barycentric coordinates."""
     count, dims = features.shape
     corners = dims + 1
     place = torch.arange(1, corners, device=features.device, dtype=features.dtype)
     scaled = features * (math.sqrt(2 / 3) * corners) / (place * (place + 1)).sqrt()
-    later = scaled.flip(1).cumsum(1).flip(1)  # Σ of the coordinates from each one on
+    later = scaled.flip(1).cumsum(1).flip(1)  # sum of each coordinate and all later ones
     zero = features.new_zeros(count, 1)
     elevated = torch.cat([later[:, :1], torch.cat([later[:, 1:], zero], 1) - place * scaled], 1)
     nearest = ((elevated / corners).round() * corners).long()
@@ -76,6 +76,6 @@ def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _find(keys: Tensor, wanted: Tensor) -> Tensor:
-    """Places of `wanted` in sorted `keys`, len(keys) where absent."""
+    """Returns the indices of `wanted` in sorted `keys`; len(keys) for absent ones."""
     place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
     return torch.where(keys[place] == wanted, place, len(keys))

@@ -1,10 +1,10 @@
-"""Sums of rows of a matrix, in vector registers.
+"""Weighted sums of the rows of a matrix, in vector registers.
 
-Everything that the CRF does on a CPU is a weighted sum of rows: a vertex gathers its pixels, a pixel its vertices, a
-blur its neighbours. The inner loops are those of `row_sums_vector`, or of `row_sums_plain` where that does not fit.
+All steps of the CRF on a CPU are weighted sums of rows: over the pixels of a vertex, the vertices of a pixel, or the
+neighbours in a blur. The inner loops are in `row_sums_vector`; `row_sums_plain` replaces it if numba does not fit.
 
-A matrix of N×L floats is kept as panels of up to 16 columns, one after the other in a flat array, so that a row of a
-panel is one line of the cache: column c of row n, in a panel that begins at column b and is w wide, is at
+A matrix of N×L floats is stored as panels of up to 16 columns, one after the other in a flat array, so that a row of a
+panel fits one cache line. In a panel of width w that begins at column b, the entry of row n and column c has the index
 N·b + n·w + (c − b).
 """
 
@@ -22,27 +22,30 @@ from atrous.crf import row_sums_plain
 from atrous.fork_safety import numba_lost
 from atrous.logger import warn
 
-#: What a panel may have for columns.
+#: Allowed numbers of columns of a panel.
 WIDTHS = (16, 8, 4)
 
-#: Pieces into which loops are cut that keep something of their own.
+#: Number of pieces of a parallel loop whose pieces have their own working arrays.
 CHUNKS = 64
 
-#: How many rows ahead loops over scattered rows ask for the memory that they will need.
+#: Number of rows by which loops over scattered rows prefetch ahead.
 AHEAD = 64
 
 
 def compiled(function: Any) -> Any:
-    """A loop as machine code, over all threads, made at its first call and kept on disk where that may be written.
+    """Compiles a loop for all threads at its first call, and caches the machine code on disk if possible.
 
-    In a forked process, the same loop on one thread (see `fork_safety.numba_lost`); results are equal.
+    A forked process runs the same loop on one thread (see `fork_safety.numba_lost`), with equal results.
+
+    Args:
+        function: the loop, written for numba.
     """
     threaded = _machine_code(function, parallel=True)
 
     @lru_cache(maxsize=1)
     def alone() -> Any:
         copied = FunctionType(function.__code__, function.__globals__, function.__name__)
-        # Kept on disk under another name than the threaded one.
+        # Cached on disk under another name than the threaded version.
         copied.__qualname__, copied.__module__ = f"{function.__qualname__}_alone", function.__module__
         return _machine_code(copied, parallel=False)
 
@@ -57,18 +60,18 @@ def _machine_code(function: Any, *, parallel: bool) -> Any:
     options = {"parallel": parallel, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside this file nor in the user's own cache
+    except RuntimeError:  # no cache folder is writable
         return njit(**options)(function)
 
 
 def panels(columns: int) -> np.ndarray:
-    """Where panels begin and how wide they are, for at least so many columns.
+    """Returns the first column and the width of each panel, for at least the given number of columns.
 
     Args:
-        columns: ≥ 1.
+        columns: number of columns, ≥ 1.
 
     Returns:
-        P×2 int64.
+        P×2 int64 for P panels.
 
     Examples:
         >>> panels(21).tolist(), panels(3).tolist()
@@ -84,12 +87,12 @@ def panels(columns: int) -> np.ndarray:
 
 
 def padded(layout: np.ndarray) -> int:
-    """All columns of `panels`, with those that only fill up the last."""
+    """Returns the number of columns of all panels, including the padding of the last one."""
     return int(layout[-1].sum())
 
 
 def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
-    """An N×L float32 matrix as panels, filled up with zeros."""
+    """Returns an N×L float32 matrix in panels; the padding is zero."""
     flat = empty(len(matrix) * padded(layout))
     flat[:] = 0
     for (begin, width), panel in zip(layout, _views(flat, len(matrix), layout), strict=True):
@@ -99,7 +102,7 @@ def to_panels(matrix: np.ndarray, layout: np.ndarray) -> np.ndarray:
 
 
 def from_panels(flat: np.ndarray, layout: np.ndarray, columns: int) -> np.ndarray:
-    """The N×L matrix that `to_panels` took."""
+    """Returns a matrix in panels as N×L matrix, where L is `columns`; the inverse of `to_panels`."""
     views = _views(flat, flat.size // padded(layout), layout)
     return np.concatenate(views, axis=1)[:, :columns]
 
@@ -109,28 +112,28 @@ def _views(flat: np.ndarray, rows: int, layout: np.ndarray) -> list[np.ndarray]:
 
 
 def empty(size: int) -> np.ndarray:
-    """A flat array of so many floats that begins at a line of the cache."""
+    """Returns an uninitialised flat array of `size` float32 that begins at a cache line."""
     room = np.empty(size + 16, np.float32)
     skip = -room.ctypes.data % 64 // 4
     return room[skip : skip + size]
 
 
 def inner_loops() -> Any:
-    """The module with the inner loops: `row_sums_vector`; `row_sums_plain` if this numba or llvmlite does not fit it.
+    """Returns the module of the inner loops: `row_sums_vector`, or `row_sums_plain` if the first does not work here.
 
     Warns:
-        RuntimeWarning: the plain loops are taken.
+        RuntimeWarning: the plain loops are used.
     """
     try:
         from atrous.crf import row_sums_vector
 
         if row_sums_vector.works():
             return row_sums_vector
-    except Exception:  # parts of numba or llvmlite that are gone
+    except Exception:  # this version of numba or llvmlite lacks a part that it uses
         pass
     warn(
-        f"the CRF's vector instructions do not fit numba {numba.__version__}: it computes with plain loops, which are "
-        "slower. Install the numba that atrous asks for.",
+        f"the CRF's vector instructions do not work with numba {numba.__version__}: the CRF computes with plain loops, "
+        "which are slower. Install the numba version that atrous requires.",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -148,7 +151,7 @@ _share16, _share8, _share4 = (_loops.share_out_of(width) for width in WIDTHS)
 
 @njit(inline="always")
 def add_rows(width, out, place, source, base, stride, indices, weights, first, last):
-    """out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] for first ≤ p < last."""
+    """Sets out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] over first ≤ p < last."""
     if width == 16:
         _add16(out, place, source, base, stride, indices, weights, first, last)
     elif width == 8:
@@ -159,7 +162,7 @@ def add_rows(width, out, place, source, base, stride, indices, weights, first, l
 
 @njit(inline="always")
 def blur_chains(width, values, chains, first, last):
-    """v[i] += (v[i − 1] + v[i + 1]) / 2 for the rows chains[first:last] of a panel; ~row is the last of a chain."""
+    """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last] of a panel; ~row ends a chain."""
     if width == 16:
         _blur16(values, chains, first, last)
     elif width == 8:
@@ -170,7 +173,7 @@ def blur_chains(width, values, chains, first, last):
 
 @njit(inline="always")
 def add_flat(out, place, source, base, stride, indices, weights, first, last, length):
-    """The same for any length of a row that is a multiple of 4."""
+    """Computes the sum of `add_rows` for rows of any length that is a multiple of 4."""
     here = 0
     while here + 16 <= length:
         _add16(out, place + here, source, base + here, stride, indices, weights, first, last)
@@ -182,7 +185,7 @@ def add_flat(out, place, source, base, stride, indices, weights, first, last, le
 
 @njit(inline="always")
 def add_messages(width, near, place, alike, column, near_weight, alike_weight):
-    """near[place] = near_weight · near[place] + alike_weight · alike[column] for a panel."""
+    """Sets near[place] = near_weight · near[place] + alike_weight · alike[column] for a panel."""
     if width == 16:
         _messages16(near, place, alike, column, near_weight, alike_weight)
     elif width == 8:
@@ -193,7 +196,7 @@ def add_messages(width, near, place, alike, column, near_weight, alike_weight):
 
 @njit(inline="always")
 def weigh(width, out, place, unary, messages, there):
-    """out[place] = unary[place] · e^messages[there] for a panel; returns their sum."""
+    """Sets out[place] = unary[place] · e^messages[there] for a panel; returns the sum over its columns."""
     if width == 16:
         return _weigh16(out, place, unary, messages, there)
     if width == 8:
@@ -203,7 +206,7 @@ def weigh(width, out, place, unary, messages, there):
 
 @njit(inline="always")
 def share_out(width, out, place, share, messages, there, peaks, column):
-    """out[place] *= share for a panel; peaks keeps the largest out · messages of each column."""
+    """Multiplies out[place] by share for a panel; peaks stores the maximum of out · messages of each column."""
     if width == 16:
         _share16(out, place, share, messages, there, peaks, column)
     elif width == 8:

@@ -1,4 +1,4 @@
-"""The sums of `row_sums` as plain loops, two to four times slower: if `row_sums_vector` does not fit this numba."""
+"""The sums of `row_sums` as plain loops, two to four times slower, for versions of numba without `row_sums_vector`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numba import njit
 
 
 def add_rows_of(width: int) -> Any:
-    """A function for one weighted sum of rows of a panel."""
+    """Returns a function that computes one weighted sum of rows of a panel."""
 
     @njit(error_model="numpy")
     def add_rows(out, place, source, base, stride, indices, weights, first, last):
-        """out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] for p in first…last."""
+        """Sets out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] over first ≤ p < last."""
         for column in range(width):
             total = np.float32(0)
             for entry in range(first, last):
@@ -24,11 +24,11 @@ def add_rows_of(width: int) -> Any:
 
 
 def blur_chains_of(width: int) -> Any:
-    """A function that blurs rows along chains of neighbours, in place."""
+    """Returns a function that blurs rows along chains of neighbours, in place."""
 
     @njit(error_model="numpy")
     def blur_chains(values, chains, first, last):
-        """v[i] += (v[i − 1] + v[i + 1]) / 2 for the rows chains[first:last]; ~row is the last one of a chain."""
+        """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last]; ~row ends a chain."""
         half = np.float32(0.5)
         for column in range(width):
             before = np.float32(0)
@@ -46,11 +46,11 @@ def blur_chains_of(width: int) -> Any:
 
 
 def add_messages_of(width: int) -> Any:
-    """A function for one pixel's messages."""
+    """Returns a function that adds up one pixel's messages."""
 
     @njit(error_model="numpy")
     def add_messages(near, place, alike, column, near_weight, alike_weight):
-        """near[place] = near_weight · near[place] + alike_weight · alike[column]."""
+        """Sets near[place] = near_weight · near[place] + alike_weight · alike[column]."""
         for lane in range(width):
             near[place + lane] = near_weight * near[place + lane] + alike_weight * alike[column + lane]
 
@@ -58,11 +58,11 @@ def add_messages_of(width: int) -> Any:
 
 
 def weigh_of(width: int) -> Any:
-    """A function for one pixel's beliefs before they are made to sum to one."""
+    """Returns a function that computes one pixel's beliefs before their normalisation."""
 
     @njit(error_model="numpy")
     def weigh(out, place, unary, messages, there):
-        """out[place] = unary[place] · e^messages[there]; returns their sum."""
+        """Sets out[place] = unary[place] · e^messages[there]; returns the sum over the columns."""
         total = np.float32(0)
         for lane in range(width):
             belief = unary[place + lane] * np.exp(messages[there + lane])
@@ -74,11 +74,11 @@ def weigh_of(width: int) -> Any:
 
 
 def share_out_of(width: int) -> Any:
-    """A function that makes one pixel's beliefs sum to one."""
+    """Returns a function that scales one pixel's beliefs to a sum of 1."""
 
     @njit(error_model="numpy")
     def share_out(out, place, share, messages, there, peaks, column):
-        """out[place] *= share, and peaks[column] = max(peaks[column], out[place] · messages[there])."""
+        """Sets out[place] *= share and peaks[column] = max(peaks[column], out[place] · messages[there])."""
         for lane in range(width):
             belief = out[place + lane] * share
             out[place + lane] = belief
@@ -88,7 +88,7 @@ def share_out_of(width: int) -> Any:
 
 
 def prefetch_of() -> Any:
-    """A function that does nothing: memory comes when it is needed."""
+    """Returns a function that does nothing, because plain loops do not prefetch."""
 
     @njit
     def ask(array, place):

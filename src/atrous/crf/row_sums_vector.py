@@ -1,9 +1,9 @@
-"""The sums of `row_sums` as vector instructions, a few lines of LLVM around the same loop each.
+"""The sums of `row_sums` as vector instructions of LLVM.
 
-LLVM unrolls short loops over the columns before it could vectorise them, which costs a factor of two to four, so the
-inner loops are written here as vector instructions. They share one file because all have the same structure.
+LLVM unrolls short loops over the columns before it can vectorise them, which makes them two to four times slower. The
+inner loops are therefore written here as vector instructions. They share one file because they have the same structure.
 
-It uses internals of numba and llvmlite. If a newer version does not fit, `row_sums` uses `row_sums_plain` instead.
+This module uses internals of numba and llvmlite. If a version does not fit, `row_sums` uses `row_sums_plain` instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-#: How many rows ahead the blur asks for the memory that it will need.
+#: Number of rows by which the blur prefetches ahead.
 AHEAD = 64
 
 _FLOAT, _INT64 = ir.FloatType(), ir.IntType(64)
@@ -31,7 +31,7 @@ def _each(value: float, width: int) -> Any:
 
 
 def _splat(builder: Any, value: Any, width: int) -> Any:
-    """A vector whose lanes all hold one value."""
+    """Builds a vector with the same value in all lanes."""
     undefined = ir.Constant(_vector_of(width), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
@@ -39,17 +39,17 @@ def _splat(builder: Any, value: Any, width: int) -> Any:
 
 
 def _data(context: Any, builder: Any, signature: Any, arguments: Any, position: int) -> Any:
-    """An array argument's first element."""
+    """Builds the address of the first element of an array argument."""
     return context.make_array(signature.args[position])(context, builder, arguments[position]).data
 
 
 def _place(builder: Any, data: Any, offset: Any, width: int) -> Any:
-    """The address of `width` floats from `offset` on."""
+    """Builds the address of `width` floats from `offset` on."""
     return builder.bitcast(builder.gep(data, [offset]), _vector_of(width).as_pointer())
 
 
 def _ask_for(builder: Any, address: Any) -> None:
-    """Has memory brought near before it is needed."""
+    """Builds a prefetch of an address."""
     whole = ir.IntType(32)
     address = builder.bitcast(address, ir.IntType(8).as_pointer())
     name = "llvm.prefetch.p0i8"
@@ -59,11 +59,11 @@ def _ask_for(builder: Any, address: Any) -> None:
 
 
 def add_rows_of(width: int) -> Any:
-    """An intrinsic for one weighted sum of rows of a panel."""
+    """Returns an intrinsic that computes one weighted sum of rows of a panel."""
 
     @intrinsic
     def add_rows(context, out, place, source, base, stride, indices, weights, first, last):
-        """out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] for p in first…last."""
+        """Sets out[place:+width] = Σ weights[p] · source[base + indices[p]·stride : +width] over first ≤ p < last."""
         whole = types.int64
         signature = types.void(out, whole, source, whole, whole, indices, weights, whole, whole)
 
@@ -91,11 +91,11 @@ def add_rows_of(width: int) -> Any:
 
 
 def blur_chains_of(width: int) -> Any:
-    """An intrinsic that blurs rows along chains of neighbours, in place."""
+    """Returns an intrinsic that blurs rows along chains of neighbours, in place."""
 
     @intrinsic
     def blur_chains(context, values, chains, first, last):
-        """v[i] += (v[i − 1] + v[i + 1]) / 2 for the rows chains[first:last]; ~row is the last one of a chain."""
+        """Adds (v[i − 1] + v[i + 1]) / 2 to v[i] for the rows chains[first:last]; ~row ends a chain."""
         signature = types.void(values, chains, types.int64, types.int64)
 
         def generate(context, builder, signature, arguments):
@@ -105,7 +105,7 @@ def blur_chains_of(width: int) -> Any:
             zero, step, wide = (ir.Constant(_INT64, value) for value in (0, 1, width))
 
             def row(entry: Any) -> tuple[Any, Any]:
-                """Where the row of an entry is, and whether it ends its chain."""
+                """Builds the address of an entry's row, and the condition that the row ends its chain."""
                 number = builder.sext(builder.load(builder.gep(chains, [entry])), _INT64)
                 ends = builder.icmp_signed("<", number, zero)
                 number = builder.select(ends, builder.not_(number), number)
@@ -124,7 +124,7 @@ def blur_chains_of(width: int) -> Any:
                 _ask_for(builder, row(ahead)[0])
                 following = builder.select(
                     builder.icmp_signed("<", entry, final), builder.add(entry, step), entry
-                )  # no row follows the very last, which ends its chain
+                )  # no row follows the last entry, which ends its chain
                 after = builder.load(row(following)[0], align=4)
                 value = builder.load(here)
                 both = builder.fadd(builder.load(before), builder.select(ends, nothing, after), flags=["fast"])
@@ -140,11 +140,11 @@ def blur_chains_of(width: int) -> Any:
 
 
 def add_messages_of(width: int) -> Any:
-    """An intrinsic for one pixel's messages."""
+    """Returns an intrinsic that adds up one pixel's messages."""
 
     @intrinsic
     def add_messages(context, near, place, alike, column, near_weight, alike_weight):
-        """near[place] = near_weight · near[place] + alike_weight · alike[column]."""
+        """Sets near[place] = near_weight · near[place] + alike_weight · alike[column]."""
         signature = types.void(near, types.int64, alike, types.int64, types.float32, types.float32)
 
         def generate(context, builder, signature, arguments):
@@ -164,13 +164,13 @@ def add_messages_of(width: int) -> Any:
 
 
 def weigh_of(width: int) -> Any:
-    """An intrinsic for one pixel's beliefs before they are made to sum to one."""
+    """Returns an intrinsic that computes one pixel's beliefs before their normalisation."""
 
     @intrinsic
     def weigh(context, out, place, unary, messages, there):
-        """out[place] = unary[place] · e^messages[there]; returns their sum.
+        """Sets out[place] = unary[place] · e^messages[there]; returns the sum over the columns.
 
-        The exponential is right to 2 units in the last place for −80 ≤ x ≤ 80 (Cephes' expf).
+        The error of the exponential is at most 2 units in the last place for −80 ≤ x ≤ 80 (Cephes' expf).
         """
         signature = types.float32(out, types.int64, unary, messages, types.int64)
 
@@ -190,7 +190,7 @@ def weigh_of(width: int) -> Any:
             whole = ir.VectorType(ir.IntType(32), width)
             mantissa = ir.Constant(whole, [23] * width)
             x = builder.load(at(3, arguments[4]), align=4)
-            # Rounded by cutting off what follows the point, of a number above 0.
+            # Rounds to the nearest integer: adds 127.5, which makes the number positive, and truncates.
             biased = builder.fptosi(plus(times(x, each(1.44269504)), each(127.5)), whole)
             rounded = plus(builder.sitofp(biased, _vector_of(width)), each(-127.0))
             x = plus(plus(x, times(rounded, each(-0.693359375))), times(rounded, each(2.12194440e-4)))
@@ -209,11 +209,11 @@ def weigh_of(width: int) -> Any:
 
 
 def share_out_of(width: int) -> Any:
-    """An intrinsic that makes one pixel's beliefs sum to one."""
+    """Returns an intrinsic that scales one pixel's beliefs to a sum of 1."""
 
     @intrinsic
     def share_out(context, out, place, share, messages, there, peaks, column):
-        """out[place] *= share, and peaks[column] = max(peaks[column], out[place] · messages[there])."""
+        """Sets out[place] *= share and peaks[column] = max(peaks[column], out[place] · messages[there])."""
         signature = types.void(out, types.int64, types.float32, messages, types.int64, peaks, types.int64)
 
         def generate(context, builder, signature, arguments):
@@ -235,7 +235,7 @@ def share_out_of(width: int) -> Any:
 
 
 def _sum_of(builder: Any, vector: Any, width: int) -> Any:
-    """The sum of a vector's lanes."""
+    """Builds the sum of a vector's lanes."""
     name = f"llvm.vector.reduce.fadd.v{width}f32"
     kind = ir.FunctionType(_FLOAT, [_FLOAT, _vector_of(width)])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
@@ -243,11 +243,11 @@ def _sum_of(builder: Any, vector: Any, width: int) -> Any:
 
 
 def prefetch_of() -> Any:
-    """An intrinsic that has memory brought near before it is needed."""
+    """Returns an intrinsic that prefetches memory."""
 
     @intrinsic
     def ask(context, array, place):
-        """Asks for array[place] before it is needed: loops over scattered rows would wait for the memory each time."""
+        """Prefetches array[place]; without it, loops over scattered rows would wait for the memory each time."""
         signature = types.void(array, types.int64)
 
         def generate(context, builder, signature, arguments):
@@ -276,7 +276,7 @@ def _all_once(values, chains, indices, weights, out, peaks):
 
 
 def works() -> bool:
-    """Whether this version of numba compiles the instructions, to loops that are right."""
+    """Returns whether this version of numba compiles the instructions and the loops compute correct results."""
     rng = np.random.default_rng(0)
     values, weights = rng.uniform(-1, 1, 16).astype(np.float32), rng.uniform(0, 1, 3).astype(np.float32)
     chains, indices = np.array([0, 2, ~1, ~3], np.int32), np.array([3, 0, 1], np.int32)
@@ -288,7 +288,7 @@ def works() -> bool:
     shares = beliefs / beliefs.sum()
     try:
         total = _compiled(_all_once)(values, chains, indices, weights, out, peaks)
-    except Exception:  # whatever a newer numba or llvmlite raises
+    except Exception:  # another version of numba or llvmlite may raise any error
         return False
     found = (values, out[:4], out[4:], peaks, total)
     expected = (rows.ravel(), messages, shares, shares * rows[2], beliefs.sum())
@@ -298,5 +298,5 @@ def works() -> bool:
 def _compiled(function: Any) -> Any:
     try:
         return njit(cache=True, error_model="numpy")(function)
-    except RuntimeError:  # nowhere to keep it
+    except RuntimeError:  # no cache folder is writable
         return njit(error_model="numpy")(function)

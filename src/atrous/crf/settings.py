@@ -1,4 +1,4 @@
-"""A CRF's settings as words and plain values: on the command line, in a model file."""
+"""Settings of a CRF as text (command line) and as plain values (model file)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from atrous.crf.mean_field import PRESETS, DenseCRF
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.json_yaml import parse_yaml
 
-#: The word for the settings that a model file stores.
+#: The text that selects the settings stored in the model file.
 STORED = "model"
-#: What may be set, and its default.
+#: All settings and their defaults.
 DEFAULTS: dict[str, Any] = {
     name: parameter.default
     for name, parameter in inspect.signature(DenseCRF).parameters.items()
@@ -23,22 +23,23 @@ DEFAULTS: dict[str, Any] = {
 
 
 def make_crf(given: DenseCRF | Mapping[str, Any] | str, stored: Mapping[str, Any] | None = None) -> DenseCRF:
-    """A CRF from whatever names its settings.
+    """Builds a CRF from its settings.
 
     Args:
-        given: a CRF, which is returned; a mapping of settings, the others as DenseCRF has them; or text: "model" for
-            those that the model stores, a preset, NAME=VALUE,… or a mapping in YAML or JSON. NAME=VALUE may follow
-            "model" or a preset: "deeplabv1,iterations=5".
+        given: a CRF, which is returned unchanged; a mapping of settings, with the defaults of `DenseCRF` for absent
+            ones; or a text. The text is "model" (the settings of the model file), the name of a preset, NAME=VALUE,…,
+            or a mapping in YAML or JSON. NAME=VALUE may follow "model" or a preset: "deeplabv1,iterations=5".
         stored: settings in the model file, or None.
 
     Raises:
-        AtrousError: nothing stored, an unknown preset or setting (with the nearest match), or a value of a wrong kind.
+        AtrousError: the model file stores no settings, a preset or setting is unknown (the message names the nearest
+            match), or a value has a wrong type or is out of range.
     """
     if isinstance(given, DenseCRF):
         return given
     record = _read(given, stored) if isinstance(given, str) else as_dict(given, "crf")
     if record is None:
-        raise AtrousError(f"a CRF is a DenseCRF, the name of its settings or a mapping of them, got {shown(given)}.")
+        raise AtrousError(f"a CRF must be a DenseCRF, a text or a mapping of settings, got {shown(given)}.")
     for name in record:
         if name not in DEFAULTS:
             raise unknown_name("CRF setting", name, DEFAULTS)
@@ -51,7 +52,11 @@ def make_crf(given: DenseCRF | Mapping[str, Any] | str, stored: Mapping[str, Any
 
 
 def settings_of(crf: DenseCRF) -> dict[str, Any]:
-    """What `make_crf` makes the same CRF of: plain numbers and lists, for JSON."""
+    """Returns the settings of a CRF as plain numbers and lists, for JSON; `make_crf` builds the same CRF from them.
+
+    Args:
+        crf: the CRF.
+    """
     return {
         "bilateral_weight": crf.bilateral_weight.item(),
         "bilateral_xy": crf.bilateral_xy,
@@ -65,7 +70,7 @@ def settings_of(crf: DenseCRF) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any) -> Any:
-    """A setting's value; YAML does not take 1e3 for a number, people do."""
+    """Returns the value of a setting; text such as 1e3, which YAML does not read as a number, is converted."""
     if name == "compatibility":
         return value
     if isinstance(value, str):
@@ -77,7 +82,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _read(text: str, stored: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings that a text names."""
+    """Reads the settings from a text."""
     if text.lstrip().startswith("{"):
         return _mapping(text)
     base, _, changes = text.partition(",")
@@ -85,8 +90,8 @@ def _read(text: str, stored: Mapping[str, Any] | None) -> dict[str, Any]:
         return _pairs(text)
     if base == STORED and stored is None:
         raise AtrousError(
-            f"the model file stores no CRF settings: name a preset ({', '.join(sorted(PRESETS))}), or find some with "
-            "`atrous evaluate MODEL DATA --crf-search --save-crf OUT.safetensors`."
+            f"the model file stores no CRF settings: name a preset ({', '.join(sorted(PRESETS))}), or find settings "
+            "with `atrous evaluate MODEL DATA --crf-search --save-crf OUT.safetensors`."
         )
     if base not in (STORED, *PRESETS):
         raise unknown_name("CRF", base, [STORED, *PRESETS, "NAME=VALUE,…"])
@@ -94,7 +99,7 @@ def _read(text: str, stored: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _pairs(text: str) -> dict[str, Any]:
-    """NAME=VALUE,… as a mapping."""
+    """Reads NAME=VALUE,… as a mapping."""
     record = {}
     for pair in filter(None, text.split(",")):
         name, equals, value = pair.partition("=")
@@ -110,5 +115,5 @@ def _mapping(text: str) -> dict[str, Any]:
     except AtrousError as error:
         raise AtrousError(f"CRF settings cannot be read from {text[:200]!r}: {error}") from error
     if not isinstance(record, dict):
-        raise AtrousError(f"CRF settings are a mapping of names to values, got {text!r}.")
+        raise AtrousError(f"CRF settings must be a mapping of names to values, got {text!r}.")
     return record

@@ -1,4 +1,4 @@
-"""The CRF's spatial kernel: an exact Gaussian over the pixel grid, one axis at a time."""
+"""The CRF's spatial kernel: an exact Gaussian on the pixel grid, computed along one axis at a time."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Beyond so many standard deviations the kernel, 3e-4 of its height there, counts as zero.
+#: Radius of the kernel in standard deviations. It is cut off there, at 3e-4 of its maximum.
 REACH = 4.0
-#: The smallest probability, and the smallest sum of a kernel, that counts, so that its logarithm is finite.
+#: Lower bound of probabilities and of kernel sums, which keeps their logarithms and roots finite.
 LEAST = 1e-20
 
 
 def taps_of(length: int, sigma: float) -> np.ndarray:
-    """A Gaussian of `sigma` > 0 pixels and height 1 as 2R+1 float64, no longer than `length` ≥ 1 pixels need."""
+    """Returns a Gaussian with maximum 1 as 2R+1 float64; R is at most length − 1.
+
+    Args:
+        length: number of pixels along the axis, ≥ 1.
+        sigma: standard deviation in pixels, > 0.
+    """
     reach = min(math.ceil(REACH * sigma), length - 1)
     return np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A Gaussian along one axis of n pixels, symmetrically normalised, as sparse rows.
+    """A symmetrically normalised Gaussian along one axis of n pixels, as sparse rows.
 
     Attributes:
-        starts: n+1 int64; pixel i is summed over entries starts[i]:starts[i+1].
-        indices: int32, the pixels it sees.
-        weights: float32.
-        taps: 2R+1 float32, the weights far from both ends.
-        edge: n float32; entry (i, j) is edge[i] · taps[R + j − i] · edge[j], and edge is 1 far from both ends.
+        starts: n+1 int64; the row of pixel i has the entries starts[i]:starts[i+1].
+        indices: int32, the pixel of each entry.
+        weights: float32, the weight of each entry.
+        taps: 2R+1 float32, the weights far from both ends of the axis.
+        edge: n float32; entry (i, j) is edge[i] · taps[R + j − i] · edge[j]. Far from both ends edge is 1.
     """
 
     starts: np.ndarray
@@ -39,11 +44,11 @@ class Axis:
 
     @classmethod
     def of(cls, length: int, sigma: float) -> Axis:
-        """The kernel of `sigma` pixels over `length` pixels.
+        """Builds the kernel.
 
         Args:
-            length: ≥ 1.
-            sigma: > 0.
+            length: number of pixels along the axis, ≥ 1.
+            sigma: standard deviation in pixels, > 0.
         """
         place = np.arange(length)
         taps = taps_of(length, sigma)
@@ -56,7 +61,7 @@ class Axis:
         weights = taps[reach + indices - rows]
         edge = np.add.reduceat(weights, starts[:-1]) ** -0.5
         weights *= edge[rows] * edge[indices]
-        inside = edge.min()  # where most neighbours are
+        inside = edge.min()  # pixels far from both ends have the most neighbours
         return cls(
             starts.astype(np.int64),
             indices.astype(np.int32),

@@ -1,4 +1,4 @@
-"""Threads of compiled loops: as many as torch has, for one picture at a time."""
+"""The number of threads of compiled loops: torch's number, for one picture at a time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 from atrous.fork_safety import ForkLock, numba_lost
 
-#: Of numba's layers of threads not all may be called by two threads at once.
+#: Some of numba's threading layers do not allow calls from two threads at once.
 _running = ForkLock()
 
 
 @contextmanager
 def like_torch() -> Iterator[None]:
-    """Numba's loops get as many threads as torch's, and leave torch its own: both may share OpenMP's count of them."""
+    """Sets numba's number of threads to torch's, and restores both afterwards: they may share OpenMP's setting."""
     threads = torch.get_num_threads()
-    if numba_lost():  # loops run without threads then; loading them still sets OpenMP's count
+    if numba_lost():  # loops then run without threads, but loading them still changes OpenMP's setting
         try:
             yield
         finally:

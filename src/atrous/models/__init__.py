@@ -1,4 +1,4 @@
-"""The papers, one file each, over shared bricks."""
+"""The models of the four DeepLab papers, one file each, and their shared building blocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ARCHITECTURES: dict[str, type[SegmentationModel]]
 
-#: Architecture → its file and its class.
+#: Module and class of each architecture.
 _PAPERS = {
     "deeplabv1": ("deeplab_v1", "DeepLabV1"),
     "deeplabv2": ("deeplab_v2", "DeepLabV2"),
@@ -43,11 +43,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Papers are loaded when one is asked for: what a model file says about itself is read without torch."""
+    """Imports a paper's module on first use, so that a model's record can be read without torch."""
     if name == "ARCHITECTURES":
         return _architectures()
     if name == "SegmentationModel":
-        return Union[tuple(_architectures().values())]  # noqa: UP007 (of classes in a tuple)
+        return Union[tuple(_architectures().values())]  # noqa: UP007 (the classes are in a tuple)
     for file, title in _PAPERS.values():
         if title == name:
             return getattr(import_module(f"atrous.models.{file}"), title)
@@ -60,14 +60,14 @@ def _architectures() -> dict[str, Any]:
 
 
 def build(architecture: str, arguments: dict[str, Any]) -> SegmentationModel:
-    """A paper's model with fresh weights.
+    """Builds the model of a paper with newly initialised weights.
 
     Args:
         architecture: a key of `ARCHITECTURES`.
-        arguments: of the paper's class.
+        arguments: arguments of the paper class, by name.
 
     Raises:
-        AtrousError: unknown architecture or argument.
+        AtrousError: the architecture or an argument is unknown, or a value is out of range.
     """
     paper = _architectures().get(str(architecture))
     if paper is None:

@@ -11,15 +11,17 @@ from atrous.models.layers import PooledBatchNorm2d, conv3x3, conv_norm_relu, set
 
 
 class GlobalMean(nn.Module):
-    """The mean over the map; a module, so that a part of a picture can be given the whole picture's."""
+    """The mean over the map. It is a module so that tiled inference can replace it by the mean of the whole picture."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×C×1×1."""
-        return features.mean((2, 3), keepdim=True)  # not AdaptiveAvgPool2d: a mean exports everywhere, at any size
+        """Returns the N×C×1×1 means of N×C×h×w features."""
+        return features.mean(
+            (2, 3), keepdim=True
+        )  # a mean exports to every format at any size; AdaptiveAvgPool2d does not
 
 
 class ImagePooling(nn.Module):
-    """The mean over the picture, through a 1×1 convolution, spread back over the map (arXiv:1706.05587 §3.3)."""
+    """Image-level features: the mean over the map, a 1×1 unit, expanded to the map's size (arXiv:1706.05587 §3.3)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -31,22 +33,22 @@ class ImagePooling(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×channels×h×w, constant over h×w."""
+        """Returns N×channels×h×w features, constant over h×w, for N×C×h×w features."""
         return self.unit(self.mean(features)).expand(-1, -1, *features.shape[-2:])
 
 
 class ASPP(nn.Module):
-    """A 1×1 branch, one 3×3 branch per atrous rate and image pooling; concatenated, projected, dropped out.
+    """A 1×1 branch, one 3×3 branch per atrous rate and image pooling; then concatenation, projection and dropout.
 
     Args:
         in_channels: C of the backbone's last features.
         channels: C of each branch and of the output; 256 in the paper.
-        rates: atrous rate per 3×3 branch, in feature pixels: (6, 12, 18) at output stride 16; none leaves the 1×1
-            branch and image pooling, as Google's mobile models have it.
-        separable: depthwise-separable 3×3 branches (arXiv:1802.02611 §3.1).
+        rates: atrous rate of each 3×3 branch, in feature pixels, ≥ 1; (6, 12, 18) at output stride 16. Without rates
+            the 1×1 branch and image pooling remain, as in Google's mobile models.
+        separable: whether the 3×3 branches are depthwise separable (arXiv:1802.02611 §3.1).
         depthwise_norm: see `layers.separable_conv`.
-        projection_kernel: odd; 1 in the paper, 3 in mmsegmentation.
-        dropout: probability, 0–1, on the projected features.
+        projection_kernel: side of the projection's kernel, odd; 1 in the paper, 3 in mmsegmentation.
+        dropout: dropout probability on the projected features, 0–1.
     """
 
     def __init__(
@@ -71,12 +73,12 @@ class ASPP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def set_rates(self, rates: Sequence[int]) -> None:
-        """Changes the atrous rates in place; the weights stay."""
+        """Changes the atrous rates in place, one per 3×3 branch; the weights stay the same."""
         for branch, rate in zip(self.atrous, rates, strict=True):
             set_rate(branch, rate)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×channels×h×w."""
+        """Returns N×channels×h×w features for N×C×h×w features."""
         branches = [self.point(features), *(branch(features) for branch in self.atrous)]
         branches.append(self.image_pooling(features))
         return self.dropout(self.project(torch.cat(branches, dim=1)))

@@ -1,4 +1,4 @@
-"""A second classifier that helps training from half-way up the backbone (arXiv:1612.01105 §3.3)."""
+"""The auxiliary head: a second classifier for training, before the last stage (arXiv:1612.01105 §3.3)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from atrous.models.layers import Norm, conv_norm_relu, initialise, set_norm
 
 
 class AuxiliaryHead(nn.Module):
-    """A 3×3 unit to a quarter of the channels, dropout, a 1×1 classifier; torchvision and mmsegmentation agree on it.
+    """A 3×3 unit to a quarter of the channels, dropout and a 1×1 classifier, as in torchvision and mmsegmentation.
 
     Args:
         in_channels: C of the features before the backbone's last stage.
-        num_classes: K.
-        norm: (eps, momentum) of its batch norm.
-        dropout: probability, 0–1.
+        num_classes: K ≥ 1.
+        norm: (eps > 0, momentum 0–1) of its batch norm.
+        dropout: dropout probability before the classifier, 0–1.
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, norm: Norm = (1e-5, 0.1), dropout: float = 0.1) -> None:
@@ -26,5 +26,5 @@ class AuxiliaryHead(nn.Module):
         set_norm(self, norm)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×K×h×w logits."""
+        """Returns N×K×h×w logits for N×C×h×w features."""
         return self.classifier(self.dropout(self.unit(features)))

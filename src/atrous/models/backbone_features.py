@@ -1,4 +1,4 @@
-"""The feature maps that a backbone gives to a paper's head."""
+"""The feature maps that a backbone returns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Features(NamedTuple):
     """Three feature maps of a backbone.
 
     Attributes:
-        low: N×C×H/4×W/4, "Conv2" of arXiv:1802.02611 §3.1, what the decoder of V3+ reads.
-        middle: of the stage before the last, what an auxiliary head reads.
-        high: of the last stage, at the output stride, what every paper reads.
+        low: N×C×⌈H/4⌉×⌈W/4⌉ low-level features ("Conv2" of arXiv:1802.02611 §3.1), the input of V3+'s decoder.
+        middle: features of the stage before the last, the input of an auxiliary head.
+        high: features of the last stage at the output stride, the input of every head.
     """
 
     low: Tensor

@@ -1,9 +1,11 @@
 """Any backbone at output stride 8, 16 or 32, on one set of weights: timm's networks, VGG-16, Google's MobileNetV2.
 
-Taking a stride away makes the features denser; what follows is dilated, so that its weights see what they saw before.
-Two rules are in use for the block that lost its stride. *previous* (timm, torchvision, mmseg, TensorFlow): it keeps the
-rate of the stage before; then features at output stride 8 or 16, subsampled, equal those at 32. *full* (Caffe,
-detectron2, smp's own encoders): the whole stage has the new rate.
+A stride that is reduced to 1 makes the features denser. The later convolutions are then dilated, so that their weights
+still cover the same positions of the picture. Two dilation rules exist for the block that loses its stride:
+
+- *previous* (timm, torchvision, mmsegmentation, TensorFlow): the block keeps the rate of the stage before. The features
+  at output stride 8 or 16, subsampled, then equal the features at 32.
+- *full* (Caffe, detectron2, the own encoders of segmentation-models-pytorch): the whole stage has the new rate.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ from atrous.models.vgg import VGG16, vgg16
 
 
 def create_backbone(name: str, arguments: Mapping[str, Any] | None = None, **common: Any) -> Backbone | VGG16:
-    """A backbone by name.
+    """Creates a backbone by name.
 
     Args:
-        name: a timm network that supports an output stride, "vgg16", or "google_mobilenetv2_100" (any width).
-        arguments: further arguments of `Backbone`.
-        common: in_channels, output_stride, dilation_rule, multi_grid.
+        name: a timm network that supports an output stride, "vgg16", or "google_mobilenetv2_100" (or another width).
+        arguments: further arguments of `Backbone`, by name; None for none.
+        common: in_channels, output_stride, dilation_rule and multi_grid.
 
     Raises:
-        AtrousError: an unknown name or argument, or a network that cannot be made atrous so.
+        AtrousError: the name or an argument is unknown, or the network cannot have this output stride.
     """
     if common["dilation_rule"] not in DILATION_RULES:
         raise unknown_name("dilation rule", common["dilation_rule"], DILATION_RULES)
@@ -51,7 +53,7 @@ def create_backbone(name: str, arguments: Mapping[str, Any] | None = None, **com
         raise AtrousError(f"backbone '{name}' cannot be built from backbone_arguments {arguments}: {error}.") from error
 
 
-#: Arguments of timm's that open connections or files, which no model's record may ask for, or that are this package's.
+#: Arguments of timm that a model's record must not set: they open connections or files, or this package sets them.
 RESERVED = (
     "pretrained",
     "pretrained_cfg",
@@ -63,10 +65,11 @@ RESERVED = (
     "in_chans",
 )
 
-#: Of a picture whose features show the output stride; odd at every stride, large enough for any kernel.
+#: Side in pixels of the picture that tests the output stride. Feature maps have odd sides at every stride, and the
+#: picture is large enough for every kernel.
 PROBE_SIDE = 129
 
-#: How timm's networks refuse arguments.
+#: Errors that timm's networks raise for invalid arguments.
 TIMM_ERRORS = (
     TypeError,
     AssertionError,
@@ -79,39 +82,39 @@ TIMM_ERRORS = (
     ZeroDivisionError,
 )
 
-#: Networks made of separable convolutions, over which the papers make ASPP and decoder separable too
-#: (arXiv:1802.02611 §4.3).
+#: Families of networks made of depthwise-separable convolutions. With these the papers make the ASPP and the decoder
+#: separable too (arXiv:1802.02611 §4.3).
 SEPARABLE_FAMILIES = ("mobilenet", "efficientnet", "xception", "mnasnet", "mixnet", "fbnet", "ghostnet")
 
 
 def is_separable_family(name: str) -> bool:
-    """Whether a backbone is made of separable convolutions, by its name."""
+    """Returns whether a backbone is made of separable convolutions, judged by its name."""
     return any(family in name for family in SEPARABLE_FAMILIES)
 
 
 class Backbone(nn.Module):
-    """A timm network giving the feature maps a DeepLab reads.
+    """A timm network that returns the three feature maps of `Features`.
 
     Attributes:
         low_channels: C of the low-level features, at stride 4.
         middle_channels: C of the features before the last stage.
         high_channels: C of the last features, at the output stride.
-        mean: what the pretrained weights expect, per channel, for pictures in 0–1.
-        std: likewise.
+        mean: mean of each channel that the pretrained weights expect, for pictures in 0–1.
+        std: standard deviation of each channel, likewise.
 
     Args:
-        name: any timm model that gives features and supports an output stride, or Google's MobileNetV2.
-        in_channels: ≥ 1.
-        output_stride: 8, 16 or 32: input side over the last features' side.
-        dilation_rule: "previous" or "full", see above.
+        name: a timm model that returns feature maps and supports an output stride, or Google's MobileNetV2.
+        in_channels: number of channels of the pictures, ≥ 1.
+        output_stride: ratio of the picture's side to the side of the last feature map: 8, 16 or 32.
+        dilation_rule: "previous" or "full", see the module's docstring.
         multi_grid: for ResNets, factors on the last stage's rate, one for each of its blocks (arXiv:1706.05587
-            §3.2.1); ones or None leave the rates to the dilation rule.
-        norm: (eps, momentum) of every batch norm; None leaves the network's own.
-        others: of `foreign_quirks.ForeignQuirks`; what it does not know goes to `timm.create_model`. Plain values
-            only, none of `RESERVED`.
+            §3.2.1). Factors of 1, or None, leave the rates to the dilation rule.
+        norm: (eps > 0, momentum 0–1) of every batch norm; None leaves them unchanged.
+        others: fields of `foreign_quirks.ForeignQuirks`; all others go to `timm.create_model`. Only plain values are
+            allowed, and no name in `RESERVED`.
 
     Raises:
-        AtrousError: unknown name, an argument that is refused, or a network without strided feature maps.
+        AtrousError: the name is unknown, an argument is not allowed, or the network has no feature map at stride 4.
     """
 
     def __init__(
@@ -137,7 +140,7 @@ class Backbone(nn.Module):
         self.out_indices = _indices(name)
         self._checked: set[int] = set()
         self._arguments = {"in_chans": in_channels, "out_indices": self.out_indices, **others}
-        # Always built at stride 32, its true geometry; set_output_stride then takes strides away.
+        # Built at stride 32, the network's own geometry; `set_output_stride` then reduces strides.
         self.net = _features(name, 32, **self._arguments)
         for path, module in list(self.net.named_modules()):
             if isinstance(module, Conv2dSame) and isinstance(module, nn.Conv2d):
@@ -150,10 +153,13 @@ class Backbone(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Changes strides and dilations in place; the weights stay.
+        """Changes strides and dilations in place; the weights stay the same.
+
+        Args:
+            output_stride: 8, 16 or 32.
 
         Raises:
-            AtrousError: a stride other than 8, 16, 32, or one this backbone cannot have.
+            AtrousError: the output stride is not 8, 16 or 32, or this backbone does not support it.
         """
         check_output_stride(output_stride)
         self._set_geometry(output_stride)
@@ -169,10 +175,10 @@ class Backbone(nn.Module):
         self.output_stride = output_stride
 
     def _take_geometry(self, output_stride: int) -> None:
-        """Strides, rates and paddings by the dilation rule.
+        """Sets strides, rates and paddings by the dilation rule.
 
-        They are read from twins that timm builds on the meta device, so no rule of timm's is repeated here: timm's
-        own is *previous*; for *full*, a convolution that lost its stride is dilated by as much.
+        They are copied from a second network that timm builds on the meta device, so that timm's rule, which is
+        *previous*, is not repeated here. For *full*, the rate of a convolution is also multiplied by its lost stride.
         """
         with torch.device("meta"):
             strided = dict(_features(self.name, 32, **self._arguments).named_modules())
@@ -187,29 +193,29 @@ class Backbone(nn.Module):
                 if isinstance(module, SameConv2d):
                     module.base_stride = before
                 else:
-                    # Where ConvNeXt's even kernels lose their stride, timm swaps in SAME padding.
+                    # timm uses SAME padding for ConvNeXt's even kernels if they lose their stride.
                     module.padding = "same" if isinstance(template, Conv2dSame) else template.padding
                 if self.dilation_rule == "full":
                     multiply_rate(module, before // module.stride[0])
             elif _has_no_state(template) and repr(template) != repr(module):
-                _replace(self.net, path, template)  # pools of a shortcut become identities, and back
+                _replace(self.net, path, template)  # pools of a shortcut become identities, or the reverse
 
     def set_multi_grid(self, multi_grid: Sequence[float] | None) -> None:
-        """Changes the multi-grid in place; the weights stay."""
+        """Changes the multi-grid in place; the weights stay the same."""
         self.multi_grid = _or_none(multi_grid)
         self._set_geometry(self.output_stride)
 
     def _apply_multi_grid(self, multi_grid: Sequence[float], rate: int) -> None:
-        """Gives each block of a ResNet's last stage its factor times the stage's rate, under either rule.
+        """Sets the rate of each block of a ResNet's last stage to its factor times the stage's rate, under both rules.
 
-        Rates 2·(1, 2, 4) at output stride 16, 4·(1, 2, 4) at 8, as the paper states them; the features at 8,
-        subsampled, equal those at 16.
+        As in the paper, the rates are 2·(1, 2, 4) at output stride 16 and 4·(1, 2, 4) at 8. The features at 8,
+        subsampled, equal the features at 16.
         """
         blocks = plain_blocks(self.net)
         if not blocks:
             raise AtrousError(
                 f"multi_grid is for ResNets, whose last stage has blocks of plain 3×3 convolutions; '{self.name}' is "
-                "none. Leave it out, or choose a ResNet or ResNeXt."
+                "not such a ResNet. Leave multi_grid out, or choose a ResNet or ResNeXt."
             )
         if len(blocks) != len(multi_grid):
             raise AtrousError(
@@ -220,17 +226,20 @@ class Backbone(nn.Module):
             set_rate(block, max(1, round(rate * factor)))
 
     def forward(self, images: Tensor) -> Features:
-        """N×C×H×W normalised → features at stride 4, of the stage before the last, and at the output stride.
+        """Returns the features at stride 4, of the stage before the last, and at the output stride.
+
+        Args:
+            images: N×C×H×W, normalised.
 
         Raises:
-            AtrousError: pictures smaller than this backbone can take; says its minimum.
+            AtrousError: the pictures are too small for this backbone; the message names the minimum.
         """
         if not torch.compiler.is_compiling() and min(images.shape[-2:]) < 32:
             return self._small(images)
         return Features(*self.net(images))
 
     def _small(self, images: Tensor) -> Features:
-        """As forward, but where the network fails for the size, says which size it needs."""
+        """As `forward`; if the network fails because of the size, the error names the smallest size."""
         try:
             return Features(*self.net(images))
         except RuntimeError as error:
@@ -240,7 +249,7 @@ class Backbone(nn.Module):
             height, width = images.shape[-2:]
             raise AtrousError(
                 f"backbone '{self.name}' takes pictures of at least {minimum}×{minimum} px, got {height}×{width}. "
-                "Enlarge them, or choose a ResNet, MobileNet or EfficientNet, which take any size."
+                "Enlarge them, or choose a ResNet, MobileNet or EfficientNet, which accept any size."
             ) from error
 
     def _minimum_side(self) -> int:
@@ -255,17 +264,17 @@ class Backbone(nn.Module):
 
 
 def _check_others(others: Mapping[str, Any]) -> None:
-    """Refuses what would let a model file, whose record these come from, reach the network or the disk."""
+    """Raises an `AtrousError` for arguments by which a model file could access the internet or the disk."""
     for name, value in others.items():
         if name in RESERVED:
             raise AtrousError(
-                f"backbone_arguments cannot have '{name}': it is atrous's to set. Use pretrained, in_channels and "
-                "output_stride of the model, or convert weights of a file: atrous convert FILE."
+                f"backbone_arguments cannot have '{name}': atrous sets it. Use the model's pretrained, in_channels and "
+                "output_stride, or convert the weights of a file: atrous convert FILE."
             )
         if not _is_plain(value):
             raise AtrousError(
                 f"backbone_arguments['{name}'] is of type {type(value).__name__}; give a number, text, None, or a list "
-                "or dict of these, which a model file can keep."
+                "or dict of these, which a model file can store."
             )
 
 
@@ -278,11 +287,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _indices(name: str) -> tuple[int, int, int]:
-    """Indices of the last feature map at stride 4, of the last but one, and of the last."""
-    if "/" in name or "\\" in name:  # a file, a folder, or a place in a hub
+    """Returns the indices of the last feature map at stride 4, of the last map but one, and of the last map."""
+    if "/" in name or "\\" in name:  # a file, a folder, or an address on a model hub
         raise AtrousError(
-            f"backbone is the name of a network, such as resnet50, got '{name[:200]}'. Weights of a file or a folder: "
-            "atrous.convert(path, num_classes=…) (`atrous convert PATH --out model.safetensors`; then --init)."
+            f"backbone must be the name of a network, such as resnet50, got '{name[:200]}'. For "
+            "weights of a file or a folder use atrous.convert(path, num_classes=…) (`atrous convert PATH --out "
+            "model.safetensors`, then --init)."
         )
     if not timm.is_model(name) and not name.startswith(mobilenet_v2.PREFIX):
         raise unknown_name("backbone", name, [*timm.list_models(), "vgg16", f"{mobilenet_v2.PREFIX}100"])
@@ -290,12 +300,14 @@ def _indices(name: str) -> tuple[int, int, int]:
         probe = _features(name, output_stride=16)
     reductions = probe.feature_info.reduction()
     if 4 not in reductions or getattr(probe, "output_fmt", "NCHW") != "NCHW":
-        raise AtrousError(f"backbone '{name}' gives no features at stride 4, which the decoder needs.")
+        raise AtrousError(
+            f"backbone '{name}' has no feature map at stride 4, which the decoder needs. Use another one."
+        )
     return len(reductions) - 1 - reductions[::-1].index(4), len(reductions) - 2, len(reductions) - 1
 
 
 def _features(name: str, output_stride: int, **arguments: Any) -> Any:
-    """A network giving feature maps; what timm refuses in many ways is refused here in one."""
+    """Builds a network that returns feature maps; every error of timm becomes an `AtrousError`."""
     if name.startswith(mobilenet_v2.PREFIX):
         return mobilenet_v2.google_mobilenetv2(name, output_stride=output_stride, **arguments)
     try:
@@ -314,7 +326,7 @@ def _features(name: str, output_stride: int, **arguments: Any) -> Any:
 
 
 def _exists(name: str, output_stride: int) -> bool:
-    """Whether timm builds a network at an output stride without further arguments, so that those are to blame."""
+    """Returns whether timm builds the network without further arguments; if it does, these caused the error."""
     try:
         with torch.device("meta"):
             timm.create_model(name, features_only=True, output_stride=output_stride)
@@ -324,29 +336,29 @@ def _exists(name: str, output_stride: int) -> bool:
 
 
 def _check_geometry(net: nn.Module, name: str, in_channels: int, output_stride: int) -> None:
-    """Runs a network on shapes alone: some keep a stride that timm takes from others, or take one size only."""
+    """Checks the size of the last feature map on the meta device; some networks keep a stride or accept one size."""
     expected = -(-PROBE_SIDE // output_stride)
     images = torch.empty(2, in_channels, PROBE_SIDE, PROBE_SIDE, device="meta")
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # what a forward says, it says when it is run
+            warnings.simplefilter("ignore")  # the real forward pass gives these warnings too
             side: int = _hollow(net)(images)[-1].shape[-1]
-    except NotImplementedError:  # an operation that has no shapes alone
+    except NotImplementedError:  # an operation is not implemented on the meta device
         return
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         found = f"it fails ({type(error).__name__})"
     else:
         if abs(side - expected) <= 1:
             return
-        found = f"its last features have {side}×{side}, not {expected}×{expected}"
+        found = f"its last feature map has {side}×{side} pixels, not {expected}×{expected}"
     raise AtrousError(
-        f"backbone '{name}' cannot have output stride {output_stride}: of a picture of {PROBE_SIDE}×{PROBE_SIDE} px "
+        f"backbone '{name}' cannot have output stride {output_stride}: for a picture of {PROBE_SIDE}×{PROBE_SIDE} px "
         f"{found}. Use a ResNet, MobileNet, EfficientNet, RegNet or Xception, such as resnet50 or mobilenetv2_100."
     )
 
 
 def _hollow(net: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode that has the shapes of its weights alone."""
+    """Returns a copy of a network in evaluation mode whose weights are on the meta device: shapes without values."""
     tensors = (*net.parameters(), *net.buffers())
     memo: dict[int, Any] = {
         id(tensor): torch.empty_like(tensor, dtype=torch.float32, device="meta") for tensor in tensors
@@ -355,9 +367,10 @@ def _hollow(net: nn.Module) -> nn.Module:
 
 
 def plain_blocks(net: nn.Module) -> list[nn.Module]:
-    """The blocks of a ResNet's last stage, if their 3×3 convolutions are plain; none of other networks.
+    """Returns the blocks of a ResNet's last stage if their 3×3 convolutions are plain; [] for other networks.
 
-    Res2Nets have several in a row there, and selective kernels two of different rates, which one factor would undo.
+    One factor per block does not fit Res2Nets, whose blocks have several 3×3 convolutions in a row, or selective kernel
+    networks, whose blocks have two convolutions of different rates.
     """
     blocks: list[Any] = list(getattr(net, "layer4", ()))
     plain = all(type(block) in (BasicBlock, Bottleneck) and isinstance(block.conv2, nn.Conv2d) for block in blocks)
@@ -365,12 +378,12 @@ def plain_blocks(net: nn.Module) -> list[nn.Module]:
 
 
 def _or_none(multi_grid: Sequence[float] | None) -> Sequence[float] | None:
-    """A multi-grid of ones is none, whatever its length."""
+    """Returns None for a multi-grid of factors 1, of any length."""
     return None if multi_grid is None or set(multi_grid) == {1} else multi_grid
 
 
 def _take_stride_away(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Of a layer that timm builds only where there is a stride, such as Xception-71's third shortcut: it stays."""
+    """Sets the stride of a layer to 1; timm omits such a layer without a stride, as in Xception-71's third shortcut."""
     if isinstance(module, nn.Conv2d):
         module.stride = (1, 1)
     elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):

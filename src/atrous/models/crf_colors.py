@@ -1,4 +1,4 @@
-"""What a CRF compares of the values that a model takes."""
+"""The channels of a model's input that a CRF compares as colours."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from atrous.models.info import Preprocessing
 
 
 def check_crf_fits(preprocessing: Preprocessing) -> None:
-    """Refuses a CRF for a model whose values it cannot compare.
+    """Checks that a CRF can be used with a model.
 
     Args:
-        preprocessing: of the model.
+        preprocessing: the model's preprocessing.
 
     Raises:
-        AtrousError: pictures are standardised by their own mean and deviation, while the CRF compares colours in steps
-            of 0–255.
+        AtrousError: the model normalises each picture by its own mean and standard deviation; the CRF compares colours
+            on the scale 0–255.
     """
     if preprocessing.image.normalize == "per_image":
         raise AtrousError(
-            "a CRF compares the colours of a picture in steps of 0–255, and this model takes each picture less its own "
-            "mean, divided by its own deviation (normalize: per_image): leave the CRF out."
+            "a CRF compares the colours of a picture on the scale 0–255, but this model normalises each picture by its "
+            "own mean and standard deviation (normalize: per_image): leave the CRF out."
         )
 
 
 def compared_by_crf(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """The picture alone, in its own type of values: further inputs, such as depth, are no colours.
+    """Returns the picture's channels in its own dtype; further inputs, such as depth, are not colours.
 
     Args:
-        image: H×W×C of all inputs joined.
-        preprocessing: of the model.
+        image: H×W×C, all inputs joined.
+        preprocessing: the model's preprocessing.
 
     Returns:
-        H×W×C of the picture's channels.
+        H×W×C' with the C' channels of the picture.
 
     Raises:
         AtrousError: as `check_crf_fits`.

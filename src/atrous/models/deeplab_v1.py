@@ -18,19 +18,20 @@ from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_r
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
-#: Where the side features of MSc leave VGG-16: the picture and pool1…pool4, with their channels and strides (§4.3).
+#: Sources of the side features of MSc, each as (channels, stride): the picture (0 stands for its C channels) and
+#: pool1…pool4 of VGG-16 (§4.3).
 SIDES = ((0, 1), (64, 2), (128, 4), (256, 8), (512, 16))
 SIDE_CHANNELS = 128
 
 
 class LargeFOV(nn.Module):
-    """VGG's fully connected layers as convolutions, the first one atrous: a large field of view at low cost (§3.2).
+    """VGG-16's fully connected layers as convolutions; the first one is atrous, for a large field of view (§3.2).
 
     Args:
         in_channels: C of the backbone's last features.
-        channels: C of fc6 and fc7; 1024 in the paper.
-        rate: atrous rate of fc6 in feature pixels; 12 at output stride 8.
-        dropout: probability, 0–1, after fc6 and fc7.
+        channels: C of fc6 and fc7, ≥ 1; 1024 in the paper.
+        rate: atrous rate of fc6 in feature pixels, ≥ 1; 12 at output stride 8.
+        dropout: dropout probability after fc6 and fc7, 0–1.
     """
 
     def __init__(self, in_channels: int, channels: int = 1024, *, rate: int = 12, dropout: float = 0.5) -> None:
@@ -41,19 +42,19 @@ class LargeFOV(nn.Module):
         initialise_relu(self)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×channels×h×w."""
+        """Returns N×channels×h×w features for N×C×h×w features."""
         return self.dropout(self.fc7(self.dropout(self.fc6(features).relu())).relu())
 
 
 class SideFeatures(nn.Module):
-    """MSc: what the picture and the first four pools show, in 128 channels each, at the output stride (§4.3).
+    """The side features of MSc: the picture and the first four pools, 128 channels each, at the output stride (§4.3).
 
-    Each side has a 3×3 convolution, strided to the output stride, and a 1×1 convolution.
+    Each source passes a 3×3 convolution, whose stride leads to the output stride, and a 1×1 convolution.
 
     Args:
         in_channels: C of the picture.
-        output_stride: of the main features.
-        dropout: probability, 0–1, after each convolution.
+        output_stride: output stride of the main features: 8, 16 or 32.
+        dropout: dropout probability after each convolution, 0–1.
     """
 
     def __init__(self, in_channels: int, output_stride: int, *, dropout: float = 0.5) -> None:
@@ -65,14 +66,14 @@ class SideFeatures(nn.Module):
         initialise_relu(self)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Strides such that every side ends at the output stride; pool4 loses its own at output stride 8."""
+        """Sets the strides so that every side feature has the output stride; pool4 has stride 1 at output stride 8."""
         for conv, (_, stride) in zip(self.near, SIDES, strict=True):
             assert isinstance(conv, nn.Conv2d)
             step = max(1, output_stride // stride)
             conv.stride = (step, step)
 
     def forward(self, sources: list[Tensor]) -> list[Tensor]:
-        """The picture and four pools → five maps N×128×h×w."""
+        """Returns five N×128×h×w maps for the picture and the outputs of the first four pools."""
         sides = []
         for source, near, far in zip(sources, self.near, self.far, strict=True):
             sides.append(self.dropout(far(self.dropout(near(source).relu())).relu()))
@@ -80,31 +81,29 @@ class SideFeatures(nn.Module):
 
 
 class DeepLabV1(nn.Module):
-    """An atrous VGG-16 with a large field of view, scores at an eighth of the picture's size.
+    """DeepLabV1: an atrous VGG-16 and a head with a large field of view; by default at output stride 8.
 
-    The fully connected CRF that follows in the paper refines probabilities after the network.
+    In the paper a fully connected CRF follows; here `atrous.crf.DenseCRF` refines the probabilities after the network.
+
+    The shared arguments are documented in `atrous.models.paper_arguments`.
 
     Args:
-        backbone: "vgg16" in the paper; any network of `models.backbones`.
-        num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
-        output_stride: 8 in the paper, 16 or 32.
-        in_channels: C ≥ 1 of the pictures.
-        atrous_rate: of fc6 at output stride 8; halved at 16. 12 in the paper (DeepLab-LargeFOV, §5 Table 2).
-        fov_channels: C of fc6 and fc7, 1024 in the paper.
-        multi_scale: MSc, the side features of §4.3; over VGG-16 only.
-        dilation_rule: "previous" or "full", see `models.backbones`.
-        auxiliary: a second classifier for training, on the stage before the last.
-        dropout: probability, 0–1, after fc6 and fc7.
-        frozen_norm: batch norms of the backbone keep their statistics in training.
-        norm: (eps, momentum) of the auxiliary head's batch norm; the paper's head has none.
-        align_corners: convention of every resize.
-        backbone_arguments: further arguments of `models.backbones.Backbone`.
+        backbone: "vgg16" by default, as in the paper.
+        output_stride: 8 by default, as in the paper.
+        atrous_rate: atrous rate of fc6 at output stride 8, in feature pixels, ≥ 1. It is halved at 16 and quartered at
+            32. Default 12, as in the paper (DeepLab-LargeFOV, §5 Table 2).
+        fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
+        multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
+        dropout: probability after fc6, fc7 and the convolutions of the side features; default 0.5.
+        frozen_norm: VGG-16 has no batch norm; with it, this changes only the auxiliary head.
+        norm: it changes the auxiliary head only; the paper's head has no batch norm.
 
     Attributes:
-        info: what the model says about itself, see `models.info.Info`.
+        info: the model's record, see `models.info.Info`.
 
     Raises:
-        AtrousError: values out of range, an unknown backbone, or MSc over another backbone than VGG-16.
+        AtrousError: a value is out of range, the backbone is unknown, or `multi_scale` is set for another backbone than
+            VGG-16.
     """
 
     @checked_constructor
@@ -139,7 +138,9 @@ class DeepLabV1(nn.Module):
             multi_grid=None,
         )
         if multi_scale and not isinstance(self.backbone, VGG16):
-            raise AtrousError(f"multi_scale takes the side features of vgg16, backbone '{backbone}' has none.")
+            raise AtrousError(
+                f"multi_scale takes the side features of vgg16, backbone '{backbone}' has none. Leave multi_scale out."
+            )
         rate = _rate(atrous_rate, output_stride)
         self.head = LargeFOV(self.backbone.high_channels, fov_channels, rate=rate, dropout=dropout)
         self.side = SideFeatures(in_channels, output_stride, dropout=dropout) if multi_scale else None
@@ -153,7 +154,7 @@ class DeepLabV1(nn.Module):
 
     @checked
     def set_output_stride(self, output_stride: int) -> None:
-        """Changes the density of the features in place, on the same weights.
+        """Changes the output stride of the features in place; the weights stay the same.
 
         Args:
             output_stride: 8, 16 or 32.
@@ -165,16 +166,16 @@ class DeepLabV1(nn.Module):
         self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
-        """Class scores at low resolution, where losses and masks are made from them.
+        """Returns the logits at low resolution; losses and masks are computed from them.
 
         Args:
-            images: N×C×H×W, normalised, any H, W ≥ 1.
+            images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/8⌉×⌈W/8⌉} logits; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}; in training with an auxiliary head also "aux".
 
         Raises:
-            AtrousError: in training with batch norms, one picture smaller than 33×33 px.
+            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
         """
         check_pictures(self, images)
         if self.side is not None and isinstance(self.backbone, VGG16):
@@ -190,11 +191,11 @@ class DeepLabV1(nn.Module):
         return scores
 
     def forward(self, images: Tensor) -> Tensor:
-        """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
+        """Returns N×K×H×W logits, bilinearly resized, for N×C×H×W normalised pictures."""
         return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
 
     def train(self, mode: bool = True) -> DeepLabV1:
-        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        """Sets the mode as `nn.Module.train` does; with `frozen_norm`, batch norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_norm:
             freeze_norm(self)

@@ -25,14 +25,14 @@ ASPP_S, ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)
 
 
 class Branch(nn.Module):
-    """One rate's fc6, fc7 and fc8, as over VGG-16 (§3.2, Figure 7b).
+    """One branch of the ASPP on VGG-16: fc6 with one atrous rate, fc7 and fc8 (§3.2, Figure 7b).
 
     Args:
         in_channels: C of the backbone's last features.
-        channels: C of fc6 and fc7, 1024 in the paper.
-        num_classes: K.
-        rate: atrous rate of fc6, in feature pixels.
-        dropout: probability, 0–1, after fc6 and fc7.
+        channels: C of fc6 and fc7, ≥ 1; 1024 in the paper.
+        num_classes: K ≥ 1.
+        rate: atrous rate of fc6, in feature pixels, ≥ 1.
+        dropout: dropout probability after fc6 and fc7, 0–1.
     """
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, *, rate: int, dropout: float) -> None:
@@ -45,21 +45,21 @@ class Branch(nn.Module):
             initialise_relu(conv)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×K×h×w."""
+        """Returns N×K×h×w logits for N×C×h×w features."""
         hidden = self.dropout(self.fc6(features).relu())
         return self.fc8(self.dropout(self.fc7(hidden).relu()))
 
 
 class SummedASPP(nn.Module):
-    """Class scores from several fields of view, summed (§3.2); no batch norm, no image pooling, unlike V3's.
+    """The sum of the logits of several fields of view (§3.2), without the batch norm and image pooling of V3.
 
     Args:
         in_channels: C of the backbone's last features.
-        num_classes: K.
-        rates: atrous rate per branch, in feature pixels.
-        channels: C of each branch's fc6 and fc7; 0 for one 3×3 convolution straight to the classes, as over
+        num_classes: K ≥ 1.
+        rates: atrous rate of each branch, in feature pixels, ≥ 1.
+        channels: C of fc6 and fc7 in each branch. 0 makes each branch one 3×3 convolution to K channels, as on
             ResNet-101 (kazuto1011/deeplab-pytorch, libs/models/deeplabv2.py).
-        dropout: probability, 0–1, in branches with fc6 and fc7, else on the features.
+        dropout: dropout probability after fc6 and fc7, 0–1; without fc6 and fc7, on the features.
     """
 
     def __init__(
@@ -78,45 +78,44 @@ class SummedASPP(nn.Module):
                 nn.init.zeros_(last.bias)  # pyright: ignore[reportArgumentType]
 
     def set_rates(self, rates: Sequence[int]) -> None:
-        """Changes the atrous rates in place; the weights stay."""
+        """Changes the atrous rates in place, one per branch; the weights stay the same."""
         for branch, rate in zip(self.branches, rates, strict=True):
             set_rate(branch, rate)
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×K×h×w."""
+        """Returns N×K×h×w logits for N×C×h×w features."""
         features = self.dropout(features)
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
 
 
 class DeepLabV2(nn.Module):
-    """An atrous backbone and ASPP, run on several sizes of the picture whose scores are fused by their maximum.
+    """DeepLabV2: an atrous backbone and ASPP, run on several sizes of the picture; the maximum fuses their logits.
 
-    Differs: the maximum is taken at the output stride and then upsampled (kazuto1011/deeplab-pytorch,
-    libs/models/msc.py); the text of §3.2 upsamples first. Over a backbone with TensorFlow's SAME padding the smaller
-    pictures have sides of 32k + 1, so that all scales are sampled alike.
+    Difference from the paper: the maximum is taken at the output stride and then upsampled (kazuto1011/deeplab-pytorch,
+    libs/models/msc.py); the text of §3.2 upsamples first. If the backbone has TensorFlow's SAME padding, the smaller
+    pictures have sides of 32k + 1, so that every scale samples the same positions.
+
+    The shared arguments are documented in `atrous.models.paper_arguments`.
 
     Args:
-        backbone: "resnet101" or "vgg16" in the paper; any network of `models.backbones`.
-        num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
-        output_stride: 8 in the paper, 16 or 32.
-        in_channels: C ≥ 1 of the pictures.
-        atrous_rates: of the ASPP at output stride 8; halved at 16. `ASPP_L` by default, or `ASPP_S`.
-        fov_channels: C of each branch's fc6 and fc7; 0 for branches of one convolution. By default the paper's:
-            1024 over VGG-16, 0 elsewhere.
-        scales: of the multi-scale inputs, 0–1, 1 among them; (1.0,) for the picture alone (§4.1).
-        dilation_rule: "previous" or "full", see `models.backbones`; the authors' Caffe networks have "full".
-        auxiliary: a second classifier for training, on the stage before the last.
-        dropout: probability, 0–1, after fc6 and fc7, else before the branches.
-        frozen_norm: batch norms keep their statistics in training.
-        norm: (eps, momentum) of the auxiliary head's batch norm; the paper's head has none.
-        align_corners: convention of every resize.
-        backbone_arguments: further arguments of `models.backbones.Backbone`.
+        backbone: "resnet101" by default; the paper also uses "vgg16".
+        output_stride: 8 by default, as in the paper.
+        atrous_rates: atrous rates of the ASPP at output stride 8, in feature pixels: at least one, whole numbers ≥ 1.
+            They are halved at 16 and quartered at 32. Default `ASPP_L`; the paper also uses `ASPP_S`.
+        fov_channels: C of fc6 and fc7 in each branch; 0 for branches of one convolution. Default None, as in the
+            paper: 1024 on VGG-16, 0 on other backbones.
+        scales: scales of the input pictures, above 0, at most 1, with 1 among them; (1.0,) for the picture alone
+            (§4.1). Default (0.5, 0.75, 1.0).
+        dilation_rule: "previous" by default; the authors' Caffe networks have "full".
+        dropout: probability after fc6 and fc7, or on the features if there is no fc6. Default None: 0.5 with fc6 and
+            fc7, else 0.
+        norm: it changes the auxiliary head only; the paper's head has no batch norm.
 
     Attributes:
-        info: what the model says about itself, see `models.info.Info`.
+        info: the model's record, see `models.info.Info`.
 
     Raises:
-        AtrousError: values out of range, or an unknown backbone.
+        AtrousError: a value is out of range, or the backbone is unknown.
     """
 
     @checked_constructor
@@ -146,7 +145,7 @@ class DeepLabV2(nn.Module):
         arguments = dict(locals())
         check_arguments(arguments, fewest_rates=1)
         if 1 not in scales or not all(0 < scale <= 1 for scale in scales):
-            raise AtrousError(f"scales must lie in 0–1 and hold 1, such as (0.5, 0.75, 1), got {tuple(scales)}.")
+            raise AtrousError(f"scales must lie in 0–1 and contain 1, such as (0.5, 0.75, 1), got {tuple(scales)}.")
         if len({_name(scale) for scale in scales}) < len(scales):
             raise AtrousError(f"scales must differ in their first six digits, got {tuple(scales)}.")
         self.align_corners, self.frozen_norm, self.atrous_rates = align_corners, frozen_norm, tuple(atrous_rates)
@@ -176,7 +175,7 @@ class DeepLabV2(nn.Module):
 
     @checked
     def set_output_stride(self, output_stride: int) -> None:
-        """Changes the density of the features in place, on the same weights.
+        """Changes the output stride of the features in place; the weights stay the same.
 
         Args:
             output_stride: 8, 16 or 32.
@@ -186,17 +185,19 @@ class DeepLabV2(nn.Module):
         self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
-        """Class scores at low resolution, where losses and masks are made from them.
+        """Returns the logits at low resolution; losses and masks are computed from them.
 
         Args:
-            images: N×C×H×W, normalised, any H, W ≥ 1.
+            images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/8⌉×⌈W/8⌉} logits, the maximum over the scales. In training also each scale's own under
-            "scale_0.5" …, each of which has its loss (§4.1), and "aux" with an auxiliary head.
+            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}, the maximum over the scales. In training with
+            several scales it also contains the logits of each scale, under "scale_1", "scale_0.5" and so on, because
+            each scale has its own loss (§4.1). In training with an auxiliary head it also contains "aux".
 
         Raises:
-            AtrousError: in training with batch norms, one picture too small for its smallest scale.
+            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px
+                at the smallest scale.
         """
         check_pictures(self, images, min([1.0, *self.smaller_scales.values()]))
         _, middle, high = self.backbone(images)
@@ -213,9 +214,9 @@ class DeepLabV2(nn.Module):
         return scores
 
     def _shrink(self, images: Tensor, scale: float) -> Tensor:
-        """The picture at a scale below 1, sampled every 1/scale pixels at any size, as the peers' pyramids are."""
+        """Returns the picture at a scale below 1, sampled every 1/scale pixels, as other implementations do."""
         sides = images.shape[-2:]
-        if self.pads_unevenly:  # else each scale would see the picture aside of the others, by up to a stride
+        if self.pads_unevenly:  # else the sampling positions of the scales would differ by up to one stride
             size = [aligned_side(side, scale) for side in sides]
             return F.interpolate(images, size=size, mode="bilinear", align_corners=self.align_corners)
         if min(sides) * scale < 1:
@@ -223,11 +224,11 @@ class DeepLabV2(nn.Module):
         return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=self.align_corners)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
+        """Returns N×K×H×W logits, bilinearly resized, for N×C×H×W normalised pictures."""
         return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
 
     def train(self, mode: bool = True) -> DeepLabV2:
-        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        """Sets the mode as `nn.Module.train` does; with `frozen_norm`, batch norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_norm:
             freeze_norm(self)
@@ -235,5 +236,5 @@ class DeepLabV2(nn.Module):
 
 
 def _name(scale: float) -> str:
-    """Of the scores at a scale, as losses and logs have it."""
+    """Returns the name of the logits of a scale, as losses and logs use it."""
     return f"scale_{scale:g}"

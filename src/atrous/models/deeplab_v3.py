@@ -19,24 +19,25 @@ from atrous.models.layers import Norm, check_pictures, conv3x3, freeze_norm, ini
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
-#: Unit rates of the last stage's three blocks in the paper's best networks, with ASPP and cascaded (§4.2, §4.3).
+#: Multi-grids of the paper's best networks: factors on the rates of the last stage's three blocks, with the cascade
+#: (1, 2, 1) (§4.2) and with ASPP (1, 2, 4) (§4.3).
 MULTI_GRID, CASCADE_MULTI_GRID = (1, 2, 4), (1, 2, 1)
 
 
 class Cascade(nn.Module):
-    """Going deeper with atrous convolution: copies of ResNet's last block, each at twice the rate before (§3.2).
+    """Cascaded blocks: copies of ResNet's last stage, each with twice the atrous rate of the one before (§3.2).
 
-    Where the paper's block 4 has rate 2, blocks 5, 6 and 7 have 4, 8 and 16, times the multi-grid.
+    If block 4 of the paper (the last stage) has rate 2, blocks 5, 6 and 7 have rates 4, 8 and 16, times the multi-grid.
 
     Args:
-        backbone: a ResNet, whose last stage is copied; its first unit, which changes the width, is left out in favour
-            of one more that does not.
-        num_blocks: 3 in the paper: blocks 5–7.
-        multi_grid: factors on the rates of each block's units.
-        dropout: probability, 0–1, after the last block.
+        backbone: a ResNet, whose last stage is copied. All units are copies of the second one, because the first unit
+            changes the number of channels.
+        num_blocks: number of copies, ≥ 1; 3 in the paper (blocks 5–7).
+        multi_grid: factors on the rates, one for each unit of a block, above 0.
+        dropout: dropout probability after the last block, 0–1.
 
     Raises:
-        AtrousError: another backbone than a ResNet.
+        AtrousError: the backbone is not a ResNet.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Cascade(nn.Module):
         super().__init__()
         units = plain_blocks(backbone.net)
         if len(units) < 2:
-            raise AtrousError(f"cascade copies a ResNet's last stage; backbone '{backbone.name}' is none.")
+            raise AtrousError(f"cascade copies a ResNet's last stage; backbone '{backbone.name}' is not a ResNet.")
         self.multi_grid = tuple(multi_grid)
         blocks = [nn.Sequential(*(copy.deepcopy(units[1]) for _ in units)) for _ in range(num_blocks)]
         self.blocks = nn.Sequential(*blocks)
@@ -53,47 +54,39 @@ class Cascade(nn.Module):
         self.set_rate(backbone.output_stride)
 
     def set_rate(self, output_stride: int) -> None:
-        """Rates that follow block 4's at an output stride; the weights stay."""
+        """Sets the rates of the copies for an output stride of 8, 16 or 32; the weights stay the same."""
         for number, block in enumerate(self.blocks, start=1):
             for unit, factor in zip(block.children(), self.multi_grid, strict=True):
                 set_rate(unit, max(1, round(32 // output_stride * 2**number * factor)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """N×C×h×w → N×C×h×w."""
+        """Returns N×C×h×w features for N×C×h×w features."""
         return self.dropout(self.blocks(features))
 
 
 class DeepLabV3(nn.Module):
-    """An atrous backbone and ASPP with image-level features; or, cascaded, an atrous backbone that goes on.
+    """DeepLabV3: an atrous backbone and ASPP with image-level features, or cascaded atrous blocks in place of the ASPP.
+
+    The shared arguments are documented in `atrous.models.paper_arguments`.
 
     Args:
-        backbone: "resnet50" or "resnet101" in the paper; any network of `models.backbones`.
-        num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
-        output_stride: 8, 16 or 32; the paper trains at 16 and evaluates at 8.
-        in_channels: C ≥ 1 of the pictures.
-        atrous_rates: of the ASPP at output stride 16, whole or half numbers; doubled at 8, halved at 32 (§3.3).
-        aspp_channels: C of the ASPP, 256 in the paper.
-        aspp_conv: one more 3×3 unit after the ASPP's projection, as torchvision and segmentation-models-pytorch have.
-        projection_kernel: of the ASPP's projection; 1 in the paper, 3 in mmsegmentation.
-        multi_grid: for ResNets, factors on the last stage's rate, one for each block. By default the paper's best,
-            (1, 2, 4) with ASPP and (1, 2, 1) cascaded, where the backbone is a ResNet with three plain blocks there;
-            else ones.
-        cascade: number of further copies of the last stage *instead* of the ASPP; 3 in the paper.
-        separable: depthwise-separable ASPP; by default over mobile and Xception backbones.
-        depthwise_norm: norm and ReLU between depthwise and pointwise.
-        dilation_rule: "previous" or "full", see `models.backbones`.
-        auxiliary: a second classifier for training, on the stage before the last.
-        dropout: probability, 0–1, before the last layers.
-        frozen_norm: batch norms keep their statistics in training, as in the paper's second phase (§4.1).
-        norm: (eps, momentum) of the heads' batch norms; the paper's momentum is 0.0003 (decay 0.9997).
-        align_corners: convention of every resize; TensorFlow's DeepLab and smp use True.
-        backbone_arguments: further arguments of `models.backbones.Backbone`.
+        backbone: "resnet101" by default; the paper also uses "resnet50".
+        output_stride: 16 by default; the paper trains at 16 and evaluates at 8.
+        aspp_conv: torchvision has this unit too.
+        multi_grid: default None. If the last stage of the backbone is a ResNet's with three plain blocks, None means
+            the paper's best factors: (1, 2, 4) with ASPP, (1, 2, 1) with the cascade. Otherwise it means factors of 1.
+        cascade: number of further copies of the last stage, 0–64, *in place of* the ASPP; 0 (default) for the ASPP, 3
+            in the paper. The backbone must be a ResNet; the arguments of the ASPP then have no effect.
+        dropout: probability on the output of the ASPP or the cascade; default 0.1.
+        frozen_norm: True in the second phase of the paper's training (§4.1).
+        norm: the paper's momentum is 0.0003 (decay 0.9997).
 
     Attributes:
-        info: what the model says about itself, see `models.info.Info`.
+        info: the model's record, see `models.info.Info`.
 
     Raises:
-        AtrousError: values out of range, an unknown backbone, a multi-grid or cascade over another than a ResNet.
+        AtrousError: a value is out of range, the backbone is unknown, or a multi-grid or cascade is given for a
+            backbone that is not a ResNet.
     """
 
     @checked_constructor
@@ -168,7 +161,7 @@ class DeepLabV3(nn.Module):
 
     @checked
     def set_output_stride(self, output_stride: int) -> None:
-        """Changes the density of the features in place, on the same weights (§3.3, §4.2).
+        """Changes the output stride of the features in place; the weights stay the same (§3.3, §4.2).
 
         Args:
             output_stride: 8, 16 or 32.
@@ -181,16 +174,16 @@ class DeepLabV3(nn.Module):
         self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
-        """Class scores at low resolution, where losses and masks are made from them.
+        """Returns the logits at low resolution; losses and masks are computed from them.
 
         Args:
-            images: N×C×H×W, normalised, any H, W ≥ 1.
+            images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/s⌉×⌈W/s⌉} logits at output stride s; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}; in training with an auxiliary head also "aux".
 
         Raises:
-            AtrousError: in training, one picture smaller than 33×33 px.
+            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
         """
         check_pictures(self, images)
         _, middle, features = self.backbone(images)
@@ -202,11 +195,11 @@ class DeepLabV3(nn.Module):
         return scores
 
     def forward(self, images: Tensor) -> Tensor:
-        """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
+        """Returns N×K×H×W logits, bilinearly resized, for N×C×H×W normalised pictures."""
         return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
 
     def train(self, mode: bool = True) -> DeepLabV3:
-        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        """Sets the mode as `nn.Module.train` does; with `frozen_norm`, batch norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_norm:
             freeze_norm(self)

@@ -29,14 +29,15 @@ from atrous.models.paper_arguments import check_arguments, checked_constructor
 
 
 class Decoder(nn.Module):
-    """Fuses ASPP features with low-level ones to sharpen object boundaries (arXiv:1802.02611 §3.1, Figure 2).
+    """The decoder: fuses ASPP features with low-level features to sharpen object boundaries (§3.1, Figure 2).
 
     Args:
         low_channels: C of the backbone's features at stride 4.
         channels: C of the ASPP features, of every 3×3 convolution and of the output; 256 in the paper.
-        reduced_channels: C to which low-level features are reduced, so that they do not outweigh; 48 in the paper.
-        num_convs: how many 3×3 convolutions; 2 in the paper (Table 2).
-        separable: depthwise-separable 3×3 convolutions.
+        reduced_channels: C of the low-level features after their reduction, which keeps them from outweighing the ASPP
+            features; 48 in the paper.
+        num_convs: number of 3×3 convolutions, ≥ 1; 2 in the paper (Table 2).
+        separable: whether the 3×3 convolutions are depthwise separable.
         depthwise_norm: see `layers.separable_conv`.
         align_corners: see `layers.resize`.
     """
@@ -64,42 +65,31 @@ class Decoder(nn.Module):
         )
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
-        """N×channels×h×w and N×low_channels×H/4×W/4 → N×channels×H/4×W/4."""
+        """Returns N×channels×⌈H/4⌉×⌈W/4⌉ features for N×channels×h×w and N×low_channels×⌈H/4⌉×⌈W/4⌉ features."""
         upsampled = resize(high, low.shape[-2:], self.align_corners)
         return self.fuse(torch.cat([upsampled, self.reduce(low)], dim=1))
 
 
 class DeepLabV3Plus(nn.Module):
-    """Encoder (atrous backbone and ASPP) and decoder, as in Figure 2 of arXiv:1802.02611.
+    """DeepLabV3+: encoder (atrous backbone and ASPP) and decoder, as in Figure 2 of arXiv:1802.02611.
+
+    The shared arguments are documented in `atrous.models.paper_arguments`.
 
     Args:
-        backbone: "xception65", "xception71" or "resnet101" in the paper; any network of `models.backbones`.
-        num_classes: K ≥ 1; 1 is one logit that separates two classes at probability 0.5.
-        output_stride: 8, 16 or 32; 16 trains well, 8 is finer and costs several times more.
-        in_channels: C ≥ 1 of the pictures.
-        atrous_rates: of the ASPP at output stride 16, whole or half numbers; doubled at 8, halved at 32
-            (arXiv:1706.05587 §3.3).
-        aspp_channels: C of the ASPP, 256 in the paper.
-        aspp_conv: one more 3×3 unit after the ASPP's projection, as segmentation-models-pytorch has it.
-        projection_kernel: of the ASPP's projection; 1 in the paper, 3 in mmsegmentation.
-        low_channels: C of the reduced low-level features, 48 in the paper.
-        decoder_convs: number of 3×3 convolutions in the decoder, 2 in the paper.
-        multi_grid: for ResNets, factors on the last stage's rate, one for each block; none for Xception.
-        separable: depthwise-separable ASPP and decoder; by default over mobile and Xception backbones.
-        depthwise_norm: norm and ReLU between depthwise and pointwise, as in the paper.
-        dilation_rule: "previous" or "full", see `models.backbones`.
-        auxiliary: a second classifier for training, on the stage before the last.
-        dropout: probability, 0–1, after the ASPP.
-        frozen_norm: batch norms keep their statistics in training.
-        norm: (eps, momentum) of the heads' batch norms; the paper's momentum is 0.0003 (decay 0.9997).
-        align_corners: convention of every resize; TensorFlow's DeepLab and smp use True.
-        backbone_arguments: further arguments of `models.backbones.Backbone`.
+        backbone: "resnet50" by default; the paper uses "xception65", "xception71" and "resnet101".
+        output_stride: 16 by default, which trains well; 8 is finer and costs several times more.
+        low_channels: C of the reduced low-level features, ≥ 1; default 48, as in the paper.
+        decoder_convs: number of 3×3 convolutions in the decoder, 1–64; default 2, as in the paper.
+        multi_grid: default (1, 1, 1), which leaves the rates to the dilation rule and suits every backbone.
+        dropout: probability on the output of the ASPP; default 0.1.
+        norm: the paper's momentum is 0.0003 (decay 0.9997).
 
     Attributes:
-        info: what the model says about itself, see `models.info.Info`.
+        info: the model's record, see `models.info.Info`.
 
     Raises:
-        AtrousError: values out of range, an unknown backbone, or a multi-grid over another than a ResNet.
+        AtrousError: a value is out of range, the backbone is unknown, or a multi-grid is given for a backbone that is
+            not a ResNet.
     """
 
     @checked_constructor
@@ -172,7 +162,7 @@ class DeepLabV3Plus(nn.Module):
 
     @checked
     def set_output_stride(self, output_stride: int) -> None:
-        """Changes the density of the features in place, on the same weights (arXiv:1706.05587 §3.3).
+        """Changes the output stride of the features in place; the weights stay the same (arXiv:1706.05587 §3.3).
 
         Args:
             output_stride: 8, 16 or 32.
@@ -182,16 +172,16 @@ class DeepLabV3Plus(nn.Module):
         self.info = replace(self.info, arguments={**self.info.arguments, "output_stride": output_stride})
 
     def scores(self, images: Tensor) -> dict[str, Tensor]:
-        """Class scores at low resolution, where losses and masks are made from them.
+        """Returns the logits at low resolution; losses and masks are computed from them.
 
         Args:
-            images: N×C×H×W, normalised, any H, W ≥ 1.
+            images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/4⌉×⌈W/4⌉} logits; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/4⌉×⌈W/4⌉ logits}; in training with an auxiliary head also "aux".
 
         Raises:
-            AtrousError: in training, one picture smaller than 33×33 px.
+            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
         """
         check_pictures(self, images)
         low, middle, high = self.backbone(images)
@@ -201,11 +191,11 @@ class DeepLabV3Plus(nn.Module):
         return scores
 
     def forward(self, images: Tensor) -> Tensor:
-        """N×C×H×W normalised → N×K×H×W logits, bilinearly resized."""
+        """Returns N×K×H×W logits, bilinearly resized, for N×C×H×W normalised pictures."""
         return resize(self.scores(images)["main"], images.shape[-2:], self.align_corners)
 
     def train(self, mode: bool = True) -> DeepLabV3Plus:
-        """As `nn.Module.train`; frozen batch norms stay as they are."""
+        """Sets the mode as `nn.Module.train` does; with `frozen_norm`, batch norms stay in evaluation mode."""
         super().train(mode)
         if self.frozen_norm:
             freeze_norm(self)

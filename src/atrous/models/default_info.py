@@ -1,4 +1,4 @@
-"""What a freshly built model says about itself, before it is told its classes and pictures."""
+"""The record of a newly built model, before its classes and pictures are set."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from atrous.models.vgg import VGG16
 
 
 def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone | VGG16) -> Info:
-    """What a freshly built model says about itself.
+    """Returns the record of a newly built model.
 
     Args:
-        architecture: a paper's name.
-        arguments: of its constructor, as `locals()` at its top gives them; lists become tuples.
-        backbone: whose pretrained weights' preprocessing is recorded, in 0–255; grey and many-band pictures get the
-            channels' mean.
+        architecture: a key of `atrous.models.ARCHITECTURES`.
+        arguments: arguments of its constructor, as `locals()` returns them there; lists become tuples.
+        backbone: backbone of the model; the record takes its mean and standard deviation, in 0–255. If the number of
+            channels differs, each channel gets their average.
 
     Raises:
-        AtrousError: num_classes below 1 or above 255.
+        AtrousError: num_classes is not a whole number from 1 to 255.
     """
     mean, std = [255 * value for value in backbone.mean], [255 * value for value in backbone.std]
     if backbone.in_channels != len(mean):

@@ -1,7 +1,7 @@
-"""What other implementations of the same backbones do differently, with the same weights.
+"""Differences of other implementations of the same backbones, with the same weights.
 
-A converted checkpoint gives its own library's pixels only if its network does as that library does. Each difference is
-one argument here, stored in the model's info.
+A converted checkpoint reproduces the predictions of its library only if the network computes as in that library. Each
+difference is one argument here, which the model's record stores.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ PADDINGS = ("consistent", "tensorflow")
 
 @dataclass(frozen=True)
 class ForeignQuirks:
-    """How a backbone's geometry departs from ours.
+    """The differences between another implementation of a backbone and this package's.
 
     Args:
-        padding: where a convolution with SAME padding lost its stride: "consistent" keeps the features where they
-            were, "tensorflow" pads symmetrically as timm and TensorFlow do; they differ at even sizes only.
-        symmetric: beginnings of the paths of convolutions whose SAME padding is symmetric at every size, as
-            efficientnet-pytorch's is where its map's side is odd at the one size for which it computes paddings.
-        rate_factors: beginning of a path → factor on the rates of its convolutions at output strides 8 and 16, for
-            blocks that smp counts to the stage after theirs.
-        stride_first: a bottleneck's stride in its first 1×1 convolution, as Caffe's ResNets have it.
-        ceil_pool: the stem's max pool rounds sizes up, as Caffe does.
-        dilate_second: a ResNet's basic block dilates both of its 3×3 convolutions, or, as in mmsegmentation, the first.
-        pad_expansion: inverted residuals are padded before their expansion, so that the border is not zero after it,
-            and the stem not at all (VainF/DeepLabV3Plus-Pytorch, network/backbone/mobilenetv2.py).
+        padding: padding of a convolution with SAME padding that lost its stride. "consistent" (default) keeps the
+            positions of the features; "tensorflow" pads symmetrically, as timm and TensorFlow do. They differ at even
+            sizes only.
+        symmetric: prefixes of the paths of convolutions whose SAME padding is symmetric at every size. In
+            efficientnet-pytorch, which computes paddings for one size, these convolutions have an odd map there.
+        rate_factors: factors on the rates at output strides 8 and 16, by prefix of the convolutions' paths.
+            segmentation-models-pytorch counts some blocks to the stage after theirs.
+        stride_first: whether a bottleneck has its stride in the first 1×1 convolution, as in Caffe's ResNets.
+        ceil_pool: whether the stem's max pool rounds sizes up, as in Caffe.
+        dilate_second: whether a ResNet's basic block dilates both 3×3 convolutions (default); mmsegmentation dilates
+            the first one only.
+        pad_expansion: whether inverted residuals are padded before their expansion, so that the border is not zero
+            after it, and the stem is not padded (VainF/DeepLabV3Plus-Pytorch, network/backbone/mobilenetv2.py).
 
     Raises:
-        AtrousError: an unknown padding.
+        AtrousError: the padding is unknown.
     """
 
     padding: Literal["consistent", "tensorflow"] = "consistent"
@@ -55,11 +57,11 @@ class ForeignQuirks:
             raise unknown_name("padding", self.padding, PADDINGS)
 
     def apply(self, net: nn.Module, output_stride: int) -> None:
-        """Changes a timm network whose strides, rates and paddings were just set.
+        """Applies the differences to a timm network whose strides, rates and paddings have just been set.
 
         Args:
-            net: changed in place.
-            output_stride: that it has.
+            net: the network; it is changed in place.
+            output_stride: its output stride: 8, 16 or 32.
         """
         for path, module in net.named_modules():
             if isinstance(module, SameConv2d):

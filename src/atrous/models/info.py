@@ -1,4 +1,4 @@
-"""What a model says about itself: enough to rebuild it, feed it and read its answers."""
+"""A model's record: everything needed to rebuild it, to prepare its input and to interpret its output."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from atrous.errors import AtrousError, shown
 from atrous.input_spec import IMAGE, LARGEST, SMALLEST, Input, joint_dtype, usual_colors
 from atrous.models.task import SEMANTIC, Task
 
-#: 2 since a record lists inputs and tasks; records of version 1 are of one picture and one table of classes.
+#: Version of the record's format. Version 2 lists inputs and tasks; version 1 has one picture and one class table.
 FORMAT_VERSION = 2
-#: Fields of a record without tasks, which are those of its class table.
+#: Fields of a record without tasks, with the fields of `ClassTable` that they become.
 _TABLE = {"classes": "names", "colors": "colors", "raw": "raw", "ignore": "ignore"}
 
-#: How much pictures may be enlarged: a thumbnail of 32 px to 2048.
+#: Largest factor by which pictures may be enlarged: from 32 px to 2048 px.
 MOST_ENLARGED = 64
 
 
 @checked_field_names
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to a scene before the network.
+    """The inputs of a network and their preprocessing.
 
     Args:
-        inputs: what the network sees, joined along the channels in this order; the first is the picture, "image".
-        enlarge: factor by which pictures are enlarged before the network sees them, above 0, at most 64.
-        aligned: whether the network sees sides of 32k + 1 pixels even where nothing is enlarged, which is what
-            TensorFlow's SAME padding needs to sample crops and whole pictures alike (`layers.Normalize`).
+        inputs: inputs of the network, joined along the channels in this order; the first is the picture, "image".
+        enlarge: factor by which the input is enlarged before the network, above 0, at most 64.
+        aligned: whether the input is resized to sides of 32k + 1 pixels even if `enlarge` is 1. With TensorFlow's SAME
+            padding, crops and whole pictures are then sampled at the same positions (`layers.Normalize`).
+
+    Raises:
+        AtrousError: a value is out of range, the first input is not "image", or two inputs have the same name.
     """
 
     inputs: tuple[Input, ...]
@@ -43,18 +46,20 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not isinstance(self.inputs, tuple) or not self.inputs or not all(isinstance(i, Input) for i in self.inputs):
             raise AtrousError(
-                f"inputs must be a tuple of Input, got {shown(self.inputs)}; of pictures alone, "
+                f"inputs must be a tuple of Input, got {shown(self.inputs)}. For pictures alone use "
                 "Preprocessing.of_pictures(mean, std)."
             )
         names = [one.name for one in self.inputs]
         if names[0] != IMAGE or len(set(names)) < len(names):
-            raise AtrousError(f"the first input is {IMAGE!r} and no two have one name, got {', '.join(names)}.")
+            raise AtrousError(
+                f"the first input must be {IMAGE!r}, and the names of all inputs must differ, got {', '.join(names)}."
+            )
         if (enlarge := as_float(self.enlarge, "enlarge")) is None:
             raise AtrousError(f"enlarge must be a number, got {shown(self.enlarge)}.")
         if not 0 < enlarge <= MOST_ENLARGED:
             raise AtrousError(f"enlarge must be positive and finite, at most {MOST_ENLARGED:,}, got {enlarge}.")
         object.__setattr__(self, "enlarge", enlarge)
-        if not isinstance(self.aligned, bool):  # a text in an altered file would count as true
+        if not isinstance(self.aligned, bool):  # a string in an altered file would count as true
             raise AtrousError(f"aligned must be true or false, got {shown(self.aligned)}.")
 
     @classmethod
@@ -69,18 +74,18 @@ class Preprocessing:
         enlarge: float = 1.0,
         aligned: bool = False,
     ) -> Preprocessing:
-        """Of a network that sees one picture and nothing beside it.
+        """Returns the preprocessing of a network whose only input is a picture.
 
         Args:
-            mean: one per channel, in raw units.
-            std: one per channel, > 0, in raw units.
-            dtype: uint8, uint16 or float32.
-            pages: as of `Input`.
-            enlarge: as of `Preprocessing`.
-            aligned: as of `Preprocessing`.
+            mean: mean of each channel, in raw units.
+            std: standard deviation of each channel, > 0, in raw units.
+            dtype: type of the values: uint8, uint16 or float32.
+            pages: as in `Input`.
+            enlarge: as in `Preprocessing`.
+            aligned: as in `Preprocessing`.
 
         Raises:
-            AtrousError: values out of range.
+            AtrousError: a value is out of range.
         """
         colors = usual_colors(len(mean), dtype)
         image = Input(tuple(mean), tuple(std), dtype=dtype, pages=pages, colors=colors)  # pyright: ignore[reportArgumentType]
@@ -93,41 +98,41 @@ class Preprocessing:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of all channels, in raw units."""
+        """The mean of each channel of all inputs, in raw units."""
         return tuple(value for one in self.inputs for value in one.mean)
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Of all channels, in raw units."""
+        """The standard deviation of each channel of all inputs, in raw units."""
         return tuple(value for one in self.inputs for value in one.std)
 
     @property
     def channels(self) -> int:
-        """C of all inputs together."""
+        """The number of channels C of all inputs together."""
         return sum(one.channels for one in self.inputs)
 
     @property
     def dtype(self) -> Literal["uint8", "uint16", "float32"]:
-        """The type of the values of all inputs in one array."""
+        """The dtype of an array that holds all inputs."""
         return joint_dtype(self.inputs)
 
     @property
     def windows(self) -> tuple[tuple[float, float], ...] | None:
-        """(lowest, highest) value of each channel that is not clipped; None where no value is clipped."""
+        """The range (lowest, highest) to which each channel is clipped; None if no channel is clipped."""
         if all(one.window is None for one in self.inputs):
             return None
         return tuple(one.window or (-math.inf, math.inf) for one in self.inputs for _ in one.mean)
 
     @checked
     def normalized_by(self, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-        """The same with another mean and deviation of all channels.
+        """Returns a copy with another mean and standard deviation of all channels.
 
         Args:
-            mean: one per channel of all inputs together, in raw units.
-            std: one per channel, > 0, in raw units.
+            mean: mean of each channel of all inputs together, in raw units.
+            std: standard deviation of each channel, > 0, in raw units.
 
         Raises:
-            AtrousError: another number of values than channels, or values out of range.
+            AtrousError: the number of values is not the number of channels, or a value is out of range.
         """
         if not len(mean) == len(std) == self.channels:
             raise AtrousError(
@@ -142,10 +147,13 @@ class Preprocessing:
 
     @checked
     def with_image(self, **changes: Any) -> Preprocessing:
-        """The same with other fields of its first input.
+        """Returns a copy in which fields of the first input are changed.
 
         Args:
-            changes: fields of `Input`, such as dtype="uint16".
+            changes: new values of fields of `Input`, such as dtype="uint16".
+
+        Raises:
+            AtrousError: a value is out of range.
         """
         return replace(self, inputs=(replace(self.image, **changes), *self.inputs[1:]))
 
@@ -153,18 +161,21 @@ class Preprocessing:
 @checked_field_names
 @dataclass(frozen=True)
 class Info:
-    """Everything about a model but its weights; JSON-serialisable. `dataclasses.replace` changes it.
+    """A model's record: all data except the weights. JSON can store it; `dataclasses.replace` changes a copy.
 
     Args:
-        architecture: a paper's name, a key of `atrous.models.ARCHITECTURES`.
-        arguments: all arguments of its constructor, so that a file rebuilds the model.
-        preprocessing: what happens to a picture before the network.
-        tasks: what the model answers; the first is semantic, whose classes are two for a one-logit model.
-        temperature: logits are divided by it before softmax.
-        crf: parameters of the CRF that refines this model's masks, or None.
+        architecture: the paper, a key of `atrous.models.ARCHITECTURES`.
+        arguments: all arguments of the model's constructor, by name, so that a file can rebuild the model.
+        preprocessing: the inputs of the network and their preprocessing.
+        tasks: the tasks of the model. The first is semantic segmentation; a model with one logit has two classes there.
+        temperature: number > 0 by which the logits are divided before softmax.
+        crf: settings of the CRF that refines this model's masks, or None.
         scores: measured results, such as {"val": {"miou": 0.71}}.
-        provenance: how it was made: data, command, versions.
-        format_version: of this record.
+        provenance: origin of the model: data, command, versions.
+        format_version: version of this record's format.
+
+    Raises:
+        AtrousError: a field has a wrong type or is out of range, or the fields do not agree.
     """
 
     architecture: str
@@ -181,14 +192,16 @@ class Info:
         arguments = as_dict(self.arguments, "arguments")
         if not isinstance(self.preprocessing, Preprocessing) or arguments is None:
             given = f"{shown(self.preprocessing)} and {shown(self.arguments)}"
-            raise AtrousError(f"preprocessing is a Preprocessing and arguments are a dict, got {given}.")
+            raise AtrousError(f"preprocessing must be a Preprocessing and arguments a dict, got {given}.")
         object.__setattr__(self, "arguments", arguments)
         tasks = self.tasks
         if not isinstance(tasks, tuple) or not tasks or not all(isinstance(task, Task) for task in tasks):
             raise AtrousError(f"tasks must be a tuple of Task, got {shown(tasks)}.")
         if tasks[0].kind != SEMANTIC or len({task.name for task in tasks}) < len(tasks):
             names = ", ".join(task.name for task in tasks)
-            raise AtrousError(f"the first task is {SEMANTIC} and no two have one name, got {names}.")
+            raise AtrousError(
+                f"the first task must be {SEMANTIC}, and the names of all tasks must differ, got {names}."
+            )
         outputs = self.arguments.get("num_classes")
         if outputs is not None and not isinstance(outputs, int):
             raise AtrousError(f"num_classes in arguments must be a whole number, got {shown(outputs)}.")
@@ -198,12 +211,12 @@ class Info:
             )
         temperature = as_float(self.temperature, "temperature")
         if temperature is None or not SMALLEST <= temperature <= LARGEST:
-            raise AtrousError(f"temperature must be positive and finite, in float32, got {shown(self.temperature)}.")
+            raise AtrousError(f"temperature must be positive and finite in float32, got {shown(self.temperature)}.")
         object.__setattr__(self, "temperature", temperature)
         channels = self.arguments.get("in_channels")
         if channels is not None and self.preprocessing.channels != channels:
             raise AtrousError(
-                f"a model of pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
+                f"a model for pictures with {channels} channels needs as many means, got {self.preprocessing.channels}."
             )
         for name in ("crf", "scores", "provenance"):
             given, optional = getattr(self, name), name == "crf"
@@ -213,45 +226,48 @@ class Info:
 
     @property
     def table(self) -> ClassTable:
-        """The classes that each pixel may have, with their colours and mask values: those of the semantic task."""
+        """The classes of the semantic task, with their colours and mask values."""
         return self.tasks[0].classes
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that each pixel may have."""
+        """The names of the classes of the semantic task."""
         return self.table.names
 
     @property
     def colors(self) -> tuple[Color, ...]:
-        """RGB, 0–255, of these classes."""
+        """The colours of these classes, RGB in 0–255."""
         return self.table.colors
 
     @checked
     def with_table(self, table: ClassTable) -> Info:
-        """The same with other classes of its semantic task.
+        """Returns a copy with other classes of the semantic task.
 
         Args:
-            table: of as many classes as the model separates.
+            table: class table with as many classes as the model separates.
 
         Raises:
-            AtrousError: another number of classes.
+            AtrousError: the number of classes differs.
         """
         return replace(self, tasks=(replace(self.tasks[0], classes=table), *self.tasks[1:]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers."""
+        """Returns the record as plain dicts, lists, strings and numbers."""
         return asdict(self)
 
     @classmethod
     @checked
     def from_dict(cls, record: dict[str, Any]) -> Info:
-        """The inverse of `to_dict`, after a trip through JSON.
+        """Builds a record from the dict of `to_dict`, also after it was stored as JSON.
+
+        Args:
+            record: the dict.
 
         Raises:
-            AtrousError: fields missing or unknown, or a newer format.
+            AtrousError: a field is missing or unknown, or the format version is not supported.
         """
         if not isinstance(record, Mapping):
-            raise AtrousError(f"a model's record is a dict, got {shown(record)}.")
+            raise AtrousError(f"a model's record must be a dict, got {shown(record)}.")
         version = record.get("format_version")
         if isinstance(version, bool) or version not in (1, FORMAT_VERSION):
             raise AtrousError(
@@ -274,7 +290,7 @@ class Info:
 
 
 def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
-    """As a record of that format version has it."""
+    """Reads the preprocessing from a record of a format version."""
     if version == 1:
         return Preprocessing.of_pictures(**record)
     inputs = tuple(Input(**{field: tuples(value) for field, value in one.items()}) for one in record["inputs"])
@@ -282,14 +298,14 @@ def _preprocessing(record: Mapping[str, Any], version: int) -> Preprocessing:
 
 
 def _is_flat(record: Mapping[str, Any]) -> bool:
-    """Whether a record has its classes beside its other fields: in version 1, and in the first files of version 2."""
+    """Returns whether a record has its classes at the top level, as in version 1 and the first files of version 2."""
     return record["format_version"] == 1 or ("tasks" not in record and "classes" in record)
 
 
 def _flat_table(record: Mapping[str, Any]) -> ClassTable:
-    """The classes of a record without tasks, which were not checked as a table when it was written.
+    """Reads the class table from a record without tasks, whose classes were not checked when it was written.
 
-    A value of a class is not ignored, though it is in the default (255,); a name that stands twice gets a number.
+    A mask value of a class is removed from the ignored values, whose default is (255,). A repeated name gets a number.
     """
     fields = {new: tuples(record[old]) for old, new in _TABLE.items()}
     owned = {value for values in fields["raw"] for value in values}
@@ -302,7 +318,7 @@ def _flat_table(record: Mapping[str, Any]) -> ClassTable:
 
 
 def _tasks(record: Mapping[str, Any]) -> tuple[Task, ...]:
-    """As a record of its format version has them."""
+    """Reads the tasks from a record of any format version."""
     if _is_flat(record):
         return (Task(_flat_table(record)),)
     return tuple(
@@ -312,18 +328,18 @@ def _tasks(record: Mapping[str, Any]) -> tuple[Task, ...]:
 
 
 def placeholder_table(num_classes: int) -> ClassTable:
-    """The classes of a model that was never told them: "class 0", "class 1" …, in shades of grey.
+    """Returns a class table for a model without class names: "class 0", "class 1" …, in shades of grey.
 
     Args:
-        num_classes: outputs of the network, 1 (one logit, which separates two classes) to 255.
+        num_classes: number of outputs of the network, 1 (one logit, which separates two classes) to 255.
 
     Raises:
-        AtrousError: another number.
+        AtrousError: num_classes is out of range.
     """
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or not 1 <= num_classes <= MAX_CLASSES:
         raise AtrousError(
-            f"num_classes must be a whole number, 1 (binary, one logit) to {MAX_CLASSES} (a mask's pixel is one "
-            f"byte), got {shown(num_classes)}."
+            f"num_classes must be a whole number, 1 (binary, one logit) to {MAX_CLASSES} (a mask has one byte per "
+            f"pixel), got {shown(num_classes)}."
         )
     count = max(num_classes, 2)  # one logit separates two classes
     return ClassTable(
@@ -335,10 +351,10 @@ def placeholder_table(num_classes: int) -> ClassTable:
 
 
 def tuples(value: Any) -> Any:
-    """Lists, which is what JSON makes of tuples, as tuples, at any depth.
+    """Replaces lists by tuples at any depth, because JSON stores tuples as lists.
 
     Args:
-        value: plain values.
+        value: a plain value; lists and dicts may be nested.
     """
     if isinstance(value, Mapping):
         return {key: tuples(item) for key, item in value.items()}
@@ -346,16 +362,20 @@ def tuples(value: Any) -> Any:
 
 
 def aligned_side(side: int, factor: float) -> int:
-    """The number 32k + 1 ≥ 33 nearest to factor·side.
+    """Returns the number 32k + 1 ≥ 33 nearest to factor·side.
 
-    There every map down to stride 32 has an odd side, so TensorFlow's SAME padding is even and training crops and whole
-    pictures are sampled at the same places; elsewhere a map shifts by half its stride. Down to 32 also at output stride
-    16, where the last layer keeps the padding of the stride it has lost: at 16k + 1 with an odd k, CamVid lost seven
-    points of mean IoU (docs/results.md).
+    With such a side every feature map down to stride 32 has an odd side, so TensorFlow's SAME padding is symmetric.
+    Training crops and whole pictures are then sampled at the same positions; with other sides a map shifts by half its
+    stride. Stride 32 matters at output stride 16 too, because the last stage keeps the padding of its lost stride: with
+    sides of 16k + 1 and an odd k, CamVid lost seven points of mean IoU (docs/results.md).
+
+    Args:
+        side: height or width in pixels, ≥ 1.
+        factor: factor by which the picture is enlarged, > 0.
     """
-    # `round`, to the even number halfway, in whole and positive numbers, which is all that exporters know of sizes.
+    # Equals `round` (half to even), written in positive integers: exporters support nothing else for sizes.
     exact = Fraction(factor).limit_denominator(10**6)
     above, below = side * exact.numerator - exact.denominator, 32 * exact.denominator
     nearest = (2 * above + below) // (4 * below) + (2 * above + 3 * below - 1) // (4 * below)
-    nearest = nearest + 1 // (nearest + 1)  # 33 at least
+    nearest = nearest + 1 // (nearest + 1)  # at least 33
     return 32 * nearest + 1

@@ -1,6 +1,6 @@
-"""The bricks every paper is built from: convolutions with norm, separable convolutions, named-size resizing.
+"""Building blocks of all papers: convolutions with batch norm, separable convolutions, resizing, normalisation.
 
-Legend of shapes, here and everywhere: N batch, C channels, K classes, H×W pixels.
+Shapes, here and in all other modules: N batch, C channels, K classes, H×W pixels, h×w feature pixels.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from torch.nn import functional as F
 from atrous.errors import AtrousError, shown
 from atrous.models.info import Preprocessing, aligned_side
 
-#: The smallest side on which one picture alone can be trained: at output stride 16 it still leaves 3×3 features,
+#: Smallest side in pixels of a training batch of one picture. At output stride 16 it leaves 3×3 features, which are
 #: enough values per channel for batch statistics.
 MINIMUM_SIDE_OF_ONE = 33
 
-#: (eps, momentum) of a batch norm, in PyTorch's sense of momentum.
+#: (eps > 0, momentum 0–1) of a batch norm, in PyTorch's sense of momentum.
 Norm = tuple[float, float]
 
 
 def resize(features: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Bilinear resizing to a named size; a no-op when the size is already right.
+    """Resizes features bilinearly to a given size; returns them unchanged if they have this size.
 
     Args:
         features: N×C×h×w.
         size: target (H, W) in pixels, each ≥ 1.
-        align_corners: whether the corner pixels' centres coincide (TensorFlow's DeepLab, smp) or their edges do.
+        align_corners: True aligns the centres of the corner pixels (TensorFlow's DeepLab, segmentation-models-pytorch),
+            False their outer edges.
 
     Returns:
         N×C×H×W.
@@ -40,12 +41,12 @@ def resize(features: Tensor, size: Sequence[int], align_corners: bool = False) -
 
 
 def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corners: bool = False) -> Tensor:
-    """A band of rows of `resize(features, size)`, without making the rest.
+    """Returns a band of rows of `resize(features, size)` without computing the other rows.
 
     Args:
         features: N×C×h×w.
         size: (H, W) of the whole resized map.
-        rows: which of its rows, within 0…H.
+        rows: rows of the resized map to return, within 0…H.
         align_corners: as in `resize`.
 
     Returns:
@@ -65,23 +66,23 @@ def resize_rows(features: Tensor, size: Sequence[int], rows: range, align_corner
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
-    """N×K×H×W logits → probabilities that sum to one: by softmax, or N×2×H×W of one logit by sigmoid."""
+    """Returns N×K×H×W probabilities for N×K×H×W logits, by softmax; for one logit N×2×H×W, by sigmoid."""
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], 1)
     return logits.softmax(1)
 
 
 class Normalize(nn.Module):
-    """Raw pixel values to what the network was trained on: clip, resize, then (x − mean) / std.
+    """Normalisation of raw pixel values: clips, resizes, then computes (x − mean) / std.
 
-    The one brick that normalises, used by `TrainingStep` and `Pipeline` and nowhere else.
+    Only `TrainingStep` and `Pipeline` normalise, and both use this module.
 
     Args:
-        mean: one per channel, in raw units (0–255 for 8-bit pictures).
-        std: one per channel, > 0, in raw units.
-        enlarge: factor by which pictures are enlarged before the network sees them.
-        aligned: round the sides to 32k + 1 also where `enlarge` is 1, which else leaves pictures alone.
-        windows: per channel the (lowest, highest) raw value that is not clipped; None to clip nothing.
+        mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
+        std: standard deviation of each channel, > 0, in raw units.
+        enlarge: factor by which pictures are enlarged, above 0, at most 64.
+        aligned: whether pictures are resized to sides of 32k + 1 also if `enlarge` is 1.
+        windows: range (lowest, highest) of raw values to which each channel is clipped; None for no clipping.
     """
 
     mean: Tensor
@@ -105,32 +106,39 @@ class Normalize(nn.Module):
 
     @classmethod
     def of(cls, preprocessing: Preprocessing) -> Normalize:
-        """As a model's record has it."""
+        """Builds the module for the preprocessing of a model."""
         given = preprocessing
         return cls(given.mean, given.std, given.enlarge, given.aligned, given.windows)
 
     def forward(self, raw_images: Tensor) -> Tensor:
-        """N×C×H×W of any dtype → N×C×H'×W' float32; if resized, H' is the number 32k + 1 ≥ 33 nearest to enlarge·H."""
+        """Normalises pictures.
+
+        Args:
+            raw_images: N×C×H×W raw values of any dtype.
+
+        Returns:
+            N×C×H'×W' float32. H' is H; if pictures are resized, it is the number 32k + 1 ≥ 33 nearest to enlarge·H.
+        """
         height, width = raw_images.shape[-2:]
         images = raw_images.float()
         if self.limits is not None:
             images = images.clamp(self.limits[0], self.limits[1])
         if self.enlarge != 1.0 or self.aligned:
             size = aligned_side(height, self.enlarge), aligned_side(width, self.enlarge)
-            # Not `resize`, whose question whether the size is right already would be answered once, for a whole graph.
+            # Not `resize`: tracing would evaluate its comparison of sizes once and fix the result for the whole graph.
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return (images - self.mean) / self.std
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm for globally pooled features, which works for a batch of one in training.
+    """Batch norm for globally pooled features that also works for a training batch of one picture.
 
-    One picture leaves one value per channel, whose variance is zero: then the running statistics normalise, and
-    are not updated.
+    One picture has one value per channel, whose variance is zero. In this case the running statistics are used and not
+    updated.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """N×C×1×1 → N×C×1×1."""
+        """Returns normalised N×C×1×1 features for N×C×1×1 features."""
         if self.training and input.shape[0] > 1:
             return super().forward(input)
         return F.batch_norm(
@@ -141,12 +149,12 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel_size: int = 1, *, rate: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Atrous convolution without bias, batch norm, ReLU: the papers' unit.
+    """Returns the papers' unit: atrous convolution without bias, batch norm and ReLU.
 
     Args:
         in_channels: C of the input.
         out_channels: C of the output.
-        kernel_size: odd, in feature pixels; the size of the map is kept.
+        kernel_size: side of the kernel in feature pixels, odd; the output has the size of the input.
         rate: atrous rate r ≥ 1, the distance between two taps (arXiv:1706.05587 §3.1).
         groups: as in `torch.nn.Conv2d`.
     """
@@ -166,13 +174,16 @@ def conv_norm_relu(
 
 
 def separable_conv(in_channels: int, out_channels: int, *, rate: int = 1, depthwise_norm: bool = True) -> nn.Sequential:
-    """Depthwise 3×3 atrous convolution, then pointwise 1×1, norm, ReLU (arXiv:1802.02611 §3.1).
+    """Returns a separable unit: depthwise 3×3 atrous convolution, pointwise 1×1, batch norm and ReLU.
+
+    Source: arXiv:1802.02611 §3.1.
 
     Args:
         in_channels: C of the input.
         out_channels: C of the output.
         rate: atrous rate of the depthwise convolution, ≥ 1.
-        depthwise_norm: norm and ReLU between the two, as the paper has it; segmentation-models-pytorch has none.
+        depthwise_norm: whether batch norm and ReLU stand between the two convolutions, as in the paper;
+            segmentation-models-pytorch has none there.
     """
     depthwise = conv_norm_relu(in_channels, in_channels, 3, rate=rate, groups=in_channels)
     if not depthwise_norm:
@@ -188,14 +199,14 @@ def conv3x3(
     separable: bool = False,
     depthwise_norm: bool = True,
 ) -> nn.Sequential:
-    """A 3×3 atrous unit, plain or depthwise separable; see `conv_norm_relu` and `separable_conv`."""
+    """Returns a 3×3 atrous unit, plain or depthwise separable; see `conv_norm_relu` and `separable_conv`."""
     if separable:
         return separable_conv(in_channels, out_channels, rate=rate, depthwise_norm=depthwise_norm)
     return conv_norm_relu(in_channels, out_channels, 3, rate=rate)
 
 
 def set_rate(unit: nn.Module, rate: int) -> None:
-    """Changes the atrous rate of every convolution larger than 1×1 in place; the weights stay."""
+    """Sets the atrous rate (≥ 1) of every convolution larger than 1×1 in place; the weights stay the same."""
     for conv in unit.modules():
         if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1):
             conv.dilation = (rate, rate)
@@ -203,29 +214,31 @@ def set_rate(unit: nn.Module, rate: int) -> None:
 
 
 def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tuple[int, int]:
-    """Which rows, or columns, of a kernel ever meet the map; at wide rates few do (arXiv:1706.05587 §3.3).
+    """Returns the range of kernel rows (or columns) that overlap the map at least once (arXiv:1706.05587 §3.3).
 
-    Of a 3×3 kernel only the middle is left where the map is no larger than the rate.
+    At large rates some rows only ever cover zero padding. If the map is not larger than the rate, only the middle row
+    of a 3×3 kernel remains.
 
     Args:
-        size: of the map, in feature pixels.
-        taps: of the kernel.
-        stride: ≥ 1.
-        padding: with zeros, on either side.
-        rate: ≥ 1.
+        size: height (or width) of the map, in feature pixels.
+        taps: number of rows (or columns) of the kernel.
+        stride: stride, ≥ 1.
+        padding: zero padding on each side, in feature pixels.
+        rate: atrous rate, ≥ 1.
 
     Returns:
-        The first and the last + 1. A kernel of these alone, padded by rate·first less, gives the same values.
+        The first row and the last row + 1. A kernel with only these rows and with rate·first less padding gives the
+        same values.
     """
-    last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # where the kernel stands at the end
+    last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # last position of the kernel
     live = [tap for tap in range(taps) if tap * rate + last >= padding and tap * rate < padding + size]
     first, end = (live[0], live[-1] + 1) if live else (0, taps)
-    # The same is lost on either side, so that the kernel still stands where it stood.
+    # Both sides must lose the same number of rows, so that the positions of the kernel stay the same.
     return (first, end) if first * rate <= padding and taps - end == first else (0, taps)
 
 
 def multiply_rate(conv: nn.Conv2d, factor: int) -> None:
-    """Multiplies a convolution's atrous rate in place, and pads it so that the map keeps its size."""
+    """Multiplies a convolution's atrous rate in place, and adds padding so that the map keeps its size."""
     if conv.kernel_size == (1, 1) or factor == 1:
         return
     before = conv.dilation[0]
@@ -236,7 +249,7 @@ def multiply_rate(conv: nn.Conv2d, factor: int) -> None:
 
 
 def initialise(head: nn.Module) -> None:
-    """He initialisation of a head's convolutions; the last, the classifier (the one with a bias), N(0, 0.01)."""
+    """Initialises a head's convolutions in place: N(0, 0.01) for the classifier, which has a bias, else He's."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             if module.bias is None:
@@ -247,7 +260,7 @@ def initialise(head: nn.Module) -> None:
 
 
 def initialise_relu(module: nn.Module) -> None:
-    """He initialisation of convolutions with a bias that are followed by ReLU, without a norm between."""
+    """Applies He initialisation, in place, to convolutions with a bias that a ReLU follows without a batch norm."""
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -255,10 +268,10 @@ def initialise_relu(module: nn.Module) -> None:
 
 
 def set_norm(module: nn.Module, norm: Norm) -> None:
-    """Gives every batch norm its eps and momentum; momentum is the share of the new value (1 − TensorFlow's decay).
+    """Sets eps and momentum of every batch norm; momentum is the weight of the new value (1 − TensorFlow's decay).
 
     Args:
-        module: changed in place.
+        module: module whose batch norms are changed in place.
         norm: (eps > 0, momentum 0–1).
     """
     for part in module.modules():
@@ -267,10 +280,10 @@ def set_norm(module: nn.Module, norm: Norm) -> None:
 
 
 def freeze_norm(model: nn.Module) -> None:
-    """Batch norms normalise with their running statistics, and no longer update them; scale and shift still learn.
+    """Freezes the running statistics of all batch norms, which then normalise by them; scale and shift stay trainable.
 
-    What the papers do in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
-    undoes it.
+    The papers do this in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
+    reverses it.
     """
     for module in model.modules():
         if is_batch_norm(module):
@@ -278,34 +291,34 @@ def freeze_norm(model: nn.Module) -> None:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm, over one process's pictures or over those of all."""
+    """Returns whether a module is a batch norm, either of one process or synchronised over all processes."""
     return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
 def check_pictures(model: nn.Module, images: Tensor, scale: float = 1.0) -> None:
-    """Refuses pictures that a model cannot take, or that training would leave a single value per channel.
+    """Checks the pictures given to a model: type, shape, and in training enough values for batch norm.
 
     Args:
-        model: with `.backbone.in_channels`; asked whether one of its batch norms is in training.
+        model: the model; its `.backbone.in_channels` is the number of channels required.
         images: N×C×H×W.
-        scale: the smallest factor by which the model shrinks pictures before its backbone sees them.
+        scale: smallest factor by which the model shrinks pictures before its backbone, above 0, at most 1.
 
     Raises:
-        AtrousError: no tensor of floating-point numbers, another number of dimensions or channels, or in training one
-            picture with a side under 33 px.
+        AtrousError: the pictures are not a tensor of floating-point numbers, or have another number of dimensions or
+            channels; or a batch norm is in training and the batch is one picture with a side under 33 px / scale.
     """
     channels = getattr(getattr(model, "backbone", None), "in_channels", None)
-    is_tensor = issubclass(type(images), Tensor)  # an object may hide its class from isinstance
+    is_tensor = issubclass(type(images), Tensor)  # not isinstance: an object may report another class
     if not is_tensor or not images.is_floating_point():
         kind = f"a tensor of {images.dtype}" if is_tensor else shown(images)
         raise AtrousError(
             f"the model takes a tensor of N×{channels or 'C'}×H×W normalised floating-point numbers, got {kind}. "
-            "atrous.Segmenter takes pictures as they are, atrous.Pipeline their values."
+            "atrous.Segmenter takes pictures, atrous.Pipeline takes raw pixel values."
         )
     if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
         raise AtrousError(
             f"the model takes pictures of N×{channels or 'C'}×H×W, got {'×'.join(map(str, images.shape))}. "
-            "in_channels= builds one for other channels."
+            "Build the model with in_channels= for another number of channels."
         )
     height, width = images.shape[-2:]
     minimum = math.ceil(MINIMUM_SIDE_OF_ONE / scale)

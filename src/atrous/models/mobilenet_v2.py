@@ -1,4 +1,8 @@
-"""MobileNetV2 as Google's DeepLab uses it, where timm's differs: SAME padding, channels not rounded to 8, no 1280."""
+"""MobileNetV2 of Google's DeepLab.
+
+It differs from timm's in three points: it has SAME padding, its channels are not always rounded to multiples of 8, and
+it has no final convolution to 1280 channels.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +31,18 @@ STAGES = [
 
 
 def google_mobilenetv2(name: str, *, last_conv: bool = False, **arguments: Any) -> nn.Module:
-    """The network's feature maps, in timm's form.
+    """Builds the network; it returns feature maps like timm's networks.
 
     Args:
-        name: "google_mobilenetv2_" and the width in hundredths, 1–999; below full width channels are not rounded to
-            multiples of 8, so that half width has 16, 8, 12, 16, 32, 48, 80, 160 channels
+        name: "google_mobilenetv2_" and the width in hundredths, two or three digits, 01–999. At widths other than 100
+            channels are not rounded to multiples of 8: width 050 has 16, 8, 12, 16, 32, 48, 80 and 160 channels
             (tensorflow/models, research/deeplab/core/feature_extractor.py, `_mobilenet_v2`).
-        last_conv: with the 1×1 convolution to 1280 channels that ends the classifier (Table 2), which smp keeps.
-        arguments: of timm's `EfficientNetFeatures`, such as in_chans, out_indices, output_stride.
+        last_conv: whether to add the 1×1 convolution to 1280 channels before the classifier (Table 2), as
+            segmentation-models-pytorch does.
+        arguments: arguments of timm's `EfficientNetFeatures`, such as in_chans, out_indices and output_stride.
 
     Raises:
-        AtrousError: a name of another form.
+        AtrousError: the name has another form.
     """
     width = re.fullmatch(rf"{PREFIX}(\d{{2,3}})", name)
     if width is None or not int(width[1]):

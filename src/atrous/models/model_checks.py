@@ -1,4 +1,4 @@
-"""The check of a network that is given from outside: what it is, and what to give instead."""
+"""The check of a model that a caller gives; its messages name the kind of the value and what to give instead."""
 
 from __future__ import annotations
 
@@ -16,46 +16,47 @@ if TYPE_CHECKING:
 
 
 def check_model(model: Any, *, weights: bool = False, wrapped: bool = False) -> SegmentationModel:
-    """A network of this package, in memory.
+    """Checks that a value is a model of this package.
 
     Args:
-        model: whatever was given as a model.
-        weights: whether its weights must be there, and in float32.
-        wrapped: whether it may be wrapped by DataParallel, torch.compile and the like, which are taken off.
+        model: the value given as a model.
+        weights: whether the model must have its weights, in float32.
+        wrapped: whether DataParallel, torch.compile and similar tools may wrap the model; the wrappers are removed.
 
     Returns:
-        The network.
+        The model, without wrappers.
 
     Raises:
-        AtrousError: a path, a state dict, a wrapper, another library's module, weights of another type or none yet.
+        AtrousError: the value is a path, a state dict, a wrapper or a module of another library, or the weights are
+            missing or not float32.
     """
     import torch
 
     if isinstance(model, str | Path):
-        raise AtrousError(f"a model in memory is wanted, got a path: give atrous.load({str(model)!r}).")
+        raise AtrousError(f"a model in memory is needed, got a path: give atrous.load({str(model)!r}).")
     if isinstance(model, Mapping):
         raise AtrousError(
-            f"{shown(model)} is no model; a state dict holds weights alone. Of a network of atrous: "
-            "model = atrous.create_model(…); model.load_state_dict(weights). Of another library: "
+            f"{shown(model)} is not a model; a state dict contains only weights. For weights of an atrous model: "
+            "model = atrous.create_model(…); model.load_state_dict(weights). For weights of another library: "
             "model = atrous.convert(weights)."
         )
     if isinstance(model, type) and issubclass(model, torch.nn.Module):
-        raise AtrousError(f"a model is wanted, got the class {model.__name__}: give atrous.create_model(…).")
+        raise AtrousError(f"a model is needed, got the class {model.__name__}: give atrous.create_model(…).")
     if not isinstance(model, torch.nn.Module):
-        raise AtrousError(f"a model is what atrous.create_model, load or convert return, got {shown(model)[:200]}.")
+        raise AtrousError(f"a model must come from atrous.create_model, load or convert, got {shown(model)[:200]}.")
     try:
         inside = unwrapped(model)
         parts = dict(model.named_children())
-    except AttributeError as error:  # its constructor did not call that of torch.nn.Module
-        raise AtrousError(f"{type(model).__name__} is a module that was not built: {error}.") from error
+    except AttributeError as error:  # its constructor did not call torch.nn.Module's
+        raise AtrousError(f"{type(model).__name__} is a module whose __init__ was not run: {error}.") from error
     if inside is not model and not wrapped:
         name = next(name for name in ATTRIBUTES if name in parts)
         raise AtrousError(f"a {type(model).__name__} wraps the model: give the model in it, .{name}.")
     if not isinstance(attribute_of(inside, "info"), Info) or not callable(attribute_of(inside, "scores")):
         raise AtrousError(
-            f"{type(inside).__name__} is no model of atrous: it has no record of its classes and pictures (.info). "
-            "Weights of other libraries become one by atrous.convert(module.state_dict()); atrous.create_model builds "
-            "a new one."
+            f"{type(inside).__name__} is not a model of atrous: it has no record of its classes and pictures (.info). "
+            "Convert weights of other libraries with atrous.convert(module.state_dict()), or build a new model with "
+            "atrous.create_model."
         )
     if weights:
         _check_weights(inside)

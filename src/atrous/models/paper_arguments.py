@@ -1,4 +1,44 @@
-"""The arguments that the classes of the papers and the backbones share, and the checks of their values."""
+"""The constructor arguments that the four paper classes share, and the checks of their values.
+
+`DeepLabV1`, `DeepLabV2`, `DeepLabV3` and `DeepLabV3Plus` take these arguments. The docstring of each class gives the
+defaults that depend on the paper.
+
+- `backbone`: name of the backbone: "vgg16", "google_mobilenetv2_100" (or another width), or a timm network that
+  supports the output stride; see `models.backbones`.
+- `num_classes`: number of outputs K, 1–255; default 21. 1 means one logit, which separates two classes at
+  probability 0.5.
+- `output_stride`: ratio of the picture's side to the side of the last feature map: 8, 16 or 32.
+- `in_channels`: number of channels C of the pictures, 1 or more; default 3.
+- `dilation_rule`: rule for the atrous rate of the block that loses its stride: "previous" (default) or "full"; see
+  `models.backbones`.
+- `auxiliary`: whether training uses an auxiliary head, which classifies the features of the stage before the last;
+  default False.
+- `dropout`: dropout probability in the head, 0–1.
+- `frozen_norm`: whether all batch norms keep their running statistics in training; their scales and shifts remain
+  trainable. Default False.
+- `norm`: (eps > 0, momentum 0–1) of the batch norms of all heads, the auxiliary head included, in PyTorch's sense of
+  momentum; default (1e-5, 0.1). It does not change the batch norms of the backbone.
+- `align_corners`: convention of every bilinear resize, as in `torch.nn.functional.interpolate`; default False.
+  TensorFlow's DeepLab and segmentation-models-pytorch use True.
+- `backbone_arguments`: further arguments of `models.backbones.Backbone`, by name; default None. "vgg16" takes none.
+
+`DeepLabV3` and `DeepLabV3Plus` also take these:
+
+- `atrous_rates`: atrous rates of the ASPP at output stride 16, in feature pixels: whole or half numbers, 0.5 or more;
+  default (6, 12, 18). The rates double at output stride 8 and halve at 32 (arXiv:1706.05587 §3.3); there they are
+  rounded down, to 1 or more.
+- `aspp_channels`: number of channels C of the ASPP, 1 or more; default 256, as in the papers.
+- `aspp_conv`: whether one more 3×3 unit follows the projection of the ASPP, as in segmentation-models-pytorch; default
+  False.
+- `projection_kernel`: side of the kernel of the ASPP's projection, odd, 1–255; default 1, as in the papers;
+  mmsegmentation uses 3.
+- `separable`: whether the ASPP (in V3+ also the decoder) uses depthwise-separable convolutions. Default None: True for
+  mobile and Xception backbones, else False.
+- `depthwise_norm`: whether batch norm and ReLU stand between the depthwise and the pointwise convolution, as in
+  arXiv:1802.02611; default True.
+- `multi_grid`: for ResNets, factors above 0 on the atrous rate of the last stage, one for each of its blocks
+  (arXiv:1706.05587 §3.2.1).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +53,7 @@ from atrous.errors import AtrousError, shown
 OUTPUT_STRIDES = (8, 16, 32)
 DILATION_RULES = ("previous", "full")
 
-#: The least that arguments of the papers' classes may be.
+#: Smallest values allowed for arguments of the paper classes.
 LEAST = {
     "aspp_channels": 1,
     "atrous_rate": 1,
@@ -23,10 +63,10 @@ LEAST = {
     "low_channels": 1,
     "projection_kernel": 1,
 }
-#: The most that they may be: more would fill any memory, or take for ever to build.
+#: Largest values allowed; larger models would exceed any memory or take too long to build.
 MOST = {"cascade": 64, "decoder_convs": 64, "projection_kernel": 255}
 MOST_CHANNELS = MOST_RATE = 2**20
-#: Arguments that are True or False.
+#: Arguments whose value is True or False.
 FLAGS = ("align_corners", "aspp_conv", "auxiliary", "depthwise_norm", "frozen_norm", "multi_scale", "separable")
 
 
@@ -34,10 +74,10 @@ Given = ParamSpec("Given")
 
 
 def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, None]:
-    """For a paper's class: whatever is wrong with its arguments is an AtrousError.
+    """Wraps the constructor of a paper class, so that every error in its arguments becomes an `AtrousError`.
 
     Args:
-        constructor: its `__init__`, which takes keywords alone.
+        constructor: `__init__` of the class; it takes keyword arguments only.
     """
     build: Any = checked_names(constructor)
 
@@ -47,7 +87,7 @@ def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, N
             build(*args, **kwargs)
         except AtrousError:
             raise
-        except Exception as error:  # what layers raise of odd values is of many types
+        except Exception as error:  # layers raise errors of many types for invalid values
             title = constructor.__qualname__.removesuffix(".__init__")
             raise AtrousError(f"{title} cannot be built from {shown(dict(kwargs))}: {_said(error)}.") from error
 
@@ -62,16 +102,17 @@ def _said(error: Exception) -> str:
 
 
 def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halves: bool = False, **least: int) -> None:
-    """Refuses values out of range among the arguments of a paper's class.
+    """Checks the values of the arguments of a paper class.
 
     Args:
-        arguments: by name; what is not there is not asked for.
-        fewest_rates: how many atrous rates there must be.
-        halves: whether atrous rates may be half numbers, which are whole at output stride 8.
-        least: instead of those in `LEAST`.
+        arguments: values by argument name. `output_stride`, `dropout` and `norm` are required; other names may be
+            absent.
+        fewest_rates: smallest number of atrous rates allowed, ≥ 0.
+        halves: whether atrous rates may be half numbers; they are whole at output stride 8.
+        least: smallest values allowed, by argument name, in place of those in `LEAST`.
 
     Raises:
-        AtrousError: names the first value out of range, and the range.
+        AtrousError: a value is out of range; the message names the first one and its range.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     check_output_stride(given["output_stride"])
@@ -104,13 +145,13 @@ def check_arguments(arguments: Mapping[str, Any], *, fewest_rates: int = 0, halv
 
 
 def check_output_stride(output_stride: int) -> None:
-    """Refuses a stride other than 8, 16, 32."""
+    """Raises an `AtrousError` unless the output stride is 8, 16 or 32."""
     if not _is_whole(output_stride) or output_stride not in OUTPUT_STRIDES:
         raise AtrousError(f"output_stride must be 8, 16 or 32, got {shown(output_stride)}.")
 
 
 def check_channels(in_channels: int) -> None:
-    """Refuses pictures without channels."""
+    """Raises an `AtrousError` unless the number of channels is a whole number, 1 to 2^20."""
     if not _is_whole(in_channels) or in_channels < 1:
         raise AtrousError(f"in_channels must be 1 or more, got {shown(in_channels)}.")
     if in_channels > MOST_CHANNELS:

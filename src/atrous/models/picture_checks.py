@@ -1,4 +1,4 @@
-"""Checks of a picture in memory that is given from outside, and of which of its pixels hold data."""
+"""Checks of a picture in memory that a caller gives, and of the mask of its pixels with data."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 
 from atrous.errors import AtrousError, OutOfMemory, shown
 
-#: Types of pixels that pictures have.
+#: Allowed dtypes of pictures.
 DTYPES = ("uint8", "uint16", "float32")
 
 
 def check_picture(image: Any, channels: int | None = None) -> np.ndarray:
-    """A picture in memory, as `Preparation.prepare` takes or gives it.
+    """Checks a picture in memory, as `Preparation.prepare` takes and returns it.
 
     Args:
-        image: whatever was given as a picture.
-        channels: C that it must have; None for any.
+        image: the value given as a picture.
+        channels: number of channels C required; None allows any number.
 
     Returns:
-        The same; a copy of reversed, repeated and big-endian arrays, which torch and OpenCV do not take.
+        The picture. Reversed, repeated and big-endian arrays are copied, because torch and OpenCV do not accept them.
 
     Raises:
-        AtrousError: no array of H×W×C uint8, uint16 or float32, none of that many channels, an empty one, or one whose
-            copy takes more memory than there is (`OutOfMemory`).
+        AtrousError: the value is not an H×W×C array of uint8, uint16 or float32, is empty or has another number of
+            channels; or its copy needs more memory than is free (`OutOfMemory`).
     """
-    words = f"a picture here is an array of H×W×{channels or 'C'}, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
+    words = f"a picture must be an array of H×W×{channels or 'C'}, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
     if not isinstance(image, np.ndarray) or isinstance(image, np.ma.MaskedArray):
         raise AtrousError(f"{words}, got {shown(image)}.")
     if image.ndim != 3 or 0 in image.shape or image.dtype.name not in DTYPES:
@@ -39,41 +39,46 @@ def check_picture(image: Any, channels: int | None = None) -> np.ndarray:
     try:
         return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
     except MemoryError as error:
-        raise OutOfMemory(f"a picture of {image.shape} takes more memory than there is.") from error
+        raise OutOfMemory(
+            f"a copy of a picture of {image.shape} needs more memory than is free: give a smaller picture."
+        ) from error
 
 
 def check_read(image: Any, channels: int) -> np.ndarray:
-    """A picture in memory as it was read, with whatever channels; not C×H×W.
+    """Checks a picture as it was read, with any number of channels.
 
     Args:
-        image: whatever was given as a picture.
-        channels: C of the model.
+        image: the value given as a picture, H×W×C.
+        channels: number of channels C of the model.
+
+    Returns:
+        The picture, as from `check_picture`.
 
     Raises:
-        AtrousError: as `check_picture`, or with the channels first.
+        AtrousError: as `check_picture`, or the shape is C×H×W.
     """
     image = check_picture(image)
     if image.shape[0] == channels and image.shape[2] not in (1, 3, 4, channels):
-        raise AtrousError(f"a picture is H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
+        raise AtrousError(f"a picture must be H×W×C, got C×H×W, {image.shape}: give picture.transpose(1, 2, 0).")
     return image
 
 
 def check_valid(valid: Any, size: Sequence[int]) -> np.ndarray | None:
-    """Which pixels of a picture hold data.
+    """Checks the mask of a picture's pixels with data.
 
     Args:
-        valid: whatever was given for it; None, for data everywhere, passes.
-        size: (H, W) of the picture.
+        valid: the value given as the mask; None means that all pixels have data.
+        size: (H, W) of the picture in pixels.
 
     Returns:
         H×W booleans, or None.
 
     Raises:
-        AtrousError: no array of booleans of the picture's size.
+        AtrousError: the value is not an array of booleans of the picture's size.
     """
     if valid is None:
         return None
-    words = f"valid must be an array of booleans of the picture's {size[0]}×{size[1]} px, False where it holds no data"
+    words = f"valid must be an array of booleans of the picture's {size[0]}×{size[1]} px, False for pixels without data"
     if not isinstance(valid, np.ndarray) or isinstance(valid, np.ma.MaskedArray):
         hint = ": give valid.cpu().numpy()" if type(valid).__name__ == "Tensor" else ""
         raise AtrousError(f"{words}, got {shown(valid)}{hint}.")

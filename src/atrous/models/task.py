@@ -1,4 +1,4 @@
-"""What a model answers about a picture."""
+"""A task: one output of a model, with its classes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from atrous.checked_arguments import checked_fields
 from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError, shown
 
-#: The task that every model has first: the class of each pixel.
+#: Kind of the first task of every model: the class of each pixel.
 SEMANTIC = "semantic"
 
 
 @checked_fields
 @dataclass(frozen=True)
 class Task:
-    """One question that a model answers about every picture.
+    """One task that a model performs on every picture.
 
     Args:
-        classes: the possible answers, with the colours and the mask values that stand for them.
-        kind: "semantic", the class of each pixel.
-        name: of the task, which tells it from others of one model.
-        outputs: names of the arrays that hold the answer, in exported files too: the class of each pixel, and the
-            scores (logits) of all classes.
+        classes: classes of the task, with their colours and mask values.
+        kind: kind of the task: "semantic", the class of each pixel.
+        name: name of the task, which distinguishes it from other tasks of the model.
+        outputs: names of the two output arrays, also in exported files: the class of each pixel, and the scores
+            (logits) of all classes.
+
+    Raises:
+        AtrousError: a field has a wrong type, a name is empty, or both outputs have the same name.
     """
 
     classes: ClassTable
@@ -33,9 +36,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if not isinstance(self.classes, ClassTable):
-            raise AtrousError(f"a task's classes are a ClassTable, got {shown(self.classes)}.")
+            raise AtrousError(f"a task's classes must be a ClassTable, got {shown(self.classes)}.")
         if not self.name or not all(self.outputs) or len(set(self.outputs)) != 2:
             raise AtrousError(
-                f"a {self.kind} task has a name and two outputs of different names, got {shown(self.name)} and "
+                f"a {self.kind} task has a name and two outputs with different names, got {shown(self.name)} and "
                 f"{shown(self.outputs)}."
             )

@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding that exports at dynamic sizes and survives losing its stride.
+    """A convolution with TensorFlow's SAME padding; it exports with dynamic sizes, and its stride can be reduced to 1.
 
-    SAME pads what the stride leaves over, unevenly at even sizes. When a stride is taken away, the padding stays
-    that of the strided convolution (`base_stride`), so the dense features, subsampled, equal the strided ones at
-    every size. Differs: timm and TensorFlow switch to symmetric padding there, which shifts the features of
-    pretrained weights by one pixel at even sizes; with `base_stride` 1 this does the same.
+    SAME padding depends on the size and the stride, and it is asymmetric at even sizes. If the stride is reduced, the
+    padding stays that of the strided convolution (`base_stride`). The dense features, subsampled, then equal the
+    strided features at every size. Difference: timm and TensorFlow change to symmetric padding here, which shifts the
+    features of pretrained weights by one pixel at even sizes. `base_stride` 1 reproduces this.
     """
 
-    base_stride: int  # the stride from which the padding follows
+    base_stride: int  # stride that determines the padding
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> SameConv2d:
-        """The same convolution, weights shared, with this padding."""
+        """Returns the same convolution with SAME padding; it shares the weights."""
         same = cls(
             conv.in_channels,
             conv.out_channels,
@@ -36,12 +36,12 @@ class SameConv2d(nn.Conv2d):
         return same
 
     def _padding(self, size: int, dim: int) -> tuple[int, int]:
-        """Pixels before and after one side, from the grid that the strided convolution would have seen."""
+        """Returns the padding in pixels before and after the map along one dimension, as of the strided convolution."""
         kernel, rate, stride = self.kernel_size[dim], self.dilation[dim], self.base_stride
         if kernel < stride:
             return 0, 0
         total = kernel - stride
-        if stride > 1:  # what the last window lacks; without %, which OpenVINO does not read in an exported size
+        if stride > 1:  # missing pixels of the last window; no %, which OpenVINO does not read in exported sizes
             taps = (size + rate - 1) // rate
             total = total + (taps + stride - 1) // stride * stride - taps
         before = (total // 2) * rate
@@ -49,11 +49,11 @@ class SameConv2d(nn.Conv2d):
         return before, after
 
     def forward(self, input: Tensor) -> Tensor:
-        """N×C×H×W → N×C'×ceil(H/stride)×ceil(W/stride)."""
+        """Returns N×C'×⌈H/stride⌉×⌈W/stride⌉ features for N×C×H×W features."""
         vertical, horizontal = self._padding(input.shape[-2], 0), self._padding(input.shape[-1], 1)
         margin: tuple[int, int] = (0, 0)
-        # The convolution pads evenly without a copy. While tracing, uneven padding is an expression of the size, which
-        # must not be asked whether it is even.
+        # Symmetric padding in the convolution avoids a copy. During tracing, the padding is an expression of the size,
+        # so its values must not be compared.
         constant = self.base_stride == 1 or not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         if constant and vertical[0] == vertical[1] and horizontal[0] == horizontal[1]:
             margin = (vertical[0], horizontal[0])
@@ -63,5 +63,5 @@ class SameConv2d(nn.Conv2d):
 
 
 def pads_unevenly(model: nn.Module) -> bool:
-    """Whether a network samples pictures of some sizes aside of others: a strided convolution has SAME padding."""
+    """Returns whether the sampling positions depend on the picture's size: a strided convolution has SAME padding."""
     return any(isinstance(module, SameConv2d) and module.base_stride > 1 for module in model.modules())

@@ -1,8 +1,8 @@
 """VGG-16 with atrous blocks, the backbone of DeepLabV1 and V2 (arXiv:1412.7062 §3.1).
 
-As in the authors' released networks (DeepLab-LargeFOV, train.prototxt): pools are 3×3, so that the maps' pixels fall
-on the pictures' pixels; pool4 and pool5 lose their stride at output stride 8 and conv5 becomes atrous; an average pool
-ends the network.
+It follows the authors' released networks (DeepLab-LargeFOV, train.prototxt). Pools are 3×3, so that feature pixels are
+centred on picture pixels. At output stride 8 pool4 and pool5 have stride 1, and conv5 is atrous. An average pool is the
+last layer.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(nn.Module):
-    """The thirteen convolutions of VGG-16, under Caffe's names.
+    """The thirteen convolutions of VGG-16, with Caffe's names.
 
     Attributes:
         low_channels: C of conv3_3, at stride 4.
         middle_channels: C of pool4.
         high_channels: C of pool5, at the output stride.
-        mean: what ImageNet weights expect, per channel, for pictures in 0–1.
-        std: likewise.
+        mean: mean of each channel that ImageNet weights expect, for pictures in 0–1.
+        std: standard deviation of each channel, likewise.
 
     Args:
-        in_channels: ≥ 1.
+        in_channels: number of channels of the pictures, ≥ 1.
         output_stride: 8, 16 or 32.
 
     Raises:
-        AtrousError: another output stride, or no channels.
+        AtrousError: a value is out of range.
     """
 
     name = "vgg16"
@@ -60,7 +60,7 @@ class VGG16(nn.Module):
         self.set_output_stride(output_stride)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Changes the strides of pool4 and pool5 and the rate of conv5 in place; the weights stay."""
+        """Changes the strides of pool4 and pool5 and the rate of conv5 in place; the weights stay the same."""
         check_output_stride(output_stride)
         self.output_stride = output_stride
         self.pool_strides = (2, 2, 2, 2 if output_stride > 8 else 1, 2 if output_stride > 16 else 1)
@@ -70,7 +70,7 @@ class VGG16(nn.Module):
             conv.dilation = conv.padding = (rate, rate)
 
     def stages(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """N×C×H×W normalised → the five pools' outputs, and conv3_3."""
+        """Returns the outputs of the five pools, and of conv3_3, for N×C×H×W normalised pictures."""
         pools, low, x = [], images, images
         for block, widths in enumerate(BLOCKS, start=1):
             for index in range(1, len(widths) + 1):
@@ -82,26 +82,35 @@ class VGG16(nn.Module):
         return pools, low
 
     def forward(self, images: Tensor) -> Features:
-        """N×C×H×W normalised → conv3_3 at stride 4, pool4, and the averaged pool5 at the output stride."""
+        """Returns conv3_3 at stride 4, pool4, and the averaged pool5, for N×C×H×W normalised pictures."""
         pools, low = self.stages(images)
         return Features(low, pools[3], self.average(pools[4]))
 
     def average(self, pool5: Tensor) -> Tensor:
-        """pool5a of the authors' network: a 3×3 mean that keeps the size."""
+        """Returns pool5a of the authors' network: a 3×3 mean of pool5, of the same size."""
         return F.avg_pool2d(pool5, 3, 1, padding=1)
 
 
 def vgg16(*, in_channels: int, output_stride: int, dilation_rule: str, multi_grid: Any, **unknown: Any) -> VGG16:
-    """`VGG16` under the arguments that every backbone is asked with.
+    """Builds a `VGG16` from the arguments common to all backbones.
 
-    Both dilation rules are one here: a pool that loses its stride belongs to the stage before the convolutions it
-    makes atrous.
+    Both dilation rules give the same network, because a pool that loses its stride belongs to the stage before the
+    convolutions that become atrous.
+
+    Args:
+        in_channels: number of channels of the pictures, ≥ 1.
+        output_stride: 8, 16 or 32.
+        dilation_rule: "previous" or "full"; no effect.
+        multi_grid: None or factors of 1.
+        unknown: further arguments; none are allowed.
 
     Raises:
-        AtrousError: a multi-grid or further arguments, which VGG has no use for.
+        AtrousError: a multi-grid or further arguments are given.
     """
     if multi_grid is not None and set(multi_grid) != {1}:
-        raise AtrousError(f"multi_grid is for ResNets, and vgg16 is none; got {tuple(multi_grid)}.")
+        raise AtrousError(
+            f"multi_grid is for ResNets, and vgg16 is not a ResNet; got {tuple(multi_grid)}. Leave it out."
+        )
     if unknown:
         raise AtrousError(f"vgg16 takes no backbone_arguments, got {', '.join(sorted(unknown))}.")
     return VGG16(in_channels=in_channels, output_stride=output_stride)

@@ -1,8 +1,8 @@
-"""What training tools wrap around networks and parts of them, and the words that this leaves in the names of weights.
+"""Modules that training tools wrap around networks, and the name parts that they add to the names of weights.
 
-DataParallel, FSDP, torch.compile, activation checkpointing, DeepSpeed and averaging each put a module around another
-and so a word into every name below it. No network of this field has a part of such a name, so they are dropped wherever
-they stand.
+DataParallel, FSDP, torch.compile, activation checkpointing, DeepSpeed and weight averaging each wrap a module in
+another one, which adds a part to the names of all its weights. No segmentation network has a module of such a
+name, so these parts are removed at every position.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-#: `module` (DataParallel, averages), `_orig_mod` (torch.compile), `_fsdp_wrapped_module`, `_checkpoint_wrapped_module`,
-#: `_forward_module` (Lightning), `_ddp` and whatever else is named in this way.
+#: Name parts of wrappers: `module` (DataParallel, averages), `_orig_mod` (torch.compile), `_fsdp_wrapped_module`,
+#: `_checkpoint_wrapped_module`, `_forward_module` (Lightning), `_ddp` and similar ones.
 WRAPPER = re.compile(r"module|_ddp|_\w*(?:module|mod|model)|\w*wrapp(?:ed|er)\w*")
 
-#: Attributes under which a wrapping module keeps what it wraps.
+#: Attributes in which a wrapper stores the wrapped module.
 ATTRIBUTES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module")
 
 
 def without_wrappers(key: str) -> str:
-    """The name of a weight without the words that wrappers put into it.
+    """Returns the name of a weight without the parts that wrappers add.
 
     Args:
-        key: parts separated by `.` or `/`, the last of which is the weight's own and stays.
+        key: name of the weight; `.` or `/` separates its parts. The last part always stays.
 
     Examples:
         >>> without_wrappers("module.backbone._checkpoint_wrapped_module.conv1.weight")
@@ -33,7 +33,7 @@ def without_wrappers(key: str) -> str:
 
 
 def unwrapped(module: Any) -> Any:
-    """The module inside torch.compile's, DataParallel's and similar ones; another as it is."""
+    """Returns the module inside wrappers such as torch.compile's and DataParallel's, or the module itself."""
     import torch
 
     while isinstance(module, torch.nn.Module):

@@ -14,7 +14,8 @@ from atrous.data.sources.source import Pixels, Window
 from atrous.errors import AtrousError
 from atrous.inference.memory_estimate import available_bytes, limit_bytes, predict_bytes
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiled_inference import Counted, mean_features, plan, segment_tiles
+from atrous.inference.tile_grid import plan
+from atrous.inference.tiled_inference import Counted, mean_features, segment_tiles
 from atrous.inference.whole_or_tiled import AnySize
 from atrous.models.info import aligned_side
 

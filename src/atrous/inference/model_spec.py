@@ -15,7 +15,7 @@ from atrous.inference.choose_engine import ENGINES
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.test_time_augmentation import LARGEST_SCALE, views_of
-from atrous.inference.tiled_inference import GRID
+from atrous.inference.tile_grid import GRID
 from atrous.inference.value_range import as_range
 from atrous.inference.whole_or_tiled import check_tiling
 from atrous.models.info import Info

@@ -1,16 +1,32 @@
-"""Finds positions of tiles at which a network samples the same pixels in a tile as in the whole picture."""
+"""The tiles of a large picture: their positions, at which a network samples the same pixels as in the whole picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise, product
+from typing import NamedTuple
 
-from atrous.inference.tiled_inference import GRID, Tile, overlap_of, plan
+from atrous.data.sources.source import Window
+from atrous.errors import AtrousError
 from atrous.models.info import Preprocessing, aligned_side
 
+#: Step of tile positions in pixels: a multiple of every output stride (8, 16 and 32).
+GRID = 32
+#: Largest number of grid cells by which a tile of a resized picture may begin earlier to lie nearer to a whole pixel.
+LOOK_BACK = 3
+#: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
+OVERLAP = 512
 #: Largest denominators of the scales as fractions, tried in this order: exact ones first, 0.35 = 7/20.
 DENOMINATORS = (1000, 20, 4, 1)
+
+
+class Tile(NamedTuple):
+    """The window that the network runs on, and the window of its mask that is kept."""
+
+    read: Window
+    kept: Window
 
 
 class TileGrid:
@@ -49,7 +65,7 @@ class TileGrid:
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)
 
     def plan(self, height: int, width: int, tile: int, overlap: int | None = None) -> list[Tile]:
-        """Returns the tiles of a picture, row by row; see `tiled_inference.plan`.
+        """Returns the tiles of a picture, row by row; see `tile_grid.plan`.
 
         Args:
             height: height of the picture, in pixels.
@@ -86,3 +102,94 @@ class TileGrid:
         while tile - self.overlap_of(tile) < self._steps[0]:
             tile += GRID
         return tile
+
+
+def plan(
+    height: int, width: int, tile: int, overlap: int, grid: int = GRID, seen: tuple[int, int] | None = None
+) -> list[Tile]:
+    """Returns the tiles of a picture, row by row.
+
+    Tiles begin at multiples of `grid`, so that the network samples the same pixels as in the whole picture. Each tile
+    reaches at least overlap / 2 beyond its kept window, except at the edge of the picture. The last tile of a row or
+    column ends at the edge. To keep it on the grid, all tiles are equally larger than `tile`, by up to `grid` − 1 px.
+
+    If the network runs on resized pictures, tiles begin at positions of its grid in the resized picture, to half a
+    pixel. A tile may begin up to three cells earlier if it then lies nearer to a whole pixel. The tile size is set so
+    that tiles are resized by the same factor as the picture.
+
+    Args:
+        height: height of the picture, in pixels.
+        width: width of the picture, in pixels.
+        tile: height and width of a tile, in pixels; a smaller picture is read whole in that direction.
+        overlap: least overlap of neighbouring tiles, in pixels, 0 ≤ overlap < tile.
+        grid: step of tile positions, in pixels, 1 to tile − overlap.
+        seen: height and width, 32k + 1 each, to which the whole picture is resized before the network; None for no
+            resizing.
+
+    Returns:
+        Tiles of one size; their kept windows cover each pixel of the picture once.
+
+    Raises:
+        AtrousError: a size is out of range.
+    """
+    if min(height, width) < 1:
+        raise AtrousError(f"a picture of {height}×{width} px has no pixels to segment.")
+    if grid < 1 or not 0 <= overlap <= tile - grid:
+        raise AtrousError(
+            f"tiles of {tile} px with {overlap} px of overlap: a tile must be at least {grid} px more than the "
+            "overlap, which is at least 0. Give a larger tile, or less overlap."
+        )
+    return [
+        Tile(Window(top, left, tall, wide), Window(first, start, last - first, end - start))
+        for (top, tall, first, last), (left, wide, start, end) in product(
+            *(
+                _along(side, tile, overlap, grid) if seen is None else _along_resized(side, tile, overlap, seen[axis])
+                for axis, side in enumerate((height, width))
+            )
+        )
+    ]
+
+
+def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int, int, int]]:
+    """Returns (start, size, start of the kept part, end of the kept part) of each tile in one direction."""
+    tile += (size - tile) % grid
+    if size <= tile:
+        return [(0, size, 0, size)]
+    return _cut([*range(0, size - tile, (tile - overlap) // grid * grid), size - tile], tile, size)
+
+
+def _along_resized(size: int, tile: int, overlap: int, seen: int) -> list[tuple[int, int, int, int]]:
+    """As `_along`, for a picture that is resized to `seen` = 32k + 1 pixels in that direction."""
+    cells, factor = seen // GRID, seen / size
+    of_tile = math.ceil(tile * factor / GRID)
+    if of_tile >= cells:
+        return [(0, size, 0, size)]
+
+    def best_below(cell: int, least: int) -> int:
+        """Returns the cell whose position is nearest to a whole pixel, among `cell` and the few before it."""
+        places = {one: GRID * one / factor for one in range(max(least, cell - LOOK_BACK), cell + 1)}
+        return min(places, key=lambda one: abs(places[one] - round(places[one])))
+
+    last = best_below(cells - of_tile, 1)
+    tile = size - round(GRID * last / factor)
+    step = max(1, int((tile - overlap - 1) * factor / GRID))
+    starts = [0]
+    while starts[-1] + step < last:
+        starts.append(best_below(starts[-1] + step, starts[-1] + 1))
+    return _cut([round(GRID * cell / factor) for cell in (*starts, last)], tile, size)
+
+
+def _cut(starts: list[int], tile: int, size: int) -> list[tuple[int, int, int, int]]:
+    """Returns the tiles with these starts; the kept part of each ends in the middle of the overlaps."""
+    cuts = [(before + tile + after) // 2 for before, after in pairwise(starts)]
+    return list(zip(starts, [tile] * len(starts), [0, *cuts], [*cuts, size], strict=True))
+
+
+def overlap_of(tile: int, overlap: int | None) -> int:
+    """Returns the overlap of neighbouring tiles, in pixels.
+
+    Args:
+        tile: side of a tile, in pixels.
+        overlap: overlap to use, in pixels; None for a quarter of the tile, at most `OVERLAP`.
+    """
+    return min(OVERLAP, tile // 4) if overlap is None else overlap

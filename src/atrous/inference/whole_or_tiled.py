@@ -23,16 +23,8 @@ from atrous.inference.segmenter_arguments import (
     check_source_and_sink,
 )
 from atrous.inference.test_time_augmentation import logits_at
-from atrous.inference.tile_grid import TileGrid
-from atrous.inference.tiled_inference import (
-    GRID,
-    Tile,
-    Work,
-    mean_features,
-    overlap_of,
-    plan,
-    segment_tiles,
-)
+from atrous.inference.tile_grid import GRID, Tile, TileGrid, overlap_of, plan
+from atrous.inference.tiled_inference import Work, mean_features, segment_tiles
 from atrous.memory_errors import is_out_of_memory
 from atrous.models.info import Info
 from atrous.models.picture_checks import check_picture, check_valid

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from atrous.errors import AtrousError, unknown_name
-from atrous.inference.tiled_inference import GRID
+from atrous.inference.tile_grid import GRID
 from atrous.serving import response_formats
 from atrous.serving.inference_queue import InferenceQueue
 from atrous.serving.model_store import InferenceOptions, Model, ModelStore

@@ -21,7 +21,7 @@ from atrous.errors import AtrousError, nearest
 from atrous.inference.picture_input import Found, doubts_of
 from atrous.inference.prediction import Prediction
 from atrous.inference.segmenter import Segmenter
-from atrous.inference.tiled_inference import overlap_of
+from atrous.inference.tile_grid import overlap_of
 from atrous.inference.value_range import ASK_FOR_RANGE
 from atrous.input_spec import IMAGE, Input
 from atrous.memory_errors import is_out_of_memory

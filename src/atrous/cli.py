@@ -106,7 +106,7 @@ def _run(words: list[str], package: str) -> int:
         print(explained(verb, package), end="")
         raise SystemExit(0)
     if PRINT_SCHEMA.flag in words and PRINT_SCHEMA in options(verb, package):
-        from atrous.learning.recipe_schema import schema_text
+        from atrous.learning.recipe_json_schema import schema_text
 
         print(schema_text())
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.splits.group_names import recognised_pattern
+from atrous.data.splits.group_name_patterns import recognised_pattern
 from atrous.errors import counted
 from atrous.learning.bootstrap import (
     DRAWS,

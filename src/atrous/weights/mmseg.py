@@ -26,7 +26,7 @@ from atrous.data.layouts.coco_stuff import COCO_STUFF_TRAIN_IDS
 from atrous.data.layouts.voc import VOC_CLASSES
 from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
-from atrous.weights import mmseg_config, mmseg_config_parser
+from atrous.weights import mmseg_config, python_config_parser
 from atrous.weights.adapter import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -135,7 +135,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     num_classes, channels = state["classifier.weight"].shape[:2]
     stem = "backbone.stem.0.weight" if "backbone.stem.0.weight" in foreign.state else "backbone.conv1.weight"
     in_channels = foreign.state[stem].shape[1]
-    config = mmseg_config_parser.read(meta)
+    config = python_config_parser.read(meta)
     backbone = _backbone(foreign.state)
     mmseg_config.check(config, backbone["backbone"], num_classes, in_channels, branches)
     stated = _told(config, given.get("output_stride"))
@@ -192,7 +192,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _told(config: str | Mapping[str, Any], output_stride: int | None = None) -> dict[str, Any]:
     """Returns the arguments that a configuration states, given as Python text or as a parsed mapping."""
-    return mmseg_config.arguments(mmseg_config_parser.read({"config": config}), output_stride)
+    return mmseg_config.arguments(python_config_parser.read({"config": config}), output_stride)
 
 
 def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -208,9 +208,9 @@ def _classes(meta: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     for table in CLASSES.values():
         if table.names == usual:
             return {"classes": table, **fault}
-    reduced = Record(record).flag("reduce_zero_label") or mmseg_config.reduces_zero(mmseg_config_parser.read(meta))
+    reduced = Record(record).flag("reduce_zero_label") or mmseg_config.reduces_zero(python_config_parser.read(meta))
     first = int(reduced)
-    ignored = mmseg_config.ignored(mmseg_config_parser.read(meta))
+    ignored = mmseg_config.ignored(python_config_parser.read(meta))
     table = ClassTable(
         names=named,
         colors=colors,

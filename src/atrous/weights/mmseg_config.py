@@ -13,7 +13,7 @@ from typing import Any
 from atrous.models import Preprocessing
 from atrous.models.paper_arguments import OUTPUT_STRIDES
 from atrous.weights.config_reader import MOST_RATE, Record
-from atrous.weights.mmseg_config_parser import normalisations, part
+from atrous.weights.python_config_parser import normalisations, part
 
 #: Types of backbones that are converted.
 BACKBONES = ("ResNet", "ResNetV1c")

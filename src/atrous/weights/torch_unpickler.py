@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from atrous.errors import AtrousError
-from atrous.weights.pickle_prescan import Stack
+from atrous.weights.pickle_memory_check import Stack
 
 #: Names of records that training checkpoints carry beside their weights, here read as nothing at all.
 HARMLESS = (

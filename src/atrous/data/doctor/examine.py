@@ -29,7 +29,7 @@ from atrous.data.doctor.mask_values import (
 from atrous.data.doctor.propose_classes import Proposal, propose_classes, without_blends
 from atrous.data.doctor.readiness import obstacles
 from atrous.data.doctor.scan import Pair, masks_of, survey
-from atrous.data.doctor.split_leakage import find_shared, propose_split
+from atrous.data.doctor.shared_between_splits import find_shared, propose_split
 from atrous.data.file_headers import kinds_of
 from atrous.data.layouts.pairing import NoClassesError
 from atrous.data.mask_value_map import IGNORE_INDEX, UNKNOWN, ClassTable, Raw

@@ -15,7 +15,7 @@ import numpy as np
 from atrous.data.class_colors import Color, packed_colors, unpacked_color
 from atrous.data.dataset import Item
 from atrous.data.doctor.antialiased_edges import EdgeCounts, count_edges
-from atrous.data.doctor.footprints import Footprint, footprint_of
+from atrous.data.doctor.geographic_footprints import Footprint, footprint_of
 from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily

@@ -12,7 +12,7 @@ from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
-from atrous.data.splits.group_names import groups_in_names, recognised_pattern
+from atrous.data.splits.group_name_patterns import groups_in_names, recognised_pattern
 from atrous.errors import AtrousError
 
 BINARY = ClassTable(("background", "thing"), default_colors(2), ((0,), (1,)), (255,))

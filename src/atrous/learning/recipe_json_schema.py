@@ -16,7 +16,7 @@ from atrous.option_fields import About, fields_of, section_of
 NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", type(None): "null"}
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_json_schema() -> dict[str, Any]:
     """Returns the schema of a recipe (JSON Schema, draft 2020-12): each field's meaning, type, range and default.
 
     It contains the checks of single fields that `to_recipe` makes. Only `to_recipe` checks rules between fields, such
@@ -31,7 +31,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def schema_text() -> str:
     """Returns the text that `atrous train --print-schema` prints, in ASCII, which every terminal can display."""
-    return json.dumps(recipe_schema(), indent=1)
+    return json.dumps(recipe_json_schema(), indent=1)
 
 
 def _object(kind: type) -> dict[str, Any]:

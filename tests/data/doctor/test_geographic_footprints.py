@@ -11,7 +11,7 @@ from PIL import Image
 from atrous.cli import main
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import examine
-from atrous.data.doctor.footprints import LEAST_SHARED, Footprint, Grounds, footprint_of, overlapping
+from atrous.data.doctor.geographic_footprints import LEAST_SHARED, Footprint, Grounds, footprint_of, overlapping
 from atrous.data.mask_value_map import ClassTable
 
 UTM_33N, WGS_84 = 32633, 4326

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from atrous.data.dataset import Dataset, Item
-from atrous.data.doctor.footprints import Grounds, overlapping
+from atrous.data.doctor.geographic_footprints import Grounds, overlapping
 from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.near_duplicates import NearCopies
 from atrous.data.doctor.scan import Pair
-from atrous.data.splits.group_names import groups_in_names, recognised_pattern
+from atrous.data.splits.group_name_patterns import groups_in_names, recognised_pattern
 from atrous.data.splits.random_split import seeded_split
 from atrous.errors import counted
 

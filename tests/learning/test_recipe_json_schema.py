@@ -13,12 +13,12 @@ from atrous.cli import main
 from atrous.errors import AtrousError
 from atrous.json_yaml import parse_yaml
 from atrous.learning.recipe import Recipe, field_names, recipe_text, to_recipe
-from atrous.learning.recipe_schema import recipe_schema, schema_text
+from atrous.learning.recipe_json_schema import recipe_json_schema, schema_text
 from atrous.learning.shipped_recipes import RECIPES, shipped_recipes
 
 jsonschema_rs = pytest.importorskip("jsonschema_rs")
 
-SCHEMA = recipe_schema()
+SCHEMA = recipe_json_schema()
 FIELDS = field_names()
 #: What makes the rules between fields hold, whatever one field is.
 BESIDE = {"crf": {"trainable": True}, "loss": {"dice": 1.0}, "augment": {"crop": [1000, 1000]}}

@@ -1,11 +1,11 @@
-"""Measures the figures of docs/results.md and of the README, and writes them there with the machine that gave them.
+"""Measures the figures of docs/results.md and of the README, and writes them there with the machine that measured them.
 
 Measured values are stored in benchmarks/readme.json; figures that are not named keep their values. The test of the
 README fails if a table differs from these values.
 
-    python benchmarks/readme.py demo crf --shared ../shared             # two of them
+    python benchmarks/readme.py demo crf --shared ../shared             # two figures
     python benchmarks/readme.py --data PATH/TO/camvid --peers WEIGHTS   # all; benchmarks/peers.py trains the weights
-    python benchmarks/readme.py --write                                 # none: writes the tables again
+    python benchmarks/readme.py --write                                 # measures nothing; writes the tables again
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ KEPT = Path(__file__).with_suffix(".json")
 #: The tables are written between these lines.
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->"
 SMP, TORCHVISION = "segmentation-models-pytorch", "torchvision"
-#: Marks of rows that another machine gave than most.
+#: Marks of rows that were measured on another machine than most rows.
 MARKS = "¹²³⁴⁵"
-#: The pages with a table: the README with six figures, the other one with all.
+#: The pages with a table: six figures in the README, all figures in the other page.
 PAGES = ("README.md", "docs/results.md")
 HEADLINES = ("demo", "camvid", "tensorflow", "step", "mask_mobilenetv2", "crf")
 
@@ -39,11 +39,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """A measurement and the rows that it gives.
+    """A measurement and its rows in the table.
 
     Args:
-        rows: of each what was measured, the result, and what is beside it, as format strings of the values.
-        measure: measures, given the options, and returns the values; None where a test holds the figures.
+        rows: for each row the measurement, the result and the comparison, as format strings of the values.
+        measure: function from the options to the measured values; None if a test checks the figures.
     """
 
     rows: tuple[tuple[str, str, str], ...]
@@ -53,11 +53,20 @@ class Figure:
 def main() -> None:
     """Measures the named figures, and writes both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; all by default")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "camvid", help="CamVid")
-    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="as of benchmarks/crf.py")
-    parser.add_argument("--peers", type=Path, help="weights of benchmarks/peers.py, for masks and rasters")
-    parser.add_argument("--write", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "figures", nargs="*", metavar="FIGURE", help=f"Figures to measure: {', '.join(FIGURES)}; all by default."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=ROOT.parent / "shared" / "data" / "camvid", help="Folder of the CamVid dataset."
+    )
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        default=ROOT.parent / "shared",
+        help="Folder of the shared data, as in benchmarks/crf.py.",
+    )
+    parser.add_argument("--peers", type=Path, help="Folder of the weights from benchmarks/peers.py.")
+    parser.add_argument("--write", action="store_true", help="Measures nothing; writes the tables again.")
     options = parser.parse_args()
     measures = {name: figure.measure for name, figure in FIGURES.items() if figure.measure}
     if unknown := set(options.figures) - set(measures):
@@ -74,22 +83,22 @@ def main() -> None:
 
 
 def with_table(text: str, page: str) -> str:
-    """The text of a page with its table from `readme.json`.
+    """Returns the text of a page with its table from `readme.json`.
 
     Args:
         text: the page, as Markdown.
-        page: its path in the repository, one of `PAGES`.
+        page: path of the page in the repository, one of `PAGES`.
     """
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + table(json.loads(KEPT.read_text(encoding="utf-8")), page) + END + rest.partition(END)[2]
 
 
 def table(kept: dict[str, Values], page: str) -> str:
-    """The machines and the rows of one page, as Markdown.
+    """Returns the machines and the rows of one page, as Markdown.
 
     Args:
-        kept: by figure its machine and its values.
-        page: one of `PAGES`; the README has the first row of each of `HEADLINES`.
+        kept: machine and values of each figure.
+        page: one of `PAGES`; the README contains the first row of each figure in `HEADLINES`.
     """
     short = page == "README.md"
     figures = {name: FIGURES[name].rows for name in FIGURES}
@@ -99,7 +108,7 @@ def table(kept: dict[str, Values], page: str) -> str:
     distinct = sorted(set(machines), key=lambda one: -machines.count(one))
     marks = dict(zip(distinct, ("", *MARKS), strict=False))
     lines = [f"On {distinct[0]}, without a GPU" + "".join(f"; {marks[one]} on {one}" for one in distinct[1:]) + ":", ""]
-    lines += ["| what | result | beside it |", "|---|---|---|"]
+    lines += ["| measurement | result | compared with |", "|---|---|---|"]
     for name, rows in figures.items():
         for what, result, beside in rows:
             values = kept[name]["values"]
@@ -110,7 +119,7 @@ def table(kept: dict[str, Values], page: str) -> str:
 
 
 def machine() -> str:
-    """The processor in words."""
+    """Returns the number of cores and the processor, in words."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"model name\s*: (.*)", text)
     name = model[1].split(" @")[0].replace("(R)", "").replace("Processor", "").strip() if model else "a processor"
@@ -122,7 +131,7 @@ def machine() -> str:
 
 
 def results_of(*words: str | Path) -> Any:
-    """What a command writes with --json."""
+    """Returns the results that a command writes with --json."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         subprocess.run([*map(str, words), "--json", str(out)], check=True)
@@ -130,17 +139,17 @@ def results_of(*words: str | Path) -> Any:
 
 
 def script(name: str, *words: str | Path) -> Any:
-    """What another benchmark writes with --json."""
+    """Returns the results that another benchmark writes with --json."""
     return results_of(sys.executable, ROOT / "benchmarks" / name, *words)
 
 
 def atrous(*words: str | Path) -> Any:
-    """What a verb writes with --json."""
+    """Returns the results that a command of atrous writes with --json."""
     return results_of(sys.executable, "-m", "atrous", *words)
 
 
 def demo(options: argparse.Namespace) -> Values:
-    """The demo from its beginning."""
+    """Runs the whole demo."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "demo"
         found = atrous("demo", "--out", run)
@@ -150,12 +159,12 @@ def demo(options: argparse.Namespace) -> Values:
 
 
 def camvid(options: argparse.Namespace) -> Values:
-    """The shipped model's score."""
+    """Measures the shipped model."""
     return {"miou": atrous("evaluate", ROOT / "zoo" / "camvid.safetensors", options.data)["miou"]}
 
 
 def step(backbone: str, *words: str) -> Callable[[argparse.Namespace], Values]:
-    """A training step against a peer's."""
+    """Compares a training step with that of segmentation-models-pytorch."""
 
     def measure(options: argparse.Namespace) -> Values:
         sides = script("train.py", "--backbone", backbone, *words)["sides"]
@@ -171,13 +180,13 @@ def step(backbone: str, *words: str) -> Callable[[argparse.Namespace], Values]:
 
 
 def counting(options: argparse.Namespace) -> Values:
-    """A confusion matrix against torchmetrics'."""
+    """Compares the time of a confusion matrix with that of torchmetrics."""
     seconds = script("metrics.py")
     return {"times": seconds["torchmetrics"] / seconds["atrous"]}
 
 
 def mask(name: str) -> Callable[[argparse.Namespace], Values]:
-    """A mask against a peer's, of the same weights."""
+    """Compares the time of a mask with that of another library with the same weights."""
 
     def measure(options: argparse.Namespace) -> Values:
         words = ("--data", options.data, "--peers", weights(options), "--only", name)
@@ -190,7 +199,7 @@ def mask(name: str) -> Callable[[argparse.Namespace], Values]:
 
 
 def raster(options: argparse.Namespace) -> Values:
-    """A large GeoTIFF of frames side by side, from the command to the mask."""
+    """Measures `atrous predict` on a large GeoTIFF that is a mosaic of CamVid frames."""
     import numpy as np
     import rasterio
     from PIL import Image
@@ -216,7 +225,7 @@ def raster(options: argparse.Namespace) -> Values:
 
 
 def crf(options: argparse.Namespace) -> Values:
-    """Refining masks against pydensecrf2."""
+    """Compares the time of refining masks with that of pydensecrf2."""
     values: Values = {}
     found = script("crf.py", "--shared", options.shared)["pictures"]
     for size, names in (("large", [n for n in found if "2048" in n]), ("photo", [n for n in found if "2048" not in n])):
@@ -229,17 +238,23 @@ def crf(options: argparse.Namespace) -> Values:
 
 
 def weights(options: argparse.Namespace) -> Path:
-    """The folder of the peers' weights."""
+    """Returns the folder of the peers' weights."""
     if options.peers is None:
         raise SystemExit("give --peers, the folder that benchmarks/peers.py writes, or name the figures to measure")
     return options.peers
 
 
 def mask_figure(what: str, peer: str, name: str) -> Figure:
-    """The row of a `mask`."""
-    result = "**{times:.1f}×** as fast, int8 {int8:.1f}×, float32 {float32:.1f}×"
+    """Returns the figure of a `mask`."""
+    result = "**{times:.1f}×** as fast in bfloat16, {int8:.1f}× in int8, {float32:.1f}× in float32"
     return Figure(
-        ((what, result, f"{peer}, the same weights ({{same:.1%}} of the pixels in bfloat16, all in float32)"),),
+        (
+            (
+                what,
+                result,
+                f"{peer}, the same weights (same class in {{same:.1%}} of the pixels in bfloat16, in all in float32)",
+            ),
+        ),
         mask(name),
     )
 
@@ -250,7 +265,7 @@ FIGURES = {
             (
                 "`make demo`, brain slices, test mIoU",
                 "**{miou:.3f}** after {minutes:.1f} minutes",
-                "{thresholds:.3f}: the best two intensity thresholds",
+                "{thresholds:.3f} for the best two intensity thresholds",
             ),
         ),
         demo,
@@ -259,9 +274,9 @@ FIGURES = {
         (
             (
                 "CamVid, 11 classes, 480×360, val mIoU",
-                "**{miou:.3f}** in two hours ([shipped](zoo/camvid.md)), "
-                "[0.684 in 25 minutes](src/atrous/recipes/camvid_quick.yaml)",
-                "0.649 in 57 minutes: a peer's DeepLabV3+ with the same backbone",
+                "**{miou:.3f}** after two hours of training ([shipped](zoo/camvid.md)), "
+                "[0.684 after 25 minutes](src/atrous/recipes/camvid_quick.yaml)",
+                "0.649 after 57 minutes for another library's DeepLabV3+ with the same backbone",
             ),
         ),
         camvid,
@@ -270,8 +285,8 @@ FIGURES = {
         (
             (
                 "Google's `deeplabv3_257_mv_gpu.tflite`, converted, 80 VOC pictures",
-                "mIoU {miou:.5f}, {same:.5%} of the pixels",
-                "{miou:.5f}: TensorFlow Lite's own runtime",
+                "mIoU {miou:.5f}; same class in {same:.5%} of the pixels",
+                "{miou:.5f} for TensorFlow Lite's own runtime",
             ),
         ),
         None,
@@ -280,13 +295,15 @@ FIGURES = {
         (
             (
                 "a training step, MobileNetV2, 4 × 512×512",
-                "**{plain:.1f}×** the images/s; or {plain_small:.1f}× at **{plain_small_gb:.2f}×** the peak memory",
-                f"{SMP}, the same network in its plain float32 loop",
+                "**{plain:.1f}×** the images/s; with `train.recompute` {plain_small:.1f}× at "
+                "**{plain_small_gb:.2f}×** the peak memory",
+                f"{SMP}, the same network in a plain float32 loop",
             ),
             (
-                "the same against its loop in channels_last + bfloat16",
-                "**{mixed:.1f}×** the images/s; or {mixed_small:.1f}× at **{mixed_small_gb:.2f}×** the peak memory",
-                "",
+                "the same training step",
+                "**{mixed:.1f}×** the images/s; with `train.recompute` {mixed_small:.1f}× at "
+                "**{mixed_small_gb:.2f}×** the peak memory",
+                f"{SMP}, in a loop with channels_last and bfloat16",
             ),
         ),
         step("mobilenetv2_100", "--rounds", "4"),
@@ -295,14 +312,21 @@ FIGURES = {
         (
             (
                 "a training step, ResNet-50",
-                "**{plain:.1f}×** the images/s; or {plain_small:.1f}× at {plain_small_gb:.2f}×",
-                "the same plain loop",
+                "**{plain:.1f}×** the images/s; with `train.recompute` {plain_small:.1f}× at "
+                "{plain_small_gb:.2f}× the peak memory",
+                f"{SMP}, the same network in a plain float32 loop",
             ),
         ),
         step("resnet50", "--rounds", "3", "--steps", "1"),
     ),
     "counting": Figure(
-        (("a confusion matrix, 2048×1024, 19 classes", "**{times:.0f}×** as fast", "torchmetrics, the same counts"),),
+        (
+            (
+                "a confusion matrix, 2048×1024, 19 classes",
+                "**{times:.0f}×** as fast",
+                "torchmetrics, with the same counts",
+            ),
+        ),
         counting,
     ),
     "mask_mobilenetv2": mask_figure("a mask, V3+ MobileNetV2 at 512×512", SMP, "smp_v3plus_mobilenetv2"),
@@ -316,10 +340,14 @@ FIGURES = {
         (
             (
                 "the fully connected CRF, 21 classes, 2048×1024",
-                "**{large:.1f}×** as fast, {large_every:.1f}× with every class",
-                "pydensecrf2, the same labels on {same:.2%} of the pixels or more",
+                "**{large:.1f}×** as fast; {large_every:.1f}× if no class is skipped",
+                "pydensecrf2, with the same labels in at least {same:.2%} of the pixels",
             ),
-            ("the same at 500×375", "**{photo:.1f}×** as fast, {photo_every:.1f}× with every class", ""),
+            (
+                "the same CRF at 500×375",
+                "**{photo:.1f}×** as fast; {photo_every:.1f}× if no class is skipped",
+                "pydensecrf2",
+            ),
         ),
         crf,
     ),

@@ -61,7 +61,7 @@ def test_mistakes_are_the_servers_own_words(server, streets):
         client.segment(streets[0], scales=(5,))
     with pytest.raises(AtrousError, match="float32"):
         client.segment(streets[0].astype(np.float32))
-    with pytest.raises(AtrousError, match="a server's address is like"):
+    with pytest.raises(AtrousError, match="a server's address must look like"):
         Client("127.0.0.1:8000")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -180,7 +180,7 @@ def test_a_changed_file_replaces_the_model_while_it_answers(start, segmenter, ot
         try:
             time.sleep(0.5)
             path.write_bytes(other_model.read_bytes()[:2000])  # half a file, as while it is copied
-            wait_for_line(server, "the changed file is not taken")
+            wait_for_line(server, "the changed file cannot be used")
             assert client.models()[0]["not_taken"]
             assert not any(seen)
             shutil.copy(other_model, tmp_path / "new")

@@ -155,7 +155,7 @@ def test_the_list_of_addresses(server):
     ("path", "status", "words"),
     [
         ("/v1/models/camvit/segment", 404, "unknown model 'camvit'. Did you mean 'camvid'?"),
-        ("/nothing", 404, "/docs lists what there is"),
+        ("/nothing", 404, "/docs lists all addresses"),
         (f"{SEGMENT}?format=photo", 422, "format: Input should be 'mask', 'indices', 'overlay'"),
         (f"{SEGMENT}?scales=3", 422, "scales are 0.25 to 2, got 3"),
         (f"{SEGMENT}?scales=1,x", 422, "scales: String should match pattern"),
@@ -177,8 +177,8 @@ def test_what_is_no_picture(server, streets):
         server.ask(SEGMENT, b"--X--\r\n", Content_Type="multipart/form-data; boundary=X"), 400
     )
     assert "boundary" in problem_of(server.ask(SEGMENT, b"--X--\r\n", Content_Type="multipart/form-data"), 400)
-    assert "Accept takes none of" in problem_of(server.ask(SEGMENT, png(streets[0]), Accept="text/html"), 406)
-    assert "GET is not for" in problem_of(server.ask(SEGMENT), 405)
+    assert "Accept allows none of" in problem_of(server.ask(SEGMENT, png(streets[0]), Accept="text/html"), 406)
+    assert "GET is not allowed at" in problem_of(server.ask(SEGMENT), 405)
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -364,7 +364,7 @@ def test_mistakes_on_the_command_line(tmp_path, capsys):
         ((str(tmp_path / "none.safetensors"),), "no model file at"),
         ((str(ZOO), str(ZOO)), "two models are called 'camvid'"),
         ((f"a/b={ZOO}",), "cannot be part of an address"),
-        ((str(ZOO), "--port", "99999"), "a port is 0 to 65535, got 99999"),
+        ((str(ZOO), "--port", "99999"), "port must be 0 to 65535, got 99999"),
         ((str(ZOO), "--waiting", "0"), "must be more than 0, got 0"),
         ((str(ZOO), "--key-file", str(tmp_path / "none")), "the key cannot be read"),
     ):

@@ -1,1 +1,1 @@
-"""Explaining a model's answer for a picture: uncertainty, Grad-CAM, contributions of parts, receptive field."""
+"""Explains a model's prediction for a picture: uncertainty, Grad-CAM, contributions of parts, receptive field."""

@@ -1,4 +1,4 @@
-"""Runs one picture through a network and keeps the features of its parts, for gradients afterwards."""
+"""Runs one picture through a network and stores the features of its parts, from which gradients are computed later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from atrous.models.aspp import ASPP
 from atrous.models.deeplab_v2 import SummedASPP
 from atrous.models.layers import Normalize
 
-#: A class that wins at no position is explained at this share of the positions, where it is most probable.
+#: A class that has the highest score at no position is explained at this share of the positions: the most probable
+#: ones.
 MOST_PROBABLE = 0.01
 
 
@@ -65,7 +66,8 @@ class WatchedNetwork:
             index: the class, 0 to K − 1.
 
         Returns:
-            h×w booleans: where the class wins; if it wins nowhere, the positions where it is most probable.
+            h×w booleans, True where the class has the highest score; if there is no such position, True where the
+            class is most probable.
         """
         wins = self.scores.argmax(0) == index
         if wins.any():
@@ -79,12 +81,12 @@ class WatchedNetwork:
         return self._scores[index][self.region(index)].mean()
 
     def best_score(self, row: int, column: int) -> Tensor:
-        """The logit of the class that wins at one position of the low-resolution scores, with gradients."""
+        """The highest logit at one position of the low-resolution scores, with gradients."""
         return self._scores[int(self.scores[:, row, column].argmax()), row, column]
 
 
 def gradients_of(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of a score with respect to tensors; zeros where the score does not depend on one.
+    """The gradients of a score with respect to tensors; zeros if the score does not depend on a tensor.
 
     Args:
         score: a scalar.

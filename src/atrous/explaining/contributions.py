@@ -32,10 +32,10 @@ class Part:
 
     @property
     def contribution(self) -> Tensor:
-        """h×w: what the part adds to the class's score, to first order; negative where it lowers the score.
+        """h×w: first-order contribution of the part to the class's score; negative where it lowers the score.
 
-        The sum over channels of feature × gradient. It is exact if all later layers are linear; a ReLU counts as the
-        linear function that it is for this picture.
+        The sum over channels of feature × gradient. It is exact if all later layers are linear; a ReLU counts as
+        its linearisation at this picture.
         """
         return (self.features * self.gradients).sum(0)
 

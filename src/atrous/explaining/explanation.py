@@ -24,9 +24,9 @@ from atrous.models.layers import class_probabilities, resize
 from atrous.models.model_checks import check_model
 from atrous.models.picture_checks import check_picture, check_valid
 
-#: Gradients keep every layer's output: two or three gigabytes at this size.
+#: For gradients, the output of every layer is kept in memory: two or three gigabytes at this size.
 MOST_PIXELS = 2_500_000
-#: What a mask holds where the picture has no data.
+#: Value in a mask of pixels without data.
 NO_DATA = 255
 
 
@@ -105,7 +105,7 @@ def explain_picture(
     most: int = 4,
     crf: DenseCRF | None = None,
 ) -> Explanation:
-    """Explains a model's answer for one picture, computed in float32.
+    """Explains a model's prediction for one picture, computed in float32.
 
     Args:
         model: the model; it is put into evaluation mode, and its parameters' gradients do not change.
@@ -127,15 +127,15 @@ def explain_picture(
     if outside:
         raise AtrousError(f"classes are indices from 0 to {len(model.info.classes) - 1}, got {shown(outside[0])}.")
     if most < 1:
-        raise AtrousError(f"most is how many classes are explained, 1 or more, got {most}.")
+        raise AtrousError(f"most, the largest number of explained classes, must be 1 or more, got {most}.")
     if crf is not None and not isinstance(crf, DenseCRF):
         raise AtrousError(f"crf must be an atrous.DenseCRF, got {shown(crf)}.")
     if crf is not None:
         check_crf_fits(model.info.preprocessing)
     if height * width > MOST_PIXELS:
         raise AtrousError(
-            f"the picture has {height}×{width} pixels, and explaining keeps every layer's output: "
-            f"give a part or a smaller copy, of at most {MOST_PIXELS / 1e6:g} million."
+            f"the picture has {height}×{width} pixels, too many for explaining, which keeps the output of "
+            f"every layer: give a part or a smaller copy, of at most {MOST_PIXELS / 1e6:g} million pixels."
         )
     values = image.astype(np.float32) if image.dtype == np.uint16 else image
     device = next(model.parameters()).device

@@ -11,7 +11,7 @@ from atrous.explaining.activations import WatchedNetwork, gradients_of
 
 
 def effective_field(watched: WatchedNetwork, row: int, column: int) -> Tensor:
-    """How strongly each pixel changes the winning class's score at one position (arXiv:1701.04128).
+    """How strongly each pixel changes the highest score at one position (arXiv:1701.04128).
 
     Args:
         watched: the forward pass.
@@ -36,7 +36,7 @@ def field_radii(field: Tensor, row: float, column: float, shares: Sequence[float
         shares: shares of the field's sum, 0–1 each.
 
     Returns:
-        A radius in pixels for each share; 0 where the field is zero.
+        A radius in pixels for each share; 0 if the whole field is zero.
     """
     rows = torch.arange(field.shape[0]).unsqueeze(1) - row
     columns = torch.arange(field.shape[1]).unsqueeze(0) - column

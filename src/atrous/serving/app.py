@@ -191,7 +191,7 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
                 description="format of the mask: mask, a PNG with a palette; indices, a grey PNG of class indices; "
                 "overlay, a JPEG of the picture under its mask; areas, the pixels of each class as JSON; rle, the same "
                 "with the run-length encoding of each class as in COCO; polygons, GeoJSON with coordinates in pixels. "
-                "By default the best match of Accept"
+                "By default, the format that matches the header Accept best"
             ),
         ] = None,
         scales: Annotated[
@@ -227,7 +227,7 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
     ) -> Response:
         form = format or response_formats.form_for(request.headers.get("accept", ""))
         if form is None:
-            raise Problem(406, f"Accept takes none of {', '.join(response_formats.ACCEPTED)}.")
+            raise Problem(406, f"Accept allows none of the server's formats: {', '.join(response_formats.ACCEPTED)}.")
         settings = RequestSettings(
             _find(store, name),
             InferenceOptions(_numbers(scales), flip, crf, _range(range), tile, overlap),
@@ -250,7 +250,7 @@ def _check_query(request: Request, allowed: Collection[str]) -> None:
     counts = Counter(name for name, _ in request.query_params.multi_items())
     for name, count in counts.items():
         if name not in allowed and not allowed:
-            raise Problem(422, f"{request.url.path} takes no query parameters, got '{name[:100]}'.")
+            raise Problem(422, f"{request.url.path} accepts no query parameters, got '{name[:100]}'.")
         if name not in allowed:
             raise Problem(422, str(unknown_name("query parameter", name[:100], allowed)))
         if count > 1:
@@ -269,7 +269,7 @@ def _find(store: ModelStore, name: str) -> Model:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """The scales in a text that matches `SCALES_PATTERN`."""
+    """Parses the scales in a text that matches `SCALES_PATTERN`, and checks their range."""
     scales = tuple(float(part) for part in text.split(","))
     if not all(SCALES[0] <= scale <= SCALES[1] for scale in scales):
         raise Problem(422, f"scales are {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
@@ -307,7 +307,7 @@ def _only(*statuses: int) -> dict[int | str, Any]:
 
 
 def _answer_problems(app: FastAPI) -> None:
-    """Makes every error response problem+json."""
+    """Gives every error response the media type application/problem+json."""
 
     def answer(problem: Problem) -> JSONResponse:
         return JSONResponse(
@@ -320,8 +320,8 @@ def _answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_router_error(request: Request, error: HTTPException) -> JSONResponse:
-        detail = {404: f"there is nothing at {request.url.path}; /docs lists what there is."}
-        detail[405] = f"{request.method} is not for {request.url.path}; /docs lists what is."
+        detail = {404: f"there is nothing at {request.url.path}; /docs lists all addresses."}
+        detail[405] = f"{request.method} is not allowed at {request.url.path}; /docs lists the methods of each address."
         return answer(
             Problem(error.status_code, detail.get(error.status_code, str(error.detail)), dict(error.headers or {}))
         )
@@ -337,7 +337,7 @@ def _answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_other_error(request: Request, error: Exception) -> JSONResponse:
-        return answer(Problem(500, "the server failed at this request; its log shows where."))
+        return answer(Problem(500, "the server failed to process this request; its log contains the error."))
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -70,7 +70,7 @@ class Client:
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Client holds a connection and a key, which are not copied or sent to another process: make a Client "
+            "a Client contains a connection and a key, which are not copied or sent to another process: make a Client "
             "with the same address there."
         )
 
@@ -106,7 +106,7 @@ class Client:
         Args:
             picture: path, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
                 inputs, a dict of these by input name.
-            model: name of the model; it may be left out where the server has only one.
+            model: name of the model; optional if the server has only one model.
             scales: scales of test-time augmentation; the probabilities of all scales are averaged.
             flip: whether to also segment the mirrored picture and average both.
             crf: "model" or the name of a preset, as in `atrous predict --crf`; None for no CRF.
@@ -125,7 +125,8 @@ class Client:
         given = as_dict(picture, "the picture")
         parts = {IMAGE: picture} if given is None else given
         if IMAGE not in parts or not all(isinstance(part, str) for part in parts):
-            raise AtrousError(f"a scene has an {IMAGE!r}, got {', '.join(map(named, parts)) or 'nothing'}.")
+            given_names = ", ".join(map(named, parts)) or "nothing"
+            raise AtrousError(f"the picture must be given as the input {IMAGE!r}, got {given_names}.")
         arrays = {part: as_array(value) for part, value in parts.items()}
         image = arrays[IMAGE]
         name = model or self._only_model()
@@ -155,7 +156,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """The info of the model version that answered, or of the next version if that one was just replaced."""
+        """The metadata of the model version that made a mask, or of the next version if the first was just replaced."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -179,7 +180,7 @@ class Client:
             except ssl.SSLCertVerificationError as error:
                 raise AtrousError(
                     f"the TLS certificate of {self._connection.address.origin} cannot be verified: "
-                    f"{error.verify_message}. If the certificate is your own, give its file in the environment "
+                    f"{error.verify_message}. If the certificate is your own, set its path in the environment "
                     "variable SSL_CERT_FILE."
                 ) from error
             except (OSError, http.client.HTTPException) as error:
@@ -191,7 +192,7 @@ class Client:
         if answer.status >= 400:
             raise AtrousError(f"{answer.detail()} (HTTP {answer.status})")
         if answer.status != 200:
-            raise answer.stranger("which is no answer to this request")
+            raise answer.stranger("which is not a response to this request")
         return answer
 
 
@@ -232,8 +233,7 @@ def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
 def _content(picture: Picture, image: np.ndarray) -> bytes:
     """The bytes to send for a picture.
 
-    They are the file itself where the server can read its format, else a PNG, or a TIFF where a PNG cannot hold the
-    values.
+    They are the file itself if the server can read its format, else a PNG, or a TIFF if a PNG cannot store the values.
     """
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in UNCHANGED_SUFFIXES:
         with in_words(picture):
@@ -258,9 +258,9 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
 
 
 def _png_of(picture: Image.Image) -> bytes:
-    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: transparency kept, not rotated."""
+    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: with transparency, and not rotated."""
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
-        raise AtrousError(f"a picture that is sent has 8 or 16 bits, got an image of mode '{picture.mode}'.")
+        raise AtrousError(f"a picture to send must have 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):
         if picture.mode.startswith("I;16"):  # either byte order; a PNG has only one
             plain = Image.fromarray(np.asarray(picture).astype(np.uint16))

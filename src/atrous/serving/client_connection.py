@@ -53,20 +53,22 @@ class Address:
                 user name, a query or a fragment.
         """
         if not isinstance(text, str):
-            raise AtrousError(f"a server's address is text like http://127.0.0.1:8000, got {type(text).__name__}.")
+            raise AtrousError(f"a server's address must be text like http://127.0.0.1:8000, got {type(text).__name__}.")
         try:
             parts = urlsplit(text.strip())
             port, host = parts.port, (parts.hostname or "").encode("idna").decode()
         except ValueError as error:  # also UnicodeError
             raise AtrousError(
-                f"'{text}' is not the address of a server: {error}. Give one like http://127.0.0.1:8000."
+                f"'{text}' is not the address of a server: {error}. Give an address like http://127.0.0.1:8000."
             ) from None
         if parts.scheme not in USUAL_PORTS or not host or re.search(r"[\s\x00-\x1f]", host):
-            raise AtrousError(f"a server's address is like http://127.0.0.1:8000, got '{text}'.")
+            raise AtrousError(f"a server's address must look like http://127.0.0.1:8000, got '{text}'.")
         if parts.username is not None or parts.password is not None:
-            raise AtrousError("a server's address holds no user name or password: give the server's key as key=….")
+            raise AtrousError(
+                "a server's address must contain no user name or password: give the server's key as key=…."
+            )
         if parts.query or parts.fragment:
-            raise AtrousError(f"a server's address has no query and no fragment, got '{text}'.")
+            raise AtrousError(f"a server's address must have no query and no fragment, got '{text}'.")
         port = USUAL_PORTS[parts.scheme] if port is None else port
         return cls(parts.scheme, host, port, quote(parts.path.rstrip("/"), safe=PATH_CHARACTERS))
 
@@ -112,8 +114,9 @@ class Answer:
         """
         kind = self.headers.get("Content-Type", "no type").partition(";")[0][:60]
         return AtrousError(
-            f"{self.url} answered {self.status} with {kind}, {reason}{_titled(self.content)}: this is no server of "
-            "`atrous serve`, or a proxy answers for it. Give the address that the server printed when it started."
+            f"{self.url} answered {self.status} with {kind}, {reason}{_titled(self.content)}: this is not a "
+            "server of `atrous serve`, or a proxy sent the response. Give the address that the server printed when it "
+            "started."
         )
 
     def detail(self) -> str:
@@ -141,8 +144,8 @@ class Connection:
         self.address = Address.of(address)
         if key is not None and not (isinstance(key, str) and re.fullmatch(r"[\x21-\x7e]*", key)):
             raise AtrousError(
-                "a key is text of ASCII letters, digits and signs, without spaces and line ends: read from a file, it "
-                "may end in a line end, which key.strip() removes."
+                "a key must consist of ASCII letters, digits and signs, without spaces and line breaks. A key that "
+                "was read from a file may end in a line break; key.strip() removes it."
             )
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
         if not number or not 0 < timeout <= threading.TIMEOUT_MAX or not math.isfinite(timeout):
@@ -160,7 +163,7 @@ class Connection:
             kind: media type of the body; None to let the server detect it.
 
         Raises:
-            AtrousError: there are too many redirects, or a redirect has no target or one that is not HTTP.
+            AtrousError: there are too many redirects, or a redirect has no target or a target that is not HTTP.
             OSError: the server cannot be reached.
             http.client.HTTPException: the response is not HTTP.
         """
@@ -170,8 +173,8 @@ class Connection:
             answer = self._try(target, method, path, content, kind)
             if answer.status == 401 and self._headers and not self._trusts(target):
                 raise AtrousError(
-                    f"{self.address.origin} redirects to {target.origin}, which needs a key; a key is not sent to "
-                    f"another server than the one it was given for. Give {target.origin} as the address."
+                    f"{self.address.origin} redirects to {target.origin}, which needs a key; the key is sent only to "
+                    f"the server that it was given for. Give {target.origin} as the address."
                 )
             if answer.status not in (*REDIRECTS, 303):
                 return answer
@@ -242,22 +245,22 @@ def _redirected(answer: Answer) -> tuple[Address, str]:
     """
     location = answer.headers.get("Location", "").strip()
     if answer.status == 303 or not location:
-        reason = "without a Location header" if not location else "to another page instead of answering"
+        reason = "without a Location header" if not location else "to another page instead of sending a response"
         raise AtrousError(
-            f"{answer.url} redirects (HTTP {answer.status}) {reason}: this is no server of `atrous serve`."
+            f"{answer.url} redirects (HTTP {answer.status}) {reason}: this is not a server of `atrous serve`."
         )
     try:
         parts = urlsplit(urljoin(answer.url, location))
         target = Address.of(f"{parts.scheme}://{parts.netloc}")
     except (ValueError, AtrousError) as error:
         raise AtrousError(
-            f"{answer.url} redirects to '{location[:200]}', which is not followed: only http and https are."
+            f"{answer.url} redirects to '{location[:200]}', which is not followed: only http and https are allowed."
         ) from error
     path = quote(parts.path or "/", safe=PATH_CHARACTERS)
     return target, path + (f"?{quote(parts.query, safe=PATH_CHARACTERS + '?')}" if parts.query else "")
 
 
 def _titled(content: bytes) -> str:
-    """The title of an HTML page, as a phrase to append to a sentence; "" where it has no title."""
+    """The title of an HTML page, as a phrase to append to a sentence; "" if it has no title."""
     found = re.search(rb"<title[^>]*>([^<]{1,200})</title>", content[:4096], re.IGNORECASE)
     return f", titled '{' '.join(found[1].decode(errors='replace').split())[:100]}'" if found else ""

@@ -21,7 +21,7 @@ from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_
 from atrous.inference.segmenter import Segmenter
 from atrous.memory_errors import is_out_of_memory
 
-#: Largest batch of pictures, where a network is faster with batches (`Segmenter.stacks`).
+#: Largest batch of pictures, for networks that are faster with batches (`Segmenter.stacks`).
 MOST_TOGETHER = 16
 
 
@@ -149,7 +149,7 @@ class InferenceQueue:
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """Largest batch of pictures like this one that fits into memory and is smaller than one that ran out of it."""
+        """Largest batch of such pictures that fits into memory and is smaller than a batch that ran out of memory."""
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]

@@ -84,7 +84,7 @@ class ModelStore:
         reloaded: called after each reload with the name of the model, and whether the reload succeeded.
 
     Raises:
-        AtrousError: a file is no model.
+        AtrousError: a file is not a model.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class ModelStore:
     def _load(self, name: str, spec: ModelSpec) -> Model:
         stamp = stamp_of(spec.path)
         model = Model(name, spec, stamp, spec.open(self._say))
-        # The first picture takes longest: a blank one warms the model up, on the inference thread as all pictures.
+        # The first picture takes longest: a blank picture warms the model up, on the inference thread.
         channels = model.segmenter.info.preprocessing.channels
         picture = model.segmenter.preparation.prepare(
             np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype)
@@ -138,7 +138,7 @@ class ModelStore:
                 stamp = stamp_of(model.spec.path)
                 settled = before.get(name) == stamp  # the stamp of a file that is still being copied changes
                 before[name] = stamp
-                if stamp == model.stamp:  # the file that is served is back
+                if stamp == model.stamp:  # the file is again the version in use
                     self.failures.pop(name, None)
                     self._refused.pop(name, None)
                 if stamp in ("", model.stamp, self._refused.get(name)) or not settled:
@@ -152,7 +152,7 @@ class ModelStore:
         except Exception as error:  # the current version stays in use after any error
             reason = str(error) if isinstance(error, AtrousError) else f"{type(error).__name__}: {error}"
             self.failures[name], self._refused[name] = reason, stamp
-            self._say(f"{name}: the changed file is not taken, the previous version stays in use: {reason}")
+            self._say(f"{name}: the changed file cannot be used, the previous version stays in use: {reason}")
             self._reloaded(name, False)
             return
         self.failures.pop(name, None)
@@ -161,7 +161,7 @@ class ModelStore:
 
 
 def stamp_of(path: Path) -> str:
-    """An identifier of the current version of a file and of the weights beside it; "" where there is no file."""
+    """An identifier of the current version of a file and of the weights beside it; "" if there is no file."""
     try:
         stats = [one.stat() for one in (path, path.with_suffix(".bin")) if one == path or one.exists()]
     except OSError:
@@ -173,7 +173,7 @@ def named_paths(words: Sequence[str]) -> dict[str, Path]:
     """Model files by name. Each word is NAME=PATH, or a path; the name of a path is its file name without the suffix.
 
     Raises:
-        AtrousError: two models have one name, or a name does not fit into an address.
+        AtrousError: two models have the same name, or a name cannot be part of an address.
     """
     named: dict[str, Path] = {}
     for word in words:
@@ -184,6 +184,6 @@ def named_paths(words: Sequence[str]) -> dict[str, Path]:
                 f"'{name}' cannot be part of an address: give letters, digits, - and _, as in NAME={path}."
             )
         if name in named:
-            raise AtrousError(f"two models are called '{name}': give one another name, as in {name}2={path}.")
+            raise AtrousError(f"two models are called '{name}': give one of them another name, as in {name}2={path}.")
         named[name] = Path(path)
     return named

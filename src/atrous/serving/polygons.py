@@ -33,7 +33,7 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
     of_area: dict[int, Polygon] = {}
     holes: list[tuple[int, list[tuple[int, int]]]] = []
     for ring in rings:
-        x, y = min(ring, key=lambda corner: (corner[1], corner[0]))  # the first corner met row by row
+        x, y = min(ring, key=lambda corner: (corner[1], corner[0]))  # the topmost corner, the leftmost of these
         if mask[y, x]:
             of_area[int(areas[y, x])] = [_turned(ring, positive=True)]
         else:  # the pixel above belongs to the area that the hole is in
@@ -46,9 +46,9 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
 def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     """All closed lines between the mask and the rest, by their corners.
 
-    Each corner has one horizontal and one vertical side. Sorted along its row, corners pair up to horizontal sides, and
-    along their columns to vertical ones. Where two pixels touch by a corner only there are two corners in one place,
-    one of each pixel.
+    Each corner has one horizontal and one vertical side. Sorted along rows, neighbouring corners form horizontal
+    sides; sorted along columns, they form vertical sides. If two pixels touch only at a corner, there are two corners
+    at this position, one for each pixel.
     """
     padded = np.pad(mask.astype(np.int8), 1)
     upper_left, upper_right = padded[:-1, :-1], padded[:-1, 1:]
@@ -59,8 +59,8 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     if most is not None and odd.sum() + 2 * (falling.sum() + rising.sum()) > most:
         raise AtrousError("the outlines of this mask have more corners than the server allows: use format=rle.")
     rows, columns, second = [], [], []
-    # Where two corners share a place, a row starts with the corner of the left side and a column with the corner of the
-    # upper side. These are different corners where the diagonal is rising.
+    # If two corners share a position, a row starts with the corner of the left side and a column with the corner of the
+    # upper side. With a rising diagonal, these are different corners.
     for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
         y, x = np.nonzero(where)
         for in_row, in_column in order:

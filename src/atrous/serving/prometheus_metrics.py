@@ -33,7 +33,7 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16),
             registry=self._registry,
         )
-        self.pixels = Counter("atrous_pixels", "Pixels of answered pictures.", ["model"], registry=self._registry)
+        self.pixels = Counter("atrous_pixels", "Pixels of segmented pictures.", ["model"], registry=self._registry)
         self.waiting = Gauge(
             "atrous_waiting", "Pictures queued, being decoded or being segmented.", registry=self._registry
         )

@@ -37,7 +37,7 @@ FORM_BYTES = 2**16
 #: Name of the form field of the picture's file in the documentation; other names are accepted, too.
 FILE_FIELD = "picture"
 #: Detail of the error response when memory runs out.
-TOO_LITTLE_MEMORY = "this picture takes more memory than there is: send a smaller one."
+TOO_LITTLE_MEMORY = "this picture needs more memory than the server has: send a smaller picture."
 #: Largest number of decoded pictures at once, without and with batches. They need much memory; these numbers are just
 #: large enough to keep the network busy.
 AHEAD, AHEAD_STACKED = 4, 32
@@ -153,7 +153,7 @@ class RequestHandler:
         further = [one.name for one in settings.model.segmenter.info.preprocessing.inputs[1:]]
         if not request.headers.get("content-type", "").lower().startswith("multipart/"):
             if further:
-                raise Problem(422, f"this model takes more than a picture: {_form_of(further)}.")
+                raise Problem(422, f"this model needs more than one file: {_form_of(further)}.")
             return (content,)
         return await self._in_pool(_files_in_form, request.headers, content, settings.parameters, further)
 
@@ -177,7 +177,7 @@ class RequestHandler:
                 raise ClientDisconnect
             raise Problem(
                 503,
-                f"the answer took longer than {self._limits.seconds:g} s: send a smaller picture, or try again later.",
+                f"the response took longer than {self._limits.seconds:g} s: send a smaller picture or try again later.",
                 {"Retry-After": "10"},
             )
         finally:
@@ -263,7 +263,7 @@ class RequestHandler:
         return segmenter, found, segmenter.preparation.filled(found, ASK_FOR_RANGE), " ".join(doubts) or None
 
     async def _in_pool(self, work: Callable[..., Result], *given: Any) -> Result:
-        """Runs work on a thread of the pool; a cancelled call still waits for its work, as a thread cannot be stopped.
+        """Runs work on a thread of the pool; a cancelled call waits for its work, because threads cannot be stopped.
 
         The call waits for a free thread here and not in the pool's own queue, because a cancelled call would stay in
         that queue and keep its memory.
@@ -334,7 +334,7 @@ def _files_in_form(
                 file.file.close()
             raise Problem(422, _text_field(name, value, parameters))
     if not files and not further:
-        raise Problem(400, "the form holds no file: send the picture as a file of the form, or as the whole body.")
+        raise Problem(400, "the form contains no file: send the picture as a file of the form, or as the whole body.")
     named = [(name, value) for name, value in form.multi_items() if not isinstance(value, str)]
     read = []
     for name, value in named:
@@ -346,7 +346,7 @@ def _files_in_form(
     others = {name: file for name, file in read if name in further}
     if len(pictures) != 1 or len(others) != len(further) or len(read) != 1 + len(further):
         given = ", ".join(name[:40] for name, _ in read) or "no file"
-        raise Problem(422, f"this model takes more than a picture: {_form_of(further)}. The form has {given}.")
+        raise Problem(422, f"this model needs more than one file: {_form_of(further)}. The form has {given}.")
     return (pictures[0], *(others[name] for name in further))
 
 
@@ -368,13 +368,13 @@ def _text_field(name: str, value: str, parameters: Collection[str]) -> str:
         return f"the form's field {FILE_FIELD} is text, not a file: with curl, -F {FILE_FIELD}=@picture.jpg."
     near = nearest(name, parameters)
     if near is None:
-        known = f"unknown form field '{shown}': a form holds only the picture's file, in the field {FILE_FIELD}; "
+        known = f"unknown form field '{shown}': a form contains only the picture's file, in the field {FILE_FIELD}; "
         return f"{known}the query may have {', '.join(sorted(parameters))}."
     return (
-        f"unknown form field '{shown}': a form holds only the picture's file. Did you mean the query parameter "
+        f"unknown form field '{shown}': a form contains only the picture's file. Did you mean the query parameter "
         f"'{near}', ?{near}={value[:40]}?"
     )
 
 
 def _too_many_bytes(limits: Limits) -> Problem:
-    return Problem(413, f"a picture's file may have {limits.picture_bytes / 2**20:g} MiB.")
+    return Problem(413, f"a picture's file may have at most {limits.picture_bytes / 2**20:g} MiB.")

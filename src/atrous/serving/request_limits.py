@@ -152,7 +152,7 @@ class Memory:
             raise Problem(
                 413,
                 f"this picture needs {size / 1e9:.2f} GB of memory, and the server has "
-                f"{self.total / 1e9:.2f} GB: send a smaller one.",
+                f"{self.total / 1e9:.2f} GB: send a smaller picture.",
             )
         async with self._turn:
             while self.used + size > self.total:

@@ -26,7 +26,7 @@ FORMATS = {
 #: Largest number of corners of all polygons of a response: a million take two seconds, 200 MB of memory and 12 MB of
 #: text.
 MOST_CORNERS = 1_000_000
-#: Media types in Accept and the response format of each; where several match equally well, the first is used.
+#: Media types in Accept and the response format of each; if several match equally well, the first is used.
 ACCEPTED = {
     "image/png": "mask",
     "application/json": "areas",
@@ -58,7 +58,7 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
         options: format of the response.
 
     Raises:
-        AtrousError: the format cannot hold this mask; the message names one that can.
+        AtrousError: the format cannot store this mask; the message names a format that can.
     """
     if options.form == "mask":
         return _png(prediction.palette_image())
@@ -76,13 +76,13 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
 
 
 def form_for(accept: str) -> str | None:
-    """The response format that fits an Accept header best (RFC 9110 §12.5.1): the mask where it accepts anything.
+    """Returns the response format that fits an Accept header best (RFC 9110 §12.5.1): a mask if every type is accepted.
 
     Args:
         accept: value of the header.
 
     Returns:
-        A key of `FORMATS`, or None where the header accepts none of them.
+        A key of `FORMATS`, or None if the header accepts none of the formats.
     """
     weights: dict[str, float] = {}
     for entry in accept.split(","):

@@ -45,17 +45,17 @@ def run(
         specs: files and engine options of the models, by name.
         host: host name or IP address to listen at.
         port: port to listen at; 0 for a free one.
-        key: key that every request must bring; None for no key.
+        key: key that every request must contain; None for no key.
         limits: limits on requests.
         say: receives log lines; the line with "http://" contains the address.
 
     Raises:
-        AtrousError: a file is no model, or the server cannot listen at the address.
+        AtrousError: a file is not a model, or the server cannot listen at the address.
     """
     if key is None and host not in LOCAL:
         raise AtrousError(
             f"at {host} everybody who reaches this machine could send requests: give a key, by --key-file FILE or in "
-            "the environment as ATROUS_KEY; or leave --host out, to serve this machine alone."
+            "the environment as ATROUS_KEY; or omit --host, to serve only this machine."
         )
     listening = _listen(host, port)
     metrics = Metrics()
@@ -107,7 +107,7 @@ def run(
 
 
 def most_connections() -> int:
-    """Number of connections to accept: `MOST_CONNECTIONS`, or fewer where the process may not open so many files.
+    """Number of connections to accept: `MOST_CONNECTIONS`, or fewer if the process may not open so many files.
 
     The process's soft limit is raised first, up to its hard limit (`ulimit -n` is often 1024, with a much higher hard
     limit).
@@ -127,7 +127,7 @@ def most_connections() -> int:
 
 
 def _protocol(say: Callable[[str], object]) -> Any:
-    """The protocol that closes slow connections, or uvicorn's own where `TimedH11` does not fit its version."""
+    """The protocol that closes slow connections, or uvicorn's own if `TimedH11` does not fit its version."""
     try:
         from atrous.serving.slow_request_timeouts import TimedH11, fits
 
@@ -136,7 +136,7 @@ def _protocol(say: Callable[[str], object]) -> Any:
     except ImportError:
         pass
     say(
-        f"uvicorn {uvicorn.__version__} is not known to this server: slow connections are not closed. Install uvicorn "
+        f"uvicorn {uvicorn.__version__} is not supported: slow connections are not closed. Install uvicorn "
         "0.54, or put a proxy with timeouts before it."
     )
     return "h11"
@@ -149,12 +149,12 @@ def _listen(host: str, port: int) -> socket.socket:
         AtrousError: this machine does not have the address, or another program uses it.
     """
     if not 0 <= port <= 65_535:
-        raise AtrousError(f"a port is 0 to 65535, got {port}.")
+        raise AtrousError(f"port must be 0 to 65535, got {port}.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, _, _, address = found[0]
         listening = socket.socket(family, kind)
-        # On Windows SO_REUSEADDR would share a port with the program that has it.
+        # On Windows SO_REUSEADDR would allow two programs to share a port.
         option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
         listening.setsockopt(socket.SOL_SOCKET, option, 1)
         listening.bind(address)

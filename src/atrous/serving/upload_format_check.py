@@ -20,7 +20,7 @@ CHECKED_BYTES = 64
 
 
 def packing_of(content: bytes) -> str | None:
-    """The name of the encoding or container of an upload; None where it is unknown.
+    """The name of the encoding or container of an upload; None if it is unknown.
 
     Args:
         content: bytes of an upload that is not a readable picture.

@@ -1,5 +1,6 @@
 """What all four papers' modules promise alike."""
 
+import inspect
 import json
 import shutil
 from typing import Any
@@ -263,3 +264,13 @@ def test_values_out_of_range_are_named(architecture, arguments):
     own = {"backbone": "resnet18", **arguments}
     with torch.device("meta"), pytest.raises(AtrousError, match=rf"^{next(iter(arguments))} must "):
         models.ARCHITECTURES[architecture](**own)
+
+
+@pytest.mark.parametrize("architecture", models.ARCHITECTURES)
+def test_none_is_refused_where_an_argument_has_another_default(architecture):
+    signature = inspect.signature(models.ARCHITECTURES[architecture])
+    names = [name for name, one in signature.parameters.items() if one.default is not None]
+    assert ("output_stride" in names and "dropout" in names) or architecture == "deeplabv2"
+    for name in names:
+        with pytest.raises(AtrousError, match=f"^{name} must not be None: leave it out for its default"):
+            models.build(architecture, {"backbone": "mobilenetv2_035", name: None})

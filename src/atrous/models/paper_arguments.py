@@ -43,6 +43,7 @@ defaults that depend on the paper.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
@@ -80,9 +81,19 @@ def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, N
         constructor: `__init__` of the class; it takes keyword arguments only.
     """
     build: Any = checked_names(constructor)
+    defaults = {name: one.default for name, one in inspect.signature(constructor).parameters.items()}
 
     @functools.wraps(constructor)
     def with_one_error(*args: Given.args, **kwargs: Given.kwargs) -> None:
+        for name, value in kwargs.items():
+            if value is None and defaults.get(name) is not None:
+                default = defaults[name]
+                instead = (
+                    "give a value"
+                    if default is inspect.Parameter.empty
+                    else f"leave it out for its default, {default!r}"
+                )
+                raise AtrousError(f"{name} must not be None: {instead}.")
         try:
             build(*args, **kwargs)
         except AtrousError:

@@ -366,15 +366,19 @@ STATED = (
         PADDED,
     ),
     Stated("V3 MobileNetV2", MOBILE_7, "4.52 M", _v3("", "", **_MOBILE), _millions),
-    Stated("the same", MOBILE_7, "5.8 G", _v3("", "", **_MOBILE), _tensorflow, PADDED),
+    Stated("V3 MobileNetV2", MOBILE_7, "5.8 G", _v3("", "", **_MOBILE), _tensorflow, PADDED),
     Stated("V3 MobileNetV2, no atrous branches", MOBILE_7, "2.11 M", _v3("", "", **_MOBILE_2), _millions),
-    Stated("the same", MOBILE_7, "2.75 G", _v3("", "", **_MOBILE_2), _tensorflow, PADDED),
+    Stated("V3 MobileNetV2, no atrous branches", MOBILE_7, "2.75 G", _v3("", "", **_MOBILE_2), _tensorflow, PADDED),
     Stated("torchvision's V3, ResNet-50", META, "42,004,074", TORCHVISION_50, _with_auxiliary, WITH),
-    Stated("the same", META, "178.722 G", TORCHVISION_50, _at_520_with_auxiliary, f"{WITH}, 520×520"),
+    Stated(
+        "torchvision's V3, ResNet-50", META, "178.722 G", TORCHVISION_50, _at_520_with_auxiliary, f"{WITH}, 520×520"
+    ),
     Stated("torchvision's V3, ResNet-101", META, "60,996,202", TORCHVISION_101, _with_auxiliary, WITH),
-    Stated("the same", META, "258.743 G", TORCHVISION_101, _at_520_with_auxiliary, f"{WITH}, 520×520"),
+    Stated(
+        "torchvision's V3, ResNet-101", META, "258.743 G", TORCHVISION_101, _at_520_with_auxiliary, f"{WITH}, 520×520"
+    ),
     Stated("torchvision's V3, MobileNetV3-L", META, "11,029,328", TORCHVISION_MOBILE, _without, WITH),
-    Stated("the same", META, "10.452 G", TORCHVISION_MOBILE, _at_520, f"{WITH}, 520×520"),
+    Stated("torchvision's V3, MobileNetV3-L", META, "10.452 G", TORCHVISION_MOBILE, _at_520, f"{WITH}, 520×520"),
 )
 
 

@@ -301,7 +301,7 @@ def _possible() -> str:
 def _arguments(
     architecture: str, encoder: Encoder, own: bool, told: Mapping[str, Any], given: Mapping[str, Any], file: str
 ) -> dict[str, Any]:
-    """Merges smp's defaults, the user's arguments and the configuration; a later one replaces an earlier one."""
+    """Merges smp's defaults, the user's arguments and the configuration, in rising priority."""
     output_stride = given.get("output_stride", told.get("output_stride", LAYOUTS[architecture]["output_stride"]))
     if output_stride not in encoder.output_strides:
         allowed = " or ".join(str(stride) for stride in encoder.output_strides)

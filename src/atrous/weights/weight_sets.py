@@ -180,7 +180,7 @@ def _prefixes(state: Mapping[str, Tensor], prefix: str = "", depth: int = DEPTH)
 
 
 def _stands_alone(network: _Network, found: list[_Network], foreign: Foreign) -> bool:
-    """Checks that a file contains no other convolutions than those of backbones."""
+    """Checks whether all convolutions in a file belong to backbones."""
     known = {key for other in found if other.path == network.path for key in other.keys.values()}
     held = foreign.sets.get(network.path, {})
     return not any(tensor.ndim > 2 for key, tensor in held.items() if key not in known)

@@ -1,9 +1,9 @@
-"""Computes the two tables of docs/models.md and writes them there: our models in numbers, and others' numbers beside.
+"""Computes the two tables of docs/models.md and writes them there: our models in numbers, and a comparison with others.
 
 python docs/figures/models_table.py
 
-Parameters and multiply-adds are counted on the meta device, where tensors have shapes and no memory; the receptive
-field is found by trying, see `receptive_field`. It takes about two minutes on one core.
+Parameters and multiply-adds are counted on the meta device, where tensors have shapes but no memory. The receptive
+field is measured, see `receptive_field`. The script takes about two minutes on one core.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Variant:
     """A row of the first table.
 
     Args:
-        name: as the reader sees it.
-        source: paper and section, or the library's file.
+        name: name of the model in the table.
+        source: paper and section, or the file of the library's adapter.
         architecture: a key of `atrous.models.ARCHITECTURES`.
-        arguments: of its class, without num_classes, which is 21.
+        arguments: arguments of its class, without num_classes, which is 21.
     """
 
     name: str
@@ -54,14 +54,14 @@ def _plus(name: str, source: str, **arguments: Any) -> Variant:
 
 LARGE_FOV = Variant("V1 LargeFOV, VGG-16", "1412.7062 §5, Table 2", "deeplabv1")
 _OF_TORCHVISION = "`weights/torchvision.py`"
-#: What its weights tell by themselves.
+#: Arguments that torchvision's weights determine.
 _PLAIN: dict[str, Any] = {"aspp_conv": True, "separable": False}
 TORCHVISION_50 = _v3("torchvision's V3, ResNet-50", _OF_TORCHVISION, **RESNET, **_PLAIN, backbone="resnet50")
 TORCHVISION_101 = _v3("torchvision's V3, ResNet-101", _OF_TORCHVISION, **RESNET, **_PLAIN, backbone="resnet101")
 _MOBILE: dict[str, Any] = {"backbone": "mobilenetv3_large_100", "backbone_arguments": {"norm": (1e-3, 0.01)}}
 TORCHVISION_MOBILE = _v3("torchvision's V3, MobileNetV3-L", _OF_TORCHVISION, **MOBILENET, **_PLAIN, **_MOBILE)
 _SMP_50: dict[str, Any] = {"backbone": "resnet50", "dilation_rule": "full"}
-#: Its rates are 12, 24, 36 at either stride; ours are named at output stride 16.
+#: smp's rates are 12, 24, 36 at any stride; in atrous, rates are given at output stride 16.
 _SMP_RATES = {"atrous_rates": (6, 12, 18)}
 SMP_V3 = _v3("smp's V3, ResNet-50", "`weights/smp.py`", **{**SMP["deeplabv3"], **_SMP_50, **_SMP_RATES})
 SMP_PLUS = _plus("smp's V3+, ResNet-50", "`weights/smp.py`", **SMP["deeplabv3plus"], **_SMP_50)
@@ -95,31 +95,31 @@ VARIANTS = (
     SMP_PLUS,
 )
 
-#: timm's squeeze-and-excitation modules, which look at the whole picture.
+#: timm's squeeze-and-excitation modules, which depend on the whole picture.
 SQUEEZE = ("SqueezeExcite", "SEModule")
 
 
 def meta(variant: Variant, **more: Any) -> SegmentationModel:
-    """The model without memory, in evaluation mode."""
+    """Creates the model on the meta device, in evaluation mode."""
     with torch.device("meta"):
         return build(variant.architecture, {**variant.arguments, **more}).eval()
 
 
 def parameters(model: nn.Module) -> int:
-    """Number of weights, without running statistics."""
+    """Counts the weights, without running statistics."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def multiply_adds(model: SegmentationModel, side: int = SIDE, *, padded: bool = False) -> float:
-    """Multiply-adds in 10⁹ of the class scores of one side×side picture: convolutions, without their biases.
+    """Counts the multiply-adds, in 10⁹, of the class scores of one side×side picture, in convolutions without biases.
 
-    Norms, activations, pools and resizing are not counted. In training mode an auxiliary head is.
+    Norms, activations, pools and resizing are not counted. An auxiliary head is counted in training mode.
 
     Args:
-        model: on the meta device.
-        side: of the picture, in pixels.
-        padded: each map is enlarged to a multiple of the atrous rate of the convolution that makes it, as TensorFlow's
-            SpaceToBatchND does.
+        model: a model on the meta device.
+        side: side of the picture, in pixels.
+        padded: whether each map is enlarged to a multiple of the atrous rate of the convolution that computes it, as
+            TensorFlow's SpaceToBatchND does.
     """
     total = 0
 
@@ -138,17 +138,17 @@ def multiply_adds(model: SegmentationModel, side: int = SIDE, *, padded: bool = 
 
 
 def as_tensorflow(variant: Variant) -> float:
-    """As `multiply_adds`, counted as the papers since V3 did, in Google's implementation.
+    """Counts multiply-adds like the papers since V3, which describe Google's implementation.
 
-    Maps are padded, and in ResNets a stage is strided in its last unit, not in the next stage's first, so that three
-    convolutions make a smaller map.
+    Maps are padded. In ResNets, the stride is in the last unit of a stage, not in the first unit of the next stage, so
+    that three convolutions compute a smaller map.
     """
     model = meta(variant)
     return multiply_adds(model, padded=True) - _saved_by_striding_early(model.backbone.net) / 1e9
 
 
 def _saved_by_striding_early(net: nn.Module) -> float:
-    """Multiply-adds by which a ResNet is cheaper when each stage's last unit is strided."""
+    """Counts the multiply-adds that a ResNet saves if the stride is in the last unit of each stage."""
     stages: list[Any] = [getattr(net, f"layer{number}", None) for number in (1, 2, 3, 4)]
     saved, side = 0.0, (SIDE + 3) // 4
     for stage, after in pairwise(stages):
@@ -162,24 +162,25 @@ def _saved_by_striding_early(net: nn.Module) -> float:
 
 
 def score_stride(model: SegmentationModel) -> int:
-    """Picture pixels from one class score to the next."""
+    """Returns the distance between two class scores, in picture pixels."""
     with torch.no_grad():
         scores = model.scores(torch.empty(1, model.backbone.in_channels, SIDE, SIDE, device="meta"))["main"]
     return (SIDE - 1) // (scores.shape[-1] - 1)
 
 
 def receptive_field(variant: Variant, width: int = 2049) -> int:
-    """Picture pixels, along one side, on which a class score depends.
+    """Measures the side of the square of picture pixels on which a class score depends.
 
-    Every convolution gets one channel and weights of one, every norm is taken out, whatever looks at the whole picture
-    gives nothing: then a score is positive exactly if a positive pixel lies in its field. A picture that is 1 from the
-    left border to column t and 0 beyond shows the field's left end, the smallest t with a positive score; likewise
-    the right end. One row is enough: zero padding above and below leaves each kernel its middle row. Scores between
-    two feature pixels see more than those on one, so the widest of eight neighbours counts.
+    Every convolution gets one channel and weights of one, norms are removed, and modules that depend on the whole
+    picture output zero. Then a score is positive exactly if a positive pixel is in its field. The test picture is 1
+    from the left border to column t, and 0 elsewhere. The smallest t with a positive score is the field's left end; the
+    right end is found in the same way. One row is enough, because zero padding leaves only the middle row of each
+    kernel. A score between two feature pixels depends on more pixels than a score on one, so the widest of eight
+    neighbours counts.
 
     Args:
-        variant: which model.
-        width: of the first picture tried, 32k + 1; doubled while the field is wider.
+        variant: the model.
+        width: width of the first picture, 32k + 1; doubled while the field is wider.
     """
     model = _skeleton(meta(variant))
     columns = torch.arange(width)
@@ -206,7 +207,7 @@ def receptive_field(variant: Variant, width: int = 2049) -> int:
 
 
 def _skeleton(model: SegmentationModel) -> SegmentationModel:
-    """The model with one channel everywhere and weights of one, see `receptive_field`; changed in place."""
+    """Gives all layers one channel and weights of one, see `receptive_field`; changes the model in place."""
     for path, module in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         if isinstance(module, ImagePooling):
@@ -216,7 +217,7 @@ def _skeleton(model: SegmentationModel) -> SegmentationModel:
         elif isinstance(module, nn.Conv2d):
             module.weight = nn.Parameter(torch.ones(1, 1, *module.kernel_size))
             module.bias, module.groups = None, 1
-            # Many maps become one before each convolution; 0 and 1 after it, so that no number grows.
+            # The maps become one map before each convolution; outputs become 0 or 1, so that no number grows.
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].amax(1, keepdim=True),))
             module.register_forward_hook(lambda _, inputs, out: (out > 0).float())
     model.backbone.in_channels = 1
@@ -224,7 +225,7 @@ def _skeleton(model: SegmentationModel) -> SegmentationModel:
 
 
 def rates(model: SegmentationModel) -> str:
-    """The atrous rates other than 1 in words: of the backbone, the blocks after it, and the head."""
+    """Returns a text with the atrous rates other than 1 of the backbone, the blocks after it, and the head."""
     inside = _rates(model.backbone)
     parts = [f"backbone {_list(inside)}"] if inside else []
     cascade = getattr(model, "cascade", None)
@@ -239,7 +240,7 @@ def rates(model: SegmentationModel) -> str:
 
 
 def _rates(module: nn.Module, repeats: bool = False) -> list[int]:
-    """Atrous rates of the convolutions larger than 1×1 in order; without `repeats` each once, and no ones."""
+    """Lists the atrous rates of the convolutions larger than 1×1; without `repeats`, each once and without rate 1."""
     larger = (part for part in module.modules() if isinstance(part, nn.Conv2d) and part.kernel_size[0] > 1)
     found = [conv.dilation[0] for conv in larger]
     return found if repeats else [rate for rate in dict.fromkeys(found) if rate > 1]
@@ -250,11 +251,11 @@ def _list(numbers: list[int]) -> str:
 
 
 def models_table() -> str:
-    """The first table: one row per variant."""
+    """Returns the first table, with one row per variant."""
     heading = (
         "model",
         "output stride",
-        "a score every",
+        "score spacing",
         "parameters",
         "multiply-adds",
         "FLOPs",
@@ -284,15 +285,15 @@ def models_table() -> str:
 
 @dataclass(frozen=True)
 class Stated:
-    """A row of the second table: what a paper or a library states, and how ours is counted the same way.
+    """A row of the second table: a figure of a paper or a library, and how the same figure is computed for our model.
 
     Args:
-        what: the model in words.
-        where: the figure is stated.
-        figure: as it is stated there.
-        variant: ours.
-        count: the same figure of ours.
-        how: it was counted there.
+        what: name of the model.
+        where: place where the figure is stated.
+        figure: the stated figure.
+        variant: our model.
+        count: function that computes the same figure for our model.
+        how: the way in which the source counts.
     """
 
     what: str
@@ -340,15 +341,16 @@ V1_2, MOBILE_7 = "1412.7062 Table 2", "1801.04381 Table 7"
 PLUS_3, PLUS_5 = "1802.02611 Table 3", "1802.02611 Table 5"
 META, PADDED, EARLY = "its metadata", "padded maps", "padded maps, early strides"
 WITH = "with its auxiliary head"
+R101, PLUS_R101 = "V3 ResNet-101, Google's stem", "V3+ ResNet-101, Google's stem"
 
 STATED = (
     Stated("V1 LargeFOV", V1_2, "20.5 M", LARGE_FOV, _millions),
-    Stated("V3 ResNet-101, Google's stem", MOBILE_7, "58.16 M", _v3("", "", **_STEM), _millions),
-    Stated("the same, output stride 16", PLUS_3, "81.02 G", _v3("", "", **_STEM), _tensorflow, EARLY),
-    Stated("the same, output stride 8", PLUS_3, "276.18 G", _v3("", "", **_STEM, output_stride=8), _tensorflow, EARLY),
-    Stated("V3+ of it, output stride 16", PLUS_3, "101.28 G", _plus("", "", **_GRID), _tensorflow, EARLY),
+    Stated(R101, MOBILE_7, "58.16 M", _v3("", "", **_STEM), _millions),
+    Stated(f"{R101}, output stride 16", PLUS_3, "81.02 G", _v3("", "", **_STEM), _tensorflow, EARLY),
+    Stated(f"{R101}, output stride 8", PLUS_3, "276.18 G", _v3("", "", **_STEM, output_stride=8), _tensorflow, EARLY),
+    Stated(f"{PLUS_R101}, output stride 16", PLUS_3, "101.28 G", _plus("", "", **_GRID), _tensorflow, EARLY),
     Stated(
-        "V3+ of it, output stride 8", PLUS_3, "297.92 G", _plus("", "", **_GRID, output_stride=8), _tensorflow, EARLY
+        f"{PLUS_R101}, output stride 8", PLUS_3, "297.92 G", _plus("", "", **_GRID, output_stride=8), _tensorflow, EARLY
     ),
     Stated("V3 Xception-65, plain 3×3", PLUS_5, "68.00 G", _v3("", "", **_X65, separable=False), _tensorflow, PADDED),
     Stated(
@@ -356,24 +358,40 @@ STATED = (
     ),
     Stated("V3+ Xception-65, output stride 16", PLUS_5, "54.17 G", _plus("", "", **_X65), _tensorflow, PADDED),
     Stated(
-        "the same, output stride 8", PLUS_5, "177.10 G", _plus("", "", **_X65, output_stride=8), _tensorflow, PADDED
+        "V3+ Xception-65, output stride 8",
+        PLUS_5,
+        "177.10 G",
+        _plus("", "", **_X65, output_stride=8),
+        _tensorflow,
+        PADDED,
     ),
     Stated("V3 MobileNetV2", MOBILE_7, "4.52 M", _v3("", "", **_MOBILE), _millions),
-    Stated("the same", MOBILE_7, "5.8 G", _v3("", "", **_MOBILE), _tensorflow, PADDED),
+    Stated("V3 MobileNetV2", MOBILE_7, "5.8 G", _v3("", "", **_MOBILE), _tensorflow, PADDED),
     Stated("V3 MobileNetV2, no atrous branches", MOBILE_7, "2.11 M", _v3("", "", **_MOBILE_2), _millions),
-    Stated("the same", MOBILE_7, "2.75 G", _v3("", "", **_MOBILE_2), _tensorflow, PADDED),
+    Stated("V3 MobileNetV2, no atrous branches", MOBILE_7, "2.75 G", _v3("", "", **_MOBILE_2), _tensorflow, PADDED),
     Stated("torchvision's V3, ResNet-50", META, "42,004,074", TORCHVISION_50, _with_auxiliary, WITH),
-    Stated("the same", META, "178.722 G", TORCHVISION_50, _at_520_with_auxiliary, f"{WITH}, 520×520"),
+    Stated(
+        "torchvision's V3, ResNet-50", META, "178.722 G", TORCHVISION_50, _at_520_with_auxiliary, f"{WITH}, 520×520"
+    ),
     Stated("torchvision's V3, ResNet-101", META, "60,996,202", TORCHVISION_101, _with_auxiliary, WITH),
-    Stated("the same", META, "258.743 G", TORCHVISION_101, _at_520_with_auxiliary, f"{WITH}, 520×520"),
+    Stated(
+        "torchvision's V3, ResNet-101", META, "258.743 G", TORCHVISION_101, _at_520_with_auxiliary, f"{WITH}, 520×520"
+    ),
     Stated("torchvision's V3, MobileNetV3-L", META, "11,029,328", TORCHVISION_MOBILE, _without, WITH),
-    Stated("the same", META, "10.452 G", TORCHVISION_MOBILE, _at_520, f"{WITH}, 520×520"),
+    Stated("torchvision's V3, MobileNetV3-L", META, "10.452 G", TORCHVISION_MOBILE, _at_520, f"{WITH}, 520×520"),
 )
 
 
 def stated_table() -> str:
-    """The second table: stated figures beside ours."""
-    heading = ("model", "where", "how it was counted there", "stated", "ours, counted so", "ours as above")
+    """Returns the second table, with stated figures and ours."""
+    heading = (
+        "model",
+        "source",
+        "how the source counts",
+        "stated",
+        "ours, counted the same way",
+        "ours, as in the first table",
+    )
     rows = []
     for row in STATED:
         plain = _exact(row.variant) if row.figure.endswith("G") else _millions(row.variant)
@@ -387,7 +405,7 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[i
 
 
 def write(page: Path = PAGE) -> None:
-    """Puts the tables between their markers, and leaves the rest of the page alone."""
+    """Writes the tables between their markers; the rest of the page does not change."""
     text = page.read_text(encoding="utf-8")
     for name, table in (("models", models_table()), ("stated", stated_table())):
         begin, end = f"<!-- {name}: begin", f"<!-- {name}: end -->"

@@ -204,7 +204,7 @@ def test_a_model_file_of_ours_may_be_written_anew_but_not_converted(checkpoint, 
     atrous.convert(checkpoint, out=out)
     atrous.convert(checkpoint, out=out, output_stride=8)
     assert atrous.load(out).info.arguments["output_stride"] == 8
-    with pytest.raises(AtrousError, match="is a model file of atrous already"):
+    with pytest.raises(AtrousError, match="is already a model file of atrous"):
         atrous.convert(out)
 
 

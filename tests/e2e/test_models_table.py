@@ -47,7 +47,7 @@ def test_the_committed_row_is_what_the_script_computes(index: int) -> None:
     adds = table.multiply_adds(model)
     assert row["model"] == variant.name
     assert row["output stride"] == str(model.backbone.output_stride)
-    assert row["a score every"] == f"{table.score_stride(model)} px"
+    assert row["score spacing"] == f"{table.score_stride(model)} px"
     assert row["parameters"] == f"{table.parameters(model) / 1e6:.2f} M"
     assert (row["multiply-adds"], row["FLOPs"]) == (f"{adds:.1f} G", f"{2 * adds:.1f} G")
     assert row["atrous rates"] == table.rates(model)
@@ -69,13 +69,13 @@ def test_the_page_has_every_variant() -> None:
 def test_ours_agree_with_what_is_stated(row: dict[str, str]) -> None:
     # The one that does not is explained on the page: a ResNet-101 without multi-grid would.
     within = 0.015 if row["stated"].startswith("101.28") else 0.004
-    assert number(row["ours, counted so"]) == pytest.approx(number(row["stated"]), rel=within)
+    assert number(row["ours, counted the same way"]) == pytest.approx(number(row["stated"]), rel=within)
 
 
 @pytest.mark.parametrize("row", [table.STATED[0], table.STATED[2], table.STATED[11]], ids=lambda row: row.figure)
 def test_the_committed_figure_beside_a_stated_one_is_current(row) -> None:
     (committed,) = [r for r in rows("stated") if r["stated"] == row.figure]
-    assert committed["ours, counted so"] == row.count(row.variant)
+    assert committed["ours, counted the same way"] == row.count(row.variant)
 
 
 def test_parameters_are_those_of_the_libraries() -> None:

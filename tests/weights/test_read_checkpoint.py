@@ -258,7 +258,7 @@ def test_a_flipped_bit_in_a_zip_that_has_its_end(tmp_path, suffix):
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "is an HDF5 file"),
         (b"\x1f\x8b\x08\0" + b"\0" * 64, "gzip"),
         (b"just some text, long enough to be read", "is a text file, not a checkpoint: it begins 'just some"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 64, "is truncated or damaged, or no checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 64, "is truncated or damaged, or not a checkpoint"),
         (os.urandom(4096), "weights.pth"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else value[:16],
@@ -289,7 +289,7 @@ def test_an_optimisers_state(tmp_path):
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pth")
-    with pytest.raises(AtrousError, match="is an optimiser's state"):
+    with pytest.raises(AtrousError, match="is the state of an optimiser"):
         read(tmp_path / "optimizer.pth")
 
 
@@ -321,7 +321,7 @@ def test_a_folder_with_a_broken_config(tmp_path, config):
 def test_our_own_files_are_told_apart(tmp_path):
     model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=2)
     atrous.save(model, tmp_path / "model.safetensors")
-    with pytest.raises(AtrousError, match=r"is a model file of atrous already.*atrous predict"):
+    with pytest.raises(AtrousError, match=r"is already a model file of atrous.*atrous predict"):
         read(tmp_path / "model.safetensors")
     save_file(STATE, tmp_path / "last.safetensors", {"atrous-checkpoint": "{}"})
     with pytest.raises(AtrousError, match=r"is a training checkpoint of atrous.*best\.safetensors"):
@@ -329,5 +329,5 @@ def test_our_own_files_are_told_apart(tmp_path):
 
 
 def test_a_module_is_no_state_dict():
-    with pytest.raises(AtrousError, match=r"is a module; give its state_dict\(\)"):
+    with pytest.raises(AtrousError, match=r"is a torch\.nn\.Module; give its state_dict\(\)"):
         from_state_dict(torch.nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]

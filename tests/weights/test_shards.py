@@ -67,14 +67,14 @@ def lies(**weights):
     [
         (lies(x="../model-00001-of-00002.safetensors"), r"names the file '\.\./model"),
         (lies(x="/etc/passwd"), "names the file '/etc/passwd'"),
-        (lies(x="..\\model.safetensors"), "names the file"),
+        (lies(x="..\\model.safetensors"), "lists the file"),
         (lies(x=".."), r"names the file '\.\.'"),
         (lies(x="model-00003-of-00003.safetensors"), "lacks model-00003-of-00003.safetensors, which"),
         (lies(x="model-00001-of-00002.safetensors"), "00001-of-00002.safetensors lacks 'x'"),
         (lambda index: index["weight_map"].pop("layer0.weight"), "holds, against the index, 'layer0.weight'"),
-        (lambda index: index.pop("weight_map"), "no index of weights"),
-        (lambda index: index.update(weight_map=[]), "no index of weights"),
-        (lies(x=3), "no index of weights"),
+        (lambda index: index.pop("weight_map"), "not an index of weights"),
+        (lambda index: index.update(weight_map=[]), "not an index of weights"),
+        (lies(x=3), "not an index of weights"),
         (
             lambda index: [index["weight_map"].pop(key) for key in ("layer2.weight", "layer3.weight")],
             "holds model-00002-of-00002.safetensors, which model.safetensors.index.json does not name",
@@ -97,7 +97,7 @@ def test_an_index_that_is_none(tmp_path, text):
 
 def test_one_shard_alone_is_no_model(tmp_path):
     write(tmp_path)
-    with pytest.raises(AtrousError, match="holds a part of the weights: give the folder"):
+    with pytest.raises(AtrousError, match="contains only a part of the weights: give the folder"):
         read_checkpoint.read(tmp_path / "model-00001-of-00002.safetensors")
 
 

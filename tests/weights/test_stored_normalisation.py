@@ -57,7 +57,7 @@ def test_buffers_among_the_networks_own_names_count_too(capsys):
         {**state, "model.mean": torch.tensor([10.0, 20.0, 30.0]), "model.std": torch.full((3,), 50.0)}
     )
     assert model.info.preprocessing.mean == (10, 20, 30)
-    assert "'model.mean' and 'model.std' beside the network" in capsys.readouterr().out.replace("\n", " ")
+    assert "'model.mean' and 'model.std', stored next to the network" in capsys.readouterr().out.replace("\n", " ")
 
 
 def found(tensors: dict[str, torch.Tensor], preprocessing: Preprocessing | None = None, told: bool = False) -> Adapted:
@@ -68,15 +68,15 @@ def found(tensors: dict[str, torch.Tensor], preprocessing: Preprocessing | None 
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"mean": row(0, 0, 0), "std": row(1, 1, 1)}, "0–255 or in 0–1"),
+        ({"mean": row(0, 0, 0), "std": row(1, 1, 1)}, "0–255 as well as 0–1"),
         ({"mean": row(-1, 0, 0), "std": row(1, 1, 1)}, "neither"),
         ({"mean": row(1, 2, float("nan")), "std": row(1, 1, 1)}, "neither"),
         ({"mean": row(1, 2, 3), "std": row(0, 1, 1)}, "neither"),
         ({"mean": row(0.5, 0.5, 0.5), "std": row(58, 57, 57)}, "neither"),
-        ({"pixel_mean": row(103.53, 116.28, 123.675), "pixel_std": row(1, 1, 1)}, "in the order of BGR"),
-        ({"mean_bgr": row(1, 2, 3), "std_bgr": row(4, 5, 6)}, "in the order of BGR"),
+        ({"pixel_mean": row(103.53, 116.28, 123.675), "pixel_std": row(1, 1, 1)}, "in BGR order"),
+        ({"mean_bgr": row(1, 2, 3), "std_bgr": row(4, 5, 6)}, "in BGR order"),
         ({"pixel_mean": row(1, 2, 3)}, "has no deviation"),
-        ({"mean": row(1, 2, 3), "std": row(1, 2)}, "are not of 3 channels"),
+        ({"mean": row(1, 2, 3), "std": row(1, 2)}, "for each of 3 channels"),
         ({"mean": row(1, 2, 3), "std": row(2, 2, 2), "a.mean": row(9, 9, 9), "a.std": row(2, 2, 2)}, "contradict"),
     ],
 )

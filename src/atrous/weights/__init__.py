@@ -1,1 +1,1 @@
-"""Adapters for checkpoints of other libraries; foreign names of weights are used in this package only."""
+"""Adapters for checkpoints of other libraries; only this package uses the weight names of other libraries."""

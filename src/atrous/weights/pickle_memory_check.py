@@ -1,7 +1,8 @@
-"""What lies on the stack while a pickle is read, followed without making anything.
+"""Tracks the kinds of objects on the stack of a pickle, without creating any of them.
 
-PyTorch's reader calls with whatever lies there, `function(*arguments)`, and so takes a tensor apart into its numbers,
-of which there may be any number that repeat one. It may call only with tuples that are written out in the pickle.
+PyTorch's reader calls `function(*arguments)` with any object on the stack. If `arguments` is a tensor, this unpacks it
+into its numbers, and a small file can hold a huge tensor that repeats one number. So only calls with a tuple that is
+written out in the pickle are allowed.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import pickletools
 from typing import Any
 
-#: How many objects each operation takes and gives, where it takes no mark.
+#: Operation → number of objects that it pops and number that it pushes; only operations without a mark.
 _COUNTS = {
-    one.name: (len(one.stack_before), len(one.stack_after))
-    for one in pickletools.opcodes
-    if pickletools.markobject not in one.stack_before
+    opcode.name: (len(opcode.stack_before), len(opcode.stack_after))
+    for opcode in pickletools.opcodes
+    if pickletools.markobject not in opcode.stack_before
 }
 _TUPLES = frozenset({"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
 _DICTS = frozenset({"EMPTY_DICT", "DICT"})
-#: What makes a dict when it is called.
-_OF_DICTS = frozenset(
+#: Callables that return a dict.
+_DICT_TYPES = frozenset(
     {
         "collections.OrderedDict",
         "collections.defaultdict",
@@ -30,26 +31,27 @@ _MARK = "mark"
 
 
 class Stack:
-    """The kinds of the objects on a pickle's stack: "tuple", "dict", the name of code, or "" for all others."""
+    """The kinds of the objects on a pickle's stack: "tuple", "dict", the name of a callable, or "" for all others."""
 
     def __init__(self) -> None:
         self._kinds: list[str] = []
         self._memo: dict[Any, str] = {}
 
     def name(self, name: str) -> None:
-        """Says which code the uppermost object is, as PyTorch's reader finds it."""
+        """Sets the name of the callable on top of the stack, as PyTorch's reader resolves it."""
         self._kinds[-1] = name
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Follows one operation.
+        """Applies one operation to the stack.
 
         Args:
-            opcode: its name in `pickletools`.
-            argument: what the pickle gives with it.
+            opcode: name of the operation in `pickletools`.
+            argument: argument of the operation in the pickle.
 
         Raises:
-            ValueError: a call with something other than a tuple, a state that is no tuple and no dict, a dict's state
-                that is no dict, items of something else than a dict, a storage that is called, or an empty stack.
+            ValueError: the arguments of a call are not a tuple, a state is neither a tuple nor a dict, the state of a
+                dict is not a dict, items are set in an object that is not a dict, a storage is called, or the stack is
+                empty.
         """
         kinds = self._kinds
         if opcode in ("BINPUT", "LONG_BINPUT"):
@@ -61,37 +63,37 @@ class Stack:
         elif opcode in ("REDUCE", "NEWOBJ"):
             arguments, called = self._pop(), self._pop()
             if arguments != "tuple" or called.endswith("Storage"):
-                raise ValueError(f"a call of {called or 'an object'} with something else than it is written with")
-            kinds.append("dict" if called in _OF_DICTS else "")
+                raise ValueError(f"it calls {called or 'an object'} in another way than torch.save writes it")
+            kinds.append("dict" if called in _DICT_TYPES else "")
         elif opcode == "BUILD":
             state, built = self._pop(), self._top()
             if state != "dict" and (state != "tuple" or built == "dict"):
-                raise ValueError("a state of something else than it is written with")
+                raise ValueError("it sets a state of another type than torch.save writes")
         elif opcode in ("SETITEM", "SETITEMS"):
             self._take(2) if opcode == "SETITEM" else self._take_to_mark()
             if self._top() != "dict":
-                raise ValueError("items of something that is no dict")
+                raise ValueError("it sets items in an object that is not a dict")
         elif opcode == "DUP":
             kinds.append(self._top())
         else:
             self._plain(opcode)
 
     def _plain(self, opcode: str) -> None:
-        """Operations whose result does not depend on the kinds."""
+        """Applies an operation whose result does not depend on the kinds of its operands."""
         if opcode not in _COUNTS:
             self._take_to_mark()
             if opcode in ("TUPLE", "DICT", "LIST", "FROZENSET", "INST", "OBJ"):
                 self._kinds.append(_made(opcode))
             return
         taken, given = _COUNTS[opcode]
-        if opcode == "APPEND":  # the list stays
+        if opcode == "APPEND":  # the list stays on the stack
             taken, given = 1, 0
         self._take(taken)
         self._kinds += [_made(opcode)] * given
 
     def _top(self) -> str:
         if not self._kinds:
-            raise ValueError("a pickle takes more from its stack than lies there")
+            raise ValueError("it pops from an empty stack")
         return self._kinds[-1]
 
     def _pop(self) -> str:

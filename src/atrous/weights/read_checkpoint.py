@@ -1,7 +1,8 @@
-"""Reads the files of other libraries into plain tensors; whatever else they hold is neither run nor kept.
+"""Reads the files of other libraries into plain tensors; nothing else in them is run or kept.
 
-The kind of a file is told by its first bytes, not by its name. A file may also claim more than it has: to unpack to a
-thousand times its size, or a tensor of all memory that repeats one number. What is read is bounded by its own size.
+The first bytes of a file determine its format, not its name. A small file may claim huge content: it may unpack to a
+thousand times its size, or hold a tensor that repeats one number until memory is full. So the amount of data that is
+read is limited by the size of the file.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from atrous.weights.torch_unpickler import read_torch
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a file of another library holds.
+    """The content of a file of another library.
 
     Args:
-        state: tensors by the other library's names, out of whatever wrapped them; of several sets the first.
-        config: of a Hugging Face folder, its config.json, with preprocessor_config.json under "preprocessor"; of a
-            .tflite file, what its graph says; of an OpenMMLab checkpoint its record, under "meta", of a Lightning
-            checkpoint its arguments, under "hyper_parameters"; else empty.
-        name: the file's, for messages and provenance; empty for a state dict in memory.
-        sets: each dict of tensors in the file by its place there, such as "state_dict", as it is.
+        state: tensors by the other library's names, without wrappers; the first set if the file has several.
+        config: metadata of the file. For a Hugging Face folder: its config.json, with preprocessor_config.json under
+            "preprocessor". For a .tflite file: properties of its graph. For an OpenMMLab checkpoint: its metadata,
+            under "meta". For a Lightning checkpoint: its arguments, under "hyper_parameters". Otherwise empty.
+        name: file name, for messages and provenance; empty for a state dict in memory.
+        sets: path of a dict in the file, such as "state_dict" → the tensors of that dict, unchanged.
     """
 
     state: dict[str, Tensor]
@@ -53,10 +54,10 @@ class Foreign:
             object.__setattr__(self, "sets", {"": self.state})
 
 
-#: A zip file may unpack to so many times its size (weights hardly shrink) or so many bytes, whichever is more.
+#: A zip file may unpack to MOST_TIMES its size (weights hardly compress) or to MOST_BYTES, whichever is more.
 MOST_TIMES, MOST_BYTES = 20, 2**28
 
-#: Under these keys training scripts mostly keep the model's state dict; they are looked into first, in this order.
+#: Keys under which training scripts usually store the model's state dict; they are searched first, in this order.
 WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -73,29 +74,29 @@ WRAPPERS = (
     "module",
 )
 
-#: Under these they keep other things than a model's weights.
+#: Beginnings of keys whose values are not a model's weights.
 NO_WEIGHTS = ("optim", "scheduler", "lr_sched", "scaler", "amp", "callbacks", "loops", "rng", "random")
 
-#: What Lightning and others mostly put before every key of the network.
+#: Prefixes that Lightning and others often add to every key of the network.
 PREFIXES = ("model.", "net.", "network.")
 
 #: Bytes 4 to 8 of a TensorFlow Lite file.
 TFLITE = b"TFL3"
 
-#: First bytes of what people save by mistake, and what to say.
+#: First bytes of files that are often saved by mistake → the end of the error message.
 MISTAKEN = (
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not a checkpoint: the download was redirected; fetch it again"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
-    (rb"\x89HDF", "an HDF5 file (Keras), which is not read; save its weights as .npz or .safetensors"),
+    (rb"\x89HDF", "an HDF5 file (Keras), which cannot be read; save its weights as .npz or .safetensors"),
     (rb"\x1f\x8b", "gzip-compressed: unpack it first"),
     (rb"Rar!|7z\xbc\xaf", "a compressed archive: unpack it first"),
 )
 
 
-#: What no format of weights begins with: 16 bytes and more of plain text.
+#: 16 or more bytes of plain text; no format of weights begins with them.
 TEXT = re.compile(rb"[\t\n\r -~]{16,}")
 
-#: Beginnings of suffixes of what people have beside or instead of weights, and what it is.
+#: Beginning of a file name suffix → kind of a file that cannot be read as weights.
 UNREAD = {
     ".pb": "a TensorFlow graph",
     ".index": "part of a TensorFlow checkpoint",
@@ -114,11 +115,11 @@ def read(path: str | Path) -> Foreign:
             folder with config.json.
 
     Returns:
-        Its tensors, unwrapped and without prefixes such as `module.`.
+        The tensors of the checkpoint, without wrappers and prefixes such as `module.`.
 
     Raises:
-        AtrousError: missing, empty, truncated, of no known kind, with code in it, one of atrous's own files, or
-            without weights.
+        AtrousError: the file is missing, empty, truncated, of an unknown format, contains code, is one of atrous's own
+            files, or has no weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -140,16 +141,19 @@ def read(path: str | Path) -> Foreign:
 
 
 def from_state_dict(given: Mapping[str, Any]) -> Foreign:
-    """The same for a state dict, or a checkpoint's dict, that is already in memory.
+    """Wraps a state dict or a checkpoint's dict that is already in memory, as `read` does for a file.
+
+    Args:
+        given: name → tensor, or a checkpoint's dict that contains such a dict.
 
     Raises:
-        AtrousError: there are no weights in it.
+        AtrousError: the dict contains no weights.
     """
     sets = _unwrap(given, "the given dict")
     return Foreign(_first_state(sets), _record(given), sets=sets)
 
 
-#: The files of a Hugging Face folder that hold weights, in the order of choice.
+#: Files of weights in a Hugging Face folder; the first that exists is read.
 FOLDER_FILES = ("model.safetensors", *FOLDER_INDEXES[:1], "pytorch_model.bin", *FOLDER_INDEXES[1:])
 FOLDER_RECORDS = ("config.json", "preprocessor_config.json")
 
@@ -161,7 +165,7 @@ def _read_folder(folder: Path) -> Foreign:
         if (folder / name).is_file():
             found = read(folder / name)
             return Foreign(found.state, _read_config(folder), folder.resolve().name, found.sets)
-    raise AtrousError(f"{folder} has a config.json but no weights; one of {', '.join(FOLDER_FILES)} is needed.")
+    raise AtrousError(f"{folder} has a config.json but no weights; it needs one of {', '.join(FOLDER_FILES)}.")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -173,12 +177,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _mapping_in(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
-        raise AtrousError(f"{path} is no configuration of a model.")
+        raise AtrousError(f"{path} is not a model's configuration: it is not a JSON object.")
     return record
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of every file that an index names."""
+    """Returns the tensors of all files that an index lists."""
     found: dict[str, Tensor] = {}
     for file, keys in shards.read_index(index).items():
         held = _read_file(file)[0]
@@ -191,11 +195,15 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 def _refuse_one_shard(path: Path) -> None:
     index = shards.index_of(path)
     if index is not None:
-        raise AtrousError(f"{path} holds a part of the weights: give the folder, {path.parent}, or {index}.")
+        raise AtrousError(f"{path} contains only a part of the weights: give the folder, {path.parent}, or {index}.")
 
 
 def files_of(path: Path) -> list[Path]:
-    """Every file that `read` may read for a path: itself, or what lies in its folder, records and shards included."""
+    """Lists every file that `read` may read for a path: the file itself, or weights, shards and JSON of its folder.
+
+    Args:
+        path: argument of `read`; the listed files need not exist.
+    """
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name not in FOLDER_FILES:
         return [path]
@@ -204,7 +212,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The dicts of tensors by their places, and the record beside them."""
+    """Returns the dicts of tensors by their path in the file, and the metadata stored with them."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -216,22 +224,27 @@ def _read_file(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
         raise AtrousError(f"{path} is a text file, not a checkpoint: it begins {head[:30].decode('ascii')!r}.")
     for beginning, kind in UNREAD.items():
         if path.suffix.startswith(beginning):
-            raise AtrousError(f"{path} is {kind}, which is not read; save its weights by name as .npz or .safetensors.")
+            raise AtrousError(
+                f"{path} is {kind}, which cannot be read; save its weights by name as .npz or .safetensors."
+            )
     reader = _reader(path, head)
     try:
         found, unpacked = reader(path), _unpacked(path, head)
     except AtrousError:
         raise
-    except Exception as error:  # a damaged file makes zip, pickle, torch, NumPy and flatbuffers raise anything
+    except Exception as error:  # zip, pickle, torch, NumPy, flatbuffers raise any type for a damaged file
         raise AtrousError(
-            f"{path} is truncated or damaged, or no checkpoint of PyTorch, safetensors, NumPy, TensorFlow Lite or "
+            f"{path} is truncated or damaged, or not a checkpoint of PyTorch, safetensors, NumPy, TensorFlow Lite or "
             f"Caffe ({_first_line(error)})."
         ) from error
     return _unwrap(found, str(path), unpacked), _record(found)
 
 
 def _unpacked(path: Path, head: bytes) -> int:
-    """Bytes in the file, or in what it unpacks to; a zip file by its head, for any file may have the tail of one."""
+    """Returns the size in bytes, unpacked for a zip file.
+
+    The first bytes decide whether the file is a zip file, because any file may end like one.
+    """
     if not head.startswith(b"PK"):
         return path.stat().st_size
     with zipfile.ZipFile(path) as archive:
@@ -239,13 +252,13 @@ def _unpacked(path: Path, head: bytes) -> int:
 
 
 def _record(found: Any) -> dict[str, Any]:
-    """What was written beside the weights: OpenMMLab's classes and configuration, or Lightning's arguments."""
+    """Returns the metadata stored with the weights: OpenMMLab's classes and configuration, or Lightning's arguments."""
     records = {key: found.get(key) for key in ("meta", "hyper_parameters")} if isinstance(found, Mapping) else {}
     return {key: record for key, record in records.items() if isinstance(record, Mapping)}
 
 
 def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
-    """Which reader, by the first bytes."""
+    """Returns the reader for a file with these first bytes."""
     if head[5:9] == b"\0\0\0{" or path.suffix == ".safetensors":  # a length of eight bytes, then JSON
         return _read_safetensors
     if head.startswith(b"PK"):
@@ -253,12 +266,12 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], Any]:
     if path.suffix == ".caffemodel":
         return read_caffemodel
     if path.suffix == ".npz":
-        raise AtrousError(f"{path} is no .npz file, or is damaged: it does not begin as one.")
+        raise AtrousError(f"{path} is not a .npz file or is damaged: its first bytes are not those of a zip file.")
     return read_torch
 
 
 def _read_zip(path: Path) -> Any:
-    """PyTorch's files and NumPy's .npz are both zip files."""
+    """Reads a zip file, which is either PyTorch's or NumPy's .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -267,10 +280,10 @@ def _read_zip(path: Path) -> Any:
     except zipfile.BadZipFile as error:
         raise AtrousError(f"{path} is truncated or damaged: {error}. Fetch it again.") from error
     if damaged:
-        raise AtrousError(f"{path} is damaged: {damaged!r} in it does not match its checksum. Fetch it again.")
+        raise AtrousError(f"{path} is damaged: its entry {damaged!r} does not match its checksum. Fetch it again.")
     if any(name.endswith("constants.pkl") for name in names):
         raise AtrousError(
-            f"{path} is a TorchScript program, not weights. Save those where it was made: "
+            f"{path} is a TorchScript program, not weights. Save the weights with the code that made it: "
             "torch.save(model.state_dict(), file)."
         )
     if any(name.endswith("data.pkl") for name in names):
@@ -284,8 +297,8 @@ def _check_unpacked(path: Path, unpacked: int) -> None:
     size = path.stat().st_size
     if unpacked > max(MOST_TIMES * size, MOST_BYTES):
         raise AtrousError(
-            f"{path} has {size} bytes and would unpack to {unpacked}, which weights do not: a zip bomb. If you trust "
-            "it, save it uncompressed where it was made."
+            f"{path} has {size} bytes and would unpack to {unpacked}. Weights never compress so well: it may be a zip "
+            "bomb. If you trust the file, save it uncompressed with the code that made it."
         )
 
 
@@ -295,13 +308,13 @@ def _read_safetensors(path: Path) -> Any:
             metadata = file.metadata() or {}
             if "atrous" in metadata:
                 raise AtrousError(
-                    f"{path} is a model file of atrous already; nothing to convert. Use it as it is: "
+                    f"{path} is already a model file of atrous and needs no conversion. Use it directly: "
                     f"atrous predict {path} PICTURES."
                 )
             if "atrous-checkpoint" in metadata:
                 raise AtrousError(
-                    f"{path} is a training checkpoint of atrous. The model is the run's best.safetensors; training "
-                    "goes on with: atrous train --resume RUN."
+                    f"{path} is a training checkpoint of atrous. The model is best.safetensors in the run's folder. "
+                    "To continue the training: atrous train --resume RUN."
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
@@ -316,45 +329,52 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(found: Any, name: str, most: float = math.inf) -> dict[str, dict[str, Tensor]]:
-    """Every dict of tensors in a checkpoint by its place there, of at most so many numbers in all."""
+    """Returns every dict of tensors in a checkpoint by its path there; each may have at most `most` numbers."""
     if isinstance(found, Mapping) and "param_groups" in found:
-        raise AtrousError(f"{name} is an optimiser's state, not a model's weights.")
+        raise AtrousError(f"{name} is the state of an optimiser, not the weights of a model.")
     if isinstance(found, torch.nn.Module):
-        raise AtrousError(f"{name} is a module; give its state_dict().")
+        raise AtrousError(f"{name} is a torch.nn.Module; give its state_dict().")
     sets = {}
     for path, state in _candidates(found):
         tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
         for key, tensor in tensors.items():
             _check_sound(key, tensor, name)
         if sum(tensor.numel() for tensor in tensors.values()) > most:
-            raise AtrousError(f"{name} claims to be more numbers than it has bytes: altered, or no weights.")
+            raise AtrousError(
+                f"{name} claims more numbers than it has bytes: it was altered, or is not a file of weights."
+            )
         if tensors:
             sets.setdefault(path, joined(tensors))
     if not sets:
-        raise AtrousError(f"{name} holds no weights: no dict of tensors, nor one under {', '.join(WRAPPERS)}.")
+        raise AtrousError(
+            f"{name} holds no weights: it is not a dict of tensors and has none under {', '.join(WRAPPERS)}."
+        )
     return sets
 
 
 def _check_sound(key: str, tensor: Tensor, name: str) -> None:
-    """Refuses what is no plain tensor of as many numbers as its shape says."""
+    """Refuses a tensor that is not dense, or that stores fewer numbers than its shape needs."""
     if not key.isprintable():
-        raise AtrousError(f"{name} has a weight named {key[:60]!r}: altered, or no weights.")
+        raise AtrousError(f"{name} has a weight named {key[:60]!r}: it was altered, or is not a file of weights.")
     if tensor.layout != torch.strided or tensor.is_quantized:
         kind = "quantised" if tensor.is_quantized else "sparse"
         raise AtrousError(f"{name} has '{key}' as a {kind} tensor; save it dense, as floating-point numbers.")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         shape = tuple(tensor.shape)
-        raise AtrousError(f"{name} has '{key}' of shape {shape}, which repeats fewer numbers: altered, or no weights.")
+        raise AtrousError(
+            f"{name} has '{key}' of shape {shape}, but stores fewer numbers than that: it was altered, or is not a "
+            "file of weights."
+        )
 
 
 def single(tensor: Tensor) -> Tensor:
-    """The values alone, in single precision where they are floating-point numbers."""
+    """Returns the tensor without its gradient; floating-point numbers become float32."""
     tensor = Tensor.detach(tensor)
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _candidates(found: Any, path: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Dicts that may hold weights and their places, the likeliest first: inside wrappers, then as it stands."""
+    """Yields the path and content of each dict that may hold weights: first those in wrappers, then the dict itself."""
     if not isinstance(found, Mapping) or not depth or "param_groups" in found:
         return
     names = [key for key in found if isinstance(key, str) and not key.lower().startswith(NO_WEIGHTS)]
@@ -364,18 +384,18 @@ def _candidates(found: Any, path: str = "", depth: int = 3) -> Iterator[tuple[st
 
 
 def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The first dict's tensors, under keys without what wrappers put there."""
+    """Returns the tensors of the first dict, by keys without the prefixes of wrappers."""
     state = next(iter(sets.values()))
     bare = {without_wrappers(key): key for key in state}
     keys = bare if len(bare) == len(state) else {key: key for key in state}
-    keys.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts here
+    keys.pop("n_averaged", None)  # the step counter of torch.optim.swa_utils.AveragedModel
     while shared := next((prefix for prefix in PREFIXES if keys and all(key.startswith(prefix) for key in keys)), None):
         keys = {key.removeprefix(shared): theirs for key, theirs in keys.items()}
     return {key: single(state[theirs]) for key, theirs in keys.items()}
 
 
 def _first_line(error: Exception) -> str:
-    # What torch says before that advises to load the file with code and all.
+    # The text before it advises to load the file together with its code, which is unsafe.
     line = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-    line = "".join(sign if sign.isprintable() else "?" for sign in line)  # it may quote the file
+    line = "".join(sign if sign.isprintable() else "?" for sign in line)  # the message may quote bytes of the file
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,7 +1,7 @@
-"""Weights that are kept in two parts, of pruning and of weight normalisation, as the weights they are.
+"""Joins weights that pruning or weight normalisation stores as two tensors.
 
 Source: torch/nn/utils/prune.py (`weight_orig`, `weight_mask`), weight_norm.py (`weight_g`, `weight_v`) and
-parametrizations.py (`parametrizations.weight.original0`, `original1`, a length and a direction).
+parametrizations.py (`parametrizations.weight.original0`, `original1`; the length and the direction).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without such parts.
+    """Replaces each pair of stored parts in a state dict by the weight that they form.
 
     Args:
-        state: under any library's names.
+        state: tensors by the names of any library.
 
     Returns:
-        The same tensors, and one for each pair of parts, in the place of its first.
+        The same tensors, with one tensor for each pair.
     """
     made: dict[str, Tensor] = {}
     second: set[str] = set()
@@ -35,7 +35,7 @@ def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Tensor, set[str]]:
-    """The name and the value of the weight whose part this is, and the key of the other part."""
+    """Returns the name and value of the weight that this part belongs to, and the keys of its other parts."""
     if key.endswith("_orig"):
         name = key.removesuffix("_orig")
         mask = state.get(f"{name}_mask")
@@ -53,7 +53,7 @@ def _joined(key: str, tensor: Tensor, state: dict[str, Tensor]) -> tuple[str, Te
 
 
 def _is_length(length: Tensor, direction: Tensor) -> bool:
-    """Whether the first is one of the second's over some dimensions, so that both have floating-point numbers."""
+    """Checks whether a tensor has the shape of the other's norm over some dimensions, and both are floating-point."""
     return (
         length.ndim == direction.ndim
         and all(size in (1, whole) for size, whole in zip(length.shape, direction.shape, strict=True))
@@ -63,7 +63,7 @@ def _is_length(length: Tensor, direction: Tensor) -> bool:
 
 
 def _of_length(direction: Tensor, length: Tensor) -> Tensor:
-    """The direction at that length, over all dimensions but those that the length has."""
+    """Scales a direction to a length; the norm is over the dimensions in which `length` has size 1."""
     over = [dim for dim, size in enumerate(length.shape) if size == 1]
     if not over:
         return direction.sign() * length

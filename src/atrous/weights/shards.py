@@ -1,4 +1,4 @@
-"""The index of weights that lie in several files, as Hugging Face's libraries write it.
+"""Reads the index of weights that are stored in several files (shards), as Hugging Face's libraries write it.
 
 Source: huggingface_hub/serialization/_base.py: {"metadata": …, "weight_map": {key: file}}, files NAME-00001-of-00003.
 """
@@ -12,55 +12,65 @@ from pathlib import Path
 from atrous.errors import AtrousError
 from atrous.json_yaml import read_json
 
-#: Names of indexes.
+#: File names of indexes.
 FOLDER_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
 def read_index(index: Path) -> dict[Path, set[str]]:
-    """Which files an index names, and which weights each of them holds.
+    """Reads which files an index lists, and which weights are in each of them.
 
     Args:
-        index: the JSON file; those it names lie beside it.
+        index: path of the JSON file; the listed files are in the same folder.
 
     Returns:
-        File → keys.
+        File → keys of its weights.
 
     Raises:
-        AtrousError: no index, a name that leads out of the folder, a file that is not there, or one beside it of the
-            same kind that the index does not name.
+        AtrousError: the file is not an index, a listed name leads out of the folder, a listed file is missing, or the
+            folder has a further shard that is not listed.
     """
     record = read_json(index)
     named = record.get("weight_map") if isinstance(record, dict) else None
     if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
-        raise AtrousError(f'{index} is no index of weights: it has no "weight_map" from weights to files.')
+        raise AtrousError(f'{index} is not an index of weights: it has no "weight_map" from weights to files.')
     files: dict[Path, set[str]] = {}
     for key, file in named.items():
         if file in ("", ".", "..") or re.search(r"[\\/:\0]", file):
             raise AtrousError(
-                f"{index} names the file {file[:100]!r}; those of a folder of weights lie in that folder."
+                f"{index} lists the file {file[:100]!r}; all its files must be in the folder of the index."
             )
         files.setdefault(index.parent / file, set()).add(key)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise AtrousError(f"{index.parent} lacks {', '.join(missing)}, which {index.name} names: fetch it again.")
+        raise AtrousError(
+            f"{index.parent} lacks {', '.join(missing)}, which {index.name} lists: fetch the folder again."
+        )
     extra = [part.name for part in parts_beside(index) if part not in files]
     if extra:
         raise AtrousError(
-            f"{index.parent} holds {', '.join(extra)}, which {index.name} does not name: the files are of two "
-            "versions. Fetch the folder anew."
+            f"{index.parent} contains {', '.join(extra)}, which {index.name} does not list: the files are from two "
+            "versions. Fetch the folder again."
         )
     return files
 
 
 def check_shard(file: Path, held: Collection[str], named: Collection[str]) -> None:
-    """Compares the weights in a file with those that the index names in it.
+    """Compares the weights in a file with those that the index lists for it.
+
+    Args:
+        file: path of the shard, for messages.
+        held: keys of the weights in the file.
+        named: keys that the index lists for the file.
 
     Raises:
-        AtrousError: they are not the same.
+        AtrousError: the keys differ.
     """
-    for words, keys in (("lacks", {*named} - {*held}), ("holds, against the index,", {*held} - {*named})):
+    for words, keys in (
+        ("lacks", {*named} - {*held}),
+        ("contains, though the index does not list it,", {*held} - {*named}),
+    ):
         if keys:
             raise AtrousError(
                 f"{file} {words} '{min(keys)}'{f' and {len(keys) - 1} more' if keys - {min(keys)} else ''}."
@@ -68,7 +78,11 @@ def check_shard(file: Path, held: Collection[str], named: Collection[str]) -> No
 
 
 def parts_beside(index: Path) -> list[Path]:
-    """The files beside an index whose names say that they are parts of what it lists."""
+    """Lists the files in the folder of an index that have the names of its shards.
+
+    Args:
+        index: path of the index; it need not exist.
+    """
     stem, _, suffix = index.name.removesuffix(".index.json").rpartition(".")
     if not index.parent.is_dir():
         return []
@@ -77,7 +91,11 @@ def parts_beside(index: Path) -> list[Path]:
 
 
 def index_of(file: Path) -> Path | None:
-    """The index beside a file that is one of several parts; None for another file."""
+    """Returns the index in the folder of a shard; None if the file is not a shard or has no index.
+
+    Args:
+        file: path of a file of weights.
+    """
     part = PART.fullmatch(file.name)
     if part is None:
         return None

@@ -1,11 +1,11 @@
-"""segmentation-models-pytorch's DeepLabV3 and DeepLabV3+, over its own encoders and timm's (`tu-`).
+"""Converts DeepLabV3 and DeepLabV3+ of segmentation-models-pytorch (smp), with its own and timm's encoders (`tu-`).
 
-Source: segmentation_models_pytorch/decoders/deeplabv3/ and encoders/, version 0.6.0. What its weights do not tell: the
-output stride (8 for V3, 16 for V3+ unless named) and the atrous rates (12, 24, 36). A folder of `save_pretrained` has
-them in its config.json, a Lightning checkpoint mostly in its hyperparameters.
+Source: segmentation_models_pytorch/decoders/deeplabv3/ and encoders/, version 0.6.0. The weights do not determine the
+output stride (default: 8 for V3, 16 for V3+) and the atrous rates (default: 12, 24, 36). A folder of `save_pretrained`
+has both in its config.json; a Lightning checkpoint usually has them in its hyperparameters.
 
-Its own encoders are dilated by the *full* rule, timm's by timm's, *previous*. It takes pictures whose sides the output
-stride divides; at these the logits are the same, at others they are ours alone.
+smp's own encoders follow the dilation rule *full*, timm's encoders the rule *previous*. smp accepts only pictures whose
+sides are multiples of the output stride. At these sizes atrous returns the same logits; it also accepts other sizes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 from atrous.weights.smp_encoders import ENCODERS, REFUSED, TIMM_ENCODERS, Encoder
 
-#: DeepLabV3+ at output stride 16, as arguments of ours: rates 12, 24, 36, a separable 3×3 after the ASPP, one in the
-#: decoder, nothing between depthwise and pointwise, corners aligned. (At stride 8 it keeps these rates, ours double.)
+#: smp's DeepLabV3+ at output stride 16, as arguments of atrous: rates 12, 24, 36, a separable 3×3 convolution after the
+#: ASPP and one in the decoder, no norm between depthwise and pointwise, aligned corners. (At stride 8 smp keeps these
+#: rates, while atrous doubles them.)
 LAYOUT = {
     "atrous_rates": (12, 24, 36),
     "aspp_conv": True,
@@ -39,7 +40,7 @@ LAYOUT = {
     "align_corners": True,
 }
 
-#: Its defaults, paper by paper, with the same atrous rates at each one's output stride.
+#: Architecture → smp's defaults. Both have the same atrous rates at their own default output stride.
 LAYOUTS = {
     "deeplabv3plus": {**LAYOUT, "output_stride": 16},
     "deeplabv3": {
@@ -51,7 +52,8 @@ LAYOUTS = {
     },
 }
 
-#: efficientnet-pytorch and torchvision number blocks through, the latter from 1; timm by stage.
+#: Pattern of a block with its first number: efficientnet-pytorch and torchvision number the blocks of all stages
+#: consecutively, timm numbers them in each stage.
 NUMBERED = ((r"encoder\._blocks\.(\d+)\.", 0), (r"encoder\.features\.([1-9]\d*)\.", 1))
 
 #: Mean and std of RGB in 0–255 (timm/data/constants.py, IMAGENET_DEFAULT and IMAGENET_INCEPTION).
@@ -61,7 +63,7 @@ SCALES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 _BLOCK = r"encoder\.(blocks\.\d+\.\d+)\."
-_FIRST = r"encoder\.(blocks\.0\.\d+)\."  # without expansion, so its norms count from one lower
+_FIRST = r"encoder\.(blocks\.0\.\d+)\."  # no expansion, so the norms have lower numbers
 _ENCODER: Keys = (
     (r"encoder\.model\.", "backbone.net."),
     # efficientnet-pytorch
@@ -102,7 +104,7 @@ _ENCODER: Keys = (
     (r"encoder\.stage(\d)\.(\d+)\.rbr_skip\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.identity."),
     (r"encoder\.stage(\d)\.(\d+)\.se\.reduce\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.attn.fc1."),
     (r"encoder\.stage(\d)\.(\d+)\.se\.expand\.", lambda m: f"backbone.net.stages_{int(m[1]) - 1}.{m[2]}.attn.fc2."),
-    # torchvision's and timm's names; the EfficientNets' last convolution is there but not used.
+    # torchvision's and timm's names; smp stores the last convolution of EfficientNets but does not use it.
     (r"encoder\.(?!_|conv_head\.|bn2\.)", "backbone.net."),
 )
 
@@ -116,7 +118,8 @@ _HEAD: Keys = (
     (r"segmentation_head\.0\.", "classifier."),
 )
 
-#: Its key → ours, of V3+. A separable unit is ((depthwise, pointwise), norm) there, (depthwise, pointwise, norm) here.
+#: smp's key → key of atrous, for V3+. A separable unit is ((depthwise, pointwise), norm) in smp and (depthwise,
+#: pointwise, norm) in atrous.
 KEYS: Keys = (
     *_ENCODER,
     *_HEAD,
@@ -128,7 +131,7 @@ KEYS: Keys = (
     (r"decoder\.block2\.1\.", "decoder.fuse.0.2."),
 )
 
-#: The same where no convolution is separable, as in V3.
+#: The same mapping for heads without separable convolutions, as in V3.
 PLAIN_KEYS: Keys = (
     *_ENCODER,
     *_HEAD,
@@ -138,37 +141,39 @@ PLAIN_KEYS: Keys = (
     (r"decoder\.block2\.([01])\.", r"decoder.fuse.0.\1."),
 )
 
-#: The depthwise convolutions of both papers' heads; what follows each in its unit is the pointwise one.
+#: Keys of the depthwise convolutions in the heads of V3 and V3+; a pointwise convolution follows each in its unit.
 DEPTHWISE = rf"({_ASPP}convs\.[123]\.0|decoder\.aspp\.1|decoder\.block2\.0)\.0\.weight"
 
-#: The first convolution of timm's networks, whose size depends on the pictures' channels.
+#: Key of the first convolution of timm's networks; its size depends on the number of input channels.
 TIMM_STEM = r"(model\.)?(conv_stem|conv1|conv1\.0|stem_0|(stem|stem_0)\.conv|stem\.conv_kxk\.0\.conv)\.weight"
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the keys are those of smp's DeepLabV3 or V3+."""
+    """Checks whether the keys are those of smp's DeepLabV3 or V3+."""
     state = foreign.state
     begun = any(key.startswith("encoder.") for key in state)
     return "segmentation_head.0.weight" in state and begun and any(re.match(_ASPP + r"convs\.", key) for key in state)
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """A checkpoint of smp's DeepLabV3 or DeepLabV3+ in our words.
+    """Converts a checkpoint of smp's DeepLabV3 or DeepLabV3+.
 
-    Where `decoder_aspp_separable` was set against smp's default, separable and plain convolutions are mixed, which ours
-    never are: the separable ones, with nothing between depthwise and pointwise, become the plain ones that they equal.
+    If `decoder_aspp_separable` differs from smp's default, the head mixes separable and plain convolutions. atrous does
+    not support this mixture, so the separable convolutions are merged into equal plain ones. This is exact, because no
+    norm lies between depthwise and pointwise.
 
     Args:
-        foreign: the file.
-        given: `backbone`, for `tu-` encoders that the file does not tell: smp's name or timm's; `output_stride`, 8 or
-            16; other arguments of ours, such as `atrous_rates`, named at output stride 16.
+        foreign: content of the file.
+        given: arguments that the user named: `backbone`, smp's or timm's name, needed if the file does not determine
+            its `tu-` encoder; `output_stride`, 8 or 16; other arguments of atrous, such as `atrous_rates`, given at
+            output stride 16.
 
     Returns:
-        The checkpoint. Left over are the classification head of `aux_params` and layers that smp's encoders keep and
-        do not use.
+        The converted checkpoint. The classification head of `aux_params` and layers that smp's encoders do not use
+        are left over.
 
     Raises:
-        AtrousError: an encoder that the file does not tell, or that is not here; says why.
+        AtrousError: the file does not determine its encoder, or the encoder is not supported; the message says why.
     """
     config = smp_config.read(foreign.config)
     state: Mapping[str, Tensor] = foreign.state
@@ -210,15 +215,17 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _aspp(state: Mapping[str, Tensor]) -> str:
-    """What stands before the ASPP's layers."""
+    """Returns the prefix of the keys of the ASPP's layers."""
     return next(match[0] for match in (re.match(_ASPP + r"(?=convs\.)", key) for key in state) if match)
 
 
 def _named(told: str | None, given: str | None) -> str | None:
-    """The name of the encoder that the user or the configuration tells.
+    """Returns the encoder's name from the user or the configuration.
+
+    If the configuration names one of smp's own encoders, the user may name it as timm does; `_find_encoder` checks it.
 
     Raises:
-        AtrousError: they tell two; a name of smp's own encoders may be given as timm's, of which only one fits.
+        AtrousError: the user and the configuration name different encoders.
     """
     if told and given and _timm_name(told) != _timm_name(given) and told not in ENCODERS:
         raise AtrousError(f"backbone is given as {shown(given)}, and the file has {shown(told)}: leave backbone out.")
@@ -226,21 +233,21 @@ def _named(told: str | None, given: str | None) -> str | None:
 
 
 def _check_name(named: str | None, encoder: Encoder, own: bool) -> None:
-    """Whether the encoder that the configuration names is that of the weights."""
+    """Refuses a configuration that names another encoder than that of the weights."""
     if named is None:
         return
     theirs = ENCODERS.get(named)
     if own and theirs is not encoder:
-        raise AtrousError(f"its configuration has encoder_name = {named}, its weights are those of {encoder.backbone}.")
+        raise AtrousError(f"its configuration has encoder_name = {named}, but the weights are of {encoder.backbone}.")
     if not own and theirs is not None:
         raise AtrousError(
-            f"its configuration has encoder_name = {named}, which is smp's own; its weights are those of a timm "
+            f"its configuration has encoder_name = {named}, which is smp's own encoder, but the weights are of a timm "
             "network (tu-)."
         )
 
 
 def _find_encoder(state: Mapping[str, Tensor], named: str | None) -> tuple[Encoder, bool]:
-    """The encoder, and whether it is one of smp's own rather than timm's."""
+    """Returns the encoder, and whether it is smp's own (True) or timm's (False)."""
     weights = {key.removeprefix("encoder."): tensor for key, tensor in state.items() if key.startswith("encoder.")}
     if not any(key.startswith("model.") for key in weights):
         own = next((name for name, encoder in ENCODERS.items() if _size(weights, encoder.stem) == encoder.size), None)
@@ -251,19 +258,19 @@ def _find_encoder(state: Mapping[str, Tensor], named: str | None) -> tuple[Encod
         for pattern, reason in REFUSED:
             if any(re.match(pattern, key) for key in weights):
                 raise AtrousError(f"this encoder cannot be converted: {reason}. Those that can: {_possible()}.")
-    # Keys without "model." are of smp before 0.4, whose later versions read these encoders into timm's networks, too.
+    # Keys without "model." are from smp before 0.4; later versions of smp also load such encoders into timm's networks.
     backbone = _timm_name(named) if named else _guess_timm(weights)
     return Encoder("", 0, backbone, {"padding": "tensorflow"}), False
 
 
 def _size(weights: Mapping[str, Tensor], stem: str) -> int:
-    """How many numbers the weights are without those of the first convolution, of this key or pattern."""
+    """Counts the numbers in the weights, without those of the first convolution, whose key matches `stem`."""
     counted = (key for key in weights if key.rpartition(".")[2] in LAYER_LEAVES and not re.fullmatch(stem, key))
     return sum(weights[key].numel() for key in counted)
 
 
 def _timm_name(named: str) -> str:
-    """An encoder's name in timm, as `get_encoder` of smp makes it of its own."""
+    """Returns an encoder's name in timm, as smp's `get_encoder` derives it from its own name."""
     name = named.removeprefix("tu-").partition(".")[0]
     if name.startswith("timm-"):
         name = name.removeprefix("timm-")
@@ -272,17 +279,17 @@ def _timm_name(named: str) -> str:
 
 
 def _guess_timm(weights: Mapping[str, Tensor]) -> str:
-    """The common timm network of this size."""
+    """Returns the common timm network with this number of weights."""
     name = TIMM_ENCODERS.get(_size(weights, TIMM_STEM))
     if name is None:
         raise AtrousError(
-            "the file does not tell its encoder: name it with backbone= (--backbone), as encoder_name was in smp, such "
-            "as tu-resnet50. (An encoder_depth other than 5 is not here.)"
+            "the file does not determine its encoder: name it with backbone= (--backbone), as in smp's encoder_name, "
+            "such as tu-resnet50. (An encoder_depth other than 5 is not supported.)"
         )
     if timm.is_model(f"tf_{name}"):
         raise AtrousError(
-            f"the encoder is tu-{name} or tu-tf_{name}, whose weights look alike and whose padding differs: name it "
-            f"with backbone= (--backbone tu-{name})."
+            f"the encoder is tu-{name} or tu-tf_{name}: their weights have the same shapes, but their padding differs. "
+            f"Name it with backbone= (--backbone tu-{name})."
         )
     return name
 
@@ -294,15 +301,15 @@ def _possible() -> str:
 def _arguments(
     architecture: str, encoder: Encoder, own: bool, told: Mapping[str, Any], given: Mapping[str, Any], file: str
 ) -> dict[str, Any]:
-    """The defaults of smp, over them what the user named, and over that what its configuration tells."""
+    """Merges smp's defaults, the user's arguments and the configuration, in rising priority."""
     output_stride = given.get("output_stride", told.get("output_stride", LAYOUTS[architecture]["output_stride"]))
     if output_stride not in encoder.output_strides:
         allowed = " or ".join(str(stride) for stride in encoder.output_strides)
         raise AtrousError(
-            f"{encoder.backbone} from smp can have output_stride {allowed}, not {output_stride}: there it dilates as "
-            "no backbone here is."
+            f"{encoder.backbone} from smp can have output_stride {allowed}, not {output_stride}: no backbone of "
+            "atrous is dilated like smp's at this stride."
         )
-    # its rates are those at the stride that it has, whichever
+    # smp's rates hold at the stride of its configuration; atrous's rates are given at output stride 16
     stride = told.get("output_stride", output_stride)
     rates = (rate * stride / 16 for rate in told.get("atrous_rates", LAYOUT["atrous_rates"]))
     usual = {
@@ -320,7 +327,7 @@ def _arguments(
 
 
 def _twin(arguments: Mapping[str, Any]) -> Any:
-    """The backbone without its memory, for names, shapes and channels."""
+    """Creates the backbone on the meta device, for names, shapes and channels."""
     with torch.device("meta"):
         return create_backbone(
             arguments["backbone"],
@@ -333,7 +340,7 @@ def _twin(arguments: Mapping[str, Any]) -> Any:
 
 
 def _unmix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
-    """The state with every 3×3 convolution of the head separable, or with none; and whether they are."""
+    """Makes all 3×3 convolutions of the head plain unless all are separable; also returns whether all are separable."""
     depthwise = [match for match in (re.fullmatch(DEPTHWISE, key) for key in state) if match]
     unmixed = dict(state)
     if len(depthwise) == 5:  # three in the ASPP, two after it
@@ -345,7 +352,7 @@ def _unmix(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
 
 
 def _number_by_stage(state: Mapping[str, Tensor], net: Any) -> dict[str, Tensor]:
-    """Blocks numbered through ("_blocks.3", "features.4") as timm numbers them ("blocks.2.0")."""
+    """Renames consecutively numbered blocks ("_blocks.3", "features.4") as in timm ("blocks.2.0")."""
     stages = net.blocks.named_children() if hasattr(net, "blocks") else ()
     paths = [f"{stage}.{index}" for stage, blocks in stages for index, _ in blocks.named_children()]
 
@@ -362,13 +369,13 @@ def _number_by_stage(state: Mapping[str, Tensor], net: Any) -> dict[str, Tensor]
 def _check_depth(channels: int, twin: Any) -> None:
     if channels != twin.high_channels:
         raise AtrousError(
-            f"the ASPP takes {channels} channels, the last stage of {twin.name} has {twin.high_channels}: another "
-            "backbone, or an encoder_depth other than 5, which is not here."
+            f"the ASPP takes {channels} channels, but the last stage of {twin.name} has {twin.high_channels}. The "
+            "backbone is another one, or encoder_depth is not 5, which is not supported."
         )
 
 
 def _in_channels(ours: Mapping[str, Tensor], net: Any) -> int:
-    """C of the pictures: of the one convolution whose input is not that of a network for RGB."""
+    """Returns the number of input channels, from the convolution that takes 3 channels in a network for RGB."""
     for key, weight in net.state_dict().items():
         found = ours.get(f"backbone.net.{key}", weight).shape
         if weight.dim() == 4 and weight.shape[1] == 3 and found[0] == weight.shape[0] and found[2:] == weight.shape[2:]:

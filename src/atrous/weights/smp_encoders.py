@@ -1,4 +1,4 @@
-"""segmentation-models-pytorch's encoders in our words, and what tells them apart in a file.
+"""Encoders of segmentation-models-pytorch (smp): their backbones in atrous, and how a file identifies them.
 
 Source: segmentation_models_pytorch/encoders/, version 0.6.0.
 """
@@ -15,13 +15,13 @@ class Encoder:
     """One of smp's own encoders.
 
     Attributes:
-        stem: the key of its first convolution, without "encoder.".
-        size: how many numbers its weights and running statistics are, without the stem, which depends on the
-            pictures' channels. Stem and size tell all of them apart.
-        backbone: ours.
-        arguments: `backbone_arguments` of ours.
-        scale: what its ImageNet weights expect: ImageNet's mean and std, or 0.5 for both.
-        output_strides: at which smp dilates it as ours can be dilated.
+        stem: key of its first convolution, without "encoder.".
+        size: number of values in its weights and running statistics, without the stem, which depends on the number of
+            input channels. Stem and size together identify each encoder.
+        backbone: name of the backbone in atrous.
+        arguments: `backbone_arguments` in atrous.
+        scale: normalisation of its ImageNet weights: "imagenet" (ImageNet's mean and std) or "half" (0.5 for both).
+        output_strides: output strides at which atrous can dilate the backbone as smp does.
     """
 
     stem: str
@@ -32,10 +32,10 @@ class Encoder:
     output_strides: tuple[int, ...] = (8, 16)
 
 
-#: Share of residual branches dropped in training, rising from 0 in the first block (both kinds of EfficientNet).
+#: Fraction of residual branches that training drops; it rises from 0 in the first block (both kinds of EfficientNet).
 DROP_PATH = {"drop_path_rate": 0.2}
 
-#: TensorFlow's norms, and its SAME padding, symmetric where smp took the stride away (encoders/_utils.py).
+#: TensorFlow's eps and momentum, and SAME padding, which is symmetric where smp removes a stride (encoders/_utils.py).
 TENSORFLOW = {"norm": (1e-3, 0.01), "padding": "tensorflow", **DROP_PATH}
 
 _EFFICIENTNET_SIZES = (
@@ -52,9 +52,10 @@ _EFFICIENTNET_SIZES = (
 _LITE_SIZES = (3_412_160, 4_188_480, 4_868_304, 6_991_904, 11_837_072)
 _MOBILEONE_SIZES = (4_355_168, 3_610_816, 5_920_960, 8_224_576, 13_028_264)
 
-#: What each of its EfficientNets under efficientnet-pytorch's names does unlike others. The padding is computed for one
-#: picture size, and symmetric in stages whose maps are odd there, such as 260 → 65 → 33 in b2. b0 counts two blocks
-#: before the last stride as after it (encoders/efficientnet.py, out_indexes: 8, where 10 ends the stage).
+#: Special arguments of smp's EfficientNets b0…b7 with efficientnet-pytorch's names. Their padding is computed for one
+#: picture size. It is symmetric in stages whose feature maps have an odd size at that picture size, such as 260 → 65 →
+#: 33 in b2. In b0, two blocks before the last stride are dilated as if they came after it (encoders/efficientnet.py,
+#: out_indexes: 8, although the stage ends at 10).
 EFFICIENTNET_QUIRKS = (
     {"rate_factors": {"blocks.4.1.": 2, "blocks.4.2.": 2}},
     {},
@@ -102,24 +103,27 @@ ENCODERS = {
         )
         for n, size in enumerate(_LITE_SIZES)
     },
-    # At 8, timm leaves all but the first block of MobileOne's third stage undilated.
+    # At output stride 8, timm dilates only the first block of MobileOne's third stage.
     **{
         f"mobileone_s{n}": Encoder("stage0.rbr_conv.0.conv.weight", size, f"mobileone_s{n}", output_strides=(16,))
         for n, size in enumerate(_MOBILEONE_SIZES)
     },
 }
 
-#: Keys without "encoder." of encoders that smp has and we have not, and why.
+#: Keys (without "encoder.") of smp's encoders that atrous cannot convert → reason.
 REFUSED = (
-    (r"layer0\.", "the first pool of smp's SENets has no padding, timm's has"),
-    (r"layer\d\.\d+\.conv\d\.paths\.", "smp gives both branches of a selective kernel the same rate, timm does not"),
+    (r"layer0\.", "the first pool of smp's SENets has no padding, but timm's has padding"),
+    (
+        r"layer\d\.\d+\.conv\d\.paths\.",
+        "smp gives both branches of a selective kernel the same rate, but timm does not",
+    ),
     (r"features\.conv1_1\.", "timm's DPNs cannot be dilated"),
-    (r"patch_embed1\.", "Mix Transformers are not here"),
+    (r"patch_embed1\.", "atrous has no Mix Transformers"),
 )
 
-#: Size without the stem, as above, → timm's name, of common `tu-` encoders. Where timm also has the name with "tf_"
-#: (SAME padding, another eps), the file does not tell which it is. GENet-M and -L are not here: dilated, timm gives
-#: them shortcuts that they do not have otherwise.
+#: Size without the stem (as in `Encoder`) → timm's name, for common `tu-` encoders. If timm also has the name with
+#: "tf_" (SAME padding, another eps), the file does not determine which of the two it is. GENet-M and -L are missing,
+#: because timm adds shortcuts to them when they are dilated.
 TIMM_ENCODERS = {
     3_371_960: "convnext_atto",
     4_829_712: "convnext_femto",

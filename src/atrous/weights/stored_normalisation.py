@@ -1,7 +1,7 @@
-"""Mean and standard deviation of pictures that training code keeps as buffers beside its network.
+"""Finds the mean and standard deviation of pictures that training code stores as buffers next to the network.
 
-smp's Lightning examples have `mean` and `std`, detectron2 `pixel_mean` and `pixel_std`, others `normalize.mean`. They
-are what the network was trained with, so they count over a source's default; a configuration counts over them.
+smp's Lightning examples have `mean` and `std`, detectron2 has `pixel_mean` and `pixel_std`, others `normalize.mean`.
+The network was trained with these values, so they replace the default of a source. A configuration replaces them.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from torch import Tensor
 from atrous.models import Preprocessing
 from atrous.weights.adapter import IMAGENET_MEAN, Adapted
 
-#: The name of a mean, with words before and after it.
+#: Name of a mean, with optional words before and after it.
 MEAN = re.compile(r"((?:[A-Za-z0-9]+_)*)(means?)((?:_[A-Za-z0-9]+)*)")
-#: What these words may be where the mean is one of pictures; where there are none, it may be one, too.
+#: Words around "mean" in a mean of pictures; a name without such words may also be a mean of pictures.
 OF_PICTURES = re.compile(r"pixels?|images?|img|inputs?|rgb|bgr|\w*normali[sz]\w*|\w*preprocess\w*", re.IGNORECASE)
-#: Parts of a module's name or of a mean's that tell of statistics of something else, also with as many numbers.
+#: Parts of a name that belong to statistics of something else, which may have the same number of values.
 OF_OTHERS = re.compile(
     "loss|criteri|metric|accura|error|profil|monitor|track|logger|observer|statist|target|label|class|output|head|"
     "logit|score|weight|grad|optim|sampl|batch|running|moving|latent|prior|embed|proto|anchor|box|regress|reward|"
     "depth|dispar|height|thermal|lidar|radar|audio|flow",
     re.IGNORECASE,
 )
-#: What a deviation is called where the mean is "mean" and where it is "means".
+#: Word of the mean → words of its standard deviation.
 DEVIATIONS = {"mean": ("std", "stdev", "stddev", "std_dev"), "means": ("stds", "std")}
-#: By how much two means may differ, in steps of 8-bit pictures, and be the same.
+#: Two means are equal if they differ by less than this, on the scale 0–255.
 SAME = 1.5
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A pair of buffers.
+    """A mean and a standard deviation that are stored as buffers.
 
     Args:
-        names: of the mean and, where there is one, of the deviation.
-        preprocessing: what they mean, in 0–255; None where that cannot be told.
-        doubt: why not.
+        names: names of the mean and, if there is one, of the deviation.
+        preprocessing: the normalisation by these values, on the scale 0–255; None if it cannot be determined.
+        doubt: reason why it cannot be determined.
     """
 
     names: tuple[str, ...]
@@ -48,16 +48,19 @@ class Stored:
 
 
 def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tensor]) -> Adapted:
-    """The checkpoint with the normalisation that is stored beside its network, or with a note why not.
+    """Applies the normalisation that is stored next to the network, or adds a note that says why not.
 
     Args:
-        adapted: the checkpoint; its left-over names are looked through.
-        default: the normalisation where the source has none of its own.
-        tensors: what these names stand for.
+        adapted: the checkpoint; only its left-over names are searched.
+        default: normalisation that applies if the source has none of its own.
+        tensors: left-over name → tensor.
+
+    Returns:
+        The checkpoint with that normalisation, or with a note.
     """
     own = adapted.preprocessing or default
     found = pairs({name: tensors[name] for name in adapted.left_over if name in tensors}, len(own.mean))
-    notes = [f"{_named(pair)} beside the network {pair.doubt}: not used." for pair in found if pair.doubt]
+    notes = [f"{_named(pair)}, stored next to the network, {pair.doubt}: not used." for pair in found if pair.doubt]
     known = [(pair, pair.preprocessing) for pair in found if pair.preprocessing is not None]
     if not known:
         return replace(adapted, notes=(*adapted.notes, *notes))
@@ -65,7 +68,8 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
     different = [_named(other) for other, preprocessing in known if not _alike(preprocessing, stored)]
     if different:
         notes.append(
-            f"{_named(pair)} and {', '.join(different)} contradict each other: not used; mean {_numbers(own.mean)} is."
+            f"{_named(pair)} and {', '.join(different)} contradict each other and are not used. Used: mean "
+            f"{_numbers(own.mean)}."
         )
         return replace(adapted, notes=(*adapted.notes, *notes))
     if _alike(stored, own):
@@ -74,13 +78,14 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
         return replace(adapted, left_over=left, notes=(*adapted.notes, *notes))
     if adapted.preprocessing_told:
         notes.append(
-            f"{_named(pair)} beside the network say mean {_numbers(stored.mean)} and std {_numbers(stored.std)}, the "
-            f"file's configuration mean {_numbers(own.mean)} and std {_numbers(own.std)}, which is used."
+            f"{_named(pair)}, stored next to the network, have mean {_numbers(stored.mean)} and std "
+            f"{_numbers(stored.std)}. The file's configuration has mean {_numbers(own.mean)} and std "
+            f"{_numbers(own.std)}, which is used."
         )
         return replace(adapted, notes=(*adapted.notes, *notes))
     notes.append(
-        f"Mean {_numbers(stored.mean)} and std {_numbers(stored.std)} of pictures, in 0–255, are those of "
-        f"{_named(pair)} beside the network."
+        f"Mean {_numbers(stored.mean)} and std {_numbers(stored.std)} of pictures, in 0–255, are taken from "
+        f"{_named(pair)}, stored next to the network."
     )
     used = [name for one, _ in known for name in one.names]
     return replace(
@@ -92,11 +97,11 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
 
 
 def pairs(tensors: Mapping[str, Tensor], channels: int) -> list[Stored]:
-    """The means and deviations of pictures among tensors, as their names and their sizes tell.
+    """Finds the means and deviations of pictures among tensors, by their names and sizes.
 
     Args:
-        tensors: by name; parts of names are separated by `.` or `/`.
-        channels: C of the pictures.
+        tensors: name → tensor; parts of names are separated by `.` or `/`.
+        channels: number of channels of the pictures.
     """
     found = []
     for name, mean in tensors.items():
@@ -110,41 +115,41 @@ def pairs(tensors: Mapping[str, Tensor], channels: int) -> list[Stored]:
         if beside is None:
             found.append(Stored((name,), None, "has no deviation"))
         elif tensors[beside].numel() != channels or tensors[beside].is_complex():
-            found.append(Stored((name, beside), None, f"are not of {channels} channels each"))
+            found.append(Stored((name, beside), None, f"do not have one value for each of {channels} channels"))
         elif "bgr" in leaf.lower().split("_"):
-            found.append(Stored((name, beside), None, "are in the order of BGR, and the weights are taken as RGB"))
+            found.append(Stored((name, beside), None, "are in BGR order, but the weights are converted as RGB"))
         else:
             found.append(_meaning((name, beside), _row(mean), _row(tensors[beside])))
     return found
 
 
 def _is_of_pictures(name: str, match: re.Match[str]) -> bool:
-    """Whether a mean's whole name, and the words in its last part, may be those of pictures."""
+    """Checks whether a name may belong to a mean of pictures, by all its parts and the words in the last part."""
     words = [word for word in f"{match[1]}{match[3]}".split("_") if word]
     return OF_OTHERS.search(name) is None and all(OF_PICTURES.fullmatch(word) for word in words)
 
 
 def _meaning(names: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]) -> Stored:
-    """In which units they are, by their size."""
+    """Determines the scale of a mean and deviation, 0–1 or 0–255, by their values."""
     shares = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
     values = all(0 <= value <= 255 for value in mean) and all(0 < value <= 255 for value in std)
     if shares and max(mean) == 0 and min(std) == 1:
-        return Stored(names, None, "(0 and 1) are of pictures in 0–255 or in 0–1, which they do not tell")
+        return Stored(names, None, "are 0 and 1, which fits the scale 0–255 as well as 0–1")
     if not shares and not (values and (max(mean) > 1 or max(mean) == 0)):
         return Stored(
-            names, None, f"({_numbers(mean)} and {_numbers(std)}) are neither of pictures in 0–255 nor in 0–1"
+            names, None, f"have the values {_numbers(mean)} and {_numbers(std)}, which fit neither 0–255 nor 0–1"
         )
     factor = 255 if shares else 1
     mean, std = (tuple(factor * value for value in values) for values in (mean, std))
     if len(mean) == 3 and _close(mean, IMAGENET_MEAN[::-1]):
         return Stored(
-            names, None, f"({_numbers(mean)}) are ImageNet's in the order of BGR, and the weights are taken as RGB"
+            names, None, f"are ImageNet's in BGR order ({_numbers(mean)}), but the weights are converted as RGB"
         )
     return Stored(names, Preprocessing.of_pictures(mean, std))
 
 
 def _row(tensor: Tensor) -> tuple[float, ...]:
-    """The numbers, rounded to what float32 holds."""
+    """Returns the values of a tensor, rounded to the precision of float32."""
     return tuple(float(f"{value:.7g}") for value in tensor.detach().flatten().double().tolist())
 
 

@@ -1,11 +1,11 @@
-"""Google's mobile DeepLabV3: MobileNetV2, image pooling and a 1×1 branch; as .tflite, or arrays under TF-slim's names.
+"""Converts Google's mobile DeepLabV3 (MobileNetV2, image pooling, a 1×1 branch) from .tflite or TF-slim's arrays.
 
 Source: tensorflow/models, research/deeplab (model.py, core/feature_extractor.py) and research/slim/nets/mobilenet.
-The published .tflite files have batch norm folded into weights and biases, where it is put back as an identity. A
-quantised file becomes float32; its 8-bit activations are not imitated.
+In the published .tflite files, batch norm is folded into weights and biases; an identity norm takes its place. A
+quantised file becomes float32; the rounding of its activations to 8 bits is not reproduced.
 
-Differs: image pooling here is over the whole picture, there over a window of the training crop's features, which is
-the same at the size of the training crop.
+Difference: atrous pools the whole picture. Google's network pools a window of the size of the training crop's features.
+Both are the same for pictures of the size of the training crop.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 from atrous.weights.tflite_names import MEAN, STD
 
-#: (eps, momentum) of batch norm: slim's scope for MobileNetV2 (decay 0.997), and DeepLab's head (0.9997).
+#: (eps, momentum) of batch norm: of slim's scope for MobileNetV2 (decay 0.997), and of DeepLab's head (decay 0.9997).
 BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)
-#: How the last resize of a graph places pixels → align_corners.
+#: Pixel positions of the last resize of a graph → align_corners.
 CORNERS = {"aligned": True, "half_pixel": False}
-#: Where the file does not tell: the stride at which Google trained and evaluated its mobile models.
+#: Default if the file does not determine it: the stride at which Google trained and evaluated its mobile models.
 OUTPUT_STRIDE = 16
 
-#: Where timm has expanded_conv_<number>, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
+#: timm's stage and block of each expanded_conv_<number>, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
 PLACES = blocks_by_stage(MOBILENETV2_STAGES)
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 LAST_CHANNELS = 320
@@ -48,7 +48,7 @@ _WEIGHTS = r"(?:depthwise_)?weights$"
 _NORM = r"(?:BatchNorm/)?(gamma|beta|moving_mean|moving_variance|bias|biases)$"
 _LEAVES = {"gamma": "weight", "beta": "bias", "bias": "bias", "biases": "bias"}
 _LEAVES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
-#: Its layer → ours; a block without expansion numbers its norms one lower.
+#: TF-slim's layer → timm's convolution and norm; the block without expansion has one norm fewer.
 _FIRST = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}
 _BLOCK = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
 
@@ -61,7 +61,7 @@ def _norm(match: re.Match[str]) -> str:
     return f"backbone.net.blocks.{PLACES[int(match[1])]}.{_BLOCK[match[2]][1]}.{_LEAVES[match[3]]}"
 
 
-#: Its key → ours, for both ways in which norms are kept: as they are, or folded into a bias.
+#: TF-slim's key → key of atrous, for norms that are stored as they are and for norms that are folded into a bias.
 KEYS = (
     (rf"MobilenetV2/Conv/{_WEIGHTS}", "backbone.net.conv_stem.weight"),
     (rf"MobilenetV2/Conv/{_NORM}", lambda m: f"backbone.net.bn1.{_LEAVES[m[1]]}"),
@@ -85,28 +85,29 @@ KEYS = (
     (r"logits/semantic/bias(?:es)?$", "classifier.bias"),
 )
 
-#: What other DeepLabs of that repository have and this one has not.
+#: Keys of other DeepLab networks of that repository, which this module does not convert.
 OTHERS = re.compile(r"(aspp[1-9]|decoder/|xception_|resnet_v1)")
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the names are TF-slim's for a mobile DeepLab."""
+    """Checks whether the names are TF-slim's for a mobile DeepLab."""
     return "MobilenetV2/Conv/weights" in foreign.state and "logits/semantic/weights" in foreign.state
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """A mobile DeepLabV3 as ours.
+    """Converts a mobile DeepLabV3.
 
     Args:
-        foreign: of a .tflite file as `tflite_names.read_tflite` reads it, or arrays under TF-slim names: in the layout
-            of .tflite files with folded norms, or as in a TensorFlow checkpoint (kh×kw×I×O, norms as they are).
-        given: overrides. Arrays alone do not tell output_stride; 16 is assumed.
+        foreign: content of a .tflite file, from `tflite_names.read_tflite`, or arrays with TF-slim's names. The arrays
+            have the layout of .tflite files with folded norms, or that of a TensorFlow checkpoint (kh×kw×I×O, norms
+            not folded).
+        given: arguments that the user named. Arrays do not determine output_stride; its default is 16.
 
     Returns:
-        DeepLabV3 over `google_mobilenetv2_<width>`. The 21 classes of Pascal VOC where there are 21.
+        DeepLabV3 over `google_mobilenetv2_<width>`. A model with 21 outputs gets the classes of Pascal VOC.
 
     Raises:
-        AtrousError: another network, or one changed in its geometry.
+        AtrousError: the file has another network, or its strides, dilations or activations differ.
     """
     _refuse_others(foreign)
     config = foreign.config
@@ -114,9 +115,9 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         _check_geometry(config)
     if config.get("corners") == "top_left" and "align_corners" not in given:
         raise AtrousError(
-            "its last resize has neither align_corners nor half_pixel_centers (TensorFlow 1's default), which is not "
-            "imitated: masks would shift by up to half a cell of the features. Export it with one of the two, or "
-            "accept the shift in Python: atrous.convert(file, align_corners=False)."
+            "its last resize has neither align_corners nor half_pixel_centers (TensorFlow 1's default). This resize "
+            "is not supported: masks would shift by up to half a feature cell. Export the model with one of the two, "
+            "or accept the shift in Python: atrous.convert(file, align_corners=False)."
         )
     renamed, left_over = translate(foreign.state, KEYS)
     state = _with_norms(_torch_layout(renamed))
@@ -129,7 +130,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
             "backbone.net.conv_stem.weight",
         )
     )
-    state["aspp.project.0.weight"] = move_channels(projection, (1, 0))  # theirs has image pooling first
+    state["aspp.project.0.weight"] = move_channels(projection, (1, 0))  # there, image pooling is the first branch
     channels = stem.shape[1]
     usual = {
         "output_stride": config.get("output_stride", OUTPUT_STRIDE),
@@ -165,15 +166,16 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What to know before using a .tflite file's model."""
+    """Returns notes for the user on the picture size and the quantisation of a .tflite file."""
     found = []
     size = config.get("input_size", ())
     if len(size) == 2 and min(size) > 1:
         found.append(
-            f"Made for pictures of {size[1]}×{size[0]} px; others may have any size, best with things as large."
+            f"Made for pictures of {size[1]}×{size[0]} px. Other sizes work too, best with objects of the same size in "
+            "pixels."
         )
     if config.get("quantised"):
-        found.append("The 8-bit rounding of its activations is not imitated: about 2 % of the pixels may differ.")
+        found.append("The 8-bit rounding of its activations is not reproduced: about 2 % of the pixels may differ.")
     return tuple(found)
 
 
@@ -181,22 +183,22 @@ def _refuse_others(foreign: Foreign) -> None:
     others = sorted(key for key in foreign.state if OTHERS.match(key))
     if others:
         raise AtrousError(
-            f"'{others[0]}': of TensorFlow's DeepLabs those over MobileNetV2 without atrous branches and decoder are "
-            "read (mobilenetv2_coco_voc_trainaug and its kin); this is another one."
+            f"'{others[0]}' is not part of a TensorFlow DeepLab that can be converted. These are networks over "
+            "MobileNetV2 without atrous branches and decoder, such as mobilenetv2_coco_voc_trainaug."
         )
 
 
 def _convolution(state: Mapping[str, Tensor], name: str, file: str) -> Tensor:
-    """One that the arguments are read from."""
+    """Returns the weights of a convolution; refuses a file in which they are missing or not 4-dimensional."""
     tensor = state.get(name)
     if tensor is None or tensor.ndim != 4:
         what = "is missing" if tensor is None else f"has {tensor.ndim} dimensions instead of 4"
-        raise AtrousError(f"{file or 'the state dict'}: what becomes '{name}' {what}; the file is not whole.")
+        raise AtrousError(f"{file or 'the state dict'}: the weight for '{name}' {what}; the file is not complete.")
     return tensor
 
 
 def _check_geometry(config: Mapping[str, Any]) -> None:
-    """Refuses a graph that strides, dilates or activates otherwise than the network it will become."""
+    """Refuses a graph whose strides, dilations or activations differ from those of the converted network."""
     strides, dilations, activations = config["strides"], config["dilations"], config["activations"]
     rate = 1
     for number, nominal in enumerate(STRIDES):
@@ -207,7 +209,7 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
         if found not in allowed:
             raise AtrousError(
                 f"'{layer}' has stride and dilation {found}, not {' or '.join(map(str, sorted(allowed)))} as in this "
-                "network. Dilation spelt as SpaceToBatch and BatchToSpace is not read: export it as native dilation."
+                "network. Dilation by SpaceToBatch and BatchToSpace is not supported: export it as native dilation."
             )
         rate *= nominal // strides[layer]
     for layer, activation in activations.items():
@@ -216,13 +218,13 @@ def _check_geometry(config: Mapping[str, Any]) -> None:
         else:
             expected = "none" if layer.startswith("logits/") else "relu"
         if activation != expected:
-            raise AtrousError(f"'{layer}' ends in activation '{activation}'; of this network it is '{expected}'.")
+            raise AtrousError(f"'{layer}' ends in activation '{activation}'; in this network it must be '{expected}'.")
 
 
 def _torch_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every convolution as O×I×kh×kw, or C×1×kh×kw where depthwise."""
+    """Permutes every convolution to O×I×kh×kw, or to C×1×kh×kw if it is depthwise."""
     depthwise = next((tensor for name, tensor in state.items() if name.endswith("conv_dw.weight")), None)
-    # A .tflite has O×kh×kw×I and 1×kh×kw×C, a checkpoint kh×kw×I×O and kh×kw×C×1: the depthwise ones tell which.
+    # .tflite: O×kh×kw×I and 1×kh×kw×C; checkpoint: kh×kw×I×O and kh×kw×C×1. Depthwise weights show which layout it is.
     lite = depthwise is not None and depthwise.shape[0] == 1
     plain, grouped = ((0, 3, 1, 2), (3, 0, 1, 2)) if lite else ((3, 2, 0, 1), (2, 3, 0, 1))
     return {
@@ -234,7 +236,7 @@ def _torch_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Completes each norm of which only a folded bias is left, so that it adds that bias and nothing else."""
+    """Completes each norm that was folded into a bias, so that it adds this bias and changes nothing else."""
     complete = dict(state)
     for name, bias in state.items():
         norm = name.removesuffix(".bias")

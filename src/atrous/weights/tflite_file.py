@@ -1,7 +1,7 @@
-"""The convolutions of a TensorFlow Lite file: its weights as float32 and its geometry, read without running anything.
+"""Reads the convolutions of a TensorFlow Lite file, their weights (float32) and geometry, without running any code.
 
-The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs), a web of offsets that nothing vouches for. So
-every index is checked against its table, and no more bytes are taken from the file than it has.
+The file is a flatbuffer (schema: tensorflow/lite/schema/schema.fbs), whose offsets may be wrong. So every index is
+checked against its table, and the tensors together may not have more bytes than the file.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from atrous.errors import AtrousError, missing_extra
 IDENTIFIER = b"TFL3"
 #: The format's own limit, since its offsets are signed 32-bit numbers.
 LARGEST_FILE = 2**31
-#: Far above any segmenter's graph (70 operators), low enough that reading one is quick.
+#: Limit on operators: far above the graph of a segmenter (70), and low enough for quick reading.
 MOST_OPERATORS = 5_000
 
-#: TensorType → NumPy's type, of what convolutions are made of.
+#: TensorType → NumPy's type, for weights and biases of convolutions.
 DTYPES = {0: "<f4", 2: "<i4", 3: "u1", 9: "i1"}
 FLOAT32, UINT8, INT8 = 0, 3, 9
-#: What is added to an integer input to get a picture of 0–255.
+#: TensorType of an integer input → offset from its values to pictures of 0–255.
 FROM_UINT8 = {UINT8: 0, INT8: 128}
 #: BuiltinOperator and BuiltinOptions.
 CONV_2D, DEPTHWISE_CONV_2D, RESIZE_BILINEAR = 3, 4, 23
-#: ActivationFunctionType and Padding.
+#: Numbers in ActivationFunctionType and Padding.
 ACTIVATIONS = {0: "none", 1: "relu", 3: "relu6"}
 SAME = 0
 
-#: What reading offsets that point anywhere can raise.
+#: Exceptions that wrong offsets can cause.
 DAMAGE = (struct.error, IndexError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
 
@@ -44,13 +44,13 @@ class Convolution:
     """One convolution of a graph.
 
     Attributes:
-        name: of its weights, as the file has it.
-        weights: O×kh×kw×I, or 1×kh×kw×C where depthwise; float32, dequantised.
-        bias: one per output channel, float32; zeros where the file has none.
+        name: name of its weights in the file.
+        weights: O×kh×kw×I, or 1×kh×kw×C if it is depthwise; float32, dequantised.
+        bias: one value per output channel, float32; zeros if the file has no bias.
         depthwise: whether each channel has its own filter.
-        stride: in pixels of the input, the same both ways.
-        dilation: its atrous rate, the same both ways.
-        activation: what is fused into it: "none", "relu" or "relu6".
+        stride: stride in input pixels, the same in height and width.
+        dilation: atrous rate, the same in height and width.
+        activation: activation that is fused into it: "none", "relu" or "relu6".
     """
 
     name: str
@@ -64,17 +64,16 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Graph:
-    """What a file says of its network.
+    """The network in a TensorFlow Lite file.
 
     Attributes:
-        convolutions: in order of execution.
+        convolutions: convolutions in order of execution.
         input_shape: N, H, W, C of the input.
-        input_scale: (scale, zero point) of a quantised input, whose real values are scale · (x − zero point) for a
-            picture x of 0–255; an int8 input takes x − 128, which the zero point here includes. None where the input
-            is float.
-        corners: how the last bilinear resize places its pixels, "aligned" (the outer pixels' centres meet),
-            "half_pixel" (the outer edges meet, as PyTorch does) or "top_left" (the first pixels' centres meet,
-            TensorFlow 1's default); None where there is none.
+        input_scale: (scale, zero point) of a quantised input. A picture x of 0–255 has the real values scale · (x −
+            zero point). An int8 input takes x − 128; the zero point here includes this offset. None for a float input.
+        corners: pixel positions of the last bilinear resize: "aligned" (the centres of the corner pixels coincide),
+            "half_pixel" (the edges of the corner pixels coincide, PyTorch's default) or "top_left" (the centres of the
+            first pixels coincide, TensorFlow 1's default). None if the graph has no such resize.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -84,14 +83,14 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """The convolutions of a file's first graph.
+    """Reads the convolutions of a file's first graph.
 
     Args:
         path: a .tflite file; float32, or quantised to 8 bits.
 
     Raises:
-        AtrousError: not a TensorFlow Lite file, a damaged one, or one with what cannot be read here (it says what);
-            or the package `tflite` is not installed.
+        AtrousError: the file is not a TensorFlow Lite file, is damaged or has an unsupported part, which the message
+            names; or the package `tflite` is not installed.
     """
     data = _bytes(path)
     try:
@@ -100,7 +99,7 @@ def read_graph(path: Path) -> Graph:
         raise
     except DAMAGE as error:
         raise AtrousError(
-            f"{path.name} is damaged: its tables point outside the file ({error}). Fetch it again, or export it anew."
+            f"{path.name} is damaged: its tables point outside the file ({error}). Fetch or export it again."
         ) from error
 
 
@@ -114,13 +113,13 @@ def _bytes(path: Path) -> bytes:
         raise AtrousError(f"{path} cannot be read: {error.strerror}.") from error
     if data[4:8] != IDENTIFIER:
         raise AtrousError(
-            f"{path.name} is no TensorFlow Lite file: such a file has 'TFL3' at byte 4, this one has {data[4:8]!r}."
+            f"{path.name} is not a TensorFlow Lite file: it has {data[4:8]!r} at byte 4 instead of 'TFL3'."
         )
     return data
 
 
 class _File:
-    """One file's tables, every index checked."""
+    """The tables of a file, with a check of every index."""
 
     def __init__(self, name: str, data: bytes) -> None:
         try:
@@ -150,7 +149,7 @@ class _File:
             opcode = self._one(
                 "operator code", self.model.OperatorCodes, self.model.OperatorCodesLength(), operator.OpcodeIndex()
             )
-            # Files from before 2020 hold the code in the first of these fields alone, later ones in both.
+            # Files from before 2020 have the code only in the first of these fields, later files have it in both.
             yield max(opcode.DeprecatedBuiltinCode(), opcode.BuiltinCode()), operator
 
     def _input(self) -> tuple[tuple[int, ...], tuple[float, float] | None]:
@@ -162,8 +161,8 @@ class _File:
             return self._shape(tensor), None
         if tensor.Type() not in FROM_UINT8 or scale is None or not scale[0] > 0:
             raise AtrousError(
-                f"{self.name}: its input has type number {tensor.Type()} and the scale {scale}; "
-                "read are float32, and uint8 or int8 with a scale above 0. Export the model with one of these inputs."
+                f"{self.name}: its input has type number {tensor.Type()} and the scale {scale}. Export the model with "
+                "an input of float32, or of uint8 or int8 with a scale above 0."
             )
         return self._shape(tensor), (float(scale[0]), float(zero[0]) + FROM_UINT8[tensor.Type()])
 
@@ -173,10 +172,10 @@ class _File:
         if options.StrideH() != options.StrideW() or options.DilationHFactor() != options.DilationWFactor():
             raise AtrousError(f"{self.name}: '{name}' has another stride or dilation in height than in width.")
         if options.Padding() != SAME:
-            raise AtrousError(f"{self.name}: '{name}' is padded as VALID; only SAME is read.")
+            raise AtrousError(f"{self.name}: '{name}' is padded as VALID; only SAME is supported.")
         activation = options.FusedActivationFunction()
         if activation not in ACTIVATIONS:
-            raise AtrousError(f"{self.name}: '{name}' has activation {activation}; only ReLU and ReLU6 are read.")
+            raise AtrousError(f"{self.name}: '{name}' has activation {activation}; only ReLU and ReLU6 are supported.")
         weights = self._values(operator.Inputs(1), rank=4)
         outputs = weights.shape[3 if code == DEPTHWISE_CONV_2D else 0]
         has_bias = operator.InputsLength() > 2 and operator.Inputs(2) >= 0
@@ -194,42 +193,44 @@ class _File:
         )
 
     def _values(self, index: int, rank: int) -> NDArray[np.float32]:
-        """A constant tensor as float32 of its own memory, dequantised."""
+        """Copies a constant tensor to float32, dequantised."""
         tensor = self._tensor(index)
         name, shape = self._name(tensor), self._shape(tensor)
         if tensor.Type() not in DTYPES or len(shape) != rank:
             raise AtrousError(
-                f"{self.name}: '{name}' has type number {tensor.Type()} and shape {shape}; read are {rank} dimensions "
-                "of float32, int32 or 8-bit integers. Export the model as float32 or with 8-bit quantisation."
+                f"{self.name}: '{name}' has type number {tensor.Type()} and shape {shape}; it must have {rank} "
+                "dimensions of float32, int32 or 8-bit integers. Export the model as float32 or quantised to 8 bits."
             )
         buffer = self._one("buffer", self.model.Buffers, self.model.BuffersLength(), tensor.Buffer())
         if not buffer.DataLength():
-            raise AtrousError(f"{self.name}: '{name}' is computed by the graph; only stored weights are read.")
+            raise AtrousError(f"{self.name}: '{name}' is computed by the graph; only stored weights are supported.")
         self._spend(buffer.DataLength())
         raw = buffer.DataAsNumpy().view(DTYPES[tensor.Type()]).reshape(shape)
         values = raw.astype(np.float32) if tensor.Type() == FLOAT32 else self._dequantised(name, tensor, raw)
         if not np.isfinite(values).all():
-            raise AtrousError(f"{self.name}: '{name}' holds values that are not finite; the file is damaged.")
+            raise AtrousError(f"{self.name}: '{name}' has values that are not finite; the file is damaged.")
         return values
 
     def _spend(self, size: int) -> None:
-        # Without this a small file could give one buffer, or one name, to thousands of convolutions.
+        # Without this limit, thousands of convolutions of a small file could share one buffer or one name.
         self.bytes_left -= size
         if self.bytes_left < 0:
-            raise AtrousError(f"{self.name} is damaged: its tensors overlap, with more bytes in all than the file has.")
+            raise AtrousError(
+                f"{self.name} is damaged: its tensors overlap; together they have more bytes than the file."
+            )
 
     def _dequantised(self, name: str, tensor: Any, raw: NDArray[Any]) -> NDArray[np.float32]:
         scale, zero = self._quantisation(tensor)
         if scale is None:
-            raise AtrousError(f"{self.name}: '{name}' is of whole numbers and has no scale.")
+            raise AtrousError(f"{self.name}: '{name}' has integers but has no scale.")
         along = [1] * raw.ndim
         if len(scale) > 1:
             along[tensor.Quantization().QuantizedDimension()] = -1
-        with np.errstate(invalid="ignore", over="ignore"):  # _values refuses what is not finite
+        with np.errstate(invalid="ignore", over="ignore"):  # _values refuses values that are not finite
             return (raw.astype(np.float32) - zero.astype(np.float32).reshape(along)) * scale.reshape(along)
 
     def _quantisation(self, tensor: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Scales and zero points, one each or one per channel; None where the tensor is not quantised."""
+        """Returns scales and zero points, one of each or one per channel; scale None if it is not quantised."""
         record = tensor.Quantization()
         if record is None or not record.ScaleLength():
             return None, np.zeros(1, np.int64)
@@ -245,7 +246,7 @@ class _File:
         self._spend(len(name))
         found = name.decode(errors="replace")
         if not found.isprintable():
-            raise AtrousError(f"{self.name} has a tensor named {found[:60]!r}: damaged or altered.")
+            raise AtrousError(f"{self.name} has a tensor named {found[:60]!r}: it is damaged or altered.")
         return found
 
     def _tensor(self, index: int) -> Any:
@@ -258,7 +259,7 @@ class _File:
 
 
 def _options(operator: Any, code: int) -> Any:
-    """The options of a convolution or a resize, from the operator's union."""
+    """Returns the options of a convolution or a resize, from the operator's union."""
     from tflite.Conv2DOptions import Conv2DOptions
     from tflite.DepthwiseConv2DOptions import DepthwiseConv2DOptions
     from tflite.ResizeBilinearOptions import ResizeBilinearOptions

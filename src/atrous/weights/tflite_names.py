@@ -1,4 +1,4 @@
-"""A .tflite file's convolutions under TF-slim's names, which Google's checkpoints have."""
+"""Reads the convolutions of a .tflite file by TF-slim's names, which Google's checkpoints use."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 from atrous.errors import AtrousError
 from atrous.weights import tflite_file
 
-#: x / 127.5 − 1 on 0–255; a quantised file says its own.
+#: Normalisation x / 127.5 − 1 of pictures in 0–255; a quantised file has its own values.
 MEAN = STD = 127.5
 
 
 def read_tflite(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A .tflite file's convolutions under TF-slim's names, and what its graph says.
+    """Reads the convolutions of a .tflite file by TF-slim's names, and the properties of its graph.
 
     Args:
-        path: float32 or quantised to 8 bits; nothing is run.
+        path: file in float32 or quantised to 8 bits; nothing in it is run.
 
     Returns:
-        The state: `<layer>/weights` (O×kh×kw×I) or `<layer>/depthwise_weights` (1×kh×kw×C), and `<layer>/bias`,
+        The state dict: `<layer>/weights` (O×kh×kw×I) or `<layer>/depthwise_weights` (1×kh×kw×C), and `<layer>/bias`,
         float32.
-        What the graph says: "output_stride" (the product of the backbone's strides), "corners" of the last resize,
-        "input_size" (H, W), whether it is "quantised", "mean" and "std" of the input, and by layer "strides",
-        "dilations" and "activations".
+        The properties of the graph: "output_stride" (the product of the backbone's strides), "corners" of the last
+        resize, "input_size" (H, W), "quantised" (a bool), "mean" and "std" of the input, and "strides", "dilations"
+        and "activations" as dicts by layer.
 
     Raises:
-        AtrousError: see `tflite_file.read_graph`; or two convolutions of one name.
+        AtrousError: see `tflite_file.read_graph`; or two convolutions have the same name.
     """
     path = Path(path)
     graph = tflite_file.read_graph(path)
@@ -65,7 +65,12 @@ def read_tflite(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def layer_name(tensor: str) -> str:
-    """The layer in the name of a weights tensor; MLIR's converter joins several names, and adds its operations.
+    """Extracts the layer from the name of a weights tensor.
+
+    MLIR's converter joins several names and adds its operations to them.
+
+    Args:
+        tensor: name of the tensor in the file.
 
     Examples:
         >>> layer_name("aspp0/Conv2D_Fold;aspp0/weights_quant/FakeQuantWithMinMaxVars")

@@ -1,6 +1,6 @@
-"""An ImageNet network of timm (or torchvision's ResNets, which have the same names) as the backbone of a fresh model.
+"""Makes an ImageNet network of timm (or torchvision's ResNets, with the same names) the backbone of a new model.
 
-Source: timm/models/_features.py, version 1.0: where a network is cut into stages, `stages.0.` becomes `stages_0.`; and
+Source: timm/models/_features.py, version 1.0: if a network is split into stages, `stages.0.` becomes `stages_0.`; and
 timm/models/_hub.py (`save_config_for_hf`): a folder's config.json has `architecture`, `model_args`, `pretrained_cfg`.
 """
 
@@ -22,11 +22,11 @@ from atrous.weights.config_reader import Record
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: Their names are ours, but where timm flattens a sequence of stages.
+#: timm's key → key of atrous; the second pattern is for networks in which timm flattens a sequence of stages.
 KEYS: Keys = ((r"", "backbone.net."),)
 FLATTENED: Keys = ((r"([^.]+)\.([^.]+)\.", r"backbone.net.\1_\2."),)
 
-#: Pairs of key beginnings that networks of timm have: stem and first stage.
+#: Pairs of key beginnings in networks of timm: of the stem and of the first stage.
 FINGERPRINTS = (
     ("conv1.", "layer1.0."),
     ("conv_stem.", "blocks.0."),
@@ -37,42 +37,43 @@ FINGERPRINTS = (
 )
 
 
-#: Where a folder tells what its network is.
+#: The file of a folder that describes its network.
 FILE = "config.json"
-#: Above the classes and sides of any network.
+#: Limit above the number of classes and the picture side of any network.
 MOST = 2**31
 
-#: Arguments of a network in its folder that the backbone of a segmenter does not have, or has otherwise.
+#: Arguments in a folder's `model_args` that are only for classifiers, or that a segmenter's backbone sets itself.
 OF_CLASSIFIERS = ("num_classes", "in_chans", "global_pool", "img_size", "drop_rate", "num_features")
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether stem and first stage begin as a classification network of timm does, or its config.json says so."""
+    """Checks whether the keys or config.json are those of a classification network of timm."""
     if isinstance(foreign.config.get("architecture"), str) and _pretrained(foreign.config).values:
-        return foreign.config["architecture"] != "vgg16"  # which is a source of its own
+        return foreign.config["architecture"] != "vgg16"  # which is another source
     return any(
         all(any(key.startswith(beginning) for key in foreign.state) for beginning in pair) for pair in FINGERPRINTS
     )
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """A fresh model over the backbone.
+    """Creates a new model with the weights of a classification network in its backbone.
 
     Args:
-        foreign: the state dict of a classification network.
-        given: the backbone's name is needed; architecture is deeplabv3plus if not named.
+        foreign: state dict of a classification network, or its folder.
+        given: arguments that the user named. `backbone` is needed unless a config.json names it; the default of
+            `architecture` is deeplabv3plus.
 
     Raises:
-        AtrousError: no backbone named.
+        AtrousError: no backbone is named, or it cannot be the backbone of a segmenter.
     """
     told = _told(foreign, "backbone" in given)
     if "backbone" not in {**told, **given}:
         raise AtrousError(
-            f"{foreign.name or 'the state dict'} holds a classification network, whose keys do not tell which: name "
-            "it as timm does with backbone= (--backbone), such as resnet50."
+            f"{foreign.name or 'the state dict'} holds a classification network, but its keys do not determine which: "
+            "name it as timm does with backbone= (--backbone), such as resnet50."
         )
     architecture = given.get("architecture", "deeplabv3plus")
-    if not timm.is_model(told.get("backbone", "")):  # of a later timm, or of nobody's: the user has named another
+    if not timm.is_model(told.get("backbone", "")):  # unknown to this timm; the user has named another
         told.pop("backbone", None)
         told.pop("backbone_arguments", None)
     arguments = merged({}, told, given, foreign.name)
@@ -83,7 +84,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         if "backbone" in given or "backbone" not in told:
             raise
         raise AtrousError(
-            f"{foreign.name} holds timm's image classifier '{told['backbone']}', which does not become a segmenter: "
+            f"{foreign.name} holds timm's image classifier '{told['backbone']}', which does not work as a backbone: "
             f"{error}"
         ) from error
     channels = arguments.get("in_channels", 3)
@@ -108,7 +109,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _pretrained(config: Mapping[str, Any]) -> Record:
-    """What a folder says of its pictures: under "pretrained_cfg", in older ones beside the architecture."""
+    """Returns a folder's settings of pictures: "pretrained_cfg", or in older folders the top level of config.json."""
     given = config.get("pretrained_cfg")
     if isinstance(given, Mapping):
         return Record(given, "", FILE)
@@ -116,7 +117,7 @@ def _pretrained(config: Mapping[str, Any]) -> Record:
 
 
 def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
-    """Arguments of ours that a folder's config.json and the stem tell."""
+    """Returns the arguments of atrous that a folder's config.json and the stem determine."""
     told: dict[str, Any] = {}
     stem = next((tensor for tensor in foreign.state.values() if tensor.ndim == 4), None)
     if stem is not None and stem.shape[1] != 3:
@@ -127,7 +128,7 @@ def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
     if not timm.is_model(name) and not named:
         raise AtrousError(
             f"config.json names the architecture '{name[:100]}', which timm {timm.__version__} does not have: name one "
-            "that it has with backbone= (--backbone)."
+            "of its networks with backbone= (--backbone)."
         )
     further = Record(foreign.config, "", FILE).part("model_args").values
     told |= {"backbone": name}
@@ -136,7 +137,7 @@ def _told(foreign: Foreign, named: bool) -> dict[str, Any]:
 
 
 def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | None, tuple[str, ...]]:
-    """The normalisation that a folder's config.json tells, and what to tell the user."""
+    """Returns the normalisation in a folder's config.json, and notes for the user."""
     record = _pretrained(config)
     if not isinstance(config.get("architecture"), str) or not record.values:
         return None, ()
@@ -145,7 +146,9 @@ def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | Non
         values = record.values.get(name)
         row = record.channels(name, len(values)) if isinstance(values, list | tuple) else None
         if row is None or len(row) not in (1, 3, channels):
-            raise AtrousError(f"config.json has {name} = {shown(values)}; needed is a number for each channel, in 0–1.")
+            raise AtrousError(
+                f"config.json has {name} = {shown(values)}; it must have a number in 0–1 for each channel."
+            )
         rows.append([255 * value for value in (3 * row if len(row) == 1 else row)])
     classes = Record(config, "", FILE).whole("num_classes", 0, MOST)
     classes = record.whole("num_classes", 0, MOST) if classes is None else classes
@@ -153,8 +156,8 @@ def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | Non
     sized = f" for pictures of {size[2]}×{size[1]} px" if size else ""
     counted = f" of {classes} classes" if classes else ""
     note = (
-        f"An image classifier of timm, {config['architecture']}{sized}: its features are the backbone; its classifier"
-        f"{counted} is left over, and the segmenter's head is still to be trained."
+        f"An image classifier of timm, {config['architecture']}{sized}: its features become the backbone; its "
+        f"classifier{counted} is left over, and the segmenter's head still needs training."
     )
     return normalisation(rows[0], rows[1], channels), (note,)
 
@@ -168,7 +171,7 @@ def _ours(key: str, ours: Mapping[str, Tensor]) -> str | None:
 
 
 def _spread(tensor: Tensor, ours: Tensor) -> Tensor:
-    """RGB filters spread over the picture's channels, where ours has another number of them."""
+    """Adapts RGB filters to the model's number of input channels, if that is not 3."""
     rgb = tensor.ndim == 4 and tensor.shape[1] == 3
     if rgb and tensor.shape != ours.shape and tensor.shape[0] == ours.shape[0]:
         return adapt_input_conv(ours.shape[1], tensor)

@@ -1,11 +1,12 @@
-"""PyTorch's own files, read without running anything in them.
+"""Reads PyTorch's own files without running any code in them.
 
-A pickle is read by torch's restricted reader, which makes tensors, dicts, lists and strings and refuses every name of
-code. Some of the names that it knows fill the memory all the same (bytearray of a number, a Counter of a tensor that
-repeats one number), so the names in the pickles are looked through before: only those in `SAFE` are let in. Training
-checkpoints also carry harmless records (a NumPy score, a log's history): for those names alone, listed in `HARMLESS`,
-an inert class of this file stands in, which takes anything and does nothing, so that no foreign code is imported or
-called even then.
+torch's restricted reader reads the pickle. It creates tensors, dicts, lists and strings, and refuses other names of
+code. But some names that it allows can fill the memory: bytearray of a large number, or Counter of a tensor that
+repeats one number. So this module checks all names in the pickles first and allows only those in `SAFE`.
+
+Training checkpoints also contain harmless objects, such as a NumPy score or the history of a log. Their names are
+listed in `HARMLESS`. An inert class of this module replaces each of these objects; it accepts any arguments and does
+nothing. So no foreign code is imported or called for them either.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ import torch
 from atrous.errors import AtrousError
 from atrous.weights.pickle_memory_check import Stack
 
-#: Names of records that training checkpoints carry beside their weights, here read as nothing at all.
+#: Names of objects that training checkpoints contain besides weights; each is read as an empty object.
 HARMLESS = (
     "argparse.Namespace",
-    "builtins.getattr",  # HistoryBuffer keeps its statistics as bound methods, pickled as a getattr
-    *(f"builtins.{kind}" for kind in ("dict", "float", "int", "list")),  # what a defaultdict makes
+    "builtins.getattr",  # HistoryBuffer stores its statistics as bound methods, pickled as a getattr
+    *(f"builtins.{kind}" for kind in ("dict", "float", "int", "list")),  # the default factory of a defaultdict
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
@@ -49,11 +50,11 @@ HARMLESS = (
     "torch.torch_version.TorchVersion",
 )
 
-#: Names of dicts that are more than that, here read as dicts.
+#: Names of subclasses of dict; they are read as plain dicts.
 DICTS = ("collections.defaultdict", "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict")
 
-#: What tensors and plain Python are made of. PyTorch's reader knows more: bytearray, collections.Counter and further
-#: kinds of tensors, which a short file can make fill the memory.
+#: Names that tensors and plain Python values need. PyTorch's reader also allows bytearray, collections.Counter and
+#: further kinds of tensors, with which a short file can fill the memory.
 SAFE = frozenset(
     {
         "_codecs.encode",
@@ -76,64 +77,66 @@ SAFE = frozenset(
     }
 )
 
-#: Operations of a file's pickles, where it has fewer bytes than that: each may make an object, and deflate packs them.
+#: Limit on the operations in a pickle of a file with fewer bytes than that. Each operation may create an object, and
+#: compression can pack many operations into few bytes.
 MOST_OPCODES = 2**20
 
-#: Containers that would take a tensor's numbers apart, of which there may be any number that repeat one → with what
-#: their arguments begin instead: none, or a list written out.
+#: Container → operations with which its arguments may begin: no argument, or a list that is written out. Any other
+#: argument could be a huge tensor that repeats one number, and the container would unpack it.
 CONTAINERS = {
     "collections.OrderedDict": ("EMPTY_TUPLE", "EMPTY_LIST"),
     "builtins.set": ("EMPTY_LIST",),
 }
 
-#: What a shape is written with: whole numbers in a tuple. It would take the numbers of anything else apart, too.
+#: Operations that write a shape: a tuple of integers. torch.Size would unpack any other argument, such as a tensor.
 SHAPE = frozenset(
     {"MARK", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "BININT", "BININT1", "BININT2", "LONG1"}
 )
 
-#: Pickles in a file of the format before zip: magic number, version, machine, object, keys of the storages.
+#: Number of pickles in a file of the format before zip: magic number, version, machine, object, keys of the storages.
 LEGACY_PICKLES = 5
 
 
 def read_torch(path: Path) -> Any:
-    """What torch.save wrote, of tensors and plain Python alone.
+    """Reads a file of torch.save that contains only tensors and plain Python values.
 
     Args:
-        path: of torch's zip format or of the one before it.
+        path: file in torch's zip format or in the format before it.
 
     Returns:
-        The object, mostly a dict, its tensors on the CPU.
+        The saved object, usually a dict, with tensors on the CPU.
 
     Raises:
-        AtrousError: there is code in it; says whose. Whatever a damaged file makes torch raise is let through.
+        AtrousError: the file contains code; the message names it. For a damaged file, the exceptions of torch are not
+            caught.
     """
     for name in _names(path, max(path.stat().st_size, MOST_OPCODES)):
         if name not in SAFE:
             raise AtrousError(_refusal(path, name[:100].removeprefix("builtins.")))
     stand_ins: list[Any] = [*((_Nothing, name) for name in HARMLESS), *((_Dict, name) for name in DICTS)]
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-        warnings.simplefilter("ignore")  # what torch deprecates is nothing that the user can change
+        warnings.simplefilter("ignore")  # the user cannot change what torch deprecates
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refusal(path: Path, name: str) -> str:
     if name.startswith("torch._utils._rebuild_"):
         return (
-            f"{path} holds a tensor of a kind that is not read, by {name!r}, such as a sparse or quantised one; save "
+            f"{path} has a tensor of a kind that cannot be read, such as a sparse or quantised one ({name!r}); save "
             "it dense, as floating-point numbers. Nothing was run."
         )
     return (
-        f"{path} holds more than weights: it names {name!r}, which is code. Nothing was run. If you trust it, save the "
-        "weights alone where it was made: torch.save(model.state_dict(), file)."
+        f"{path} holds more than weights: it names {name!r}, which is code. Nothing was run. If you trust the file, "
+        "save only the weights with the code that made it: torch.save(model.state_dict(), file)."
     )
 
 
 def _names(path: Path, most: int) -> Iterator[str]:
-    """Every name of code in its pickles, of modules and attributes, as torch's reader joins them."""
+    """Yields every name of code in the pickles of a file, as `module.attribute`."""
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                if entry.filename.lower().endswith(".pkl"):  # torch finds its record in any case of letters
+                if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of letters here
                     yield from _names_in(archive.read(entry), most)
         return
     if _is_tar(path):
@@ -144,9 +147,9 @@ def _names(path: Path, most: int) -> Iterator[str]:
 
 
 def _names_in(pickled: Any, most: int) -> Iterator[str]:
-    """The names in one pickle, bytes or an open file, which is then at its end."""
+    """Yields the names in one pickle; an open file is left at the end of that pickle."""
     memo: dict[Any, str] = {}
-    last = ""  # the name that lies on top of the stack
+    last = ""  # the name on top of the stack
     in_shape = False  # between torch.Size and its call
     objects = Stack()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
@@ -158,11 +161,11 @@ def _names_in(pickled: Any, most: int) -> Iterator[str]:
             continue
         in_shape = (in_shape or last == "torch.Size") and opcode.name != "REDUCE"
         if opcode.name not in CONTAINERS.get(last, (opcode.name,)) or (in_shape and opcode.name not in SHAPE):
-            raise ValueError(f"{'torch.Size' if in_shape else last} of something else than it is written with")
+            raise ValueError(f"it has {'torch.Size' if in_shape else last} in another form than torch.save writes")
         last = memo.get(argument, "") if opcode.name in ("BINGET", "LONG_BINGET") else ""
-        if opcode.name == "GLOBAL":  # INST and STACK_GLOBAL, the other ways to name code, torch's reader refuses
+        if opcode.name == "GLOBAL":  # torch's reader refuses INST and STACK_GLOBAL, which also name code
             module, _, name = str(argument).partition(" ")
-            # Names of Python 2, in which torch.save writes, as torch's reader translates them.
+            # torch.save writes Python 2's names; translated as in torch's reader.
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             last = f"{module}.{name}"
             objects.name(last)
@@ -170,13 +173,13 @@ def _names_in(pickled: Any, most: int) -> Iterator[str]:
 
 
 def _is_zip(path: Path) -> bool:
-    """As torch decides it."""
+    """Checks whether torch would read the file as a zip file."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _is_tar(path: Path) -> bool:
-    """PyTorch's first format, whose pickles lie inside; torch tries it before the pickles at the beginning."""
+    """Checks for PyTorch's first format, a tar file of pickles, which torch tries before a plain pickle."""
     try:
         with tarfile.open(path, "r:"):
             return True
@@ -185,7 +188,7 @@ def _is_tar(path: Path) -> bool:
 
 
 class _Nothing:
-    """Stands in for a harmless record: takes anything, keeps nothing."""
+    """Replacement for a harmless object: accepts any arguments and stores nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Nothing:
         return super().__new__(cls)
@@ -198,7 +201,7 @@ class _Nothing:
 
 
 class _Dict:
-    """Stands in for a special dict: an ordered one, the kind that the reader fills and gives a state."""
+    """Replacement for a subclass of dict: an OrderedDict, because the reader can fill it and set its state."""
 
     def __new__(cls, *args: Any) -> Any:
         return OrderedDict()

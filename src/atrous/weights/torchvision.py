@@ -1,4 +1,4 @@
-"""torchvision's DeepLabV3 over ResNets and MobileNetV3.
+"""Converts torchvision's DeepLabV3 over ResNets and MobileNetV3.
 
 Source: torchvision/models/segmentation/deeplabv3.py, torchvision/models/mobilenetv3.py, version 0.29.
 """
@@ -26,13 +26,13 @@ from atrous.weights.adapter import (
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: Its MobileNetV3-Large numbers the blocks through; timm's `mobilenetv3_large_100` by stage.
+#: torchvision's MobileNetV3-Large numbers its blocks consecutively; timm's `mobilenetv3_large_100` in each stage.
 _BLOCKS = blocks_by_stage((1, 2, 3, 4, 2, 3))
 
 _BLOCK = r"backbone\.(\d+)\.block\."
-#: In the first block, which does not expand: depthwise, projection.
+#: Layers of the first block, which has no expansion: depthwise, projection.
 _DEPTHWISE = {"0.0.": "conv_dw.", "0.1.": "bn1.", "1.0.": "conv_pw.", "1.1.": "bn2."}
-#: In all others: expansion, depthwise, squeeze and excite where there is one, projection.
+#: Layers of all other blocks: expansion, depthwise, squeeze and excite (in some blocks), projection.
 _INVERTED = {
     "0.0.": "conv_pw.",
     "0.1.": "bn1.",
@@ -58,7 +58,7 @@ HEAD: Keys = (
     (r"aux_classifier\.4\.", "auxiliary.classifier."),
 )
 
-#: ResNets have timm's names; MobileNetV3 has numbers.
+#: torchvision's key → key of atrous. ResNets have timm's names; MobileNetV3 has numbers.
 KEYS: Keys = (
     *HEAD,
     (r"backbone\.(conv1|bn1|layer\d)\.", r"backbone.net.\1."),
@@ -76,7 +76,7 @@ KEYS: Keys = (
     ),
 )
 
-#: ResNets by their number of blocks and the shape of the first 3×3 convolution.
+#: Number of blocks and shape of the first 3×3 convolution → timm's name of the ResNet.
 RESNETS = {
     (16, (64, 64)): "resnet50",
     (33, (64, 64)): "resnet101",
@@ -92,9 +92,9 @@ _COMMON: dict[str, Any] = {
     "dropout": 0.5,
     "align_corners": False,
 }
-#: At output stride 8 it has rates 12, 24 and 36; ours are named at 16 and double there.
+#: torchvision has rates 12, 24, 36 at output stride 8; in atrous, rates are given at output stride 16 and double at 8.
 RESNET: dict[str, Any] = {**_COMMON, "output_stride": 8, "atrous_rates": (6, 12, 18), "dilation_rule": "previous"}
-#: At output stride 16 the rates are the same 12, 24, 36 (`DeepLabHead`'s defaults).
+#: torchvision has the same rates 12, 24, 36 at output stride 16 (the defaults of `DeepLabHead`).
 MOBILENET: dict[str, Any] = {
     **_COMMON,
     "output_stride": 16,
@@ -104,21 +104,21 @@ MOBILENET: dict[str, Any] = {
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the ASPP lies in `classifier.0`."""
+    """Checks whether the keys are those of torchvision's DeepLabV3, with the ASPP in `classifier.0`."""
     return {"classifier.0.convs.0.0.weight", "classifier.0.project.0.weight", "classifier.4.weight"} <= set(
         foreign.state
     ) and any(key.startswith("backbone.") for key in foreign.state)
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """The state dict of a `deeplabv3_*` as a DeepLabV3 of ours.
+    """Converts the state dict of a `deeplabv3_*` of torchvision.
 
     Args:
-        foreign: the state dict of one of its segmentation models.
-        given: what the user named.
+        foreign: state dict of one of its segmentation models.
+        given: arguments that the user named.
 
     Raises:
-        AtrousError: a backbone that its shapes do not tell.
+        AtrousError: the shapes do not determine the backbone.
     """
     state, left_over = translate(foreign.state, KEYS)
     mobile = "backbone.0.0.weight" in foreign.state
@@ -127,8 +127,8 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     held: dict[str, Any] = {"aspp_conv": True, "separable": False}
     if mobile:
         held |= {"backbone": "mobilenetv3_large_100", "backbone_arguments": {"norm": (1e-3, 0.01)}}
-        # Its auxiliary head reads stride 8 in the middle of the network, where ours reads the stage before the last.
-        left_over += tuple(key for key in foreign.state if key.startswith("aux_classifier.") and _says_something(key))
+        # torchvision's auxiliary head reads features at stride 8; that of atrous reads the stage before the last.
+        left_over += tuple(key for key in foreign.state if key.startswith("aux_classifier.") and _is_weight(key))
         state = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary.")}
     elif "backbone" not in given or _size(foreign.state, "backbone.") in RESNETS:
         held["backbone"] = resnet(foreign.state)
@@ -144,36 +144,36 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
         state=state,
         left_over=left_over,
         preprocessing=normalisation(IMAGENET_MEAN, IMAGENET_STD, stem.shape[1]),
-        # Every published weight is of COCO with VOC's labels (the metadata of DeepLabV3_*_Weights).
+        # All published weights were trained on COCO with VOC's labels (metadata of DeepLabV3_*_Weights).
         **by_number(classifier.shape[0], {"Pascal VOC": VOC_CLASSES}),
     )
 
 
 def resnet(state: Mapping[str, Tensor], prefix: str = "backbone.") -> str:
-    """The name in timm of a ResNet, from its number of blocks and its widths.
+    """Returns timm's name of a ResNet, from its number of blocks and its widths.
 
     Args:
-        state: with torchvision's names.
-        prefix: before its keys.
+        state: state dict with torchvision's names.
+        prefix: prefix of the ResNet's keys.
 
     Raises:
-        AtrousError: a ResNet that is not in `RESNETS`.
+        AtrousError: the ResNet is not in `RESNETS`.
     """
     blocks, width = _size(state, prefix)
     if (blocks, width) not in RESNETS:
         raise AtrousError(
-            f"a ResNet with {blocks} blocks and first filters {width} is none of {', '.join(RESNETS.values())}; "
+            f"the ResNet has {blocks} blocks and first filters {width}, unlike {', '.join(RESNETS.values())}; "
             "name it with backbone=."
         )
     return RESNETS[blocks, width]
 
 
 def _size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, tuple[int, int]]:
-    """The number of blocks, and the shape of the first 3×3 convolution."""
+    """Returns the number of blocks, and the shape of the first 3×3 convolution."""
     blocks = sum(bool(re.fullmatch(rf"{re.escape(prefix)}layer\d\.\d+\.conv2\.weight", key)) for key in state)
     out, per_group = state[f"{prefix}layer1.0.conv2.weight"].shape[:2]
     return blocks, (out, per_group)
 
 
-def _says_something(key: str) -> bool:
+def _is_weight(key: str) -> bool:
     return not key.endswith("num_batches_tracked")

@@ -1,7 +1,7 @@
-"""DeepLabV3 and V3+ of VainF/DeepLabV3Plus-Pytorch, over its ResNets and its MobileNetV2.
+"""Converts DeepLabV3 and V3+ of VainF/DeepLabV3Plus-Pytorch over its ResNets and its MobileNetV2.
 
 Source: network/modeling.py, network/_deeplab.py, network/backbone/{resnet,mobilenetv2}.py, main.py; commit 4e1087d.
-The output stride is not in its files: 16 is what it trains at by default; rates are 6, 12, 18 there and double at 8.
+Its files do not contain the output stride; VainF trains at 16 by default. Rates are 6, 12, 18 at 16 and double at 8.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from atrous.weights.read_checkpoint import Foreign
 #: Blocks in a ResNet's third stage → timm's name.
 RESNETS = {6: "resnet50", 23: "resnet101"}
 
-#: Its networks that are no other library's → a key that they alone have.
+#: Networks that only VainF's code has → a key that only these networks have.
 REFUSED = {"Xception": "backbone.block1.skip.weight", "HRNet": "backbone.transition1.0.0.weight"}
 
-#: The data sets it trains on.
+#: Data set that VainF's code trains on → its classes.
 CLASSES = {"Cityscapes": CITYSCAPES_TRAIN_IDS, "Pascal VOC": VOC_CLASSES}
 
-#: Its block's number, counted through → timm's stage and block.
+#: VainF's consecutive number of a block → timm's stage and block.
 _BLOCKS = blocks_by_stage(MOBILENETV2_STAGES)
-#: Its layers in a block with expansion, and in the first, which has none → timm's.
+#: VainF's layer → timm's, in a block with expansion and in the first block, which has none.
 _INVERTED = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
 _FIRST = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 
@@ -55,7 +55,8 @@ def _block(match: re.Match[str]) -> str:
 #: The ASPP is `classifier.classifier.0` in V3 and `classifier.aspp` in V3+.
 _ASPP = r"classifier\.(?:classifier\.0|aspp)\."
 
-#: Its key → ours, of what both papers share. `body` is a convolution made separable, without a norm in between.
+#: VainF's key → key of atrous, for layers that V3 and V3+ share. `body` is a separable convolution without a norm
+#: between depthwise and pointwise.
 KEYS: Keys = (
     (r"backbone\.(conv1|bn1|layer[1-4])\.", r"backbone.net.\1."),
     (r"backbone\.low_level_features\.0\.0\.", "backbone.net.conv_stem."),
@@ -69,7 +70,7 @@ KEYS: Keys = (
     (rf"{_ASPP}convs\.4\.2\.", "aspp.image_pooling.unit.1."),
     (rf"{_ASPP}project\.([01])\.", r"aspp.project.\1."),
 )
-#: What V3 adds, and V3+.
+#: Keys that only V3 has, and keys that only V3+ has.
 V3_KEYS: Keys = (
     (r"classifier\.classifier\.1\.", "aspp_conv.0."),
     (r"classifier\.classifier\.2\.", "aspp_conv.1."),
@@ -81,7 +82,7 @@ V3_PLUS_KEYS: Keys = (
     (r"classifier\.classifier\.([01])\.", r"decoder.fuse.0.\1."),
     (r"classifier\.classifier\.3\.", "classifier."),
 )
-#: Where convolutions were made separable, the norm comes third; these go first.
+#: Keys of networks with separable convolutions, in which the norm is the third layer. They precede the other patterns.
 SEPARABLE_KEYS: Keys = (
     (rf"{_ASPP}convs\.([123])\.1\.", lambda m: f"aspp.atrous.{int(m[1]) - 1}.2."),
     (r"classifier\.classifier\.1\.", "decoder.fuse.0.2."),
@@ -89,22 +90,22 @@ SEPARABLE_KEYS: Keys = (
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the keys are this project's."""
+    """Checks whether the keys are those of VainF's code."""
     return any(re.match(rf"{_ASPP}convs\.0\.0\.", key) for key in foreign.state)
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """Its checkpoint in our words.
+    """Converts a checkpoint of VainF's code.
 
     Args:
-        foreign: of `deeplabv3_*` or `deeplabv3plus_*` over resnet50, resnet101 or mobilenet.
-        given: arguments of ours that the user named, such as output_stride=8.
+        foreign: checkpoint of `deeplabv3_*` or `deeplabv3plus_*` over resnet50, resnet101 or mobilenet.
+        given: arguments of atrous that the user named, such as output_stride=8.
 
     Returns:
-        A model of 21 classes is taken for one of Pascal VOC, one of 19 for one of Cityscapes.
+        The converted checkpoint. A model with 21 outputs gets the classes of Pascal VOC, with 19 those of Cityscapes.
 
     Raises:
-        AtrousError: another backbone, or keys of another layout.
+        AtrousError: the backbone is another one, or the keys have another layout.
     """
     state = foreign.state
     plus = "classifier.project.0.weight" in state
@@ -112,7 +113,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     paper = V3_PLUS_KEYS if plus else V3_KEYS
     ours, left_over = translate(state, (*(SEPARABLE_KEYS if separable else ()), *KEYS, *paper))
     if "classifier.weight" not in ours:
-        raise AtrousError("no classifier among the keys: not a whole network of VainF's.")
+        raise AtrousError("the keys have no classifier: the file is not a complete network of VainF's.")
     if plus:
         _low_last(ours, separable)
     num_classes = len(ours["classifier.weight"])
@@ -143,12 +144,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of the backbone, whose norms it gives the momentum 0.01 (main.py)."""
+    """Returns the arguments of the backbone; its norms have the momentum 0.01 (main.py)."""
     for name, key in REFUSED.items():
         if key in state:
             raise AtrousError(
-                f"this checkpoint of VainF's is over its own {name}, which atrous has not. Its ResNets and its "
-                "MobileNetV2 can be converted."
+                f"this checkpoint of VainF's uses VainF's own {name}, which atrous does not have. Only VainF's ResNets "
+                "and MobileNetV2 can be converted."
             )
     if "backbone.low_level_features.0.0.weight" in state:
         arguments = {"norm": (1e-5, 0.01), "pad_expansion": True}
@@ -156,17 +157,17 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = sum(bool(re.fullmatch(r"backbone\.layer3\.\d+\.conv3\.weight", key)) for key in state)
     if blocks not in RESNETS:
         raise AtrousError(
-            f"the backbone has {blocks} bottlenecks in its third stage; VainF's ResNets have 6 (ResNet-50) or 23 "
+            f"the backbone has {blocks} bottleneck blocks in its third stage; VainF's ResNets have 6 (ResNet-50) or 23 "
             "(ResNet-101)."
         )
     return {"backbone": RESNETS[blocks], "backbone_arguments": {"norm": (1e-5, 0.01)}}
 
 
 def _low_last(ours: dict[str, Tensor], separable: bool) -> None:
-    """Its decoder concatenates the low-level features first, ours last."""
+    """Moves the low-level features of the decoder to the end: VainF concatenates them first, atrous last."""
     low = len(ours["decoder.reduce.0.weight"])
     mixing = "decoder.fuse.0.1.weight" if separable else "decoder.fuse.0.0.weight"
     ours[mixing] = move_channels(ours[mixing], (1, 0), sizes=(low, ours[mixing].shape[1] - low))
-    if separable:  # a depthwise convolution has these channels as its outputs too
+    if separable:  # the outputs of a depthwise convolution have the same order
         depthwise = ours["decoder.fuse.0.0.weight"]
         ours["decoder.fuse.0.0.weight"] = torch.cat([depthwise[low:], depthwise[:low]])

@@ -1,7 +1,7 @@
-"""VGG-16 trained on ImageNet, as the backbone and LargeFOV of a fresh DeepLabV1 or V2.
+"""Converts a VGG-16 trained on ImageNet into the backbone and LargeFOV of a new DeepLabV1 or V2.
 
 Sources: torchvision/models/vgg.py, version 0.29 (RGB, ImageNet's mean and deviation); Caffe's VGG_ILSVRC_16_layers and
-its like with a reduced fc6, under Caffe's names (BGR, mean alone).
+variants with a reduced fc6, with Caffe's names (BGR, mean only).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from atrous.weights.adapter import IMAGENET_MEAN, IMAGENET_STD, Adapted, Keys, n
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: torchvision's number of each convolution in `features`, under Caffe's names, which are ours.
+#: torchvision's number of a convolution in `features` → Caffe's name, which atrous uses too.
 CONVS = {
     0: "conv1_1",
     2: "conv1_2",
@@ -46,10 +46,10 @@ CAFFE: Keys = (
 )
 KEYS: Keys = (*TORCHVISION, *CAFFE)
 
-#: Caffe's mean of ImageNet, RGB, which it does not divide.
+#: Caffe's mean of ImageNet in RGB order; Caffe does not divide by a deviation.
 CAFFE_MEAN, CAFFE_STD = (123.68, 116.779, 103.939), (1.0, 1.0, 1.0)
 
-#: Where each architecture has fc6 and fc7.
+#: Architecture → prefixes of its fc6 and fc7.
 HEADS = {
     "deeplabv1": ("head.",),
     "deeplabv2": tuple(f"aspp.branches.{index}." for index in range(4)),
@@ -57,7 +57,7 @@ HEADS = {
 
 
 def recognises(foreign: Foreign) -> bool:
-    """Whether the thirteen convolutions are there, without batch norms, and no more."""
+    """Checks whether the file has exactly the thirteen convolutions of VGG-16, without batch norms."""
     keys = set(foreign.state)
     torchvision = {f"features.{number}.weight" for number in CONVS}
     others = {key for key in keys if key.startswith("features.") and key.endswith(".weight")} - torchvision
@@ -66,23 +66,25 @@ def recognises(foreign: Foreign) -> bool:
 
 
 def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
-    """A fresh DeepLabV1, or what is given, over VGG-16.
+    """Creates a new DeepLabV1 (or another architecture) with the weights of VGG-16.
 
-    fc6 (4096 filters of 7×7) is thinned to the width of ours and to 3×3, fc7 likewise, as the paper does for
-    DeepLab-LargeFOV (arXiv:1412.7062 §3.2). It does not say which filters are kept; here it is every fourth, at every
-    third pixel. A file whose fc6 is thinned already is taken as it is.
+    fc6 (4096 filters of 7×7) and fc7 are subsampled to the width of the model, and fc6 to 3×3, as the paper does for
+    DeepLab-LargeFOV (arXiv:1412.7062 §3.2). The paper does not state which filters it keeps; atrous keeps every fourth
+    filter and every third pixel. An fc6 that is already subsampled is not changed.
 
     Args:
-        foreign: the state dict of VGG-16, or of a .caffemodel.
-        given: architecture is deeplabv1 if not named.
+        foreign: state dict of VGG-16, or content of a .caffemodel.
+        given: arguments that the user named; the default of `architecture` is deeplabv1.
 
     Raises:
-        AtrousError: another backbone is given.
+        AtrousError: the user named another backbone.
     """
     architecture = given.get("architecture", "deeplabv1")
     state, left_over = translate(foreign.state, KEYS)
     held: dict[str, Any] = {"backbone": "vgg16"}
-    if state["backbone.net.conv1_1.weight"].shape[1] != 3:  # filters of colours become those of other pictures
+    if (
+        state["backbone.net.conv1_1.weight"].shape[1] != 3
+    ):  # the file's filters are for another number of channels than RGB
         held["in_channels"] = state["backbone.net.conv1_1.weight"].shape[1]
     arguments = merged({}, held, given, foreign.name)
     with torch.device("meta"):
@@ -114,12 +116,12 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
 
 def _thinned(tensor: Tensor, ours: Tensor) -> Tensor:
-    """Every n-th filter, input and pixel, so that the shape is ours."""
-    if tensor.ndim == 2:  # fully connected: of 512 maps of 7×7, or of 4096 values
+    """Keeps every n-th filter, input and pixel, so that the weights get the shape of the model's."""
+    if tensor.ndim == 2:  # fully connected: inputs are 512 maps of 7×7, or 4096 values
         side = 7 if tensor.shape[1] == 512 * 49 else 1
         tensor = tensor.reshape(tensor.shape[0], -1, side, side)
     if tensor.ndim != ours.ndim or any(there < here for there, here in zip(tensor.shape, ours.shape, strict=True)):
-        return tensor  # cannot be thinned to ours; the comparison of shapes says so
+        return tensor  # cannot be subsampled; the later comparison of shapes reports it
     for dim, size in enumerate(ours.shape):
         # 7 pixels to 3: the first, middle and last; 4096 filters to 1024: every fourth.
         step = max(1, (tensor.shape[dim] - 1) // (size - 1)) if dim > 1 and size > 1 else tensor.shape[dim] // size

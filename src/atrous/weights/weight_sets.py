@@ -1,9 +1,9 @@
-"""Which of a checkpoint's sets of weights is converted, where in it the network lies, and what is beside.
+"""Chooses the set of weights in a checkpoint that is converted, and lists what else the checkpoint contains.
 
-A network may lie under any name (Lightning's attribute, a teacher's, an average's), with wrappers' words anywhere in
-its keys, and with losses, counters and other networks beside it. One rule for all sources: a set is whole if a source
-recognises it under some beginning of its keys. Of several the first is taken that is not named as an average or as a
-teacher.
+A network may have any name as prefix (an attribute of Lightning, a teacher, an average). Words of wrappers may be
+anywhere in its keys, and the file may also contain losses, counters and other networks. One rule holds for all sources:
+a set is complete if a source recognises it after removal of some prefix. Of several complete sets, the first is
+converted whose name is not that of an average or a teacher.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from atrous.weights import detect_source
 from atrous.weights.adapter import COUNT, LAYER_LEAVES, some
 from atrous.weights.read_checkpoint import Foreign, single
 
-#: Sources whose files hold a backbone alone, which every network has in it: they count where no whole network is.
+#: Sources whose files contain only a backbone. Every network also contains a backbone, so these sources count only if
+#: the file has no complete network.
 BACKBONES = frozenset({"timm-backbone", "vgg16"})
 
-#: How deep in its keys a network is looked for, in names before its own.
+#: Highest number of names in a prefix under which a network is searched.
 DEPTH = 4
 
-#: Names of copies of the trained weights, and of networks that teach the one that was trained.
+#: Names of copies of the trained weights, and of teacher networks.
 COPIES = re.compile(
     r"EMA|SWA|(?<![A-Za-z])(ema|swa|avg|mean|old|prev|best|init)(?![A-Za-z])|[Aa]verag|shadow|polyak|teacher|target|"
     r"momentum|slow|frozen",
 )
 
-#: What TensorFlow adds to the name of a variable for its average.
+#: Suffix of TensorFlow's name for the average of a variable.
 AVERAGE = "ExponentialMovingAverage"
 
-#: Counts that say nothing of the weights.
+#: Counters that are not reported as left over.
 SILENT = (COUNT, "n_averaged")
 
 
@@ -44,10 +45,10 @@ class Chosen:
     """The set that is converted.
 
     Args:
-        foreign: the file with that set alone, under the source's own names.
-        keys: those names → as they are in the file.
-        beside: what else the file holds, as it is named there; another whole set as `NAME.*`.
-        notes: what to tell the user: which other sets there are.
+        foreign: content of the file with only that set, by the source's own names.
+        keys: source's name → key in the file.
+        beside: keys of all other tensors in the file; another complete set is given as `NAME.*`.
+        notes: notes for the user on the other sets.
     """
 
     foreign: Foreign
@@ -58,7 +59,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Network:
-    """A set of weights that sources recognise: its place, tensors, keys in the file, and whose it may be."""
+    """A set of weights that sources recognise: its path, tensors, keys in the file, and the sources."""
 
     path: str
     word: str
@@ -69,7 +70,7 @@ class _Network:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it may be called, the shortest first."""
+        """Its possible names, the shortest first."""
         parts = [part for part in (self.path, self.word, self.prefix.rstrip("./")) if part]
         return tuple(dict.fromkeys((*reversed(parts), ".".join(parts)))) if parts else ()
 
@@ -78,15 +79,15 @@ def choose(foreign: Foreign, source: str | None = None, weights: str | None = No
     """Finds the network in a file.
 
     Args:
-        foreign: the file.
-        source: whose weights they are, if the user said so.
-        weights: the set's name, if the user said so.
+        foreign: content of the file.
+        source: name of the source, if the user named it.
+        weights: name of the set, if the user named it.
 
     Returns:
-        The set, or the file as it stands where no source recognises any.
+        The set, or the unchanged file if no source recognises any set.
 
     Raises:
-        AtrousError: no set of that name; says which there are.
+        AtrousError: the file has no set of that name; the message lists the sets.
     """
     found = _networks(foreign)
     whole = [network for network in found if network.recognised_by - BACKBONES]
@@ -105,7 +106,7 @@ def choose(foreign: Foreign, source: str | None = None, weights: str | None = No
     if len(found) > 1 and weights is None:
         notes.append(
             f"The file holds {len(found)} sets of weights: {some(titles)}. Taken: {titles[taken]}, the first that is "
-            "not named as an average or a teacher; --weights NAME takes another."
+            "not named as an average or a teacher. To take another set: --weights NAME."
         )
     elif len(found) > 1:
         others = [title for index, title in enumerate(titles) if index != taken]
@@ -121,7 +122,7 @@ def choose(foreign: Foreign, source: str | None = None, weights: str | None = No
 
 
 def _networks(foreign: Foreign) -> list[_Network]:
-    """Every whole set, in the order of the file."""
+    """Lists every complete set, in the order of the file."""
     found = []
     for path, held in foreign.sets.items():
         for word, keys in _by_wrappers(held).items():
@@ -143,9 +144,9 @@ def _networks(foreign: Foreign) -> list[_Network]:
 
 
 def _by_wrappers(held: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
-    """Keys without wrappers' words → keys as they are; several sets where the words alone tell weights apart.
+    """Maps keys without wrappers' words to keys in the file; several sets if keys differ only in these words.
 
-    TensorFlow's averages are a set, in which variables that are not averaged are as they are.
+    TensorFlow's averages are a set of their own, completed with the variables that have no average.
     """
     averages = {without_wrappers(key.removesuffix(f"/{AVERAGE}")): key for key in held if key.endswith(f"/{AVERAGE}")}
     if averages:
@@ -163,7 +164,7 @@ def _by_wrappers(held: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
 
 
 def _prefixes(state: Mapping[str, Tensor], prefix: str = "", depth: int = DEPTH) -> Iterator[str]:
-    """The shortest beginnings of keys under which some source recognises the rest."""
+    """Yields the shortest prefixes of keys after whose removal a source recognises the set."""
     inside = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     if detect_source.recognising(Foreign(inside)):
         yield prefix
@@ -179,14 +180,14 @@ def _prefixes(state: Mapping[str, Tensor], prefix: str = "", depth: int = DEPTH)
 
 
 def _stands_alone(network: _Network, found: list[_Network], foreign: Foreign) -> bool:
-    """Whether a backbone is all there is: no convolution beside it but those of other backbones."""
+    """Checks whether all convolutions in a file belong to backbones."""
     known = {key for other in found if other.path == network.path for key in other.keys.values()}
     held = foreign.sets.get(network.path, {})
     return not any(tensor.ndim > 2 for key, tensor in held.items() if key not in known)
 
 
 def _titles(found: list[_Network]) -> list[str]:
-    """The shortest name of each that no other has."""
+    """Returns the shortest unique name of each set."""
     every = [name for network in found for name in network.names]
     return [
         next((name for name in network.names if every.count(name) == 1), network.names[-1] if network.names else "main")
@@ -195,7 +196,7 @@ def _titles(found: list[_Network]) -> list[str]:
 
 
 def _taken(found: list[_Network], titles: list[str], weights: str | None) -> int:
-    """Which of them."""
+    """Returns the index of the set that is converted."""
     if weights is None:
         plain = (index for index, title in enumerate(titles) if not COPIES.search(title))
         return next(plain, 0)
@@ -210,7 +211,7 @@ def _taken(found: list[_Network], titles: list[str], weights: str | None) -> int
 
 
 def _without_counters(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights, and the keys of single numbers that profilers, quantisers and others keep in a network's parts."""
+    """Separates the weights from single numbers that profilers and quantisers store; returns the keys of the latter."""
     kept, counters = {}, []
     for key, tensor in state.items():
         if tensor.numel() > 1 or re.split(r"[./]", key)[-1] in (*LAYER_LEAVES, COUNT):
@@ -221,7 +222,7 @@ def _without_counters(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list
 
 
 def _beside(foreign: Foreign, found: list[_Network], titles: list[str], taken: int) -> tuple[str, ...]:
-    """Names of what is not converted: each other whole set in one, and each tensor beside the networks."""
+    """Returns the names of other complete sets (`NAME.*`) and the keys of tensors outside the networks."""
     beside = [f"{title}.*" for index, title in enumerate(titles) if index != taken]
     for path, held in foreign.sets.items():
         known = {key for network in found if network.path == path for key in network.keys.values()}

@@ -109,7 +109,8 @@ def test_a_file_of_each_is_named(tmp_path):
     root = dataset(tmp_path, [3, 5, 3], [3])
     (told,) = [f.message for f in examine(root).errors]
     assert "images/train0.tif" in told and "images/train1.tif" in told
-    with pytest.raises(AtrousError, match=r"train0\.tif: .* 3 channels, and the model takes 5 .*model\.in_channels.*train1\.tif has"):
+    named = r"train0\.tif: .* 3 channels, and the model takes 5 .*model\.in_channels.*train1\.tif has"
+    with pytest.raises(AtrousError, match=named):
         open_training_data(recipe_for(root, 5, check=True), current_group())
 
 

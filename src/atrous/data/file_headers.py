@@ -123,8 +123,8 @@ def notes_on_white_is_zero(files: Mapping[Path, bool | None], what: str) -> Iter
         yield Note(
             "mixed_white_is_zero",
             f"In {_counted(len(white), what)} of {len(files)}, 0 is white (WhiteIsZero). In others, such as "
-            f"{black.name}, 0 is black. The stored numbers are read unchanged, so the same shade may have different numbers: convert "
-            "all files to the same photometric interpretation.",
+            f"{black.name}, 0 is black. The stored numbers are read unchanged, so the same shade may have different "
+            "numbers: convert all files to the same photometric interpretation.",
             tuple(white),
         )
 

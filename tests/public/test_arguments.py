@@ -42,7 +42,7 @@ def test_unknown_and_missing_arguments_are_said_with_the_nearest_name(table, nam
         function(**arguments, **{f"{first}x": 1})
     assert isinstance(raised.value, AtrousError)
     assert isinstance(raised.value, TypeError)
-    with pytest.raises(WrongArguments, match=r"no argument '0815'\. There are: "):
+    with pytest.raises(WrongArguments, match=r"no argument '0815'\. Allowed: "):
         function(**arguments, **{"0815": 1})
     parameters = inspect.signature(function).parameters.values()
     needed = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
@@ -184,7 +184,7 @@ def test_a_list_that_holds_itself_is_refused(model):
     for _ in range(100):
         deep = [deep]
     for value in (loop, deep, {"x": loop}):
-        with pytest.raises(AtrousError, match="provenance is a list that holds itself, or is nested too deep"):
+        with pytest.raises(AtrousError, match="provenance is a list that contains itself, or is nested too deep"):
             replace(model.info, provenance=value)
 
 

@@ -182,10 +182,10 @@ def test_inputs_are_never_overwritten(tmp_path):
         atrous.convert(path, out=tmp_path / "link.safetensors")
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(1)}, other)
-    with pytest.raises(AtrousError, match="exists and is no model file of atrous"):
+    with pytest.raises(AtrousError, match="exists and is not a model file of atrous"):
         atrous.convert(path, out=other)
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(AtrousError, match="exists and is no model file of atrous"):
+    with pytest.raises(AtrousError, match="exists and is not a model file of atrous"):
         atrous.convert(path, out=tmp_path / "folder.safetensors")
     assert path.read_bytes() == before
 

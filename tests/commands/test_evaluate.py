@@ -336,7 +336,7 @@ def test_given_settings_are_saved_too(model, shapes, tmp_path):
         (["--save-crf", "a.safetensors"], "--save-crf saves what --crf or --crf-search gives"),
         (["--crf", "deeplabv1", "--save-crf", "a.pth"], "a model file's name ends in .safetensors"),
         (["--crf", "deeplabv1", "--save-crf", "MODEL"], "the model itself; give another name"),
-        (["--crf", "deeplabv1", "--save-crf", "OTHER"], "exists and is no model file of atrous"),
+        (["--crf", "deeplabv1", "--save-crf", "OTHER"], "exists and is not a model file of atrous"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -150,7 +150,8 @@ def _identities(path: Path) -> Iterator[object]:
 def _check_place(output: Output) -> None:
     if output.path.is_dir():
         raise AtrousError(
-            f"{output.path} exists and is a folder, not {_with_article(output.kind)} of atrous. Choose another --{output.flag}."
+            f"{output.path} exists and is a folder, not {_with_article(output.kind)} of atrous. "
+            f"Choose another --{output.flag}."
         )
     above = Path(os.path.realpath(output.path)).parent  # the folder of the temporary file
     while not above.exists() and above != above.parent:
@@ -203,8 +204,8 @@ def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:
     first = foreign[0]
     if first.folder is None:
         return AtrousError(
-            f"{first.path} exists and is not {_with_article(first.kind)} of atrous; give another name for {first.flag}, "
-            "or --overwrite to replace it."
+            f"{first.path} exists and is not {_with_article(first.kind)} of atrous; give another name for "
+            f"{first.flag}, or --overwrite to replace it."
         )
     names = [str(each.path.relative_to(first.folder)) for each in foreign if each.folder == first.folder]
     return files_of_others(verb, first.flag, first.folder, names)

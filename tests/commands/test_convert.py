@@ -134,7 +134,7 @@ def test_overrides_reach_the_model():
         ),
         (["--output-stride", "12"], "output_stride must be 8, 16 or 32, got 12"),
         (["--sorce", "smp"], "unknown flag '--sorce'. Did you mean '--source'?"),
-        (["--out", "model.pth"], "a model file's name ends in .safetensors"),
+        (["--out", "model.pth"], "the name of a model file must end in .safetensors"),
         (["--source", "kazuto1011"], "foreign.pth is not kazuto1011's: its keys are those of torchvision"),
         (["--source", "huggingface"], "foreign.pth is not huggingface's: its keys are those of torchvision"),
         (["--source", "tensorflow"], "foreign.pth is not tensorflow's: its keys are those of torchvision"),

@@ -350,7 +350,7 @@ def test_a_stream_is_written_to_directly(run, tmp_path, capfd):
 def test_a_foreign_safetensors_file_is_no_model_of_ours(model, place, capsys):
     save_file({"w": torch.ones(2)}, place / "theirs.safetensors")
     words = ["evaluate", "model.safetensors", "data", "--crf", "deeplabv1", "--save-crf", "theirs.safetensors"]
-    assert "no model file of atrous" in refused_and_unchanged(words, place, capsys)
+    assert "not a model file of atrous" in refused_and_unchanged(words, place, capsys)
 
 
 @pytest.mark.needs("links")

@@ -421,7 +421,7 @@ def test_saving_a_mask_replaces_our_masks_and_nothing_else(small, tmp_path):
     changed.save(mask)
     before = {file: file.read_bytes() for file in (picture, mask)}
     for file in (picture, mask):
-        with pytest.raises(AtrousError, match=r"no mask of atrous, so it is not replaced; .*overwrite=True"):
+        with pytest.raises(AtrousError, match=r"not a mask of atrous, so it is not replaced; .*overwrite=True"):
             prediction.save(file)
     assert {file: file.read_bytes() for file in (picture, mask)} == before
     prediction.save(mask, overwrite=True)

@@ -212,7 +212,7 @@ def test_a_missing_checksum_is_no_way_around_it(path, original):
 @pytest.mark.parametrize("length", [0, 1, 2**24 + 1, 2**31, 2**63, 2**64 - 1])
 def test_impossible_header_lengths_allocate_nothing(path, original, length):
     path.write_bytes(struct.pack("<Q", length) + original[8:])
-    with pytest.raises(AtrousError, match="not a model file|no model file at"):
+    with pytest.raises(AtrousError, match=r"not a model file|no model file at"):
         load(path)
 
 
@@ -271,7 +271,7 @@ def test_what_is_no_model_file_is_refused_and_never_run(tmp_path, kind):
         case "folder":
             path.mkdir()
     for read in (load, read_info, atrous.Segmenter):
-        with pytest.raises(AtrousError, match="not a model file|no model file at"):
+        with pytest.raises(AtrousError, match=r"not a model file|no model file at"):
             read(path)
     assert not mark.exists()
 

@@ -135,7 +135,7 @@ def without_part(net):
 
 REFUSED = {
     "replaced head": (replaced_head, "'classifier.bias' has the shape|'classifier.weight' has the shape"),
-    "further part": (with_buffer, "does not speak of: 'counter'"),
+    "further part": (with_buffer, "not in the network of its record: 'counter'"),
     "part taken out": (without_part, "lacks weights: 'decoder"),
     "NaN": (filled("classifier.weight", float("nan")), "'classifier.weight' has values that are not finite"),
     "infinite": (filled("backbone.net.bn1.running_var", float("inf")), "running_var' has values that are not finite"),

@@ -82,7 +82,7 @@ class _Key(str):
 
 def test_one_key_twice_among_thousands_is_found_in_one_pass():
     pairs = [(_Key(index), 0) for index in range(2000)]
-    with pytest.raises(ValueError, match="'1999' stands twice"):
+    with pytest.raises(ValueError, match="'1999' occurs twice"):
         _object([*pairs, (_Key(1999), 0)])
     assert _Key.compared < 20_000
 

@@ -119,7 +119,7 @@ def test_texts_and_numpys_numbers_are_taken_for_paths_and_numbers(model, tmp_pat
     Image.new("RGB", (48, 40)).save(tmp_path / "x.png")
     written = atrous.predict(str(tmp_path / "m.safetensors"), str(tmp_path / "x.png"), out="masks", scales=np.ones(1))  # type: ignore[arg-type]
     assert [path.name for path in written] == ["x.png"]
-    with pytest.raises(AtrousError, match=r"predict: out is empty; the current folder is '\.'"):
+    with pytest.raises(AtrousError, match=r"predict: out is empty; give '\.' for the current folder"):
         atrous.predict("m.safetensors", ["x.png"], out="")  # type: ignore[arg-type,list-item]
 
 

@@ -226,7 +226,7 @@ def error_map(picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: 
 
 
 def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
-    """Shrinks a picture (H×W×3, Lanczos) or a mask (H×W, nearest neighbour) so that its longer side is at most `side`."""
+    """Shrinks a picture (H×W×3, Lanczos) or a mask (H×W, nearest neighbour) to a longer side of at most `side` px."""
     height, width = array.shape[:2]
     scale = min(1.0, side / max(height, width))
     if scale == 1.0:

@@ -94,7 +94,7 @@ def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
     try:
         return dict(value)
     except Exception as error:  # raised by the mapping's own code
-        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
+        raise AtrousError(f"{name} cannot be read: its type {kind_of(value)} raises an error.") from error
 
 
 def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
@@ -114,7 +114,7 @@ def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
     except AtrousError:
         raise
     except Exception as error:  # raised by the value's own code
-        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
+        raise AtrousError(f"{name} cannot be read: its type {kind_of(value)} raises an error.") from error
     if type(value) in (list, tuple, set, frozenset, dict):
         if id(value) in above or len(above) >= DEEPEST:
             raise AtrousError(f"{name} is a {type(value).__name__} that contains itself, or is nested too deep.")

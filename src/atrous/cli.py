@@ -252,9 +252,7 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, O
         restore_config(Path(resumed))
         words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
-        recorded = asdict(
-            read_recipe(words[0])
-        )  # read here: its messages are clearer than the parser's
+        recorded = asdict(read_recipe(words[0]))  # its messages are clearer than the parser's
         # as JSON in ASCII, because the parser reads files in the encoding of the locale
         words = ["--config", json.dumps(recorded), *words[1:]]
     _check_flags(parser, words)

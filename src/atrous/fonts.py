@@ -314,7 +314,7 @@ def _font(path: str | None, size: int) -> ImageFont.FreeTypeFont:
     for one in (size, *BITMAP_SIZES):
         with suppress(OSError):
             return ImageFont.truetype(path, one)
-    raise OSError(f"{path} has none of the sizes that are tried, or is no font")
+    raise OSError(f"{path} has none of the tried sizes, or is not a font")
 
 
 @lru_cache(maxsize=1)

@@ -83,8 +83,8 @@ def _opened(
     if name is None:
         found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
         pngs = (path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern)))
-        if told := single_labels_note(pngs) or label_export_told(root):
-            raise AtrousError(told)
+        if message := single_labels_note(pngs) or label_export_told(root):
+            raise AtrousError(message)
         marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
         raise AtrousError(
             f"{root}: no known dataset layout; the folder contains {found}. {marks}. "
@@ -93,8 +93,8 @@ def _opened(
     try:
         dataset = LAYOUTS[name].read(root, classes)
     except NoPicturesError as error:
-        if told := label_export_told(root):
-            raise AtrousError(told) from error
+        if message := label_export_told(root):
+            raise AtrousError(message) from error
         raise
     dataset = _with_inputs(_grouped(dataset, groups, root), inputs)
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
@@ -121,11 +121,11 @@ def _grouped(dataset: Dataset, pattern: str | None, root: Path) -> Dataset:
     unlisted = with_groups(dataset.unlisted)
     if unlisted and groups.source != "layout":
         own = {item.image for item in unlisted}
-        told = {name: items for name, items in splits.items() if not any(item.image in own for item in items)}
+        listed = {name: items for name, items in splits.items() if not any(item.image in own for item in items)}
         parts, note = seeded_split(unlisted)
-        if "test" in parts and "test" in told:
+        if "test" in parts and "test" in listed:
             parts["train"] += parts["test"]
-        splits = {**parts, **told}
+        splits = {**parts, **listed}
         _, before = seeded_split(dataset.unlisted)
-        notes = tuple(note if said == before else said for said in notes)
+        notes = tuple(note if old == before else old for old in notes)
     return replace(dataset, splits=splits, notes=notes, unlisted=unlisted, groups_from=groups.source)

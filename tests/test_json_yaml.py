@@ -55,12 +55,12 @@ YAML = {
 
 @pytest.mark.parametrize("text", JSON.values(), ids=JSON)
 def test_bad_json_is_one_error(text, tmp_path):
-    with pytest.raises(AtrousError, match=r"^it is no JSON"):
+    with pytest.raises(AtrousError, match=r"^it cannot be read as JSON"):
         parse_json(text, "it")
-    with pytest.raises(AtrousError, match=r"^it is no JSON"):
+    with pytest.raises(AtrousError, match=r"^it cannot be read as JSON"):
         parse_json(text.encode(), "it")
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(AtrousError, match=r"x\.json is no JSON"):
+    with pytest.raises(AtrousError, match=r"x\.json cannot be read as JSON"):
         read_json(tmp_path / "x.json")
 
 

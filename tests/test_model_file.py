@@ -288,7 +288,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(path, original, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(*((os, "fsync", full) if failing == "fsync" else (Path, "replace", full)))
-    with pytest.raises(AtrousError, match=r"No space left on device.*untouched"):
+    with pytest.raises(AtrousError, match=r"No space left on device.*unchanged"):
         save(make(num_classes=2), path)
     monkeypatch.undo()
     assert path.read_bytes() == original

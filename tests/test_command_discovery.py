@@ -139,7 +139,10 @@ def test_a_verb_of_a_group_runs(package, words, printed, code, capsys):
         ("serve", "unknown verb 'serve'."),
         ("federate --sites 3", "atrous federate needs a verb first, got --sites: join, keys, serve."),
         ("federate serve m --site 3", "unknown flag '--site'. Did you mean '--sites'? (`atrous federate serve --help`"),
-        ("federate serve m --sites x", "--sites must be a whole number, got x. (`atrous federate serve --help` explains)"),
+        (
+            "federate serve m --sites x",
+            "--sites must be a whole number, got x. (`atrous federate serve --help` explains)",
+        ),
     ],
 )
 def test_misspelt_words_name_the_nearest(package, words, message, capsys):

@@ -258,7 +258,9 @@ def test_a_segmenter_fetches_a_url(model, server, photos, memory):
         assert np.array_equal(segmenter(url).mask, expected)
     with pytest.raises(AtrousError, match=r"/absent\.png\?…: the server answers 404"):
         segmenter(f"{server.url}/absent.png?token=secret")
-    with pytest.raises(AtrousError, match=r"a picture is https://host/a\.png as a Path, which loses one of two slashes"):
+    with pytest.raises(
+        AtrousError, match=r"a picture is https://host/a\.png as a Path, which loses one of two slashes"
+    ):
         segmenter(Path("https://host/a.png"))
     with pytest.raises(AtrousError, match=r"model is a URL, https://host/m\.safetensors, but only paths"):
         Segmenter("https://me:secret@host/m.safetensors")

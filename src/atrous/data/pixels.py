@@ -258,7 +258,7 @@ def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | Non
     if stored.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32):
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if stored.dtype.kind not in "iuf":
-        raise AtrousError(f"{name}: holds {stored.dtype} values; convert them to uint8, uint16 or float32.")
+        raise AtrousError(f"{name}: holds {stored.dtype} values; store magnitudes as uint8, uint16 or float32.")
     with np.errstate(over="ignore"):
         converted = stored.astype(np.float32)
     if stored.dtype.kind == "f":

@@ -99,5 +99,5 @@ def test_a_path_that_the_locale_cannot_name_is_said(call):
 
 
 def test_half_a_letter_in_a_path_is_said():
-    with pytest.raises(AtrousError, match="no text"):
+    with pytest.raises(AtrousError, match="not valid text"):
         atrous.doctor("\ud800")

@@ -111,7 +111,7 @@ def test_too_little_memory_is_recognised_as_such_and_names_no_function(error):
     ("error", "said"),
     [
         (UnicodeEncodeError("ascii", "/tmp/straße", 9, 10, "ordinal not in range"), "PYTHONUTF8=1"),
-        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "no text"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), "not valid text"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "invalid start byte"),
     ],
 )

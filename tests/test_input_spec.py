@@ -23,18 +23,18 @@ DEPTH = Input((7.0,), (8.0,), name="depth", dtype="uint16", unit="mm", missing=(
         ({"name": 3}, "name of an input"),
         ({"dtype": "int8"}, "dtype must be one of uint8, uint16, float32, got 'int8'"),
         ({"pages": "all"}, "pages must be one of"),
-        ({"bands": ("red",)}, "bands must be one per channel, 3, got 1"),
-        ({"bands": (1, 2, 3)}, "bands must be names"),
-        ({"wavelengths": (490.0,)}, "wavelengths must be one per channel"),
+        ({"bands": ("red",)}, "bands must have one value per channel, 3, got 1"),
+        ({"bands": (1, 2, 3)}, "bands must be a list of names"),
+        ({"wavelengths": (490.0,)}, "wavelengths must have one value per channel"),
         ({"wavelengths": ("490",) * 3}, "a tuple of numbers"),
         ({"missing": 0}, "missing must be a tuple of numbers"),
         ({"colors": 2}, "colors must be 0, 1 or 3"),
         ({"unit": 1}, "unit must be a text"),
-        ({"normalize": "window"}, "window is for normalize='window' and needed there"),
-        ({"window": (0.0, 1.0)}, "window is for normalize='window'"),
+        ({"normalize": "window"}, "window must be given with normalize='window', and only then"),
+        ({"window": (0.0, 1.0)}, "window must be given with normalize='window'"),
         ({"normalize": "window", "window": (1.0, 1.0)}, "the lower first"),
         ({"normalize": "window", "window": (0.0, float("inf"))}, "two finite numbers"),
-        ({"normalize": "per_image"}, "float32 with mean 0 and std 1"),
+        ({"normalize": "per_image"}, "needs dtype='float32', mean 0 and std 1"),
     ],
 )
 def test_what_no_input_can_be(changed, message):
@@ -43,7 +43,7 @@ def test_what_no_input_can_be(changed, message):
 
 
 def test_more_colors_than_channels_are_refused():
-    with pytest.raises(AtrousError, match="at most the channels"):
+    with pytest.raises(AtrousError, match="at most the number of channels"):
         Input((0.0,), (1.0,), colors=3)
 
 

@@ -55,12 +55,12 @@ YAML = {
 
 @pytest.mark.parametrize("text", JSON.values(), ids=JSON)
 def test_bad_json_is_one_error(text, tmp_path):
-    with pytest.raises(AtrousError, match=r"^it is no JSON"):
+    with pytest.raises(AtrousError, match=r"^it cannot be read as JSON"):
         parse_json(text, "it")
-    with pytest.raises(AtrousError, match=r"^it is no JSON"):
+    with pytest.raises(AtrousError, match=r"^it cannot be read as JSON"):
         parse_json(text.encode(), "it")
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(AtrousError, match=r"x\.json is no JSON"):
+    with pytest.raises(AtrousError, match=r"x\.json cannot be read as JSON"):
         read_json(tmp_path / "x.json")
 
 
@@ -82,7 +82,7 @@ class _Key(str):
 
 def test_one_key_twice_among_thousands_is_found_in_one_pass():
     pairs = [(_Key(index), 0) for index in range(2000)]
-    with pytest.raises(ValueError, match="'1999' stands twice"):
+    with pytest.raises(ValueError, match="'1999' occurs twice"):
         _object([*pairs, (_Key(1999), 0)])
     assert _Key.compared < 20_000
 

@@ -124,7 +124,7 @@ def test_it_is_a_plain_safetensors_file(path, model):
 def test_truncated(path, original, share):
     length = len(original) - 1 if share == "one byte less" else int(len(original) * share) or 5 * (share > 0)
     path.write_bytes(original[:length])
-    with pytest.raises(AtrousError, match=r"no model file|truncated or damaged"):
+    with pytest.raises(AtrousError, match=r"not a model file|truncated or damaged"):
         load(path)
 
 
@@ -212,7 +212,7 @@ def test_a_missing_checksum_is_no_way_around_it(path, original):
 @pytest.mark.parametrize("length", [0, 1, 2**24 + 1, 2**31, 2**63, 2**64 - 1])
 def test_impossible_header_lengths_allocate_nothing(path, original, length):
     path.write_bytes(struct.pack("<Q", length) + original[8:])
-    with pytest.raises(AtrousError, match="no model file"):
+    with pytest.raises(AtrousError, match=r"not a model file|no model file at"):
         load(path)
 
 
@@ -271,7 +271,7 @@ def test_what_is_no_model_file_is_refused_and_never_run(tmp_path, kind):
         case "folder":
             path.mkdir()
     for read in (load, read_info, atrous.Segmenter):
-        with pytest.raises(AtrousError, match="no model file"):
+        with pytest.raises(AtrousError, match=r"not a model file|no model file at"):
             read(path)
     assert not mark.exists()
 
@@ -288,7 +288,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(path, original, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(*((os, "fsync", full) if failing == "fsync" else (Path, "replace", full)))
-    with pytest.raises(AtrousError, match=r"No space left on device.*untouched"):
+    with pytest.raises(AtrousError, match=r"No space left on device.*unchanged"):
         save(make(num_classes=2), path)
     monkeypatch.undo()
     assert path.read_bytes() == original
@@ -320,7 +320,7 @@ def test_saving_replaces_model_files_and_nothing_else(tmp_path):
         save(model, own)
     save(model, own, half=True)
     for file in (others, text):
-        with pytest.raises(AtrousError, match=r"no model file of atrous, so it is not replaced; .*overwrite=True"):
+        with pytest.raises(AtrousError, match=r"not a model file of atrous, so it is not replaced; .*overwrite=True"):
             save(model, file)
     with pytest.raises(AtrousError, match="is a folder"):
         save(model, tmp_path)

@@ -1,6 +1,6 @@
-"""The DeepLab family as one system for semantic segmentation.
+"""Semantic segmentation with the DeepLab models: training, evaluation, prediction, export and serving.
 
-Names are imported on first use, so `import atrous` costs nothing and does not import torch.
+Names are imported on first use, so `import atrous` is fast and does not import torch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from atrous.model_file import save as save
     from atrous.serving.client import Client as Client
 
-# Says nothing unless a program that imports this asks for it; see atrous.logger.
+# No output unless the importing program adds a handler; see atrous.logger.
 logging.getLogger("atrous").addHandler(logging.NullHandler())
 
 _HOME = {

@@ -1,4 +1,4 @@
-"""`python -m atrous` is `atrous`."""
+"""Runs the command line for `python -m atrous`."""
 
 from atrous.cli import main
 

@@ -15,26 +15,27 @@ from atrous.errors import AtrousError
 
 #: The end of a temporary file's name; `.NAME.RANDOM.atrous-part` stands for NAME.
 SUFFIX = ".atrous-part"
-#: Longest part of a file's name, in characters, that a temporary name repeats: file systems allow 255 bytes.
+#: Number of characters of the final name that a temporary name repeats; file systems allow names of 255 bytes.
 MOST_OF_NAME = 50
 
 
 @contextmanager
 def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
-    """A temporary path to write to, which takes the place of `path` when the context ends without an error.
+    """Gives a temporary path to write to, and renames it to `path` if the context ends without an error.
 
-    After an error the temporary file is removed, and what was at `path` is untouched. A symbolic link keeps being
-    one: its target is replaced. A new file gets the permissions that the umask allows, an old one keeps its own.
+    After an error, the temporary file is removed, and an existing file at `path` is unchanged. A symbolic link remains:
+    its target is replaced. A new file gets the permissions that the umask allows; a replaced file keeps its
+    permissions.
 
     Args:
-        path: the file to write; its folder is made. A device or a pipe is written to directly.
-        sync: force the content onto the disk before the rename.
+        path: the file to write; its folder is created if missing. A device or a pipe is written to directly.
+        sync: whether the content is flushed to the disk before the rename.
 
     Yields:
-        An existing, empty file in the same folder.
+        The path of an existing, empty file in the same folder.
 
     Raises:
-        AtrousError: the folder cannot be made or written.
+        AtrousError: the folder cannot be created or is not writable.
         OSError: the disk is full.
     """
     path = Path(path)
@@ -50,7 +51,7 @@ def atomic_path(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     try:
         yield part
         if sync:
-            with part.open("r+b") as content:  # Windows flushes only what may be written
+            with part.open("r+b") as content:  # Windows flushes only files opened for writing
                 os.fsync(content.fileno())
         if target.is_file():
             shutil.copymode(target, part)
@@ -65,30 +66,32 @@ def _replace(part: Path, target: Path, path: Path) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise _refusal(path, error) from error
-        shutil.copyfile(part, target)  # a single file that is mounted into a container cannot be renamed over
+        shutil.copyfile(part, target)  # a single file mounted into a container cannot be replaced by a rename
 
 
 def _refusal(path: Path, error: OSError) -> AtrousError:
     return AtrousError(
-        f"cannot write {path}: {error.strerror or error}. The file before it is untouched; give another name."
+        f"cannot write {path}: {error.strerror or error}. An existing file is unchanged; give another name."
     )
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
     """Writes a text as UTF-8, atomically; see `atomic_path`."""
     with atomic_path(path, sync=sync) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # in JSON the same name again
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON reads these escapes as the same text
 
 
 @contextmanager
 def temporary_folder(path: str | Path) -> Iterator[Path]:
-    """An empty folder on the disk of `path`, for drafts and for what is renamed once it is whole; removed at the end.
+    """Gives an empty temporary folder on the disk of `path`, and removes it at the end of the context.
+
+    A file or folder can be written there completely, and then be renamed to `path`.
 
     Args:
-        path: the file or folder that is going to be written; its parents are made.
+        path: the file or folder to write; its parents are created if missing.
 
     Raises:
-        AtrousError: the parents cannot be made or written.
+        AtrousError: the parents cannot be created or are not writable.
     """
     path = Path(path)
     part = path.with_name(_temporary_name(path))
@@ -103,9 +106,9 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is no file on a disk, such as /dev/stdout, /dev/null or a pipe: nothing in it can be lost."""
+    """Returns whether a path is a device or a pipe, such as /dev/stdout or /dev/null, which has no content to lose."""
     if str(path.parent) in ("/dev", "/dev/fd") or path.parts[:2] == ("/", "proc"):
-        return True  # also where a shell has put a file there, which is appended to
+        return True  # also if a shell redirects the stream to a file; the output is appended to it
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -114,7 +117,7 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
 
     Args:
         folder: the folder; no other process may be writing there.
-        names: the final names whose temporary files are removed. All other files stay.
+        names: the final names whose temporary files are removed. All other files are kept.
     """
     ours = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
     for part in folder.glob(f".*{SUFFIX}"):
@@ -123,7 +126,7 @@ def remove_unfinished(folder: Path, names: Iterable[str]) -> None:
 
 
 def _new_part(target: Path) -> Path:
-    """Makes an empty file that did not exist, with the permissions of new files."""
+    """Creates a new, empty file with the default permissions."""
     part = target.with_name(_temporary_name(target))
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return part

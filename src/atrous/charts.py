@@ -1,6 +1,6 @@
-"""What a page draws: curves as inline SVG, pictures as data URIs.
+"""Charts and pictures of HTML pages: curves as inline SVG, pictures as data URIs.
 
-The SVG names no colours of its own: its classes are styled by the page, so light, dark and print agree.
+The SVG contains no colours. The page styles its classes, so charts fit the light, the dark and the print version.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from atrous.fonts import draw_text, labels, text_width
 
-WIDTH, HEIGHT = 360, 232  # about the size the page shows a chart at, so text keeps its size
+WIDTH, HEIGHT = 360, 232  # about the size of a chart on the page, so text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 26, 206  # the edges of the plotted area
-PICTURE_SIDE = 640  # pixels of an embedded picture's longer side: sharp when enlarged, small in the file
-WRONG = np.array([224, 45, 45], np.uint8)  # wrong pixels in an error map: the only colour on grey
+PICTURE_SIDE = 640  # longer side of an embedded picture in pixels: sharp if enlarged, but small in the file
+WRONG = np.array([224, 45, 45], np.uint8)  # colour of wrong pixels in an error map; all other pixels are grey
 
 Points = Sequence[tuple[float, float]]
 Write = Callable[[float], str]
@@ -33,10 +33,10 @@ class Curve:
     """One line of a chart.
 
     Args:
-        name: what it shows.
+        name: name of the shown quantity.
         points: (x, y), ascending in x, finite.
-        low: the lower end of what each point stands for, or nothing.
-        high: the upper end, likewise.
+        low: lower end of the range of each point; () for no range.
+        high: upper end of the range of each point; () for no range.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Curve:
 
 
 def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
-    """A curve of at most `bins` means with the range each stands for, so that no spike of a long run is lost.
+    """Returns a curve of at most `bins` means, each with its range, so that the spikes of a long run remain visible.
 
     Args:
-        name: what the curve shows.
+        name: name of the shown quantity.
         points: (x, y), ascending in x, finite.
-        bins: the largest number of points in the result.
+        bins: largest number of points in the result.
     """
     groups = np.array_split(np.array(points, float), min(bins, len(points))) if points else []
     return Curve(
@@ -63,7 +63,7 @@ def binned_curve(name: str, points: Points, bins: int = 72) -> Curve:
 
 
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose `low` and `high`."""
+    """Returns round numbers at equal steps (1, 2, 2.5 or 5 times a power of ten) that enclose `low` and `high`."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.999)
@@ -73,7 +73,7 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The plotted area: from values to the SVG's units, one of which is about a pixel."""
+    """The plotted area, which maps values to the SVG's units; one unit is about one pixel."""
 
     x_low: float
     x_high: float
@@ -84,23 +84,23 @@ class _Frame:
         return round(LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (RIGHT - LEFT), 1)
 
     def y(self, value: float) -> float:
-        inside = min(max(value, self.y_low), self.y_high)  # the range about a curve may leave the frame
+        inside = min(max(value, self.y_low), self.y_high)  # the range of a curve may exceed the frame
         return round(BOTTOM - (inside - self.y_low) / (self.y_high - self.y_low) * (BOTTOM - TOP), 1)
 
 
 def line_chart(
     title: str, curves: Sequence[Curve], write: Write, *, mark: tuple[float, float, str] | None = None
 ) -> str:
-    """Curves over training steps; the values under the pointer are shown without a script.
+    """Draws curves over training steps; the values at the pointer are shown without a script.
 
     Args:
-        title: what a screen reader says of the chart.
-        curves: up to six, with at least one point in all; of more than two, names are short.
-        write: how a value is written.
-        mark: (x, y, words) of a point to ring and name.
+        title: description of the chart for screen readers.
+        curves: up to six curves with at least one point in total; more than two curves need short names.
+        write: formats a value as text.
+        mark: (x, y, label) of a point to mark with a ring.
 
     Returns:
-        An `<svg>` element, its text escaped.
+        An `<svg>` element with escaped text.
     """
     xs = sorted({x for curve in curves for x, _ in curve.points})
     ys = [y for curve in curves for _, y in curve.points]
@@ -154,7 +154,7 @@ def _key(number: int, name: str, width: int) -> str:
 
 
 def _read_outs(frame: _Frame, xs: Sequence[float], curves: Sequence[Curve], write: Write) -> Iterator[str]:
-    """For each x a strip that shows, under the pointer, a dot on each curve and the values in words."""
+    """Yields a strip for each x, which shows a dot on each curve and the values as text under the pointer."""
     values = [dict(curve.points) for curve in curves]
     middles = [round((frame.x(a) + frame.x(b)) / 2, 1) for a, b in pairwise(xs)]
     for (left, right), x in zip(pairwise([LEFT, *middles, RIGHT]), xs, strict=True):
@@ -169,7 +169,7 @@ def _read_outs(frame: _Frame, xs: Sequence[float], curves: Sequence[Curve], writ
 
 
 def _ring(x: float, y: float, words: str) -> str:
-    """A ringed point, its words towards the middle of the chart and under it where there is room."""
+    """Draws a ring with a label towards the middle of the chart, below the ring if there is space."""
     anchor, text_x = ("end", min(x + 6, RIGHT)) if x > (LEFT + RIGHT) / 2 else ("start", x - 4)
     text_y = y + 19 if y < BOTTOM - 30 else y - 11
     return (
@@ -179,7 +179,7 @@ def _ring(x: float, y: float, words: str) -> str:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """A word-sized curve of scores from 0 to 1, with a dot at its end; "" when fewer than two are known."""
+    """Draws a word-sized curve of scores from 0 to 1, with a dot at its end; "" for fewer than two finite scores."""
     at = [
         (round(2 + i / (len(values) - 1) * 72, 1), round(20 - value * 18, 1))
         for i, value in enumerate(values)
@@ -194,12 +194,12 @@ def sparkline(values: Sequence[float | None]) -> str:
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:
-    """Points as the inside of an SVG path."""
+    """Returns points as the data of an SVG path."""
     return "L".join(f"{x:g} {y:g}" for x, y in points)
 
 
 def short_count(number: float) -> str:
-    """A count in at most four characters and a letter: 950, 12k, 1.5M."""
+    """Returns a count as short text, such as 950, 12k or 1.5M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g}{letter}"
@@ -207,7 +207,7 @@ def short_count(number: float) -> str:
 
 
 def error_map(picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture in pale grey with every wrong pixel red and every ignored pixel dark.
+    """Returns the picture in pale grey, with wrong pixels in red and ignored pixels darkened.
 
     Args:
         picture: H×W×3.
@@ -226,7 +226,7 @@ def error_map(picture: NDArray[np.uint8], truth: NDArray[np.uint8], prediction: 
 
 
 def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
-    """A picture (H×W×3, smoothly) or a mask (H×W, by nearest pixel) whose longer side is at most `side`."""
+    """Shrinks a picture (H×W×3, Lanczos) or a mask (H×W, nearest neighbour) to a longer side of at most `side` px."""
     height, width = array.shape[:2]
     scale = min(1.0, side / max(height, width))
     if scale == 1.0:
@@ -237,18 +237,18 @@ def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uin
 
 
 def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
-    """H×W×3 as a JPEG data URI; with `sharp_colors` thin lines of a colour keep it, in a larger file."""
+    """Returns H×W×3 as a JPEG data URI; `sharp_colors` keeps the colour of thin lines, but makes the file larger."""
     return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
 
 
 def mask_uri(mask: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> str:
-    """H×W class indices as a palette PNG data URI; 255 (ignore) is transparent, for the page's hatching.
+    """Returns a mask as a palette PNG data URI; 255 (ignore) is transparent, so the page's hatching is visible.
 
     Args:
         mask: H×W class indices.
         colors: (red, green, blue), 0–255, of each class.
     """
-    palette = np.zeros((256, 3), np.uint8)  # whole, or Pillow would cut indices to the bits that K colours need
+    palette = np.zeros((256, 3), np.uint8)  # all 256 entries, or Pillow would reduce the bits of the indices
     palette[: len(colors)] = colors
     drawn = Image.fromarray(mask)
     drawn.putpalette(palette.tobytes())
@@ -256,19 +256,19 @@ def mask_uri(mask: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> str:
 
 
 def data_uri(image: Image.Image, kind: str, **options: object) -> str:
-    """An image file inside an address, so that the page needs no file beside it."""
+    """Returns an image file as a data URI, so that the page needs no further file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int = 34) -> NDArray[np.uint8]:
-    """A confusion matrix as a heat map, for boards that show pictures only.
+    """Draws a confusion matrix as a heat map, for dashboards that show only pictures, such as TensorBoard.
 
     Args:
         counts: K×K, row = truth, column = prediction.
-        names: of the K classes; one that no font of this system draws is shown by its number.
-        cell: side of an entry in pixels; entries are percent of their row, written where they are at least 1.
+        names: names of the K classes. A name that no font of this system can draw is replaced by the class index.
+        cell: side of an entry in pixels. An entry is a percentage of its row; values of at least 1 % are written.
 
     Returns:
         H×W×3.
@@ -296,11 +296,11 @@ def confusion_picture(counts: NDArray[np.int64], names: Sequence[str], cell: int
 
 
 def reliability_picture(panels: Sequence[tuple[str, NDArray, NDArray, NDArray]], side: int = 320) -> Image.Image:
-    """Reliability diagrams side by side: bars of accuracy by confidence, and in red what lies between the two.
+    """Draws reliability diagrams side by side: bars of accuracy by confidence, with their difference in red.
 
     Args:
-        panels: of each a title, and per bin the number of pixels, their mean confidence and their accuracy.
-        side: of a diagram in pixels.
+        panels: for each diagram its title, and per bin the number of pixels, their mean confidence and their accuracy.
+        side: side of a diagram in pixels.
     """
     left, top, below, gap = 52, 40, 56, 24
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)

@@ -1,4 +1,4 @@
-"""Arguments of public functions: given in Python, they become what the function's signature says, or are refused."""
+"""Checks the arguments of public functions, and converts them to the types in the function's signature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Kind = TypeVar("Kind")
 
-#: What may be given for each type of a signature, in words.
+#: Text for each type of a signature, for messages.
 WORDS = {
     "str": "text",
     "Place": "a path or a URL (str or Path)",
@@ -32,11 +32,11 @@ WORDS = {
     "Mapping": "a mapping",
     "dict": "a dict",
 }
-#: Types of several values of one kind, from which a list or a tuple is made.
+#: Collection types of a signature; their arguments become a list or a tuple.
 SEVERAL = ("list", "Sequence", "tuple")
-#: The smallest and the largest whole number that is taken, those of 64 bits.
+#: The smallest and the largest accepted whole number, those of 64 bits.
 SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
-#: How deep lists and dicts that are given may be nested.
+#: Largest nesting depth of given lists and dicts.
 DEEPEST = 30
 
 
@@ -45,27 +45,27 @@ class _Refused(Exception):
 
 
 def attribute_of(value: Any, name: str) -> Any:
-    """An attribute of whatever was given; None where it has none, or where its own code fails.
+    """Returns an attribute of any object; None if there is no such attribute, or if reading it raises an error.
 
     Args:
-        value: anything.
-        name: of the attribute.
+        value: any object.
+        name: name of the attribute.
     """
     try:
         return getattr(value, name, None)
-    except Exception:  # of a property, say
+    except Exception:  # for example of a property
         return None
 
 
 def as_float(value: Any, name: str) -> float | None:
-    """A real number of any type, such as an int, a Fraction or one of NumPy's, as a float; None for what is none.
+    """Converts a real number of any type, such as int, Fraction or a NumPy number, to a float; None for other objects.
 
     Args:
-        value: anything.
-        name: of the argument, for the message.
+        value: any object.
+        name: name of the argument in the message.
 
     Raises:
-        AtrousError: a number beyond the range of floats.
+        AtrousError: the number is beyond the range of floats.
     """
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return None
@@ -73,19 +73,19 @@ def as_float(value: Any, name: str) -> float | None:
         return float(value)
     except OverflowError:
         raise AtrousError(f"{name} must be a number within ±1.8e308, got {shown(value)}.") from None
-    except Exception:  # of its own code
+    except Exception:  # raised by the object's own code
         return None
 
 
 def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
-    """A mapping of any type as a dict; None for what is no mapping.
+    """Converts a mapping of any type to a dict; None for other objects.
 
     Args:
-        value: anything.
-        name: of the argument, for the message.
+        value: any object.
+        name: name of the argument in the message.
 
     Raises:
-        AtrousError: a mapping whose own code fails.
+        AtrousError: the mapping's own code raises an error.
     """
     if isinstance(value, dict):
         return value
@@ -93,45 +93,46 @@ def as_dict(value: Any, name: str) -> dict[Any, Any] | None:
         return None
     try:
         return dict(value)
-    except Exception as error:  # of its own code
-        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
+    except Exception as error:  # raised by the mapping's own code
+        raise AtrousError(f"{name} cannot be read: its type {kind_of(value)} raises an error.") from error
 
 
 def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
-    """Refuses what no check can look at: numbers beyond the range of floats, and objects that do not tell their class.
+    """Refuses values that no later check can handle: numbers beyond the range of floats, and broken objects.
 
     Args:
-        value: anything; lists, tuples, sets and dicts are looked through.
-        name: of the argument, for the message.
-        above: the identities of the lists and dicts that hold it.
+        value: any object; the items of lists, tuples, sets and dicts are checked, too.
+        name: name of the argument in the message.
+        above: the identities of the collections that contain the value.
 
     Raises:
-        AtrousError: it is one of these, holds one, holds itself or is nested more than `DEEPEST` deep.
+        AtrousError: the value or one of its items is such a value, or the value contains itself or is nested more than
+            `DEEPEST` levels deep.
     """
     try:
         as_float(value, name)
     except AtrousError:
         raise
-    except Exception as error:  # of the value's own code
-        raise AtrousError(f"{name} cannot be read: {kind_of(value)}, whose own code fails.") from error
+    except Exception as error:  # raised by the value's own code
+        raise AtrousError(f"{name} cannot be read: its type {kind_of(value)} raises an error.") from error
     if type(value) in (list, tuple, set, frozenset, dict):
         if id(value) in above or len(above) >= DEEPEST:
-            raise AtrousError(f"{name} is a {type(value).__name__} that holds itself, or is nested too deep.")
+            raise AtrousError(f"{name} is a {type(value).__name__} that contains itself, or is nested too deep.")
         for item in [*value, *(value.values() if isinstance(value, dict) else ())]:
             check_usable(item, name, (*above, id(value)))
 
 
 def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> Callable[Given, Result]:
-    """Gives a public function arguments of the types in its signature, and turns errors of files into an AtrousError.
+    """Decorates a public function: converts arguments to the types of the signature, file errors to AtrousError.
 
-    Texts become paths where the signature says Path, one path a list where it says list[Path], NumPy's numbers
-    Python's. Types that are no plain ones, such as modules and arrays, are the function's own to check. Unknown and
-    missing arguments are a `WrongArguments`, too little memory is an `OutOfMemory`, and names that an encoding does not
-    have are an AtrousError.
+    A text becomes a path for the type Path, one path becomes a list for list[Path], and NumPy numbers become Python
+    numbers. The function itself checks arguments of other types, such as modules and arrays. Unknown and missing
+    arguments raise `WrongArguments`, lack of memory raises `OutOfMemory`, and names that cannot be encoded raise
+    AtrousError.
 
     Args:
-        function: with annotations; of a method the first argument is passed on.
-        prefix: what messages put before the name of an argument; by default the function's name.
+        function: a function with annotations; the first argument of a method is passed on unchanged.
+        prefix: text before the name of an argument in messages; the function's name by default.
     """
     call: Any = function
     signature, title = inspect.signature(function), _title(function)
@@ -156,7 +157,7 @@ def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> 
             raise no_encoding(error) from error
         except MemoryError as error:
             raise OutOfMemory(f"this takes more memory than there is. {error}".rstrip()) from error
-        except RuntimeError as error:  # which is what torch's allocators raise
+        except RuntimeError as error:  # torch's allocators raise RuntimeError
             if not is_out_of_memory(error):
                 raise
             first = str(error).partition("\n")[0]
@@ -166,10 +167,10 @@ def checked(function: Callable[Given, Result], *, prefix: str | None = None) -> 
 
 
 def checked_names(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """Unknown and missing arguments of a public function are a `WrongArguments`; it checks their values itself.
+    """Decorates a public function: unknown and missing arguments raise `WrongArguments`; values are not checked.
 
     Args:
-        function: of a method the first argument is passed on.
+        function: the function; the first argument of a method is passed on unchanged.
     """
     call: Any = function
     signature, title = inspect.signature(function), _title(function)
@@ -183,7 +184,7 @@ def checked_names(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
 
 def checked_fields(kind: type[Kind]) -> type[Kind]:
-    """As `checked`, for the constructor of a dataclass.
+    """Decorates a dataclass: applies `checked` to its constructor.
 
     Args:
         kind: the dataclass; changed in place.
@@ -193,7 +194,7 @@ def checked_fields(kind: type[Kind]) -> type[Kind]:
 
 
 def checked_field_names(kind: type[Kind]) -> type[Kind]:
-    """As `checked_names`, for the constructor of a dataclass.
+    """Decorates a dataclass: applies `checked_names` to its constructor.
 
     Args:
         kind: the dataclass; changed in place.
@@ -207,11 +208,11 @@ def _title(function: Callable[..., Any]) -> str:
 
 
 def _bound(signature: inspect.Signature, title: str, args: Any, kwargs: Any, before: str) -> Any:
-    """The arguments by the names of the signature.
+    """Returns the arguments by the names of the signature.
 
     Raises:
-        WrongArguments: they do not fit it.
-        AtrousError: `check_usable` refuses one.
+        WrongArguments: the arguments do not fit the signature.
+        AtrousError: `check_usable` refuses an argument.
     """
     try:
         bound = signature.bind(*args, **kwargs)
@@ -227,7 +228,7 @@ def _bound(signature: inspect.Signature, title: str, args: Any, kwargs: Any, bef
 
 
 def _wrong_arguments(signature: Any, title: str, named: Mapping[str, Any], error: TypeError) -> WrongArguments:
-    """What to say where the arguments do not fit the signature."""
+    """Returns the error for arguments that do not fit the signature."""
     variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     names = [name for name, one in signature.parameters.items() if one.kind not in variable]
     names = names[1:] if names[:1] in (["self"], ["cls"]) else names
@@ -235,12 +236,12 @@ def _wrong_arguments(signature: Any, title: str, named: Mapping[str, Any], error
     if unknown is None:
         return WrongArguments(f"{title}: {error}.")
     near = nearest(unknown, names)
-    there = f"; did you mean {near}?" if near else f". There are: {', '.join(names) or 'none'}."
+    there = f"; did you mean {near}?" if near else f". Allowed: {', '.join(names) or 'none'}."
     return WrongArguments(f"{title}: no argument '{unknown[:SHOWN]}'{there}")
 
 
 def _kinds_of(annotation: Any) -> tuple[str, ...]:
-    """The alternatives of an annotation; none where one of them is no plain type."""
+    """Returns the alternatives of an annotation; none if one of them is not a plain type."""
     parts, depth, start, text = [], 0, 0, str(annotation)
     for place, letter in enumerate(text):
         depth += (letter == "[") - (letter == "]")
@@ -261,7 +262,7 @@ def _is_plain(kind: str) -> bool:
 
 
 def _each(kind: str) -> str:
-    """The one type in a kind of several, or of a tuple of equal types; else the text in the brackets."""
+    """Returns the item type of a collection type; for a tuple of different types, the text in the brackets."""
     inside = kind.partition("[")[2].removesuffix("]")
     each = {part.strip() for part in inside.split(",")} - {"..."} if kind.startswith("tuple[") else {inside}
     return each.pop() if len(each) == 1 else inside
@@ -273,17 +274,17 @@ def _literals(kind: str) -> tuple[str, ...]:
 
 
 def _of_kinds(value: Any, kinds: tuple[str, ...], name: str) -> Any:
-    """The value as one of the kinds.
+    """Converts the value to the first kind that fits.
 
     Raises:
-        AtrousError: it is none of them.
+        AtrousError: no kind fits.
     """
     for kind in kinds:
         try:
             return _of_kind(value, kind, name)
         except AtrousError:
             raise
-        except Exception:  # not of this kind; also whatever the value's own code raises
+        except Exception:  # the value is not of this kind, or its own code raises an error
             continue
     raise AtrousError(f"{name} must be {' or '.join(map(_in_words, kinds))}, got {shown(value)}.")
 
@@ -326,14 +327,14 @@ def _of_kind(value: Any, kind: str, name: str) -> Any:
 
 
 def _as_int(value: Any) -> int | None:
-    """A whole number of any type, also one that is written as a float; None for what is none."""
+    """Converts a whole number of any type to an int, also a float such as 3.0; None for other objects."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def _scalar(item: Any) -> Any:
-    """Python's number for NumPy's and torch's of no dimension; whatever else as it is."""
+    """Converts a NumPy or torch number without dimensions to a Python number; returns other objects unchanged."""
     shape = attribute_of(item, "shape")
     try:
         return item.item() if isinstance(shape, tuple) and not shape else item

@@ -1,4 +1,4 @@
-"""The command line: a verb runs the function of its name in a package of commands; flags are its arguments."""
+"""The command line: each verb runs the function of the same name in a package; the flags are its arguments."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     """Runs one command.
 
     Args:
-        arguments: the words after `atrous`; those of this process when not given.
+        arguments: the words after `atrous`; the arguments of this process when not given.
         package: name of the package whose files are the verbs.
 
     Returns:
-        0 done, 1 some inputs failed, 2 wrong usage or unusable input, 130 interrupted.
+        Exit code: 0 for success, 1 if some inputs failed, 2 for wrong usage or unusable input, 130 if interrupted.
     """
     if arguments is None and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         _start_again_in_utf8()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:  # a process of its own, where a library's handler at the root would print sentences again
+    if arguments is None:  # own process: a library's handler at the root logger would print messages a second time
         logging.getLogger("atrous").propagate = False
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names and "≈" must not fail where the locale lacks them
+        if isinstance(stream, io.TextIOWrapper):  # characters that the locale cannot encode, such as "≈", must not fail
             stream.reconfigure(errors="backslashreplace")
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     if words[0] == "--version":
         print(f"atrous {__version__}")
         return 0
-    # Threads that spin as long as OpenMP lets them slow training up to tenfold as soon as anything else wants a
-    # core: another program, or our own data workers. Read when torch is imported, so set before.
+    # OpenMP threads that spin for long slow training down up to tenfold if another program, or our own data workers,
+    # need a core. Set here, because torch reads the variable at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # What Apple's GPUs do not compute, the CPU computes; read when torch is imported, too.
+    # The CPU computes operations that Apple's GPUs do not support; torch reads this variable at import, too.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     warnings.showwarning = _show_warning
     try:
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     except BrokenPipeError:  # `atrous … | head`
         sys.stderr.close()
         return 2
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # a full disk, or a folder without write permission
         print(f"atrous: {error}", file=sys.stderr)
         return 2
-    except UnicodeEncodeError as error:  # of a library that takes paths as text only
+    except UnicodeEncodeError as error:  # raised by a library that takes paths as text only
         print(f"atrous: {no_encoding(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
 
 
 def _show_warning(message: Any, category: type[Warning], *place: Any) -> None:
-    """Prints a warning of ours as a sentence, and others as Python does."""
+    """Prints a warning of atrous as a sentence, and other warnings as Python does."""
     if category.__module__.startswith("atrous."):
         print(f"note: {message}", file=sys.stderr)
     else:
@@ -86,9 +86,9 @@ def _show_warning(message: Any, category: type[Warning], *place: Any) -> None:
 
 
 def _start_again_in_utf8() -> None:
-    """Replaces this process by one whose paths are UTF-8, as libraries in other languages take them (PEP 540).
+    """Replaces this process by one with paths in UTF-8 (PEP 540), because libraries in C and C++ need UTF-8 paths.
 
-    What is printed stays in the encoding of the terminal.
+    Printed text stays in the encoding of the terminal.
     """
     shown = f"{sys.stdout.encoding}:backslashreplace" if sys.stdout else ""
     environment = {"PYTHONIOENCODING": shown, **os.environ, "PYTHONUTF8": "1"}
@@ -99,7 +99,7 @@ def _run(words: list[str], package: str) -> int:
     verb, words = called(words, package)
     if verb in groups(package):
         if words and words[0] not in _HELP:
-            raise AtrousError(f"atrous {verb} takes a verb first, not {words[0]}: {', '.join(inside(verb, package))}.")
+            raise AtrousError(f"atrous {verb} needs a verb first, got {words[0]}: {', '.join(inside(verb, package))}.")
         print(explained_group(verb, package), end="")
         return 0
     if any(word in _HELP for word in words):
@@ -115,7 +115,7 @@ def _run(words: list[str], package: str) -> int:
 
 
 def _parse(verb: str, words: list[str], package: str = COMMANDS) -> dict[str, Any]:
-    """The function's arguments from the words; the parser is made from its signature."""
+    """Parses the words into arguments of the verb's function; the parser is made from its signature."""
     from jsonargparse import ArgumentParser
 
     _accept_any_file_name()
@@ -138,7 +138,7 @@ def _parse(verb: str, words: list[str], package: str = COMMANDS) -> dict[str, An
 
 
 def _accept_any_file_name() -> None:
-    """Lets the parser take words with bytes that are no text, which Python keeps as lone surrogates (PEP 383)."""
+    """Makes the parser accept words with undecodable bytes, which Python stores as lone surrogates (PEP 383)."""
     import yaml
     from jsonargparse import get_loader, set_loader
 
@@ -151,21 +151,21 @@ def _accept_any_file_name() -> None:
 
 
 def _add_argument(parser: Any, option: Option) -> None:
-    """One flag or positional word."""
+    """Adds one flag or positional word to the parser."""
     if option.positional:
         parser.add_argument(option.name, type=option.item, nargs="+" if option.takes_several else None)
     elif option.is_switch:
         parser.add_argument(option.flag, action="store_true")
-    elif option.is_place and not option.takes_several:  # a path would make one slash of a URL's two
+    elif option.is_place and not option.takes_several:  # Path would reduce the two slashes of a URL to one
         parser.add_argument(option.flag, type=str, default=None if option.default is None else str(option.default))
     else:
         several = option.takes_several and option.count is None
-        hint = list[option.item] | None if several else option.hint  # of which the parser's messages show all values
+        hint = list[option.item] | None if several else option.hint  # the type whose values the parser's messages list
         parser.add_argument(option.flag, type=hint, default=option.default)
 
 
 def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
-    """The parser's report of a value of the wrong type, of several lines, in one; other messages as they are."""
+    """Shortens the parser's message about a value of the wrong type to one sentence; keeps other messages."""
     if wanting := re.match(r"argument (\S+): expected (?:at least )?one argument", message):
         return f"{wanting[1]} needs a value."
     if unwanted := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message):
@@ -175,13 +175,13 @@ def _in_a_sentence(message: str, known: dict[str, Option]) -> str:
     if key is None or value is None or key[1] not in known:
         return message.strip()
     option = known[key[1]]
-    return f"{option.flag} is {kind_in_words(option)}, got {value[1].strip()}."
+    return f"{option.flag} must be {kind_in_words(option)}, got {value[1].strip()}."
 
 
 def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
-    """The words with the values of flags that take several in brackets, as the parser wants them: [0.5,1], ["a"].
+    """Writes the values of flags that take several values in brackets, as the parser needs: [0.5,1], ["a"].
 
-    Where a flag that takes any number is given several times, its values are those of all of them.
+    If a flag that takes any number of values is given several times, the values are joined.
     """
     several = {option.flag: option for option in known.values() if option.takes_several and not option.positional}
     result: list[str] = []
@@ -198,19 +198,19 @@ def _in_brackets(words: list[str], known: dict[str, Option]) -> list[str]:
             continue
         values = _bracketed(value, quoted=several[flag].item is str)
         given[flag] = values if several[flag].count else _joined(given.get(flag, "null"), values)
-        result.append(f"{flag}={given[flag]}")  # of equal flags the parser takes the last
+        result.append(f"{flag}={given[flag]}")  # the parser uses the last of equal flags
         before = ""
     return result
 
 
 def _joined(first: str, second: str) -> str:
-    """One list of the values of two, in brackets; "null" is none."""
+    """Joins two lists of values in brackets; "null" is the empty list."""
     inside = [values[1:-1] for values in (first, second) if values not in ("null", "[]")]
     return f"[{','.join(inside)}]" if inside else second
 
 
 def _bracketed(values: str, quoted: bool) -> str:
-    """Values between commas as a list in JSON; names, which are quoted, may be none, true, 1 or (other)."""
+    """Returns comma-separated values as a JSON list; names are quoted, as a name may be none, true, 1 or (other)."""
     if quoted:
         return json.dumps(_names_in(values.strip()))
     inside = values.strip("[]() ")
@@ -218,7 +218,7 @@ def _bracketed(values: str, quoted: bool) -> str:
 
 
 def _names_in(text: str) -> list[str]:
-    """The names between commas, with or without brackets around them; those that hold commas are quoted."""
+    """Splits comma-separated names, with or without brackets around them; a name that contains a comma is in quotes."""
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
     names = re.findall(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^,]*?)\s*(?:,|$)""", text)
@@ -235,7 +235,7 @@ def _unquoted(name: str) -> str:
 
 
 def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, Option]) -> dict[str, Any]:
-    """A recipe is a word, or is that of the run to resume; every field of it is a flag too."""
+    """Parses the words of a verb with a recipe: the recipe or a run to resume, and flags for the recipe's fields."""
     from atrous.learning.recipe import read_recipe
     from atrous.run_folder import restore_config
 
@@ -245,14 +245,14 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, O
     resumed = _value_of("--resume", words)
     if resumed and not words[0].startswith("-"):
         raise AtrousError(
-            f"--resume {resumed} goes on with that run's own recipe: leave {words[0]} out. Single fields may be "
-            "changed by their flags."
+            f"--resume {resumed} continues with that run's own recipe: leave {words[0]} out. Flags may change single "
+            "fields."
         )
     if resumed:
         restore_config(Path(resumed))
         words = [str(Path(resumed) / "config.yaml"), *words]
     if words and not words[0].startswith("-"):
-        recorded = asdict(read_recipe(words[0]))  # its messages are better than the parser's
+        recorded = asdict(read_recipe(words[0]))  # its messages are clearer than the parser's
         # as JSON in ASCII, because the parser reads files in the encoding of the locale
         words = ["--config", json.dumps(recorded), *words[1:]]
     _check_flags(parser, words)
@@ -264,7 +264,7 @@ def _parse_recipe(parser: Any, words: list[str], recipe: Any, known: dict[str, O
 
 
 def _recipe_first(words: list[str], known: dict[str, Option]) -> list[str]:
-    """The words with the recipe, which may stand anywhere or after --config, as the first."""
+    """Moves the recipe, which may be at any position or after --config, to the front of the words."""
     switches = {option.flag for option in known.values() if option.is_switch}
     before = ""
     for index, word in enumerate(words):
@@ -291,7 +291,7 @@ def _check_flags(parser: Any, words: list[str]) -> None:
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:
-    """The value given to a flag, as `--flag value` or `--flag=value`."""
+    """Returns the value of a flag, given as `--flag value` or `--flag=value`."""
     for index, word in enumerate(words):
         if word == flag:
             return words[index + 1] if index + 1 < len(words) else None

@@ -1,7 +1,8 @@
-"""The verbs of the command line and their options, as the files and functions of a package of commands tell them.
+"""Finds the verbs of the command line and their options in the files and functions of a package of commands.
 
-A file `predict.py` of the package is the verb `atrous predict`; a file `federate/serve.py` is the verb `serve` of the
-group `federate`, called `atrous federate serve`. The name of a verb is its words: "predict", "federate serve".
+A file `predict.py` of the package is the verb `atrous predict`. A file `federate/serve.py` is the verb `serve` of the
+group `federate`, called by `atrous federate serve`. The name of a verb consists of these words: "predict", "federate
+serve".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from atrous.errors import unknown_name
 from atrous.option_fields import fields_of, literals, taken_by
 
-#: The package whose files are the verbs, where no other is given.
+#: The default package, whose files are the verbs.
 COMMANDS = "atrous.commands"
 
 
@@ -30,13 +31,13 @@ class Option:
     """One word or flag of a verb.
 
     Args:
-        name: the function's argument, or a recipe's field by its dotted name.
+        name: name of the function's argument, or dotted name of a recipe's field.
         hint: its type.
-        default: its value where it is not given; None says nothing.
-        sentence: what it is, from the docstring.
-        positional: a word without a flag.
-        of_recipe: a field of the verb's recipe.
-        allowed: all values that a field of settings may have; any when empty.
+        default: its default; None if there is no default, or if it is None.
+        sentence: its description, from the docstring.
+        positional: whether it is a word without a flag.
+        of_recipe: whether it is a field of the verb's recipe.
+        allowed: all allowed values of an option field; empty if any value is allowed.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Option:
 
     @property
     def kind(self) -> Any:
-        """Its type without None; of a path or a state dict the command line takes the path."""
+        """Its type without None; for a path or a state dict, the path, which the command line takes."""
         return _alternatives(self.hint)[0]
 
     @property
     def flag(self) -> str:
-        """As it is written on the command line."""
+        """The option as it is written on the command line."""
         if self.positional:
             return self.name
         return "--" + (self.name if self.of_recipe else self.name.replace("_", "-"))
@@ -66,50 +67,50 @@ class Option:
 
     @property
     def is_path(self) -> bool:
-        """Whether it names a file or folder; recipes, being YAML, have paths as texts."""
+        """Whether the value is a file or folder; in recipes, paths are texts, because a recipe is YAML."""
         return self.item is Path or self.is_place or self.name in ("data.root", "model.init")
 
     @property
     def is_place(self) -> bool:
-        """Whether it is a path or a URL, or several; the command line takes the text, because a path is no URL."""
+        """Whether the value is one or several paths or URLs; the command line takes text, as a Path is not a URL."""
         inside = typing.get_args(self.kind)[0] if self.takes_several else self.hint
         return {Path, str} <= set(_alternatives(inside))
 
     @property
     def takes_several(self) -> bool:
-        """Whether its value is several: words where it is positional, else values between commas."""
+        """Whether it takes several values: words for a positional option, comma-separated values for a flag."""
         return typing.get_origin(self.kind) in (list, tuple, Sequence)
 
     @property
     def item(self) -> Any:
-        """The type of one of its values; of a path or a URL text."""
+        """The type of one value; str for a path or a URL."""
         if self.is_place:
             return str
         return typing.get_args(self.kind)[0] if self.takes_several else self.kind
 
     @property
     def count(self) -> int | None:
-        """How many values it takes, where that is fixed; None for one value or any number."""
+        """The fixed number of values; None for one value or any number."""
         kinds = typing.get_args(self.kind) if typing.get_origin(self.kind) is tuple else ()
         return None if not kinds or ... in kinds else len(kinds)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All values that it may have, where they are named."""
+        """All allowed values; empty if any value is allowed."""
         return tuple(map(str, self.allowed or literals(self.item)))
 
 
-#: What every verb that takes a recipe can do besides.
+#: The additional option of every verb that takes a recipe.
 PRINT_SCHEMA = Option(
     "print_schema",
     bool,
     False,
-    "print the JSON Schema of recipes, by which editors complete and check them, and do nothing else",
+    "print the JSON Schema of recipes, with which editors complete and check recipes, and do nothing else",
 )
 
 
 def verbs(package: str = COMMANDS) -> dict[str, str]:
-    """Each verb and its one sentence, read from the files so that listing them imports no verb.
+    """Returns each verb and its sentence; they are read from the files, so no verb is imported.
 
     Args:
         package: name of the package whose files are the verbs, here and in all other functions.
@@ -119,26 +120,26 @@ def verbs(package: str = COMMANDS) -> dict[str, str]:
 
 
 def groups(package: str = COMMANDS) -> dict[str, str]:
-    """Each group of verbs and its one sentence, which begins the docstring of its folder's `__init__.py`."""
+    """Returns each group of verbs and its sentence, the first of the docstring of its folder's `__init__.py`."""
     files = sorted(_folder(package).rglob("__init__.py"))
     return {name: _sentence_of(path) for path in files if (name := _name_of(path.parent, package))}
 
 
 def inside(group: str, package: str = COMMANDS) -> dict[str, str]:
-    """The verbs and groups right inside a group, or at the top for "", each with its sentence; by their last words."""
+    """Returns the verbs and groups directly inside a group ("" for the top level) and their sentences, by last word."""
     found = {**verbs(package), **groups(package)}
     return {name.rpartition(" ")[2]: found[name] for name in sorted(found) if name.rpartition(" ")[0] == group}
 
 
 def called(words: Sequence[str], package: str = COMMANDS) -> tuple[str, list[str]]:
-    """The verb that words call, or the group where no verb of it follows, and the words after it.
+    """Returns the verb that the words call, or a group if no verb follows it, and the remaining words.
 
     Args:
-        words: what follows `atrous`, at least one.
-        package: as of `verbs`.
+        words: the words after `atrous`, at least one.
+        package: as in `verbs`.
 
     Raises:
-        AtrousError: there is no such verb; the nearest is named.
+        AtrousError: there is no such verb; the message names the nearest verb.
     """
     known, name = groups(package), ""
     for place, word in enumerate(words):
@@ -154,17 +155,17 @@ def called(words: Sequence[str], package: str = COMMANDS) -> tuple[str, list[str
 
 
 def examples(verb: str, package: str = COMMANDS) -> list[str]:
-    """Commands that show what a verb is used for, from the docstring of its file."""
+    """Returns example commands of a verb, from the docstring of its file."""
     path = _folder(package).joinpath(*verb.split())
     lines = _docstring(path.with_suffix(".py")).splitlines()[1:]
     return [line.strip() for line in lines if line.startswith("    atrous ")]
 
 
 def function_of(verb: str, package: str = COMMANDS) -> Callable[..., Any]:
-    """The function that a verb runs, of the name of its file.
+    """Returns the function that a verb runs; it has the name of the verb's file.
 
     Raises:
-        AtrousError: there is no such verb; the nearest is named.
+        AtrousError: there is no such verb; the message names the nearest verb.
     """
     if verb not in (known := verbs(package)):
         raise unknown_name("verb", verb, known)
@@ -173,13 +174,13 @@ def function_of(verb: str, package: str = COMMANDS) -> Callable[..., Any]:
 
 
 def description(verb: str, package: str = COMMANDS) -> str:
-    """What a verb does: the paragraphs of its function's docstring before the arguments."""
+    """Returns the description of a verb: the paragraphs of its function's docstring before the arguments."""
     documented = inspect.getdoc(function_of(verb, package)) or ""
     return documented.partition("\nArgs:")[0].strip()
 
 
 def options(verb: str, package: str = COMMANDS) -> list[Option]:
-    """The options of a verb in the order of its function's arguments; the fields of a recipe come last."""
+    """Returns the options of a verb, in the order of its function's arguments, followed by the fields of a recipe."""
     function = function_of(verb, package)
     hints, sentences = typing.get_type_hints(function), _sentences(function)
     found, fields, taken = [], [], taken_by(function)
@@ -197,7 +198,7 @@ def options(verb: str, package: str = COMMANDS) -> list[Option]:
 
 
 def sections(verb: str, package: str = COMMANDS) -> dict[str, str]:
-    """The sections of the verb's recipe, each with its sentence; none where it takes no recipe."""
+    """Returns the sections of the verb's recipe, each with its sentence; empty if the verb takes no recipe."""
     for hint in typing.get_type_hints(function_of(verb, package)).values():
         if dataclasses.is_dataclass(hint):
             parts = {field.name: field.default_factory for field in dataclasses.fields(hint)}
@@ -206,7 +207,7 @@ def sections(verb: str, package: str = COMMANDS) -> dict[str, str]:
 
 
 def _fields(kind: Any, prefix: str) -> list[Option]:
-    """The fields of a dataclass and of those inside it, which come after its own."""
+    """Returns the fields of a dataclass as options, followed by the fields of nested dataclasses."""
     hints, known = typing.get_type_hints(kind), fields_of(kind)
     own, inside = [], []
     for field in dataclasses.fields(kind):
@@ -220,7 +221,7 @@ def _fields(kind: Any, prefix: str) -> list[Option]:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The types of which a value may be one, without None."""
+    """Returns the alternative types of a value, without None."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return (hint,)
     return tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
@@ -228,7 +229,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _sentences(documented: Any) -> dict[str, str]:
-    """What the docstring says of each argument, in one line each."""
+    """Returns the description of each argument from the docstring, in one line each."""
     import docstring_parser
 
     parsed = docstring_parser.parse(inspect.getdoc(documented) or "")
@@ -240,12 +241,12 @@ def _first_sentence(documented: Any) -> str:
 
 
 def _folder(package: str) -> Path:
-    """Where the files of a package are; importing it imports none of them."""
+    """Returns the folder of a package; only its `__init__.py` is imported."""
     return Path(next(iter(importlib.import_module(package).__path__)))
 
 
 def _name_of(path: Path, package: str) -> str:
-    """The words that call a file or folder; "" of the package itself and of what is private or in no package."""
+    """Returns the words that call a file or folder; "" for the package itself, and for private or unpackaged files."""
     if not (path.parent / "__init__.py").exists():
         return ""
     words = [word.removesuffix(".py") for word in path.relative_to(_folder(package)).parts]
@@ -253,7 +254,7 @@ def _name_of(path: Path, package: str) -> str:
 
 
 def _sentence_of(path: Path) -> str:
-    """The sentence after the name in the first line of a file's docstring."""
+    """Returns the sentence after the name in the first line of a file's docstring."""
     return _docstring(path).partition("\n")[0].partition(": ")[2]
 
 

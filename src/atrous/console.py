@@ -1,4 +1,4 @@
-"""How commands talk to people: plain sentences and one progress bar, on standard output; and to the logger."""
+"""Output of the commands: sentences and a progress bar on standard output, and messages to the logger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from atrous.overwrite_checks import save_json
 
 
 class _Stream:
-    """Standard output or error, as it is at the time; letters that its encoding does not have are written as escapes.
+    """The current standard output or error stream; characters that its encoding lacks are written as escapes.
 
     Args:
         name: "stdout" or "stderr".
@@ -42,10 +42,10 @@ class _Stream:
     @property
     def _stream(self) -> Any:
         stream = getattr(sys, self._name)
-        return getattr(stream, "rich_proxied_file", stream)  # while a bar is shown
+        return getattr(stream, "rich_proxied_file", stream)  # present while a progress bar is shown
 
     def write(self, text: str) -> None:
-        """Writes text; nothing where the process has no such stream."""
+        """Writes text; does nothing if the process has no such stream."""
         stream = self._stream
         if stream is None:
             return
@@ -56,30 +56,30 @@ class _Stream:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
-        """Writes what is kept back."""
+        """Flushes the stream."""
         if self._stream is not None:
             self._stream.flush()
 
 
-#: Sentences go to standard output; nothing is highlighted or cut that a person may want to copy.
+#: The console for standard output; it neither highlights nor wraps text, so that users can copy it.
 console = Console(file=cast(IO[str], _Stream("stdout")), highlight=False, soft_wrap=True)
-#: What must be seen even where a process is told to be silent, as all but the first of several are.
+#: The console for messages that must appear even if `console` is quiet, as in all processes but the first.
 error_console = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, soft_wrap=True, style="yellow")
 
 
 class _ToLogger(RenderHook):
-    """Writes each sentence that a console prints to the logger, too; tables and progress are for people alone.
+    """Copies each sentence that a console prints to the logger, without tables and progress bars.
 
     Args:
-        source: the console, which writes nothing while it is quiet.
-        level: of the sentences; those that begin in yellow or red are warnings.
+        source: the console; nothing is logged while it is quiet.
+        level: log level of the sentences; sentences that begin in yellow or red are warnings.
     """
 
     def __init__(self, source: Console, level: int) -> None:
         self._source, self._level = source, level
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Returns what is printed, as it is."""
+        """Logs the sentences, and returns the renderables unchanged."""
         for one in renderables if not self._source.quiet else ():
             text = one.renderable if isinstance(one, Styled) else one
             if isinstance(text, Text) and (sentence := text.plain.strip()):
@@ -94,13 +94,13 @@ error_console.push_render_hook(_ToLogger(error_console, logging.WARNING))
 
 @contextmanager
 def told_if_interrupted(words: Callable[[], str]) -> Iterator[None]:
-    """Says on Ctrl-C what is done and what is not.
+    """Adds a report on finished and unfinished work to a KeyboardInterrupt (Ctrl-C).
 
     Args:
-        words: gives the sentence, once the work in this context has ended.
+        words: returns the report; called after the work in this context has ended.
 
     Raises:
-        KeyboardInterrupt: with that sentence, which the command line prints.
+        KeyboardInterrupt: with the report, which the command line prints.
     """
     try:
         yield
@@ -109,7 +109,7 @@ def told_if_interrupted(words: Callable[[], str]) -> Iterator[None]:
 
 
 def progress_bar() -> Progress:
-    """A bar with count, elapsed time and ETA; silent where the output is no terminal."""
+    """Returns a progress bar with count, elapsed time and ETA; disabled if the output is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -125,34 +125,34 @@ def progress_bar() -> Progress:
 
 
 def note(sentence: str) -> None:
-    """Says what a person may want to know about the work, and what to do about it.
+    """Prints a note for the user.
 
     Args:
-        sentence: with no markup.
+        sentence: the note, without markup.
     """
     console.print(f"[yellow]note[/] {escape(sentence)}")
 
 
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
-    """Warns if a model was made from a backbone alone and its head is untrained.
+    """Warns if the head of a model is untrained, because only the backbone's weights were given.
 
     Args:
-        provenance: of the model's info.
+        provenance: the provenance in the model's info.
     """
     fresh = [name for name in provenance.get("fresh", []) if not name.startswith("auxiliary.")]
     if fresh:
         console.print(
-            f"[yellow]untrained[/]: {len(fresh)} of this model's weights, its head among them, are random; the masks "
-            "mean nothing before training: atrous train RECIPE --init MODEL"
+            f"[yellow]untrained[/]: {len(fresh)} of this model's weights are random, including its head, so its masks "
+            "are meaningless. Train the model first: atrous train RECIPE --init MODEL"
         )
 
 
 def write_json(results: dict[str, Any], path: Path) -> None:
-    """Writes results for machines to read, atomically and with our mark, and says where.
+    """Writes results as a JSON file with the mark of this program, atomically, and prints its path.
 
     Args:
         results: plain dicts, lists, strings and numbers.
-        path: the file; its folder is made.
+        path: the file; its folder is created if missing.
     """
     save_json(results, path)
     console.print(f"written: {escape(str(path))}")

@@ -1,4 +1,4 @@
-"""Which device and which precision serve best here, and what the process needs to be quick on it."""
+"""The choice of device and precision, and memory settings of the process for fast training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device by name; "auto" takes the CUDA GPU, else Apple's (mps), else the CPU.
+    """Returns a device by name; "auto" selects a CUDA GPU if present, else Apple's GPU (mps), else the CPU.
 
     Args:
-        name: "auto", "cpu", "cuda", "cuda:1", "mps"; a device is given back as it is.
+        name: "auto", "cpu", "cuda", "cuda:1" or "mps"; a torch.device is returned unchanged.
 
     Raises:
-        AtrousError: no such device here.
+        AtrousError: this machine has no such device.
     """
     if isinstance(name, torch.device):
         return name
     if not isinstance(name, str):
-        raise AtrousError(f"a device is a name, such as cpu or cuda:0, or a torch.device, got {shown(name)}.")
+        raise AtrousError(f"a device must be a name, such as cpu or cuda:0, or a torch.device, got {shown(name)}.")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -38,14 +38,14 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; "auto" takes bfloat16 where the processor computes in it, else float32.
+    """Returns a dtype by name; "auto" selects bfloat16 if the device supports it in hardware, else float32.
 
     Args:
         name: "auto", "float32" or "bfloat16".
-        device: where it will be used.
+        device: the device of the computation.
 
     Raises:
-        AtrousError: unknown name.
+        AtrousError: the name is unknown.
     """
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
@@ -55,34 +55,34 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself, so that it is faster there and not emulated."""
+    """Returns whether the device multiplies in bfloat16 in hardware, which is faster than an emulation."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def with_float64(device: torch.device) -> torch.device:
-    """The device, or the CPU where the device has no float64, as Apple's GPUs do not."""
+    """Returns the device, or the CPU for a device without float64, such as Apple's GPUs."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """The inverse of `pick_precision`'s names."""
+    """Returns the name of a dtype, as `pick_precision` takes it."""
     return str(dtype).removeprefix("torch.")
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what it frees, for its next step; does nothing outside Linux with glibc.
+    """Makes this process keep freed memory for its next training step; does nothing without glibc.
 
-    To be called after the first step, when all that lasts has been allocated. By default glibc hands large blocks back
-    to the system at once, so every training step faults all its memory in again: a quarter of its time
-    (docs/results.md).
+    Call it after the first step, when all permanent memory is allocated. By default, glibc returns large blocks to the
+    system at once, and every training step causes page faults for all of its memory again. They take a quarter of its
+    time (docs/results.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # constants of malloc.h
     libc = ctypes.CDLL(None)
-    libc.malloc_trim(0)  # the first step's leftovers lie between what lasts
-    libc.mallopt(arena_max, 1)  # what the forward pass frees is there for the backward pass, which is another thread
+    libc.malloc_trim(0)  # returns the free memory of the first step between the permanent blocks
+    libc.mallopt(arena_max, 1)  # the backward pass, another thread, can reuse memory freed by the forward pass
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)

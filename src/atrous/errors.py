@@ -1,4 +1,4 @@
-"""The one error a user is meant to read, and the nearest match to a misspelt name."""
+"""The errors with messages for the user, and the nearest match to a misspelt name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: Characters of a value that a message shows.
+#: Largest number of characters of a value in a message.
 SHOWN = 80
-#: Bits of a whole number whose digits a message shows.
+#: Largest number of bits of a whole number whose digits a message shows.
 MOST_BITS = 1000
 
 
 class AtrousError(ValueError):
-    """A mistake in what was given: the message says what was given, what is allowed and what to do.
+    """Wrong input or usage; the message names the given value, the allowed values and the solution.
 
     The command line prints the message without a traceback and exits with `exit_code`.
     """
@@ -23,29 +23,29 @@ class AtrousError(ValueError):
 
 
 class WrongArguments(AtrousError, TypeError):
-    """A call with an argument that the function does not have, or without one that it needs."""
+    """A call with an unknown argument, or without a required argument."""
 
 
 class OutOfMemory(AtrousError, MemoryError):
-    """What was asked for takes more memory than there is."""
+    """A request that needs more memory than is available."""
 
 
 class SomeInputsFailed(AtrousError):
-    """Some inputs could not be used, and were named; the others are done."""
+    """Some inputs failed and were named in messages; the other inputs were processed."""
 
     exit_code = 1
 
 
 def unknown_name(kind: str, given: Any, allowed: Iterable[str]) -> AtrousError:
-    """An error for an unknown name that offers the nearest match and lists what is allowed.
+    """Returns an error for an unknown name, with the nearest match and the allowed names.
 
     Args:
-        kind: what the name names, in words ("backbone", "layout").
-        given: the name as the user wrote it; anything else is shown.
-        allowed: every name that would have been accepted; of more than 20 the nearest are listed.
+        kind: kind of the name, such as "backbone" or "layout".
+        given: the name as the user wrote it; an object of another type is described.
+        allowed: all accepted names; if there are more than 20, only the nearest are listed.
 
     Returns:
-        The error, to be raised by the caller.
+        The error; the caller raises it.
     """
     given = named(given)
     names = sorted(allowed)
@@ -56,23 +56,23 @@ def unknown_name(kind: str, given: Any, allowed: Iterable[str]) -> AtrousError:
 
 
 def no_encoding(error: UnicodeError) -> AtrousError:
-    """An error for a name or text that an encoding does not have, with what to do.
+    """Returns an error for a name or text that cannot be encoded or decoded, with a solution.
 
     Args:
-        error: as Python, or a library that takes paths as text only, raised it.
+        error: the error raised by Python, or by a library that takes paths as text only.
     """
     if isinstance(error, UnicodeEncodeError):
         if any("\ud800" <= letter <= "\udfff" for letter in error.object):
-            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is no text, which this needs: rename it.")
+            return AtrousError(f"{error.object[:SHOWN]!a} is a name that is not valid text: rename it.")
         return AtrousError(
-            f"{error.object[:SHOWN]!a} has letters that {error.encoding}, the encoding of this process, does not have: "
+            f"{error.object[:SHOWN]!a} has letters that are not in {error.encoding}, the encoding of this process: "
             "set PYTHONUTF8=1 in the environment before Python starts, or rename it."
         )
     return AtrousError(f"a text cannot be read: {error}.")
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that is most like a given one, or None where none is like it.
+    """Returns the allowed name that is most similar to the given name; None if no name is similar.
 
     Args:
         given: the name as the user wrote it.
@@ -89,40 +89,40 @@ def _near(given: str, names: list[str]) -> list[str]:
 
 
 def _bare(name: str) -> str:
-    """A name as it sounds: "mobilenet_v2" is near "mobilenetv2_100", "deeplabv3+" is "deeplabv3plus"."""
+    """Normalises a name for the comparison: "mobilenet_v2" becomes "mobilenetv2", "deeplabv3+" "deeplabv3plus"."""
     return "".join(letter for letter in str(name).lower().replace("+", "plus") if letter.isalnum())
 
 
 def named(name: Any) -> str:
-    """A name in a message: the beginning of a text as it is, of anything else what `shown` says.
+    """Returns a name for a message: the beginning of a text, or the result of `shown` for any other object.
 
     Args:
-        name: anything that was given where a name is wanted, such as a key of a dict.
+        name: any object given as a name, such as a key of a dict.
     """
     return str(name)[:SHOWN] if isinstance(name, str) else shown(name)
 
 
 def shown(value: Any) -> str:
-    """A value in a message: its type, and as much of it as fits into a line.
+    """Returns a value for a message: its type, and the beginning of its text.
 
     Args:
-        value: anything, even with a `repr`, a length or a `shape` that fails.
+        value: any object, also one whose `repr`, length or `shape` raises an error.
     """
     try:
         return _described(value)
-    except Exception:  # of the value's own methods
+    except Exception:  # raised by the value's own methods
         return kind_of(value)
 
 
 def kind_of(value: Any) -> str:
-    """The name of a value's type, whatever is wrong with the value.
+    """Returns the name of a value's type, also for broken objects.
 
     Args:
-        value: anything.
+        value: any object.
     """
     try:
         return str(type(value).__name__)
-    except Exception:  # of the type's own type
+    except Exception:  # raised by a metaclass
         return "an object"
 
 
@@ -130,7 +130,7 @@ def _described(value: Any) -> str:
     kind = type(value).__name__
     if value is None or isinstance(value, bool):
         return str(value)
-    if type(value) is int and value.bit_length() > MOST_BITS:  # Python writes no more than 4300 digits
+    if type(value) is int and value.bit_length() > MOST_BITS:  # Python converts at most 4300 digits to text
         return f"{kind} of {value.bit_length():,} bits"
     if (shape := getattr(value, "shape", None)) is not None:
         return _cut(f"{kind} of shape {tuple(shape)} and {getattr(value, 'dtype', 'unknown type')}")
@@ -145,12 +145,12 @@ def _cut(text: str) -> str:
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: "1 picture", "2 pictures", "1,000 classes".
+    """Returns a number with its noun, such as "1 picture", "2 pictures" or "1,000 classes".
 
     Args:
-        count: ≥ 0.
-        noun: in the singular.
-        plural: where it is not the noun with s, or es after s, sh, ch and x.
+        count: the number, ≥ 0.
+        noun: the noun in the singular.
+        plural: the plural; by default the noun with s, or with es after s, sh, ch and x.
     """
     if count != 1:
         noun = plural or noun + ("es" if noun.endswith(("s", "sh", "ch", "x")) else "s")
@@ -158,7 +158,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def missing_extra(package: str, extra: str) -> AtrousError:
-    """An error for an optional package that is not installed, with the command that installs it."""
+    """Returns an error for an optional package that is not installed, with the command that installs it."""
     return AtrousError(
         f"this needs the package '{package}', which is not installed. Install it with: pip install 'atrous[{extra}]'"
     )

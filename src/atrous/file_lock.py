@@ -1,4 +1,4 @@
-"""A lock on a file that one process holds for a while, and that ends with the process, however it ends."""
+"""A lock on a file for one process; it is released at the latest when the process ends, also if it is killed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ except ImportError:  # Windows
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[bool]:
-    """Locks a file for this process as long as the context lasts, without waiting for others.
+    """Locks a file for this process during the context, without waiting for other processes.
 
     Args:
-        path: the file, made where there is none and never changed; its folder exists.
+        path: the file, created if missing and never changed; its folder must exist.
 
     Yields:
-        False where another process holds the lock. True where this one holds it now, or the disk has no locks.
+        False if another process holds the lock. True if this process holds it, or if the disk does not support locks.
 
     Raises:
-        OSError: the file cannot be opened; names it.
+        OSError: the file cannot be opened; the message names it.
     """
     with _locked_by_sqlite(path) if fcntl is None else _locked_by_fcntl(path) as locked:
         yield locked
@@ -33,9 +33,9 @@ def lock_file(path: Path) -> Iterator[bool]:
 @contextmanager
 def _locked_by_fcntl(path: Path) -> Iterator[bool]:
     assert fcntl is not None
-    with path.open("ab") as file:  # not "wb", which would empty a file
+    with path.open("ab") as file:  # "wb" would truncate the file
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, whose locks outlive us in the data workers
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # locks of flock would be inherited by the data workers
             locked = True
         except (BlockingIOError, PermissionError):
             locked = False
@@ -46,10 +46,10 @@ def _locked_by_fcntl(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def _locked_by_sqlite(path: Path) -> Iterator[bool]:
-    """SQLite has a lock of every system; a file of no bytes is a database to it, in which nothing is written."""
+    """Locks a file with SQLite, which supports every system; an empty file is a valid database, and stays empty."""
     try:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:  # a folder that may not be written, or no folder
+    except sqlite3.Error as error:  # a folder that is missing or write-protected
         raise OSError(f"{path} cannot be locked: {error}.") from error
     with closing(connection) as database:
         try:

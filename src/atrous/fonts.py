@@ -1,7 +1,7 @@
-"""Text in pictures: in Pillow's own font where that has all its letters, else in fonts of the system.
+"""Draws text into pictures with Pillow's own font if it has all letters, else with fonts of the system.
 
-Pillow's font has the letters of English alone. What no font of the system draws is never drawn as boxes: a class is
-then shown by its number, and a warning names it.
+Pillow's font has only the letters of English. A class name that no font can draw is not drawn as boxes: the picture
+shows the class index instead, and a warning names the class.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from atrous import logger
 
-#: Sizes in pixels at which fonts of coloured bitmaps, such as those for emoji, have their only pictures.
+#: The only sizes, in pixels, of fonts with coloured bitmaps, such as emoji fonts.
 BITMAP_SIZES = (109, 136, 128, 160, 96, 64)
-#: A letter that Unicode will never have, whose glyph is therefore the font's sign for a missing one.
+#: A code point that Unicode never assigns; its glyph is the font's sign for a missing letter.
 NO_LETTER = "\U0010ffff"
-#: Size in pixels at which a font is asked whether it has a letter.
+#: Size in pixels for checks whether a font has a letter.
 ASKED_SIZE = 20
-#: Words in a font's file name that make it a later choice: labels are upright, regular and without serifs.
+#: Words in a font's file name that lower its priority: labels use upright, regular fonts without serifs.
 OTHER_STYLES = frozenset(
     {"bold", "italic", "oblique", "mono", "serif", "condensed", "narrow", "light", "thin", "black", "medium"}
     | {"display", "math", "lastresort"}
 )
-#: What joins two emoji into one, what asks for the coloured form, and the first and last of the tones of skin.
+#: The two joiners, the selector of the coloured form of an emoji, and the first and last skin tone.
 JOINER, NON_JOINER, COLOURED, TONES = "\u200d", "\u200c", "\ufe0f", ("\U0001f3fb", "\U0001f3ff")
-#: The first and last of the letters, not drawn by themselves, that make a flag that of a region.
+#: The first and last tag character; tag characters are invisible and turn a flag into the flag of a region.
 TAGS = "\U000e0020", "\U000e007f"
-#: What asks for the plain form of an emoji, and what draws a key around the digit before it.
+#: The selector of the plain form of an emoji, and the mark that draws a key around the digit before it.
 PLAIN, KEYCAP = "\ufe0e", "\u20e3"
-#: The first and last of the letters of which two make a flag.
+#: The first and last regional indicator; two of them make a flag.
 FLAGS = ("\U0001f1e6", "\U0001f1ff")
-#: Names in one warning.
+#: Largest number of names in one warning.
 MOST_NAMED = 8
 
 Ink = str | tuple[int, int, int]
 
 
 class FontWarning(UserWarning):
-    """Names that no font of this system draws, so that pictures show numbers."""
+    """No font of this system can draw some class names, so pictures show class indices instead."""
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """What pictures show for each class: its name, or "class 3" where no font of this system draws the name.
+    """Returns the label of each class in pictures: its name, or "class 3" if no font of this system can draw the name.
 
     Args:
-        names: of all classes, in the order of their indices.
+        names: names of all classes, in the order of their indices.
 
     Warns:
-        FontWarning: names that are not drawn, each beside its number; once for each list of names.
+        FontWarning: names that cannot be drawn, each with its index; once for each list of names.
     """
     return list(_labels(tuple(printable(name) for name in names)))
 
@@ -68,7 +68,7 @@ def _labels(names: tuple[str, ...]) -> tuple[str, ...]:
         more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         logger.warn(
             f"no font of this system draws the names of some classes, so pictures show their numbers: "
-            f"{', '.join(missing[:MOST_NAMED])}{more}. A font with these letters, such as Noto Sans, mends it.",
+            f"{', '.join(missing[:MOST_NAMED])}{more}. Install a font with these letters, such as Noto Sans.",
             FontWarning,
             stacklevel=3,
         )
@@ -76,37 +76,37 @@ def _labels(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def drawable(text: str) -> str:
-    """The text on one line, with "?" in place of each letter that no font of this system draws.
+    """Returns the text on one line, with "?" for each letter that no font of this system can draw.
 
     Args:
-        text: any, such as a file's name.
+        text: any text, such as the name of a file.
     """
     return "".join(one if _runs(one) is not None else "?" for one in _clusters(printable(text)))
 
 
 def printable(text: str) -> str:
-    """The text on one line, with "?" for what no font draws: line breaks, other controls, bytes that are no text."""
+    """Returns the text on one line, with "?" for line breaks, other control characters and undecodable bytes."""
     joined = unicodedata.normalize("NFC", text)
     return "".join(_printable(letter) for letter in joined)
 
 
 def _is_unseen(letter: str) -> bool:
-    """Whether a letter only tells how others are drawn."""
+    """Returns whether a character is invisible and only changes how other characters are drawn."""
     return letter in (JOINER, NON_JOINER) or TAGS[0] <= letter <= TAGS[1]
 
 
 def _printable(letter: str) -> str:
-    """The letter; nothing for marks of direction and of places to break a word, and a space for all spaces."""
+    """Returns the character; "" for invisible format characters, and a plain space for all kinds of spaces."""
     if letter.isprintable() or _is_unseen(letter):
         return letter
     return {"Cf": "", "Zs": " "}.get(unicodedata.category(letter), "?")
 
 
 def text_width(text: str, size: int) -> float:
-    """How wide a text will be, in pixels.
+    """Returns the width of a text in pixels.
 
     Args:
-        text: as `labels` or `drawable` gives it.
+        text: a text from `labels` or `drawable`.
         size: height of the letters in pixels, ≥ 1.
     """
     return sum(_width(path, run, size) for path, run in _runs(text) or [(None, text)])
@@ -116,13 +116,13 @@ def draw_text(picture: Image.Image, place: tuple[float, float], text: str, size:
     """Draws one line of text into a picture.
 
     Args:
-        picture: RGB, drawn into.
+        picture: RGB picture, which is changed.
         place: x and y in pixels.
-        text: as `labels` or `drawable` gives it.
+        text: a text from `labels` or `drawable`.
         size: height of the letters in pixels, ≥ 1.
-        ink: colour of the letters; emoji have their own.
-        anchor: what of the text is at `place`: l, m or r (left, middle, right), then a letter of Pillow's for the
-            height, such as m (middle) or a (top).
+        ink: colour of the letters; emoji have their own colours.
+        anchor: the point of the text at `place`: l, m or r (left, middle, right), then Pillow's letter for the vertical
+            position, such as m (middle) or a (top).
     """
     runs = _runs(text) or [(None, text)]
     x = place[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * text_width(text, size)
@@ -139,7 +139,7 @@ def draw_text(picture: Image.Image, place: tuple[float, float], text: str, size:
 def _paste_scaled(
     picture: Image.Image, place: tuple[float, float], run: str, font: ImageFont.FreeTypeFont, size: int, height: str
 ) -> None:
-    """Draws letters of a font that has one size only."""
+    """Draws text with a font that has only one size, scaled to the wanted size."""
     left, top, right, bottom = font.getbbox(run, anchor="ls")
     drawn = Image.new("RGBA", (max(1, round(right - left)), max(1, round(bottom - top))))
     ImageDraw.Draw(drawn).text((-left, -top), run, "black", font, "ls", embedded_color=True)
@@ -155,20 +155,20 @@ def _width(path: str | None, run: str, size: int) -> float:
 
 
 def _is_from_the_right(text: str) -> bool:
-    """Whether the first letter with a direction is of a script that is read from the right."""
+    """Returns whether the first letter with a direction belongs to a script written from right to left."""
     directions = map(unicodedata.bidirectional, text)
     return next((one for one in directions if one in ("L", "R", "AL")), "L") != "L"
 
 
 @lru_cache(maxsize=1024)
 def _runs(text: str) -> list[tuple[str | None, str]] | None:
-    """The text in parts of one font each, in the order of reading; None where a letter is in no font.
+    """Splits the text into parts of one font each, in reading order; None if no font has one of the letters.
 
-    A font is a file's path; None is Pillow's own.
+    A font is the path of its file; None is Pillow's own font.
     """
     clusters = _clusters(text)
     if not features.check("raqm") and any(_needs_shaping(letter) for letter in text):
-        return None  # letters would stand apart, or in the wrong order
+        return None  # without shaping, letters would be separated or in the wrong order
     fonts: tuple[str | None, ...] = (None, *_system_fonts())
     if not any(map(_is_emoji, clusters)):
         whole = next((path for path in fonts if all(_has(path, cluster) for cluster in clusters)), "")
@@ -178,7 +178,7 @@ def _runs(text: str) -> list[tuple[str | None, str]] | None:
     for cluster in clusters:
         if _is_emoji(cluster):
             choices = (*(path for path in fonts if path and "emoji" in path.lower()), *fonts)
-        elif runs and not cluster.isspace():  # spaces of fonts for emoji are very wide
+        elif runs and not cluster.isspace():  # spaces of emoji fonts are very wide
             choices = (runs[-1][0], *fonts)
         else:
             choices = fonts
@@ -193,7 +193,7 @@ def _runs(text: str) -> list[tuple[str | None, str]] | None:
 
 
 def _clusters(text: str) -> list[str]:
-    """Letters, each with the signs that belong to it: accents, parts of one emoji, the two halves of a flag."""
+    """Splits a text into letters with their accents, whole emoji, and whole flags."""
     clusters: list[str] = []
     for letter in text:
         last = clusters[-1] if clusters else ""
@@ -215,26 +215,26 @@ def _needs_shaping(letter: str) -> bool:
 
 
 def _is_emoji(cluster: str) -> bool:
-    """Whether letters are joined into one emoji, or asked for as one, which fonts of plain signs draw apart."""
+    """Returns whether a cluster is an emoji of several characters, which plain fonts would draw separately."""
     is_toned = any(TONES[0] <= letter <= TONES[1] for letter in cluster)
     return is_toned or any(letter in cluster for letter in (JOINER, COLOURED, KEYCAP))
 
 
 @lru_cache(maxsize=2**16)
 def _has(path: str | None, cluster: str) -> bool:
-    """Whether a font has all letters of a cluster, and draws something for it."""
+    """Returns whether a font has all letters of a cluster, and does not draw it empty."""
     if cluster.isspace():
         return True
     try:
         letters = [letter for letter in cluster if not _is_unseen(letter) and letter not in (COLOURED, PLAIN)]
         return all(_maps(path, letter) for letter in letters) and any(_glyph(path, cluster))
-    except OSError:  # a damaged file, or a format that is not read
+    except OSError:  # a damaged file, or an unsupported format
         return False
 
 
 @lru_cache(maxsize=2**16)
 def _maps(path: str | None, letter: str) -> bool:
-    """Whether a font has a letter: in its table of letters, and not as its sign for a missing one."""
+    """Returns whether a font has a letter in its table, with a glyph other than its sign for a missing letter."""
     if path is not None:
         first, last = _letters(path)
         at = int(np.searchsorted(first, ord(letter), side="right")) - 1
@@ -245,10 +245,10 @@ def _maps(path: str | None, letter: str) -> bool:
 
 @cache
 def _letters(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last letters of the ranges in a font's table `cmap` (OpenType 1.9), ascending.
+    """Returns the first and the last letters of the ranges in a font's table `cmap` (OpenType 1.9), ascending.
 
     Raises:
-        OSError: damaged, or without such a table of Unicode.
+        OSError: the file is damaged, or has no `cmap` table for Unicode.
     """
     try:
         with Path(path).open("rb") as file:
@@ -267,7 +267,7 @@ def _letters(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ranges(table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges in one table of letters, of format 4 or 12; none of another."""
+    """Returns the ranges in one `cmap` subtable of format 4 or 12; no range for other formats."""
     kind = int.from_bytes(table[:2], "big")
     if kind == 12:
         groups = np.frombuffer(table, ">u4", 3 * int.from_bytes(table[12:16], "big"), 16).reshape(-1, 3).astype(int)
@@ -285,7 +285,7 @@ def _missing(path: str | None) -> bytes:
 
 
 def _glyph(path: str | None, letter: str) -> bytes:
-    """What a font draws for a letter; no byte of it is set for one that is empty."""
+    """Returns the pixels that a font draws for a letter; all bytes are 0 for an empty glyph."""
     font = _asked(path)
     left, top, right, bottom = (round(side) for side in font.getbbox(letter, anchor="ls"))
     drawn = Image.new("RGBA", (max(1, right - left), max(1, bottom - top)))
@@ -295,16 +295,16 @@ def _glyph(path: str | None, letter: str) -> bytes:
 
 @cache
 def _asked(path: str | None) -> ImageFont.FreeTypeFont:
-    """A font at the size at which it is asked; all that are asked stay open, a few hundred at most."""
+    """Returns a font at the size of the letter checks; all checked fonts stay open, a few hundred at most."""
     return _font(path, ASKED_SIZE)
 
 
 @lru_cache(maxsize=32)
 def _font(path: str | None, size: int) -> ImageFont.FreeTypeFont:
-    """A font at a size, or at its own size where it has one only.
+    """Returns a font at the given size, or at its own size if it has only one.
 
     Raises:
-        OSError: damaged, or of a format that is not read.
+        OSError: the file is damaged, or of an unsupported format.
     """
     if path is None:
         font = ImageFont.load_default(size)
@@ -314,12 +314,12 @@ def _font(path: str | None, size: int) -> ImageFont.FreeTypeFont:
     for one in (size, *BITMAP_SIZES):
         with suppress(OSError):
             return ImageFont.truetype(path, one)
-    raise OSError(f"{path} has none of the sizes that are tried, or is no font")
+    raise OSError(f"{path} has none of the tried sizes, or is not a font")
 
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> tuple[str, ...]:
-    """The files of the system's and the user's fonts, plain ones first."""
+    """Returns the font files of the system and of the user, plain fonts first."""
     files = {path for folder in _font_folders() for path in _files_below(folder)}
     return tuple(map(str, sorted(files, key=_plainness)))
 
@@ -335,8 +335,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _font_folders() -> list[Path]:
-    """Where this kind of system keeps fonts."""
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path.home fails where there is none)
+    """Returns the font folders of this operating system."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path.home fails without a home folder)
     if sys.platform == "darwin":
         return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library" / "Fonts"]
     if sys.platform == "win32":

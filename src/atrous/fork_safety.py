@@ -1,7 +1,8 @@
-"""Forked processes: a child has its parent's memory, but of its threads only the one that forked.
+"""Safety of forked processes: a child has its parent's memory, but only the thread that forked.
 
-What computes with several threads would wait in the child for threads that are not there. So torch computes with one
-thread there, compiled loops run without threads, and a lock that a lost thread held says so.
+Code that computes with several threads would wait forever in the child for the missing threads. In the child, torch
+therefore computes with one thread, compiled loops run without threads, and a lock that a missing thread held raises an
+error.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from atrous.errors import AtrousError
 
 
 class ForkLock:
-    """A lock for threads that is never taken in a forked child by a thread that is not there.
+    """A lock for threads that no missing thread can hold in a forked child.
 
     Args:
-        lost: what to say in a child where a lost thread held the lock, as the state that it guards is then unknown;
-            "" where the lock is simply free there.
+        lost: error message in a child if a missing thread held the lock, because the state that it protects is then
+            unknown; "" if the lock is free in the child in this case.
     """
 
     def __init__(self, lost: str = "") -> None:
@@ -40,7 +41,7 @@ class ForkLock:
         self._lock.release()
 
     def after_fork(self) -> None:
-        """In a child: a free lock, one that is lost, or one that its owner, the thread that forked, still holds."""
+        """Replaces the lock in a child; it is free, lost, or still held by its owner if this thread forked."""
         locked, self._lock = self._lock.locked(), threading.Lock()
         if locked and self._owner == threading.get_ident():
             self._lock.acquire()
@@ -54,18 +55,18 @@ _numba_lost = False
 
 
 def leave_to_parent(runtime: Any) -> None:
-    """Has a forked child never destroy an object: its end would wait for threads that are not there.
+    """Prevents a forked child from destroying an object, because its destructor would wait for missing threads.
 
     Args:
-        runtime: what has threads of its own.
+        runtime: an object with its own threads.
     """
     _runtimes.add(runtime)
 
 
 def numba_lost() -> bool:
-    """Whether this process was forked when numba's or torch's threads could have started: both may share OpenMP.
+    """Returns whether this process was forked after numba or torch was imported, which may both use OpenMP threads.
 
-    OpenMP ends a child that calls threads of its parent, or the child waits for them.
+    A child that uses the OpenMP threads of its parent is killed by OpenMP, or waits for them forever.
     """
     return _numba_lost
 
@@ -85,9 +86,9 @@ def _in_child() -> None:
 
 
 def _leave_without_destructors() -> None:
-    """Ends this process, once Python has finished, before the runtimes' global objects wait for their threads."""
+    """Makes this process exit after Python has finished, before global destructors of the runtimes wait for threads."""
     libc = ctypes.CDLL(None)
-    on_exit = getattr(libc, "on_exit", None)  # glibc's alone
+    on_exit = getattr(libc, "on_exit", None)  # only in glibc
     if on_exit is not None:
         on_exit(libc._exit, None)
 

@@ -1,4 +1,4 @@
-"""The pages of `atrous --help` and `atrous VERB --help`: options in groups, with choices and defaults in words."""
+"""The texts of `atrous --help` and `atrous VERB --help`: options in groups, with their choices and defaults."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from atrous.command_discovery import COMMANDS, Option, description, examples, gr
 from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.option_fields import in_words
 
-ABOUT = "DeepLab, from a folder of pictures and masks to a trained, measured segmenter."
+ABOUT = "Trains, evaluates and runs DeepLab models for semantic segmentation, from a folder of pictures and masks."
 
-#: What the verbs are for.
+#: The tasks of the verbs.
 TASKS = {
     "Start here": ("demo", "doctor"),
     "Make a model": ("train", "convert", "calibrate"),
@@ -22,13 +22,13 @@ TASKS = {
     "Set up the shell": ("completion",),
 }
 
-#: Which options belong together, in this order; `verb.name` wins over `name`.
+#: The groups of options, in the order of the page; `verb.name` takes precedence over `name`.
 GROUPS = {
-    "What is read": (
+    "Input": (
         "model", "models", "a", "b", "paths", "file", "runs", "data", "split", "layout", "input", "groups", "train",
         "val", "pages", "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
     ),
-    "What is written": (
+    "Output": (
         "out", "format", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf", "write_classes",
         "write_split", "scores", "overwrite", "print_schema",
     ),
@@ -36,7 +36,7 @@ GROUPS = {
         "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "crf",
         "crf_search", "crf_images", "half", "int8", "max_drop", "epochs",
     ),
-    "What is shown": ("explain.classes", "most"),
+    "Displayed content": ("explain.classes", "most"),
     "Address and access": ("host", "port", "key_file"),
     "Limits": ("waiting", "megabytes", "megapixels", "seconds"),
     "Speed and memory": ("engine", "device", "precision", "tile", "overlap", "memory"),
@@ -46,7 +46,7 @@ NARROWEST, WIDEST, COLUMN = 40, 100, 26
 
 
 def overview(package: str = COMMANDS) -> str:
-    """The page about all verbs, grouped by task.
+    """Returns the help text of all verbs, grouped by task.
 
     Args:
         package: name of the package whose files are the verbs, here and in `explained`.
@@ -68,7 +68,7 @@ def overview(package: str = COMMANDS) -> str:
 
 
 def explained_group(group: str, package: str = COMMANDS) -> str:
-    """The page about a group of verbs, such as `atrous federate`."""
+    """Returns the help text of a group of verbs, such as `atrous federate`."""
     about = inside(group, package)
     lines = [f"usage: atrous {group} VERB [arguments]", "", *_wrapped(groups(package)[group], ""), "", "Verbs:"]
     for name, sentence in about.items():
@@ -82,7 +82,7 @@ def explained_group(group: str, package: str = COMMANDS) -> str:
 
 
 def explained(verb: str, package: str = COMMANDS) -> str:
-    """The page about one verb.
+    """Returns the help text of one verb.
 
     Raises:
         AtrousError: there is no such verb.
@@ -107,7 +107,7 @@ def explained(verb: str, package: str = COMMANDS) -> str:
         group = [one for one in own if _group_of(verb, one.name) == title]
         order = {name: place for place, name in enumerate(names)}
         group.sort(key=lambda one: (not one.positional, order.get(one.name, order.get(f"{verb}.{one.name}", 0))))
-        recipe = parts and title == "What is read"
+        recipe = parts and title == "Input"
         if group or recipe:
             lines += ["", f"{title}:"]
         if recipe:
@@ -120,7 +120,7 @@ def explained(verb: str, package: str = COMMANDS) -> str:
 
 
 def kind_in_words(option: Option) -> str:
-    """What an option takes, for a sentence: "a whole number", "one of sgd, adam, adamw"."""
+    """Returns the type of an option's value as text, such as "a whole number" or "one of sgd, adam, adamw"."""
     if option.choices:
         return f"one of {', '.join(map(str, option.choices))}"
     if option.takes_several:
@@ -139,11 +139,11 @@ def _group_of(verb: str, name: str) -> str:
         for title, names in GROUPS.items():
             if wanted in names:
                 return title
-    return "What is read"
+    return "Input"
 
 
 def _recipe() -> list[str]:
-    text = "a recipe: a YAML file, or the name of one that ships (a file of that name in the current folder wins):"
+    text = "a recipe: a YAML file, or the name of an included recipe (a file of that name takes precedence):"
     lines = _entry("  RECIPE", text, COLUMN)
     for name, sentence in shipped_recipes().items():
         lines += _wrapped(f"{name}: {sentence}", " " * 8, " " * 6)
@@ -151,8 +151,9 @@ def _recipe() -> list[str]:
 
 
 def _fields_of(parts: dict[str, str], fields: list[Option], flags: dict[str, str]) -> list[str]:
-    """The fields of a recipe, section by section."""
-    lines = ["", *_wrapped("Every field of the recipe is a flag, which wins over the file.", ""), "", "The run:"]
+    """Returns the help lines of a recipe's fields, section by section."""
+    about = "Every field of the recipe is also a flag, which takes precedence over the file."
+    lines = ["", *_wrapped(about, ""), "", "The run:"]
     for one in fields:
         if "." not in one.name:
             lines += _option(one, flags)
@@ -165,7 +166,7 @@ def _fields_of(parts: dict[str, str], fields: list[Option], flags: dict[str, str
 
 
 def _option(option: Option, flags: dict[str, str]) -> list[str]:
-    """An option with what it takes, its sentence, its choices and its default."""
+    """Returns the help lines of an option: flag, placeholder, description, choices and default."""
     section = option.name.rpartition(".")[0]
     beside = {name.rpartition(".")[2]: flag for name, flag in flags.items() if name.rpartition(".")[0] == section}
     text = re.sub(r"`(\w+)`", lambda name: beside.get(name[1], name[0]), option.sentence).rstrip(".")
@@ -179,7 +180,7 @@ def _option(option: Option, flags: dict[str, str]) -> list[str]:
 
 
 def _placeholder(option: Option) -> str:
-    """What stands for the value of a flag."""
+    """Returns the placeholder for the value of a flag, such as " N"."""
     if option.positional or option.is_switch:
         return ""
     if option.takes_several:
@@ -204,13 +205,13 @@ def _default_in_words(option: Option) -> str:
 
 
 def _command(command: str) -> list[str]:
-    """A command that can be copied, on several lines where one is too short."""
+    """Returns a command that can be copied, broken into several lines if it is too long for one."""
     lines = _wrapped(command, "      ", "  ", margin=2)
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def _entry(head: str, text: str, column: int) -> list[str]:
-    """A head and its text, which begins at a column beside it, or below it where the head is long."""
+    """Returns a head and its text, which begins at a column beside the head, or below a long head."""
     column = column if _width() >= 60 else min(column, 6)
     if len(head) < column:
         return _wrapped(text, " " * column, head.ljust(column))
@@ -218,7 +219,7 @@ def _entry(head: str, text: str, column: int) -> list[str]:
 
 
 def _wrapped(text: str, indent: str, first: str = "", margin: int = 0) -> list[str]:
-    """Text in lines that fit, the first with an indent of its own; a default and a bound stay in one piece."""
+    """Wraps text to the width of the terminal, the first line with its own indent; keeps defaults and bounds whole."""
     lines = textwrap.wrap(
         re.sub(r"(\(default:|[≥>≤<](?= \d)) ", "\\1\N{NO-BREAK SPACE}", text),
         _width() - margin,

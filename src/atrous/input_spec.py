@@ -1,4 +1,4 @@
-"""What a model sees of a scene: pictures, and what was measured beside them, such as depth or infrared bands."""
+"""The inputs of a model: pictures, and further measurements of the same scene, such as depth or infrared bands."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from typing import Any, Literal
 from atrous.checked_arguments import as_float, checked_field_names
 from atrous.errors import AtrousError, shown
 
-#: The smallest and the largest positive number of float32, in which networks compute; smaller ones lose digits.
+#: The smallest normal and the largest number of float32, the type of networks; smaller numbers lose digits.
 SMALLEST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
-#: The first input, which every model has.
+#: Name of the first input of every model.
 IMAGE = "image"
-#: Types of values that inputs have.
+#: Allowed types of the values of an input.
 DTYPES = ("uint8", "uint16", "float32")
-#: Channels that are the colours of a photograph: grey, or red, green and blue.
+#: Allowed numbers of colour channels: none, grey, or red, green and blue.
 COLORS = (0, 1, 3)
 
 
 @checked_field_names
 @dataclass(frozen=True)
 class Input:
-    """One thing that a model sees of a scene, from one file.
+    """One input of a model, read from one file per scene.
 
     Args:
-        mean: one per channel, in raw units (0–255 for 8-bit pictures).
-        std: one per channel, > 0, in raw units.
-        name: by which it is given, such as "image" or "depth".
-        dtype: the type of values that the network was trained on; whole numbers of the other size are rescaled to it.
-        pages: of TIFFs with several, "first" for the first page, "channels" for the bands of all of them.
+        mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
+        std: standard deviation of each channel, > 0, in raw units.
+        name: name of the input, such as "image" or "depth".
+        dtype: the type of the training values; 8-bit and 16-bit integers of the other type are rescaled to it.
+        pages: for TIFFs with several pages, "first" for the first page, "channels" for the bands of all pages.
         bands: names of the channels, such as ("red", "nir"); () if they have no names.
-        wavelengths: of the channels in nanometres; () where they are not known.
-        unit: of the values, such as "m"; "" where it is not known.
-        missing: values that mean "no data", beside those that the files declare.
-        colors: how many of the channels, the first ones, are colours of a photograph: 0, 1 (grey) or 3 (red, green,
-            blue). Training varies the brightness and colour of these alone.
-        normalize: "fixed" for (value − mean) / std; "window" for the same with values clipped to `window` before;
-            "per_image" for values less the picture's own mean, divided by its own deviation: `mean` is 0 and `std` 1.
-        window: (lowest, highest) value that is not clipped, in raw units; None where nothing is.
+        wavelengths: wavelength of each channel in nanometres; () if unknown.
+        unit: unit of the values, such as "m"; "" if unknown.
+        missing: values that mean "no data", in addition to those that the files declare.
+        colors: number of first channels that are colours of a photograph: 0, 1 (grey) or 3 (red, green, blue).
+            Training varies the brightness and colour of these channels only.
+        normalize: "fixed" for (value − mean) / std; "window" for the same after clipping values to `window`;
+            "per_image" to subtract the picture's own mean and divide by its own standard deviation, with `mean` 0 and
+            `std` 1.
+        window: (lowest, highest) value for the clipping, in raw units; None for no clipping.
     """
 
     mean: tuple[float, ...]
@@ -73,71 +74,79 @@ class Input:
         _check_choice("pages", self.pages, ("first", "channels"))
         _check_choice("normalize", self.normalize, ("fixed", "window", "per_image"))
         if not isinstance(self.bands, tuple | list) or not all(isinstance(band, str) for band in self.bands):
-            raise AtrousError(f"bands must be names, got {shown(self.bands)}.")
+            raise AtrousError(f"bands must be a list of names, got {shown(self.bands)}.")
         for name in ("bands", "wavelengths"):
             if getattr(self, name) and len(getattr(self, name)) != self.channels:
-                raise AtrousError(f"{name} must be one per channel, {self.channels}, got {len(getattr(self, name))}.")
+                raise AtrousError(
+                    f"{name} must have one value per channel, {self.channels}, got {len(getattr(self, name))}."
+                )
         if not isinstance(self.unit, str):
             raise AtrousError(f"unit must be a text, got {shown(self.unit)}.")
         is_whole = isinstance(self.colors, int) and not isinstance(self.colors, bool)
         if not is_whole or self.colors not in COLORS or self.colors > self.channels:
-            raise AtrousError(f"colors must be 0, 1 or 3, and at most the channels, got {shown(self.colors)}.")
+            raise AtrousError(
+                f"colors must be 0, 1 or 3, and at most the number of channels, got {shown(self.colors)}."
+            )
         if (self.normalize == "window") != (self.window is not None):
-            raise AtrousError(f"window is for normalize='window' and needed there, got {shown(self.window)}.")
+            raise AtrousError(
+                f"window must be given with normalize='window', and only then, got {shown(self.window)} with "
+                f"normalize={self.normalize!r}."
+            )
         if self.window is not None:
             ends = _floats(self.window, "window")
             if ends is None or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
                 raise AtrousError(f"window must be two finite numbers, the lower first, got {shown(self.window)}.")
             object.__setattr__(self, "window", ends)
         if self.normalize == "per_image" and (self.dtype != "float32" or set(self.mean) != {0} or set(self.std) != {1}):
-            raise AtrousError("normalize='per_image' gives float32 with mean 0 and std 1: give these.")
+            raise AtrousError("normalize='per_image' needs dtype='float32', mean 0 and std 1 for every channel.")
 
     @property
     def channels(self) -> int:
-        """C of this input."""
+        """Number of channels C of this input."""
         return len(self.mean)
 
 
 def check_input_name(name: Any) -> None:
-    """Refuses what is no name of an input.
+    """Checks the name of an input.
 
     Args:
-        name: whatever was given as one.
+        name: the given name, of any type.
 
     Raises:
-        AtrousError: no text of letters, digits, - and _ that begins with a letter.
+        AtrousError: the name is not a text of 1 to 32 letters, digits, - and _ that begins with a letter.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", name):
         raise AtrousError(
-            f"the name of an input is up to 32 letters, digits, - and _, and begins with a letter, got {shown(name)}."
+            f"the name of an input must have up to 32 letters, digits, - and _, and begin with a letter, got "
+            f"{shown(name)}."
         )
 
 
 def joint_dtype(inputs: Sequence[Input]) -> Literal["uint8", "uint16", "float32"]:
-    """The type of all inputs' channels in one array: their common type, or float32, which holds the values of all.
+    """Returns the type of the concatenated inputs: their common type, or float32 if the types differ.
 
     Args:
-        inputs: of a model, at least one.
+        inputs: the inputs of a model, at least one.
     """
     return inputs[0].dtype if len({one.dtype for one in inputs}) == 1 else "float32"
 
 
 def usual_colors(channels: int, dtype: str) -> int:
-    """How many channels of a picture count as colours of a photograph by default.
+    """Returns the default number of channels that are colours of a photograph.
 
     Args:
-        channels: C of the picture.
+        channels: number of channels C of the picture.
         dtype: "uint8", "uint16" or "float32".
 
     Returns:
-        All of one or three, and the first three of four, such as red, green, blue and infrared; 0 of other numbers of
-        bands, which are measurements.
+        1 for one channel of integers; 3 for three channels, and for four channels of integers, such as red, green, blue
+        and infrared; 0 in all other cases, whose channels are measurements.
     """
     return {1: 1, 3: 3, 4: 3}.get(channels, 0) if dtype != "float32" else {3: 3}.get(channels, 0)
 
 
 def _floats(values: Any, name: str) -> tuple[float, ...] | None:
-    """Numbers of any type as floats; None for what is no tuple or list of numbers."""
+    """Converts numbers of any type to floats; None if the value is not a tuple or list of numbers."""
     if not isinstance(values, tuple | list):
         return None
     numbers = tuple(number for value in values if (number := as_float(value, name)) is not None)

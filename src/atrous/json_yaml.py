@@ -1,7 +1,7 @@
-"""JSON and YAML read in one way everywhere: whatever is wrong with a text becomes one kind of error.
+"""Reads JSON and YAML with the same checks everywhere; every problem with a text raises AtrousError.
 
-Python's readers raise RecursionError at deep nesting, ValueError at numbers of thousands of digits and at dates that no
-calendar has, accept NaN, Infinity and 1e999, and keep the last of two equal keys without a word.
+Python's readers raise RecursionError for deep nesting, and ValueError for numbers of thousands of digits and for
+invalid dates. They accept NaN, Infinity and 1e999, and silently keep the last of two equal keys.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 from atrous.errors import AtrousError
 
-#: More values than any text of ours has once its YAML aliases are written out.
+#: Largest accepted number of values of a YAML text after its aliases are expanded.
 MOST_VALUES = 10**6
 
 
 def read_json(path: Path, *, finite: bool = True) -> Any:
-    """What a JSON file holds.
+    """Reads a JSON file.
 
     Args:
         path: the file, in UTF-8.
         finite: whether NaN and infinite numbers are refused.
 
     Raises:
-        AtrousError: missing, unreadable, or no JSON.
+        AtrousError: the file is missing, unreadable, or not valid JSON.
     """
     try:
         content = path.read_bytes()
@@ -36,23 +36,24 @@ def read_json(path: Path, *, finite: bool = True) -> Any:
 
 
 def parse_json(text: str | bytes | bytearray, name: str, *, finite: bool = True) -> Any:
-    """What a JSON text holds.
+    """Parses a JSON text.
 
     Args:
-        text: of any length.
-        name: of what it was read from, with which the message begins.
+        text: the text, of any length.
+        name: name of the source, at the beginning of messages.
         finite: whether NaN and infinite numbers are refused.
 
     Raises:
-        AtrousError: no JSON, nested too deeply, a key twice in one object, or a number that is too long or not finite.
+        AtrousError: the text is not valid JSON, is nested too deeply, has a key twice in one object, or has a number
+            that is too long or not finite.
     """
     numbers: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
     try:
         return json.loads(text, object_pairs_hook=_object, **numbers)
     except RecursionError as error:
-        raise AtrousError(f"{name} is no JSON that is read: it is nested too deeply.") from error
-    except (ValueError, OverflowError) as error:  # of json, unicode and integers of too many digits
-        raise AtrousError(f"{name} is no JSON that is read: {error}.") from error
+        raise AtrousError(f"{name} cannot be read as JSON: it is nested too deeply.") from error
+    except (ValueError, OverflowError) as error:  # invalid JSON, invalid UTF-8, or an integer of too many digits
+        raise AtrousError(f"{name} cannot be read as JSON: {error}.") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,13 +62,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"{key[:100]!r} stands twice in one object")
+                raise ValueError(f"the key {key[:100]!r} occurs twice in one object")
             seen.add(key)
     return made
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _finite(digits: str) -> float:
@@ -78,15 +79,15 @@ def _finite(digits: str) -> float:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """What a YAML text holds, of plain values alone.
+    """Parses a YAML text of plain values.
 
     Args:
-        text: one document.
-        name: of what it was read from, with which the message begins.
+        text: the text of one document.
+        name: name of the source, at the beginning of messages.
 
     Raises:
-        AtrousError: no YAML, nested too deeply or in itself, a key twice in one mapping, values that are not finite or
-            that no calendar has, or aliases that stand for more than a million values.
+        AtrousError: the text is not valid YAML, is nested too deeply or contains itself, or has a key twice in one
+            mapping; a value is not finite or an invalid date; or aliases expand to more than a million values.
     """
     import yaml
 
@@ -113,27 +114,27 @@ def _constructed(loader: Any, node: Any) -> Any:
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, OverflowError, TypeError, RecursionError):
         raise
-    except Exception as error:  # PyYAML indexes and looks up what a tag such as !!int, !!bool or !!timestamp stands at
-        raise ValueError("a value is not what its tag says") from error
+    except Exception as error:  # PyYAML does not check the values of tags such as !!int, !!bool or !!timestamp
+        raise ValueError("a value does not fit its tag") from error
 
 
 def _check_nodes(node: Any, sizes: dict[int, int | None]) -> int:
-    """How many values a node stands for, with aliases written out.
+    """Returns the number of values of a node after its aliases are expanded, and checks its keys and numbers.
 
     Args:
-        node: of YAML's tree.
-        sizes: of the nodes seen before; None of those that this one lies in.
+        node: a node of YAML's tree.
+        sizes: number of values of each node visited before; None for the nodes that contain this one.
     """
     import yaml
 
     if isinstance(node, yaml.ScalarNode):
         if node.tag.endswith(":float") and re.fullmatch(r"[-+]?\.(inf|nan)", node.value, re.IGNORECASE):
-            raise ValueError(f"{node.value} is no finite number ({node.start_mark})")
+            raise ValueError(f"{node.value} is not a finite number ({node.start_mark})")
         return 1
     if id(node) in sizes:
         size = sizes[id(node)]
         if size is None:
-            raise ValueError(f"a value holds itself ({node.start_mark})")
+            raise ValueError(f"a value contains itself ({node.start_mark})")
         return size
     sizes[id(node)] = None
     if isinstance(node, yaml.MappingNode):
@@ -141,7 +142,7 @@ def _check_nodes(node: Any, sizes: dict[int, int | None]) -> int:
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
-                    raise ValueError(f"{key.value[:100]!r} stands twice in one mapping ({key.start_mark})")
+                    raise ValueError(f"the key {key.value[:100]!r} occurs twice in one mapping ({key.start_mark})")
                 seen.add((key.tag, key.value))
         parts = [part for pair in node.value for part in pair]
     else:
@@ -150,6 +151,6 @@ def _check_nodes(node: Any, sizes: dict[int, int | None]) -> int:
     for part in parts:
         size += _check_nodes(part, sizes)
         if size > MOST_VALUES:
-            raise ValueError("its aliases stand for more than a million values")
+            raise ValueError("its aliases expand to more than a million values")
     sizes[id(node)] = size
     return size

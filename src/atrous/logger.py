@@ -1,6 +1,6 @@
-"""The logger named "atrous": what commands and calls say to people, for programs that keep a log.
+"""The logger named "atrous", which receives the messages of commands and calls, for programs that keep a log.
 
-It has no handler but one that does nothing, so nothing is printed twice; a program adds its own.
+Its only handler does nothing, so no message is printed twice. A program adds its own handler.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Sentences of commands and of the server have the level INFO; warnings, wherever they come from, WARNING.
+#: Messages of commands and of the server have the level INFO; all warnings have the level WARNING.
 LOGGER = logging.getLogger("atrous")
-#: Kinds of warnings that are left out at present.
+#: Categories of warnings that are currently suppressed.
 _suppressed: list[type[Warning]] = []
 
 
 def warn(sentence: str, category: type[Warning], stacklevel: int = 1) -> None:
-    """Warns in Python's way, and writes the sentence to the logger.
+    """Issues a Python warning, and writes its message to the logger.
 
     Args:
-        sentence: of the warning.
-        category: of the warning.
-        stacklevel: whose line is named, 1 for the caller's; see `warnings.warn`.
+        sentence: message of the warning.
+        category: category of the warning.
+        stacklevel: stack level of the reported line, 1 for the caller's line; see `warnings.warn`.
     """
     warnings.warn(sentence, category, stacklevel=stacklevel + 1)
     if not issubclass(category, tuple(_suppressed)):
@@ -30,21 +30,21 @@ def warn(sentence: str, category: type[Warning], stacklevel: int = 1) -> None:
 
 
 def log(level: int, sentence: str) -> None:
-    """Writes a sentence to the logger; bytes in it that are no text are escapes, which every log file takes.
+    """Writes a sentence to the logger; undecodable bytes become escapes, which every log file can store.
 
     Args:
-        level: of `logging`.
-        sentence: as it is said to people.
+        level: level of `logging`.
+        sentence: the message, as shown to users.
     """
     LOGGER.log(level, "%s", sentence.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 @contextmanager
 def suppressed(category: type[Warning]) -> Iterator[None]:
-    """Leaves out warnings of a kind, in every thread, as long as the context lasts.
+    """Suppresses warnings of a category and of its subclasses, in every thread, during the context.
 
     Args:
-        category: of the warnings, and what is derived from it.
+        category: category of the warnings.
     """
     _suppressed.append(category)
     try:

@@ -1,8 +1,8 @@
-"""Recognises errors of memory that ran out: Python's, torch's, NumPy's, a GPU's."""
+"""Recognises out-of-memory errors of Python, torch, NumPy and GPUs."""
 
 from __future__ import annotations
 
-#: What errors say, in small letters, where memory ran out: torch, C++, CUDA's libraries, numpy and OpenVINO.
+#: Lower-case parts of out-of-memory messages of torch, C++, CUDA's libraries, NumPy and OpenVINO.
 OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -17,9 +17,9 @@ OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, the processor's allocator's or a GPU's.
+    """Returns whether an error means that the memory of the CPU or of a GPU was exhausted.
 
     Args:
-        error: of any type; others than MemoryError are recognised by their words.
+        error: an error of any type; types other than MemoryError are recognised by their message.
     """
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)

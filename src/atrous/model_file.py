@@ -1,7 +1,7 @@
-"""A model as one safetensors file that knows how it was built, its classes, colours, preprocessing and scores.
+"""A model as one safetensors file with its architecture, classes, colours, preprocessing and scores.
 
-The file is a plain safetensors file; its metadata has two entries: "atrous", the `Info` as JSON, and "sha256", over
-that JSON and all weights, so that a file that was altered or damaged is recognised. Nothing is ever unpickled.
+The file is a plain safetensors file, and its metadata has two entries: "atrous" is the `Info` as JSON, and "sha256" is
+the checksum of that JSON and all weights, which detects altered or damaged files. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 
 @checked
 def save(model: SegmentationModel, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
-    """Writes a model file atomically: at every moment the path holds the old file or the new one, whole.
+    """Writes a model file atomically: at any time, the path holds the complete old file or the complete new file.
 
-    What `load` would not read again, or not as the same network, is refused before the old file is touched: one small
-    picture is run through the model and through the one that the file will give.
+    A model that `load` could not restore as the same network is refused before the old file is changed. For this check,
+    one small picture is run through the model and through the model rebuilt from the file's content.
 
     Args:
-        model: a module with `.info`; torch.compile's and DataParallel's are taken off, pruned weights are computed. Its
-            mode, gradients and buffers stay as they are.
-        path: where; its folder is made.
-        half: the convolutions' weights in 16 bits (float16), for half the size; norms and biases stay as they are.
-        overwrite: replace a file that is no model file of atrous, too.
+        model: a module with `.info`. Wrappers of torch.compile and DataParallel are removed, and pruned weights are
+            computed. The module's mode, gradients and buffers do not change.
+        path: the file to write; its folder is created if missing.
+        half: store the convolutions' weights in 16 bits (float16), for half the size; norms and biases do not change.
+        overwrite: also replace a file that is not a model file of atrous.
 
     Raises:
-        AtrousError: the file is another's or cannot be written, a weight is too large for 16 bits, the model's weights
-            and record do not fit each other or hold values that are not finite, or the file would give other scores.
+        AtrousError: the existing file is not a model file of atrous, or the file cannot be written; a weight is too
+            large for 16 bits or not finite; the model's weights do not fit its record; or the file would give other
+            scores.
     """
-    from atrous.roundtrip_check import check_rebuilt  # with torch, which reading a record does without
+    from atrous.roundtrip_check import check_rebuilt  # imports torch, which is not needed to read a record
 
     check_replaceable(path, "model file", is_our_model, overwrite=overwrite)
     plain = check_model(model, wrapped=True)
@@ -58,21 +59,21 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
 
 
 def save_built(model: SegmentationModel, path: Path) -> None:
-    """As `save`, of a model that this program has built from its record, so that none is built to compare it with.
+    """Writes a model that this program built from its record, like `save` but without the check of its scores.
 
     Args:
-        model: a module with `.info`, changed in its weights alone.
-        path: where; what is there is replaced.
+        model: a module with `.info`, of which only the weights were changed.
+        path: the file to write; an existing file is replaced.
 
     Raises:
-        AtrousError: as `save`, but for other scores.
+        AtrousError: as `save`, except for other scores.
     """
     info, tensors = _contents(model)
     _write(info, tensors, path)
 
 
 def _contents(model: SegmentationModel) -> tuple[str, dict[str, Tensor]]:
-    """The record and the weights of a model's file."""
+    """Returns the record as JSON and the weights for a model file."""
     return _record_text(model.info), kept_state(model, model.info)
 
 
@@ -81,31 +82,34 @@ def _write(info: str, tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _check_crf(info: Info) -> None:
-    """Whether the CRF that a record keeps settings of can be made."""
-    from atrous.crf.settings import make_crf  # with torch, which reading a record does without
+    """Checks that the CRF settings in a record are valid."""
+    from atrous.crf.settings import make_crf  # imports torch, which is not needed to read a record
 
     if info.crf is None:
         return
     try:
         crf = make_crf(info.crf)
     except AtrousError as error:
-        raise AtrousError(f"the model's info keeps a CRF that cannot be made: {error} Nothing was written.") from error
+        raise AtrousError(f"the CRF in the model's info is not valid: {error} Nothing was written.") from error
     if crf.compatibility is not None and len(crf.compatibility) != len(info.classes):
         raise AtrousError(
-            f"the model's info keeps a CRF whose compatibility is of {len(crf.compatibility)} classes, and the model "
-            f"separates {len(info.classes)}. Nothing was written."
+            f"the CRF in the model's info has a compatibility matrix for {len(crf.compatibility)} classes, but the "
+            f"model has {len(info.classes)} classes. Nothing was written."
         )
 
 
 def _record_text(info: Info) -> str:
-    """A model's record as JSON that is read again."""
+    """Returns a model's record as JSON, after a check that it can be read again."""
     _check_crf(info)
     try:
         text = json.dumps(info.to_dict(), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise AtrousError(f"the model's info cannot be written as JSON: {error}. Nothing was written.") from error
-    if len(text) > MAX_HEADER_BYTES // 2:  # what else the header holds, and quotes doubled in it, takes room, too
-        raise AtrousError(f"the model's info is {len(text)} characters long, more than a model file keeps.")
+    if len(text) > MAX_HEADER_BYTES // 2:  # leaves space for escaped quotes and the rest of the header
+        raise AtrousError(
+            f"the model's info is {len(text)} characters long, more than the {MAX_HEADER_BYTES // 2} that a model file "
+            "can store: shorten it."
+        )
     type(info).from_dict(parse_json(text, "the model's info"))
     return text
 
@@ -116,14 +120,14 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
 
     Args:
         path: a file written by `save`.
-        output_stride: 8, 16 or 32, at which the same weights run; None for the one that was saved.
+        output_stride: output stride of the model, 8, 16 or 32, with the same weights; None for the saved output stride.
 
     Returns:
         The module, with `.info`.
 
     Raises:
-        AtrousError: not a model file, truncated, or altered since it was saved; or an output stride that it cannot
-            have.
+        AtrousError: the file is not a model file, is truncated, or was altered after it was saved; or the model does
+            not support the output stride.
     """
     import torch
     from safetensors import SafetensorError
@@ -140,7 +144,7 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
         raise AtrousError(f"{path} is truncated or damaged: {error}.") from error
     if metadata.get("sha256") != _digest(metadata["atrous"], tensors):
         raise AtrousError(f"{path} was altered or damaged after it was saved: its checksum does not match.")
-    with torch.device("meta"):  # a record of other widths shall not make a network that fills the memory
+    with torch.device("meta"):  # before memory is allocated: a wrong record may describe a huge network
         _check_shapes(tensors, models.build(info.architecture, info.arguments).state_dict(), path)
     model = models.build(info.architecture, info.arguments)
     model.load_state_dict(tensors)
@@ -153,59 +157,59 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
 def _halved(name: str, weight: Tensor) -> Tensor:
     halved = weight.half()
     if not halved.isfinite().all():
-        raise AtrousError(f"{name} holds weights beyond ±65504, the largest of 16 bits: save with half=False.")
+        raise AtrousError(f"{name} holds weights beyond ±65504, the limit of 16-bit floats: save with half=False.")
     return halved
 
 
 def check_name(path: Path, flag: str) -> None:
-    """Before long work: whether a path is named as a model file is.
+    """Checks, before long work starts, that the path of a model file has the suffix .safetensors.
 
     Args:
-        path: where a model is to be written.
-        flag: the argument that said so.
+        path: the model file to write.
+        flag: the argument that gives the path.
 
     Raises:
         AtrousError: its name does not end in .safetensors.
     """
     if path.suffix != ".safetensors":
-        raise AtrousError(f"{flag} is {path}; a model file's name ends in .safetensors.")
+        raise AtrousError(f"{flag} is {path}; the name of a model file must end in .safetensors.")
 
 
 def read_info(path: str | Path) -> Info:
-    """What a model file says about itself, without reading its weights.
+    """Reads the record of a model file, without its weights.
 
     Raises:
-        AtrousError: not a model file.
+        AtrousError: the file is not a model file.
     """
     path = Path(path)
     return _parse_info(_read_metadata(path), path)
 
 
 def digest_of_file(path: str | Path) -> str:
-    """The SHA-256 of a model file's bytes: equal for copies, and another where anything was altered.
+    """Returns the SHA-256 of a model file's bytes, which is equal for copies and differs after any change.
 
     Raises:
-        AtrousError: not a model file.
+        AtrousError: the file is not a model file.
     """
     _read_metadata(Path(path))
     return sha256_of(path)
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits; of any file.
+    """Returns the SHA-256 of the bytes of any file, as 64 hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    """Writes a safetensors file atomically: into a temporary file beside it, synced, then renamed.
+    """Writes a safetensors file atomically: a temporary file in the same folder is written, synced and renamed.
 
     Raises:
-        AtrousError: the disk is full or the folder not writable; what was there before is untouched.
+        AtrousError: the disk is full or the folder is not writable; an existing file is unchanged.
     """
     from safetensors.torch import save as to_bytes
 
@@ -213,22 +217,20 @@ def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], p
         with atomic_path(path, sync=True) as part:
             part.write_bytes(to_bytes(dict(tensors), metadata))
     except OSError as error:
-        raise AtrousError(
-            f"cannot write {path}: {error.strerror or error}. The file before it is untouched."
-        ) from error
+        raise AtrousError(f"cannot write {path}: {error.strerror or error}. An existing file is unchanged.") from error
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, read without torch."""
+    """Reads the metadata of a model file without torch."""
     if path.is_dir():
         inside = path / "best.safetensors"
         if (path / "config.json").is_file() and not inside.is_file():
             raise AtrousError(
-                f"{path} is a folder of another library (it has a config.json), no model file. Convert it first: "
+                f"{path} is a folder of another library (it has a config.json), not a model file. Convert it first: "
                 f"atrous convert {path} --out model.safetensors."
             )
         raise AtrousError(
-            f"{path} is a folder, no model file." + (f" The run's model is {inside}." if inside.is_file() else "")
+            f"{path} is a folder, not a model file." + (f" The run's model is {inside}." if inside.is_file() else "")
         )
     if not path.is_file():
         beside = get_close_matches(path.name, sorted(file.name for file in path.parent.glob("*.safetensors")))
@@ -246,8 +248,8 @@ def _read_metadata(path: Path) -> dict[str, str]:
             metadata = parse_json(file.read(length), str(path)).get("__metadata__", {})
     except (ValueError, AttributeError) as error:  # AtrousError is a ValueError
         raise AtrousError(
-            f"{path} is no model file (atrous model files are .safetensors files written by atrous). "
-            f"Checkpoints of other libraries are converted first: atrous convert {path} --out model.safetensors."
+            f"{path} is not a model file (a model file is a .safetensors file written by atrous). "
+            f"Convert checkpoints of other libraries first: atrous convert {path} --out model.safetensors."
         ) from error
     if not isinstance(metadata, dict) or "atrous" not in metadata:
         raise AtrousError(f"{path} is a safetensors file, but not one written by atrous: it has no model record.")
@@ -264,14 +266,14 @@ def _parse_info(metadata: dict[str, str], path: Path) -> Info:
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Whether a file has the weights that its record speaks of."""
+    """Checks that a file has the weights of the network in its record."""
     shapes, wanted = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (tensors, expected))
     differing = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
     if differing:
         first = differing[0]
         raise AtrousError(
             f"{path} holds weights that do not fit its own architecture: '{first}' has shape "
-            f"{shapes.get(first, 'none')} in the file, {wanted.get(first, 'none')} in the network"
+            f"{shapes.get(first, 'none')} in the file, but {wanted.get(first, 'none')} in the network"
             + (f", and {len(differing) - 1} more differ." if len(differing) > 1 else ".")
         )
 

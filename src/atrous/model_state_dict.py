@@ -1,4 +1,4 @@
-"""The weights of a module as a model file keeps them, or why a file of them would not be read again."""
+"""The weights of a module for a model file, with checks that the file could be read again."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from atrous.models.wrapper_names import without_wrappers
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Kinds of floating-point numbers that a model file keeps as they are; others become single precision.
+#: Floating-point types that a model file stores unchanged; other types become single precision.
 KEPT = ("torch.float16", "torch.float32")
 
 
 def kept_state(model: Any, info: Info) -> dict[str, Tensor]:
-    """The weights under the names that a file of this record has.
+    """Returns the weights under the names that the network of this record has.
 
-    Names lose what wrappers around parts put into them; pruned and otherwise parametrised weights are computed.
+    Prefixes of wrappers are removed from the names; pruned and otherwise parametrised weights are computed.
 
     Args:
-        model: a paper's module.
+        model: a module of one of the papers' models.
         info: its record.
 
     Returns:
-        On the CPU, contiguous, each with numbers of its own.
+        Contiguous tensors on the CPU, which share no memory with each other.
 
     Raises:
-        AtrousError: weights that the record does not speak of, that it speaks of and are not there, of another shape,
-            of no floating-point numbers, without values, or not finite.
+        AtrousError: a weight is not in the record's network, is missing, has another shape or another type, has no
+            values (meta device), or is not finite.
     """
     import torch
 
@@ -53,10 +53,10 @@ def kept_state(model: Any, info: Info) -> dict[str, Tensor]:
 
 @contextmanager
 def in_evaluation(model: Any) -> Iterator[None]:
-    """While active, a module is in evaluation mode; each of its parts is afterwards in the mode that it had.
+    """Sets a module to evaluation mode during the context, and restores the mode of each submodule afterwards.
 
     Args:
-        model: a module; its own `train` is not called.
+        model: a module; its method `train` is not called.
     """
     training = [module for module in model.modules() if module.training]
     for module in training:
@@ -69,13 +69,13 @@ def in_evaluation(model: Any) -> Iterator[None]:
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
-    """Every weight and buffer by its name without wrappers, with parametrised ones as the weights they stand for.
+    """Returns every weight and buffer by its name without wrappers; parametrised weights are computed.
 
     Args:
-        model: a paper's module.
+        model: a module of one of the papers' models.
 
     Returns:
-        Detached, on their own devices; most share the module's memory.
+        Detached tensors on their own devices; most of them share the module's memory.
     """
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules():
@@ -98,11 +98,11 @@ def plain_weights(model: Any) -> dict[str, Tensor]:
 
 
 def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], info: Info) -> None:
-    """Whether the weights are those that the record speaks of."""
-    cure = "A file of it could not be read again; nothing was written."
+    """Checks that the names and shapes of the weights are those of the record's network."""
+    cure = "A file of this model could not be read again; nothing was written."
     built = f"a {info.architecture} over {info.arguments.get('backbone')}"
     for words, names in (
-        ("has weights that its record does not speak of", found.keys() - expected.keys()),
+        ("has weights that are not in the network of its record", found.keys() - expected.keys()),
         ("lacks weights", expected.keys() - found.keys()),
     ):
         if names:
@@ -111,18 +111,18 @@ def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], info: 
     for name, wanted in expected.items():
         if found[name].shape != wanted.shape:
             raise AtrousError(
-                f"'{name}' has the shape {tuple(found[name].shape)}, by the model's record ({built}) "
-                f"{tuple(wanted.shape)}: a part was replaced. Build the model with other arguments (num_classes) "
-                f"instead. {cure}"
+                f"'{name}' has the shape {tuple(found[name].shape)}, but {tuple(wanted.shape)} in the model's record "
+                f"({built}): a part was replaced. Build the model with other arguments (such as num_classes) instead. "
+                f"{cure}"
             )
 
 
 def _checked(name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
-    """A weight's numbers, as they are kept."""
+    """Checks the values of a weight, and converts them to a type of the file."""
     import torch
 
     if tensor.is_meta:
-        raise AtrousError(f"'{name}' is on the meta device, a shape without values; nothing was written.")
+        raise AtrousError(f"'{name}' is on the meta device and has no values; nothing was written.")
     same_kind = tensor.is_floating_point() == wanted.is_floating_point()
     if tensor.layout != torch.strided or tensor.is_quantized or not same_kind:
         raise AtrousError(f"'{name}' holds {tensor.dtype}, not plain floating-point numbers; nothing was written.")

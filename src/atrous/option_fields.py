@@ -1,4 +1,4 @@
-"""Fields of settings: help, range and unit stand beside each field; checks, help texts and schemas are made of them."""
+"""Option fields of dataclasses: each field declares its help, range and unit, for checks, help texts and schemas."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class About:
-    """What a field means and which values it takes.
+    """Description of a field and its allowed values.
 
     Args:
-        help: what it is, a sentence without its range and its choices.
-        ge: least value allowed; of a tuple, of each of its numbers, as are the following.
-        gt: value that it must be above.
-        le: largest value allowed.
-        lt: value that it must be below.
+        help: description of the field, without its range and its choices.
+        ge: smallest allowed value. For a tuple, this and the other bounds apply to each of its numbers.
+        gt: lower bound; the value must be larger.
+        le: largest allowed value.
+        lt: upper bound; the value must be smaller.
         unit: unit of the range, in the plural, such as pixels.
-        choices: all values allowed; any when empty.
-        length: how many values a tuple has; any number for None.
+        choices: all allowed values; empty if any value is allowed.
+        length: number of values of a tuple; None for any number.
     """
 
     help: str
@@ -47,7 +47,7 @@ class About:
 
     @property
     def range(self) -> str:
-        """The range with its unit, in words: "≥ 1", "0–180 degrees"; "" where every number is allowed."""
+        """The range with its unit as text, such as "≥ 1" or "0–180 degrees"; "" if every number is allowed."""
         if self.ge is not None and self.le is not None:
             words = f"{self.ge}–{self.le}"
         else:
@@ -57,7 +57,7 @@ class About:
 
     @property
     def allowed(self) -> str:
-        """The numbers allowed, for a message: "1 or more", "0 to 180 degrees"; "a finite number" where all are."""
+        """The allowed numbers for a message, such as "1 or more"; "a finite number" if every number is allowed."""
         if self.ge is not None and self.le is not None:
             words = f"{self.ge} to {self.le}"
         else:
@@ -67,21 +67,21 @@ class About:
 
     @property
     def sentence(self) -> str:
-        """The help with its choices and its range, which stand before its first semicolon or its second sentence."""
+        """The help with its choices and its range inserted before its first semicolon or its second sentence."""
         head = self._head
         missing = self.choices if any(str(choice) not in self.help for choice in self.choices) else ()
         listed = f": {in_words(missing)}" if missing else ""
         return head + listed + (f", {self.range}" if self.range else "") + self.help[len(head) :]
 
     def check(self, name: str, value: Any) -> None:
-        """Refuses a value that is not allowed.
+        """Checks that a value is allowed.
 
         Args:
-            name: of the field, for the message.
-            value: of the field's type, or None.
+            name: name of the field in the message.
+            value: the value, of the field's type, or None.
 
         Raises:
-            AtrousError: too few or too many values, a number outside the range, or none of the choices.
+            AtrousError: the number of values is wrong, a number is outside the range, or a value is not a choice.
         """
         several = isinstance(value, tuple)
         values = [one for one in (value if several else (value,)) if one is not None]
@@ -101,7 +101,7 @@ class About:
                 raise unknown_name(name, one, map(str, self.choices))
 
     def _several(self) -> str:
-        """What a tuple must hold, in words."""
+        """Returns the required content of a tuple as text."""
         count = f": {self.length} numbers" if self.length else ""
         return f"{self._head}{count}, each {self.allowed}"
 
@@ -122,29 +122,29 @@ class About:
 
 
 def setting(default: Value, help: str, **allowed: Any) -> Value:
-    """A field of a dataclass, with what `About` keeps of it.
+    """Returns a field of a dataclass with a description of type `About`.
 
     Args:
-        default: its value where none is given; not one that can be changed, for which there is `described`.
-        help: what it is; see `About`.
+        default: its default. For a mutable default, use `described` instead.
+        help: description of the field; see `About`.
         allowed: the range, unit or choices; see `About`.
 
     Returns:
-        For `dataclasses` a field; for type checkers its default.
+        A field for `dataclasses`; its default for type checkers.
     """
     return dataclasses.field(default=default, metadata=described(help, **allowed))
 
 
 def described(help: str, **allowed: Any) -> dict[str, Any]:
-    """The metadata of a field that `dataclasses.field` makes; see `setting`."""
+    """Returns the metadata for a field made by `dataclasses.field`; see `setting`."""
     return {"about": About(help, **allowed)}
 
 
 def settings(section: str) -> Callable[[type[Kind]], type[Kind]]:
-    """A dataclass whose constructor checks types and ranges, and whose docstring lists its fields; changed in place.
+    """Decorates a dataclass in place: its constructor checks types and ranges, its docstring lists the fields.
 
     Args:
-        section: name of the section that it is, with which messages name its fields; "" for the whole.
+        section: name of the recipe's section, which messages put before the field names; "" for no section.
     """
 
     def with_checks(kind: type[Kind]) -> type[Kind]:
@@ -164,15 +164,15 @@ def settings(section: str) -> Callable[[type[Kind]], type[Kind]]:
 
 
 def taking(kind: type, *names: str) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
-    """Fields of a dataclass of settings are arguments of a function too, which gets those that are given as `**`.
+    """Decorates a function: the fields of a dataclass become keyword arguments, which the function receives as `**`.
 
-    Its signature and its docstring name them with the types, the defaults and the sentences of the fields, so `help`
-    and the command line have them. An argument of its own, or of a decorator below, wins over a field of the same name.
-    Ranges are checked where the dataclass is made.
+    The signature and the docstring of the function list the fields with their types, defaults and descriptions, so
+    `help` and the command line show them. If the function or a decorator below has an argument of the same name, this
+    argument is used instead of the field. The constructor of the dataclass checks the ranges.
 
     Args:
         kind: a dataclass of fields made by `setting`.
-        names: the fields to take; all that have a default where none is named.
+        names: names of the fields; all fields with a default if no name is given.
     """
     items = {item.name: item for item in dataclasses.fields(kind)}
     chosen = names or [name for name, item in items.items() if item.default is not dataclasses.MISSING]
@@ -201,22 +201,22 @@ def taking(kind: type, *names: str) -> Callable[[Callable[Given, Result]], Calla
 
 
 def taken_by(function: Callable[..., Any]) -> dict[str, About]:
-    """What each argument is that a function takes of dataclasses by `taking`, by its name."""
+    """Returns the descriptions of the arguments that `taking` added to a function, by name."""
     return getattr(function, "taken", {})
 
 
 def given_to(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a function's `**` arguments that are fields of a dataclass; see `taking`.
+    """Returns the `**` arguments of a function that are fields of a dataclass; see `taking`.
 
     Args:
         kind: the dataclass.
-        options: what the function was given.
+        options: the `**` arguments of the function.
     """
     return {item.name: options[item.name] for item in dataclasses.fields(kind) if item.name in options}
 
 
 def _with_arguments(documented: str | None, known: Mapping[str, About]) -> str:
-    """A docstring that lists fields at the end of its arguments, which come before what is returned and raised."""
+    """Adds fields to the end of the Args section of a docstring; inserts the section if there is none."""
     text = inspect.cleandoc(documented or "")
     listed = "\n".join(f"    {name}: {about.sentence}" for name, about in known.items())
     if found := re.search(r"(?m)^Args:\n(?: +.*\n?)+", text):
@@ -229,10 +229,10 @@ def _with_arguments(documented: str | None, known: Mapping[str, About]) -> str:
 
 @functools.cache
 def fields_of(kind: type) -> dict[str, About]:
-    """What each field of a dataclass is, by its name; of a section inside it, its first sentence.
+    """Returns the description of each field of a dataclass, by name; for a nested section, its first sentence.
 
     Args:
-        kind: a dataclass of fields made by `setting`, and of such dataclasses.
+        kind: a dataclass whose fields are made by `setting`, or are such dataclasses.
     """
     found = {}
     for item in dataclasses.fields(kind):
@@ -246,18 +246,18 @@ def fields_of(kind: type) -> dict[str, About]:
 
 
 def section_of(item: dataclasses.Field) -> type | None:
-    """The dataclass that a field holds; None for a plain value."""
+    """Returns the dataclass of a field that is a section; None for a field of a plain value."""
     kind = item.default_factory
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def literals(hint: Any) -> tuple[Any, ...]:
-    """The values that a Literal names; none of any other type."""
+    """Returns the values of a Literal; an empty tuple for any other type."""
     return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def in_words(choices: tuple[Any, ...], last: str = "or") -> str:
-    """Choices in a sentence: "sgd, adam or adamw"; before the last of them stands another word where one is given."""
+    """Returns choices as text, such as "sgd, adam or adamw", with a given word before the last choice."""
     names = [str(choice) for choice in choices]
     return f" {last} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
@@ -267,12 +267,12 @@ def _listed(values: tuple[Any, ...]) -> str:
 
 
 def _as_given(value: Any) -> str:
-    """A value as people write it: 1 also where it became 1.0."""
+    """Returns a value as text; a whole number has no decimals, also if it is stored as a float."""
     return shown(value).removesuffix(".0")
 
 
 def _length(hint: Any) -> int | None:
-    """How many values a tuple of fixed length has, which may be optional; None of any other type."""
+    """Returns the number of values of a tuple type of fixed length, optional or not; None for any other type."""
     for kind in (hint, *typing.get_args(hint)):
         if typing.get_origin(kind) is tuple and ... not in typing.get_args(kind):
             return len(typing.get_args(kind))

@@ -1,7 +1,7 @@
-"""What may be written where: no output replaces an input, or a file that this program did not write.
+"""Checks of output paths: no output replaces an input, or a file that this program did not write.
 
-Every verb calls `check_outputs` before its work. A file is ours by a mark inside it: the Software field of a PNG or
-TIFF, a key of a JSON file, the metadata of a safetensors file, the generator of an HTML page.
+Every verb calls `check_outputs` before its work. A mark inside a file identifies files of this program: the Software
+field of a PNG or TIFF, a key of a JSON file, the metadata of a safetensors file, the generator of an HTML page.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from atrous.software_tag import UNSEALED, is_sealed, seal
 if TYPE_CHECKING:
     from PIL import Image
 
-#: What every mark says.
+#: The text of every mark.
 MARK = "atrous"
-#: The key of the mark in a JSON file, the first of all, so that it is found in a file that was cut off, too.
+#: The key of the mark in a JSON file. It is the first key, so a truncated file is recognised, too.
 JSON_KEY = "written_by"
 #: The first line of a classes.yaml.
 TABLE_MARK = f"# Class table, written by {MARK}."
 #: The beginning of a recipe with every field, such as a run's config.yaml.
 RECIPE_MARK = f"# A recipe of {MARK}"
-#: Keys of `evaluate --json`, by which files of versions without a mark are known.
+#: Keys of `evaluate --json`, which identify files of versions without a mark.
 EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
-#: How a page says what made it; pages of versions without this line say so in their title.
+#: The mark of an HTML page; pages of versions without this line are identified by their title.
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
-#: Bytes at the beginning of a text file within which its mark stands.
+#: Number of bytes at the beginning of a text file that contain its mark.
 HEAD_BYTES = 4096
-#: Endings of files that a caller may have in mind where a folder is written.
+#: File name suffixes that are refused as the name of an output folder.
 FILE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".html", ".json", ".yaml", ".yml", ".xml"}
     | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip"}
 )
-#: A header longer than this is no model's (safetensors' own limit is 100 MB).
+#: Longest accepted header of a model file (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20
 
 
@@ -51,11 +51,11 @@ class Output:
     """A file that a verb is going to write.
 
     Args:
-        flag: the argument that names it, such as "json".
+        flag: the argument that gives the path, such as "json".
         path: the file.
-        kind: what an existing file must be, to be replaced, in words.
-        is_ours: whether an existing file is an earlier output of that kind.
-        folder: for one of many files in a folder, the folder that the argument names.
+        kind: the kind of file that may be replaced, for messages, such as "picture".
+        is_ours: returns whether an existing file is an earlier output of that kind.
+        folder: for one of several files in an output folder, the folder that the argument gives.
     """
 
     flag: str
@@ -72,18 +72,18 @@ def check_outputs(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Refuses, before the work, outputs that would destroy something; nothing is written or made.
+    """Refuses, before the work starts, outputs that would destroy files; nothing is written or created.
 
     Args:
         verb: the command, for messages.
-        outputs: all files that the call is going to write; None is passed over.
-        inputs: what it reads, as (what it is, in words; a file or a folder); None is passed over. In a folder, all
-            files are inputs that this program did not write.
+        outputs: all files that the call will write; None is ignored.
+        inputs: all inputs of the call, as pairs (description, file or folder); a path of None is ignored. In a folder,
+            all files that this program did not write are inputs.
         overwrite: replace files that this program did not write; inputs are never replaced.
 
     Raises:
         AtrousError: an output is an input, a folder, another output, or a file that this program did not write; or
-            its folder cannot be one.
+            its folder cannot be created.
     """
     given = _Inputs(inputs)
     taken: dict[object, Output] = {}
@@ -92,7 +92,7 @@ def check_outputs(
         if output is None or is_stream(output.path):
             continue
         if output.folder is not None and output.path.is_dir():
-            continue  # one of many, which cannot be written and costs no other
+            continue  # only this file of the folder fails to be written; the others are not affected
         _check_place(output)
         given.refuse_file(output)
         for key in _identities(output.path):
@@ -109,7 +109,7 @@ def check_outputs(
 
 
 class _Inputs:
-    """The inputs of a call, by every name that they have."""
+    """The inputs of a call, identified by path and by number on the disk."""
 
     def __init__(self, inputs: Iterable[tuple[str, str | Path | None]]) -> None:
         given = [(words, Path(path)) for words, path in inputs if path is not None]
@@ -118,27 +118,27 @@ class _Inputs:
         self._files = {key: words for words, path in files for key in _identities(path)}
 
     def refuse_file(self, output: Output) -> None:
-        """Refuses one of the files, by whatever link."""
+        """Refuses an output that is one of the input files, also through a link."""
         for key in _identities(output.path):
             if key in self._files:
                 raise AtrousError(
-                    f"{output.flag} is {output.path}, {self._files[key]}; give another name. Inputs are never "
+                    f"{output.flag} is {output.path}, {self._files[key]}; give another name. An input is never "
                     "overwritten."
                 )
 
     def refuse_inside(self, output: Output) -> None:
-        """Refuses a file in one of the folders."""
+        """Refuses an output in one of the input folders."""
         real = Path(os.path.realpath(output.path))
         for words, folder in self._folders:
             if real.is_relative_to(folder):
                 raise AtrousError(
-                    f"{output.flag} is {output.path}, a file of {words} in {folder}; give another name. Inputs are "
+                    f"{output.flag} is {output.path}, a file of {words} in {folder}; give another name. An input is "
                     "never overwritten."
                 )
 
 
 def _identities(path: Path) -> Iterator[object]:
-    """The real path, and for an existing file its number on its disk, which hard links and other spellings share."""
+    """Yields the real path, and for an existing file its number on the disk, which is equal for hard links."""
     yield os.path.realpath(path)
     try:
         status = path.stat()
@@ -150,51 +150,52 @@ def _identities(path: Path) -> Iterator[object]:
 def _check_place(output: Output) -> None:
     if output.path.is_dir():
         raise AtrousError(
-            f"{output.path} exists and is no {output.kind} of atrous but a folder. Choose another --{output.flag}."
+            f"{output.path} exists and is a folder, not {_with_article(output.kind)} of atrous. "
+            f"Choose another --{output.flag}."
         )
-    above = Path(os.path.realpath(output.path)).parent  # where the temporary file will be
+    above = Path(os.path.realpath(output.path)).parent  # the folder of the temporary file
     while not above.exists() and above != above.parent:
         above = above.parent
     if not above.is_dir():
         raise AtrousError(
-            f"cannot make the folder {output.path.parent}: {above} is no folder. Choose another --{output.flag}."
+            f"cannot make the folder {output.path.parent}: {above} is not a folder. Choose another --{output.flag}."
         )
     if output.path.exists() and not os.access(output.path, os.W_OK):
-        raise AtrousError(f"{output.flag} is {output.path}, which may not be written; give another name.")
+        raise AtrousError(f"{output.flag} is {output.path}, which is write-protected; give another name.")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise AtrousError(f"{output.flag} is {output.path}, but {above} may not be written; give another name.")
+        raise AtrousError(f"{output.flag} is {output.path}, but {above} is write-protected; give another name.")
 
 
 def check_is_folder(flag: str, path: str | Path) -> None:
-    """Refuses, before the work, a file's name where a folder for many files is meant; an existing folder is taken.
+    """Refuses, before the work starts, a file name for an output folder; an existing folder is accepted.
 
     Args:
-        flag: the argument that names it, such as "out".
-        path: the folder that the call is going to write into.
+        flag: the argument that gives the path, such as "out".
+        path: the folder that the call will write into.
 
     Raises:
-        AtrousError: the name ends as a picture's, a page's, a model's or a text's does.
+        AtrousError: the path has the suffix of a picture, a page, a model or a text file.
     """
     path = Path(path)
     if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
         raise AtrousError(
-            f"{flag} is {path}, which is named like a file; give a folder, which files are written into, such as "
-            f"{path.with_suffix('')}."
+            f"{flag} is {path}, which is named like a file; give a folder, such as {path.with_suffix('')}, for the "
+            "output files."
         )
 
 
 @contextmanager
 def no_empty_folder(folder: Path) -> Iterator[None]:
-    """Takes away a folder, and parents of it, that were made in this context and in which nothing was written.
+    """Removes a folder and its parents at the end of the context if they were created in it and are empty.
 
     Args:
-        folder: for outputs, there or not; one that was there before stays.
+        folder: the output folder; a folder that existed before is kept.
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         yield
     finally:
-        with suppress(OSError):  # a folder that holds something, and its parents, stay
+        with suppress(OSError):  # a folder that is not empty, and its parents, are kept
             for one in made:
                 one.rmdir()
 
@@ -203,21 +204,25 @@ def _refusal(verb: str, foreign: Sequence[Output]) -> AtrousError:
     first = foreign[0]
     if first.folder is None:
         return AtrousError(
-            f"{first.path} exists and is no {first.kind} of atrous; give another name for {first.flag}, or --overwrite "
-            "to replace it."
+            f"{first.path} exists and is not {_with_article(first.kind)} of atrous; give another name for "
+            f"{first.flag}, or --overwrite to replace it."
         )
     names = [str(each.path.relative_to(first.folder)) for each in foreign if each.folder == first.folder]
     return files_of_others(verb, first.flag, first.folder, names)
 
 
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def files_of_others(verb: str, flag: str, folder: Path | str, names: Sequence[str]) -> AtrousError:
-    """An error for files in an output folder that this program did not write.
+    """Returns an error for files in an output folder that this program did not write.
 
     Args:
         verb: the command.
-        flag: the argument that names the folder.
-        folder: as it is to be shown.
-        names: of the files, one or more.
+        flag: the argument that gives the folder.
+        folder: the folder, as shown in the message.
+        names: names of the files, one or more.
     """
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return AtrousError(
@@ -227,60 +232,61 @@ def files_of_others(verb: str, flag: str, folder: Path | str, names: Sequence[st
 
 
 def check_replaceable(path: str | Path, kind: str, is_ours: Callable[[Path], bool], *, overwrite: bool = False) -> None:
-    """Refuses, before a Python caller's file is written, to replace one that this program did not write.
+    """Refuses to replace a file that this program did not write, for functions called from Python.
 
     Args:
         path: the file to write.
-        kind: what an existing file must be, in words.
-        is_ours: whether an existing file is an earlier output of that kind.
+        kind: the kind of file that may be replaced, for messages.
+        is_ours: returns whether an existing file is an earlier output of that kind.
         overwrite: replace any file.
 
     Raises:
-        AtrousError: it is a folder, or such a file.
+        AtrousError: the path is a folder, or a file that this program did not write.
     """
     path = Path(path)
     if path.is_dir():
-        raise AtrousError(f"{path} is a folder; give a file's name.")
+        raise AtrousError(f"{path} is a folder; give the name of a file.")
     if path.exists() and not overwrite and not is_stream(path) and not is_ours(path):
         raise AtrousError(
-            f"{path} exists and is no {kind} of atrous, so it is not replaced; give another name, or overwrite=True."
+            f"{path} exists and is not {_with_article(kind)} of atrous, so it is not replaced; give another name, or "
+            "overwrite=True."
         )
 
 
 def json_output(flag: str, path: str | Path | None) -> Output | None:
-    """A JSON file, written by `save_json`; None for None."""
+    """Returns the output for a JSON file, written by `save_json`; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "JSON file", is_our_json)
 
 
 def model_output(flag: str, path: str | Path | None) -> Output | None:
-    """A model file; None for None."""
+    """Returns the output for a model file; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "model file", is_our_model)
 
 
 def table_output(flag: str, path: str | Path | None) -> Output | None:
-    """A classes.yaml; None for None."""
+    """Returns the output for a classes.yaml; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "class table", is_our_table)
 
 
 def page_output(flag: str, path: str | Path) -> Output:
-    """An HTML page."""
+    """Returns the output for an HTML page."""
     return Output(flag, Path(path), "page", is_our_page)
 
 
 def picture_output(flag: str, path: str | Path | None, folder: Path | None = None) -> Output | None:
-    """A picture, written by `save_picture`, or one of many in a folder; None for None."""
+    """Returns the output for a picture, written by `save_picture`, alone or in a folder; None for a path of None."""
     return None if path is None else Output(flag, Path(path), "picture", is_our_picture, folder)
 
 
 def model_inputs(model: str | Path) -> list[tuple[str, Path]]:
-    """The files that a model is read from, as `check_outputs` takes them: of an .xml the .bin beside it, too."""
+    """Returns the files of a model as inputs for `check_outputs`; for an .xml also the .bin beside it."""
     path = Path(model)
     files = [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
     return [("the model itself", file) for file in files]
 
 
 def is_our_json(path: Path) -> bool:
-    """Whether a JSON file has our mark; one that was cut off has it, too."""
+    """Returns whether a JSON file, complete or truncated, has the mark of this program."""
     head = _head(path)
     if re.match(rf'\s*{{\s*"{JSON_KEY}":\s*"{MARK}', head):
         return True
@@ -292,7 +298,7 @@ def is_our_json(path: Path) -> bool:
 
 
 def is_our_metrics(path: Path) -> bool:
-    """Whether a file is a metrics.jsonl of ours: it is empty, or its first line has a kind and a step."""
+    """Returns whether a file is a metrics.jsonl of this program: it is empty, or line 1 has a kind and a step."""
     first = _head(path, 2**16).partition("\n")[0]
     try:
         line = parse_json(first, "its first line", finite=False) if first.strip() else {"kind": "", "step": 0}
@@ -302,32 +308,32 @@ def is_our_metrics(path: Path) -> bool:
 
 
 def is_our_table(path: Path) -> bool:
-    """Whether a classes.yaml begins with the comment that `ClassTable.to_yaml` writes."""
+    """Returns whether a classes.yaml begins with the comment that `ClassTable.to_yaml` writes."""
     return _head(path).startswith(TABLE_MARK)
 
 
 def is_our_recipe(path: Path) -> bool:
-    """Whether a recipe begins with the comment that a training writes into its folder's config.yaml."""
+    """Returns whether a recipe begins with the comment that training writes into the config.yaml of its folder."""
     return _head(path).startswith(RECIPE_MARK)
 
 
 def is_our_page(path: Path) -> bool:
-    """Whether an HTML page was written by `report` or `explain`."""
+    """Returns whether an HTML page was written by `report` or `explain`."""
     return PAGE_MARK.search(_head(path)) is not None
 
 
 def is_our_picture(path: Path) -> bool:
-    """Whether a PNG or TIFF has our mark, and the pixels that it was written with."""
+    """Returns whether a PNG or TIFF has the mark of this program and unchanged pixels."""
     return is_sealed(path)
 
 
 def is_our_model(path: Path) -> bool:
-    """Whether a file is a model file of ours, of any version."""
+    """Returns whether a file is a model file of this program, of any version."""
     return MARK in safetensors_metadata(path)
 
 
 def safetensors_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a safetensors file; {} of any other file."""
+    """Returns the metadata of a safetensors file; {} for any other file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -340,26 +346,26 @@ def safetensors_metadata(path: Path) -> dict[str, Any]:
 
 
 def save_json(results: dict[str, Any], path: str | Path) -> None:
-    """Writes a JSON file with our mark, atomically.
+    """Writes a JSON file with the mark of this program, atomically.
 
     Args:
         results: plain dicts, lists, strings and numbers.
-        path: the file; its folder is made.
+        path: the file; its folder is created if missing.
     """
     marked = {JSON_KEY: MARK, **results}
     write_text(path, json.dumps(marked, indent=1, ensure_ascii=False) + "\n")
 
 
 def save_picture(picture: Image.Image, path: str | Path, **options: Any) -> None:
-    """Writes a picture with our mark, atomically.
+    """Writes a picture with the mark of this program, atomically.
 
     Args:
-        picture: of any mode that the format has.
-        path: the file; its ending names the format, and its folder is made.
-        options: of Pillow's writer for the format.
+        picture: a picture of any mode that the format supports.
+        path: the file; its suffix sets the format, and its folder is created if missing.
+        options: options of Pillow's writer for the format.
 
     Raises:
-        AtrousError: an ending that no format has.
+        AtrousError: no format has this suffix.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -367,7 +373,7 @@ def save_picture(picture: Image.Image, path: str | Path, **options: Any) -> None
     suffix = Path(path).suffix.lower()
     kind = Image.registered_extensions().get(suffix)
     if kind not in Image.SAVE:
-        raise AtrousError(f"{path}: no picture can be written under a name that ends in '{suffix}'; end it in .png.")
+        raise AtrousError(f"{path}: '{suffix}' is not the suffix of a picture format; use .png.")
     if kind == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_text("Software", UNSEALED)

@@ -1,4 +1,4 @@
-"""Paths on this machine and URLs, as they are given, checked and named in messages."""
+"""Checks paths on this machine and URLs, and formats them for messages."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ Place: TypeAlias = Path | str
 
 
 def is_url(place: Place) -> bool:
-    """Whether a place is a URL, such as https://…, s3://… or file://…; a drive of Windows, C:/…, is none.
+    """Returns whether a place is a URL, such as https://…, s3://… or file://…; a Windows drive (C:/…) is not a URL.
 
     Args:
-        place: a path, or a text that is one or the other.
+        place: a path, or a text with a path or a URL.
     """
     chain = r"(?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://"  # fsspec's, such as simplecache::https://
     return isinstance(place, str) and re.match(chain, place) is not None
 
 
 def shown_place(place: Place) -> str:
-    """A place for messages and records; of a URL without what may be secret: the user, the password and the query.
+    """Formats a place for messages and records; user, password and query of a URL are removed, as they may be secret.
 
     Args:
-        place: a path or a URL; or a text in which URLs stand.
+        place: a path, a URL, or a text that contains URLs.
     """
     if isinstance(place, Path):
         return str(place)
     text = re.sub(r"(?<=://)[^/?#\s]*@", "", place)
-    # a password with an unquoted slash: a colon that no port follows
+    # a password with an unquoted slash: a colon without a port after it
     text = re.sub(r"(?<=://)(?!\[)[^/?#\s@]*:(?!\d*(?:[/?#]|$))\S*@", "", text)
     text = re.sub(r"(https?://[^?#\s]*)[?#]\S*", r"\1?…", text, flags=re.IGNORECASE)
-    return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # elsewhere ? is a pattern, without "="
+    return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # in other places, ? without "=" is a pattern
 
 
 def place_of(value: str | os.PathLike[Any], name: str) -> Place:
-    """A path on this machine, or a URL.
+    """Returns a path on this machine, or a URL.
 
     Args:
         value: the path or the URL.
-        name: of the argument, for messages.
+        name: name of the argument in messages.
 
     Raises:
-        AtrousError: as `path_of`; or a URL that became a path.
+        AtrousError: as `path_of`; or the value is a Path made of a URL.
     """
     if isinstance(value, str) and is_url(value):
         return value
     if isinstance(value, os.PathLike) and (url := _url_in(os.fspath(value))):
-        raise AtrousError(f"{name} is {shown_place(url)} as a Path, which keeps one slash of two: give it as text.")
+        raise AtrousError(f"{name} is {shown_place(url)} as a Path, which loses one of two slashes: give it as text.")
     return path_of(value, name)
 
 
 def _url_in(text: Any) -> str | None:
-    """The URL that a text is, or that it was before it became a path, which keeps one slash of two."""
+    """Returns the URL in a text, also if the text is a path made of a URL, which has lost one of two slashes."""
     if not isinstance(text, str) or is_url(text):
         return text if isinstance(text, str) else None
     begin = re.match(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:)[/\\]", text)
@@ -64,26 +64,26 @@ def _url_in(text: Any) -> str | None:
 
 
 def path_of(value: str | os.PathLike[Any], name: str) -> Path:
-    """A path on this machine.
+    """Returns a path on this machine.
 
     Args:
         value: the path.
-        name: of the argument, for messages.
+        name: name of the argument in messages.
 
     Raises:
-        AtrousError: it is empty, or a URL.
-        TypeError: it is no text.
+        AtrousError: the path is empty, a URL, has a zero character, or cannot be encoded.
+        TypeError: the path is not a text.
     """
     text = os.fspath(value)
     if not isinstance(text, str):
-        raise TypeError(f"{name} is no text")  # bytes, which are no path on every system
+        raise TypeError(f"{name} is not a text")  # bytes are not a path on every system
     if url := _url_in(text):
         cure = "leave file:// out" if url.lower().startswith("file:") else "copy it to this machine first"
-        raise AtrousError(f"{name} is a URL, {shown_place(url)}, and only paths are taken here: {cure}.")
+        raise AtrousError(f"{name} is a URL, {shown_place(url)}, but only paths are allowed here: {cure}.")
     if not text:
-        raise AtrousError(f"{name} is empty; the current folder is '.'.")
+        raise AtrousError(f"{name} is empty; give '.' for the current folder.")
     if "\0" in text:
-        raise AtrousError(f"{name} holds a zero character, which no path has: {text[:SHOWN]!r}.")
+        raise AtrousError(f"{name} contains a zero character, which is not allowed in a path: {text[:SHOWN]!r}.")
     try:
         os.fsencode(text)
     except UnicodeError as error:

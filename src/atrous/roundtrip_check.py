@@ -1,6 +1,7 @@
-"""Whether the model that a file's record and weights give does what the given one does: one small picture through both.
+"""Checks that a model rebuilt from its record and weights gives the same scores, on one small picture.
 
-What a small picture does not show, such as an atrous rate wider than its features, is compared by the layers' settings.
+A small picture does not reveal every difference, such as an atrous rate larger than its feature map. The settings of
+the layers are therefore compared, too.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from atrous.models import SegmentationModel
 from atrous.models.layers import MINIMUM_SIDE_OF_ONE
 from atrous.models.wrapper_names import without_wrappers
 
-#: Sides of the picture in pixels; a larger one where a backbone does not take the one before.
+#: Sides of the picture in pixels; the next side is tried if a backbone does not accept a picture so small.
 SIDES = (MINIMUM_SIDE_OF_ONE, 65, 129)
-#: What layers of the same weights may do differently.
+#: Settings of layers that change the result, but not the weights.
 SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
-#: By what share of the scores' range both may differ. On a CPU the same layers give the same bits; on a GPU another
-#: algorithm may be taken for them.
+#: Largest allowed difference as a share of the scores' range. On a CPU the same layers give the same bits; on a GPU
+#: another algorithm may be chosen for them.
 SHARE, SHARE_OF_GPU, SHARE_OF_16_BITS = 1e-5, 1e-3, 2e-2
 
 CURE = (
-    "A file keeps the record (model.info) and the weights alone, so it would give another network; nothing was "
-    "written. Build the model with other arguments (atrous.create_model), take off what was put in, or keep a network "
-    "of your own with torch.save(model.state_dict(), path)."
+    "A model file stores only the record (model.info) and the weights, so it would give another network; nothing was "
+    "written. Build the model with other arguments (atrous.create_model), remove the added parts, or store your own "
+    "network with torch.save(model.state_dict(), path)."
 )
 
 
 def check_rebuilt(model: SegmentationModel) -> None:
-    """Compares a model with the one that `load` would make of its record and weights.
+    """Compares a model with the model that `load` would build from its record and weights.
 
     Args:
-        model: a paper's module, out of its wrappers, whose weights fit its record; on any device, of any precision. Its
-            mode, gradients and buffers stay as they are, and so do the global random states.
+        model: a module of one of the papers' models without wrappers, whose weights fit its record, on any device and
+            in any precision. Its mode, gradients and buffers do not change; the global random states do not, either.
 
     Raises:
         AtrousError: a layer has another setting, or the scores of a small picture differ.
@@ -54,13 +55,13 @@ def check_rebuilt(model: SegmentationModel) -> None:
 
 
 def _rebuilt(model: SegmentationModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """What the record builds, with the model's own weights, not copied."""
+    """Builds the network of the record with the model's own weights, without copying them."""
     with torch.device("cpu"):
         rebuilt = models.build(model.info.architecture, model.info.arguments).eval().requires_grad_(False)
     weights = plain_weights(model)
     rebuilt.load_state_dict({name: weights[name] for name in rebuilt.state_dict()}, assign=True)
     for module in rebuilt.modules():
-        for name in module._non_persistent_buffers_set:  # which no state dict has
+        for name in module._non_persistent_buffers_set:  # a state dict does not contain these buffers
             buffer = module._buffers[name]
             if buffer is not None:
                 module._buffers[name] = buffer.to(device, dtype if buffer.is_floating_point() else None)
@@ -68,14 +69,14 @@ def _rebuilt(model: SegmentationModel, device: torch.device, dtype: torch.dtype)
 
 
 def _compare_settings(model: nn.Module, rebuilt: nn.Module) -> None:
-    """Whether layers of the same name have the same settings."""
+    """Checks that layers of the same name have the same settings."""
     given = {without_wrappers(f"{path}.x"): module for path, module in model.named_modules()}
     for path, module in rebuilt.named_modules():
         for setting in SETTINGS:
             expected, found = (getattr(one, setting, None) for one in (module, given.get(f"{path}.x")))
             if expected is not None and found is not None and _plain(expected) != _plain(found):
                 raise AtrousError(
-                    f"'{path}' has {setting} {_plain(found)}, by the model's record {_plain(expected)}. {CURE}"
+                    f"'{path}' has {setting} {_plain(found)}, but {_plain(expected)} in the model's record. {CURE}"
                 )
 
 
@@ -84,7 +85,7 @@ def _plain(setting: Any) -> Any:
 
 
 def _compare_scores(model: SegmentationModel, rebuilt: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Whether both give the same of one picture."""
+    """Checks that both models give the same scores for one picture."""
     expected = None
     for side in SIDES:
         generator = torch.Generator().manual_seed(0)
@@ -93,7 +94,7 @@ def _compare_scores(model: SegmentationModel, rebuilt: nn.Module, device: torch.
         try:
             expected = rebuilt(picture)
             break
-        except Exception:  # a backbone that takes no picture so small, or a device that does not have the precision
+        except Exception:  # the backbone needs a larger picture, or the device lacks the precision
             continue
     else:
         return
@@ -101,10 +102,13 @@ def _compare_scores(model: SegmentationModel, rebuilt: nn.Module, device: torch.
         found = model(picture)
     except Exception as error:
         said = str(error).partition("\n")[0][:200]
-        raise AtrousError(f"this model fails where what its record builds runs ({said}). {CURE}") from error
+        raise AtrousError(
+            f"this model fails ({said}), but the network built from its record does not. {CURE}"
+        ) from error
     if not isinstance(found, torch.Tensor) or found.shape != expected.shape:
         raise AtrousError(
-            f"this model gives {shown(found)}, what its record builds a tensor of {tuple(expected.shape)}. {CURE}"
+            f"this model gives {shown(found)}, but the network built from its record gives a tensor of shape "
+            f"{tuple(expected.shape)}. {CURE}"
         )
     _compare(found.cpu().double(), expected.cpu().double(), _share(device, dtype))
 
@@ -116,7 +120,7 @@ def _share(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _compare(found: Tensor, expected: Tensor, share: float) -> None:
-    """Whether two maps of scores are the same, up to a share of how much they vary from place to place."""
+    """Checks that two score maps are equal, up to a share of their variation between pixels."""
     finite = expected.isfinite()
     same = bool((finite == found.isfinite()).all())
     if same and finite.any():
@@ -125,16 +129,16 @@ def _compare(found: Tensor, expected: Tensor, share: float) -> None:
         same = bool((values - others).abs().max() <= share * (varied + 0.1 * values.abs().max()))
     if not same:
         raise AtrousError(
-            f"this model gives other scores than what its record builds with the same weights (on one picture up to "
-            f"{(found - expected).abs().nan_to_num().max():.2g} apart): a layer was replaced, or a hook or a setting "
-            f"changes what it gives. {CURE}"
+            f"this model gives other scores than the network built from its record with the same weights (difference "
+            f"up to {(found - expected).abs().nan_to_num().max():.2g} on one picture): a layer was replaced, or a hook "
+            f"or a setting changes the result. {CURE}"
         )
 
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """While active, what torch.compile wraps runs as it is written; a picture of a new size would be compiled for."""
-    if "torch._dynamo" not in sys.modules:  # takes seconds to import, and nothing is compiled without it
+    """Runs compiled modules in eager mode during the context, as a new picture size would start a compilation."""
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and without it nothing is compiled
         yield
         return
     with torch.compiler.set_stance("force_eager"):
@@ -142,7 +146,7 @@ def _uncompiled() -> Iterator[None]:
 
 
 def _one_algorithm(devices: list[torch.device]) -> AbstractContextManager[object]:
-    """While active, a GPU takes the same algorithm for the same layer."""
+    """Returns a context in which a GPU uses the same algorithm for the same layer."""
     if not devices:
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)

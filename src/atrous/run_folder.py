@@ -1,4 +1,4 @@
-"""A run's folder: made once, then read as far as it is there: what was set, what was logged, what was measured."""
+"""A run's folder: its creation, its checks, and the reading of its settings, logs and scores."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from atrous.overwrite_checks import (
 
 Record = dict[str, Any]
 
-#: Where a run keeps what is needed to go on.
+#: Path of a run's training checkpoint in its folder.
 CHECKPOINT = Path("checkpoints") / "last.safetensors"
-#: The files that a training writes into its folder, beside TensorBoard's and the lock.
+#: The files that training writes into its folder, besides TensorBoard's files and the lock.
 RUN_FILES = (
     "config.yaml",
     "metrics.jsonl",
@@ -45,22 +45,22 @@ RUN_FILES = (
     str(CHECKPOINT),
 )
 
-# What is read of each class in evaluation.json.
+# The required fields of each class in evaluation.json.
 _CLASS_FIELDS = {"name", "color", "iou", "dice", "accuracy", "pixels_true"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds.
+    """The content of a run's folder.
 
     Args:
         folder: the run's folder.
-        config: the text of config.yaml, or "".
+        config: the text of config.yaml; "" if the file is missing.
         train: the training lines of metrics.jsonl, ascending in step.
-        val: its validation lines, likewise.
-        evaluation: evaluation.json, or {}.
-        damaged: why evaluation.json cannot be used though it is there, or "".
-        doctor: doctor.json, what the examination of the data set found before the training, or {}.
+        val: the validation lines of metrics.jsonl, ascending in step.
+        evaluation: content of evaluation.json; {} if it is missing or damaged.
+        damaged: reason why an existing evaluation.json cannot be used; "" if there is no such problem.
+        doctor: content of doctor.json, the findings on the dataset before training; {} if it is missing.
     """
 
     folder: Path
@@ -73,32 +73,32 @@ class Run:
 
     @property
     def model_file(self) -> Path:
-        """The run's best model, there or not."""
+        """The path of the run's best model, which may not exist."""
         return self.folder / "best.safetensors"
 
     @property
     def best_val(self) -> Record | None:
-        """The validation with the highest mean IoU, the first of equals."""
+        """The validation with the highest mean IoU; the first one if several are equal."""
         return max((v for v in self.val if is_finite(v.get("miou"))), key=lambda v: v["miou"], default=None)
 
     @property
     def data(self) -> str:
-        """The dataset's folder, as the evaluation or else the recipe names it, or ""."""
+        """The dataset's folder from the evaluation, or else from the recipe; "" if neither names it."""
         return str(self.evaluation.get("data") or self.settings("data").get("root") or "")
 
     @property
     def written(self) -> datetime:
-        """When the run was measured, or else last logged."""
+        """The time of the evaluation; without an evaluation, the time of the last log entry."""
         name = "evaluation.json" if self.evaluation else "metrics.jsonl"
         return datetime.fromtimestamp((self.folder / name).stat().st_mtime).astimezone()
 
     @property
     def seconds(self) -> float:
-        """Time spent training, as far as metrics.jsonl tells; 0 when it does not."""
+        """The training time in seconds from metrics.jsonl; 0 if it is not logged."""
         return max((seconds for _, seconds in points(self.val + self.train, "seconds")), default=0.0)
 
     def settings(self, part: str) -> Record:
-        """One part of the recipe, such as "data"; {} when there is none or config.yaml is no YAML."""
+        """Returns one section of the recipe, such as "data"; {} if it is missing or config.yaml is not valid YAML."""
         try:
             recipe = parse_yaml(self.config, "config.yaml")
         except AtrousError:
@@ -108,7 +108,7 @@ class Run:
 
     @cached_property
     def model_info(self) -> Record:
-        """What the model file says about itself; {} when there is none to read."""
+        """The record of the run's model file; {} if there is no readable model file."""
         from atrous.model_file import read_info
 
         try:
@@ -118,22 +118,22 @@ class Run:
 
 
 def new_run(out: Path | None, name: str) -> Path:
-    """Makes a folder for a new run; never one that holds another run.
+    """Creates the folder of a new run; a folder that contains another run is refused.
 
     Args:
-        out: the folder, or None for runs/ and the name, numbered where that exists.
-        name: of the recipe.
+        out: the folder; None for runs/NAME, with a number appended if it exists.
+        name: name of the recipe.
 
     Raises:
-        AtrousError: there is a run already, or the folder cannot be made.
+        AtrousError: the folder contains a run already, or cannot be created.
     """
-    check_new_run(out, [], overwrite=True)  # again, with what others may have written since the work began
+    check_new_run(out, [], overwrite=True)  # again: other processes may have written files since then
     run, number = out or Path("runs") / name, 2
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
         while out is None:
             try:
-                run.mkdir()  # which of two that start at once gets the name
+                run.mkdir()  # atomic: only one of two simultaneous processes gets the name
                 break
             except FileExistsError:
                 run, number = Path("runs") / f"{name}-{number}", number + 1
@@ -145,13 +145,13 @@ def new_run(out: Path | None, name: str) -> Path:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keeps a run's folder for this process as long as the context lasts; two would overwrite each other's files.
+    """Locks a run's folder for this process during the context, so that no second process overwrites its files.
 
     Args:
         run: the run's folder.
 
     Raises:
-        AtrousError: another process is training there.
+        AtrousError: another process is training in the folder.
     """
     with lock_file(run / CHECKPOINT.parent / "lock") as locked:
         if not locked:
@@ -160,21 +160,21 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def remove_unfinished_files(run: Path) -> None:
-    """Removes the temporary files of a killed training, and nothing else; no other training may use the folder."""
+    """Removes the temporary files of a killed training run, and nothing else; no other run may use the folder."""
     for folder in (run, run / CHECKPOINT.parent):
         remove_unfinished(folder, [Path(name).name for name in RUN_FILES])
 
 
 def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | None]], *, overwrite: bool) -> None:
-    """Refuses, before the work, a folder in which a new run would replace anything.
+    """Refuses, before the work starts, a folder in which a new run would replace files.
 
     Args:
-        out: the run's folder, there or not; None for a new one.
-        inputs: what the training reads, as `check_outputs` takes it.
-        overwrite: replace files in a folder that holds no run; inputs are never replaced.
+        out: the run's folder, which may not exist yet; None for a new folder.
+        inputs: the inputs of the training, as for `check_outputs`.
+        overwrite: replace files in a folder that contains no run; inputs are never replaced.
 
     Raises:
-        AtrousError: there is a run, or a file that the run would replace, or the folder is the data set's.
+        AtrousError: the folder contains a run or a file that the run would replace, or it is the folder of the dataset.
     """
     if out is None:
         return
@@ -183,8 +183,10 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
     other = f"give another --out, such as {_free_name(out)}"
     if (out / "config.yaml").exists():
         if not (out / CHECKPOINT).exists():
-            raise AtrousError(f"{out} holds a config.yaml, but no checkpoint to go on from: remove it, or {other}.")
-        raise AtrousError(f"{out} already holds a run. Go on with it by --resume {out}, or {other}.")
+            raise AtrousError(
+                f"{out} contains a config.yaml, but no checkpoint to resume from: remove the config.yaml, or {other}."
+            )
+        raise AtrousError(f"{out} already contains a run. Resume it with --resume {out}, or {other}.")
     for words, path in given:
         if path is not None and Path(path).is_dir() and out.is_dir() and out.samefile(path):
             raise AtrousError(f"out is {out}, the folder of {words}: {other}.")
@@ -196,14 +198,14 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
         raise AtrousError(f"{error} For the run, {other}.") from error
     for folder in (out / CHECKPOINT.parent, out / "tensorboard"):
         if folder.exists() and not folder.is_dir():
-            raise AtrousError(f"{folder} is a file, where the run needs a folder: {other}.")
+            raise AtrousError(f"{folder} is a file, but the run needs a folder of this name: {other}.")
 
 
 def restore_config(run: Path) -> None:
-    """Writes config.yaml from the checkpoint where it is missing: a training killed at its start has no other recipe.
+    """Writes a missing config.yaml from the recipe in the checkpoint, for a run that was killed at its start.
 
     Args:
-        run: the folder of a run to go on with.
+        run: the folder of the run to resume.
 
     Raises:
         AtrousError: there is neither a config.yaml nor a checkpoint with a recipe.
@@ -214,18 +216,18 @@ def restore_config(run: Path) -> None:
     recipe = _checkpoint_record(run / CHECKPOINT).get("recipe")
     if not isinstance(recipe, str) or not recipe:
         raise AtrousError(
-            f"no run to resume at {run}: it has no config.yaml, and no checkpoint that holds its recipe. Start a "
-            f"training there with: atrous train RECIPE --out {shlex.quote(str(run))}"
+            f"no run to resume at {run}: it has no config.yaml, and no checkpoint that contains its recipe. Start a "
+            f"new run there with: atrous train RECIPE --out {shlex.quote(str(run))}"
         )
     write_text(config, recipe)
 
 
 def check_resumed_run(run: Path, *, overwrite: bool) -> None:
-    """Refuses, before the work, to go on in a folder where files that atrous did not write have the names of a run's.
+    """Refuses to resume a run if files that atrous did not write have the names of the run's output files.
 
     Args:
         run: the run's folder.
-        overwrite: replace them.
+        overwrite: replace such files.
 
     Raises:
         AtrousError: there is such a file.
@@ -242,13 +244,13 @@ def check_resumed_run(run: Path, *, overwrite: bool) -> None:
 
 
 def _holds_no_training(file: Path) -> bool:
-    """Whether a file is the checkpoint of a training that was killed before its first step."""
+    """Returns whether a file is the checkpoint of a run that was killed before its first step."""
     progress = _checkpoint_record(file).get("progress")
     return isinstance(progress, dict) and progress.get("step") == 0
 
 
 def _checkpoint_record(file: Path) -> Record:
-    """What a checkpoint says of itself; {} of any other file."""
+    """Returns the metadata of a training checkpoint; {} for any other file."""
     try:
         record = parse_json(safetensors_metadata(file)["atrous-checkpoint"], str(file), finite=False)
     except (KeyError, TypeError, ValueError):
@@ -264,21 +266,22 @@ def _free_name(folder: Path) -> Path:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the text files of a run.
+    """Reads the text files of a run.
 
     Args:
-        folder: the run's folder; of its files only one of metrics.jsonl and evaluation.json must be there.
+        folder: the run's folder; it must contain metrics.jsonl or evaluation.json.
 
     Raises:
-        AtrousError: no folder, neither of the two files, or a damaged evaluation.json alone.
+        AtrousError: there is no such folder, both files are missing, or evaluation.json is damaged and metrics.jsonl
+            is missing.
     """
     if not folder.is_dir():
         raise AtrousError(f"there is no run folder '{folder}'. Give the folder that `atrous train` wrote.")
     config, metrics, evaluation = (folder / n for n in ("config.yaml", "metrics.jsonl", "evaluation.json"))
     if not metrics.is_file() and not evaluation.is_file():
         raise AtrousError(
-            f"'{folder}' is no run: it has neither metrics.jsonl (written by `atrous train RECIPE.yaml`) nor "
-            f"evaluation.json (`atrous evaluate MODEL DATA --json {shlex.quote(str(evaluation))}`)."
+            f"'{folder}' is not a run: it has neither metrics.jsonl (written by `atrous train RECIPE.yaml`) nor "
+            f"evaluation.json (written by `atrous evaluate MODEL DATA --json {shlex.quote(str(evaluation))}`)."
         )
     lines = read_metrics(metrics) if metrics.is_file() else []
     measured, damaged = {}, ""
@@ -287,7 +290,7 @@ def read_run(folder: Path) -> Run:
     except AtrousError as error:
         if not lines:
             raise
-        damaged = str(error).partition(" Make it anew")[0]
+        damaged = str(error).partition(" Write it again")[0]
     return Run(
         folder,
         config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -300,7 +303,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_doctor(path: Path) -> Record:
-    """doctor.json, or {} where there is none that can be read."""
+    """Reads doctor.json; {} if it is missing or cannot be read."""
     try:
         found = read_json(path)
         return {**found, "warnings": [dict(warning) for warning in found["warnings"]]}
@@ -309,9 +312,9 @@ def _read_doctor(path: Path) -> Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The lines of metrics.jsonl, ascending in step; of a step done twice (a resumed run) the later one.
+    """Reads the lines of metrics.jsonl, ascending in step; of equal steps (after a resume), the later line.
 
-    A line that is no JSON object is passed over: a killed process leaves its last line unfinished.
+    A line that is not a JSON object is skipped, because a killed process may leave an incomplete last line.
     """
     found: dict[tuple[str, float], Record] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -324,12 +327,12 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def read_evaluation(path: Path) -> Record:
-    """evaluation.json, checked to have its classes and a confusion matrix that fits them.
+    """Reads evaluation.json, and checks its classes and the size of its confusion matrix.
 
     Raises:
-        AtrousError: no JSON, or not what `atrous evaluate --json` writes.
+        AtrousError: the file is not JSON, or not in the form that `atrous evaluate --json` writes.
     """
-    cure = f"Make it anew: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))} --overwrite`, or remove it."
+    cure = f"Write it again: `atrous evaluate MODEL DATA --json {shlex.quote(str(path))} --overwrite`, or remove it."
     try:
         evaluation = read_json(path, finite=False)  # a page shows scores that are not numbers as unknown
         classes, shape = evaluation["classes"], np.asarray(evaluation["confusion"], np.int64).shape
@@ -339,19 +342,19 @@ def read_evaluation(path: Path) -> Record:
         for picture in evaluation.get("per_image", []):
             _ = picture["name"], Path(picture["image"]), Path(picture["mask"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AtrousError(f"'{path}' is not what `atrous evaluate` writes ({error!r}). {cure}") from error
+        raise AtrousError(f"'{path}' is not a file of `atrous evaluate --json` ({error!r}). {cure}") from error
     if not classes or lacking:
         raise AtrousError(f"'{path}' has classes without {', '.join(sorted(lacking)) or 'entries'}. {cure}")
     if shape != (len(classes), len(classes)):
-        raise AtrousError(f"'{path}' has {len(classes)} classes and a confusion matrix of {shape}. {cure}")
+        raise AtrousError(f"'{path}' has {len(classes)} classes, but a confusion matrix of shape {shape}. {cure}")
     return evaluation
 
 
 def points(lines: Sequence[Record], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the lines whose value is a finite number."""
+    """Returns (step, value) of the lines whose value is a finite number."""
     return [(float(line["step"]), float(line[key])) for line in lines if is_finite(line.get(key))]
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Whether a score is a finite number: absent classes have null, diverged runs NaN."""
+    """Returns whether a score is a finite number; absent classes have null, and diverged runs have NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -1,7 +1,7 @@
-"""The mark in PNG and TIFF files that this program wrote: its name and a checksum of the stored pixels.
+"""The mark in PNG and TIFF files of this program: its name and a checksum of the stored pixels.
 
-The mark is in the Software field, which changes no pixel. An editor may keep that field; the checksum then tells that
-the pixels are no longer those that were written.
+The mark is in the Software field, which changes no pixel. An image editor may keep this field, but the checksum then
+shows that the pixels were changed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-#: What a file is written with; `seal` puts the checksum in the place of the zeros.
+#: The Software field of a new file; `seal` replaces the zeros by the checksum.
 UNSEALED = "atrous 00000000"
-#: TIFF 6.0's tags of the software, and of where strips and tiles lie and how long they are.
+#: TIFF 6.0's tags of the software, and of the offsets and byte counts of strips and tiles.
 SOFTWARE, STRIPS, TILES = 305, (273, 279), (324, 325)
-#: Codes and sizes in bytes of TIFF's whole numbers: SHORT, LONG, and BigTIFF's LONG8.
+#: TIFF's types of whole numbers and their `struct` codes: SHORT, LONG, and BigTIFF's LONG8.
 NUMBERS = {3: "H", 4: "I", 16: "Q"}
-#: More entries than any TIFF has that this program wrote.
+#: Largest number of directory entries that is read; TIFFs of this program have fewer.
 MOST_ENTRIES = 4096
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def seal(path: Path) -> None:
-    """Puts the checksum of its stored pixels into a PNG or TIFF that was written with `UNSEALED` as its software.
+    """Writes the checksum of the stored pixels into a PNG or TIFF whose Software field is `UNSEALED`.
 
     Args:
         path: the file, which is changed in place.
@@ -37,33 +37,33 @@ def seal(path: Path) -> None:
         text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
         file.seek(place)
         file.write(text)
-        if _is_png(file):  # whose chunks have checksums of their own
+        if _is_png(file):  # the chunk has its own checksum, which must be updated
             file.seek(place + len(text))
             file.write(struct.pack(">I", zlib.crc32(b"tEXtSoftware\0" + text)))
 
 
 def is_sealed(file: Path | BinaryIO) -> bool:
-    """Whether a PNG or TIFF has the mark, and the pixels that it was written with.
+    """Returns whether a PNG or TIFF has the mark and unchanged pixels.
 
     Args:
-        file: its path, or the file open for reading.
+        file: path of the file, or the file open for reading.
     """
     software, checksum = _mark_of(file, with_pixels=True)
     return software == f"{UNSEALED[:-8]}{checksum:08x}".encode()
 
 
 def is_marked(file: Path | BinaryIO) -> bool:
-    """Whether a PNG or TIFF has the mark, even where its pixels were changed afterwards.
+    """Returns whether a PNG or TIFF has the mark, also if its pixels were changed afterwards.
 
     Args:
-        file: its path, or the file open for reading.
+        file: path of the file, or the file open for reading.
     """
     software, _ = _mark_of(file, with_pixels=False)
     return re.fullmatch(rf"{UNSEALED[:-8]}[0-9a-f]{{8}}".encode(), software) is not None
 
 
 def _mark_of(file: Path | BinaryIO, with_pixels: bool) -> tuple[bytes, int]:
-    """The software's name in a file, b"" where it has none, and the checksum of its stored pixels."""
+    """Returns the Software field of a file, b"" if it is missing, and the checksum of the stored pixels."""
     try:
         with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
             return _read(content, with_pixels)[1:]
@@ -72,7 +72,7 @@ def _mark_of(file: Path | BinaryIO, with_pixels: bool) -> tuple[bytes, int]:
 
 
 def _read(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
-    """Where the software's name stands, the name, and the checksum of the stored pixels, 0 where they are not read."""
+    """Returns the offset and the text of the Software field, and the checksum of the pixels (0 if not read)."""
     return _read_png(file, with_pixels) if _is_png(file) else _read_tiff(file, with_pixels)
 
 
@@ -111,7 +111,7 @@ def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
 
 
 def _tiff_entries(file: BinaryIO) -> tuple[str, dict[int, tuple[int, int, int]]]:
-    """The byte order, and of the first page's tags the type, the count of values and where these are."""
+    """Returns the byte order, and for each tag of the first page the type, number and offset of its values."""
     file.seek(0)
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}[head[:2]]

@@ -88,7 +88,7 @@ def test_a_model_of_one_logit_is_calibrated_as_two_classes(shapes, tmp_path):
 def test_inputs_are_never_overwritten_and_other_files_are_not_written_over(model, shapes, tmp_path):
     with pytest.raises(AtrousError, match="the model itself"):
         calibrate(model, shapes, out=model)
-    with pytest.raises(AtrousError, match=r"ends in \.safetensors"):
+    with pytest.raises(AtrousError, match=r"end in \.safetensors"):
         calibrate(model, shapes, out=tmp_path / "model.pth")
     with pytest.raises(AtrousError, match=r"must end in \.png"):
         calibrate(model, shapes, chart=tmp_path / "chart.jpg")

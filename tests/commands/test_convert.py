@@ -134,7 +134,7 @@ def test_overrides_reach_the_model():
         ),
         (["--output-stride", "12"], "output_stride must be 8, 16 or 32, got 12"),
         (["--sorce", "smp"], "unknown flag '--sorce'. Did you mean '--source'?"),
-        (["--out", "model.pth"], "a model file's name ends in .safetensors"),
+        (["--out", "model.pth"], "the name of a model file must end in .safetensors"),
         (["--source", "kazuto1011"], "foreign.pth is not from kazuto1011: its keys are those of torchvision"),
         (["--source", "huggingface"], "foreign.pth is not from huggingface: its keys are those of torchvision"),
         (["--source", "tensorflow"], "foreign.pth is not from tensorflow: its keys are those of torchvision"),
@@ -183,10 +183,10 @@ def test_inputs_are_never_overwritten(tmp_path):
         atrous.convert(path, out=tmp_path / "link.safetensors")
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(1)}, other)
-    with pytest.raises(AtrousError, match="exists and is no model file of atrous"):
+    with pytest.raises(AtrousError, match="exists and is not a model file of atrous"):
         atrous.convert(path, out=other)
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(AtrousError, match="exists and is no model file of atrous"):
+    with pytest.raises(AtrousError, match="exists and is not a model file of atrous"):
         atrous.convert(path, out=tmp_path / "folder.safetensors")
     assert path.read_bytes() == before
 

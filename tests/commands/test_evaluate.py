@@ -334,9 +334,9 @@ def test_given_settings_are_saved_too(model, shapes, tmp_path):
         (["--crf-search", "--crf", "deeplabv1"], "--crf-search finds the settings that --crf deeplabv1 gives"),
         (["--crf-search", "--crf-images", "0"], "crf_images must be 1 or more, got 0"),
         (["--save-crf", "a.safetensors"], "--save-crf saves the settings from --crf or --crf-search"),
-        (["--crf", "deeplabv1", "--save-crf", "a.pth"], "a model file's name ends in .safetensors"),
+        (["--crf", "deeplabv1", "--save-crf", "a.pth"], "the name of a model file must end in .safetensors"),
         (["--crf", "deeplabv1", "--save-crf", "MODEL"], "the model itself; give another name"),
-        (["--crf", "deeplabv1", "--save-crf", "OTHER"], "exists and is no model file of atrous"),
+        (["--crf", "deeplabv1", "--save-crf", "OTHER"], "exists and is not a model file of atrous"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

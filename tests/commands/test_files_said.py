@@ -168,7 +168,7 @@ def test_pages_are_said_by_train_and_predict(tmp_path, capsys):
 def test_channels_that_are_not_read_are_said(tmp_path, capsys):
     root = dataset(tmp_path / "data", bands(5))
     assert told(root, "dropped_channels") == ""
-    assert "The model takes 3 channels, and there are more (6 pictures with 5): the first 3 are read" in told(
+    assert "The model takes 3 channels, and these pictures have more (6 pictures with 5): the first 3 are read" in told(
         root, "dropped_channels", in_channels=3
     )
     model = model_for(root, in_channels=3)
@@ -268,8 +268,8 @@ def test_white_is_zero_in_some_files_is_said(tmp_path):
         tifffile.imwrite(path, label, photometric=kind, metadata=None)
 
     said = told(dataset(tmp_path, save, mask_save=save_mask), "mixed_white_is_zero")
-    assert "2 pictures of 6 say that 0 is white" in said
-    assert "1 mask of 6 says that 0 is white" in said
+    assert "In 2 pictures of 6, 0 is white" in said
+    assert "In 1 mask of 6, 0 is white" in said
 
 
 def test_white_is_zero_in_all_files_is_no_finding(tmp_path):

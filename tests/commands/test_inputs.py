@@ -228,9 +228,9 @@ def test_the_doctor_names_what_is_wrong_with_depth(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("inputs: [depth]", "'inputs' with a name and its fields"),
+        ("inputs: [depth]", "the key 'inputs' is needed"),
         ("inputs:\n  depth: {folders: depth}", "folders.*Did you mean 'folder'"),
-        ("inputs:\n  depth: {unit: m}", "'folder' is needed"),
+        ("inputs:\n  depth: {unit: m}", "the input needs a 'folder'"),
         ("inputs:\n  a b: depth", "name of an input"),
         ("inputs:\n  depth: {folder: depth, missing: 0}", "a tuple of numbers"),
         ("inputs:\n  depth: {folder: depth, normalize: none}", "normalize must be one of"),

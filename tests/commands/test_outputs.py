@@ -337,7 +337,7 @@ def test_exports_replace_their_own_files_and_no_weights_of_others(model, tmp_pat
     assert _is_ours(tmp_path / "m.bin")
     (tmp_path / "m.bin").write_bytes(b"precious")
     words = ["export", str(tmp_path / "m.safetensors"), "--format", "openvino"]
-    assert "m.bin exists and is no exported file" in refused_and_unchanged(words, tmp_path, capsys)
+    assert "m.bin exists and is not an exported file" in refused_and_unchanged(words, tmp_path, capsys)
 
 
 @pytest.mark.needs("devices")
@@ -350,7 +350,7 @@ def test_a_stream_is_written_to_directly(run, tmp_path, capfd):
 def test_a_foreign_safetensors_file_is_no_model_of_ours(model, place, capsys):
     save_file({"w": torch.ones(2)}, place / "theirs.safetensors")
     words = ["evaluate", "model.safetensors", "data", "--crf", "deeplabv1", "--save-crf", "theirs.safetensors"]
-    assert "no model file of atrous" in refused_and_unchanged(words, place, capsys)
+    assert "not a model file of atrous" in refused_and_unchanged(words, place, capsys)
 
 
 @pytest.mark.needs("links")
@@ -362,5 +362,5 @@ def test_a_file_in_a_folder_that_may_not_be_written_is_refused_before_the_work(t
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and allowed(path, mode))  # root may all
     for path in (folder / "scores.json", folder / "new.json", tmp_path / "link.json"):
-        with pytest.raises(AtrousError, match="closed may not be written; give another name"):
+        with pytest.raises(AtrousError, match="closed is write-protected; give another name"):
             check_outputs("evaluate", [json_output("json", path)], [])

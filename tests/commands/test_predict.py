@@ -234,7 +234,8 @@ def test_nothing_to_do(model, photos, tmp_path, capsys, words, message):
 def test_a_model_that_is_none(photos, tmp_path, capsys):
     for path in (photos / "0.png", tmp_path / "absent.safetensors"):
         assert run(path, photos, "--out", tmp_path / "out") == 2
-        assert "no model file" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "not a model file" in message or "no model file at" in message
 
 
 def test_a_folder_that_cannot_be_made(model, photos, capsys):

@@ -258,9 +258,11 @@ def test_a_segmenter_fetches_a_url(model, server, photos, memory):
         assert np.array_equal(segmenter(url).mask, expected)
     with pytest.raises(AtrousError, match=r"/absent\.png\?…: the server answers 404"):
         segmenter(f"{server.url}/absent.png?token=secret")
-    with pytest.raises(AtrousError, match=r"a picture is https://host/a\.png as a Path, which keeps one slash of two"):
+    with pytest.raises(
+        AtrousError, match=r"a picture is https://host/a\.png as a Path, which loses one of two slashes"
+    ):
         segmenter(Path("https://host/a.png"))
-    with pytest.raises(AtrousError, match=r"model is a URL, https://host/m\.safetensors, and only paths"):
+    with pytest.raises(AtrousError, match=r"model is a URL, https://host/m\.safetensors, but only paths"):
         Segmenter("https://me:secret@host/m.safetensors")
 
 
@@ -282,7 +284,7 @@ def test_what_predict_returns_of_urls(model, memory, tmp_path):
     (written,) = predict(model, "memory://bucket/pictures/0.png", out="memory://bucket/masks", overlay=True, **FIXED)
     assert written == "memory://bucket/masks/0.png"
     assert sorted(stored(memory, "/bucket/masks")) == ["0.overlay.png", "0.png"]
-    with pytest.raises(AtrousError, match=r"as a Path, which keeps one slash of two: give it as text"):
+    with pytest.raises(AtrousError, match=r"as a Path, which loses one of two slashes: give it as text"):
         predict(model, "memory://bucket/pictures/0.png", out=Path("memory://bucket/masks"))
     with pytest.raises(AtrousError, match=r"paths is https://host/a\.png\?… as a Path"):
         predict(model, [Path("https://me:secret@host/a.png?key=secret")], out=tmp_path)

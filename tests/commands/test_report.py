@@ -450,14 +450,17 @@ def test_an_empty_folder_is_an_error_that_names_the_commands(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not what `atrous evaluate` writes"),
-        ("[]", "not what `atrous evaluate` writes"),
+        ("{", "not a file of `atrous evaluate --json`"),
+        ("[]", "not a file of `atrous evaluate --json`"),
         ('{"classes": [], "confusion": []}', "without entries"),
         ('{"classes": [{"name": "a"}], "confusion": [[1]]}', "without accuracy, color"),
-        (json.dumps({"classes": [CLASS], "confusion": [[1, 2], [3, 4]]}), "1 classes and a confusion matrix of"),
-        (json.dumps({"classes": [{**CLASS, "color": "red"}], "confusion": [[1]]}), "not what `atrous evaluate`"),
-        (json.dumps({"classes": [CLASS], "confusion": [["a"]]}), "not what `atrous evaluate` writes"),
-        (json.dumps({"classes": [CLASS], "confusion": [[1]], "per_image": [3]}), "not what `atrous evaluate` writes"),
+        (json.dumps({"classes": [CLASS], "confusion": [[1, 2], [3, 4]]}), "1 classes, but a confusion matrix of"),
+        (json.dumps({"classes": [{**CLASS, "color": "red"}], "confusion": [[1]]}), "not a file of `atrous evaluate"),
+        (json.dumps({"classes": [CLASS], "confusion": [["a"]]}), "not a file of `atrous evaluate --json`"),
+        (
+            json.dumps({"classes": [CLASS], "confusion": [[1]], "per_image": [3]}),
+            "not a file of `atrous evaluate --json`",
+        ),
     ],
 )
 def test_a_damaged_evaluation_is_said_and_the_page_goes_on_without_it(run: Path, text: str, words: str) -> None:
@@ -468,7 +471,7 @@ def test_a_damaged_evaluation_is_said_and_the_page_goes_on_without_it(run: Path,
     assert f"--split val --json '{run}/evaluation.json' --overwrite" in page
     assert '<svg class="chart"' in page
     (run / "metrics.jsonl").unlink()
-    with pytest.raises(AtrousError, match=r"Make it anew: .*--overwrite"):
+    with pytest.raises(AtrousError, match=r"Write it again: .*--overwrite"):
         report(run)
 
 
@@ -476,7 +479,7 @@ def test_a_damaged_evaluation_is_said_among_several_runs(run: Path, tmp_path: Pa
     other = copy_of(run, "other", 0.5)
     (other / "evaluation.json").write_text("{")
     page = unescape(report([run, other], out=tmp_path / "both.html").read_text(encoding="utf-8"))
-    assert f"'{other}/evaluation.json' is not what `atrous evaluate` writes" in page
+    assert f"'{other}/evaluation.json' is not a file of `atrous evaluate --json`" in page
 
 
 def test_a_page_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) -> None:

@@ -554,7 +554,7 @@ def test_a_folder_with_a_recipe_alone_is_neither_a_run_nor_overwritten(recipe_fi
     config = tmp_path / "run" / "config.yaml"
     config.write_text("name: mine\n")
     message = refused(capsys, "train", recipe_file, "--out", tmp_path / "run")
-    assert "no checkpoint to go on from: remove it, or give another --out" in message
+    assert "no checkpoint to resume from: remove the config.yaml, or give another --out" in message
     assert config.read_text() == "name: mine\n"
 
 
@@ -658,7 +658,7 @@ def test_data_with_errors_is_refused_before_training(fresh_shapes, recipe_file, 
         (["--data.layout", "folders"], "Did you mean 'folder'"),
         (["--model.backbone", "resnet81"], "unknown backbone 'resnet81'"),
         (["--model.architecture", "deeplabv9"], "Did you mean 'deeplabv"),
-        (["--model.in_channels", "4"], "3 channels and 4 are wanted"),
+        (["--model.in_channels", "4"], "3 channels, and the model takes 4"),
         (["--model.output_stride", "4"], "must be 8, 16 or 32"),
         (["--model.arguments", "{aspp_chanels: 8}"], "Did you mean 'aspp_channels'"),
         (["--augment.crop", "[20, 20]", "--train.batch_size", "1"], "one picture of 20×20 px"),
@@ -678,7 +678,7 @@ def test_wrong_usage(recipe_file, tmp_path, capsys, words, message):
 def test_a_folder_that_holds_a_run_is_not_overwritten(run, recipe_file, capsys):
     before = (run / "best.safetensors").read_bytes()
     message = refused(capsys, "train", recipe_file, "--out", run)
-    assert f"{run} already holds a run. Go on with it by --resume" in message
+    assert f"{run} already contains a run. Resume it with --resume" in message
     assert (run / "best.safetensors").read_bytes() == before
 
 

@@ -109,7 +109,8 @@ def test_a_file_of_each_is_named(tmp_path):
     root = dataset(tmp_path, [3, 5, 3], [3])
     (told,) = [f.message for f in examine(root).errors]
     assert "images/train0.tif" in told and "images/train1.tif" in told
-    with pytest.raises(AtrousError, match=r"train0\.tif: .* 3 channels and 5 .*model\.in_channels.*train1\.tif has"):
+    named = r"train0\.tif: .* 3 channels, and the model takes 5 .*model\.in_channels.*train1\.tif has"
+    with pytest.raises(AtrousError, match=named):
         open_training_data(recipe_for(root, 5, check=True), current_group())
 
 
@@ -125,5 +126,5 @@ def test_the_doctor_reads_the_pages_that_training_reads(tmp_path):
     save(root / "images/val0.tif", 1, pages=3)
     assert not examine(root).errors
     assert [f.kind for f in examine(root, pages="channels").errors] == ["channels_without_a_way"]
-    with pytest.raises(AtrousError, match=r"val0\.tif: the picture has 3 channels and 2 are wanted"):
+    with pytest.raises(AtrousError, match=r"val0\.tif: the picture has 3 channels, and the model takes 2"):
         open_training_data(recipe_for(root, check=True, pages="channels"), current_group())

@@ -127,7 +127,7 @@ def test_unknown_folders_and_layouts(tmp_path):
     with pytest.raises(AtrousError, match="no such folder"):
         open_dataset(tmp_path / "none")
     (tmp_path / "labels").mkdir()
-    with pytest.raises(AtrousError, match="it holds labels/") as caught:
+    with pytest.raises(AtrousError, match="the folder contains labels/") as caught:
         open_dataset(tmp_path)
     for layout in ("folder", "camvid", "voc", "cityscapes", "ade20k", "coco_stuff"):
         assert f"'{layout}' has " in str(caught.value)

@@ -78,7 +78,7 @@ def test_the_record_is_read_without_the_network(file):
         ({"engine": "tensorrt"}, "engine"),
         ({"precision": "float16"}, "precision"),
         ({"device": "cude"}, "cuda:N or mps, got 'cude'"),
-        ({"device": 3}, "a device is"),
+        ({"device": 3}, "a device must be"),
         ({"scales": ()}, "scales must be"),
         ({"scales": (0.0,)}, "scales must be"),
         ({"scales": "big"}, "scales must be"),

@@ -144,7 +144,7 @@ def test_many_channels():
     prediction = Segmenter(model, device="cpu")(image)
     assert prediction.mask.shape == (40, 50)
     assert prediction.overlay().size == (50, 40)
-    with pytest.raises(AtrousError, match="3 channels and 12 are wanted"):
+    with pytest.raises(AtrousError, match="3 channels, but 12 are needed"):
         Segmenter(model, device="cpu")(image[..., :3])
 
 
@@ -258,7 +258,7 @@ def test_the_picture_is_left_alone(segmenter, picture):
         (np.zeros(7, np.uint8), r"\(7,\)"),
         (np.zeros((2, 4, 5, 3), np.uint8), r"\(2, 4, 5, 3\)"),
         (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\)"),
-        (np.zeros((4, 5, 2), np.uint8), "2 channels and 3 are wanted"),
+        (np.zeros((4, 5, 2), np.uint8), "2 channels, but 3 are needed"),
         (np.zeros((4, 5, 3), np.float32), "float32"),
         ("absent.png", "absent.png: no such file"),
     ],
@@ -421,7 +421,7 @@ def test_saving_a_mask_replaces_our_masks_and_nothing_else(small, tmp_path):
     changed.save(mask)
     before = {file: file.read_bytes() for file in (picture, mask)}
     for file in (picture, mask):
-        with pytest.raises(AtrousError, match=r"no mask of atrous, so it is not replaced; .*overwrite=True"):
+        with pytest.raises(AtrousError, match=r"not a mask of atrous, so it is not replaced; .*overwrite=True"):
             prediction.save(file)
     assert {file: file.read_bytes() for file in (picture, mask)} == before
     prediction.save(mask, overwrite=True)

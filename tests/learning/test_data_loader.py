@@ -120,7 +120,7 @@ def test_grey_and_colour_become_what_the_model_takes(dataset):
     assert image.shape == (1, 16, 24)
     assert label.shape == (16, 24)
     assert name == "02"
-    with pytest.raises(AtrousError, match="3 channels and 4 are wanted"):
+    with pytest.raises(AtrousError, match="3 channels, but 4 are needed"):
         samples(dataset, channels=4)[0, 2]
 
 

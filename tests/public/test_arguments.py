@@ -42,7 +42,7 @@ def test_unknown_and_missing_arguments_are_said_with_the_nearest_name(table, nam
         function(**arguments, **{f"{first}x": 1})
     assert isinstance(raised.value, AtrousError)
     assert isinstance(raised.value, TypeError)
-    with pytest.raises(WrongArguments, match=r"no argument '0815'\. There are: "):
+    with pytest.raises(WrongArguments, match=r"no argument '0815'\. Allowed: "):
         function(**arguments, **{"0815": 1})
     parameters = inspect.signature(function).parameters.values()
     needed = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
@@ -119,7 +119,7 @@ def test_texts_and_numpys_numbers_are_taken_for_paths_and_numbers(model, tmp_pat
     Image.new("RGB", (48, 40)).save(tmp_path / "x.png")
     written = atrous.predict(str(tmp_path / "m.safetensors"), str(tmp_path / "x.png"), out="masks", scales=np.ones(1))  # type: ignore[arg-type]
     assert [path.name for path in written] == ["x.png"]
-    with pytest.raises(AtrousError, match=r"predict: out is empty; the current folder is '\.'"):
+    with pytest.raises(AtrousError, match=r"predict: out is empty; give '\.' for the current folder"):
         atrous.predict("m.safetensors", ["x.png"], out="")  # type: ignore[arg-type,list-item]
 
 
@@ -184,7 +184,7 @@ def test_a_list_that_holds_itself_is_refused(model):
     for _ in range(100):
         deep = [deep]
     for value in (loop, deep, {"x": loop}):
-        with pytest.raises(AtrousError, match="provenance is a list that holds itself, or is nested too deep"):
+        with pytest.raises(AtrousError, match="provenance is a list that contains itself, or is nested too deep"):
             replace(model.info, provenance=value)
 
 

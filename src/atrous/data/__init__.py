@@ -1,1 +1,1 @@
-"""From files to samples: pictures, masks, class tables and one file per dataset layout."""
+"""Reads files as samples: pictures, masks, class tables, and one module per dataset layout."""

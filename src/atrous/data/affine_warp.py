@@ -1,7 +1,7 @@
-"""Shows a picture and its mask through one affine map, each array interpolated once.
+"""Applies one affine map to a picture and its mask; each array is interpolated once.
 
-Coordinates are continuous: pixel i covers [i, i + 1) and its centre is i + 0.5, so scaling, turning and mirroring need
-no half-pixel corrections.
+Coordinates are continuous: pixel i covers [i, i + 1) and its centre is i + 0.5. Scaling, rotation and mirroring
+therefore need no half-pixel corrections.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from atrous.data.mask_value_map import IGNORE_INDEX
 
-# Bilinear sampling skips pixels when the picture shrinks much; beyond this factor they are averaged first.
+# Bilinear sampling skips pixels if the picture shrinks much. Beyond this factor, the picture is averaged first.
 _ALIASING = 1.5
 
-# OpenCV's border value has four numbers, so more channels are warped four at a time.
+# OpenCV's border value has four numbers, so further channels are warped in groups of four.
 _CHANNELS_AT_ONCE = 4
 
 
@@ -27,20 +27,20 @@ def resample(
     size: tuple[int, ...],
     fill: float | Sequence[float] = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Show a picture and its mask through one affine map: image bilinear, mask nearest.
+    """Applies one affine map to a picture (bilinear interpolation) and its mask (nearest neighbour).
 
-    Where the map shrinks by more than 1.5, the image is first averaged down to the shown size, against
-    aliasing.
+    If the map shrinks the image by a factor of more than 1.5, the image is first reduced to its final scale by
+    averaging, which avoids aliasing.
 
     Args:
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``.
         label: H×W ``uint8``.
-        matrix: 3×3, from a point (x, y, 1) of the result to a point of the picture.
-        size: height and width of the result, (h, w).
-        fill: raw value outside the picture, one or one per channel; the mask is 255 there.
+        matrix: 3×3 matrix that maps a point (x, y, 1) of the result to a point of the picture.
+        size: height and width of the result, (h, w), in pixels.
+        fill: raw value outside the picture, one value or one per channel; the mask is 255 there.
 
     Returns:
-        Image h×w×C of the dtype given, and label h×w.
+        Image h×w×C of the given dtype, and label h×w.
     """
     if label.shape == size and np.array_equal(matrix, np.eye(3)):
         return image, label
@@ -62,14 +62,14 @@ def resample(
 
 
 def _to_indices(matrix: np.ndarray) -> np.ndarray:
-    """The same map, 2×3, between array indices, which count from the centre of the first pixel."""
+    """Returns the same map, 2×3, between array indices, whose origin is the centre of the first pixel."""
     indices = matrix[:2].copy()
     indices[:, 2] += matrix[:2, :2] @ (0.5, 0.5) - 0.5
     return indices
 
 
 def _bilinear(image: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """At most four channels through the map; beyond its border the picture goes on as its edge."""
+    """Maps at most four channels bilinearly; pixels outside the picture repeat its edge."""
     reduction = np.hypot(matrix[:2, 0], matrix[:2, 1])
     if reduction.max() > _ALIASING:
         width, height = np.maximum(1, np.rint(image.shape[1::-1] / reduction)).astype(int).tolist()
@@ -86,7 +86,7 @@ def _bilinear(image: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> n
 
 
 def _nearest(label: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The mask through the map, and 1 for each of its pixels that lies inside the picture, else 0."""
+    """Maps the mask by nearest neighbour; also returns 1 for each pixel inside the picture and 0 for others."""
     indices = _to_indices(matrix)
     if indices[0, 1] == 0 and indices[1, 0] == 0:
         columns = _nearest_index(indices[0, 0] * np.arange(size[1]) + indices[0, 2])
@@ -104,10 +104,10 @@ def _nearest(label: np.ndarray, matrix: np.ndarray, size: tuple[int, ...]) -> tu
 
 
 def _nearest_index(position: np.ndarray) -> np.ndarray:
-    """The nearest pixel of each position along one axis; ties go left and right in turn.
+    """Returns the nearest pixel of each position along one axis; ties alternate between left and right.
 
-    At a scale of 1/2 every position is a tie, and always going the same way would shift the mask by a quarter
-    of a pixel.
+    At a scale of 1/2 every position is a tie. Rounding all of them in the same direction would shift the mask by a
+    quarter of a pixel.
     """
     border = np.rint(position + 0.5)
     tie = np.abs(position + 0.5 - border) < 1e-6

@@ -1,7 +1,8 @@
-"""Real pictures without a download: axial slices of the MNI152 brain that ships inside nilearn.
+"""Real pictures without a download: axial slices of the MNI152 brain from the package nilearn.
 
-The volume is an average of 152 heads, so clean that two intensity thresholds label it almost perfectly. Each
-slice is therefore written with what scanners add: an uneven receiver field, another contrast, and noise.
+The volume is an average of 152 heads. It has so little noise that two intensity thresholds label it almost perfectly.
+Each slice is therefore written with typical effects of a scanner: an uneven receiver field, another contrast, and
+noise.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ from atrous.errors import AtrousError, missing_extra
 
 CLASSES = ClassTable(
     names=("other", "grey", "white"),
-    colors=((0, 0, 0), (230, 159, 0), (86, 180, 233)),  # told apart by colour-blind eyes (Okabe and Ito)
+    colors=((0, 0, 0), (230, 159, 0), (86, 180, 233)),  # distinguishable for colour-blind people (Okabe and Ito)
     raw=((0,), (1,), (2,)),
 )
 
-# Slices are 1 mm apart and numbered from the bottom of the volume. Neighbours look alike, so
-# gaps keep them out of different splits.
+# Slices are 1 mm apart and numbered from the bottom of the volume. Neighbouring slices look alike, so gaps separate
+# the splits.
 SLABS = {"train": range(36, 102), "test": range(111, 127), "val": range(132, 144)}
 
 # Intensities are relative to the brightest voxel of the volume, 1.
 BIAS = 0.8  # the receiver field varies between exp(−0.8) and exp(0.8) at most
-BIAS_DEGREE = 3  # of the polynomial that is its logarithm
+BIAS_DEGREE = 3  # degree of the polynomial that is the logarithm of the receiver field
 GAMMA = 0.7  # intensities are raised to a power between exp(−0.7) and exp(0.7)
-NOISE = (0.03, 0.1)  # least and most standard deviation of the Rician noise
+NOISE = (0.03, 0.1)  # smallest and largest standard deviation of the Rician noise
 WHITE = 1.5  # the intensity written as 255
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Two intensities that cut three classes apart: below ``low``, from ``low``, from ``high``.
+    """Two intensities that separate three classes: below ``low``, from ``low`` to below ``high``, and from ``high``.
 
     Attributes:
-        low: first intensity of the middle class, 0–256.
-        high: first intensity of the last class, 0–256.
-        fitted_miou: mean IoU on the split they were fitted on, 0–1.
-        miou: mean IoU on the split they were measured on, 0–1.
+        low: smallest intensity of the middle class, 0–256.
+        high: smallest intensity of the last class, 0–256.
+        fitted_miou: mean IoU on the split on which the thresholds were fitted, 0–1.
+        miou: mean IoU on the split on which the thresholds were measured, 0–1.
     """
 
     low: int
@@ -57,27 +58,30 @@ class Thresholds:
 
 
 def write_brain_slices(root: Path | str, *, seed: int = 0) -> Dataset:
-    """Write the slices as an ordinary ``folder`` dataset of 197×233 px (width×height) 8-bit grey pictures.
+    """Writes the slices as a ``folder`` dataset of 8-bit grey pictures of 197×233 px (width×height).
 
-    The masks have three classes: grey matter and white matter where nilearn's maps give them a probability of
-    at least 0.5, and everything else. Training, validation and test are separate slabs of the one brain.
+    The masks have three classes: grey matter, white matter, and everything else. A voxel is grey or white matter if
+    nilearn's maps give this class a probability of at least 0.5. Training, validation and test pictures are separate
+    slabs of the same brain.
 
     Args:
         root: folder to write ``images/``, ``masks/``, ``splits/`` and ``classes.yaml`` into.
-        seed: of the receiver fields, contrasts and noise, ≥ 0; every slice has its own.
+        seed: seed of the receiver fields, contrasts and noise, ≥ 0. They differ from slice to slice.
 
     Returns:
-        The dataset written.
+        The written dataset.
 
     Raises:
-        AtrousError: nilearn is not installed, or there are files in the folder.
+        AtrousError: nilearn is not installed, or the folder is not empty.
     """
     root = Path(root)
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise AtrousError(f"{root} exists and is no whole data set of the demo: move it away, or give another folder.")
+        raise AtrousError(
+            f"{root} exists and is not a complete dataset of the demo: move it away, or give another folder."
+        )
     intensity, label = _volumes()
     with temporary_folder(root) as folder:
-        unfinished = folder / root.name  # whole or not at all, so that no file of others is ever in it
+        unfinished = folder / root.name  # the complete dataset is moved to its place at the end
         for name in ("images", "masks", "splits"):
             (unfinished / name).mkdir(parents=True)
         for split, slab in SLABS.items():
@@ -102,33 +106,33 @@ def _write_split(root: Path, split: str, slices: Sequence[tuple[int, np.ndarray,
 
 
 def scanned(clean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Show a clean slice as a scanner might: another contrast, an uneven receiver field, and Rician noise.
+    """Adds typical effects of a scanner to a clean slice: another contrast, an uneven receiver field, Rician noise.
 
     Args:
         clean: H×W float, 0–1.
-        rng: where the random numbers come from.
+        rng: random number generator.
 
     Returns:
         H×W ``uint8``.
     """
     contrast = clean ** math.exp(rng.uniform(-GAMMA, GAMMA))
     received = contrast * np.exp(_smooth_field(clean.shape, rng))
-    # A magnitude image is the length of a complex signal with normal noise in both parts, hence Rician
-    # (Gudbjartsson and Patz, 1995).
+    # A magnitude image is the absolute value of a complex signal with normal noise in both parts. So its noise is
+    # Rician (Gudbjartsson and Patz, 1995).
     real, imaginary = rng.normal(scale=rng.uniform(*NOISE), size=(2, *clean.shape))
     magnitude = np.hypot(received + real, imaginary)
     return np.clip(np.rint(magnitude * (255 / WHITE)), 0, 255).astype(np.uint8)
 
 
 def best_two_thresholds(dataset: Dataset, *, fit: str = "train", score: str = "test") -> Thresholds:
-    """The best two intensity thresholds: all pairs are tried on one split, the best is measured on another.
+    """Returns the best pair of intensity thresholds: all pairs are tried on one split, the best is measured on another.
 
-    Mean IoU is that of one confusion matrix over all pixels of a split, as ``atrous evaluate`` counts it.
+    Mean IoU is computed from one confusion matrix over all pixels of a split, as in ``atrous evaluate``.
 
     Args:
-        dataset: 8-bit grey pictures with three classes, darkest first, none of whose pixels are ignored.
-        fit: split to choose the thresholds on.
-        score: split to measure them on.
+        dataset: 8-bit grey pictures with three classes, the darkest class first, and no ignored pixels.
+        fit: split on which the thresholds are chosen.
+        score: split on which the thresholds are measured.
     """
     fitted = _miou_of_all_thresholds(_histogram(dataset, fit))
     low, high = np.unravel_index(fitted.argmax(), fitted.shape)
@@ -137,7 +141,7 @@ def best_two_thresholds(dataset: Dataset, *, fit: str = "train", score: str = "t
 
 
 def _volumes() -> tuple[np.ndarray, np.ndarray]:
-    """T1 intensity, 0–1, and label of every voxel: x (to the right) × y (to the front) × z (up)."""
+    """Returns T1 intensity, 0–1, and label of every voxel; axes x (to the right) × y (to the front) × z (up)."""
     try:
         from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
     except ImportError as error:
@@ -165,7 +169,7 @@ def _smooth_field(size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray
 
 
 def _histogram(dataset: Dataset, split: str) -> np.ndarray:
-    """How often each class has each intensity in a split, 3×256."""
+    """Returns the number of pixels of each class with each intensity in a split, 3×256."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for item in dataset.split(split):
         sample = dataset.read(item)

@@ -1,4 +1,4 @@
-"""How many channels a model takes of pictures that may differ in theirs."""
+"""The number of channels of a model whose training pictures may differ in their channels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def channels_of(
     measured: Sequence[tuple[PictureKind, str]],
     in_channels: int | None = None,
 ) -> int:
-    """The channels that a model takes, asked by `doctor` before and by `train` at its start.
+    """Returns the number of input channels of a model, for `doctor` and for the start of `train`.
 
-    Where grey and RGB are mixed it is RGB, where four bands are mixed with RGB or grey it is RGB, and of pictures with
-    more than four bands the least, because of those the first are taken.
+    A mix of grey, RGB and four-band pictures gives 3 (RGB). Pictures with more than four bands give the smallest
+    number of bands among them, because a model reads the first bands of each picture.
 
     Args:
-        training: kind and name of each picture to learn from, at least one.
-        measured: kind and name of each picture to choose the best weights on.
-        in_channels: that the recipe gives; None where it gives none.
+        training: kind and name of each training picture, at least one.
+        measured: kind and name of each validation picture, on which the best weights are chosen.
+        in_channels: the number of channels that the recipe sets; None if it sets none.
 
     Raises:
-        AtrousError: there is no agreed way from a picture's bands to the channels; the message names files.
+        AtrousError: a picture's bands cannot be converted to the channels; the message names files.
     """
     first = {kind.channels: name for kind, name in reversed(training)}
     mixed = len(first) > 1
@@ -35,26 +35,26 @@ def channels_of(
         counts = counts_of_channels(kind.channels for kind, _ in training)
         raise AtrousError(
             f"the training pictures differ in their channels ({counts}), "
-            f"between which there is no agreed way ({named}): convert them, or set model.in_channels to what all of "
-            "them have."
+            f"and no conversion between these is defined ({named}): convert the pictures, or set model.in_channels to "
+            "a number of channels that all of them have."
         )
     chosen = in_channels or (3 if mixed and of_colour else min(first))
     for kind, name in (*training, *measured):
         if not gives_channels(kind.channels, kind.bands, chosen):
             fitting = [other for known, other in training if chosen in (known.channels, known.bands)]
             raise AtrousError(
-                f"{name}: the picture has {kind.channels} channels and {chosen} are wanted"
+                f"{name}: the picture has {kind.channels} channels, and the model takes {chosen}"
                 + (" (model.in_channels)" if in_channels else "")
-                + (f", which {fitting[0]} has" if fitting else "")
-                + ". There is no agreed way between them: convert the picture, or take it out."
+                + (f", as {fitting[0]} has" if fitting else "")
+                + ". No conversion between these is defined: convert the picture, or remove it from the dataset."
             )
     return chosen
 
 
 def counts_of_channels(each: Iterable[int]) -> str:
-    """How many pictures have how many channels, such as "2 with 1, 9 with 3".
+    """Returns the number of pictures for each number of channels as text, such as "2 with 1, 9 with 3".
 
     Args:
-        each: the channels of each picture.
+        each: the number of channels of each picture.
     """
     return ", ".join(f"{count} with {channels}" for channels, count in sorted(Counter(each).items()))

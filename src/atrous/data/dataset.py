@@ -1,4 +1,4 @@
-"""A dataset: which pictures belong to which masks and splits, whatever layout its folder has."""
+"""A dataset: its pictures, their masks and their splits, independent of the layout of the folder."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Item:
     """One picture of a dataset and its mask.
 
     Attributes:
-        name: the file name without suffix.
-        image: the picture; a path that does not exist where a split list names a picture that is not there.
-        mask: the mask, or None where there is none.
-        listed: of a picture that is not there the split list that names it, and the line; else "".
+        name: the file name of the picture without suffix.
+        image: path of the picture. The path does not exist if a split list names a missing picture.
+        mask: path of the mask; None if the picture has no mask.
+        listed: for a missing picture, the split list and the line that name it; "" for all other pictures.
         more: files of further inputs of the same scene, such as its depth, in the order of the dataset's inputs.
-        group: what the picture was taken from, such as a patient, scene, clip or recording; pictures of one group
-            resemble each other, and belong into one split. None where that is not known.
+        group: source of the picture, such as a patient, scene, clip or recording; None if it is unknown. Pictures of
+            one group resemble each other, and belong to one split.
     """
 
     name: str
@@ -51,22 +51,23 @@ class Item:
 @checked_fields
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures and masks by split, and the table that gives the masks their meaning.
+    """Pictures and masks by split, and the class table of the masks.
 
     Attributes:
-        root: the folder.
-        layout: its name: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet.
-        classes: what the raw values in the masks mean.
+        root: the dataset's folder.
+        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or
+            nnunet.
+        classes: the class table, which maps raw mask values to class indices.
         splits: the items of each split, by name ("train", "val", "test", …).
-        notes: sentences to tell the user, such as the guessed layout and a made-up split.
+        notes: sentences for the user, for example about a guessed layout or a random split.
         masks_without_image: masks whose picture is missing.
-        channels: C that a model takes of the pictures; None for all bands that are no alpha.
-        pages: of TIFFs with several, "first" or "channels".
-        inputs: where the files of each input are, the pictures first; items hold those of the others in `more`.
-        taken: what a model takes, of which `read` gives all; None for the pictures alone.
-        unlisted: items whose split a seed made, because no list or folder tells it.
-        groups_from: who tells the groups of the items: "file" for a groups.csv, "pattern" for one that was given,
-            "layout", or "" where they have none.
+        channels: number of channels C that `read` returns for the pictures; None for all bands except alpha.
+        pages: pages of a multi-page TIFF to read, "first" or "channels"; see `read_pixels`.
+        inputs: the location of the files of each input, the pictures first. `Item.more` holds the files of the others.
+        taken: the inputs of the model, all of which `read` returns; None to read the pictures alone.
+        unlisted: items that a random split with a fixed seed assigned, because no list or folder names their split.
+        groups_from: source of the groups of the items: "file" for a groups.csv, "pattern" for a given regular
+            expression, "layout" for the layout, "" if the items have no groups.
     """
 
     root: Path
@@ -93,10 +94,10 @@ class Dataset:
 
     @checked
     def split(self, name: str) -> tuple[Item, ...]:
-        """The items of one split.
+        """Returns the items of one split.
 
         Raises:
-            AtrousError: there is no such split; the message lists those there are.
+            AtrousError: there is no such split; the message lists the existing splits.
         """
         name = name if name in self.splits else canonical_split(name)
         if name not in self.splits:
@@ -105,46 +106,49 @@ class Dataset:
 
     @checked
     def taking(self, channels: int | None, pages: str = "first") -> Dataset:
-        """The same dataset, whose pictures are read as a model takes them.
+        """Returns the same dataset, set to read its pictures with the channels of a model.
 
         Args:
-            channels: C that the model takes, see `StoredPixels.for_model`; None for all bands that are no alpha.
+            channels: number of channels C of the model, see `StoredPixels.for_model`; None for all bands except alpha.
             pages: as in `read_pixels`.
         """
         return replace(self, channels=channels, pages=pages)
 
     @checked
     def taking_inputs(self, inputs: Sequence[Input]) -> Dataset:
-        """The same dataset, of which all inputs are read that a model takes.
+        """Returns the same dataset, set to read all inputs of a model.
 
         Args:
-            inputs: of the model, as `Preprocessing.inputs`.
+            inputs: the inputs of the model, as in `Preprocessing.inputs`.
 
         Raises:
-            AtrousError: the dataset has no files of one of them.
+            AtrousError: the dataset has no files for one of the inputs.
         """
         if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(one, Input) for one in inputs):
-            raise AtrousError(f"inputs are those of a model, preprocessing.inputs, got {shown(inputs)}.")
+            raise AtrousError(
+                f"inputs must be the inputs of a model, such as info.preprocessing.inputs, got {shown(inputs)}."
+            )
         known = [one.name for one in self.inputs]
         for one in inputs:
             if one.name not in known:
                 raise AtrousError(
                     f"{self.root}: the model takes the inputs {', '.join(other.name for other in inputs)}, and the "
-                    f"dataset has {', '.join(known)}. Say where the files of {one.name} are: "
-                    f"--input {one.name}=FOLDER, or in {INPUTS_FILE}."
+                    f"dataset has {', '.join(known)}. Give the folder with the files of {one.name}: "
+                    f"--input {one.name}=FOLDER, or an entry in {INPUTS_FILE}."
                 )
         image = inputs[0]
         return replace(self, channels=image.channels, pages=image.pages, taken=tuple(inputs))
 
     @checked
     def read(self, item: Item) -> Sample:
-        """Read a picture and its mask.
+        """Reads a picture and its mask.
 
         Args:
-            item: one of this dataset's.
+            item: an item of this dataset.
 
         Returns:
-            A sample with image H×W×C, 0 where there is no data, and label H×W of class indices, 255 there.
+            A sample with image H×W×C and label H×W of class indices. Pixels without data have the value 0 and the
+            label 255.
 
         Raises:
             AtrousError: a file is missing or damaged, the sizes differ, or the mask holds unknown values.
@@ -153,8 +157,8 @@ class Dataset:
         if item.listed and not item.image.exists():
             mask = "" if item.mask else " and no mask of it"
             raise AtrousError(
-                f"{item.image}: there is no such picture{mask}; {item.listed}, names it. Add it, or take it out of the "
-                "list."
+                f"{item.image}: there is no such picture{mask}; {item.listed}, names it. Add the picture, or remove "
+                "its name from the list."
             )
         if item.mask is None:
             raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
@@ -167,13 +171,13 @@ class Dataset:
 
     @checked
     def read_image(self, item: Item) -> Pixels:
-        """Read what a model sees of an item: its picture, and the further inputs that `taking_inputs` asked for.
+        """Reads the input of a model: the picture of an item, and the further inputs that `taking_inputs` set.
 
         Args:
-            item: one of this dataset's.
+            item: an item of this dataset.
 
         Returns:
-            H×W×C, joined along the channels where there are several inputs, and where there are data.
+            The values H×W×C, with several inputs concatenated along the channels, and the pixels that hold data.
 
         Raises:
             AtrousError: a file is missing or damaged, or inputs differ in size.
@@ -184,34 +188,35 @@ class Dataset:
         return read_picture_pixels(item.image, self.channels, self.pages)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
-        """The files of an item that a model takes, as a `Segmenter` takes them: of several inputs a dict by name.
+        """Returns the files of an item for a `Segmenter`: one path, or for several inputs a dict of paths by name.
 
         Args:
-            item: one of this dataset's.
+            item: an item of this dataset.
         """
         if self.taken is None or len(self.taken) == 1:
             return item.image
         return {one.name: self.file_of(item, one.name) for one in self.taken}
 
     def file_of(self, item: Item, name: str) -> Path:
-        """The file of an item's input.
+        """Returns the file of one input of an item.
 
         Args:
-            item: one of this dataset's.
-            name: of the input, one of the dataset's.
+            item: an item of this dataset.
+            name: name of one of the dataset's inputs.
         """
         index = [one.name for one in self.inputs].index(name)
         return (item.image, *item.more)[index]
 
     @checked
     def read_label(self, mask: Path) -> np.ndarray:
-        """Read a mask as labels.
+        """Reads a mask as class indices.
 
         Returns:
             H×W ``uint8`` of class indices, 255 = ignore.
 
         Raises:
-            AtrousError: the file is missing or damaged, holds unknown values, or is one of palettes that differ.
+            AtrousError: the file is missing or damaged, holds unknown values, or has another palette than a mask read
+                before.
         """
         raw_mask, nodata = self._raw_mask(mask)
         try:
@@ -220,7 +225,7 @@ class Dataset:
             raise AtrousError(f"{mask}: {error}") from error
 
     def _raw_mask(self, path: Path) -> tuple[np.ndarray, int | None]:
-        """A mask's values, or its palette's colours where the table lists colours; and its nodata value.
+        """Returns a mask's values (its palette colours if the class table lists colours) and its nodata value.
 
         Raises:
             AtrousError: the file is missing or damaged, or an index has another colour than in a mask read before.
@@ -239,25 +244,25 @@ class Dataset:
 
 
 def _check_item(item: Item) -> None:
-    """Refuses what is no item of a dataset."""
+    """Raises AtrousError if the argument is not an item of a dataset."""
     if not isinstance(item, Item):
         raise AtrousError(f"an Item is needed, such as dataset.split('train')[0], got {shown(item)}.")
 
 
 def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """Check that a mask has the size of its picture, both (H, W) in pixels.
+    """Checks that a mask has the size of its picture, both (H, W) in pixels.
 
     Raises:
-        AtrousError: the sizes differ; a picture turned by its EXIF tag is named as the cause.
+        AtrousError: the sizes differ; the message states it if the picture's EXIF tag is the cause.
     """
     if image_size == mask_size:
         return
     turned = image_size[::-1] == mask_size and exif_orientation(item.image) >= 5
     cause = (
-        "The picture's EXIF tag turns it by a quarter and the mask was drawn on the unturned one: "
-        "turn the mask, or save the picture without the tag if it stands right without."
+        "The picture's EXIF tag turns it by 90 degrees, and the mask was drawn on the picture before this turn. "
+        "Turn the mask, or save the picture without the tag if it is upright without it."
         if turned
-        else "Both must show the same pixels: export one of them again."
+        else "Both must have the same size: export one of them again."
     )
     raise AtrousError(
         f"{item.mask}: the mask is {mask_size[1]}×{mask_size[0]} (width×height) and its picture "

@@ -1,4 +1,4 @@
-"""How a dataset is opened: what every verb that reads one is told of it."""
+"""The options for opening a dataset, common to all commands that read one."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from atrous.option_fields import described, setting, settings
 @settings("")
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A dataset's folder and how to read it; the values are checked when it is made.
+    """A dataset's folder and the options for reading it; the constructor checks the values.
 
     Raises:
-        AtrousError: no such layout, or inputs that are not NAME=FOLDER.
+        AtrousError: there is no such layout, or an input is not of the form NAME=FOLDER.
     """
 
     root: Path = field(metadata=described("the dataset's folder"))
     layout: str | None = setting(None, "layout of the dataset; guessed when not given", choices=tuple(LAYOUTS))
     input: tuple[str, ...] | None = setting(
         None,
-        "folders of further inputs, NAME=FOLDER,… such as depth=depth/, whose files have the stems of the pictures; of "
-        "a dataset, beside those of its inputs.yaml",
+        "folders of further model inputs, as NAME=FOLDER,… such as depth=depth/; each file has the name of its "
+        "picture, up to the suffix. They are added to the inputs in the dataset's inputs.yaml, and replace a folder "
+        "given there",
     )
     groups: str | None = setting(
         None,
-        "regular expression with one pair of brackets, searched in the names of pictures; what the brackets find, such "
-        "as a patient or a recording, stays together in splits, intervals and tests. A groups.csv in the dataset comes "
-        "first",
+        "regular expression with one pair of brackets, searched in the file names of the pictures; the text in the "
+        "brackets is the group of the picture, such as a patient or a recording. Splits, intervals and tests keep "
+        "each group together. A groups.csv in the dataset takes precedence",
     )
 
     def __post_init__(self) -> None:
@@ -41,7 +42,7 @@ class DatasetSpec:
 
     @property
     def inputs(self) -> Mapping[str, str]:
-        """The folders of further inputs by name."""
+        """The folders of further inputs, by name of the input."""
         return input_folders(self.input or ())
 
     def open(self) -> Dataset:

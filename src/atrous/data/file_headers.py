@@ -1,4 +1,4 @@
-"""What the headers of a set's picture files say, and what of the files is not read."""
+"""Reads the headers of picture files, and reports bands and pages of the files that are not read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from atrous.errors import AtrousError
 
 
 class Note(NamedTuple):
-    """Something to tell about several files.
+    """A note for the user about several files.
 
     Attributes:
         kind: a short name, such as "several_pages".
-        message: a sentence.
+        message: the note as a sentence.
         paths: the files.
     """
 
@@ -29,7 +29,7 @@ class Note(NamedTuple):
 
 
 def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureKind]:
-    """Read the headers of pictures; files that cannot be read are left out.
+    """Reads the headers of pictures; the result omits files that cannot be read.
 
     Args:
         paths: picture files.
@@ -40,7 +40,7 @@ def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureK
     def kind_or_none(path: Path) -> PictureKind | None:
         try:
             return read_kind(path, pages)
-        except AtrousError:  # told where the file is read
+        except AtrousError:  # reported when the file itself is read
             return None
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -49,11 +49,11 @@ def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureK
 
 
 def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str = "first") -> Iterator[Note]:
-    """Tell what of pictures is not read, and what means different things in different files.
+    """Yields notes on pages and channels that are not read, and on files whose grey values have opposite meanings.
 
     Args:
-        kinds: of the pictures.
-        channels: C that the model takes; None for all bands that are no alpha.
+        kinds: kind of each picture, by path.
+        channels: number of channels C of the model; None for all bands except alpha.
         pages: as in `read_pixels`.
     """
     yield from notes_on_pages({path: (kind.pages, kind.stacks) for path, kind in kinds.items()}, "picture", pages)
@@ -68,16 +68,16 @@ def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
             read = "the first 3, as grey," if channels == 1 and most == 4 else f"the first {channels}"
             yield Note(
                 "dropped_channels",
-                f"The model takes {channels} channel{'' if channels == 1 else 's'}, and there are more ({counts}): "
-                f"{read} are read, and the others are not. A model trained with `--model.in_channels {most}` takes "
-                f"all {most}.",
+                f"The model takes {channels} channel{'' if channels == 1 else 's'}, and these pictures have more "
+                f"({counts}): {read} are read, and the others are not. A model trained with `--model.in_channels "
+                f"{most}` takes all {most}.",
                 tuple(dropping),
             )
     yield from notes_on_white_is_zero({path: kind.white_is_zero for path, kind in _grey(kinds).items()}, "picture")
 
 
 def _grey(kinds: Mapping[Path, PictureKind]) -> dict[Path, PictureKind]:
-    """The pictures of one channel; of those without the TIFF's word, 0 is black."""
+    """Returns the pictures of one channel."""
     return {path: kind for path, kind in kinds.items() if kind.channels == 1 and kind.bands <= 2}
 
 
@@ -86,11 +86,11 @@ def _drops(kind: PictureKind, channels: int) -> bool:
 
 
 def notes_on_pages(files: Mapping[Path, tuple[int, bool]], what: str, pages: str = "first") -> Iterator[Note]:
-    """Tell of files with several pages or frames, of which the first is read.
+    """Yields notes on files with several pages or frames, of which only the first is read.
 
     Args:
-        files: of each file, its number of pages or frames, and whether they are a TIFF's.
-        what: the files are: "picture" or "mask".
+        files: for each file, its number of pages or frames, and whether it is a TIFF.
+        what: type of the files: "picture" or "mask".
         pages: as in `read_pixels`.
     """
     for tiff in (True, False):
@@ -111,20 +111,20 @@ def notes_on_pages(files: Mapping[Path, tuple[int, bool]], what: str, pages: str
 
 
 def notes_on_white_is_zero(files: Mapping[Path, bool | None], what: str) -> Iterator[Note]:
-    """Tell of grey files of which some say that 0 is white and others that it is black.
+    """Yields a note if 0 is white in some grey files and black in others.
 
     Args:
-        files: of each grey file whether it says that 0 is white; None where it says neither, so that 0 is black.
-        what: the files are: "picture" or "mask".
+        files: for each grey file, whether it states that 0 is white; None if it states neither, so that 0 is black.
+        what: type of the files: "picture" or "mask".
     """
     white = [path for path, is_white in files.items() if is_white]
     if white and len(white) < len(files):
         black = next(path for path, is_white in files.items() if not is_white)
         yield Note(
             "mixed_white_is_zero",
-            f"{_counted(len(white), what)} of {len(files)} say{'s' if len(white) == 1 else ''} that 0 is white "
-            f"(WhiteIsZero), and others, such as {black.name}, that it is black. The stored numbers are read as they "
-            "are, so that the same shade may be different numbers: convert the files to one kind.",
+            f"In {_counted(len(white), what)} of {len(files)}, 0 is white (WhiteIsZero). In others, such as "
+            f"{black.name}, 0 is black. The stored numbers are read unchanged, so the same shade may have different "
+            "numbers: convert all files to the same photometric interpretation.",
             tuple(white),
         )
 

@@ -1,6 +1,6 @@
-"""Files of further inputs beside the pictures of a dataset, such as depth: where they are, and what their values mean.
+"""Files of further model inputs of a dataset, such as depth: their folders and the meaning of their values.
 
-A dataset says so in its inputs.yaml, or the user does, as NAME=FOLDER:
+The dataset's inputs.yaml lists them, or the user gives their folders as NAME=FOLDER. An inputs.yaml:
 
     inputs:
       image: {bands: [red, green, blue, nir], colors: 3}
@@ -24,25 +24,25 @@ from atrous.json_yaml import parse_yaml
 from atrous.paths import is_url, shown_place
 
 INPUTS_FILE = "inputs.yaml"
-#: Words at the end of a picture's name in whose place a further input has its own name: a_rgb.png and a_depth.png.
+#: Endings of a picture's name that a further input replaces by its own name: a_rgb.png and a_depth.png.
 PICTURE_WORDS = ("_rgb", "_color", "_colour", "_image", "_img", "-rgb", "-color", "-image")
 
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Where the files of one input are, and what is known of their values.
+    """The folder of the files of one input, and the meaning of their values.
 
     Attributes:
-        name: of the input, such as "image" or "depth".
-        folder: of its files: absolute, or beside or in the folder of the pictures, in the dataset's root, or where the
-            program runs. "" for the pictures themselves.
-        bands: as of `atrous.input_spec.Input`.
-        wavelengths: as of `Input`.
-        unit: as of `Input`.
-        missing: as of `Input`.
-        colors: as of `Input`; None where the number of channels tells.
-        normalize: as of `Input`.
-        window: as of `Input`.
+        name: name of the input, such as "image" or "depth".
+        folder: folder of its files; "" for the pictures themselves. A relative folder is searched beside and inside
+            the folder of the pictures, in the dataset's root, and in the working directory.
+        bands: as in `atrous.input_spec.Input`.
+        wavelengths: as in `Input`.
+        unit: as in `Input`.
+        missing: as in `Input`.
+        colors: as in `Input`; None to derive it from the number of channels.
+        normalize: as in `Input`.
+        window: as in `Input`.
     """
 
     name: str
@@ -56,18 +56,21 @@ class InputFiles:
     window: tuple[float, float] | None = None
 
 
-#: What a dataset has that says nothing of inputs.
+#: The inputs of a dataset without an inputs.yaml: the pictures alone.
 PICTURES_ALONE = (InputFiles(IMAGE),)
 
 
 def read_input_files(root: Path) -> tuple[InputFiles, ...]:
-    """What the inputs.yaml of a dataset says; of a dataset without one, that there are pictures.
+    """Reads the inputs.yaml of a dataset; without such a file, the pictures are the only input.
 
     Args:
         root: the dataset's folder.
 
+    Returns:
+        The inputs, the pictures first.
+
     Raises:
-        AtrousError: the file is no such list.
+        AtrousError: the file is not a valid inputs.yaml.
     """
     path = root / INPUTS_FILE
     if not path.exists():
@@ -75,19 +78,21 @@ def read_input_files(root: Path) -> tuple[InputFiles, ...]:
     record = parse_yaml(read_text_file(path), str(path))
     entries = record.get("inputs") if isinstance(record, Mapping) else None
     if not isinstance(entries, Mapping) or not entries:
-        raise AtrousError(f"{path}: 'inputs' with a name and its fields for each is needed, got {shown(record)}.")
+        raise AtrousError(
+            f"{path}: the key 'inputs' is needed, a mapping from each input's name to its fields, got {shown(record)}."
+        )
     found = tuple(_entry(path, name, value) for name, value in entries.items())
     image = next((one for one in found if one.name == IMAGE), InputFiles(IMAGE))
     return (image, *(one for one in found if one.name != IMAGE))
 
 
 def _entry(path: Path, name: Any, value: Any) -> InputFiles:
-    """One input of the file."""
+    """Reads one input of the file."""
     try:
         check_input_name(name)
         record = {"folder": value} if isinstance(value, str) else value
         if not isinstance(record, Mapping):
-            raise AtrousError(f"fields such as {{folder: {name}}} are needed, got {shown(value)}.")
+            raise AtrousError(f"the input needs fields such as {{folder: {name}}}, got {shown(value)}.")
         allowed = [field.name for field in fields(InputFiles) if field.name != "name"]
         for field in record:
             if field not in allowed:
@@ -98,14 +103,14 @@ def _entry(path: Path, name: Any, value: Any) -> InputFiles:
         entry = InputFiles(name, **given)
         _check_values(entry)
         if not isinstance(entry.folder, str) or (name != IMAGE and not entry.folder):
-            raise AtrousError(f"'folder' is needed, a text such as {name}/, got {shown(entry.folder)}.")
+            raise AtrousError(f"the input needs a 'folder', a text such as {name}/, got {shown(entry.folder)}.")
         return entry
     except AtrousError as error:
         raise AtrousError(f"{path}: {name}: {error}") from error
 
 
 def _check_values(entry: InputFiles) -> None:
-    """Refuses what no input can have, before its files tell how many channels there are."""
+    """Checks the fields of an input before its files, and so its number of channels, are read."""
     channels = 1
     for values in (entry.bands, entry.wavelengths):
         channels = len(values) if isinstance(values, tuple) and values else channels
@@ -126,38 +131,39 @@ def _check_values(entry: InputFiles) -> None:
 
 
 def input_folders(words: Sequence[str]) -> dict[str, str]:
-    """The folders of further inputs by name.
+    """Returns the folders of further inputs by name.
 
     Args:
-        words: each NAME=FOLDER.
+        words: texts of the form NAME=FOLDER.
 
     Raises:
-        AtrousError: another form, or a name twice.
+        AtrousError: a text has another form, or a name is given twice.
     """
     found: dict[str, str] = {}
     for word in words:
         name, equals, folder = word.partition("=")
         if not equals or not folder:
-            raise AtrousError(f"an input is given as NAME=FOLDER, such as depth=depth/, got {word!r}.")
+            raise AtrousError(f"an input must have the form NAME=FOLDER, such as depth=depth/, got {word!r}.")
         check_input_name(name)
         place = local_path(folder) if is_url(folder) else folder
         if place is None:
             raise AtrousError(
-                f"the input {name!r} is at {shown_place(folder)}, and pictures alone are fetched from URLs: copy the "
+                f"the input {name!r} is at {shown_place(folder)}, but only pictures are fetched from URLs: copy the "
                 "folder to this machine first."
             )
         if name in found or name == IMAGE:
-            raise AtrousError(f"the input {name!r} is given twice{' (pictures are it)' if name == IMAGE else ''}.")
+            pictures = " (the pictures are this input)" if name == IMAGE else ""
+            raise AtrousError(f"the input {name!r} is given twice{pictures}; give each input once.")
         found[name] = str(place)
     return found
 
 
 def with_folders(known: Sequence[InputFiles], folders: Mapping[str, str]) -> tuple[InputFiles, ...]:
-    """What is known of inputs, with folders that the user gave for them or for others.
+    """Returns the inputs with the user's folders, which replace known folders or add further inputs.
 
     Args:
-        known: of the dataset, the pictures first.
-        folders: by the name of the input.
+        known: the inputs of the dataset, the pictures first.
+        folders: the user's folders, by the name of the input.
     """
     changed = tuple(replace(one, folder=folders.get(one.name, one.folder)) for one in known)
     names = {one.name for one in known}
@@ -168,8 +174,8 @@ class FilesBeside:
     """Finds the file of a further input that belongs to a picture.
 
     Args:
-        files: where the input's files are.
-        root: of the dataset; None for pictures of none, whose folder is looked for where the program runs first.
+        files: the input, with the folder of its files.
+        root: the dataset's folder; None for pictures outside a dataset. The working directory is then searched first.
     """
 
     def __init__(self, files: InputFiles, root: Path | None) -> None:
@@ -177,13 +183,13 @@ class FilesBeside:
         self._stems: dict[Path, dict[str, Path]] = {}
 
     def of(self, picture: Path) -> Path:
-        """The file, by the picture's stem; a path that does not exist where there is none.
+        """Returns the file with the picture's file name without suffix; a path that does not exist if there is none.
 
         Args:
             picture: the path of a picture.
 
         Raises:
-            AtrousError: two files have that stem.
+            AtrousError: two files of one folder have the same name without suffix.
         """
         folder, root = Path(self._files.folder), self._root
         here = Path()
@@ -205,37 +211,38 @@ class FilesBeside:
 
 
 class SceneFiles:
-    """Finds the files of the scenes that a model takes, from the paths of their pictures.
+    """Finds the files of all inputs of a model, from the paths of the pictures.
 
     Args:
-        names: of the model's inputs, the pictures first.
-        folders: of further inputs, by name; of one without a folder a folder of its own name is looked for.
+        names: names of the model's inputs, the pictures first.
+        folders: folders of further inputs, by name. The default for an input is a folder of the input's name.
 
     Raises:
-        AtrousError: a folder for an input that the model does not take.
+        AtrousError: a folder is given for an input that the model does not have.
     """
 
     def __init__(self, names: Sequence[str], folders: Mapping[str, str]) -> None:
         for name in folders:
             if name not in names[1:]:
-                further = ", ".join(names[1:]) or "pictures alone"
-                raise AtrousError(f"the model has no input {name!r}; beside pictures it takes {further}.")
+                further = ", ".join(names[1:])
+                takes = f"besides pictures it takes {further}" if further else "it takes pictures alone"
+                raise AtrousError(f"the model has no input {name!r}; {takes}.")
         self._names = tuple(names)
         self._finders = [FilesBeside(InputFiles(name, folders.get(name, name)), None) for name in names[1:]]
 
     def further(self, picture: Path) -> tuple[Path, ...]:
-        """The files of a scene's further inputs; paths that do not exist where there are none.
+        """Returns the files of a scene's further inputs; the path of a missing file does not exist.
 
         Args:
-            picture: its path.
+            picture: path of the scene's picture.
         """
         return tuple(finder.of(picture) for finder in self._finders)
 
     def of(self, picture: Path) -> dict[str, Path]:
-        """The files of a scene by input, the picture first.
+        """Returns the files of a scene by input, the picture first.
 
         Args:
-            picture: its path.
+            picture: path of the scene's picture.
 
         Raises:
             AtrousError: an input has no file.
@@ -244,14 +251,14 @@ class SceneFiles:
         for name, path in list(found.items())[1:]:
             if not path.exists():
                 raise AtrousError(
-                    f"{picture}: there is no {name} of it, {path}. Say where it is: --input {name}=FOLDER; a file has "
-                    f"the stem of its picture, or that and _{name}."
+                    f"{picture}: its {name} is missing: there is no {path}. Give the folder: --input {name}=FOLDER. "
+                    f"Each file must have the name of its picture without suffix, alone or followed by _{name}."
                 )
         return found
 
 
 def _stems(picture: str, name: str) -> tuple[str, ...]:
-    """The stems that the file of an input may have, the likeliest first."""
+    """Returns the file names without suffix that an input's file may have, the most probable first."""
     bare = next((picture.removesuffix(word) for word in PICTURE_WORDS if picture.lower().endswith(word)), picture)
     return tuple(
         dict.fromkeys(f"{stem}{ending}" for stem in (picture, bare) for ending in ("", f"_{name}", f"-{name}"))
@@ -269,8 +276,8 @@ def _pictures_by_stem(folder: Path) -> dict[str, Path]:
             continue
         if path.stem in found:
             raise AtrousError(
-                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', by which they "
-                "are matched to pictures; rename or remove one."
+                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', which must match "
+                "one file to each picture; rename or remove one."
             )
         found[path.stem] = path
     return found

@@ -30,34 +30,34 @@ def open_dataset(
     *,
     inputs: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Find the pictures, masks, splits, groups and classes in a folder; no picture is read yet.
+    """Finds the pictures, masks, splits, groups and classes in a folder, without reading a picture.
 
     Args:
         root: the dataset's folder.
         layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
-            guess it, which the dataset's notes then say.
+            guess the layout, which the dataset's notes then name.
         classes: the class table to use instead of the dataset's own.
-        groups: regular expression with one group, searched in the names of pictures: what it finds is their group.
-            None for the groups that a groups.csv or the layout tells.
-        inputs: folders of further inputs by name, such as {"depth": "depth/"}, beside those of the dataset's
-            inputs.yaml; files belong to the picture of the same stem.
+        groups: regular expression with one pair of brackets, searched in the file names of the pictures. The text in
+            the brackets is the group of the picture. None for the groups of a groups.csv or of the layout.
+        inputs: folders of further inputs by name, such as {"depth": "depth/"}, in addition to the dataset's
+            inputs.yaml. Each file belongs to the picture of the same file name without suffix.
 
     Raises:
-        AtrousError: there is no such folder or layout, the folder has no known layout, or it says nothing
-            about its classes (``NoClassesError``), or one of its folders may not be read, or its groups.csv or the
+        AtrousError: there is no such folder or layout; the folder has no known layout; its classes are not given
+            (``NoClassesError``); the user has no permission to read one of its folders; or its groups.csv or the
             pattern of groups is wrong.
     """
     try:
         return _opened(Path(root), layout, classes, groups, inputs or {})
     except PermissionError as error:
         raise AtrousError(
-            f"{error.filename or root}: this folder of the dataset may not be read by you ({error.strerror}). Change "
-            "its permissions."
+            f"{error.filename or root}: you have no permission to read this folder of the dataset ({error.strerror}). "
+            "Change its permissions."
         ) from error
 
 
 def _with_inputs(dataset: Dataset, folders: Mapping[str, str]) -> Dataset:
-    """The dataset, whose items know the files of their further inputs."""
+    """Returns the dataset with the files of the further inputs in each item."""
     inputs = with_folders(read_input_files(dataset.root), folders)
     if len(inputs) == 1:
         return replace(dataset, inputs=inputs)
@@ -76,25 +76,25 @@ def _opened(
     if classes is not None and not isinstance(classes, ClassTable):
         raise AtrousError(f"classes must be a ClassTable, such as ClassTable.from_yaml reads, got {shown(classes)}.")
     if not root.is_dir():
-        raise AtrousError(f"{root}: no such folder. Give the folder that holds the dataset.")
+        raise AtrousError(f"{root}: no such folder. Give the folder that contains the dataset.")
     if layout is not None and layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
     name = layout or next((name for name, known in LAYOUTS.items() if known.looks_like(root)), None)
     if name is None:
         found = ", ".join(sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())) or "no folders"
         pngs = (path for pattern in ("*.png", "*/*.png") for path in sorted(root.glob(pattern)))
-        if told := single_labels_note(pngs) or label_export_told(root):
-            raise AtrousError(told)
+        if message := single_labels_note(pngs) or label_export_told(root):
+            raise AtrousError(message)
         marks = ", ".join(f"'{name}' has {known.mark}" for name, known in LAYOUTS.items())
         raise AtrousError(
-            f"{root}: no known dataset layout; it holds {found}. {marks}. "
-            "Rename the folders, or give the folder one level up or down."
+            f"{root}: no known dataset layout; the folder contains {found}. {marks}. "
+            "Rename the folders, or give the folder one level above or below."
         )
     try:
         dataset = LAYOUTS[name].read(root, classes)
     except NoPicturesError as error:
-        if told := label_export_told(root):
-            raise AtrousError(told) from error
+        if message := label_export_told(root):
+            raise AtrousError(message) from error
         raise
     dataset = _with_inputs(_grouped(dataset, groups, root), inputs)
     guessed = () if layout else (f"The folder looks like the layout '{name}'; --layout forces another.",)
@@ -107,7 +107,7 @@ def _opened(
 
 
 def _grouped(dataset: Dataset, pattern: str | None, root: Path) -> Dataset:
-    """The dataset with the group of each item; a split that a seed made is made again of the groups that are told."""
+    """Returns the dataset with the group of each item; a random split is redone to keep groups together."""
     there = {item.image: item.name for items in dataset.splits.values() for item in items if not item.listed}
     groups = find_groups(there, dataset.root, dataset.layout, pattern, above=root)
     notes = (*dataset.notes, *groups.notes)
@@ -121,11 +121,11 @@ def _grouped(dataset: Dataset, pattern: str | None, root: Path) -> Dataset:
     unlisted = with_groups(dataset.unlisted)
     if unlisted and groups.source != "layout":
         own = {item.image for item in unlisted}
-        told = {name: items for name, items in splits.items() if not any(item.image in own for item in items)}
+        listed = {name: items for name, items in splits.items() if not any(item.image in own for item in items)}
         parts, note = seeded_split(unlisted)
-        if "test" in parts and "test" in told:
+        if "test" in parts and "test" in listed:
             parts["train"] += parts["test"]
-        splits = {**parts, **told}
+        splits = {**parts, **listed}
         _, before = seeded_split(dataset.unlisted)
-        notes = tuple(note if said == before else said for said in notes)
+        notes = tuple(note if old == before else old for old in notes)
     return replace(dataset, splits=splits, notes=notes, unlisted=unlisted, groups_from=groups.source)

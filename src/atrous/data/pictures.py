@@ -1,4 +1,4 @@
-"""Reading picture and mask files into arrays, losing no bits and hiding no damage."""
+"""Reads picture and mask files into arrays, without loss of bits; damaged files raise an error."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from atrous.errors import AtrousError
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
-    # other names of the same formats, as browsers and cameras write them
+    # other suffixes of the same formats, as browsers and cameras write them
     | {".jfif", ".jpe", ".jif", ".pjpeg", ".pjp", ".apng", ".dib", ".j2k"}
 )
 
-#: What `decode_pixels` takes from strangers: few decoders, each well worn, and none that runs another program.
+#: Formats that `decode_pixels` accepts from untrusted senders: few, widely used decoders that start no other program.
 SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
-#: What a mask of floats holds where it has no number, as ``nodata`` of `read_mask`.
+#: Value of `read_mask` for pixels without a finite number in a mask of floats; also its ``nodata``.
 NO_NUMBER = -(2**63)
 
 
@@ -51,37 +51,38 @@ _GREY, _COLOUR = (
 
 
 def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
-    """Read a picture upright, in the depth its file holds.
+    """Reads a picture, turned upright, with the bit depth of its file.
 
-    The numbers are those that the file stores, of a TIFF all bands whatever its photometric interpretation. Palette,
-    CMYK and YCbCr become RGB, one-bit pictures become 0 and 255, and of PNG and WebP grey with alpha loses its alpha.
-    The type follows from the file's: signed integers and integers beyond 16 bits become ``float32``; so does
-    ``float64``, rounded. There is no limit on the number of pixels: local files are trusted to be pictures.
+    The values are the stored values. A TIFF gives all of its bands, independent of its photometric interpretation.
+    Palette, CMYK and YCbCr pictures become RGB, and one-bit pictures become 0 and 255. PNG and WebP pictures of grey
+    with alpha lose their alpha. The type depends on the file's type: signed integers and integers of more than 16 bits
+    become ``float32``; ``float64`` is rounded to ``float32``. The number of pixels is not limited, because local files
+    are trusted.
 
     Args:
         path: a picture file.
-        pages: of a TIFF, "first" for the first page, "channels" for the bands of all pages, one after the other. Of
-            other files with several frames the first is read.
+        pages: for a TIFF, "first" for the first page or "channels" for the bands of all pages, one after the other.
+            For other files with several frames, the first frame is read.
 
     Returns:
         H×W×C ``uint8``, ``uint16`` or ``float32``; C is 1 for grey, 3 for RGB, 4 for RGBA, all bands for TIFF.
 
     Raises:
-        AtrousError: the file is missing, empty, truncated or no picture, or it holds integers that
-            ``float32`` cannot keep.
+        AtrousError: the file is missing, empty, truncated or not a picture, or it holds integers that
+            ``float32`` cannot represent.
     """
     return read_pixels(path, pages).values
 
 
 def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
-    """Read a picture's channels and type from its header; they are those of `read_pixels`.
+    """Reads a picture's channels and type from its header; they equal those of `read_pixels`.
 
     Args:
         path: a picture file.
         pages: as in `read_picture`.
 
     Raises:
-        AtrousError: the file is missing, empty, damaged or no picture.
+        AtrousError: the file is missing, empty, damaged or not a picture.
     """
     path = Path(path)
     start = _start_of(path)
@@ -97,7 +98,7 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
 
 
 def _kind_of_mode(picture: Image.Image) -> PictureKind | None:
-    """The kind of a picture that Pillow opened, of which only four bands hold an alpha; None where its mode is rare."""
+    """Returns the kind of a picture opened by Pillow; None for a rare mode. Only four bands include an alpha band."""
     mode, deep = picture.mode, deeper_than_pillow_reads(picture)
     clear = "A" in mode.upper() or "transparency" in picture.info
     if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
@@ -112,7 +113,7 @@ def _kind_of_mode(picture: Image.Image) -> PictureKind | None:
 
 
 def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
-    """Read a picture as `read_picture` does, with which of its pixels hold data.
+    """Reads a picture as `read_picture` does, and which of its pixels hold data.
 
     Args:
         path: a picture file.
@@ -137,9 +138,9 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
 
 
 def _with_nodata(pixels: StoredPixels, text: str, path: Path) -> StoredPixels:
-    """The pixels, with those missing that the file stores as the nodata value which GDAL keeps beside it."""
+    """Marks as missing the pixels whose stored value is the nodata value in the .aux.xml file of GDAL."""
     stored = pixels.values
-    if not is_jpeg2000(_start_of(path)):  # before a palette or the stretching of few bits
+    if not is_jpeg2000(_start_of(path)):  # the values before the palette, or the scaling to 8 bits, is applied
         with opened(path) as picture:
             stored = mask_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)[0]
     nodata = as_nodata(text, stored.dtype)
@@ -155,19 +156,19 @@ def _with_nodata(pixels: StoredPixels, text: str, path: Path) -> StoredPixels:
 
 
 def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> StoredPixels:
-    """Decode a picture that a stranger sent, as `read_pixels` reads a file.
+    """Decodes a picture from an untrusted sender, with the same result as `read_pixels` of a file.
 
-    Its size is read from its header and compared before any pixel is decoded, or memory taken for one.
+    The size in its header is checked before memory is allocated or a pixel is decoded.
 
     Args:
-        content: of a file: JPEG, PNG, WebP, TIFF, BMP or GIF.
-        most_pixels: that are decoded.
-        name: for the messages.
+        content: bytes of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
+        most_pixels: largest number of pixels that is decoded.
+        name: name of the picture in messages.
         pages: as in `read_picture`.
 
     Raises:
-        TooLarge: more pixels, or more bytes per pixel than a picture has.
-        AtrousError: empty, damaged, or of another format.
+        TooLarge: the picture has more pixels, or more bytes per pixel than pictures have.
+        AtrousError: the content is empty, damaged, or of another format.
     """
     with in_words(name):
         if is_tiff(content):
@@ -177,16 +178,16 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
 
 
 def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pages: str = "first") -> tuple[int, int]:
-    """What `decode_pixels` would take, by the header alone.
+    """Returns the number of pixels and bytes that `decode_pixels` would need, from the header alone.
 
     Args:
         content: as for `decode_pixels`.
         most_pixels: as for `decode_pixels`.
-        name: for the messages.
+        name: name of the picture in messages.
         pages: as in `read_picture`.
 
     Returns:
-        Pixels, and bytes that the decoded picture takes at most.
+        The number of pixels, and the largest number of bytes of the decoded picture.
 
     Raises:
         TooLarge: as `decode_pixels`.
@@ -204,43 +205,44 @@ def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pa
 
 
 def _identified(content: bytes, most_pixels: int, name: str) -> Image.Image:
-    """A stranger's picture that is no TIFF, not yet decoded."""
+    """Opens a picture from an untrusted sender, not a TIFF, without decoding it."""
     if not content:
         raise AtrousError(f"{name}: it is empty (0 bytes).")
-    _check_pixels(webp_size(content), most_pixels, name)  # its reader takes memory as soon as it is opened
+    _check_pixels(webp_size(content), most_pixels, name)  # the WebP reader allocates memory when it opens a picture
     picture = identify(io.BytesIO(content), SAFE_FORMATS)
     if picture is None:
         raise AtrousError(f"{name}: not a picture, damaged, or not one of {', '.join(sorted(SAFE_FORMATS))}.")
     _check_pixels(picture.size, most_pixels, name)
     if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
-        raise AtrousError(f"{name}: a JPEG of more than {MOST_SCANS} scans; save it anew.")
+        raise AtrousError(f"{name}: the JPEG has more than {MOST_SCANS} scans; save it again.")
     return picture
 
 
 def _check_pixels(size: tuple[int, int], most: int, name: str) -> None:
     if size[0] * size[1] > most:
         raise TooLarge(
-            f"{name}: {size[0]}×{size[1]} px are {size[0] * size[1] / 1e6:.1f} megapixels, and {most / 1e6:g} are "
-            "allowed."
+            f"{name}: {size[0]}×{size[1]} px are {size[0] * size[1] / 1e6:.1f} megapixels, and at most {most / 1e6:g} "
+            "are allowed."
         )
 
 
 def read_raw_mask(path: Path | str) -> np.ndarray:
-    """Read a mask's values as its file stores them, without its palette; see `read_mask`."""
+    """Reads the stored values of a mask, without its palette; see `read_mask`."""
     return read_mask(path).values
 
 
 class StoredMask(NamedTuple):
-    """What the file of a mask holds.
+    """The content of a mask file.
 
     Attributes:
         values: H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
-        palette: up to 256 colours by index, or None where the file has none.
-        nodata: the value that the file declares as no data; None where it declares none. Programs that draw outlines
-            into rasters declare 0 by default and use it for the background.
-        pages: number of pages or frames in the file, of which the first is read.
-        stacks: whether they are pages of a TIFF.
-        white_is_zero: whether the file says that 0 is white, which changes no value; None where it says neither.
+        palette: up to 256 colours by index, or None if the file has no palette.
+        nodata: the value that the file declares as no data; None if it declares none. Programs that rasterise outlines
+            declare 0 by default and use it for the background.
+        pages: number of pages or frames in the file; only the first is read.
+        stacks: whether the file is a TIFF, whose pages may be stacked as channels.
+        white_is_zero: whether the file declares 0 as white, which changes no value; None if it declares neither white
+            nor black.
     """
 
     values: np.ndarray
@@ -252,15 +254,15 @@ class StoredMask(NamedTuple):
 
 
 def read_mask(path: Path | str) -> StoredMask:
-    """Read a mask's values as its file stores them, and its palette: indices stay indices, alpha is dropped.
+    """Reads the stored values of a mask, and its palette: indices stay indices, alpha is dropped.
 
-    Grey values of one, two and four bits are the stored ones (0…15), which Pillow would stretch to 0…255.
+    Grey values of one, two and four bits are the stored values (0…15); Pillow would scale them to 0…255.
 
     Args:
         path: a mask file.
 
     Raises:
-        AtrousError: the file is missing, empty, truncated or no picture, or its values are not whole numbers.
+        AtrousError: the file is missing, empty, truncated or not a picture, or its values are not whole numbers.
     """
     path, palette, nodata, white_is_zero, pages = Path(path), None, None, None, 1
     start = _start_of(path)
@@ -277,7 +279,9 @@ def read_mask(path: Path | str) -> StoredMask:
             pages = frames_of(picture)
     if array.ndim == 3:
         if array.shape[2] > 4:
-            raise AtrousError(f"{path}: the mask has {array.shape[2]} bands; a mask has one, or three for colours.")
+            raise AtrousError(
+                f"{path}: the mask has {array.shape[2]} bands; a mask needs one band, or three for colours."
+            )
         array = array[:, :, 0] if array.shape[2] <= 2 else array[:, :, :3]
     if not is_tiff(start) and (text := nodata_beside(path)) is not None:
         nodata = as_nodata(text, array.dtype)
@@ -288,16 +292,16 @@ def read_mask(path: Path | str) -> StoredMask:
 
 
 def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """A mask of floats as int64, ``NO_NUMBER`` where it is NaN, infinite or its nodata value, and its nodata value."""
+    """Converts a mask of floats to int64, with ``NO_NUMBER`` for NaN, infinite and nodata; also returns its nodata."""
     void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
     whole = np.where(void, 0, array)
     if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):
-        raise AtrousError(f"{path}: the mask holds fractions; a mask holds whole numbers, one per class.")
+        raise AtrousError(f"{path}: the mask holds fractions; a mask must hold whole numbers, one per class.")
     return np.where(void, NO_NUMBER, whole.astype(np.int64)), 0 if nodata == 0 and not void.any() else NO_NUMBER
 
 
 def exif_orientation(path: Path | str) -> int:
-    """Read the orientation that ``read_picture`` applies, 1 (upright) to 8; 5 and more swap H and W."""
+    """Reads the orientation that ``read_picture`` applies, 1 (upright) to 8; 5 to 8 swap H and W."""
     path = Path(path)
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
@@ -307,7 +311,7 @@ def exif_orientation(path: Path | str) -> int:
 
 
 def stored_lossily(path: Path | str) -> bool:
-    """Whether the file's own compression changes values (JPEG, lossy WebP, …), whatever its name says."""
+    """Returns whether the file's compression changes values (JPEG, lossy WebP, …), independent of the file name."""
     path = Path(path)
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
@@ -319,7 +323,7 @@ def stored_lossily(path: Path | str) -> bool:
 
 
 def _start_of(path: Path) -> bytes:
-    """The first bytes of a file that is not empty."""
+    """Returns the first 16 bytes of a file; raises AtrousError if it is empty."""
     with in_words(path), path.open("rb") as file:
         start = file.read(16)
         if not start:

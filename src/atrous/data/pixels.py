@@ -10,24 +10,24 @@ import numpy as np
 
 from atrous.errors import AtrousError
 
-_MANY_VALUES = 16  # different values between zero and full, from which an alpha band may be a channel
-#: How a range is given on the command line and in Python, of two numbers.
+_MANY_VALUES = 16  # an alpha band with so many values between zero and full may be an ordinary channel
+#: The syntax of a range of two numbers on the command line and in Python, for messages.
 GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
-_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what Pillow's "L" uses
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"
 
 
 @dataclass(frozen=True)
 class PictureKind:
-    """What a picture's header says.
+    """Channels, type and pages of a picture, from its header.
 
     Attributes:
-        channels: number of bands that are no alpha.
+        channels: number of bands without an alpha band.
         dtype: "uint8", "uint16" or "float32".
-        bands: number of bands, with an alpha band.
+        bands: number of bands including an alpha band.
         pages: number of pages or frames in the file.
-        stacks: whether its pages can be read as channels, as those of a TIFF.
-        white_is_zero: whether the file says that 0 is white; None where it says neither.
-        may_lack_data: whether some pixels may hold no data: by nodata, alpha, a mask, NaN.
+        stacks: whether the pages can be read as channels, as in a TIFF.
+        white_is_zero: whether the file declares 0 as white; None if it declares neither white nor black.
+        may_lack_data: whether some pixels may hold no data because of a nodata value, alpha, a mask or NaN.
     """
 
     channels: int
@@ -41,17 +41,17 @@ class PictureKind:
 
 @dataclass(frozen=True, eq=False)
 class StoredPixels:
-    """A picture, or a window of one, with what its file says about missing data.
+    """The stored values of a picture or of a window of one, and its pixels without data.
 
     Attributes:
-        values: H×W×C ``uint8``, ``uint16`` or ``float32``, as the file stores them.
-        alpha: index of the band that holds transparency, or None.
-        missing: H×W×C booleans, True where a value is the file's nodata value; None where the file declares none.
-        masked: H×W booleans, True where a mask in the file or beside it, or an alpha that is not in ``values``,
-            hides the pixel; None for nowhere.
-        alpha_hides: whether pixels of alpha 0 hold no data; not so where the file declares a nodata value, as in GDAL.
+        values: H×W×C ``uint8``, ``uint16`` or ``float32``, as stored in the file.
+        alpha: index of the alpha band, or None.
+        missing: H×W×C booleans, True for values equal to the file's nodata value; None if the file declares none.
+        masked: H×W booleans, True for pixels hidden by a mask in the file or beside it, or by an alpha band that is not
+            in ``values``; None if no pixel is hidden.
+        alpha_hides: whether pixels of alpha 0 hold no data. False if the file declares a nodata value, as in GDAL.
         pages: number of pages or frames in the file.
-        stacks: whether its pages can be read as channels, as those of a TIFF.
+        stacks: whether the pages can be read as channels, as in a TIFF.
     """
 
     values: np.ndarray
@@ -64,19 +64,20 @@ class StoredPixels:
 
     @property
     def channels(self) -> int:
-        """Number of bands that are no alpha."""
+        """Number of bands without the alpha band."""
         return self.values.shape[2] - (self.alpha is not None)
 
     @property
     def kind(self) -> PictureKind:
-        """What its file's header says."""
+        """Channels, type and pages of the picture."""
         return PictureKind(self.channels, self.values.dtype.name, self.values.shape[2], self.pages, self.stacks)
 
     @property
     def alpha_may_be_a_channel(self) -> bool:
-        """Whether the alpha band looks like a channel, such as near infrared, that GDAL marked as alpha.
+        """Whether the alpha band looks like an ordinary channel, such as near infrared, that GDAL marked as alpha.
 
-        An alpha is full or zero nearly everywhere, or holds few values. A channel has many values between.
+        Nearly all values of a true alpha band are zero or the maximum, or it has few different values. An ordinary
+        channel has many values in between.
         """
         if self.alpha is None:
             return False
@@ -87,27 +88,28 @@ class StoredPixels:
         return 2 * len(between) > len(shown) and len(np.unique(between[:: 1 + len(between) // 10**6])) >= _MANY_VALUES
 
     def window(self, window: tuple[int, int, int, int]) -> StoredPixels:
-        """A part, given as (top, left, height, width) in pixels; not copied."""
+        """Returns a window, given as (top, left, height, width) in pixels, without copying values."""
         top, left, height, width = window
         at = slice(top, top + height), slice(left, left + width)
         missing, masked = (None if part is None else part[at] for part in (self.missing, self.masked))
         return StoredPixels(self.values[at], self.alpha, missing, masked, self.alpha_hides)
 
     def for_model(self, channels: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """The channels that a model takes, and where they hold data.
+        """Returns the channels for a model, and the pixels that hold data.
 
-        A pixel holds no data where it is masked or transparent, where any band is NaN or infinite, and where any band
-        of floats or all bands of whole numbers are nodata: a single 0 or 255 may be part of a colour. Of more than four
-        bands the first are taken. An alpha band counts as a channel only where the model takes all bands.
+        A pixel holds no data if it is masked or transparent, or if any band is NaN or infinite. It also holds no data
+        if any band of floats, or all bands of whole numbers, are nodata: a single 0 or 255 may be part of a colour.
+        Of more than four bands, the first are used. An alpha band is a channel only if the model takes all bands.
 
         Args:
-            channels: C that the model takes; None for all bands that are no alpha.
+            channels: number of channels C of the model; None for all bands except alpha.
 
         Returns:
-            H×W×C with 0 where there is no data, and H×W booleans, False where there is no data; None where all is data.
+            H×W×C with 0 for pixels without data, and H×W booleans, False for pixels without data; None instead of the
+            booleans if all pixels hold data.
 
         Raises:
-            AtrousError: there is no agreed way from the picture's bands to ``channels``.
+            AtrousError: no conversion from the picture's bands to ``channels`` is defined.
         """
         values, missing, gaps = self.values, self.missing, self.masked
         channels = channels or self.channels
@@ -137,15 +139,15 @@ def _either(first: np.ndarray | None, second: Any) -> np.ndarray:
 
 
 def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[float]) -> np.ndarray:
-    """Replace the pixels without data by the training mean, which a network sees as 0.
+    """Replaces the pixels without data by the training mean, which is 0 after normalisation.
 
     Args:
         image: H×W×C in the model's range.
-        valid: H×W booleans, False where there is no data; None for data everywhere.
+        valid: H×W booleans, False for pixels without data; None if all pixels hold data.
         mean: C values in the model's range.
 
     Returns:
-        H×W×C of the same dtype; the image itself where nothing is missing.
+        H×W×C of the same dtype; the image itself if no pixel is missing.
     """
     if valid is None or valid.all():
         return image
@@ -156,12 +158,12 @@ def fill_missing(image: np.ndarray, valid: np.ndarray | None, mean: Sequence[flo
 
 
 def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[float]) -> np.ndarray | None:
-    """Where there are data, if some values mean that there are none.
+    """Returns the pixels that hold data, after pixels with given "no data" values are excluded.
 
     Args:
-        values: H×W×C; a pixel has no data where any channel of floats, or all channels of whole numbers, are missing.
-        valid: H×W booleans, or None.
-        missing: the values.
+        values: H×W×C; a pixel holds no data if any channel of floats, or all channels of whole numbers, are missing.
+        valid: H×W booleans of the pixels that hold data so far; None for all pixels.
+        missing: the values that mean "no data".
     """
     gaps = np.isin(values, np.asarray(missing, np.float64).astype(values.dtype))
     gaps = gaps.any(axis=2) if values.dtype.kind == "f" else gaps.all(axis=2)
@@ -171,17 +173,17 @@ def without(values: np.ndarray, valid: np.ndarray | None, missing: Sequence[floa
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Give an image the number of channels a model takes.
+    """Converts an image to the number of channels of a model.
 
     Args:
         image: H×W×C of any dtype, C ≥ 1.
-        channels: wanted channels; grey ↔ RGB and RGBA → RGB or grey are known, other changes are not.
+        channels: number of channels of the result. Defined conversions are grey ↔ RGB, and RGBA → RGB or grey.
 
     Returns:
         H×W×``channels`` of the same dtype; grey is repeated, RGB becomes its luminance, alpha is dropped.
 
     Raises:
-        AtrousError: there is no agreed way from C to ``channels``.
+        AtrousError: no conversion from C to ``channels`` is defined.
     """
     given = image.shape[2]
     if given == channels:
@@ -196,21 +198,21 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
             luminance = np.rint(luminance)
         return luminance.astype(image.dtype)[:, :, None]
     raise AtrousError(
-        f"the image has {given} channels and {channels} are wanted. Known ways are 1 → 3, 3 → 1, 4 → 3 and "
-        f"4 → 1; train a model with in_channels={given}, or convert the images."
+        f"the image has {given} channels, but {channels} are needed. Only conversions 1 → 3, 3 → 1, 4 → 3 and 4 → 1 "
+        f"are defined; train a model with in_channels={given}, or convert the images."
     )
 
 
 def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.ndarray:
-    """Rescales between 8 and 16 bits where a picture's type is not the model's; for a float model values stay.
+    """Rescales a picture between 8 and 16 bits to the model's type; a model of floats gets the values unchanged.
 
     Args:
         image: H×W×C of uint8, uint16 or float32.
-        dtype: of the model's pictures: uint8, uint16 or float32.
-        give_range: how a range is given here, for the message.
+        dtype: type of the model's pictures: uint8, uint16 or float32.
+        give_range: syntax of a range for the message.
 
     Raises:
-        AtrousError: float32 for a model of integers: the range of its values is unknown.
+        AtrousError: the picture is float32 and the model takes integers: the range of the picture's values is unknown.
     """
     given = image.dtype.name
     if given == dtype:
@@ -221,42 +223,42 @@ def to_depth(image: np.ndarray, dtype: str, give_range: str = GIVE_RANGE) -> np.
     if (given, dtype) not in factors:
         raise AtrousError(
             f"this model was trained on {dtype} pictures, 0–{np.iinfo(dtype).max}, and the picture holds {given}: "
-            f"scale it to that range and give it as {dtype}, or say which values are black and white: "
+            f"scale it to that range and give it as {dtype}, or give the values of black and white: "
             f"{give_range.format('LOW', 'HIGH')}."
         )
     return (image.astype(np.float32) * factors[given, dtype]).round().astype(dtype)
 
 
 def gives_channels(channels: int, bands: int, wanted: int) -> bool:
-    """Whether `StoredPixels.for_model` has a way from a picture to the channels that a model takes.
+    """Returns whether `StoredPixels.for_model` can convert a picture to the channels of a model.
 
     Args:
-        channels: number of the picture's bands that are no alpha.
-        bands: number of its bands, with an alpha band.
-        wanted: C ≥ 1 that the model takes.
+        channels: number of the picture's bands without an alpha band.
+        bands: number of its bands including an alpha band.
+        wanted: number of channels C of the model, ≥ 1.
     """
     known = (1, 3), (3, 1), (4, 1), (4, 3)
     return wanted in (channels, bands) or (channels, wanted) in known or 4 < channels > wanted
 
 
 def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | None = None) -> np.ndarray:
-    """Convert to a type that a picture may have; the result's type depends on the given type only.
+    """Converts values to a type of pictures; the type of the result depends on the given type only.
 
     Args:
         stored: H×W×C of any integer or float type.
-        name: of the file, for the message.
-        present: H×W×C booleans, False for values that need not be kept exactly; None for all.
+        name: name of the file in the message.
+        present: H×W×C booleans, True for values that must be converted exactly; None for all values.
 
     Returns:
         ``uint8`` and ``uint16`` as given, ``float32`` for all other types; ``float64`` is rounded.
 
     Raises:
-        AtrousError: ``float32`` cannot keep an integer, a float is too large, or the numbers are complex.
+        AtrousError: ``float32`` cannot represent an integer, a float is too large, or the numbers are complex.
     """
     if stored.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.float32):
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if stored.dtype.kind not in "iuf":
-        raise AtrousError(f"{name}: holds {stored.dtype} values; give magnitudes as uint8, uint16 or float32.")
+        raise AtrousError(f"{name}: holds {stored.dtype} values; store magnitudes as uint8, uint16 or float32.")
     with np.errstate(over="ignore"):
         converted = stored.astype(np.float32)
     if stored.dtype.kind == "f":
@@ -265,10 +267,10 @@ def as_picture_dtype(stored: np.ndarray, name: object, present: np.ndarray | Non
     elif stored.dtype.itemsize <= 2:
         return converted
     else:
-        # float64 keeps integers up to 2⁵³; one beyond is refused rather than compared after rounding.
+        # float64 is exact up to 2⁵³; a larger integer is refused, because the comparison would round both sides.
         lost = converted.astype(np.float64) != stored.astype(np.float64)
         lost |= (stored > 2**53) | (stored < -(2**53) if stored.dtype.kind == "i" else False)
-        reason = "integers beyond ±2²⁴, which float32 cannot keep"
+        reason = "integers beyond ±2²⁴, which float32 cannot represent exactly"
     if (lost if present is None else lost & present).any():
         raise AtrousError(f"{name}: holds {reason}; scale them down or store floats.")
     return converted

@@ -1,4 +1,4 @@
-"""Reading the next while the present one is worked on."""
+"""Reads the next item in a thread while the current one is processed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Read = TypeVar("Read")
 def in_background(
     read: Callable[[Given], Read], items: Iterable[Given], give_up: Callable[[], object] = lambda: None
 ) -> Iterator[Read]:
-    """What `read` makes of each item, in order; of a collection, the one after is read in a thread meanwhile.
+    """Yields `read(item)` for each item, in order; a thread reads the next item of a collection in advance.
 
-    A generator may be live, as a camera is, or wait for the answer to its last item. So its next item is asked for only
-    after the present one was answered, and nothing is read ahead.
+    Nothing is read in advance from a generator: it may be live, such as a camera, or it may need the result of its last
+    item first. Its next item is requested only after the current result was processed.
 
     Args:
-        read: reads one item; what it raises is raised when its turn comes.
-        items: any number; a list, another collection, an iterator over one, or a generator.
-        give_up: called when the work ends early, as by Ctrl-C, before what is being read is waited for.
+        read: reads one item. An error that it raises is raised again at the position of that item.
+        items: any number of items: a list, another collection, an iterator over one, or a generator.
+        give_up: called if the loop ends early, for example by Ctrl-C, before it waits for the running read.
     """
-    if not isinstance(items, Sized) and not hasattr(items, "__length_hint__"):  # which iterators over lists have
+    if not isinstance(items, Sized) and not hasattr(items, "__length_hint__"):  # list iterators have a length hint
         yield from map(read, items)
         return
     waiting = iter(items)

@@ -1,4 +1,4 @@
-"""One picture with its label, the unit every later part works on."""
+"""One picture with its label, the unit of training and evaluation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Sample:
     """A picture and its dense label.
 
     Attributes:
-        image: H×W×C ``uint8``, ``uint16`` or ``float32``, raw values as the file holds them.
+        image: H×W×C ``uint8``, ``uint16`` or ``float32``, raw values as stored in the file.
         label: H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
-        name: the picture's name in its dataset, its file name without suffix.
-        valid: H×W booleans, False where the picture has no data; None for data everywhere.
-        doubtful_alpha: whether an alpha band, which is no channel here, looks like one.
+        name: the picture's name in its dataset: its file name without suffix.
+        valid: H×W booleans, False for pixels without data; None if all pixels hold data.
+        doubtful_alpha: whether the dropped alpha band looks like an ordinary channel, such as near infrared.
     """
 
     image: np.ndarray

@@ -1,4 +1,4 @@
-"""What a split is like in numbers: its channels and how often each class occurs."""
+"""Statistics of a split: its channels, their mean and deviation, and the number of pixels of each class."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Pictures that channel statistics are measured on, evenly chosen.
+#: Number of pictures on which channel statistics are measured, chosen at equal distances.
 STATISTICS_PICTURES = 200
 
 
 def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, in raw units, over evenly chosen pictures of a split.
+    """Returns mean and standard deviation per channel, in raw units, over evenly chosen pictures of a split.
 
     Args:
-        dataset: where to read.
-        split: its training split.
-        one: the input that is measured; its own mean and deviation are not used.
+        dataset: the dataset to read.
+        split: name of its training split.
+        one: the input to measure; the mean and deviation in it are not used.
     """
     items = dataset.split(split)
     chosen = items[:: max(1, len(items) // STATISTICS_PICTURES)]
@@ -45,15 +45,15 @@ def channel_statistics(dataset: Dataset, split: str, one: Input) -> tuple[tuple[
 
 
 def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> PictureKind:
-    """The channels and the type of a further input, which all of its files must have.
+    """Returns the channels and the type of a further input, which must be the same in all of its files.
 
     Args:
-        dataset: where to read.
-        name: of the input, one of the dataset's but the pictures.
-        splits: whose files are looked at.
+        dataset: the dataset to read.
+        name: name of one of the dataset's further inputs, not of the pictures.
+        splits: names of the splits whose files are read.
 
     Raises:
-        AtrousError: a file is missing or damaged, or they differ.
+        AtrousError: a file is missing or damaged, or the files differ.
     """
     files = [dataset.file_of(item, name) for split in splits for item in dataset.split(split)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -66,13 +66,13 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
 
 
 def class_pixels(dataset: Dataset, split: str) -> list[int]:
-    """Labelled pixels of each class over a whole split, where the pictures hold data, as training sees them.
+    """Returns the number of labelled pixels of each class in a split, without pixels that hold no data.
 
-    Pictures are read only where their headers say that pixels may hold no data.
+    A picture is read only if its header states that pixels may hold no data.
 
     Args:
-        dataset: where to read, with the channels and pages that a model takes.
-        split: whose masks.
+        dataset: the dataset to read, with the channels and pages of the model.
+        split: name of the split.
     """
     counts = np.zeros(256, dtype=np.int64)
     items = [item for item in dataset.split(split) if item.mask is not None]
@@ -88,20 +88,21 @@ def class_pixels(dataset: Dataset, split: str) -> list[int]:
 def kind_of_pictures(
     dataset: Dataset, split: str, pages: str = "first", *, val: str = "val", in_channels: int | None = None
 ) -> tuple[PictureKind, tuple[str, ...]]:
-    """The channels that a model takes and the type of a split's pictures, from all their headers.
+    """Returns the number of input channels of a model and the type of a split's pictures, from all their headers.
 
     Args:
-        dataset: where to read.
-        split: its training split.
+        dataset: the dataset to read.
+        split: name of its training split.
         pages: as in `read_pixels`.
-        val: the split that is measured during the training; its pictures must give the channels, too.
-        in_channels: that the model takes; None for what the training pictures have, see `channels_of`.
+        val: the validation split; its pictures must be convertible to the channels, too.
+        in_channels: number of channels of the model; None to derive it from the training pictures, see `channels_of`.
 
     Returns:
-        The kind, and sentences where the training pictures differ, and on what of them is not read.
+        The kind, and notes for the user: on differences between the training pictures, and on bands or pages that are
+        not read.
 
     Raises:
-        AtrousError: a file is damaged, the types differ, or there is no agreed way between the channels.
+        AtrousError: a file is damaged, the types differ, or no conversion between the channels is defined.
     """
     items = dataset.split(split)
     measured = dataset.splits.get(val, dataset.splits.get(canonical_split(val), ()))

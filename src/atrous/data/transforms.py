@@ -1,7 +1,8 @@
-"""Augmentation: picture and mask move together, as a pure function of (seed, epoch, index).
+"""Augmentation of a picture and its mask by the same map, as a pure function of (seed, epoch, index).
 
-All geometry is one affine matrix, and each array is interpolated once. Coordinates are continuous: pixel i
-covers [i, i + 1) and its centre is i + 0.5, so scaling, turning and mirroring need no half-pixel corrections.
+All geometric variations are combined in one affine matrix, so each array is interpolated once. Coordinates are
+continuous: pixel i covers [i, i + 1) and its centre is i + 0.5. Scaling, rotation and mirroring therefore need no
+half-pixel corrections.
 """
 
 from __future__ import annotations
@@ -21,55 +22,67 @@ from atrous.errors import AtrousError
 from atrous.input_spec import Input
 from atrous.option_fields import setting, settings
 
-# ITU-R BT.601: luma from red, green, blue, and the two chroma axes (I, Q) whose plane the hue turns in.
+# ITU-R BT.601: luma from red, green and blue, and the two chroma axes (I, Q). A hue shift is a rotation in their plane.
 _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
-# A crop grows by whole cells of the network's coarse map, at the papers' usual output stride.
+# A crop grows by whole cells of the network's feature map at the papers' usual output stride, 16.
 _GROWTH_STEP = 16
 
-#: Channels whose means OpenCV takes at once.
+#: Largest number of channels whose means OpenCV computes in one call.
 _CHANNELS_AT_ONCE = 4
 
 
 @settings("augment")
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures are varied; 0 turns a variation off."""
+    """Augmentation of training pictures; 0 turns a variation off."""
 
     crop: tuple[int, int] | None = setting(
-        None, "height and width in pixels of what comes out; each picture keeps its own size when not given", ge=1
+        None, "height and width in pixels of the result; each picture keeps its own size when not given", ge=1
     )
     first_crop: tuple[int, int] | None = setting(
         None,
-        "height and width in pixels of the crop in the first epoch; from there it grows to `crop`, in steps of 16 "
-        "pixels, which makes the early epochs cheap; `crop` from the start when not given",
+        "height and width in pixels of the crop in the first epoch; it then grows to `crop` in steps of 16 pixels, so "
+        "that the early epochs take less time. When not given, all epochs use `crop`",
         ge=1,
     )
-    growth: int = setting(1, "epochs that it grows for", ge=1)
+    growth: int = setting(1, "number of epochs in which the crop grows from `first_crop` to `crop`", ge=1)
     scale: tuple[float, float] = setting(
-        (0.5, 2.0), "smallest and largest zoom; drawn uniformly, and 1 keeps the size", gt=0
+        (0.5, 2.0), "smallest and largest scale factor; drawn uniformly, and 1 keeps the size", gt=0
     )
     flip: float = setting(0.5, "probability of mirroring left and right", ge=0, le=1)
     vertical_flip: float = setting(0.0, "probability of mirroring top and bottom", ge=0, le=1)
-    rotation: float = setting(0.0, "largest turn, either way", ge=0, le=180, unit="degrees")
-    translation: float = setting(0.0, "largest shift in fractions of the crop, each way and direction", ge=0, le=1)
+    rotation: float = setting(0.0, "largest rotation angle, in both directions", ge=0, le=180, unit="degrees")
+    translation: float = setting(
+        0.0, "largest horizontal and vertical shift as a fraction of the crop, in both directions", ge=0, le=1
+    )
     focus: float = setting(
         0.0,
-        "probability that the crop is centred on a random pixel of a random class; all classes present in the picture "
-        "are equally likely, so rare ones are seen more often",
+        "probability that the crop is centred on a random pixel of a random class; all classes in the picture are "
+        "equally probable, so crops contain rare classes more often",
         ge=0,
         le=1,
     )
-    brightness: float = setting(0.0, "strength b; all values are multiplied by a factor of 1−b to 1+b", ge=0)
+    brightness: float = setting(
+        0.0, "strength b of the brightness change; all values are multiplied by a factor from 1−b to 1+b", ge=0
+    )
     contrast: float = setting(
-        0.0, "strength c; the distance from the mean is multiplied by a factor of 1−c to 1+c", ge=0
+        0.0,
+        "strength c of the contrast change; the distance from the mean is multiplied by a factor from 1−c to 1+c",
+        ge=0,
     )
     saturation: float = setting(
-        0.0, "strength s; the distance from grey is multiplied by a factor of 1−s to 1+s, with 3 channels only", ge=0
+        0.0,
+        "strength s of the saturation change; the distance from grey is multiplied by a factor from 1−s to 1+s; for 3 "
+        "channels only",
+        ge=0,
     )
     hue: float = setting(
-        0.0, "largest turn of the hue, either way, in turns of the colour circle; with 3 channels only", ge=0, le=0.5
+        0.0,
+        "largest hue shift in both directions, as a fraction of the full colour circle; for 3 channels only",
+        ge=0,
+        le=0.5,
     )
     blur: float = setting(0.0, "probability of a Gaussian blur", ge=0, le=1)
     blur_sigma: tuple[float, float] = setting(
@@ -88,12 +101,12 @@ class Augment:
 
 
 class ColorChannels(NamedTuple):
-    """Channels of an image that are colours of one photograph.
+    """The channels of an image that hold the colours of one photograph.
 
     Attributes:
-        start: the first of them.
-        channels: how many, 1 or 3.
-        dtype: the type of the photograph, whose range they are clipped to.
+        start: index of the first of these channels.
+        channels: number of these channels, 1 or 3.
+        dtype: the type of the photograph; varied values are clipped to its range.
     """
 
     start: int
@@ -102,7 +115,7 @@ class ColorChannels(NamedTuple):
 
 
 class _Recolouring(NamedTuple):
-    """How one picture's colours are varied; a sigma of None leaves its sharpness."""
+    """The drawn variation of one picture's colours; a sigma of None means no blur."""
 
     brightness: float
     contrast: float
@@ -112,15 +125,15 @@ class _Recolouring(NamedTuple):
 
     @property
     def varies(self) -> bool:
-        """Whether anything changes."""
+        """Whether the variation changes any value."""
         return self != (1, 1, 1, 0, None)
 
 
 def color_channels(inputs: Sequence[Input]) -> tuple[ColorChannels, ...]:
-    """The channels of colour of a model's inputs, joined.
+    """Returns the colour channels in the concatenated inputs of a model.
 
     Args:
-        inputs: of the model.
+        inputs: the inputs of the model.
     """
     starts = accumulate((one.channels for one in inputs), initial=0)
     return tuple(
@@ -139,29 +152,29 @@ def augment(
     fill: float | Sequence[float] = 0.0,
     colors: Sequence[ColorChannels] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vary a picture and its mask, moving both by exactly the same map.
+    """Augments a picture and its mask; both are moved by the same map.
 
     The result depends on the arguments alone: the same seed, epoch and index give the same variation in any
-    process and in any order, and no global random state is read or changed.
+    process and in any order. No global random state is read or changed.
 
     Args:
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``, any C ≥ 1. Not changed.
         label: H×W ``uint8`` of class indices, 255 = ignore. Not changed.
-        config: what is varied, and by how much.
+        config: the variations and their strength.
         seed: the run's seed, ≥ 0.
         epoch: the epoch, ≥ 0.
         index: the picture's number in its dataset, ≥ 0.
-        fill: raw value outside the picture, one or one per channel; the mask is 255 there.
-        colors: the channels that are colours of a photograph, to which variations of colour and sharpness are
-            confined; None for all.
+        fill: raw value outside the picture, one value or one per channel; the mask is 255 there.
+        colors: the channels that hold colours of a photograph. Only these vary in colour and sharpness; None for all
+            channels.
 
     Returns:
-        Image h×w×C of the dtype given and label h×w, where (h, w) is ``config.crop`` or (H, W); the given
-        arrays themselves where nothing was varied.
+        Image h×w×C of the given dtype and label h×w, where (h, w) is the epoch's crop or (H, W). The given arrays
+        themselves are returned if nothing was varied.
 
     Raises:
         AtrousError: picture and mask differ in size, the dtype is not supported, or saturation or hue is
-            asked of a picture that has not 3 channels of colour.
+            set for a picture without 3 colour channels.
     """
     if colors is None:
         colors = (ColorChannels(0, image.shape[2], image.dtype.name),)
@@ -169,12 +182,12 @@ def augment(
     rng = np.random.default_rng([seed, epoch, index])
     size = crop_at(config, epoch) or label.shape
     matrix = window(label, size, config, rng)
-    # Colour comes first, so that the fill stays as given.
+    # The colour varies before the geometry, so that the fill value stays as given.
     return resample(recolour(image, config, rng, colors), label, matrix, size, fill)
 
 
 def crop_at(config: Augment, epoch: int) -> tuple[int, int] | None:
-    """The crop's height and width in an epoch, from 0; None keeps each picture's own."""
+    """Returns the crop's height and width in an epoch (counted from 0); None if pictures keep their own size."""
     if config.crop is None or config.first_crop is None or epoch >= config.growth:
         return config.crop
     return tuple(  # pyright: ignore[reportReturnType]
@@ -184,23 +197,23 @@ def crop_at(config: Augment, epoch: int) -> tuple[int, int] | None:
 
 
 def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Draw a place to cut from a picture, as the map from the cut-out to the picture.
+    """Draws the position of a crop window at random, and returns the map from the window to the picture.
 
-    The picture is scaled, a window is laid on it, turned and mirrored about its own centre, and shifted.
-    A window smaller than the scaled picture lies anywhere within it, a larger one anywhere around it, each
-    place equally likely.
+    The picture is scaled. A window is placed on it, rotated and mirrored about its own centre, and shifted. A window
+    smaller than the scaled picture lies inside the picture; a larger window contains the picture. All such positions
+    have the same probability.
 
     Args:
-        label: the picture's mask, H×W; its classes matter to ``config.focus`` only.
+        label: the picture's mask, H×W; only ``config.focus`` uses its classes.
         size: height and width of the window in pixels.
-        config: what is varied, and by how much.
-        rng: where the random numbers come from.
+        config: the variations and their strength.
+        rng: random number generator.
 
     Returns:
-        3×3 matrix from a point (x, y, 1) of the window to the point of the picture shown there.
+        3×3 matrix that maps a point (x, y, 1) of the window to a point of the picture.
     """
     picture, extent = np.array(label.shape[::-1]), np.array(size[::-1])  # (x, y) from here on
-    # The scaled picture and every offset are whole pixels: a fraction would move the image, but not its mask.
+    # The scaled size and all offsets are whole pixels: a fraction would move the image, but not its mask.
     scaled = np.maximum(1, np.rint(picture * rng.uniform(*config.scale))).astype(int)
     slack = scaled - extent
     low, high = np.minimum(slack, 0), np.maximum(slack, 0)
@@ -223,20 +236,20 @@ def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.ra
 def recolour(
     image: np.ndarray, config: Augment, rng: np.random.Generator, colors: Sequence[ColorChannels] | None = None
 ) -> np.ndarray:
-    """Vary brightness, contrast, saturation, hue and sharpness of the channels of colour, all in the same way.
+    """Varies brightness, contrast, saturation, hue and sharpness of the colour channels, all in the same way.
 
-    The four colour variations are linear and applied together as one matrix, so values are rounded and, for
-    integers, clipped to the range of the dtype only once. The hue turns about the grey axis, which keeps the
-    luma.
+    The four colour variations are linear and applied together as one matrix. Values are therefore rounded only once,
+    and integers are clipped to the range of the dtype only once. The hue is rotated about the grey axis, which keeps
+    the luma.
 
     Args:
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``; not changed.
-        config: what is varied, and by how much.
-        rng: where the random numbers come from.
-        colors: the channels of colour; None for all.
+        config: the variations and their strength.
+        rng: random number generator.
+        colors: the colour channels; None for all channels.
 
     Returns:
-        H×W×C of the dtype given; the given array itself where nothing was varied.
+        H×W×C of the given dtype; the given array itself if nothing was varied.
     """
     drawn = _draw(config, rng)
     if colors is None or colors == (ColorChannels(0, image.shape[2], image.dtype.name),):
@@ -260,7 +273,7 @@ def _draw(config: Augment, rng: np.random.Generator) -> _Recolouring:
 
 
 def _recoloured(image: np.ndarray, drawn: _Recolouring) -> np.ndarray:
-    """Channels that are all colours, varied."""
+    """Applies a drawn variation to an image whose channels are all colours."""
     brightness, contrast, saturation, hue, sigma = drawn
     gain, grey = brightness * contrast, 0.0
     if contrast != 1:
@@ -270,7 +283,7 @@ def _recoloured(image: np.ndarray, drawn: _Recolouring) -> np.ndarray:
         colour = gain * _hue_and_saturation(2 * math.pi * hue, saturation)
         image = cv2.transform(image, np.column_stack([colour, np.full(3, grey)]))
     elif gain != 1 or grey != 0:
-        flat = np.ascontiguousarray(image).reshape(len(image), -1)  # one gain for all channels, however many
+        flat = np.ascontiguousarray(image).reshape(len(image), -1)  # one gain for all channels
         image = cv2.transform(flat, np.array([[gain, grey]])).reshape(image.shape)
     if sigma is not None:
         image = cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape)
@@ -280,7 +293,7 @@ def _recoloured(image: np.ndarray, drawn: _Recolouring) -> np.ndarray:
 def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequence[ColorChannels]) -> None:
     if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16, np.float32):
         raise AtrousError(
-            f"the image is {image.dtype} of shape {image.shape}; augmentation takes H×W×C uint8, uint16 or float32."
+            f"the image is {image.dtype} of shape {image.shape}; augmentation takes H×W×C of uint8, uint16 or float32."
         )
     if label.dtype != np.uint8 or label.shape != image.shape[:2]:
         raise AtrousError(
@@ -289,15 +302,15 @@ def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequen
         )
     counts = {group.channels for group in colors}
     if counts != {3} and (config.saturation or config.hue):
-        told = " and ".join(map(str, sorted(counts))) or "none of colour"
+        found = " and ".join(map(str, sorted(counts))) or "none"
         raise AtrousError(
-            f"saturation and hue exist for 3 channels, and this picture has {told}; "
+            f"saturation and hue need 3 colour channels, and this picture has {found}; "
             "set augment.saturation and augment.hue to 0."
         )
 
 
 def _pixel_of_a_class(label: np.ndarray, which_class: float, which_pixel: float) -> np.ndarray | None:
-    """The (x, y) of a pixel, given where in [0, 1) its class and it lie; None if all pixels are ignored."""
+    """Returns (x, y) of a random pixel of a random class, chosen by two numbers in [0, 1); None if all are ignored."""
     present = np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[:IGNORE_INDEX])
     if not len(present):
         return None
@@ -313,7 +326,7 @@ def _channel_means(image: np.ndarray) -> np.ndarray:
 
 
 def _hue_and_saturation(angle: float, saturation: float) -> np.ndarray:
-    """3×3 from RGB to RGB: the chroma plane turned by an angle in radians and stretched, the luma kept."""
+    """Returns the 3×3 matrix on RGB that rotates the chroma plane by an angle in radians and scales it; luma stays."""
     cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
     turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
     return np.linalg.solve(_RGB_TO_YIQ, turn @ _RGB_TO_YIQ)

@@ -56,6 +56,8 @@ MOST_MEGABYTES = 4_000
 HONEST = 10_000
 #: Honest pictures of 100 to 1000 pixels a side, as users send them: kernels for these sizes take more memory.
 USUAL = 300
+#: Side of the largest pictures, in pixels: the server accepts 50 megapixels by default.
+LARGEST = 7000
 Statuses = collections.Counter
 
 
@@ -131,7 +133,7 @@ class Attack:
         self.resident = 0.0
 
     def settle(self) -> float:
-        """Memory at work: after as many honest pictures as one attack has, of many sizes, and some of usual sizes."""
+        """Memory at work: after as many honest pictures as one attack has, of many sizes, and some of large sizes."""
         rng = np.random.default_rng(1)
         contents = [
             encoded(rng.integers(0, 255, (*map(int, rng.integers(1, 100, 2)), 3), dtype=np.uint8), "PNG")
@@ -141,6 +143,7 @@ class Attack:
             encoded(rng.integers(0, 255, (*map(int, rng.integers(100, 1000, 2)), 3), dtype=np.uint8), "PNG")
             for _ in range(USUAL)
         ]
+        contents += [encoded(np.zeros((LARGEST, LARGEST + one, 3), np.uint8), "PNG") for one in range(2)]
         self._send(contents)
         self.still_well()
         self.resident = self.server.resident

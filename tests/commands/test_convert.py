@@ -186,7 +186,7 @@ def test_inputs_are_never_overwritten(tmp_path):
     with pytest.raises(AtrousError, match="exists and is not a model file of atrous"):
         atrous.convert(path, out=other)
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(AtrousError, match="exists and is not a model file of atrous"):
+    with pytest.raises(AtrousError, match="exists and is a folder, not a model file of atrous"):
         atrous.convert(path, out=tmp_path / "folder.safetensors")
     assert path.read_bytes() == before
 

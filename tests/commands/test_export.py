@@ -145,12 +145,12 @@ def test_wrong_usage_is_explained(arguments, words, original):
 def test_nothing_of_others_is_overwritten(name, original, tmp_path):
     (tmp_path / name).write_bytes(b"precious")
     out = tmp_path / name.replace(".bin", ".xml")
-    with pytest.raises(AtrousError, match="no exported file of atrous"):
+    with pytest.raises(AtrousError, match="not an exported file of atrous"):
         export(original, out=out)
     assert (tmp_path / name).read_bytes() == b"precious"
     with zipfile.ZipFile(tmp_path / "zip.pt2", "w") as file:
         file.writestr("data", "x")
-    with pytest.raises(AtrousError, match="no exported file of atrous"):
+    with pytest.raises(AtrousError, match="not an exported file of atrous"):
         export(original, out=tmp_path / "zip.pt2")
 
 
@@ -158,7 +158,7 @@ def test_nothing_of_others_is_overwritten(name, original, tmp_path):
 def test_the_model_itself_is_never_overwritten(original, tmp_path):
     (tmp_path / "link.onnx").symlink_to(original)
     before = original.read_bytes()
-    with pytest.raises(AtrousError, match="no exported file of atrous"):
+    with pytest.raises(AtrousError, match="not an exported file of atrous"):
         export(original, out=tmp_path / "link.onnx")
     assert original.read_bytes() == before
 

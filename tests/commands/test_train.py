@@ -748,7 +748,7 @@ def test_val_without_a_labelled_pixel_is_refused_before_training(fresh_shapes, t
 
 
 def test_the_data_decide_the_number_of_classes(tiny, tmp_path):
-    with pytest.raises(AtrousError, match=r"model\.arguments\.num_classes is 5, but .* make it 3"):
+    with pytest.raises(AtrousError, match=r"model\.arguments\.num_classes is 5, but .* require 3"):
         train(tiny(model__arguments={"num_classes": 5}), out=tmp_path / "run")
 
 

@@ -247,7 +247,7 @@ def test_stored_lossily_looks_inside(tmp_path):
 def test_decoding_bytes_is_reading_the_file(tmp_path, name, picture):
     path = saved(tmp_path / name, picture)
     assert np.array_equal(decode_pixels(path.read_bytes(), 63).values, read_picture(path))
-    with pytest.raises(TooLarge, match=r"7×9 px are 0\.0 megapixels, and 6\.2e-05 are allowed"):
+    with pytest.raises(TooLarge, match=r"7×9 px are 0\.0 megapixels, and at most 6\.2e-05 are allowed"):
         decode_pixels(path.read_bytes(), 62)
 
 

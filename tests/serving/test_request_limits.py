@@ -62,7 +62,7 @@ def test_whoever_stops_waiting_for_memory_leaves_none_behind():
                 await waiting
         async with memory.take(10):
             assert memory.used == 10
-        with pytest.raises(Problem, match="send a smaller one"):
+        with pytest.raises(Problem, match="send a smaller picture"):
             await memory.take(11).__aenter__()
 
     asyncio.run(pictures())

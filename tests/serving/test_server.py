@@ -173,7 +173,7 @@ def test_what_is_no_picture(server, streets):
     assert "empty" in problem_of(server.ask(SEGMENT, b""), 422)
     assert "not a picture" in problem_of(server.ask(SEGMENT, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9"), 422)
     assert "damaged or cut short" in problem_of(server.ask(SEGMENT, png(streets[0])[:-4000]), 422)
-    assert "holds no file" in problem_of(
+    assert "contains no file" in problem_of(
         server.ask(SEGMENT, b"--X--\r\n", Content_Type="multipart/form-data; boundary=X"), 400
     )
     assert "boundary" in problem_of(server.ask(SEGMENT, b"--X--\r\n", Content_Type="multipart/form-data"), 400)
@@ -198,7 +198,9 @@ def bomb(width: int, height: int) -> bytes:
 
 def test_large_pictures_are_refused_before_they_are_decoded(server, streets):
     before = resident(server)
-    assert "10000.0 megapixels, and 4 are allowed" in problem_of(server.ask(SEGMENT, bomb(100_000, 100_000)), 413)
+    assert "10000.0 megapixels, and at most 4 are allowed" in problem_of(
+        server.ask(SEGMENT, bomb(100_000, 100_000)), 413
+    )
     webp = b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\xff" + b"\xff\xff\xff" + b"\0" * 16
     assert "megapixels" in problem_of(server.ask(SEGMENT, webp), 413)
     assert resident(server) < before + 50e6
@@ -443,8 +445,8 @@ def test_no_query_parameter_is_passed_over(server, streets, path, said):
 
 
 def test_addresses_without_query_parameters_say_so_and_probes_may_add_theirs(server):
-    assert "takes no query parameters, got 'flip'" in problem_of(server.ask("/v1/models?flip=true"), 422)
-    assert "takes no query parameters" in problem_of(server.ask("/v1/models/camvid?x=1"), 422)
+    assert "accepts no query parameters, got 'flip'" in problem_of(server.ask("/v1/models?flip=true"), 422)
+    assert "accepts no query parameters" in problem_of(server.ask("/v1/models/camvid?x=1"), 422)
     assert server.ask("/healthz?probe=7")[0] == 200
 
 

@@ -65,19 +65,22 @@ def lies(**weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lies(x="../model-00001-of-00002.safetensors"), r"names the file '\.\./model"),
-        (lies(x="/etc/passwd"), "names the file '/etc/passwd'"),
+        (lies(x="../model-00001-of-00002.safetensors"), r"lists the file '\.\./model"),
+        (lies(x="/etc/passwd"), "lists the file '/etc/passwd'"),
         (lies(x="..\\model.safetensors"), "lists the file"),
-        (lies(x=".."), r"names the file '\.\.'"),
+        (lies(x=".."), r"lists the file '\.\.'"),
         (lies(x="model-00003-of-00003.safetensors"), "lacks model-00003-of-00003.safetensors, which"),
         (lies(x="model-00001-of-00002.safetensors"), "00001-of-00002.safetensors lacks 'x'"),
-        (lambda index: index["weight_map"].pop("layer0.weight"), "holds, against the index, 'layer0.weight'"),
+        (
+            lambda index: index["weight_map"].pop("layer0.weight"),
+            "the index does not list it, 'layer0.weight'",
+        ),
         (lambda index: index.pop("weight_map"), "not an index of weights"),
         (lambda index: index.update(weight_map=[]), "not an index of weights"),
         (lies(x=3), "not an index of weights"),
         (
             lambda index: [index["weight_map"].pop(key) for key in ("layer2.weight", "layer3.weight")],
-            "holds model-00002-of-00002.safetensors, which model.safetensors.index.json does not name",
+            "contains model-00002-of-00002.safetensors, which model.safetensors.index.json does not list",
         ),
     ],
 )
@@ -91,7 +94,7 @@ def test_an_index_that_does_not_fit_its_folder_is_refused(tmp_path, change, mess
 def test_an_index_that_is_none(tmp_path, text):
     write(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(AtrousError, match=r"model\.safetensors\.index\.json is no"):
+    with pytest.raises(AtrousError, match=r"model\.safetensors\.index\.json (cannot be read as JSON|is not)"):
         read_checkpoint.read(tmp_path)
 
 

@@ -278,7 +278,7 @@ def test_a_full_line_says_when_to_come_again(start, streets):
     busy.start()
     wait_for(lambda: json.loads(server.ask("/readyz")[2]).get("status") == 503)
     answer = server.ask(SEGMENT, png(streets[0]))
-    assert "1 pictures wait already" in problem_of(answer, 429)
+    assert "the limit of 1 waiting picture is reached: try again" in problem_of(answer, 429)
     assert int(answer[1]["retry-after"]) >= 1
     assert Client(server.address).segment(streets[0]).mask.shape == streets[0].shape[:2]  # it comes again
     busy.join()

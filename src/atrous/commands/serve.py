@@ -50,7 +50,7 @@ def serve(
         key_file: file whose first line is the key that every request must contain; without it, the key comes from the
             environment variable ATROUS_KEY.
         waiting: largest number of waiting pictures; further requests get the status 429.
-        megabytes: largest upload, in MB.
+        megabytes: largest upload, in MiB (2²⁰ bytes).
         megapixels: largest number of pixels that the network computes for one response, in megapixels; all scales and
             the enlargement by the model count.
         seconds: longest time from upload to response, in seconds.

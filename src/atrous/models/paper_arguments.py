@@ -88,12 +88,7 @@ def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, N
         for name, value in kwargs.items():
             if value is None and defaults.get(name) is not None:
                 default = defaults[name]
-                instead = (
-                    "give a value"
-                    if default is inspect.Parameter.empty
-                    else f"leave it out for its default, {default!r}"
-                )
-                raise AtrousError(f"{name} must not be None: {instead}.")
+                raise AtrousError(f"{name} must not be None: leave it out for its default, {default!r}.")
         try:
             build(*args, **kwargs)
         except AtrousError:

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from atrous.errors import AtrousError, unknown_name
+from atrous.errors import AtrousError, counted, unknown_name
 from atrous.inference.tile_grid import GRID
 from atrous.serving import response_formats
 from atrous.serving.inference_queue import InferenceQueue
@@ -135,7 +135,9 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
             raise Problem(503, "the inference thread has stopped; start the server again.")
         if request_handler.admission.full:
             raise Problem(
-                503, f"{request_handler.admission.limits.waiting} pictures wait already.", {"Retry-After": "1"}
+                503,
+                f"the limit of {counted(request_handler.admission.limits.waiting, 'waiting picture')} is reached.",
+                {"Retry-After": "1"},
             )
         return {"status": "ready"}
 

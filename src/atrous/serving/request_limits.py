@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Admission:
             Problem: 429, the queue is full.
         """
         if self.full:
-            raise self._later(f"{self.waiting} pictures wait already, which is the limit")
+            raise self._later(f"the limit of {counted(self.limits.waiting, 'waiting picture')} is reached")
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -117,7 +117,7 @@ class Admission:
             Problem: 429, the received files would be larger than `held_bytes` in total.
         """
         if size > 0 and self.held + size > self.limits.held_bytes:
-            raise self._later(f"pictures of {self.held / 2**20:.0f} MiB wait already")
+            raise self._later(f"files of {self.held / 2**20:.0f} MiB are waiting already")
         self.held += size
 
     def _later(self, reason: str) -> Problem:

@@ -36,6 +36,16 @@ class ForkLock:
         self._lock.acquire()
         self._owner = threading.get_ident()
 
+    def enter_if_free(self) -> bool:
+        """Takes the lock if no thread holds it and none held it at a fork; returns whether it was taken.
+
+        The caller releases it by `__exit__`.
+        """
+        if self._lost or not self._lock.acquire(blocking=False):
+            return False
+        self._owner = threading.get_ident()
+        return True
+
     def __exit__(self, *error: object) -> None:
         self._owner = None
         self._lock.release()

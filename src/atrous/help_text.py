@@ -143,7 +143,10 @@ def _group_of(verb: str, name: str) -> str:
 
 
 def _recipe() -> list[str]:
-    text = "a recipe: a YAML file, or the name of an included recipe (a file of that name takes precedence):"
+    text = (
+        "a recipe: a YAML file, or the name of an included recipe (a file of that name in the current folder takes "
+        "precedence):"
+    )
     lines = _entry("  RECIPE", text, COLUMN)
     for name, sentence in shipped_recipes().items():
         lines += _wrapped(f"{name}: {sentence}", " " * 8, " " * 6)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
+from atrous.inference.openvino_core import RELEASED_FROM, openvino_core
 from atrous.inference.openvino_engine import OpenVinoEngine
 
 pytest.importorskip("openvino")
@@ -28,6 +30,7 @@ def resident() -> float:
     return psutil.Process().memory_info().rss / 2**20
 
 
+@pytest.mark.slow
 def test_a_large_picture_leaves_no_memory_behind_and_masks_stay(model):
     engine = engine_of(model)
     rng = np.random.default_rng(0)
@@ -70,3 +73,31 @@ def test_all_threads_get_their_masks_while_sizes_change(model):
         found = list(pool.map(engine.labels, pictures * 3))
     for mask, expected in zip(found, alone * 3, strict=True):
         assert np.array_equal(mask, expected)
+
+
+@pytest.mark.slow
+def test_alternating_sizes_compile_once(model, monkeypatch):
+    engine, compiled = engine_of(model), []
+    compile_model = openvino_core().compile_model
+    monkeypatch.setattr(
+        "atrous.inference.openvino_engine.openvino_core",
+        lambda: SimpleNamespace(compile_model=lambda *words: compiled.append(1) or compile_model(*words)),
+    )
+    large, small = np.zeros((1024, 1024, 3), np.uint8), np.zeros((96, 128, 3), np.uint8)
+    for _ in range(3):
+        engine.labels(large)
+        engine.labels(small)
+    assert len(compiled) == 1
+
+
+def test_a_network_in_use_releases_nothing_and_nobody_waits_for_it(model):
+    engine = engine_of(model)
+    network = engine._any_size
+    network._largest = 100 * RELEASED_FROM
+    with network._computing:
+        assert not network.release_before(1)
+    with network.run([np.zeros((1, 64, 64, 3), np.uint8)]):
+        network._largest = 100 * RELEASED_FROM
+        assert not network.release_before(1)
+    assert network.release_before(1)
+    assert network._largest == 0

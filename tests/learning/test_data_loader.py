@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import shutil
 import signal
@@ -307,3 +308,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     # The worker has the output open: reading it to its end waits for the worker.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_of_every_start_method_stay(method, tmp_path):
+    """With forkserver, a worker's parent process is not the main process."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system does not have the start method {method}")
+    program = """
+import multiprocessing, sys, time
+from torch.utils.data import DataLoader
+from atrous.learning.data_loader import _start_worker
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    batches = iter(DataLoader(range(8), num_workers=2, worker_init_fn=_start_worker, persistent_workers=True))
+    first = next(batches)
+    time.sleep(3)  # the workers look for the main process every second
+    assert all(worker.is_alive() for worker in batches._workers)
+    assert len(list(batches)) == 7
+    del batches  # ends the workers
+"""
+    script = tmp_path / "program.py"  # these methods import the main program again
+    script.write_text(program, encoding="utf-8")
+    words = [sys.executable, str(script), method]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

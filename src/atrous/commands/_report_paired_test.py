@@ -19,7 +19,7 @@ from atrous.learning.bootstrap import (
 )
 from atrous.learning.confusion_matrix import none_if_nan
 
-#: Largest p of a significant difference.
+#: A difference is significant if its p is below this.
 SIGNIFICANT = 0.05
 
 

@@ -96,8 +96,8 @@ def export(
         scores: add the low-resolution logits as an output, which several scales, flips and the CRF need.
         half: store the weights in 16 bits (openvino only), which halves the file and hardly changes the masks.
         check: picture or folder of pictures on which the masks are compared; synthetic pictures when not given.
-        int8: compute in 8-bit integers (openvino and onnx only), which makes the file four times smaller and OpenVINO
-            faster; the float32 model and the int8 file are measured on `calibrate`.
+        int8: compute in 8-bit integers (openvino and onnx only), which makes the file a quarter to a third of its size
+            and OpenVINO faster; the float32 model and the int8 file are measured on `calibrate`.
         calibrate: folder of a labelled dataset, in any layout; its training pictures give the ranges of values, its
             validation pictures the scores.
         max_drop: largest loss of mean IoU by int8, 0–100 points; a file that loses more is not written.

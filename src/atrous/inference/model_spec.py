@@ -35,7 +35,7 @@ else:  # both are stored as text, and the command line takes text; so torch need
 RUNTIMES = (*ENGINES, "onnxruntime")
 #: Precisions that can be requested.
 PRECISIONS = ("auto", "float32", "bfloat16")
-#: Output strides that a network may have, as `models.features.OUTPUT_STRIDES`, which cannot be imported without torch.
+#: Output strides that a network may have: a copy of `models.paper_arguments.OUTPUT_STRIDES`, whose import loads torch.
 OUTPUT_STRIDES = (8, 16, 32)
 #: Names of devices.
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -64,7 +65,8 @@ class CompiledNetwork:
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._computing = compiled, ForkLock(LOST)
         self._idle = [compiled.create_infer_request()]
-        self._being_read = set[int]()
+        #: (process, request): in a forked child, no thread reads the requests of its parent.
+        self._being_read = set[tuple[int, int]]()
         self._largest = 0
         leave_to_parent(self)
 
@@ -86,35 +88,39 @@ class CompiledNetwork:
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
             self._largest = max(self._largest, inputs[0].size)
             request.infer(list(inputs), share_inputs=True)
-            self._being_read.add(id(request))
+            self._being_read.add((os.getpid(), id(request)))
         try:
             yield request
         finally:
-            self._being_read.discard(id(request))
+            self._being_read.discard((os.getpid(), id(request)))
             if len(self._idle) < REQUESTS_KEPT:
                 self._idle.append(request)
 
-    def is_for_much_larger(self, values: int) -> bool:
-        """Whether the memory in use is of a picture that is much larger than the next one.
+    def release_before(self, values: int) -> bool:
+        """Releases the memory of a picture that was much larger than the next one, which another network may run.
+
+        Without this, one picture of 25 megapixels would occupy gigabytes for as long as the process runs. It never
+        waits: while the network is in use, nothing is released.
 
         Args:
             values: number of input values (H·W·C) of the next picture.
+
+        Returns:
+            Whether memory was released.
         """
+        if not self._is_for_much_larger(values) or not self._computing.enter_if_free():
+            return False
+        try:
+            return self._release_before(values)
+        finally:
+            self._computing.__exit__()
+
+    def _release_before(self, values: int) -> bool:
+        if not self._is_for_much_larger(values) or any(process == os.getpid() for process, _ in self._being_read):
+            return False
+        self._compiled.release_memory()
+        self._largest = 0
+        return True
+
+    def _is_for_much_larger(self, values: int) -> bool:
         return self._largest >= RELEASED_FROM and self._largest > MUCH_LARGER * values
-
-    def release_before(self, values: int) -> None:
-        """Releases the memory of a picture that was much larger than the next one, which another network runs.
-
-        Without this, one picture of 25 megapixels would leave gigabytes occupied for as long as the process runs.
-
-        Args:
-            values: number of input values (H·W·C) of the next picture.
-        """
-        if self.is_for_much_larger(values):
-            with self._computing:
-                self._release_before(values)
-
-    def _release_before(self, values: int) -> None:
-        if self.is_for_much_larger(values) and not self._being_read:
-            self._compiled.release_memory()
-            self._largest = 0

@@ -156,10 +156,9 @@ class OpenVinoEngine:
 
     def _release_before(self, values: int) -> None:
         """Releases the memory of a picture that was much larger than the next one, which has `values` values."""
-        with self._compiling:
-            one_size = self._one_size
-            if one_size is not None and one_size.shape and one_size.network.is_for_much_larger(values):
-                self._one_size = None  # releasing its buffers alone would leave half of its memory occupied
+        one_size = self._one_size
+        if one_size is not None and one_size.shape and one_size.network.release_before(values):
+            self._one_size = OneSize((), self._any_size)  # without its buffers, the network takes as much memory again
         for network in (self._any_size, self._pinned, self._upto_mean):
             if network is not None:
                 network.release_before(values)

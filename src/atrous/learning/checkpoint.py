@@ -210,7 +210,7 @@ def _check_parts(stored: Set[str], wanted: Set[str]) -> None:
         if name in OF_RECIPE and (how, name) != ("with", "average"):
             raise ValueError(f"it was trained {how} {OF_RECIPE[name]}")
         if name not in OF_RECIPE:
-            raise ValueError(f"it was trained {how} a state or term '{name}' of a program: resume it by that program")
+            raise ValueError(f"it was trained {how} a state or term '{name}' of a program: resume it with that program")
 
 
 def _names(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Stateful]) -> list[str]:

@@ -268,6 +268,9 @@ def _end_with_the_main_process() -> None:
     forever and keep the main process's output open.
     """
     parent = multiprocessing.parent_process()
-    while parent is not None and os.getppid() == parent.pid and parent.is_alive():  # Windows keeps the old number
+    # After a fork, `is_alive` can be late, because workers that were forked later hold the pipe that it watches. With
+    # the start method forkserver, the parent is the fork server.
+    forked = multiprocessing.get_start_method() == "fork"
+    while parent is not None and parent.is_alive() and (not forked or os.getppid() == parent.pid):
         time.sleep(1)
     os._exit(1)

@@ -70,6 +70,8 @@ MOST_CHANNELS = MOST_RATE = 2**20
 #: Arguments whose value is True or False.
 FLAGS = ("align_corners", "aspp_conv", "auxiliary", "depthwise_norm", "frozen_norm", "multi_scale", "separable")
 
+#: Arguments of which None leaves a part out, whatever their default is.
+LEFT_OUT = ("cascade", "multi_grid")
 
 Given = ParamSpec("Given")
 
@@ -86,8 +88,9 @@ def checked_constructor(constructor: Callable[Given, None]) -> Callable[Given, N
     @functools.wraps(constructor)
     def with_one_error(*args: Given.args, **kwargs: Given.kwargs) -> None:
         for name, value in kwargs.items():
-            if value is None and defaults.get(name) is not None:
-                default = defaults[name]
+            default = defaults.get(name)
+            # Model files of earlier versions may contain None for a flag or for a part that is left out.
+            if value is None and default is not None and not isinstance(default, bool) and name not in LEFT_OUT:
                 raise AtrousError(f"{name} must not be None: leave it out for its default, {default!r}.")
         try:
             build(*args, **kwargs)

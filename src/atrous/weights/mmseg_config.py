@@ -31,7 +31,7 @@ def arguments(config: Mapping[str, Any], output_stride: int | None) -> dict[str,
     """Returns the arguments of our model that the configuration states.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
         output_stride: the user's output stride, or None. It is used if the configuration states no strides. Our
             atrous_rates hold for output stride 16 and our multi_grid for 32, so both are scaled by it.
 
@@ -70,7 +70,7 @@ def backbone_arguments(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Returns the arguments of our backbone that the configuration states.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
         name: timm's name of the backbone.
 
     Raises:
@@ -91,7 +91,7 @@ def check(config: Mapping[str, Any], name: str, num_classes: int, in_channels: i
     """Checks that the configuration agrees with the weights and has no value that our models cannot have.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
         name: timm's name of the backbone in the weights.
         num_classes: number of the classifier's outputs.
         in_channels: number of channels of the pictures.
@@ -137,7 +137,7 @@ def normalisation(config: Mapping[str, Any], channels: int) -> tuple[Preprocessi
     """Returns the normalisation for RGB pictures, and whether the network reads BGR pictures.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
         channels: number of channels of the pictures.
 
     Returns:
@@ -170,7 +170,7 @@ def threshold(config: Mapping[str, Any], num_classes: int) -> float | None:
     """Returns the probability at or above which a single output means the second class.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
         num_classes: number of the classifier's outputs.
 
     Returns:
@@ -192,7 +192,7 @@ def notes(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
     """Returns notes for the user on the threshold of a single output.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
         num_classes: number of the classifier's outputs.
     """
     value = threshold(config, num_classes)
@@ -207,7 +207,7 @@ def ignored(config: Mapping[str, Any]) -> int:
     """Returns the ignore index: the value of unlabelled pixels in masks, 255 by default.
 
     Args:
-        config: configuration from `mmseg_config_parser.read`.
+        config: configuration from `python_config_parser.read`.
 
     Raises:
         AtrousError: the value is not a whole number.

@@ -78,7 +78,7 @@ def applied(adapted: Adapted, default: Preprocessing, tensors: Mapping[str, Tens
         return replace(adapted, left_over=left, notes=(*adapted.notes, *notes))
     if adapted.preprocessing_told:
         notes.append(
-            f"{_named(pair)}, stored next to the network, have mean {_numbers(stored.mean)} and std "
+            f"{_named(pair)}, stored next to the network, give mean {_numbers(stored.mean)} and std "
             f"{_numbers(stored.std)}. The file's configuration has mean {_numbers(own.mean)} and std "
             f"{_numbers(own.std)}, which is used."
         )

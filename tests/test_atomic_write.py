@@ -113,7 +113,7 @@ OTHERWISE = {
     "data/brain_slices.py": "into a folder that is renamed when it is whole",
     "inference/openvino_cache.py": "into a folder that is renamed when it is whole",
     "inference/export_graph.py": "into the temporary folder of export",
-    "inference/exported_file_engine.py": "into the temporary folder of export",
+    "inference/exported_onnx_and_openvino.py": "into the temporary folder of export",
     "inference/int8_quantisation.py": "into the temporary folder of export",
     "learning/run_log.py": "metrics.jsonl grows line by line",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atrous.errors import AtrousError
 from atrous.models.info import Info
-from atrous.models.wrapper_names import without_wrappers
+from atrous.models.wrapper_prefixes import without_wrappers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from atrous.errors import AtrousError, shown
 from atrous.model_state_dict import in_evaluation, plain_weights
 from atrous.models import SegmentationModel
 from atrous.models.layers import MINIMUM_SIDE_OF_ONE
-from atrous.models.wrapper_names import without_wrappers
+from atrous.models.wrapper_prefixes import without_wrappers
 
 #: Sides of the picture in pixels; the next side is tried if a backbone does not accept a picture so small.
 SIDES = (MINIMUM_SIDE_OF_ONE, 65, 129)

@@ -21,7 +21,7 @@ from atrous.commands.evaluate import evaluate
 from atrous.commands.export import agreements_of, draw, export
 from atrous.errors import AtrousError
 from atrous.inference import export_graph, int8_quantisation
-from atrous.inference.exported_file_engine import OnnxGraph, OpenVinoGraph, read_info
+from atrous.inference.exported_onnx_and_openvino import OnnxGraph, OpenVinoGraph, read_info
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}

@@ -25,7 +25,7 @@ from atrous.commands.predict import predict
 from atrous.commands.train import train
 from atrous.data.mask_value_map import ClassTable
 from atrous.errors import AtrousError
-from atrous.inference.exported_file_engine import INFO_KEY, WEIGHTS_KEY
+from atrous.inference.exported_onnx_and_openvino import INFO_KEY, WEIGHTS_KEY
 from atrous.learning.recipe import to_recipe, write_recipe
 from atrous.model_file import read_info
 from atrous.overwrite_checks import (

@@ -10,7 +10,7 @@ import pytest
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.inference import export_graph, exported_file_engine, openvino_engine, resize_argmax
+from atrous.inference import export_graph, exported_onnx_and_openvino, openvino_engine, resize_argmax
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.torch_engine import TorchEngine
 from atrous.inference.whole_or_tiled import AnySize
@@ -118,7 +118,7 @@ def test_a_thread_between_network_and_mask_keeps_its_scores(segmenter, pictures,
             all_there.wait()
         return decide(scores, size, align_corners)
 
-    for module in (openvino_engine, exported_file_engine, resize_argmax):
+    for module in (openvino_engine, exported_onnx_and_openvino, resize_argmax):
         monkeypatch.setattr(module, "resize_argmax", hold)
     with ThreadPoolExecutor(len(pictures)) as pool:
         found = list(pool.map(segment, pictures))

@@ -12,7 +12,7 @@ import torch
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.models.wrapper_names import without_wrappers
+from atrous.models.wrapper_prefixes import without_wrappers
 from atrous.weights import detect_source, stored_normalisation, weight_sets
 from atrous.weights.adapter import set_aside
 from atrous.weights.read_checkpoint import Foreign, from_state_dict

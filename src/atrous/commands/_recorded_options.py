@@ -9,7 +9,7 @@ from typing import Any
 
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.inference.choose_engine import ENGINES
-from atrous.inference.exported_file_engine import is_exported
+from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.model_file import sha256_of
 from atrous.run_folder import Record, Run

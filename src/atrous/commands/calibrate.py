@@ -24,7 +24,7 @@ from atrous.data.dataset_spec import DatasetSpec
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.prefetch import in_background
 from atrous.errors import AtrousError, counted
-from atrous.inference.exported_file_engine import is_exported
+from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.segmenter import Segmenter
 from atrous.learning.evaluation import matching_classes, open_to_measure, prepared, reader_for

@@ -26,7 +26,7 @@ from atrous.overwrite_checks import check_outputs, json_output, model_output
 from atrous.weights import detect_source, read_checkpoint, stored_normalisation, weight_sets
 from atrous.weights.adapter import Adapted, check_fits, check_values, set_aside, some
 from atrous.weights.read_checkpoint import Foreign
-from atrous.weights.unmerged_adapters import check_merged
+from atrous.weights.unmerged_lora import check_merged
 
 
 @checked

@@ -32,7 +32,7 @@ from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.device import pick_device
 from atrous.errors import AtrousError, SomeInputsFailed, counted, unknown_name
 from atrous.explaining.explanation import ClassSeen, Explanation, PartSeen, explain_picture
-from atrous.inference.exported_file_engine import is_exported
+from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.predict_jobs import failure_in_words

@@ -27,7 +27,7 @@ from atrous.data.input_files import SceneFiles, input_folders
 from atrous.data.pixels import fill_missing, to_depth
 from atrous.data.sources.scene_files import read_scene
 from atrous.errors import AtrousError, unknown_name
-from atrous.inference import export_graph, exported_file_engine, int8_quantisation
+from atrous.inference import export_graph, exported_onnx_and_openvino, int8_quantisation
 from atrous.inference.picture_paths import find_pictures
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
@@ -238,15 +238,15 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
 def _is_ours(out: Path) -> bool:
     """Whether atrous exported a file, so that it may be replaced; no code in the file is run."""
     if out.suffix.lower() == ".bin":
-        return exported_file_engine.is_weights_of(out.with_suffix(".xml"), out)
+        return exported_onnx_and_openvino.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":
         try:
             with zipfile.ZipFile(out) as file:
-                return any(Path(name).name == f"{exported_file_engine.INFO_KEY}.json" for name in file.namelist())
+                return any(Path(name).name == f"{exported_onnx_and_openvino.INFO_KEY}.json" for name in file.namelist())
         except (OSError, zipfile.BadZipFile):
             return False
     try:
-        exported_file_engine.read_info(out)
+        exported_onnx_and_openvino.read_info(out)
     except AtrousError:
         return False
     return True
@@ -278,7 +278,9 @@ def _labels(module: torch.nn.Module) -> Labels:
 
 
 def _open(format: str, path: Path) -> Labels:
-    return (exported_file_engine.OnnxGraph if format == "onnx" else exported_file_engine.OpenVinoGraph)(path).labels
+    return (exported_onnx_and_openvino.OnnxGraph if format == "onnx" else exported_onnx_and_openvino.OpenVinoGraph)(
+        path
+    ).labels
 
 
 def _refuse_other_masks(agreements: Sequence[Agreement], model: Path, format: str, half: bool) -> None:
@@ -357,7 +359,7 @@ def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool) 
         console.print(
             "Every compared mask has only one class, which proves little: give your own pictures with --check."
         )
-    if exported_file_engine.is_exported(out):
+    if exported_onnx_and_openvino.is_exported(out):
         console.print(escape(f"Next: atrous predict {out} PICTURES"))
 
 

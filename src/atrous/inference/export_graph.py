@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import AtrousError, missing_extra
-from atrous.inference.exported_file_engine import INFO_KEY, write_openvino
+from atrous.inference.exported_onnx_and_openvino import INFO_KEY, write_openvino
 from atrous.inference.pipeline import Pipeline
 from atrous.models import SegmentationModel
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from atrous.errors import missing_extra
-from atrous.inference.exported_file_engine import INFO_KEY, write_openvino
+from atrous.inference.exported_onnx_and_openvino import INFO_KEY, write_openvino
 from atrous.inference.openvino_core import openvino_core
 
 #: Layers that stay in floating point, from none to all that lose most accuracy in 8 bits. These are depthwise

@@ -10,7 +10,7 @@ import numpy as np
 
 from atrous import model_file
 from atrous.errors import AtrousError
-from atrous.inference import exported_file_engine
+from atrous.inference import exported_onnx_and_openvino
 from atrous.inference.choose_engine import Engine, NotConvertible, choose
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Runner(Protocol):
 def info_of(path: Path) -> Info:
     """Reads the metadata of the model from a model file or an exported file."""
     return (
-        exported_file_engine.read_info(path)
-        if exported_file_engine.is_named_as_exported(path)
+        exported_onnx_and_openvino.read_info(path)
+        if exported_onnx_and_openvino.is_named_as_exported(path)
         else model_file.read_info(path)
     )
 
@@ -83,7 +83,7 @@ def at_output_stride(
     Raises:
         AtrousError: the file is exported, or the module does not support the stride. Loading checks model files.
     """
-    if isinstance(model, Path) and exported_file_engine.is_exported(model):
+    if isinstance(model, Path) and exported_onnx_and_openvino.is_exported(model):
         raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file instead.")
     if output_stride == info.arguments.get("output_stride"):
         return model, None
@@ -102,8 +102,8 @@ def runner_for(
     output_stride: int | None,
 ) -> Runner:
     """Returns the runner of a model; with the engine "auto", torch runs networks that OpenVINO cannot run."""
-    if isinstance(model, Path) and exported_file_engine.is_exported(model):
-        return exported_file_engine.open_graph(model, engine, str(device), precision)
+    if isinstance(model, Path) and exported_onnx_and_openvino.is_exported(model):
+        return exported_onnx_and_openvino.open_graph(model, engine, str(device), precision)
     name, reason = choose(engine, str(device), isinstance(model, Path))
     if name == "openvino":
         from atrous.inference.openvino_engine import OpenVinoEngine

@@ -19,7 +19,7 @@ from atrous.data.mask_value_map import IGNORE_INDEX, ClassTable
 from atrous.data.prefetch import in_background
 from atrous.data.sample import Sample
 from atrous.errors import AtrousError
-from atrous.inference.exported_file_engine import is_exported
+from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from atrous.checked_arguments import attribute_of
 from atrous.errors import AtrousError, shown
 from atrous.models.info import Info
-from atrous.models.wrapper_names import ATTRIBUTES, unwrapped
+from atrous.models.wrapper_prefixes import ATTRIBUTES, unwrapped
 
 if TYPE_CHECKING:
     from atrous.models import SegmentationModel

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from atrous.errors import AtrousError
 from atrous.json_yaml import read_json
-from atrous.models.wrapper_names import without_wrappers
+from atrous.models.wrapper_prefixes import without_wrappers
 from atrous.weights import shards
 from atrous.weights.caffe import read_caffemodel
 from atrous.weights.reparametrized import joined

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from atrous.errors import AtrousError, unknown_name
-from atrous.models.wrapper_names import without_wrappers
+from atrous.models.wrapper_prefixes import without_wrappers
 from atrous.weights import detect_source
 from atrous.weights.adapter import COUNT, LAYER_LEAVES, some
 from atrous.weights.read_checkpoint import Foreign, single

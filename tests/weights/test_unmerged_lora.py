@@ -7,7 +7,7 @@ import torch
 
 import atrous
 from atrous.errors import AtrousError
-from atrous.weights.unmerged_adapters import check_merged
+from atrous.weights.unmerged_lora import check_merged
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -15,7 +15,7 @@ import torch
 from atrous.commands.export import agreements_of, draw
 from atrous.errors import AtrousError
 from atrous.inference import export_graph
-from atrous.inference.exported_file_engine import OnnxGraph, OpenVinoGraph, read_info
+from atrous.inference.exported_onnx_and_openvino import OnnxGraph, OpenVinoGraph, read_info
 from atrous.inference.pipeline import Pipeline
 from atrous.inference.segmenter import Segmenter
 
@@ -195,7 +195,7 @@ def test_a_missing_runtime_names_its_extra(exports, monkeypatch):
 
 def test_reading_imports_no_runtime():
     code = (
-        "import sys, atrous.inference.exported_file_engine; "
+        "import sys, atrous.inference.exported_onnx_and_openvino; "
         "print({'torch', 'onnxruntime', 'openvino', 'onnx'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -62,7 +62,7 @@ def test_masks_that_predict_wrote_before_are_whole_and_counted(model, data, tmp_
     counted = re.search(rf"interrupted\. (\d+) of {PICTURES} masks (?:is|are) written in {re.escape(str(out))}", said)
     assert counted and int(counted[1]) == len(written) > 0
     assert all(np.asarray(Image.open(path)).shape == (96, 96) for path in written)
-    assert f"{tmp_path / 'done.json'} is not." in said and not (tmp_path / "done.json").exists()
+    assert f"{tmp_path / 'done.json'} is not written." in said and not (tmp_path / "done.json").exists()
 
 
 def test_evaluate_writes_no_scores(model, data, tmp_path):

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
 from atrous.inference.openvino_core import RELEASED_FROM, openvino_core
@@ -27,6 +26,8 @@ def engine_of(model):
 
 
 def resident() -> float:
+    import psutil  # needs the module resource, which a system may lack
+
     return psutil.Process().memory_info().rss / 2**20
 
 

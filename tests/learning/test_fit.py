@@ -338,3 +338,11 @@ def test_what_cannot_be_is_refused_before_there_is_a_run(shapes, tmp_path, argum
 def test_extensions_that_cannot_be_are_refused(parts, said):
     with pytest.raises(AtrousError, match=said):
         Extension(**parts)
+
+
+def test_a_score_that_stays_the_same_is_no_better_and_ends_the_training(shapes, tmp_path):
+    recipe = recipe_for(shapes, epochs=6, patience=2, ema=0.0)
+    arguments = {**recipe.model.arguments, "frozen_norm": True}
+    still = replace(recipe, model=replace(recipe.model, arguments=arguments), optim=replace(recipe.optim, lr=1e-30))
+    fit(still, tmp_path / "run")
+    assert validations(tmp_path / "run") == [1, 2, 3]

@@ -384,7 +384,7 @@ def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> 
     if pixels > most_pixels:
         raise TooLarge(
             f"{name}: {page.imagewidth}×{page.imagelength} px are {pixels / 1e6:.1f} megapixels, and "
-            f"{most_pixels / 1e6:g} are allowed."
+            f"at most {most_pixels / 1e6:g} are allowed."
         )
     itemsize = page.dtype.itemsize if page.dtype is not None else 1
     total = pixels * samples * itemsize * pages

@@ -107,7 +107,12 @@ def table(kept: dict[str, Values], page: str) -> str:
     machines = [kept[name]["machine"] for name in figures]
     distinct = sorted(set(machines), key=lambda one: -machines.count(one))
     marks = dict(zip(distinct, ("", *MARKS), strict=False))
-    lines = [f"On {distinct[0]}, without a GPU" + "".join(f"; {marks[one]} on {one}" for one in distinct[1:]) + ":", ""]
+    lines = [
+        f"Measured without a GPU on {distinct[0]}"
+        + "".join(f"; rows with {marks[one]} on {one}" for one in distinct[1:])
+        + ":",
+        "",
+    ]
     lines += ["| measurement | result | compared with |", "|---|---|---|"]
     for name, rows in figures.items():
         for what, result, beside in rows:
@@ -252,7 +257,7 @@ def mask_figure(what: str, peer: str, name: str) -> Figure:
             (
                 what,
                 result,
-                f"{peer}, the same weights (same class in {{same:.1%}} of the pixels in bfloat16, in all in float32)",
+                f"{peer}, the same weights (same class in {{same:.1%}} of the pixels in bfloat16, of all in float32)",
             ),
         ),
         mask(name),

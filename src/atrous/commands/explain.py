@@ -2,7 +2,7 @@
 
 Examples:
     atrous explain runs/quickstart/best.safetensors photos/
-    atrous explain model.safetensors street.jpg --classes road,car --out why/
+    atrous explain model.safetensors street.jpg --classes Road,Car --out why/
 """
 
 from __future__ import annotations

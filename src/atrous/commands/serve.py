@@ -23,7 +23,7 @@ from atrous.option_fields import taking
 from atrous.serving.model_store import named_paths
 from atrous.serving.request_limits import Limits
 
-#: Environment variable that may contain the key; on the command line, a list of processes would show it.
+#: Environment variable that may contain the key; as an option, the key would be visible in the list of processes.
 KEY_VARIABLE = "ATROUS_KEY"
 
 

@@ -19,8 +19,10 @@ from atrous.inference.legend import with_legend
 from atrous.models.info import Info
 from atrous.overwrite_checks import check_replaceable, is_our_picture, save_picture
 
-#: Number of pixels of an overlay to mix at once; smallest sample for the percentiles of a picture of more than 8 bits.
-PIXELS_AT_ONCE, MOST_JUDGED = 2**18, 2**21
+#: Number of pixels of an overlay that are mixed at once.
+PIXELS_AT_ONCE = 2**18
+#: Smallest number of pixels from which the percentiles of a larger picture are computed.
+MOST_JUDGED = 2**21
 #: Colour of pixels without data in palette masks: Pascal VOC's colour of unlabelled pixels.
 NO_DATA_COLOR = (224, 224, 192)
 
@@ -122,8 +124,8 @@ def visible(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """Converts any picture to H×W×3 uint8 for display.
 
     Args:
-        image: H×W×C picture; of more than three channels, the first three are shown. Other data types than uint8 are
-            stretched from the 1st to the 99th percentile.
+        image: H×W×C picture; if it has more than three channels, the first three are shown. Other data types
+            than uint8 are stretched from the 1st to the 99th percentile.
         valid: H×W booleans, False where data are missing; percentiles ignore these pixels. None for data everywhere.
 
     Returns:

@@ -64,7 +64,7 @@ class Segmenter:
     fewer threads; a spawned process must open its own.
 
     Args:
-        model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`, which is not
+        model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`; the module is not
             changed.
         engine: runtime of the network: auto, openvino or torch; auto is torch on a GPU, and on a CPU OpenVINO if it is
             installed.
@@ -87,7 +87,7 @@ class Segmenter:
 
     Attributes:
         info: metadata of the model.
-        preparation: converts pictures to the network's input, and warns of doubtful pictures.
+        preparation: converts pictures to the network's input, and warns of an unusual value range or alpha.
         any_size: runs prepared pictures, whole or in tiles, and remembers the sizes at which memory ran out.
 
     Raises:
@@ -168,7 +168,7 @@ class Segmenter:
 
     @property
     def pools(self) -> bool:
-        """Whether the model's image pooling can take the mean of a whole picture's `features`."""
+        """Whether a mean of `features` over a whole picture can be given to the model's image pooling."""
         return self.whole.pools
 
     @property
@@ -201,7 +201,7 @@ class Segmenter:
                 inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures. Files and
                 PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
                 Torch tensors need `axes`.
-            valid: H×W booleans, False where data are missing in an array; None for data everywhere except at NaN.
+            valid: H×W booleans, False where data are missing in an array; None if data are missing only at NaN.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays. Values are not rescaled: a model of 8-bit pictures takes uint8, not floats of 0–1.
 
@@ -249,7 +249,7 @@ class Segmenter:
 
     @checked
     def found(self, stored: Mapping[str, StoredPixels]) -> Found:
-        """Selects the channels that the model takes from files that are already decoded.
+        """Selects the channels of the model from decoded files.
 
         Args:
             stored: bands of each input's file, by the name of the input.
@@ -266,7 +266,7 @@ class Segmenter:
         return self._together([found_in(part, one) for part, one in zip(given, inputs, strict=True)])
 
     def _together(self, parts: list[Found]) -> Found:
-        """Joins the inputs of a scene, with the picture scaled to the given range of values."""
+        """Joins the inputs of a scene; the given value range of the picture is scaled to that of its data type."""
         inputs = self.info.preprocessing.inputs
         if len(parts) > 1 and (given := self.preparation.range) is not None:
             image = scale_range(to_channels(parts[0].image, inputs[0].channels), given, inputs[0].dtype)
@@ -305,7 +305,7 @@ class Segmenter:
             scales: as in `Segmenter`.
             flip: as in `Segmenter`.
             crf: as in `Segmenter`.
-            range: as in `Segmenter`; None for this segmenter's.
+            range: as in `Segmenter`; None for the range of this segmenter.
             tile: as in `Segmenter`; None for this segmenter's.
             overlap: as in `Segmenter`; None for this segmenter's.
 

@@ -18,7 +18,7 @@ from atrous.models.layers import Norm, check_pictures, freeze_norm, initialise_r
 from atrous.models.paper_arguments import check_arguments, checked_constructor
 from atrous.models.vgg import VGG16
 
-#: Sources of the side features of MSc, each as (channels, stride): the picture (0 stands for its C channels) and
+#: Inputs of the side features of MSc, each as (channels, stride): the picture (0 stands for its C channels) and
 #: pool1…pool4 of VGG-16 (§4.3).
 SIDES = ((0, 1), (64, 2), (128, 4), (256, 8), (512, 16))
 SIDE_CHANNELS = 128
@@ -28,8 +28,8 @@ class LargeFOV(nn.Module):
     """VGG-16's fully connected layers as convolutions; the first one is atrous, for a large field of view (§3.2).
 
     Args:
-        in_channels: C of the backbone's last features.
-        channels: C of fc6 and fc7, ≥ 1; 1024 in the paper.
+        in_channels: number of channels of the backbone's last features.
+        channels: number of channels of fc6 and fc7, ≥ 1; 1024 in the paper.
         rate: atrous rate of fc6 in feature pixels, ≥ 1; 12 at output stride 8.
         dropout: dropout probability after fc6 and fc7, 0–1.
     """
@@ -49,7 +49,7 @@ class LargeFOV(nn.Module):
 class SideFeatures(nn.Module):
     """The side features of MSc: the picture and the first four pools, 128 channels each, at the output stride (§4.3).
 
-    Each source passes a 3×3 convolution, whose stride leads to the output stride, and a 1×1 convolution.
+    Each input goes through a 3×3 convolution, whose stride brings it to the output stride, and a 1×1 convolution.
 
     Args:
         in_channels: C of the picture.
@@ -95,8 +95,8 @@ class DeepLabV1(nn.Module):
         fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
         multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
         dropout: probability after fc6, fc7 and the convolutions of the side features; default 0.5.
-        frozen_norm: VGG-16 has no batch norm; with it, this changes only the auxiliary head.
-        norm: it changes the auxiliary head only; the paper's head has no batch norm.
+        frozen_norm: whether batch norms are frozen. VGG-16 has none, so with VGG-16 only the auxiliary head changes.
+        norm: batch norm settings of the auxiliary head; the paper's head has no batch norm.
 
     Attributes:
         info: the model's record, see `models.info.Info`.

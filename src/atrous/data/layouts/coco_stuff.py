@@ -1,8 +1,9 @@
 """The COCO-Stuff layout: ``images/`` and ``annotations/``, each with ``train2017/`` and ``val2017/``.
 
-Names and values: github.com/nightrome/cocostuff, ``labels.txt`` and the README ("stuff-thing maps"): a mask has the
-label's number minus one, and 255 for unlabelled. Train ids: github.com/open-mmlab/mmsegmentation, ``coco_stuff.py`` and
-``tools/dataset_converters/coco_stuff{164k,10k}.py``. Each label has the colour of Pascal VOC for its number.
+Names and values are those of github.com/nightrome/cocostuff, ``labels.txt`` and the README ("stuff-thing maps"): the
+value in a mask is the label's number minus one; 255 is unlabelled. Train ids:
+github.com/open-mmlab/mmsegmentation, ``coco_stuff.py`` and ``tools/dataset_converters/coco_stuff{164k,10k}.py``.
+Each label has the colour of Pascal VOC for its number.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ COCO_STUFF_10K_TRAIN_IDS = _table(tuple(range(1, 172)), 0)
 
 @dataclass(frozen=True)
 class _Release:
-    """The folder of each split, and the tables by the ending of the masks."""
+    """The folder of each split, and a class table for each ending of mask names."""
 
     folders: dict[str, str]
     tables: dict[str, ClassTable]
@@ -85,7 +86,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
 
     Args:
         root: the folder with ``images/`` and ``annotations/``.
-        classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 171 classes.
+        classes: class table to use; None for ``classes.yaml``, else the names that a tool wrote, else the 171 classes.
 
     Raises:
         AtrousError: a folder is missing or empty, or no mask is named as in this layout.
@@ -119,7 +120,7 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
 
 
 def _release(root: Path) -> _Release | None:
-    """The release whose pictures and masks of at least one split are in ``root``."""
+    """The release of which ``root`` contains pictures and masks of at least one split."""
     for release in _RELEASES:
         for folder in release.folders.values():
             if (root / "images" / folder).is_dir() and (root / "annotations" / folder).is_dir():

@@ -19,7 +19,7 @@ from atrous.errors import AtrousError
 
 
 def looks_like_folder(root: Path) -> bool:
-    """Whether ``root`` has ``images/`` and ``masks/``, or folders of such names."""
+    """Whether ``root`` has ``images/`` and ``masks/``, or folders with similar names (`folder_names.py`)."""
     return _folders(root) is not None
 
 

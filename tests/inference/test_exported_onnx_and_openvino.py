@@ -135,7 +135,7 @@ def test_openvino_without_its_weights_is_refused(keep, exports, tmp_path):
     weights = exports("openvino", False).with_suffix(".bin").read_bytes()
     if keep is not None:
         path.with_suffix(".bin").write_bytes(weights[: int(keep * len(weights))])
-    with pytest.raises(AtrousError, match=r"model\.bin do not belong together"):
+    with pytest.raises(AtrousError, match=r"model\.bin (do not belong together|beside it is damaged)"):
         OpenVinoGraph(path)
 
 

@@ -117,7 +117,7 @@ def export(
         "export",
         [Output("out", target, "exported file", _is_ours) for target in targets],
         [
-            ("the model itself, no exported file of atrous", model),
+            ("the model itself, not an exported file of atrous", model),
             ("the pictures of check", check),
             ("the data set", calibrate),
         ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from atrous.data.transforms import Augment, augment, recolour, resample, window
+from atrous.data.transforms import Augment, augment, crop_at, recolour, resample, window
 from atrous.errors import AtrousError
 
 STILL = Augment(scale=(1.0, 1.0), flip=0.0)
@@ -360,3 +360,11 @@ class TestMistakes:
             run(image.astype(np.int64), label, STILL)
         with pytest.raises(AtrousError, match=r"augment\.hue to 0"):
             run(image[..., :1], label, Augment(hue=0.1))
+
+
+def test_a_growing_crop_has_its_full_size_from_the_epoch_growth_on():
+    config = Augment(crop=(100, 150), first_crop=(64, 96), growth=4)  # not whole steps apart
+    sizes = [crop_at(config, epoch) for epoch in range(6)]
+    assert sizes[0] == (64, 96)
+    assert sizes[4:] == [(100, 150)] * 2
+    assert sizes == sorted(sizes)

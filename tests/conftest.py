@@ -71,3 +71,22 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The content of a small model file."""
+    import atrous
+
+    path = tmp_path_factory.mktemp("model") / "good.safetensors"
+    model = atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=3, aspp_channels=8)
+    atrous.save(model, path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def good(tmp_path: Path, written: bytes) -> Path:
+    """A small model file, which a test may overwrite."""
+    path = tmp_path / "good.safetensors"
+    path.write_bytes(written)
+    return path

@@ -20,20 +20,6 @@ def model() -> nn.Module:
     return atrous.create_model("deeplabv3plus", backbone="mobilenetv2_035", num_classes=3, aspp_channels=8).eval()
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "good.safetensors"
-    atrous.save(model(), path)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def good(tmp_path, written):
-    path = tmp_path / "good.safetensors"
-    path.write_bytes(written)
-    return path
-
-
 class Twice(nn.Module):
     def forward(self, weight):
         return 2 * weight

@@ -26,20 +26,6 @@ def make(architecture="deeplabv3plus", **arguments):
     return atrous.create_model(architecture, **given)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "good.safetensors"
-    atrous.save(make(), path)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def good(tmp_path, written):
-    path = tmp_path / "good.safetensors"
-    path.write_bytes(written)
-    return path
-
-
 def exchanged(kind, new):
     """Each layer of a kind is another one."""
 

@@ -11,6 +11,8 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -36,15 +38,17 @@ class ForkLock:
         self._lock.acquire()
         self._owner = threading.get_ident()
 
-    def enter_if_free(self) -> bool:
-        """Takes the lock if no thread holds it and none held it at a fork; returns whether it was taken.
-
-        The caller releases it by `__exit__`.
-        """
+    @contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Takes the lock for a `with` block if no thread holds it and none held it at a fork; yields whether it did."""
         if self._lost or not self._lock.acquire(blocking=False):
-            return False
+            yield False
+            return
         self._owner = threading.get_ident()
-        return True
+        try:
+            yield True
+        finally:
+            self.__exit__()
 
     def __exit__(self, *error: object) -> None:
         self._owner = None

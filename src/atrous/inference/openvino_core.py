@@ -108,12 +108,10 @@ class CompiledNetwork:
         Returns:
             Whether memory was released.
         """
-        if not self._is_for_much_larger(values) or not self._computing.enter_if_free():
+        if not self._is_for_much_larger(values):
             return False
-        try:
-            return self._release_before(values)
-        finally:
-            self._computing.__exit__()
+        with self._computing.if_free() as free:
+            return free and self._release_before(values)
 
     def _release_before(self, values: int) -> bool:
         if not self._is_for_much_larger(values) or any(process == os.getpid() for process, _ in self._being_read):

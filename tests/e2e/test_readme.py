@@ -93,7 +93,7 @@ def trained(home: Path) -> Path:
 
 def test_commands_leave_what_the_readme_says(trained: Path) -> None:
     scores = json.loads((trained / "scores.json").read_text(encoding="utf-8"))
-    assert scores["split"] == "test"
+    assert scores["split"] == "val"
     assert scores["images"] == 2
     assert 0 <= scores["miou"] <= 1
     run_folder = trained / "runs/quickstart"

@@ -562,18 +562,21 @@ def test_why_two_runs_are_not_tested_is_said(run, tmp_path):
     change(run, miou=0.5)
     other = copy_of(run, "other", 0.62)
     with_counts(run, [40] * 8)
-    assert "not tested: other has no pixel counts per picture. Measure again: atrous evaluate" in page_of_two(
-        run, other, tmp_path
+    assert (
+        "not tested for chance: other has no pixel counts per picture. Measure again: atrous evaluate"
+        in page_of_two(run, other, tmp_path)
     )
     with_counts(other, [4] * 8)
     record = json.loads((other / "evaluation.json").read_text())
     record["per_image"][0]["image"] = "/elsewhere/x.png"
     (other / "evaluation.json").write_text(json.dumps(record))
-    assert "not tested: they were measured on different pictures." in page_of_two(run, other, tmp_path)
+    assert "not tested for chance: the two runs were measured on different pictures." in page_of_two(
+        run, other, tmp_path
+    )
     record = json.loads((run / "evaluation.json").read_text())
     record["classes"] = [{**entry, "name": f"new {entry['name']}"} for entry in record["classes"]]
     (other / "evaluation.json").write_text(json.dumps(record))
-    assert "not tested: they have different classes." in page_of_two(run, other, tmp_path)
+    assert "not tested for chance: the two runs have different classes." in page_of_two(run, other, tmp_path)
     with_counts(other, [4] * 8)
     record = json.loads((run / "evaluation.json").read_text())
     record["per_image"][0]["counts"] = [[99, "x"]]

@@ -52,5 +52,5 @@ def test_every_side_matters_and_ends_at_the_output_stride(output_stride):
 
 
 def test_side_features_over_another_backbone_are_refused():
-    with pytest.raises(AtrousError, match="multi_scale takes the side features of vgg16, backbone 'resnet18' has none"):
+    with pytest.raises(AtrousError, match="multi_scale is True with backbone 'resnet18': only vgg16"):
         DeepLabV1(backbone="resnet18", multi_scale=True)

@@ -84,7 +84,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
         said.append(f"{names[0]} is best, {ahead:.1f} points of mean IoU ahead of {names[1]}.")
         said += tested(*runs[:2])
         if ahead < 1:
-            said.append("So small a difference may also be chance in training: train with several seeds to find out.")
+            said.append("A difference below 1 point may be chance: train each recipe with several seeds to find out.")
     if len({(str(run.data), run.evaluation.get("split")) for run in runs}) > 1:
         said.append("These runs were measured on different data or splits: their scores cannot be compared.")
     if len({options_in_words(run.evaluation) for run in runs if run.evaluation}) > 1:
@@ -106,17 +106,17 @@ def tested(best: Run, second: Run) -> list[str]:
     try:
         before, after = (_counted(run) for run in (second, best))
         if set(before) != set(after):
-            raise AtrousError("they were measured on different pictures.")
+            raise AtrousError("the two runs were measured on different pictures.")
         classes = [[entry["name"] for entry in run.evaluation["classes"]] for run in (second, best)]
         if classes[0] != classes[1]:
-            raise AtrousError("they have different classes.")
+            raise AtrousError("the two runs have different classes.")
         after_in_order = [{**after[image], "group": entry["group"]} for image, entry in before.items()]
         names = second.folder.resolve().name, best.folder.resolve().name
         return compared(list(before.values()), after_in_order, classes[0], names)["verdict"]
     except AtrousError as reason:
-        return [f"Whether the difference may be chance was not tested: {reason}"]
+        return [f"The difference was not tested for chance: {reason}"]
     except (KeyError, TypeError, ValueError, IndexError, OverflowError):  # someone edited the file
-        return ["Whether the difference may be chance was not tested: the counts in evaluation.json are damaged."]
+        return ["The difference was not tested for chance: the counts in evaluation.json are damaged."]
 
 
 def _counted(run: Run) -> dict[str, Record]:

@@ -51,8 +51,8 @@ def serve(
             environment variable ATROUS_KEY.
         waiting: largest number of waiting pictures; further requests get the status 429.
         megabytes: largest upload, in MiB (2²⁰ bytes).
-        megapixels: largest number of pixels that the network computes for one response, in megapixels; all scales and
-            the enlargement by the model count.
+        megapixels: largest number of pixels that the network computes for one response, in megapixels; the pixels of
+            all scales add up, and the enlarged size counts if the model enlarges pictures.
         seconds: longest time from upload to response, in seconds.
         **options: engine, device, precision and memory of `ModelSpec`.
 

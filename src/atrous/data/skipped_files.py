@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.errors import counted
 
 #: Suffixes of files that are usual beside pictures: texts, settings and files of operating systems.
 _ENDINGS = """
@@ -65,9 +66,12 @@ def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
             kinds.setdefault(ending_of(path), []).append(path)
         for ending, files in kinds.items():
             cure = next((cure for endings, cure in _CURES.items() if ending in endings), "convert them to PNG or TIFF")
-            named = f"ending in {ending}" if ending else "without an ending"
+            named = f"ending in {ending}" if ending else "without a suffix"
             shown = files[0].name if len(files) == 1 else f"{files[0].name}, …"
-            notes.append(f"{folder}: skipped, because this format is not read: {len(files)} {named} ({shown}); {cure}.")
+            notes.append(
+                f"{folder}: {counted(len(files), 'file')} {named} ({shown}) skipped, because atrous does not read this "
+                f"format; {cure}."
+            )
     return tuple(notes)
 
 

@@ -200,10 +200,11 @@ class Segmenter:
             picture: path, URL, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
                 inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures. Files and
                 PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
-                Torch tensors need `axes`.
+                Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and
+                uint16 to its own type, and refuses floats unless `range` is given.
             valid: H×W booleans, False where data are missing in an array; None if data are missing only at NaN.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
-                and H×W×C arrays. Values are not rescaled: a model of 8-bit pictures takes uint8, not floats of 0–1.
+                and H×W×C arrays.
 
         Returns:
             The prediction, with a mask of the picture's own size; the mask is 255 where data are missing. For a list of

@@ -139,7 +139,8 @@ class DeepLabV1(nn.Module):
         )
         if multi_scale and not isinstance(self.backbone, VGG16):
             raise AtrousError(
-                f"multi_scale takes the side features of vgg16, backbone '{backbone}' has none. Leave multi_scale out."
+                f"multi_scale is {multi_scale} with backbone '{backbone}': only vgg16 has the side features "
+                "that it needs. Leave multi_scale out, or use backbone 'vgg16'."
             )
         rate = _rate(atrous_rate, output_stride)
         self.head = LargeFOV(self.backbone.high_channels, fov_channels, rate=rate, dropout=dropout)

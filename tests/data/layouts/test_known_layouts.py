@@ -159,8 +159,14 @@ def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
         (tmp_path / f"images/{index}.heic").write_bytes(b"1")
         (tmp_path / f"masks/{index}.npy").write_bytes(b"1")
     notes = told(tmp_path)
-    assert f"{tmp_path / 'images'}: skipped, because this format is not read: 3 ending in .heic" in notes
-    assert f"{tmp_path / 'masks'}: skipped, because this format is not read: 3 ending in .npy" in notes
+    assert (
+        f"{tmp_path / 'images'}: 3 files ending in .heic (0.heic, …) skipped, because atrous does not read this format"
+        in notes
+    )
+    assert (
+        f"{tmp_path / 'masks'}: 3 files ending in .npy (0.npy, …) skipped, because atrous does not read this format"
+        in notes
+    )
 
 
 def test_texts_beside_pictures_are_not_said(tmp_path):

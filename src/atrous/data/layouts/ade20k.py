@@ -84,8 +84,8 @@ def read_ade20k(root: Path, classes: ClassTable | None = None) -> Dataset:
     base = _base_folder(root)
     if base is None:
         raise AtrousError(
-            f"{root}: the layout 'ade20k' needs images/training/ and annotations/training/, or the same two named "
-            "validation/; they are missing."
+            f"{root}: the layout 'ade20k' needs images/training/ and annotations/training/, or "
+            "images/validation/ and annotations/validation/; they are missing."
         )
     folders = {name: folder for name, folder in _FOLDERS.items() if (base / "images" / folder).is_dir()}
     images = {name: pictures_in(base / "images" / folder) for name, folder in folders.items()}

@@ -81,7 +81,8 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
         orphans += [path for stem, path in masks.items() if stem not in images]
     if not splits:
         raise AtrousError(
-            f"{root}: the layout 'camvid' needs train/ and trainannot/, or the same of val or test; they are missing."
+            f"{root}: the layout 'camvid' needs train/ and trainannot/, or the two folders of val or test; "
+            "they are missing."
         )
     notes += unused_lists_note(root, used)
     first, truth = next(iter(splits.values())), [masks for _, masks in folders.values()]

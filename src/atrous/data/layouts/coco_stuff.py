@@ -94,8 +94,8 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
     release = _release(root)
     if release is None:
         raise AtrousError(
-            f"{root}: the layout 'coco_stuff' needs images/train2017/ and annotations/train2017/, or the same two "
-            "named val2017/ (for 10k: train2014/ or test2014/); they are missing."
+            f"{root}: the layout 'coco_stuff' needs images/train2017/ and annotations/train2017/, or images/val2017/ "
+            "and annotations/val2017/; they are missing. The release of 10,000 pictures has train2014/ or test2014/."
         )
     folders = {name: folder for name, folder in release.folders.items() if (root / "images" / folder).is_dir()}
     images = {name: pictures_in(root / "images" / folder) for name, folder in folders.items()}

@@ -61,8 +61,8 @@ def check_tiling(tile: int | None, overlap: int | None, memory: float | None) ->
 class AnySize:
     """Runs a network on prepared pictures of any size.
 
-    Any number of threads may use one object, each with its own picture; all share the tile sizes at which memory ran
-    out.
+    Any number of threads may use one object, each with its own picture. After memory ran out, all threads
+    continue with the smaller tile size that was found.
 
     Args:
         whole: runs the network on a picture, or on one tile of it.
@@ -71,8 +71,8 @@ class AnySize:
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
         memory: memory that a picture may take, in GB; None for half of what is free on the engine's device.
         say: called with one line when a picture is tiled, with the reason, and when memory ran out.
-        limits: tile sizes at which memory ran out before, shared by all objects that run one network; None to start
-            with none.
+        limits: tile sizes to continue with after memory ran out, shared by all objects that run one network; None to
+            start with none.
 
     Attributes:
         whole: as given.
@@ -117,7 +117,7 @@ class AnySize:
     ) -> AnySize:
         """Returns an object for the same network with other scales, flip, CRF or tiles.
 
-        Both share the tile sizes at which memory ran out.
+        Both share the tile sizes that were found after memory ran out.
 
         Args:
             whole: runs the network on a picture; None for the same.

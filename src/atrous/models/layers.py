@@ -75,7 +75,7 @@ def class_probabilities(logits: Tensor) -> Tensor:
 class Normalize(nn.Module):
     """Normalisation of raw pixel values: clips, resizes, then computes (x − mean) / std.
 
-    Only `TrainingStep` and `Pipeline` normalise, and both use this module.
+    Every part that normalises uses this module: `TrainingStep`, `Pipeline` and the activations of `explaining`.
 
     Args:
         mean: mean of each channel, in raw units (0–255 for 8-bit pictures).

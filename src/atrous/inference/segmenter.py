@@ -88,7 +88,7 @@ class Segmenter:
     Attributes:
         info: metadata of the model.
         preparation: converts pictures to the network's input, and warns of an unusual value range or alpha.
-        any_size: runs prepared pictures, whole or in tiles, and remembers the tile sizes to continue with after memory ran out.
+        any_size: runs prepared pictures, whole or in tiles, and remembers tile sizes to continue with after memory ran out.
 
     Raises:
         AtrousError: the file is not a model, this machine does not have the engine or the device, the model does not

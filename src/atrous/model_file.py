@@ -36,8 +36,8 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
     one small picture is run through the model and through the model rebuilt from the file's content.
 
     Args:
-        model: a module with `.info`. Wrappers of torch.compile and DataParallel are removed, and pruned weights are
-            computed. The module's mode, gradients and buffers do not change.
+        model: a module with `.info`. Wrappers of torch.compile and DataParallel are removed; of pruned weights,
+            the result is stored (weight times pruning mask). The module's mode, gradients and buffers do not change.
         path: the file to write; its folder is created if missing.
         half: store the convolutions' weights in 16 bits (float16), for half the size; norms and biases do not change.
         overwrite: also replace a file that is not a model file of atrous.
@@ -59,14 +59,15 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
 
 
 def save_built(model: SegmentationModel, path: Path) -> None:
-    """Writes a model that this program built from its record, like `save` but without the check of its scores.
+    """Writes a model that this program built from its record; unlike `save`, it does not check the model's scores.
 
     Args:
         model: a module with `.info`, of which only the weights were changed.
         path: the file to write; an existing file is replaced.
 
     Raises:
-        AtrousError: as `save`, except for other scores.
+        AtrousError: the file cannot be written, a weight does not fit the record or is not finite, or the record is
+            not valid.
     """
     info, tensors = _contents(model)
     _write(info, tensors, path)

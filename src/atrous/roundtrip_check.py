@@ -137,7 +137,7 @@ def _compare(found: Tensor, expected: Tensor, share: float) -> None:
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Runs compiled modules in eager mode during the context, as a new picture size would start a compilation."""
+    """Runs compiled modules in eager mode during the context, because a new picture size would start a compilation."""
     if "torch._dynamo" not in sys.modules:  # its import takes seconds, and without it nothing is compiled
         yield
         return

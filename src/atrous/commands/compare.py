@@ -192,9 +192,9 @@ def _warn_of_other_splits(dataset: Dataset, sides: Sequence[_Side]) -> None:
     patterns = [side.provenance.get("groups") for side in sides if side.results is None]
     if dataset.unlisted and dataset.groups_from != "file" and len(set(patterns)) > 1:
         console.print(
-            "[yellow]warning:[/] the models were trained with different groups, and the split is made by a seed: one "
-            "of them may have been trained on pictures that are measured here. Split lists avoid this: atrous doctor "
-            "DATA --write-split"
+            "[yellow]warning:[/] the models were trained with different groups, and a random split depends on the "
+            "groups: one of the models may have been trained on pictures that are measured here. Split lists avoid "
+            "this: atrous doctor DATA --write-split"
         )
 
 

@@ -28,13 +28,16 @@ from atrous.crf.spatial_gaussian import Axis
 
 #: Lower bound of probabilities, as float32 for the compiled loops.
 LEAST = np.float32(spatial_gaussian.LEAST)
-#: Number of pieces of the pixels; one piece stays in the cache while it is read by class and written by pixel.
+#: Number of pieces into which a loop divides the pixels. A piece stays in the cache between reading (class by class)
+#: and writing (pixel by pixel).
 PIECES = 512
-#: Number of bands of rows, and pixels of a row updated at a time: the input of the vertical kernel stays in the cache.
+#: Number of bands of rows that the update runs in parallel, and number of pixels of a row that it updates at a time.
+#: The input of the vertical kernel then stays in the cache.
 BANDS, STRIP = 32, 128
 #: Number of pixels whose vertices the update prefetches at a time; short rows need no prefetching.
 AHEAD = 8
-#: Largest sum of a row of each normalised kernel; it bounds messages before they are computed.
+#: Upper bound of the row sums of each normalised kernel, as a matrix over pixels. It gives a bound of the messages
+#: before they are computed.
 MOST = 1.5
 
 
@@ -120,7 +123,10 @@ def _worthy(changes: np.ndarray, prune: float) -> np.ndarray:
 
 @compiled
 def _gather(planes, active, layout, unary, rest, scale):
-    """Writes the planes of active classes as rows, the sum of the other classes to `rest`, and 1 / sum to `scale`."""
+    """Writes the active classes as rows in `unary`, the sum of the other classes to `rest`, and 1 / sum to `scale`.
+
+    The sum is that of all classes at a pixel; probabilities are multiplied by `scale`, so that they sum to one.
+    """
     classes, count = planes.shape
     rests = np.ones(classes, np.bool_)
     rests[active] = False
@@ -218,7 +224,7 @@ def _scale_edges(row, place, wide, edge, low, high):
 
 @compiled
 def _select(values, layout, kept, fewer, out):
-    """Copies the columns `kept` of a matrix in panels to a matrix with the panels `fewer`."""
+    """Copies the columns `kept` of a matrix to a matrix with the panels `fewer`; for panels see `row_sums`."""
     count = values.size // (layout[-1, 0] + layout[-1, 1])
     for piece in prange(PIECES):
         first, last = piece * count // PIECES, (piece + 1) * count // PIECES
@@ -248,7 +254,7 @@ def _retire(unary, layout, columns, rest):
 
 @compiled
 def _scatter(planes, active, layout, beliefs, share, out):
-    """Writes rows as planes; an inactive class gets its given probability times the pixel's share."""
+    """Writes rows as planes; an inactive class gets its given probability times the pixel's factor in `share`."""
     classes, count = planes.shape
     columns = np.full(classes, -1)
     columns[active] = np.arange(active.size)

@@ -16,8 +16,9 @@ def channels_of(
 ) -> int:
     """Returns the number of input channels of a model, for `doctor` and for the start of `train`.
 
-    A mix of grey, RGB and four-band pictures gives 3 (RGB). Pictures with more than four bands give the smallest
-    number of bands among them, because a model reads the first bands of each picture.
+    If the recipe sets no number, and all training pictures have the same number of channels, this is the result. A mix
+    of grey, RGB and four-band pictures gives 3 (RGB). A mix of pictures with more than four bands gives the smallest
+    of their numbers of bands, because a model reads the first bands of each picture.
 
     Args:
         training: kind and name of each training picture, at least one.
@@ -34,9 +35,9 @@ def channels_of(
         named = ", ".join(f"{channels}: {first[channels]}" for channels in sorted(first))
         counts = counts_of_channels(kind.channels for kind, _ in training)
         raise AtrousError(
-            f"the training pictures differ in their channels ({counts}), "
-            f"and no conversion between these is defined ({named}): convert the pictures, or set model.in_channels to "
-            "a number of channels that all of them have."
+            f"the training pictures differ in their channels ({counts}), and no conversion between these numbers of "
+            f"channels is defined (examples: {named}): convert the pictures, or set model.in_channels to a number of "
+            "channels that all of them have."
         )
     chosen = in_channels or (3 if mixed and of_colour else min(first))
     for kind, name in (*training, *measured):
@@ -45,7 +46,7 @@ def channels_of(
             raise AtrousError(
                 f"{name}: the picture has {kind.channels} channels, and the model takes {chosen}"
                 + (" (model.in_channels)" if in_channels else "")
-                + (f", as {fitting[0]} has" if fitting else "")
+                + (f", as many as {fitting[0]} has" if fitting else "")
                 + ". No conversion between these is defined: convert the picture, or remove it from the dataset."
             )
     return chosen

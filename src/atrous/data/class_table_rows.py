@@ -81,14 +81,17 @@ def parse_table(text: str) -> list[NamedClass]:
 
 
 def _columns(rows: list[list[str]]) -> tuple[int, int | None, list[int] | None] | None:
-    """Returns the columns of names, values and colours; None if the header has none, or if the rows are pictures."""
+    """Returns the columns of names, values and colours.
+
+    The result is None if there are no names, if there are neither values nor colours, or if the rows are pictures.
+    """
     head, body = list(map(_plain_head, rows[0])), rows[1:]
     cells = [[row[index] for row in body if index < len(row)] for index in range(len(head))]
     if _PICTURE_HEADS.intersection(head) or any(map(_names_file, (cell for row in body for cell in row))):
         return None
     named = [index for index, cell in enumerate(head) if cell in _NAME_HEADS]
     texts = [index for index in named if not all(map(_is_number, cells[index]))]
-    # prefer a column without repeated entries: a name to a category
+    # a column without repeated entries is preferred: names rather than categories
     names = [index for index in texts if len(set(cells[index])) == len(body)] or texts
     valued = [index for index, cell in enumerate(head) if cell in _VALUE_HEADS]
     values = valued or [index for index in named if index not in texts]

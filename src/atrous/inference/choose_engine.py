@@ -40,7 +40,8 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
     Args:
         name: name of the engine, one of `ENGINES`.
         device: device, as in `device.pick_device`.
-        from_file: whether the model comes from a file; the conversion of a file is cached.
+        from_file: whether the model comes from a file. Otherwise "auto" gives torch, because only conversions of files
+            are cached.
 
     Returns:
         "openvino" or "torch", and the reason.
@@ -65,7 +66,7 @@ def choose(name: str, device: str, from_file: bool) -> tuple[str, str]:
     if not installed:
         return "torch", "OpenVINO, which is faster on CPUs, is not installed: pip install atrous[openvino]"
     if not from_file:
-        return "torch", "the model is a module in memory; OpenVINO runs model files, or modules by engine='openvino'"
+        return "torch", "the model is a module in memory; to run it in OpenVINO, set engine='openvino'"
     return "openvino", "the fastest on CPUs"
 
 

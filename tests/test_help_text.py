@@ -49,6 +49,12 @@ def test_every_option_belongs_to_one_group(verb):
             assert len(own or shared) == 1, option.name
 
 
+def test_the_dataset_flags_of_export_are_those_of_calibrate():
+    said = explained("export")
+    assert re.search(r"With --calibrate:\n  --layout NAME[\s\S]*?  --groups PATTERN", said)
+    assert "With --calibrate or --check:\n  --input" in said
+
+
 def test_groups_name_only_options_that_there_are():
     there = {name for verb in VERBS for option in options(verb) for name in (option.name, f"{verb}.{option.name}")}
     assert {name for names in GROUPS.values() for name in names} <= there

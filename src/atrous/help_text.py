@@ -28,6 +28,8 @@ GROUPS = {
         "model", "models", "a", "b", "paths", "file", "runs", "data", "split", "layout", "input", "groups", "train",
         "val", "pages", "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
     ),
+    "With --calibrate": ("export.layout", "export.groups"),
+    "With --calibrate or --check": ("export.input",),
     "Output": (
         "out", "format", "overlay", "raw", "json", "chart", "pictures", "tensorboard", "save_crf", "write_classes",
         "write_split", "scores", "overwrite", "print_schema",
@@ -189,6 +191,8 @@ def _placeholder(option: Option) -> str:
     if option.takes_several:
         one = {int: "N", float: "X"}.get(option.item, "NAME")
         return f" {','.join([one] * (option.count or 2))}" + ("" if option.count else ",…")
+    if option.sentence.startswith("pattern"):
+        return " PATTERN"
     if option.is_path:
         return " FOLDER" if re.match(r"[^:;,.]*(folder|dataset)", option.sentence) else " FILE"
     if option.kind is str or (option.choices and option.kind is not int):

@@ -38,6 +38,18 @@ def shown_place(place: Place) -> str:
     return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # in other places, ? without "=" is a pattern
 
 
+def failure_in_words(place: Place, error: Exception) -> str:
+    """Returns an error message with the picture's name and, for errors of other libraries, the type of the error.
+
+    Args:
+        place: path or URL of the picture.
+        error: error from reading or segmenting the picture.
+    """
+    words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
+    name = shown_place(place)
+    return words if name in words else f"{name}: {words}"
+
+
 def place_of(value: str | os.PathLike[Any], name: str) -> Place:
     """Returns a path on this machine, or a URL.
 

@@ -12,7 +12,7 @@ from PIL import Image
 import atrous
 from atrous import model_file
 from atrous.cli import main
-from atrous.commands.evaluate import evaluate
+from atrous.commands.evaluate import _print, evaluate
 from atrous.commands.report import report
 from atrous.crf import PRESETS, DenseCRF
 from atrous.crf.settings import settings_of
@@ -66,6 +66,12 @@ def test_mistakes_of_each_picture_add_up_to_the_matrix(results):
     assert (counts <= matrix).all() and not counts.diagonal().any()
     largest = [max(each[2] for each in entry["mistakes"]) for entry in results["per_image"] if entry["mistakes"]]
     assert sum(largest) <= counts.sum()
+
+
+def test_the_accuracy_by_size_is_printed_only_if_sizes_differ(results, capsys):
+    for only, printed in (({"small": 0.5, "medium": None, "large": None}, False), ({"small": 0.5, "large": 0.7}, True)):
+        _print({**results, "accuracy_by_size": only})
+        assert ("accuracy on segments" in capsys.readouterr().out) == printed
 
 
 def test_boundaries_and_sizes_are_measured(results, model, shapes):
@@ -233,7 +239,7 @@ def test_a_one_logit_model_is_measured_as_two_classes(fresh_shapes, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--split", "tets"], "unknown split .*'tets'. Did you mean 'test'"),
+        (["--split", "tets"], "has no split 'tets'; it has .*test.* Did you mean 'test'"),
         (["--layout", "vok"], "Did you mean 'voc'"),
         (["--device", "cuda:77"], "device"),
         (["--precision", "float8"], "unknown precision 'float8'"),

@@ -65,11 +65,13 @@ def test_writes_the_file_and_says_how_far_it_agrees(format, original, tmp_path, 
     assert [size for _, size in shares] == ["65×49", "33×40", "96×134"]
     assert all(float(share) >= 99.9 for share, _ in shares)
     assert ("atrous predict" in said) == (format != "torch")
+    assert "in float32:" in " ".join(said.split()) and "need an export with --scores" not in said
     assert files(out.parent) == (["model.bin", "model.xml"] if format == "openvino" else [out.name])
     assert original.read_bytes() == before
     assert files(original.parent) == ["model.safetensors"]
     # Again, over its own file.
     assert export(original, out=out) == out
+    assert ("need an export with --scores" in " ".join(capsys.readouterr().out.split())) == (format != "torch")
 
 
 @pytest.mark.slow
@@ -134,6 +136,7 @@ def test_pictures_of_the_user_are_compared(original, tmp_path):
         ({"out": Path("model.onnx"), "format": "torch"}, "ends in .pt2"),
         ({"out": Path("model.safetensors"), "format": "torch"}, "ends in .pt2"),
         ({"out": Path("model.pt2"), "half": True}, "half is for openvino"),
+        ({"out": Path("model.onnx"), "calibrate": Path("data")}, "only int8 uses it: give --int8 too"),
     ],
 )
 def test_wrong_usage_is_explained(arguments, words, original):

@@ -2,6 +2,8 @@ import dataclasses
 import errno
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -494,3 +496,25 @@ def test_subfolders_with_pictures_are_named_where_a_folder_has_none(model, tmp_p
     assert main(["predict", str(model), str(tmp_path / "photos"), "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
     assert f"{tmp_path / 'photos' / 'a'} (1 picture), {tmp_path / 'photos' / 'b' / 'c'} (2 pictures)." in told
+
+
+def test_grey_pictures_are_said_once(model, photos, tmp_path, capsys):
+    assert main(["predict", str(model), str(photos), "--out", str(tmp_path / "masks")]) == 0
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert said.count("1 picture in grey: the model takes 3 channels, so the grey values are repeated") == 1
+    assert main(["predict", str(model), str(photos / "0.png"), "--out", str(tmp_path / "colour")]) == 0
+    assert "in grey" not in "".join(capsys.readouterr())
+
+
+def test_others_are_done_only_if_there_are_others(model, photos, tmp_path):
+    (photos / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(SomeInputsFailed, match=r"1 of 1 picture could not be used\.$"):
+        predict(model, [photos / "broken.png"], out=tmp_path / "masks")
+    with pytest.raises(SomeInputsFailed, match=r"1 of 6 pictures could not be used; the others are done\.$"):
+        predict(model, [photos], out=tmp_path / "masks")
+
+
+def test_a_mistyped_path_is_refused_before_torch_is_imported(model, tmp_path):
+    code = "import sys; from atrous.cli import main; assert main(sys.argv[1:]) == 2; assert 'torch' not in sys.modules"
+    for words in ([tmp_path / "mistyped.safetensors", model], [model, tmp_path / "mistyped.png"]):
+        subprocess.run([sys.executable, "-c", code, "predict", *words], check=True)

@@ -22,7 +22,7 @@ from atrous import model_file
 from atrous.cli import main
 from atrous.commands.evaluate import evaluate
 from atrous.commands.train import train
-from atrous.data.doctor.readiness import few_pictures_note
+from atrous.data.doctor.readiness import few_pictures
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.open_dataset import open_dataset
 from atrous.data.statistics import channel_statistics
@@ -230,8 +230,9 @@ def test_patience_waits_until_the_average_follows_the_weights(tiny, tmp_path, ca
 def test_a_split_of_few_pictures_is_warned_of(tiny, fresh_shapes, tmp_path, capsys):
     (fresh_shapes / "splits" / "val.txt").write_text("val_1")
     train(tiny(data__root=str(fresh_shapes)), out=tmp_path / "run")
-    assert "the split 'val' has 1 picture: its score says little about other pictures" in said(capsys)
-    assert "'val' has 2 pictures:" in few_pictures_note(2, "val") and not few_pictures_note(3, "val")
+    assert "The split 'val' has 1 picture: its score says little about other pictures" in said(capsys)
+    ((_, sentence),) = few_pictures({"train": 9, "val": 2}, "Validation")
+    assert "'Validation' has 2 pictures:" in sentence and not list(few_pictures({"val": 3}))
 
 
 @pytest.mark.slow
@@ -654,7 +655,7 @@ def test_data_with_errors_is_refused_before_training(fresh_shapes, recipe_file, 
     [
         (["--data.root", "/absent"], "/absent"),
         (["--data.root", ""], "no data given: set data.root"),
-        (["--data.train", "trian"], "unknown split .*'trian'. Did you mean 'train'"),
+        (["--data.train", "trian"], "no split 'trian'; there are .* Did you mean 'train'"),
         (["--data.layout", "folders"], "Did you mean 'folder'"),
         (["--model.backbone", "resnet81"], "unknown backbone 'resnet81'"),
         (["--model.architecture", "deeplabv9"], "Did you mean 'deeplabv"),

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import cv2
@@ -52,6 +53,10 @@ def picture() -> np.ndarray:
 def save(path: Path, array: np.ndarray) -> Path:
     Image.fromarray(array).save(path)
     return path
+
+
+def test_its_repr_names_the_model_the_classes_and_the_engine(segmenter):
+    assert re.fullmatch(r"Segmenter\(\S+, \d+ classes, torch float32 on cpu\)", repr(segmenter))
 
 
 def test_the_mask_is_the_models_argmax(segmenter, picture):

@@ -17,8 +17,9 @@ import atrous
 from atrous import AtrousError, fit, model_file, read_recipe
 from atrous.learning.checkpoint import Checkpoint, checkpoint_of, last_weights
 from atrous.learning.divergence import Diverged
-from atrous.learning.fit import Extension, progress_of
+from atrous.learning.fit import Extension
 from atrous.learning.recipe import to_recipe, write_recipe
+from atrous.learning.trainer import progress_of
 
 PICTURES = {f"train_{index}" for index in range(SPLITS["train"])}
 
@@ -157,7 +158,7 @@ PROGRAM = """
 import os, random, signal, sys
 import torch
 from atrous import fit, read_recipe
-from atrous.learning.fit import Extension, progress_of
+from atrous.learning.fit import Extension
 from atrous.learning import trainer
 
 trainer.SAVE_EVERY = -1

@@ -136,7 +136,7 @@ def show(diagnosis: Diagnosis) -> None:
         console.print(f"\nProposed {CLASSES_FILE} (`--write-classes` writes it):")
         # without line breaks, so that a long line stays one line when it is copied
         console.print(diagnosis.proposed_classes.yaml_text(), markup=False, highlight=False, soft_wrap=True)
-    if diagnosis.splits_share and diagnosis.proposed_split:
+    if diagnosis.proposes_split:
         sizes = ", ".join(f"{name} {len(items)}" for name, items in diagnosis.proposed_split.items())
         console.print(f"\nProposed split (`--write-split` writes it): {sizes}", highlight=False)
     errors, warnings = len(diagnosis.errors), len(diagnosis.warnings)

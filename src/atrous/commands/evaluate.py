@@ -259,7 +259,8 @@ def _print(results: dict[str, Any]) -> None:
     )
     _print_intervals(results)
     sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
-    console.print(f"accuracy on segments that are {', '.join(sizes)} (below 32², below 96², and larger)")
+    if len(sizes) > 1:  # of one size, the accuracy is that of all pixels
+        console.print(f"accuracy on segments that are {', '.join(sizes)} (below 32², below 96², and larger)")
     if "without_crf" in results:
         _print_change(results)
     for warning in results["warnings"]:

@@ -35,7 +35,6 @@ from atrous.explaining.explanation import ClassSeen, Explanation, PartSeen, expl
 from atrous.inference.exported_onnx_and_openvino import is_exported
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_paths import find_pictures
-from atrous.inference.predict_jobs import failure_in_words
 from atrous.inference.prediction import visible
 from atrous.inference.segmenter import Segmenter
 from atrous.option_fields import given_to, taking
@@ -49,6 +48,7 @@ from atrous.overwrite_checks import (
     picture_output,
     save_picture,
 )
+from atrous.paths import failure_in_words
 from atrous.version import __version__
 
 #: Largest number of pictures on the page; each adds a few megabytes.

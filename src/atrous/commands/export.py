@@ -125,6 +125,10 @@ def export(
     )
     if half and format != "openvino":
         raise AtrousError(f"half is for openvino, which converts the weights back at run time; got format {format}.")
+    if calibrate is not None and not int8:
+        raise AtrousError(
+            f"calibrate is {calibrate}, but only int8 uses it: give --int8 too, or leave --calibrate out."
+        )
     for name in ("layout", "groups"):
         if options.get(name) is not None and calibrate is None:
             raise AtrousError(f"{name} is for the dataset of --calibrate: give --calibrate too, or leave {name} out.")
@@ -149,7 +153,7 @@ def export(
                         file.replace(part)
     except OSError as error:
         raise AtrousError(f"cannot write {out}: {error.strerror or error}. An earlier file is unchanged.") from error
-    _print(out, model, agreements, int8)
+    _print(out, model, agreements, int8, scores)
     return out
 
 
@@ -348,18 +352,23 @@ def _as_batch(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1), np.uint8 if image.dtype == np.uint8 else np.float32)[None]
 
 
-def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool) -> None:
+def _print(out: Path, model: Path, agreements: Sequence[Agreement], int8: bool, scores: bool) -> None:
     files = [out.with_suffix(".bin"), out] if out.suffix.lower() == ".xml" else [out]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
     before = "Before the conversion to int8, its" if int8 else "Its"
     console.print(
-        escape(f"written: {out}, {megabytes:.1f} MB. {before} masks agree with those of {model}: {_words(agreements)}.")
+        escape(
+            f"written: {out}, {megabytes:.1f} MB. {before} masks agree with those of {model} in float32: "
+            f"{_words(agreements)}."
+        )
     )
     if max(agreement.classes for agreement in agreements) == 1:
         console.print(
             "Every compared mask has only one class, which proves little: give your own pictures with --check."
         )
     if exported_onnx_and_openvino.is_exported(out):
+        if not scores:
+            console.print("The file returns labels only; --scales, --flip and --crf need an export with --scores.")
         console.print(escape(f"Next: atrous predict {out} PICTURES"))
 
 

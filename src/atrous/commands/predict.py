@@ -103,6 +103,8 @@ def predict(
         here = [job.picture for job in own if isinstance(job.picture, Path)]
         kinds = kinds_of(here, preprocessing.image.pages)
         worker.segmenter.preparation.warn_of(doubts_of_files(kinds, preprocessing))
+        if preprocessing.image.channels == 3 and (grey := sum(kind.channels == 1 for kind in kinds.values())):
+            note(f"{counted(grey, 'picture')} in grey: the model takes 3 channels, so the grey values are repeated")
         parts = processes.gather(_work(worker, own, len(jobs), out, json))
         records = [record for turn in zip_longest(*parts) for record in turn if record is not None]
         if overlay and (windowed := sum(record.work is not None for record in records)):
@@ -115,9 +117,8 @@ def predict(
         found = f": {summary.classes}" if summary.classes else ""
         console.print(f"{counted(summary.masks, 'mask')} in {escape(shown_place(out))}{escape(found)}")
     if summary.failed:
-        raise SomeInputsFailed(
-            f"{len(summary.failed)} of {counted(len(jobs), 'picture')} could not be used; the others are done."
-        )
+        done = "; the others are done" if summary.masks else ""
+        raise SomeInputsFailed(f"{len(summary.failed)} of {counted(len(jobs), 'picture')} could not be used{done}.")
     return [job.target for job in jobs]
 
 

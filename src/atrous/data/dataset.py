@@ -22,7 +22,7 @@ from atrous.data.sample import Sample
 from atrous.data.sources.scene_files import read_picture_pixels, read_scene
 from atrous.data.sources.source import Pixels
 from atrous.data.splits.split_names import canonical_split
-from atrous.errors import AtrousError, shown, unknown_name
+from atrous.errors import AtrousError, nearest, shown
 from atrous.input_spec import Input
 
 
@@ -101,7 +101,8 @@ class Dataset:
         """
         name = name if name in self.splits else canonical_split(name)
         if name not in self.splits:
-            raise unknown_name(f"split of {self.root}", name, self.splits)
+            hint = f" Did you mean '{near}'?" if (near := nearest(name, self.splits)) else ""
+            raise AtrousError(f"{self.root} has no split '{name}'; it has {', '.join(self.splits)}.{hint}")
         return self.splits[name]
 
     @checked

@@ -32,9 +32,9 @@ class DatasetSpec:
     )
     groups: str | None = setting(
         None,
-        "regular expression with one pair of brackets, searched in the file names of the pictures; the text in the "
-        "brackets is the group of the picture, such as a patient or a recording. Splits, intervals and tests keep "
-        "each group together. A groups.csv in the dataset takes precedence",
+        "pattern: a regular expression with one pair of brackets, searched in the file names of the pictures; the text "
+        "in the brackets is the group of the picture, such as a patient or a recording. Splits, intervals and tests "
+        "keep each group together. A groups.csv in the dataset takes precedence",
     )
 
     def __post_init__(self) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
     from atrous.models.info import Info
 
+#: Least memory that may be given, in GB; even the pixels of the smallest tile take more.
+LEAST_MEMORY = 0.01
 #: Environment variable with the number of worker processes on this host; torchrun and other launchers set it.
 WORKERS = "LOCAL_WORLD_SIZE"
 #: Height and width of the picture on which a network's memory is counted; for others, memory is proportional to pixels.
@@ -128,10 +130,10 @@ def limit_bytes(memory: float | None, device: str = "cpu") -> float:
         device: cpu, cuda:0, mps …
 
     Raises:
-        AtrousError: `memory` is not above 0.
+        AtrousError: `memory` is less than `LEAST_MEMORY`.
     """
-    if memory is not None and not memory > 0:
-        raise AtrousError(f"memory must be above 0 GB, got {memory}.")
+    if memory is not None and not memory >= LEAST_MEMORY:
+        raise AtrousError(f"memory must be {LEAST_MEMORY} or more GB, got {memory}.")
     return (available_bytes(device) / 2 if memory is None else memory * 1e9) / workers_on(device)
 
 

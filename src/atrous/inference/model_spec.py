@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, shown
 from atrous.inference.choose_engine import ENGINES
+from atrous.inference.memory_estimate import LEAST_MEMORY
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.test_time_augmentation import LARGEST_SCALE, views_of
@@ -113,7 +114,7 @@ class ModelSpec:
         None,
         "memory that pictures may take, for all processes on this host together; larger pictures are cut into tiles; "
         "by default half of the free memory",
-        gt=0,
+        ge=LEAST_MEMORY,
         unit="GB",
     )
 

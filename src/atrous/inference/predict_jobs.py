@@ -43,7 +43,7 @@ from atrous.inference.whole_or_tiled import Progress
 from atrous.input_spec import IMAGE
 from atrous.models.info import Info
 from atrous.overwrite_checks import Output, check_is_folder, check_outputs, model_inputs, picture_output, save_picture
-from atrous.paths import Place, shown_place
+from atrous.paths import Place, failure_in_words, shown_place
 
 #: Sources that are read window by window.
 Windows = GeoTiffSource | JoinedSource | StandardisedSource
@@ -357,18 +357,6 @@ def summarise(records: Sequence[Record]) -> Summary:
     means = {name: sum(share.get(name, 0.0) for share in shares) / len(shares) for name in names}
     failed = tuple(record for record in records if record.error is not None)
     return Summary(len(done), failed, means, sum(record.no_data for record in done) / max(len(done), 1))
-
-
-def failure_in_words(place: Place, error: Exception) -> str:
-    """Returns an error message with the picture's name and, for errors of other libraries, the type of the error.
-
-    Args:
-        place: path or URL of the picture.
-        error: error from reading or segmenting the picture.
-    """
-    words = str(error) if isinstance(error, AtrousError | RuntimeError) else f"{type(error).__name__}: {error}"
-    name = shown_place(place)
-    return words if name in words else f"{name}: {words}"
 
 
 def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:

@@ -18,7 +18,7 @@ from atrous.data.pixels import StoredPixels, to_channels
 from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import fetched
 from atrous.data.sources.source import Sink, Source
-from atrous.errors import AtrousError, shown
+from atrous.errors import AtrousError, counted, shown
 from atrous.inference.choose_engine import Engine
 from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import (
@@ -200,8 +200,8 @@ class Segmenter:
             picture: path, URL, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several
                 inputs a dict of these, {"image": …, "depth": …}; or a list or an iterator of such pictures. Files and
                 PIL images may be transparent; the fourth channel of an array is dropped if the model takes three.
-                Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and
-                uint16 to its own type, and refuses floats unless `range` is given.
+                Torch tensors need `axes`. A model of 8-bit or 16-bit pictures rescales uint8 and uint16 to its own
+                type, and refuses floats unless `range` is given.
             valid: H×W booleans, False where data are missing in an array; None if data are missing only at NaN.
             axes: order of the axes of arrays and tensors, such as "CHW" for channels, height and width; None for H×W
                 and H×W×C arrays.
@@ -244,9 +244,8 @@ class Segmenter:
             AtrousError: the picture is unreadable or has channels that this model does not take.
         """
         inputs = self.info.preprocessing.inputs
-        return self._together(
-            [self._read_input(part, one) for part, one in zip(parts_of(picture, inputs), inputs, strict=True)]
-        )
+        parts = zip(parts_of(picture, inputs), inputs, strict=True)
+        return self._together([self._read_input(part, one) for part, one in parts])
 
     @checked
     def found(self, stored: Mapping[str, StoredPixels]) -> Found:
@@ -333,6 +332,11 @@ class Segmenter:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, any_size=any_size)
         return other
+
+    def __repr__(self) -> str:
+        name = "/".join(str(part) for part in (self.info.architecture, self.info.arguments.get("backbone")) if part)
+        classes, engine = counted(len(self.info.classes), "class", "classes"), self.engine
+        return f"Segmenter({name}, {classes}, {engine.name} {engine.precision} on {engine.device})"
 
     def __reduce__(self) -> str:
         raise AtrousError(

@@ -51,7 +51,7 @@ def check_tiling(tile: int | None, overlap: int | None, memory: float | None) ->
         memory: as in `AnySize`.
 
     Raises:
-        AtrousError: a tile or an overlap is out of range, or memory is not above 0.
+        AtrousError: a tile or an overlap is out of range, or memory is too small.
     """
     if memory is not None:
         limit_bytes(memory)
@@ -82,7 +82,7 @@ class AnySize:
         limits: as given, or new.
 
     Raises:
-        AtrousError: a tile or an overlap is out of range, or memory is not above 0.
+        AtrousError: a tile or an overlap is out of range, or memory is too small.
     """
 
     @checked

@@ -19,9 +19,8 @@ from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.device import pick_device, pick_precision, precision_name
 from atrous.errors import AtrousError, counted, shown
-from atrous.json_yaml import parse_yaml
 from atrous.learning.activation_checkpointing import recompute_blocks
-from atrous.learning.checkpoint import OF_RECIPE, Checkpoint, check_names, checkpoint_of, load_checkpoint
+from atrous.learning.checkpoint import OF_RECIPE, check_names, checkpoint_of, load_checkpoint
 from atrous.learning.checkpoint_parts import Stateful
 from atrous.learning.data_loader import Loader
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
@@ -33,7 +32,7 @@ from atrous.learning.losses.terms import Term, supervised_terms
 from atrous.learning.model_for_data import create_for
 from atrous.learning.optimizer import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
-from atrous.learning.trainer import Ended, Observe, Progress, Trainer
+from atrous.learning.trainer import Ended, Observe, Progress, Trainer, progress_of
 from atrous.learning.training_data import open_training_data, training_samples
 from atrous.learning.training_step import Disturb, TrainingStep
 from atrous.learning.transfer_weights import network_of
@@ -344,27 +343,6 @@ def _after_step(
     if average is not None:
         calls.append(lambda progress: average.update(model, progress.step - 1))
     return calls
-
-
-def progress_of(saved: Checkpoint, size: int, recipe: Recipe) -> Progress:
-    """Returns the progress of a run from its checkpoint.
-
-    Checkpoints of earlier versions count the batches of the current epoch instead of its pictures. The size of these
-    batches is in the checkpoint's recipe.
-
-    Args:
-        saved: checkpoint of the run.
-        size: number of pictures in an epoch.
-        recipe: current recipe; its batch size is used if the checkpoint has no recipe.
-    """
-    record = dict(saved.progress)
-    batches = record.pop("batch", 0)
-    if batches:
-        recorded = parse_yaml(saved.recipe, "the recipe in the checkpoint") if saved.recipe else {}
-        batch_size = recorded.get("train", {}).get("batch_size", recipe.train.batch_size)
-        order = EpochOrder(size, batch_size, recipe.seed, world=saved.processes)
-        record["pictures"] = sum(order.counts()[:batches])
-    return Progress(**record)
 
 
 def _put_weights(model: SegmentationModel, weights: Mapping[str, Tensor]) -> None:

@@ -40,9 +40,9 @@ class Data:
     layout: str | None = setting(None, "layout of the data set; guessed when not given", choices=tuple(LAYOUTS))
     groups: str | None = setting(
         None,
-        "regular expression with one capture group, searched in the names of pictures; pictures with the same captured "
-        "text, such as a patient or a recording, stay in one split when a seed makes the splits. A groups.csv file "
-        "takes precedence",
+        "pattern: a regular expression with one capture group, searched in the names of pictures; pictures with the "
+        "same captured text, such as a patient or a recording, stay in one split when a seed makes the splits. A "
+        "groups.csv file takes precedence",
     )
     train: str = setting("train", "name of the split to train on")
     val: str = setting("val", "name of the split on which the best weights are chosen")

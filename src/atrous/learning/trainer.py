@@ -16,11 +16,13 @@ from torch import nn
 from atrous.console import console, progress_bar
 from atrous.device import keep_freed_memory
 from atrous.errors import AtrousError, counted, shown
+from atrous.json_yaml import parse_yaml
 from atrous.learning.batch import Batch
-from atrous.learning.checkpoint import check_names, checkpoint_of, random_state, save_checkpoint
+from atrous.learning.checkpoint import Checkpoint, check_names, checkpoint_of, random_state, save_checkpoint
 from atrous.learning.checkpoint_parts import Stateful
 from atrous.learning.distributed import ProcessGroup
 from atrous.learning.divergence import Diverged
+from atrous.learning.epoch_sampler import EpochOrder
 from atrous.learning.freezing import keep_frozen_statistics
 from atrous.learning.lr_schedule import learning_rate_factor, learning_rates, set_learning_rate
 from atrous.learning.recipe import Recipe, recipe_text
@@ -65,6 +67,27 @@ class Progress:
     def epochs_begun(self) -> int:
         """Number of epochs of which at least one batch is done."""
         return self.epoch + (self.pictures > 0)
+
+
+def progress_of(saved: Checkpoint, size: int, recipe: Recipe) -> Progress:
+    """Returns the progress of a run from its checkpoint.
+
+    Checkpoints of earlier versions count the batches of the current epoch instead of its pictures. The size of these
+    batches is in the checkpoint's recipe.
+
+    Args:
+        saved: checkpoint of the run.
+        size: number of pictures in an epoch.
+        recipe: current recipe; its batch size is used if the checkpoint has no recipe.
+    """
+    record = dict(saved.progress)
+    batches = record.pop("batch", 0)
+    if batches:
+        recorded = parse_yaml(saved.recipe, "the recipe in the checkpoint") if saved.recipe else {}
+        batch_size = recorded.get("train", {}).get("batch_size", recipe.train.batch_size)
+        order = EpochOrder(size, batch_size, recipe.seed, world=saved.processes)
+        record["pictures"] = sum(order.counts()[:batches])
+    return Progress(**record)
 
 
 class Batches(Protocol):

@@ -11,7 +11,7 @@ from rich.markup import escape
 from atrous.console import console
 from atrous.data.dataset import Dataset
 from atrous.data.doctor.channels import OF_COLORS, SAY_COLORS
-from atrous.data.doctor.readiness import few_pictures_note, obstacles
+from atrous.data.doctor.readiness import few_pictures, obstacles
 from atrous.data.open_dataset import open_dataset
 from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
@@ -54,8 +54,8 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
     taken = dataset.taking(in_channels, data.pages)
     counted = {**{name: class_pixels(taken, name) for name in usual.values() if name not in counted}, **counted}
     _check_fitness(data, obstacles(pictures, dataset.classes, counted, data.train, data.val))
-    if few := few_pictures_note(pictures[usual[data.val]], data.val):
-        console.print(f"[yellow]warning[/]: {escape(few)}")
+    for _, sentence in () if data.check else few_pictures(pictures, data.val):  # the examination warns of it, too
+        console.print(f"[yellow]warning[/]: {escape(sentence)}")
     return dataset, counted[usual[data.train]], doctor
 
 

@@ -7,10 +7,9 @@ read is limited by the size of the file.
 
 from __future__ import annotations
 
-import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from atrous.json_yaml import read_json
 from atrous.models.wrapper_prefixes import without_wrappers
 from atrous.weights import shards
 from atrous.weights.caffe import read_caffemodel
-from atrous.weights.reparametrized import joined
+from atrous.weights.find_state_dicts import find_state_dicts
 from atrous.weights.shards import FOLDER_INDEXES
 from atrous.weights.tflite_names import read_tflite
 from atrous.weights.torch_unpickler import read_torch
@@ -56,26 +55,6 @@ class Foreign:
 
 #: A zip file may unpack to MOST_TIMES its size (weights hardly compress) or to MOST_BYTES, whichever is more.
 MOST_TIMES, MOST_BYTES = 20, 2**28
-
-#: Keys under which training scripts usually store the model's state dict; they are searched first, in this order.
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "ema_state_dict",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "params",
-    "weights",
-    "module",
-)
-
-#: Beginnings of keys whose values are not a model's weights.
-NO_WEIGHTS = ("optim", "scheduler", "lr_sched", "scaler", "amp", "callbacks", "loops", "rng", "random")
 
 #: Prefixes that Lightning and others often add to every key of the network.
 PREFIXES = ("model.", "net.", "network.")
@@ -149,7 +128,7 @@ def from_state_dict(given: Mapping[str, Any]) -> Foreign:
     Raises:
         AtrousError: the dict contains no weights.
     """
-    sets = _unwrap(given, "the given dict")
+    sets = find_state_dicts(given, "the given dict")
     return Foreign(_first_state(sets), _record(given), sets=sets)
 
 
@@ -237,7 +216,7 @@ def _read_file(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
             f"{path} is truncated or damaged, or not a checkpoint of PyTorch, safetensors, NumPy, TensorFlow Lite or "
             f"Caffe ({_first_line(error)})."
         ) from error
-    return _unwrap(found, str(path), unpacked), _record(found)
+    return find_state_dicts(found, str(path), unpacked), _record(found)
 
 
 def _unpacked(path: Path, head: bytes) -> int:
@@ -328,59 +307,10 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.astype(array.dtype.newbyteorder("="))) for name, array in numbers.items()}
 
 
-def _unwrap(found: Any, name: str, most: float = math.inf) -> dict[str, dict[str, Tensor]]:
-    """Returns every dict of tensors in a checkpoint by its path there; each may have at most `most` numbers."""
-    if isinstance(found, Mapping) and "param_groups" in found:
-        raise AtrousError(f"{name} is the state of an optimiser, not the weights of a model.")
-    if isinstance(found, torch.nn.Module):
-        raise AtrousError(f"{name} is a torch.nn.Module; give its state_dict().")
-    sets = {}
-    for path, state in _candidates(found):
-        tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
-        for key, tensor in tensors.items():
-            _check_sound(key, tensor, name)
-        if sum(tensor.numel() for tensor in tensors.values()) > most:
-            raise AtrousError(
-                f"{name} claims more numbers than it has bytes: it was altered, or is not a file of weights."
-            )
-        if tensors:
-            sets.setdefault(path, joined(tensors))
-    if not sets:
-        raise AtrousError(
-            f"{name} holds no weights: it is not a dict of tensors and has none under {', '.join(WRAPPERS)}."
-        )
-    return sets
-
-
-def _check_sound(key: str, tensor: Tensor, name: str) -> None:
-    """Refuses a tensor that is not dense, or that stores fewer numbers than its shape needs."""
-    if not key.isprintable():
-        raise AtrousError(f"{name} has a weight named {key[:60]!r}: it was altered, or is not a file of weights.")
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        kind = "quantised" if tensor.is_quantized else "sparse"
-        raise AtrousError(f"{name} has '{key}' as a {kind} tensor; save it dense, as floating-point numbers.")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        shape = tuple(tensor.shape)
-        raise AtrousError(
-            f"{name} has '{key}' of shape {shape}, but stores fewer numbers than that: it was altered, or is not a "
-            "file of weights."
-        )
-
-
 def single(tensor: Tensor) -> Tensor:
     """Returns the tensor without its gradient; floating-point numbers become float32."""
     tensor = Tensor.detach(tensor)
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _candidates(found: Any, path: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yields the path and content of each dict that may hold weights: first those in wrappers, then the dict itself."""
-    if not isinstance(found, Mapping) or not depth or "param_groups" in found:
-        return
-    names = [key for key in found if isinstance(key, str) and not key.lower().startswith(NO_WEIGHTS)]
-    for key in sorted(names, key=lambda key: WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS)):
-        yield from _candidates(found[key], f"{path}.{key}" if path else key, depth - 1)
-    yield path, found
 
 
 def _first_state(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ def test_a_split_between_patients_is_clean(tmp_path):
     dataset(tmp_path, PATIENTS, {"train": PATIENTS[:16], "val": PATIENTS[16:20], "test": PATIENTS[20:]})
     assert not found(tmp_path, "shared_group")
     diagnosis = examine(tmp_path)
-    assert not diagnosis.splits_share and diagnosis.as_json()["proposed_split"] is None
+    assert not diagnosis.proposes_split and diagnosis.as_json()["proposed_split"] is None
 
 
 def test_told_groups_that_two_splits_share_are_warned_of(tmp_path):
@@ -186,3 +186,30 @@ def test_a_split_that_shares_nothing_is_written_as_it_is(tmp_path):
     before = {name: [item.name for item in items] for name, items in open_dataset(tmp_path).splits.items()}
     assert doctor(tmp_path, write_split=True) == 0
     assert {name: [item.name for item in items] for name, items in open_dataset(tmp_path).splits.items()} == before
+
+
+def test_the_split_in_use_is_not_proposed(tmp_path, capsys):
+    given = names("{:03}", 20)
+    dataset(tmp_path, given)
+    # no split can keep the pictures of the only group together
+    (tmp_path / "groups.csv").write_text("".join(f"{name},patient\n" for name in given))
+    assert found(tmp_path, "shared_group")
+    assert not examine(tmp_path).proposes_split
+    doctor(tmp_path)
+    assert "Proposed split" not in capsys.readouterr().out
+
+
+def test_a_long_pattern_is_not_shown(tmp_path):
+    given = [*names("patient{:02}-{:02}", 3, 4), *names("Animal {:02} b{:02}", 3, 4)]
+    dataset(tmp_path, given, {"train": given[:10], "val": given[10:]})
+    (finding,) = found(tmp_path, "shared_group")
+    assert "write a groups.csv." in finding.message and "(?" not in finding.message
+
+
+def test_a_split_of_few_pictures_is_warned_of_as_in_train(tmp_path):
+    given = names("{:03}", 6)
+    dataset(tmp_path, given, {"train": given[:3], "val": given[3:]})
+    assert not found(tmp_path, "few_pictures")
+    (tmp_path / "splits/val.txt").write_text(given[3])
+    (finding,) = found(tmp_path, "few_pictures")
+    assert finding.message.startswith("The split 'val' has 1 picture: its score says little")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from atrous.data.doctor.mask_values import (
     find_mixed_codings,
 )
 from atrous.data.doctor.propose_classes import Proposal, propose_classes, without_blends
-from atrous.data.doctor.readiness import obstacles
+from atrous.data.doctor.readiness import few_pictures, obstacles
 from atrous.data.doctor.scan import Pair, masks_of, survey
 from atrous.data.doctor.shared_between_splits import find_shared, propose_split
 from atrous.data.file_headers import kinds_of
@@ -57,7 +57,7 @@ class Diagnosis:
         turned: pictures turned by their EXIF tag whose masks are in doubt.
         proposed_split: a split that keeps groups, places and near copies together, for pictures split by a seed; the
             present split if it already does so. Empty if lists or folders define the split.
-        splits_share: whether two splits share pictures, groups, places or near copies.
+        proposes_split: whether `proposed_split` differs from the split in use.
     """
 
     root: Path
@@ -72,7 +72,7 @@ class Diagnosis:
     proposed_classes: ClassTable | None
     turned: tuple[TurnedPair, ...] = ()
     proposed_split: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
-    splits_share: bool = False
+    proposes_split: bool = False
 
     def raise_for_errors(self) -> None:
         """Refuse a dataset with errors.
@@ -109,7 +109,7 @@ class Diagnosis:
             "ignored": dict(self.ignored),
             "proposed_classes": self.proposed_classes.yaml_text() if self.proposed_classes else None,
             "proposed_split": {name: [item.name for item in items] for name, items in self.proposed_split.items()}
-            if self.splits_share and self.proposed_split
+            if self.proposes_split
             else None,
         }
 
@@ -176,6 +176,7 @@ def examine(
         *input_errors,
     )
     turned, shared = judge_turned(pairs), find_shared(dataset, by_split)
+    to_write = _split_to_write(dataset, pairs, bool(shared))
     # masks with errors have few labels, and the errors are already reported
     unfit = list(obstacles(images, classes, {} if errors else pixels, train, val))
     return Diagnosis(
@@ -187,6 +188,7 @@ def examine(
         errors=(*errors, *(Finding(kind, message) for kind, message in unfit)),
         warnings=(
             *find_warnings(dataset, by_split, classes, pixels),
+            *(Finding(kind, message) for kind, message in few_pictures(images, val)),
             *shared,
             *(finding for unknown, finding in mixed if not unknown),
             *([] if no_way else find_mixed_channels(dataset, pairs)),
@@ -203,8 +205,8 @@ def examine(
         # two proposals are for numbers and for colours; neither alone fits all masks
         proposed_classes=proposals[0].classes if len(proposals) == 1 else None,
         turned=turned.doubtful,
-        proposed_split=_split_to_write(dataset, pairs, bool(shared)),
-        splits_share=bool(shared),
+        proposed_split=to_write,
+        proposes_split=any(_images(items) != _images(dataset.splits.get(name, ())) for name, items in to_write.items()),
     )
 
 
@@ -214,6 +216,10 @@ def _split_to_write(dataset: Dataset, pairs: list[Pair], shared: bool) -> Mappin
         return propose_split(dataset, pairs)
     own = {item.image for item in dataset.unlisted}
     return {name: items for name, items in dataset.splits.items() if any(item.image in own for item in items)}
+
+
+def _images(items: Iterable[Item]) -> set[Path]:
+    return {item.image for item in items}
 
 
 def open_to_examine(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.splits.split_names import canonical_split
-from atrous.errors import counted
+from atrous.errors import counted, nearest
 
 #: Largest number of pictures of a split whose score means little.
 FEW = 2
@@ -38,12 +37,8 @@ def obstacles(
                 if sum(pictures.values()) < 2
                 else f"add its pictures or its list, or name another split in the recipe (data.{_field(wanted, train)})"
             )
-            near = difflib.get_close_matches(wanted, pictures, n=1, cutoff=0.7)
-            if near:
-                yield (
-                    "missing_split",
-                    f"unknown split of the data '{wanted}'. Did you mean '{near[0]}'? The splits are {there}.",
-                )
+            if near := nearest(wanted, pictures):
+                yield "missing_split", f"There is no split '{wanted}'; there are {there}. Did you mean '{near}'?"
                 continue
             sentence = f"Training needs a split '{wanted}' {purpose}; the splits are {there}. To train, {cure}."
             yield "missing_split", sentence
@@ -64,19 +59,20 @@ def obstacles(
         )
 
 
-def few_pictures_note(pictures: int, val: str) -> str:
-    """A warning if a split is too small for its score to mean much, else "".
+def few_pictures(pictures: Mapping[str, int], val: str = "val") -> Iterator[tuple[str, str]]:
+    """Yield a warning, as a kind and a sentence, if the split is too small for its score to mean much.
 
     Args:
-        pictures: number of pictures in the split.
+        pictures: the number of pictures of each split.
         val: the split to choose the best weights on.
     """
-    if pictures > FEW:
-        return ""
-    return (
-        f"the split '{val}' has {counted(pictures, 'picture')}: its score says little about other pictures, and which "
-        "weights are the best is nearly chance. Add labelled pictures to it."
-    )
+    count = pictures.get(val, pictures.get(canonical_split(val), 0))
+    if 0 < count <= FEW:
+        yield (
+            "few_pictures",
+            f"The split '{val}' has {counted(count, 'picture')}: its score says little about other pictures, and "
+            "which weights are the best is nearly chance. Add labelled pictures to it.",
+        )
 
 
 def _field(wanted: str, train: str) -> str:

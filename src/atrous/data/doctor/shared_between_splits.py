@@ -15,11 +15,14 @@ from atrous.data.doctor.judge import SHOWN, Finding, shown
 from atrous.data.doctor.near_duplicates import NearCopies
 from atrous.data.doctor.scan import Pair
 from atrous.data.splits.group_name_patterns import groups_in_names, recognised_pattern
+from atrous.data.splits.groups import GROUPS_FILE
 from atrous.data.splits.random_split import seeded_split
 from atrous.errors import counted
 
 #: Layouts in which lists define the splits, if there are any.
 _READS_LISTS = frozenset({"folder", "side_by_side", "voc", "nnunet"})
+#: Largest number of characters of a pattern of groups in a message; nobody reads or types a longer one.
+LONGEST_PATTERN = 40
 
 
 def find_shared(dataset: Dataset, by_split: Mapping[str, list[Pair]]) -> tuple[Finding, ...]:
@@ -142,9 +145,8 @@ def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
         cure = ""
     else:
         how = "by their names"
-        cure = (
-            f" If these names mean something else, ignore this; to group pictures by them, give --groups '{pattern}'."
-        )
+        option = f"give --groups '{pattern}'" if len(pattern) <= LONGEST_PATTERN else f"write a {GROUPS_FILE}"
+        cure = f" If these names mean something else, ignore this; to group pictures by them, {option}."
     for (first, items), (second, others) in _independent_splits(dataset.splits):
         one, other = (Counter(groups[item.image] for item in part if item.image in groups) for part in (items, others))
         yield from _counted(

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atrous.data.class_colors import Color
-from atrous.data.formats.decoder_errors import TooLarge, in_words
+from atrous.data.formats.decoder_errors import in_words
 from atrous.data.formats.exif_orientation import ORIENTATION_TAG, stored_window, upright, upright_size
 from atrous.data.formats.gdal_aux_xml import nodata_beside
 from atrous.data.formats.tiff_header_checks import Directory, directories
-from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, nodata_of, page_at
+from atrous.data.formats.tiff_page import JPEG, StoredPage, Window, as_nodata, check_size, nodata_of, page_at
 from atrous.data.pixels import PictureKind, StoredPixels, as_picture_dtype
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    pass
 
 #: First bytes of TIFF and BigTIFF files, little and big endian.
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: Most bytes per pixel of a picture from an untrusted source: eight bands of float64.
-MOST_BYTES_PER_PIXEL = 64
 #: In an untrusted file, all strips and tiles together may be at most this many times as large as the file; the factor
 #: is above 1 because equal strips or tiles may share bytes.
 MOST_TIMES_LISTED = 4
@@ -364,35 +362,6 @@ class TiffPicture:
         light = most - stored.astype(np.float32)
         parts = [light[:, :, at : at + 3] * light[:, :, at + 3 : at + 4] / most for at in range(0, stored.shape[2], 4)]
         return np.rint(np.concatenate(parts, axis=2)).astype(stored.dtype)
-
-
-def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> None:
-    """Checks, by the header, that an untrusted picture does not take too much memory.
-
-    Args:
-        page: the page to check.
-        most_pixels: most pixels that are allowed.
-        pages: number of pages that are read.
-        name: name of the file, for messages.
-
-    Raises:
-        TooLarge: too many pixels, or too many bytes per pixel.
-    """
-    planes, depth, height, width, together = page.shaped  # decoded size; may differ from the stated size
-    samples = max(planes * together, page.samplesperpixel)
-    pixels = max(depth * height * width, page.imagewidth * page.imagelength)
-    if pixels > most_pixels:
-        raise TooLarge(
-            f"{name}: {page.imagewidth}×{page.imagelength} px are {pixels / 1e6:.1f} megapixels, and "
-            f"at most {most_pixels / 1e6:g} are allowed."
-        )
-    itemsize = page.dtype.itemsize if page.dtype is not None else 1
-    total = pixels * samples * itemsize * pages
-    if total > most_pixels * MOST_BYTES_PER_PIXEL:
-        raise TooLarge(f"{name}: {samples * pages} bands of {itemsize} bytes take {total / 1e6:.0f} MB.")
-    tile = page.tilewidth * page.tilelength * page.samplesperpixel * itemsize if page.is_tiled else 0
-    if tile > max(most_pixels * MOST_BYTES_PER_PIXEL, 4 * total) or tile > max(2**26, 16 * total):
-        raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller tiles.")
 
 
 def silence_tifffile() -> None:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from atrous.data.formats.decoder_errors import in_words
+from atrous.data.formats.decoder_errors import TooLarge, in_words
 from atrous.data.formats.tiff_header_checks import Directory
 from atrous.errors import AtrousError
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
+#: Most bytes per pixel of a picture from an untrusted source: eight bands of float64.
+MOST_BYTES_PER_PIXEL = 64
 #: Most bytes of decoded strips and tiles in the cache, for the next window that overlaps.
 CACHE_BYTES = 128e6
 #: Windows of fewer bytes are decoded in one thread: starting more threads takes longer, and small files are read in
@@ -344,3 +346,32 @@ def jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
             sizes.append((int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")))
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return sizes
+
+
+def check_size(page: TiffPage, most_pixels: float, pages: int, name: object) -> None:
+    """Checks, by the header, that an untrusted picture does not take too much memory.
+
+    Args:
+        page: the page to check.
+        most_pixels: most pixels that are allowed.
+        pages: number of pages that are read.
+        name: name of the file, for messages.
+
+    Raises:
+        TooLarge: too many pixels, or too many bytes per pixel.
+    """
+    planes, depth, height, width, together = page.shaped  # decoded size; may differ from the stated size
+    samples = max(planes * together, page.samplesperpixel)
+    pixels = max(depth * height * width, page.imagewidth * page.imagelength)
+    if pixels > most_pixels:
+        raise TooLarge(
+            f"{name}: {page.imagewidth}×{page.imagelength} px are {pixels / 1e6:.1f} megapixels, and "
+            f"at most {most_pixels / 1e6:g} are allowed."
+        )
+    itemsize = page.dtype.itemsize if page.dtype is not None else 1
+    total = pixels * samples * itemsize * pages
+    if total > most_pixels * MOST_BYTES_PER_PIXEL:
+        raise TooLarge(f"{name}: {samples * pages} bands of {itemsize} bytes take {total / 1e6:.0f} MB.")
+    tile = page.tilewidth * page.tilelength * page.samplesperpixel * itemsize if page.is_tiled else 0
+    if tile > max(most_pixels * MOST_BYTES_PER_PIXEL, 4 * total) or tile > max(2**26, 16 * total):
+        raise TooLarge(f"{name}: tiles of {page.tilewidth}×{page.tilelength} px; save it with smaller tiles.")

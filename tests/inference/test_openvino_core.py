@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from atrous.inference.openvino_core import RELEASED_FROM, openvino_core
+from atrous.inference.openvino_core import RELEASED_FROM, _return_free_pages, openvino_core
 from atrous.inference.openvino_engine import OpenVinoEngine
 
 pytest.importorskip("openvino")
@@ -91,14 +92,28 @@ def test_alternating_sizes_compile_once(model, monkeypatch):
     assert len(compiled) == 1
 
 
-def test_a_network_in_use_releases_nothing_and_nobody_waits_for_it(model):
-    engine = engine_of(model)
+def test_a_network_in_use_releases_nothing_and_nobody_waits_for_it(model, monkeypatch):
+    engine, returned = engine_of(model), []
+    monkeypatch.setattr("atrous.inference.openvino_core._return_free_pages", lambda: returned.append(1))
     network = engine._any_size
     network._largest = 100 * RELEASED_FROM
     with network._computing:
         assert not network.release_before(1)
-    with network.run([np.zeros((1, 64, 64, 3), np.uint8)]):
+    assert not returned
+    with network.run([np.zeros((1, 64, 64, 3), np.uint8)]):  # it releases the memory of the larger picture itself
         network._largest = 100 * RELEASED_FROM
         assert not network.release_before(1)
+    assert returned == [1]
     assert network.release_before(1)
+    assert returned == [1, 1]
     assert network._largest == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps free pages in this way")
+def test_free_pages_between_blocks_return_to_the_system():
+    blocks = [bytes(50_000) for _ in range(4000)]
+    for block in range(0, len(blocks), 2):
+        blocks[block] = b""
+    before = resident()
+    _return_free_pages()
+    assert resident() < before - 60

@@ -78,6 +78,10 @@ def test_deep_pictures_of_any_channels_are_resized(dtype, channels):
     assert View(0.01).of(image).shape == (1, 1, channels)
 
 
+def test_sides_are_rounded_to_the_nearest_pixel():
+    assert View(0.75).of(np.zeros((101, 23, 3), np.uint8)).shape == (76, 17, 3)  # 75.75 × 17.25
+
+
 def test_the_crf_gets_the_mean(model, picture):
     plain = Segmenter(model, precision="float32", scales=(0.75, 1.25))
     refined = Segmenter(model, precision="float32", scales=(0.75, 1.25), crf="iterations=0")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -118,7 +120,22 @@ class CompiledNetwork:
             return False
         self._compiled.release_memory()
         self._largest = 0
+        _return_free_pages()
         return True
 
     def _is_for_much_larger(self, values: int) -> bool:
         return self._largest >= RELEASED_FROM and self._largest > MUCH_LARGER * values
+
+
+def _return_free_pages() -> None:
+    """Returns the free memory between blocks in use to the system; does nothing without glibc.
+
+    Pictures of all sizes leave such gaps in the heap of each thread, and glibc keeps them.
+    """
+    if (trim := _trim_function()) is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _trim_function() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if platform.libc_ver()[0] == "glibc" else None

@@ -17,12 +17,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from atrous.errors import AtrousError
 from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_fits
 from atrous.inference.segmenter import Segmenter
 from atrous.memory_errors import is_out_of_memory
+from atrous.serving.drop_tracebacks import drop_tracebacks
 
 #: Largest batch of pictures, for networks that are faster with batches (`Segmenter.stacks`).
 MOST_TOGETHER = 16
+#: Picture of a finished job.
+RELEASED = np.empty((0, 0, 0), np.uint8)
 
 
 class Abandoned(Exception):
@@ -35,7 +39,7 @@ class Job:
 
     Args:
         segmenter: segmenter that runs on the picture.
-        image: H×W×C picture, as the segmenter's `preparation` returns it.
+        image: H×W×C picture, as the segmenter's `preparation` returns it; it is released when the job is finished.
         valid: H×W booleans, False where there is no data; None for data everywhere.
 
     Attributes:
@@ -115,19 +119,31 @@ class InferenceQueue:
         self._thread.join()
 
     def _work(self) -> None:
-        while jobs := self._next():
-            jobs = [job for job in jobs if not job.abandoned.is_set() and job.mask.set_running_or_notify_cancel()]
-            if not jobs:
-                continue
-            began = perf_counter()
-            for job in jobs:
-                job.began = began
-            results = self._run(jobs)
-            seconds = perf_counter() - began
-            for job, result in zip(jobs, results, strict=True):
-                job.seconds = seconds
-                job.mask.set_result(result) if isinstance(result, np.ndarray) else job.mask.set_exception(result)
-            self._ran(len(jobs), seconds)
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """Runs the next batch and releases its pictures. Returns False when the queue is closed.
+
+        Its local variables end with it, so the thread keeps no mask while it waits for the next picture.
+        """
+        jobs = self._next()
+        if not jobs:
+            return False
+        jobs = [job for job in jobs if not job.abandoned.is_set() and job.mask.set_running_or_notify_cancel()]
+        if not jobs:
+            return True
+        began = perf_counter()
+        for job in jobs:
+            job.began = began
+        results = self._run(jobs)
+        seconds = perf_counter() - began
+        for job, result in zip(jobs, results, strict=True):
+            job.seconds = seconds
+            job.image, job.valid = RELEASED, None
+            job.mask.set_result(result) if isinstance(result, np.ndarray) else job.mask.set_exception(result)
+        self._ran(len(jobs), seconds)
+        return True
 
     def _next(self) -> list[Job]:
         """The first job and the later jobs that fit into its batch; an empty list when the queue is closed."""
@@ -180,6 +196,8 @@ class InferenceQueue:
         try:
             return job.segmenter.any_size(job.image, job.valid, progress=check)
         except Exception as error:  # any error belongs to this job; the next one still runs
+            if isinstance(error, (Abandoned, AtrousError)) or is_out_of_memory(error):
+                drop_tracebacks(error)
             return error
 
 

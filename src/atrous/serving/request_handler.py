@@ -26,6 +26,7 @@ from atrous.inference.value_range import ASK_FOR_RANGE
 from atrous.input_spec import IMAGE, Input
 from atrous.memory_errors import is_out_of_memory
 from atrous.serving import response_formats
+from atrous.serving.drop_tracebacks import drop_tracebacks
 from atrous.serving.inference_queue import InferenceQueue, Job
 from atrous.serving.model_store import InferenceOptions, Model, ModelStore
 from atrous.serving.prometheus_metrics import Metrics
@@ -116,6 +117,9 @@ class RequestHandler:
         except asyncio.CancelledError:
             self.cut += 1
             raise Problem(503, "the server is stopping.", {"Retry-After": "1"}) from None
+        except Problem as error:
+            drop_tracebacks(error)
+            raise
 
     def close(self) -> None:
         """Cancels the work that has not started, and accepts no more."""
@@ -276,6 +280,8 @@ class RequestHandler:
                 with suppress(Exception):
                     await asyncio.wrap_future(future)
                 raise
+            finally:
+                del future  # the traceback of its error refers to this call: see drop_tracebacks
 
 
 async def _disconnected(request: Request) -> None:

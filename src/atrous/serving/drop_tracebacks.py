@@ -1,0 +1,23 @@
+"""Frees the memory of a refused picture at once, without waiting for Python's garbage collector."""
+
+from __future__ import annotations
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Removes the tracebacks of an error and of its causes; for errors of which only the message is used.
+
+    A traceback refers to the functions that the error left, and so to their pictures. One of these functions waits for
+    a future, which refers to the error again. Only the garbage collector frees such a cycle. It starts after a number
+    of new objects, whatever their size: a dozen truncated pictures of 25 megapixels kept 0.6 GB of resident memory.
+
+    Args:
+        error: error to change.
+    """
+    pending: list[BaseException | None] = [error]
+    done = set[int]()
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in done:
+            done.add(id(one))
+            one.__traceback__ = None
+            pending += [one.__cause__, one.__context__]

@@ -17,6 +17,10 @@ SMALLEST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
 IMAGE = "image"
 #: Allowed types of the values of an input.
 DTYPES = ("uint8", "uint16", "float32")
+#: Planes of the slices of a volume.
+PLANES = ("axial", "coronal", "sagittal")
+#: Largest number of neighbouring slices that are channels.
+MOST_SLICES = 31
 #: Allowed numbers of colour channels: none, grey, or red, green and blue.
 COLORS = (0, 1, 3)
 
@@ -42,6 +46,9 @@ class Input:
             "per_image" to subtract the picture's own mean and divide by its own standard deviation, with `mean` 0 and
             `std` 1.
         window: (lowest, highest) value for the clipping, in raw units; None for no clipping.
+        slices: for slices of a volume, the number of neighbouring slices that are channels, odd; 1 for one slice.
+        planes: for slices of a volume, their planes: "axial", "coronal", "sagittal"; () for pictures. Training uses the
+            slices of all planes, and prediction averages their probabilities.
     """
 
     mean: tuple[float, ...]
@@ -56,6 +63,8 @@ class Input:
     colors: int = 0
     normalize: Literal["fixed", "window", "per_image"] = "fixed"
     window: tuple[float, float] | None = None
+    slices: int = 1
+    planes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_input_name(self.name)
@@ -97,6 +106,9 @@ class Input:
             if ends is None or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
                 raise AtrousError(f"window must be two finite numbers, the lower first, got {shown(self.window)}.")
             object.__setattr__(self, "window", ends)
+        check_slices(self.slices, self.planes)
+        if self.channels % self.slices:
+            raise AtrousError(f"{self.slices} slices cannot have {self.channels} channels: give each slice as many.")
         if self.normalize == "per_image" and (self.dtype != "float32" or set(self.mean) != {0} or set(self.std) != {1}):
             raise AtrousError("normalize='per_image' needs dtype='float32', mean 0 and std 1 for every channel.")
 
@@ -104,6 +116,25 @@ class Input:
     def channels(self) -> int:
         """Number of channels C of this input."""
         return len(self.mean)
+
+
+def check_slices(slices: Any, planes: Any) -> None:
+    """Checks the slices of an input.
+
+    Args:
+        slices: the given number of slices, of any type.
+        planes: the given planes, of any type.
+
+    Raises:
+        AtrousError: `slices` is not an odd number from 1 to 31, or `planes` are not different planes.
+    """
+    whole = isinstance(slices, int) and not isinstance(slices, bool)
+    if not whole or slices % 2 == 0 or not 1 <= slices <= MOST_SLICES:
+        raise AtrousError(f"slices must be an odd number from 1 to {MOST_SLICES}, got {shown(slices)}.")
+    if not isinstance(planes, tuple | list) or not all(isinstance(one, str) and one in PLANES for one in planes):
+        raise AtrousError(f"planes must be a list of {', '.join(PLANES)}, got {shown(planes)}.")
+    if len(set(planes)) != len(planes):
+        raise AtrousError(f"planes must differ, got {shown(planes)}.")
 
 
 def check_input_name(name: Any) -> None:

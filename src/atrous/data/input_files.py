@@ -19,7 +19,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.remote.transfer import local_path
 from atrous.data.text_files import read_text_file
 from atrous.errors import AtrousError, shown, unknown_name
-from atrous.input_spec import IMAGE, Input, check_input_name
+from atrous.input_spec import IMAGE, Input, check_input_name, check_slices
 from atrous.json_yaml import parse_yaml
 from atrous.paths import is_url, shown_place
 
@@ -43,6 +43,8 @@ class InputFiles:
         colors: as in `Input`; None to derive it from the number of channels.
         normalize: as in `Input`.
         window: as in `Input`.
+        slices: as in `Input`.
+        planes: as in `Input`; () for axial slices if the files are volumes.
     """
 
     name: str
@@ -54,6 +56,8 @@ class InputFiles:
     colors: int | None = None
     normalize: str = "fixed"
     window: tuple[float, float] | None = None
+    slices: int = 1
+    planes: tuple[str, ...] = ()
 
 
 #: The inputs of a dataset without an inputs.yaml: the pictures alone.
@@ -116,6 +120,7 @@ def _check_values(entry: InputFiles) -> None:
         channels = len(values) if isinstance(values, tuple) and values else channels
     colors = entry.colors or 0
     channels = max(channels, colors) if isinstance(colors, int) else channels
+    check_slices(entry.slices, entry.planes)
     Input(
         (0.0,) * channels,
         (1.0,) * channels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from atrous.data.skipped_files import passed_over_notes
 from atrous.data.splits.groups import find_groups
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.unread_folders import unread_folder_notes
+from atrous.data.volume_items import with_slices
 from atrous.errors import AtrousError, shown, unknown_name
+from atrous.input_spec import check_slices
 
 
 @checked
@@ -29,6 +31,8 @@ def open_dataset(
     groups: str | None = None,
     *,
     inputs: Mapping[str, str] | None = None,
+    planes: Sequence[str] = (),
+    slices: int | None = None,
 ) -> Dataset:
     """Finds the pictures, masks, splits, groups and classes in a folder, without reading a picture.
 
@@ -41,6 +45,10 @@ def open_dataset(
             the brackets is the group of the picture. None for the groups of a groups.csv or of the layout.
         inputs: folders of further inputs by name, such as {"depth": "depth/"}, in addition to the dataset's
             inputs.yaml. Each file belongs to the picture of the same file name without suffix.
+        planes: planes whose slices are the pictures of a dataset of volumes: "axial", "coronal", "sagittal"; () for
+            those of the inputs.yaml, else axial.
+        slices: number of neighbouring slices that are channels of a slice, odd; None for that of the inputs.yaml, else
+            1.
 
     Raises:
         AtrousError: there is no such folder or layout; the folder has no known layout; its classes are not given
@@ -48,7 +56,9 @@ def open_dataset(
             pattern of groups is wrong.
     """
     try:
-        return _opened(Path(root), layout, classes, groups, inputs or {})
+        check_slices(1 if slices is None else slices, planes)
+        dataset = _opened(Path(root), layout, classes, groups, inputs or {})
+        return with_slices(dataset, tuple(planes), slices)
     except PermissionError as error:
         raise AtrousError(
             f"{error.filename or root}: you have no permission to read this folder of the dataset ({error.strerror}). "

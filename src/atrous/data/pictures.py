@@ -29,6 +29,8 @@ from atrous.data.formats.tiff_page import MOST_SCANS, as_nodata
 from atrous.data.formats.webp import webp_is_lossless, webp_size
 from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.pixels import to_channels as to_channels
+from atrous.data.volumes.slice_pixels import read_slice_mask, slice_kind, slice_pixels
+from atrous.data.volumes.slices import slice_place
 from atrous.errors import AtrousError
 
 PICTURE_SUFFIXES = frozenset(
@@ -85,6 +87,8 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
         AtrousError: the file is missing, empty, damaged or not a picture.
     """
     path = Path(path)
+    if (place := slice_place(path)) is not None:
+        return slice_kind(place)
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path, pages=pages) as tiff:
@@ -123,6 +127,8 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
         AtrousError: as `read_picture`.
     """
     path = Path(path)
+    if (place := slice_place(path)) is not None:
+        return slice_pixels(place)
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path, pages=pages) as tiff:
@@ -265,6 +271,11 @@ def read_mask(path: Path | str) -> StoredMask:
         AtrousError: the file is missing, empty, truncated or not a picture, or its values are not whole numbers.
     """
     path, palette, nodata, white_is_zero, pages = Path(path), None, None, None, 1
+    if (place := slice_place(path)) is not None:
+        values, nodata = read_slice_mask(place), None
+        if values.dtype.kind == "f":
+            values, _ = _whole_numbers(values, nodata, path)
+        return StoredMask(np.ascontiguousarray(values), None, None, 1, False, None)
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path) as tiff:
@@ -303,6 +314,8 @@ def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple
 def exif_orientation(path: Path | str) -> int:
     """Reads the orientation that ``read_picture`` applies, 1 (upright) to 8; 5 to 8 swap H and W."""
     path = Path(path)
+    if slice_place(path) is not None:
+        return 1
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
             return tiff.orientation
@@ -313,6 +326,8 @@ def exif_orientation(path: Path | str) -> int:
 def stored_lossily(path: Path | str) -> bool:
     """Returns whether the file's compression changes values (JPEG, lossy WebP, …), independent of the file name."""
     path = Path(path)
+    if slice_place(path) is not None:
+        return False
     if is_tiff(_start_of(path)):
         with TiffPicture(path) as tiff:
             return tiff.lossy

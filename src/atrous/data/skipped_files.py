@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
+from atrous.data.volumes.nifti import SUFFIXES
 from atrous.errors import counted
 
 #: Suffixes of files that are usual beside pictures: texts, settings and files of operating systems.
@@ -35,8 +36,6 @@ _CURES = {
     (".part", ".crdownload", ".download"): "these downloads are incomplete: download them again",
     (".psd", ".xcf", ".kra"): "they are layered drawings: export them as PNG",
     (
-        ".nii",
-        ".nii.gz",
         ".dcm",
         ".mha",
         ".mhd",
@@ -50,7 +49,7 @@ def passed_over(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    return sorted(path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES)
+    return sorted(path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES | {*SUFFIXES})
 
 
 def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:

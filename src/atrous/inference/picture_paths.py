@@ -15,6 +15,7 @@ from atrous.data.remote.listing import Listing, listing_of
 from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
+from atrous.data.volumes.slices import is_volume
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
 from atrous.overwrite_checks import is_our_picture
@@ -150,4 +151,5 @@ def _is_to_predict(path: Path) -> bool:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    known = path.suffix.lower() in PICTURE_SUFFIXES or is_volume(path)
+    return known and not path.name.startswith(".") and path.is_file()

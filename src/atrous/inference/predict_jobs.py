@@ -30,6 +30,10 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSou
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
+from atrous.data.volumes.nifti import write_nifti_mask
+from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
@@ -38,6 +42,7 @@ from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
 from atrous.inference.picture_paths import find_places
 from atrous.inference.prediction import Prediction
 from atrous.inference.remote_overwrite_checks import check_is_remote_folder, check_remote_outputs
+from atrous.inference.segment_volume import segment_volume
 from atrous.inference.tiled_inference import Counted
 from atrous.inference.whole_or_tiled import Progress
 from atrous.input_spec import IMAGE
@@ -185,6 +190,7 @@ def plan(
         note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
+    suffixes |= {place: ".nii.gz" for place in here if is_volume(place)}
     targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
@@ -247,7 +253,7 @@ class Worker:
         """Stops the downloads of other threads, and starts no more of them."""
         self._stopped.set()
 
-    def read(self, job: Job) -> Found | Opened | Record:
+    def read(self, job: Job) -> Found | Opened | Volume | Record:
         """Reads the job's picture, or opens it if it is windowed; pictures at URLs are fetched.
 
         Args:
@@ -258,6 +264,8 @@ class Worker:
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
+            if isinstance(job.picture, Path) and is_volume(job.picture):
+                return read_volume(job.picture)
             if job.windowed is not False or isinstance(job.picture, str):
                 return self._read_files(job)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
@@ -284,7 +292,9 @@ class Worker:
             self.segmenter.preparation.warn_of(doubts_of(name, pixels[IMAGE], preprocessing))
             return replace(self.segmenter.found(pixels), name=name)
 
-    def segment(self, job: Job, read: Found | Opened | Record, progress: Progress = None) -> Prediction | Record:
+    def segment(
+        self, job: Job, read: Found | Opened | Volume | Record, progress: Progress = None
+    ) -> Prediction | np.ndarray | Record:
         """Segments a picture; for a windowed picture, also writes the mask.
 
         Args:
@@ -300,6 +310,8 @@ class Worker:
                 return read
             if isinstance(read, Opened):
                 return self._segment_windows(job, read, progress)
+            if isinstance(read, Volume):
+                return segment_volume(self.segmenter, read, progress)
             mask = self.segmenter.any_size(
                 self.segmenter.preparation.filled(read), read.valid, name=shown_place(job.picture), progress=progress
             )
@@ -307,7 +319,7 @@ class Worker:
         except Exception as error:  # too little memory, or an unsuitable picture; the others must still be segmented
             return Record(shown_place(job.picture), error=failure_in_words(job.picture, error))
 
-    def write(self, job: Job, segmented: Prediction | Record) -> Record:
+    def write(self, job: Job, segmented: Prediction | np.ndarray | Record) -> Record:
         """Writes the job's files, each atomically.
 
         Args:
@@ -318,6 +330,8 @@ class Worker:
             return segmented
         image, target, mask, shares = shown_place(job.picture), shown_place(job.target), None, {}
         try:
+            if isinstance(segmented, np.ndarray):
+                return self._write_volume(job, segmented)
             with stored(job.target) as file:
                 if job.raw:
                     save_picture(Image.fromarray(segmented.raw_mask()), file)
@@ -331,6 +345,15 @@ class Worker:
         except Exception as error:  # a full disk, or values that the format cannot store; write the other masks
             return Record(image, mask, f"{target} cannot be written: {error or type(error).__name__}", **shares)
         return Record(image, mask, **shares)
+
+    def _write_volume(self, job: Job, labels: np.ndarray) -> Record:
+        """Writes the mask of a volume on the volume's own grid."""
+        assert isinstance(job.picture, Path)
+        info = self.segmenter.info
+        with stored(job.target) as file:
+            write_nifti_mask(file, info.table.decode(labels) if job.raw else labels, job.picture, packed=True)
+        counts = np.bincount(labels.ravel(), minlength=256)
+        return Record(shown_place(job.picture), shown_place(job.target), **_shares(counts, info))
 
     def _segment_windows(self, job: Job, opened: Opened, progress: Progress) -> Record:
         info, name = self.segmenter.info, shown_place(job.picture)

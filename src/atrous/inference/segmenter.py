@@ -17,7 +17,9 @@ from atrous.data.pictures import read_pixels
 from atrous.data.pixels import StoredPixels, to_channels
 from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import fetched
+from atrous.data.sources.scene_files import read_input
 from atrous.data.sources.source import Sink, Source
+from atrous.data.volumes.slices import slice_place
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.choose_engine import Engine
 from atrous.inference.out_of_memory import TileLimits
@@ -88,7 +90,7 @@ class Segmenter:
     Attributes:
         info: metadata of the model.
         preparation: converts pictures to the network's input, and warns of an unusual value range or alpha.
-        any_size: runs prepared pictures, whole or in tiles, and remembers tile sizes to continue with after memory ran out.
+        any_size: runs prepared pictures, whole or in tiles; after memory ran out, it remembers a smaller tile size.
 
     Raises:
         AtrousError: the file is not a model, this machine does not have the engine or the device, the model does not
@@ -278,6 +280,9 @@ class Segmenter:
         if isinstance(part, str) and (not part or "\0" in part):
             raise AtrousError(f"a picture's path is empty or contains a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
+            if slice_place(Path(part)) is not None:
+                image, valid, _ = read_input(Path(part), one)
+                return Found(image, image, valid, shown_place(part))
             with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)
             name = shown_place(part)

@@ -51,7 +51,7 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
     table, init = dataset.classes, recipe.model.init
     splits = (recipe.data.train, recipe.data.val)
     further = [kind_of_input(dataset, one.name, splits) for one in dataset.inputs[1:]]
-    image_channels = recipe.model.in_channels or kind.channels
+    image_channels = recipe.model.in_channels or kind.channels * dataset.inputs[0].slices
     channels = image_channels + sum(one.channels for one in further)
     for note in () if recipe.data.check or not fresh else notes:  # the doctor has printed them
         console.print(f"[yellow]note[/] {escape(note)}")
@@ -137,6 +137,8 @@ def _inputs(
                 colors=usual if one.colors is None else one.colors,
                 normalize=one.normalize,  # pyright: ignore[reportArgumentType] (`Input` checks it)
                 window=one.window,
+                slices=one.slices,
+                planes=one.planes,
             )
         )
     return tuple(found)

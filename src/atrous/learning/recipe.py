@@ -56,6 +56,13 @@ class Data:
     pages: Literal["first", "channels"] = setting(
         "first", "pages to read from multi-page TIFFs: first is the first page, channels is the bands of all pages"
     )
+    planes: tuple[str, ...] = setting(
+        (),
+        "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; axial when not given",
+    )
+    slices: int = setting(
+        1, "number of neighbouring slices of a volume that are the channels of a slice; an odd number", ge=1
+    )
     inputs: dict[str, str] = field(
         default_factory=dict,
         metadata=described(

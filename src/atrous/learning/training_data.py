@@ -45,7 +45,14 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
     doctor: dict[str, Any] = {}
     if data.check:
         counted, doctor = processes.on_rank_zero(lambda: _examined(data, in_channels))
-    dataset = open_dataset(data.root, data.layout, groups=data.groups, inputs=data.inputs)
+    dataset = open_dataset(
+        data.root,
+        data.layout,
+        groups=data.groups,
+        inputs=data.inputs,
+        planes=data.planes,
+        slices=data.slices if data.slices > 1 else None,
+    )
     for note in dataset.notes:
         console.print(escape(note))
     pictures = {name: len(items) for name, items in dataset.splits.items()}

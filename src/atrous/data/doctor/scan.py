@@ -20,6 +20,7 @@ from atrous.data.formats.palettes import as_colors
 from atrous.data.mask_value_map import UNKNOWN, ClassTable, Raw
 from atrous.data.pictures import StoredMask, exif_orientation, read_mask, read_pixels, stored_lossily
 from atrous.data.pixels import StoredPixels, fill_missing, gives_channels
+from atrous.data.volumes.slices import file_of_picture
 from atrous.errors import AtrousError
 
 _THUMBNAIL = 16  # side in pixels
@@ -158,7 +159,7 @@ def survey(
 
 def _read_pair(item: Item, classes: ClassTable | None, pages: str, channels: int | None) -> Pair:
     picture, mask, valid, problems = None, None, None, []
-    if item.image.exists():
+    if file_of_picture(item.image).exists():
         try:
             pixels = read_pixels(item.image, pages)
             wanted = channels if channels and gives_channels(pixels.channels, pixels.kind.bands, channels) else None

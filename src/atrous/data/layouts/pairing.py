@@ -10,6 +10,7 @@ from atrous.data.dataset import Item
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.skipped_files import passed_over_notes
+from atrous.data.volumes.slices import is_volume, volume_stem
 from atrous.errors import AtrousError
 
 CLASSES_FILE = "classes.yaml"
@@ -60,12 +61,13 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in picture_files(folder):
-        if path.stem in found:
+        stem = volume_stem(path)
+        if stem in found:
             raise AtrousError(
-                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', by "
-                "which pictures and masks are matched; rename or remove one."
+                f"{folder}: '{found[stem].name}' and '{path.name}' share the name '{stem}', by which pictures and "
+                "masks are matched; rename or remove one."
             )
-        found[path.stem] = path
+        found[stem] = path
     if not found:
         passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
         raise NoPicturesError(
@@ -84,7 +86,7 @@ def picture_files(folder: Path) -> list[Path]:
         raise NoPicturesError(f"{folder}: no such folder.")
     with os.scandir(folder) as entries:  # scandir reports folders without a system call for each entry
         files = (folder / entry.name for entry in entries if not (entry.name.startswith(".") or entry.is_dir()))
-        return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
+        return sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES or is_volume(path))
 
 
 def paired(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[Item, ...]:

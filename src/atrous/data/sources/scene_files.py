@@ -12,6 +12,8 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSource
 from atrous.data.sources.joined import JoinedSource, joined
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.source import Pixels, Source, whole
+from atrous.data.volumes.slice_pixels import read_slice
+from atrous.data.volumes.slices import slice_place
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
@@ -105,4 +107,7 @@ def read_input(file: Path, one: Input) -> Pixels:
     Raises:
         AtrousError: as `read_picture_pixels`.
     """
+    if (place := slice_place(file)) is not None:
+        values, valid = read_slice(place, one)
+        return Pixels(values, valid)
     return as_input(read_picture_pixels(file, one.channels, one.pages), one)

@@ -1,0 +1,71 @@
+"""Reads volumes of any format, and keeps the last ones in memory, because their slices are read one by one."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+from atrous.data.volumes.nifti import nifti_shape, read_nifti
+from atrous.data.volumes.slices import AXES
+from atrous.data.volumes.volume import Volume
+
+#: Number of bytes of volumes that stay in memory in each process.
+KEPT = 2**29
+
+_kept: OrderedDict[tuple[str, int, int], Volume] = OrderedDict()
+_lock = Lock()
+
+
+def read_volume(path: Path) -> Volume:
+    """Reads a volume.
+
+    Args:
+        path: a NIfTI file.
+
+    Returns:
+        The volume. Do not change its values: it may be read again.
+
+    Raises:
+        AtrousError: the file is missing, damaged, or in no known format.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return read_nifti(path)  # raises the error
+    key = (str(path), status.st_mtime_ns, status.st_size)
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    volume = read_nifti(path)
+    volume.values.flags.writeable = False
+    with _lock:
+        _kept[key] = volume
+        while len(_kept) > 1 and sum(one.values.nbytes for one in _kept.values()) > KEPT:
+            _kept.popitem(last=False)
+    return volume
+
+
+def slice_counts(path: Path) -> dict[str, int]:
+    """Returns the number of slices of each plane, from the file's header.
+
+    Args:
+        path: as for `read_volume`.
+
+    Raises:
+        AtrousError: as for `read_volume`.
+    """
+    grid, _ = nifti_shape(path)
+    return {plane: grid.shape[axis] for plane, axis in AXES.items()}
+
+
+def forget_in_child() -> None:
+    """Replaces the lock, which another thread of the parent may have held when the process forked."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_in_child)

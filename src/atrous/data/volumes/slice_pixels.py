@@ -1,0 +1,113 @@
+"""Reads the slices of volumes: as stored, as the input of a model, and as masks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atrous.data.pixels import PictureKind, StoredPixels
+from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+from atrous.input_spec import Input
+
+
+def slice_kind(place: SlicePlace) -> PictureKind:
+    """Returns the channels and the type of a slice: one channel per contrast, float32.
+
+    Args:
+        place: place of the slice.
+
+    Raises:
+        AtrousError: as for `read_volume`.
+    """
+    contrasts = read_volume(place.file).values.shape[3]
+    return PictureKind(contrasts, "float32", contrasts)
+
+
+def slice_pixels(place: SlicePlace) -> StoredPixels:
+    """Reads a slice with the values of its file, in the units of the file (such as Hounsfield units).
+
+    Args:
+        place: place of the slice.
+
+    Raises:
+        AtrousError: as for `read_volume`, or there is no such slice.
+    """
+    return StoredPixels(_slices(place, 1).astype(np.float32))
+
+
+def read_slice(place: SlicePlace, one: Input) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads a slice and its neighbours as the input of a model.
+
+    Args:
+        place: place of the middle slice.
+        one: input of the model. With the normalisation "per_image", the mean and the deviation are those of the whole
+            volume, over its voxels that are not 0.
+
+    Returns:
+        H×W×C float32, and H×W booleans, False where the middle slice holds no data; None for data everywhere.
+
+    Raises:
+        AtrousError: as for `read_volume`; there is no such slice; or the volume has another number of contrasts.
+    """
+    try:
+        return volume_pixels(read_volume(place.file), place.plane, place.index, one)
+    except AtrousError as error:
+        raise error if str(place.file) in str(error) else AtrousError(f"{place.file}: {error}") from error
+
+
+def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns a slice of a volume and its neighbours as the input of a model.
+
+    Args:
+        volume: the volume.
+        plane: plane of the slice.
+        index: number of the middle slice.
+        one: input of the model, as for `read_slice`.
+
+    Returns:
+        As `read_slice`.
+
+    Raises:
+        AtrousError: there is no such slice, or the volume has another number of contrasts.
+    """
+    if volume.values.shape[3] * one.slices != one.channels:
+        raise AtrousError(
+            f"the volume has {volume.values.shape[3]} contrasts, and the model takes {one.channels // one.slices}."
+        )
+    values = with_neighbours(pictures_of(volume.values, plane), index, one.slices).astype(np.float32)
+    finite = np.isfinite(values)
+    if one.missing:
+        finite &= ~np.isin(values, np.asarray(one.missing, np.float32))
+    contrasts = one.channels // one.slices
+    middle = slice(one.slices // 2 * contrasts, (one.slices // 2 + 1) * contrasts)
+    valid = np.asarray(finite[:, :, middle].all(axis=2))
+    if one.normalize == "per_image":
+        mean, std = (np.tile(part, one.slices).astype(np.float32) for part in volume.mean_and_std)
+        values = (values - mean) / std
+    if not finite.all():
+        values = np.where(finite, values, np.float32(0))
+    return values, None if valid.all() else valid
+
+
+def read_slice_mask(place: SlicePlace) -> np.ndarray:
+    """Reads the stored values of one slice of a mask.
+
+    Args:
+        place: place of the slice.
+
+    Raises:
+        AtrousError: as for `read_volume`; there is no such slice; or the mask has several values per voxel.
+    """
+    values = _slices(place, 1)
+    if values.shape[2] != 1:
+        raise AtrousError(f"{place.file}: a mask has one value per voxel, and the file has {values.shape[2]}.")
+    return values[:, :, 0]
+
+
+def _slices(place: SlicePlace, slices: int) -> np.ndarray:
+    try:
+        return with_neighbours(pictures_of(read_volume(place.file).values, place.plane), place.index, slices)
+    except AtrousError as error:
+        raise error if str(place.file) in str(error) else AtrousError(f"{place.file}: {error}") from error

@@ -1,0 +1,109 @@
+"""Slices of a volume as pictures: their names, their direction of view, and their neighbours as channels.
+
+A slice is named by a path below its file: ``scan.nii.gz/axial/0012`` is the axial slice 12 of ``scan.nii.gz``, counted
+from 0 at the inferior end. So a slice has one place like every other picture, and the one reader of pictures opens it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from atrous.data.volumes.nifti import SUFFIXES
+from atrous.errors import AtrousError
+
+#: The axis (right, anterior, superior) along which the slices of each plane are counted.
+AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
+
+
+@dataclass(frozen=True)
+class SlicePlace:
+    """The place of a slice.
+
+    Attributes:
+        file: the volume's file.
+        plane: "axial", "coronal" or "sagittal".
+        index: number of the slice, from 0 at the inferior, posterior or left end.
+    """
+
+    file: Path
+    plane: str
+    index: int
+
+    @property
+    def path(self) -> Path:
+        """The path that names the slice."""
+        return self.file / self.plane / f"{self.index:04d}"
+
+
+def is_volume(path: Path) -> bool:
+    """Returns whether a file name has the suffix of a volume."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def volume_stem(path: Path) -> str:
+    """Returns the file name of a volume or a picture without its suffix; ``.nii.gz`` is one suffix."""
+    suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), None)
+    return path.stem if suffix is None else path.name[: -len(suffix)]
+
+
+def slice_place(path: Path) -> SlicePlace | None:
+    """Returns the slice that a path names; None for a path of an ordinary file.
+
+    Args:
+        path: any path.
+    """
+    file = path.parent.parent
+    if path.parent.name in AXES and path.name.isascii() and path.name.isdigit() and is_volume(file):
+        return SlicePlace(file, path.parent.name, int(path.name))
+    return None
+
+
+def file_of_picture(path: Path) -> Path:
+    """Returns the file on disk that holds a picture: the volume's file for a slice, else the path itself.
+
+    Args:
+        path: path of a picture or a slice.
+    """
+    place = slice_place(path)
+    return path if place is None else place.file
+
+
+def pictures_of(values: np.ndarray, plane: str) -> np.ndarray:
+    """Returns all slices of a plane as a view, so that what is written into a slice is written into the volume.
+
+    Radiological convention: the patient's right is at the picture's left, anterior or superior at its top. In sagittal
+    pictures, anterior is at the left.
+
+    Args:
+        values: X×Y×Z or X×Y×Z×C, along right, anterior and superior.
+        plane: "axial", "coronal" or "sagittal".
+
+    Returns:
+        S×H×W or S×H×W×C; S slices.
+    """
+    return np.moveaxis(values, AXES[plane], 0).swapaxes(1, 2)[:, ::-1, ::-1]
+
+
+def with_neighbours(pictures: np.ndarray, index: int, slices: int) -> np.ndarray:
+    """Returns a slice and its neighbours as channels; beyond the first and the last slice, that slice is repeated.
+
+    Args:
+        pictures: S×H×W×C slices.
+        index: the middle slice, 0 to S − 1.
+        slices: number of slices 2k + 1, odd.
+
+    Returns:
+        H×W×((2k+1)·C): the C channels of slice index − k, then of the next one.
+
+    Raises:
+        AtrousError: there is no such slice.
+    """
+    count = len(pictures)
+    if not 0 <= index < count:
+        raise AtrousError(f"there is no slice {index}; the volume has the slices 0 to {count - 1}.")
+    half = slices // 2
+    near = [pictures[min(max(one, 0), count - 1)] for one in range(index - half, index + half + 1)]
+    return np.ascontiguousarray(np.concatenate(near, axis=2))

@@ -1,0 +1,180 @@
+"""NIfTI files: values, positions and notes as nibabel has them, and masks on the exact grid of the scan."""
+
+import gzip
+import itertools
+import struct
+
+import numpy as np
+import pytest
+
+from atrous.data.volumes.nifti import nifti_shape, read_nifti, write_nifti_mask
+from atrous.errors import AtrousError
+
+nibabel = pytest.importorskip("nibabel")
+
+ORIENTATIONS = [
+    (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
+]
+
+
+def saved(path, values, affine=None, **fields):
+    image = nibabel.Nifti1Image(values, np.diag([1.0, 1, 2, 1]) if affine is None else affine)
+    for name, value in fields.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_values_and_positions_are_those_of_nibabel(tmp_path, orientation):
+    order, signs = orientation
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for axis, (direction, sign) in enumerate(zip(order, signs, strict=True)):
+        affine[direction, axis] = sign * (axis + 1.25)
+    affine[:3, 3] = (4, -5, 6)
+    values = np.random.default_rng(0).integers(0, 1000, (3, 4, 5)).astype(np.int16)
+    path = saved(tmp_path / "scan.nii.gz", values, affine)
+    volume, truth = read_nifti(path), nibabel.as_closest_canonical(nibabel.load(path))
+    np.testing.assert_array_equal(volume.values[..., 0], np.asanyarray(truth.dataobj))
+    np.testing.assert_allclose(volume.grid.affine, truth.affine, atol=1e-5)
+    assert volume.grid.axes == "RAS"
+    assert nifti_shape(path)[0].shape == volume.values.shape[:3]
+
+    mask = (volume.values[..., 0] > 500).astype(np.uint8)
+    write_nifti_mask(tmp_path / "mask.nii.gz", mask, path, packed=True)
+    written = nibabel.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(written.dataobj), values > 500)
+    for field in ("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "pixdim"):
+        np.testing.assert_array_equal(written.header[field], nibabel.load(path).header[field])
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 3), (0, 0)])
+def test_a_mask_keeps_both_positions_of_the_scan_and_their_codes(tmp_path, codes):
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.diag([-0.7, 0.8, 2.5, 1]))
+    image.header.set_sform(np.diag([-0.7, 0.8, 2.5, 1]), codes[0])
+    image.header.set_qform(np.diag([-0.7, 0.8, 2.5, 1]), codes[1])
+    nibabel.save(image, tmp_path / "scan.nii")
+    volume = read_nifti(tmp_path / "scan.nii")
+    write_nifti_mask(tmp_path / "mask.nii", np.ones(volume.grid.shape, np.uint8), tmp_path / "scan.nii", packed=False)
+    scan, mask = (nibabel.load(tmp_path / name).header for name in ("scan.nii", "mask.nii"))
+    for field in ("sform_code", "qform_code", "srow_x", "pixdim", "qoffset_z", "xyzt_units"):
+        np.testing.assert_array_equal(mask[field], scan[field])
+
+
+def test_slope_and_intercept_are_applied(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header.set_slope_inter(2.0, -1000.0)
+    image.to_filename(tmp_path / "scan.nii")
+    header = bytearray((tmp_path / "scan.nii").read_bytes())
+    struct.pack_into("<2f", header, 112, 2.0, -1000.0)  # nibabel scales when it saves; the raw numbers stay here
+    (tmp_path / "scan.nii").write_bytes(header)
+    stored = nibabel.load(tmp_path / "scan.nii")
+    volume = read_nifti(tmp_path / "scan.nii")
+    np.testing.assert_allclose(volume.values[..., 0], stored.get_fdata())
+    assert volume.values.dtype == np.float32
+
+
+def test_a_fourth_dimension_is_contrasts(tmp_path):
+    values = np.random.default_rng(1).normal(size=(3, 4, 5, 2)).astype(np.float32)
+    path = saved(tmp_path / "scan.nii.gz", values)
+    np.testing.assert_array_equal(read_nifti(path).values, values)
+    assert nifti_shape(path)[1] == 2
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(1, 1000.0), (2, 1.0), (3, 0.001), (0, 1.0)])
+def test_units_of_length_become_millimetres(tmp_path, unit, factor):
+    path = saved(tmp_path / "scan.nii", np.zeros((2, 2, 2), np.uint8), xyzt_units=unit)
+    np.testing.assert_allclose(read_nifti(path).grid.spacing, np.array([1, 1, 2]) * factor)
+
+
+def test_a_file_without_orientation_is_noted(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), None)
+    image.header.set_sform(None, 0)
+    image.header.set_qform(None, 0)
+    nibabel.save(image, tmp_path / "scan.nii")
+    assert "does not state its orientation" in read_nifti(tmp_path / "scan.nii").notes[0]
+
+
+def test_two_positions_that_differ_are_noted(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header.set_qform(np.diag([-1.0, 1, 1, 1]), 1)
+    nibabel.save(image, tmp_path / "scan.nii")
+    volume = read_nifti(tmp_path / "scan.nii")
+    assert "two positions that differ" in volume.notes[0]
+    np.testing.assert_array_equal(volume.grid.affine, np.eye(4))
+
+
+def test_no_text_of_the_scan_is_in_the_mask(tmp_path):
+    path = saved(
+        tmp_path / "scan.nii",
+        np.zeros((2, 2, 2), np.uint8),
+        descrip=b"Erika Muster",
+        db_name=b"E. Muster",
+        aux_file=b"EM",
+    )
+    image = nibabel.load(path)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Erika Muster, 1970"))
+    nibabel.save(image, tmp_path / "scan2.nii")
+    assert b"Muster" in (tmp_path / "scan2.nii").read_bytes()
+    write_nifti_mask(tmp_path / "mask.nii", np.ones((2, 2, 2), np.uint8), tmp_path / "scan2.nii", packed=False)
+    assert b"Muster" not in (tmp_path / "mask.nii").read_bytes()
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path):
+    path = saved(tmp_path / "scan.nii", np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(AtrousError, match="does not fit"):
+        write_nifti_mask(tmp_path / "mask.nii", np.ones((2, 4, 3), np.uint8), path, packed=False)
+    assert not (tmp_path / "mask.nii").exists()
+
+
+def bad_files(path):
+    good = saved(
+        path / "good.nii.gz", np.random.default_rng(0).integers(0, 255, (9, 9, 9)).astype(np.uint8)
+    ).read_bytes()
+    plain = gzip.decompress(good)
+    huge = bytearray(plain)
+    struct.pack_into("<8h", huge, 40, 3, 32767, 32767, 32767, 1, 1, 1, 1)
+    many = bytearray(plain)
+    struct.pack_into("<h", many, 40, 7)
+    nan = bytearray(plain)
+    struct.pack_into("<4f", nan, 280, float("nan"), 0, 0, 0)
+    return {
+        "empty": b"",
+        "text": b"not a volume",
+        "truncated gzip": good[: len(good) // 2],
+        "damaged gzip": good[:200] + b"\0" * 20 + good[220:],
+        "truncated": plain[:600],
+        "huge": bytes(huge),
+        "huge gzip": gzip.compress(bytes(huge)),
+        "seven dimensions": bytes(many),
+        "affine of NaN": bytes(nan),
+        "magic": plain[:344] + b"xxxx" + plain[348:],
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("empty", "text", "truncated gzip", "damaged gzip", "truncated", "huge", "huge gzip", "seven dimensions"),
+        *("affine of NaN", "magic"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, kind):
+    content = bad_files(tmp_path)[kind]
+    path = tmp_path / ("bad.nii.gz" if content[:2] == b"\x1f\x8b" else "bad.nii")
+    path.write_bytes(content)
+    with pytest.raises(AtrousError, match=path.name):
+        read_nifti(path)
+
+
+def test_colours_and_complex_numbers_are_refused(tmp_path):
+    colours = np.zeros((2, 2, 2), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    for name, values in (("colours.nii", colours), ("complex.nii", np.zeros((2, 2, 2), np.complex64))):
+        with pytest.raises(AtrousError, match="only whole numbers and real numbers"):
+            read_nifti(saved(tmp_path / name, values))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(AtrousError, match="no such file"):
+        read_nifti(tmp_path / "missing.nii.gz")

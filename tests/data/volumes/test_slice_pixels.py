@@ -1,0 +1,85 @@
+"""Slices as the input of a model: the normalisation of the whole volume, missing values, masks."""
+
+import numpy as np
+import pytest
+
+from atrous.data.pictures import read_kind, read_mask, read_pixels
+from atrous.data.sources.scene_files import read_input
+from atrous.data.volumes.slices import SlicePlace, pictures_of
+from atrous.errors import AtrousError
+from atrous.input_spec import Input
+
+nibabel = pytest.importorskip("nibabel")
+
+
+def saved(path, values):
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    return path
+
+
+def spec(slices=1, contrasts=1, **more):
+    channels = slices * contrasts
+    return Input((0.0,) * channels, (1.0,) * channels, dtype="float32", slices=slices, planes=("axial",), **more)
+
+
+def test_the_readers_of_pictures_read_slices(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    path = SlicePlace(saved(tmp_path / "scan.nii.gz", values), "axial", 2).path
+    expected = pictures_of(values, "axial")[2]
+    np.testing.assert_array_equal(read_pixels(path).values[..., 0], expected)
+    assert (read_kind(path).channels, read_kind(path).dtype) == (1, "float32")
+    labels = (values > 0).astype(np.int16) * 300
+    path = SlicePlace(saved(tmp_path / "mask.nii", labels), "coronal", 1).path
+    np.testing.assert_array_equal(read_mask(path).values, pictures_of(labels, "coronal")[1])
+
+
+def test_masks_of_whole_floats_are_read_and_fractions_refused(tmp_path):
+    path = SlicePlace(saved(tmp_path / "mask.nii", np.full((2, 2, 2), 3.0, np.float32)), "axial", 0).path
+    assert read_mask(path).values.tolist() == [[3, 3], [3, 3]]
+    path = SlicePlace(saved(tmp_path / "soft.nii", np.full((2, 2, 2), 0.5, np.float32)), "axial", 0).path
+    with pytest.raises(AtrousError, match="fractions"):
+        read_mask(path)
+
+
+def test_a_volume_is_standardised_by_its_voxels_that_are_not_zero(tmp_path):
+    values = np.random.default_rng(0).normal(500, 40, size=(6, 6, 6)).astype(np.float32)
+    values[:3] = 0  # air
+    path = saved(tmp_path / "scan.nii", values)
+    parts = [read_input(SlicePlace(path, "axial", z).path, spec(normalize="per_image")).values for z in range(6)]
+    inside = np.stack(parts)[np.stack([pictures_of(values, "axial")[z] for z in range(6)])[..., None] != 0]
+    assert abs(inside.mean()) < 1e-4 and abs(inside.std() - 1) < 1e-4
+
+
+def test_neighbours_of_each_contrast_are_channels(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
+    path = SlicePlace(saved(tmp_path / "scan.nii", values), "axial", 0).path
+    found = read_input(path, spec(slices=3, contrasts=2)).values
+    seen = pictures_of(values, "axial")
+    np.testing.assert_array_equal(found, np.concatenate([seen[0], seen[0], seen[1]], axis=2))
+    with pytest.raises(AtrousError, match="2 contrasts, and the model takes 1"):
+        read_input(path, spec(slices=3))
+
+
+def test_voxels_without_a_number_hold_no_data(tmp_path):
+    values = np.ones((3, 3, 3), np.float32)
+    values[0, 0, 1] = np.nan
+    values[1, 1, 1] = -2000
+    path = saved(tmp_path / "scan.nii", values)
+    found = read_input(SlicePlace(path, "axial", 1).path, spec(missing=(-2000,)))
+    assert found.valid is not None and (~found.valid).sum() == 2
+    assert np.isfinite(found.values).all()
+    assert read_input(SlicePlace(path, "axial", 0).path, spec()).valid is None
+
+
+def test_a_slice_beyond_the_end_is_refused(tmp_path):
+    path = saved(tmp_path / "scan.nii", np.ones((3, 3, 3), np.float32))
+    with pytest.raises(AtrousError, match=r"scan\.nii: there is no slice 3"):
+        read_pixels(SlicePlace(path, "axial", 3).path)
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = saved(tmp_path / "scan.nii", np.ones((3, 3, 3), np.float32))
+    slice_ = SlicePlace(path, "axial", 1).path
+    assert read_pixels(slice_).values.max() == 1
+    saved(path, np.full((3, 3, 4), 2, np.float32))
+    assert read_pixels(slice_).values.max() == 2

@@ -18,7 +18,8 @@ Point = tuple[int, int, int]
 
 #: Shapes of up to four connected voxels of a 2×2×2 cube, one of each kind, and the triangles that separate them from
 #: the other voxels. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's edge has a 1.
-#: The triangles of the last shape are not in one plane: other choices give other areas.
+#: The triangles of the last shape are not in one plane, so their area depends on the choice of the triangles; this
+#: choice is the classic one, of surface-distance and scikit-image.
 _SHAPES: tuple[tuple[tuple[Point, ...], tuple[tuple[Point, Point, Point], ...]], ...] = (
     (((0, 0, 0),), (((1, 0, 0), (0, 1, 0), (0, 0, 1)),)),
     (

@@ -30,6 +30,9 @@ SCORES = (
 
 #: Share of a surface's area, in percent, whose distance the robust Hausdorff distance does not exceed.
 PERCENT = 95.0
+#: Largest number of voxels for a distance transform, 256³. Larger boxes, such as those of a mask with stray voxels far
+#: from the organ, use a search tree of the surface's elements: 7 times faster, a third of the memory.
+_TRANSFORMED = 2**24
 
 
 @dataclass(frozen=True)
@@ -243,28 +246,37 @@ def _surfaces(
     truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Spacing
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the elements of both surfaces: two arrays N×2 of distance (mm) and area (mm²), sorted by both."""
-    try:
-        from scipy import ndimage
-    except ImportError:
-        raise missing_extra("scipy", "medical") from None
     areas = element_areas(spacing)
     codes = [neighbour_codes(mask) for mask in (truth, prediction)]
     borders = [(code != 0) & (code != 255) for code in codes]
     found = []
     for code, border, other in zip(codes, borders, reversed(borders), strict=True):
-        points = np.nonzero(border)
-        squared = np.full(len(points[0]), 0.0 if other.any() else math.inf)
-        if len(squared) and other.any():
-            # the places of the nearest elements only: an array of all distances costs twice the time and memory
-            nearest: Any = ndimage.distance_transform_edt(
-                ~other, sampling=spacing, return_distances=False, return_indices=True
-            )
-            for axis, size in enumerate(spacing):
-                squared += ((nearest[axis][points] - points[axis]) * size) ** 2
-        distances, weights = np.sqrt(squared), areas[code[points]]
+        points = np.stack(np.nonzero(border), axis=1)
+        distances, weights = _distances(points, other, spacing), areas[code[border]]
         order = np.lexsort((weights, distances))
         found.append(np.stack([distances[order], weights[order]], axis=1))
     return found[0], found[1]
+
+
+def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
+    """Returns the distances of N×3 points, in voxels, from the nearest True voxel of a surface, in mm; inf if none."""
+    try:
+        from scipy import ndimage, spatial
+    except ImportError:
+        raise missing_extra("scipy", "medical") from None
+    if not len(points) or not surface.any():
+        return np.full(len(points), math.inf)
+    if surface.size <= _TRANSFORMED:
+        # Only the nearest voxels: an array of all distances would double time and memory.
+        nearest: Any = ndimage.distance_transform_edt(
+            ~surface, sampling=spacing, return_distances=False, return_indices=True
+        )
+        nearest = nearest[:, points[:, 0], points[:, 1], points[:, 2]].T
+    else:
+        candidates = np.stack(np.nonzero(surface), axis=1)
+        nearest = candidates[spatial.KDTree(candidates * spacing).query(points * spacing)[1]]
+    squared = ((nearest - points) * spacing) ** 2
+    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])  # the order of sums of scipy, for equal rounding
 
 
 def _surface_scores(

@@ -397,7 +397,7 @@ VOLUME = np.zeros((3, 4, 5), np.uint8)
     [
         (VOLUME[0], VOLUME[0], (1, 1, 1), [1], 1, r"truth has the shape \(4, 5\)"),
         (VOLUME, VOLUME[1:], (1, 1, 1), [1], 1, r"prediction \(2, 4, 5\)"),
-        (VOLUME.astype(int), VOLUME, (1, 1, 1), [1], 1, "truth has the type int64"),
+        (VOLUME.astype(np.int64), VOLUME, (1, 1, 1), [1], 1, "truth has the type int64"),
         (VOLUME, VOLUME > 0, (1, 1, 1), [1], 1, "prediction has the type bool"),
         (VOLUME, VOLUME, (1, 1), [1], 1, "three lengths"),
         (VOLUME, VOLUME, (1, 1, 0), [1], 1, "above 0"),

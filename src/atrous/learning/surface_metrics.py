@@ -124,7 +124,8 @@ def case_metrics(
 ) -> dict[int, SurfaceMetrics]:
     """Measures each class of one volume.
 
-    Voxels that are 255 in truth are background of both masks. A predicted 255 belongs to no class.
+    Voxels that are 255 in truth are background of both masks, so a class that reaches them has a surface at their
+    border. A predicted 255 belongs to no class.
 
     Args:
         truth: X×Y×Z class indices, 255 = ignore.

@@ -12,6 +12,7 @@ from atrous.learning.bootstrap import (
     class_counts,
     grouped_counts,
     groups_with_class,
+    mean_intervals,
     paired_differences,
     scores_of,
 )
@@ -200,3 +201,16 @@ def test_memory_is_bounded_for_many_pictures_of_many_classes():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 400e6  # 2000 draws × 3000 pictures × 450 numbers would be 21 GB
+
+
+def test_intervals_of_means_leave_out_missing_values():
+    values = np.random.default_rng(0).normal(5, 2, (80, 3))
+    values[::2, 1] = np.nan
+    values[1:, 2] = np.nan
+    whole, half, single = mean_intervals(values)
+    for interval, known in ((whole, values[:, 0]), (half, values[1::2, 1])):
+        error = known.std() / np.sqrt(len(known))
+        assert interval == pytest.approx((known.mean() - 1.96 * error, known.mean() + 1.96 * error), abs=0.2 * error)
+    assert single is None
+    assert mean_intervals(np.zeros((0, 2))) == [None, None]
+    assert mean_intervals(values[:, :1]) == [whole]  # the same draws for every value

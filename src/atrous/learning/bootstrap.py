@@ -159,6 +159,26 @@ def bootstrap_intervals(
     return found[:2], found[2:]
 
 
+def mean_intervals(values: NDArray[np.float64], *, draws: int = DRAWS, seed: int = SEED) -> list[Interval | None]:
+    """Computes 95 % bootstrap intervals of means: each draw averages the values of G groups, drawn with replacement.
+
+    Args:
+        values: G×M, M values of each of G groups; NaN for a missing value, which is left out of the mean.
+        draws: number of draws, ≥ 1.
+        seed: random seed of the draws, ≥ 0.
+
+    Returns:
+        The interval of each of M means; None if fewer than two groups have the value.
+    """
+    there = ~np.isnan(values)
+    if not len(values):
+        return [None] * values.shape[1]
+    stacked = np.stack([np.where(there, values, 0), there], axis=1)
+    with np.errstate(invalid="ignore"):
+        means = np.concatenate([part[:, 0] / part[:, 1] for part in _resampled(stacked, draws, seed)])
+    return [_percentiles(column) if groups > 1 else None for column, groups in zip(means.T, there.sum(0), strict=True)]
+
+
 def paired_differences(
     first: NDArray[np.int64], second: NDArray[np.int64], *, draws: int = DRAWS, seed: int = SEED
 ) -> list[Difference]:
@@ -203,7 +223,7 @@ def _percentiles(values: NDArray[np.float64]) -> Interval | None:
     return float(low), float(high)
 
 
-def _resampled(counts: NDArray[np.int64], draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def _resampled(counts: NDArray, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yields the summed counts of drawn groups, in parts of n×R×K; float64 sums of integers are exact below 2^53."""
     generator, groups = np.random.default_rng(seed), len(counts)
 
@@ -215,7 +235,7 @@ def _resampled(counts: NDArray[np.int64], draws: int, seed: int) -> Iterator[NDA
 
 
 def _weighted(
-    counts: NDArray[np.int64], draws: int, weights: Callable[[int], NDArray[np.float64]]
+    counts: NDArray, draws: int, weights: Callable[[int], NDArray[np.float64]]
 ) -> Iterator[NDArray[np.float64]]:
     """Yields the sums of the groups' counts, weighted by `draws` rows of weights, in parts that limit the memory."""
     flat = counts.reshape(len(counts), -1).astype(np.float64)

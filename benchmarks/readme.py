@@ -257,7 +257,8 @@ def mask_figure(what: str, peer: str, name: str) -> Figure:
             (
                 what,
                 result,
-                f"{peer}, the same weights (same class in {{same:.1%}} of the pixels in bfloat16, of all in float32)",
+                f"{peer}, the same weights (same class in {{same:.1%}} of the pixels in bfloat16, in all pixels in "
+                "float32)",
             ),
         ),
         mask(name),

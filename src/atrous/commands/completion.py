@@ -64,7 +64,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
         shell: shell to complete in: bash, zsh or tcsh.
 
     Raises:
-        AtrousError: the shell is another one.
+        AtrousError: the shell is none of these.
     """
     print(shtab.complete(_parser(), shell, preamble=_PREAMBLE))  # pyright: ignore[reportArgumentType]
 

@@ -106,7 +106,7 @@ def demo_recipe(data: Path, epochs: int = EPOCHS, device: str = "auto") -> Recip
         augment=Augment(crop=(208, 176), scale=(0.8, 1.25), rotation=15.0, brightness=0.3, contrast=0.3),
         model=Model(arguments={"align_corners": True}),
         optim=Optim(lr=2e-3),
-        # The cortex is two or three pixels thin and the logits have a quarter of the size: enlarging preserves it.
+        # The cortex is two or three pixels thick and the logits have a quarter of the size: enlarging preserves it.
         train=Train(epochs=epochs, batch_size=6, enlarge=1.5, ema=0.95, validate_every=4, minutes=5.0, device=device),
     )
 

@@ -197,6 +197,6 @@ def _check_no_split(dataset: Dataset) -> None:
     if not dataset.unlisted:
         raise AtrousError(
             f"{dataset.root}: lists or folders define its split (layout '{dataset.layout}'), and they are never "
-            "overwritten. --write-split is for data sets whose split is made by a seed. Move the lists away, or move "
-            "all pictures into one folder images/ and their masks into masks/."
+            "overwritten. --write-split is for datasets whose split is random. Move the lists away, or move all "
+            "pictures into one folder images/ and their masks into masks/."
         )

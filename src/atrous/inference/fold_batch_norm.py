@@ -72,11 +72,13 @@ def leave_out_taps(model: nn.Module) -> None:
 def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
     """Subtracts whole numbers from the pixels; the weights of the first convolutions do the rest of normalising.
 
-    Means are rounded. Standard deviations become 1, because the weights are divided by them. A channel of ones adds the
-    rest of the mean. It cannot be a bias: padding zeros stand for the mean, and a bias would also act on padding.
+    The pixels minus the rounded mean are whole numbers. The weights are divided by the standard deviations, which then
+    become 1. A channel of ones adds the rest of the mean. A bias cannot add it: padded pixels must contribute nothing,
+    because zero is the normalised mean, but a bias would also act where the kernel lies on padding.
 
-    The function stays the same, but bfloat16 represents whole numbers up to 256 exactly, and pixels minus a fraction
-    only to half a level. That error was most of what bfloat16 changed in masks (docs/performance.md).
+    The function stays the same, and bfloat16 computes it more exactly: it represents whole numbers up to 256 exactly,
+    but pixels minus a fraction only to half a level. That error was most of what bfloat16 changed in masks
+    (docs/performance.md).
 
     Hooks in one forward pass find the convolutions that get the pictures.
 

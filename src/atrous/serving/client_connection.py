@@ -46,7 +46,7 @@ class Address:
         """Parses an address.
 
         Args:
-            text: address such as "http://127.0.0.1:8000"; it may end in a path, if a proxy serves the server under one.
+            text: address such as "http://127.0.0.1:8000"; behind a proxy, it may end in the path of the server.
 
         Raises:
             AtrousError: the scheme is not http or https, the host is missing, the port is invalid, or the address has a
@@ -144,8 +144,8 @@ class Connection:
         self.address = Address.of(address)
         if key is not None and not (isinstance(key, str) and re.fullmatch(r"[\x21-\x7e]*", key)):
             raise AtrousError(
-                "a key must consist of ASCII letters, digits and signs, without spaces and line breaks. A key that "
-                "was read from a file may end in a line break; key.strip() removes it."
+                "a key must consist of ASCII letters, digits and punctuation, without spaces and line breaks. A key "
+                "that was read from a file may end in a line break; key.strip() removes it."
             )
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
         if not number or not 0 < timeout <= threading.TIMEOUT_MAX or not math.isfinite(timeout):
@@ -186,7 +186,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether the key may be sent to a target: the server itself, or its default port for https."""
+        """Whether the key may be sent to a target: the server, or port 443 (https) of a server at port 80 (http)."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True

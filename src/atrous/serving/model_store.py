@@ -181,7 +181,8 @@ def named_paths(words: Sequence[str]) -> dict[str, Path]:
         name, path = (name, path) if equals else (Path(word).stem, word)
         if not name or not all(letter.isascii() and (letter.isalnum() or letter in "-_.") for letter in name):
             raise AtrousError(
-                f"'{name}' cannot be part of an address: give letters, digits, - and _, as in NAME={path}."
+                f"'{name}' cannot be part of an address: a name may contain letters, digits, '.', '-' and '_', as in "
+                f"NAME={path}."
             )
         if name in named:
             raise AtrousError(f"two models are called '{name}': give one of them another name, as in {name}2={path}.")

@@ -16,9 +16,9 @@ from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 
 _CLEARLY = 1.3  # smallest ratio of contrasts from which a mask counts as drawn on one of the two versions
-#: Approximate number of turned pictures that are judged, evenly chosen (fewer than twice as many).
+#: Approximate number of turned pictures that are judged, evenly chosen; it is never twice this number or more.
 MOST_JUDGED = 100
-_INVERSE = {6: 8, 8: 6}  # a quarter left undoes one right; every other orientation undoes itself
+_INVERSE = {6: 8, 8: 6}  # quarter turns to the left and right undo each other; others undo themselves
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def find_turned(dataset: Dataset, turned: TurnedPairs) -> list[Finding]:
     return [
         Finding(
             "turned_by_exif",
-            "Pictures are turned by their EXIF tag, as viewers show them, and masks without one must be drawn on the "
-            "upright picture. Programs that ignore the tag draw on the stored pixels: check whether the masks fit; "
-            f"`atrous doctor {dataset.root} --pictures DIR` draws their outlines over both. If "
-            "they do not, turn the masks, or save the pictures upright and without the tag. Of "
+            "Pictures are turned by their EXIF tag, as viewers show them, and masks without a tag must be drawn on the "
+            "upright picture. But programs that ignore the tag draw masks on the stored pixels. Check whether the "
+            f"masks fit: `atrous doctor {dataset.root} --pictures DIR` draws their outlines over both. If the masks do "
+            "not fit, turn them, or save the pictures upright and without the tag. Of "
             f"{turned.count} turned pictures {turned.judged} were judged: the masks of {stored} fit the stored "
-            f"pixels, those of {len(turned.doubtful) - stored} neither clearly.",
+            f"pixels; for {len(turned.doubtful) - stored} it is unclear which version their masks fit.",
             turned.count,
             tuple(
                 f"{shown(dataset, pair.item.image)}: orientation {pair.orientation}; {pair.words}"
@@ -129,7 +129,7 @@ def _verdict(pair: Pair) -> tuple[str, str]:
     if stored.shape[:2] != mask.shape[:2]:
         return "upright", "its mask has the size of the upright picture"
     contrast_stored = _contrast_along_edges(stored, mask)
-    measured = f"(contrast along its edges {contrast:.2f} upright, {contrast_stored:.2f} stored; 1 is by chance)"
+    measured = f"(contrast along its edges {contrast:.2f} upright, {contrast_stored:.2f} stored; by chance about 1)"
     if contrast > _CLEARLY * contrast_stored:
         return "upright", f"its mask fits the upright picture {measured}"
     if contrast_stored > _CLEARLY * contrast:

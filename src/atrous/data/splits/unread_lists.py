@@ -18,7 +18,7 @@ from atrous.overwrite_checks import is_our_json, is_our_metrics, is_our_recipe
 
 _SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".lst", ".list", ".md", ".xml", ".toml", ""}) | RECORD_SUFFIXES
 _TABLES = frozenset({".csv", ".tsv"})
-# words for splits; the name train is weaker, as any file of that split may be named train or be in a folder train
+# words that mean splits; a name such as train (in _WORDS) is weaker evidence: any file of that split may be in train/
 _SPLIT_WORDS = frozenset(["split", "splits", "fold", "folds", "kfold", "partition", "partitions", "subset", "subsets"])
 _WORDS = _SPLIT_WORDS.union(["trainval"], *SPELLINGS.values())
 _COLUMNS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test", "train", "val", "test"])
@@ -144,7 +144,7 @@ def _names_pictures(path: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _is_of_names(path: Path, images: Mapping[str, Path]) -> bool:
-    """Returns whether over half of the entries name pictures, or every line is a picture's name, even if a number."""
+    """Returns whether over half of the entries name pictures, or every line is the name of one, even a number."""
     lines = _entries(path, images)
     entries = [entry for line in lines for entry in line]
     if 2 * sum(_is_picture(entry, images) for entry in entries) > len(entries):

@@ -1,18 +1,20 @@
-"""The mark in PNG and TIFF files of this program: its name and a checksum of the stored pixels.
+"""The mark in PNG, TIFF and NIfTI files of this program: its name and a checksum of the stored pixels.
 
-The mark is in the Software field, which changes no pixel. An image editor may keep this field, but the checksum then
-shows that the pixels were changed.
+The mark is in the Software field (in NIfTI: descrip), which changes no pixel. An editor may keep this field, but the
+checksum then shows that the pixels were changed.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 #: The Software field of a new file; `seal` replaces the zeros by the checksum.
 UNSEALED = "atrous 00000000"
@@ -24,6 +26,11 @@ NUMBERS = {3: "H", 4: "I", 16: "Q"}
 MOST_ENTRIES = 4096
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+GZIP_START = b"\x1f\x8b"
+#: For NIfTI-1 and NIfTI-2: (offset of the magic number, magic number, size of the header, offset of descrip).
+NIFTI = ((344, b"n+1\0", 348, 148), (4, b"n+2\0", 540, 240))
+#: Length of descrip, and the number of bytes of voxels that are read at once.
+NIFTI_TEXT, VOXELS_AT_ONCE = 80, 2**24
 
 
 def seal(path: Path) -> None:
@@ -42,8 +49,19 @@ def seal(path: Path) -> None:
             file.write(struct.pack(">I", zlib.crc32(b"tEXtSoftware\0" + text)))
 
 
+def sealed_nifti(content: bytes) -> bytes:
+    """Returns a NIfTI file whose descrip is `UNSEALED`, with the checksum of its voxels.
+
+    Args:
+        content: the file, not compressed.
+    """
+    place, _, checksum = _read(io.BytesIO(content), with_pixels=True)
+    text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
+    return content[:place] + text + content[place + len(text) :]
+
+
 def is_sealed(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG or TIFF has the mark and unchanged pixels.
+    """Returns whether a PNG, TIFF or NIfTI file has the mark and unchanged pixels.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -53,7 +71,7 @@ def is_sealed(file: Path | BinaryIO) -> bool:
 
 
 def is_marked(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG or TIFF has the mark, also if its pixels were changed afterwards.
+    """Returns whether a PNG, TIFF or NIfTI file has the mark, also if its pixels were changed afterwards.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -67,13 +85,15 @@ def _mark_of(file: Path | BinaryIO, with_pixels: bool) -> tuple[bytes, int]:
     try:
         with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
             return _read(content, with_pixels)[1:]
-    except (OSError, ValueError, LookupError, struct.error):
+    except (OSError, EOFError, ValueError, LookupError, struct.error, zlib.error):
         return b"", 0
 
 
 def _read(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     """Returns the offset and the text of the Software field, and the checksum of the pixels (0 if not read)."""
-    return _read_png(file, with_pixels) if _is_png(file) else _read_tiff(file, with_pixels)
+    if _is_png(file):
+        return _read_png(file, with_pixels)
+    return _read_nifti(file, with_pixels) or _read_tiff(file, with_pixels)
 
 
 def _is_png(file: BinaryIO) -> bool:
@@ -92,6 +112,23 @@ def _read_png(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
             place, software = at + len(b"Software\0"), content[len(b"Software\0") :]
         file.seek(at + length + 4)
     return place, software, checksum
+
+
+def _read_nifti(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | None:
+    """As `_read`, for NIfTI files with and without compression; None for a file of another format."""
+    file.seek(0)
+    packed = file.read(len(GZIP_START)) == GZIP_START
+    file.seek(0)
+    content: Any = gzip.GzipFile(fileobj=file) if packed else file
+    header = content.read(NIFTI[1][2])
+    for at, magic, size, place in NIFTI:
+        if header[at : at + len(magic)] != magic:
+            continue
+        software, checksum = header[place : place + NIFTI_TEXT].rstrip(b"\0"), zlib.crc32(header[size:])
+        while with_pixels and (voxels := content.read(VOXELS_AT_ONCE)):
+            checksum = zlib.crc32(voxels, checksum)
+        return place, software, checksum
+    return None
 
 
 def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:

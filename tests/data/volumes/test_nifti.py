@@ -9,6 +9,7 @@ import pytest
 
 from atrous.data.volumes.nifti import nifti_shape, read_nifti, write_nifti_mask
 from atrous.errors import AtrousError
+from atrous.software_tag import is_marked, is_sealed
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -178,3 +179,22 @@ def test_colours_and_complex_numbers_are_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(AtrousError, match="no such file"):
         read_nifti(tmp_path / "missing.nii.gz")
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("endianness", ["<", ">"])
+def test_a_mask_of_ours_is_known_until_it_is_corrected(tmp_path, kind, packed, endianness):
+    values = np.zeros((3, 4, 5), np.int16)
+    image = kind(values, np.eye(4), kind(values, np.eye(4)).header.as_byteswapped(endianness))
+    nibabel.save(image, tmp_path / "scan.nii")
+    path = tmp_path / ("mask.nii.gz" if packed else "mask.nii")
+    assert not is_marked(tmp_path / "scan.nii")
+    write_nifti_mask(path, np.ones((3, 4, 5), np.uint8), tmp_path / "scan.nii", packed=packed)
+    assert is_sealed(path) and (np.asanyarray(nibabel.load(path).dataobj) == 1).all()
+
+    mask = nibabel.load(path)
+    corrected = np.asanyarray(mask.dataobj).copy()
+    corrected[1, 2, 3] = 0
+    nibabel.save(kind(corrected, mask.affine, mask.header), path)
+    assert is_marked(path) and not is_sealed(path)

@@ -13,6 +13,7 @@ from atrous.atomic_write import atomic_path
 from atrous.data.volumes.grid import Grid, check_same_grid, reorientation
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError, missing_extra
+from atrous.software_tag import UNSEALED, sealed_nifti
 
 SUFFIXES = (".nii", ".nii.gz")
 #: Largest ratio of size that deflate reaches; a compressed file that promises more is damaged or malicious.
@@ -72,7 +73,8 @@ def nifti_shape(path: Path) -> tuple[Grid, int]:
 def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool) -> None:
     """Writes a mask whose header has the affine, the axes and the units of another file, bit by bit.
 
-    Texts of that header are left out, because they may name a patient.
+    Texts of that header are left out, because they may name a patient. The mark of this program takes the place of
+    descrip.
 
     Args:
         path: file to write, atomically.
@@ -91,14 +93,15 @@ def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool
     header = source.header.copy()
     values = np.asfortranarray(change.from_ras(labels)).reshape(header.get_data_shape()[:3])
     header.extensions.clear()
-    for name in _TEXTS:
+    for name in set(_TEXTS) & set(header):
         header[name] = b""
+    header["descrip"] = UNSEALED.encode()
     header["cal_min"] = header["cal_max"] = 0
     header["intent_code"] = 0
     header.set_data_shape(values.shape)
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
-    content = type(source)(values, None, header).to_bytes()
+    content = sealed_nifti(type(source)(values, None, header).to_bytes())
     with atomic_path(path) as file:
         file.write_bytes(gzip.compress(content, mtime=0) if packed else content)
 

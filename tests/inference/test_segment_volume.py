@@ -1,0 +1,121 @@
+"""Volumes are segmented slice by slice, with the same result in any orientation of the file."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import atrous
+from atrous.commands.predict import predict
+from atrous.data.volumes.nifti import read_nifti
+from atrous.data.volumes.slices import AXES, SlicePlace, pictures_of
+from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.inference.segment_volume import segment_volume
+from atrous.inference.segmenter import Segmenter
+from atrous.input_spec import Input
+from atrous.models.info import Preprocessing
+
+nibabel = pytest.importorskip("nibabel")
+
+OPTIONS = {"engine": "torch", "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def models(make_model, tmp_path_factory):
+    """A file of one model of three slices, for one plane and for three."""
+    folder, model = tmp_path_factory.mktemp("models"), make_model("deeplabv3plus", backbone="mobilenetv2_050")
+    files = {}
+    for planes in (("axial",), ("axial", "coronal", "sagittal")):
+        one = Input((0.0,) * 3, (1.0,) * 3, dtype="float32", normalize="per_image", slices=3, planes=planes)
+        model.info = replace(model.info, preprocessing=Preprocessing((one,)))
+        files[len(planes)] = folder / f"{len(planes)}.safetensors"
+        atrous.save(model, files[len(planes)])
+    return files
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    values = np.random.default_rng(0).normal(100, 30, (3, 4, 5)).astype(np.float32)
+    values = np.kron(values, np.ones((4, 4, 4), np.float32))
+    affine = np.diag([-1.5, -1.5, 3.0, 1.0])
+    affine[:3, 3] = (20, 30, -40)
+    path = tmp_path_factory.mktemp("scan") / "case_01.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+def test_one_plane_gives_the_masks_of_its_slices(models, scan):
+    segmenter = Segmenter(models[1], **OPTIONS)
+    steps = []
+    labels = segment_volume(segmenter, read_nifti(scan), lambda *step: steps.append(step))
+    masks = pictures_of(labels, "axial")
+    for index in (0, 7, 19):
+        expected = segmenter(SlicePlace(scan, "axial", index).path).mask
+        np.testing.assert_array_equal(masks[index], expected)
+    assert steps[-1] == (20, 20) and len(np.unique(labels)) > 1
+
+
+def test_three_planes_average_their_probabilities(models, scan):
+    segmenter, volume = Segmenter(models[3], **OPTIONS), read_nifti(scan)
+    model = atrous.load(models[3]).eval()
+    mean, std = volume.mean_and_std
+    values = (volume.values[..., 0] - mean[0].astype(np.float32)) / std[0].astype(np.float32)
+    total = np.zeros((*values.shape, len(model.info.classes)))
+    for plane in AXES:
+        slices, sums = pictures_of(values, plane), pictures_of(total, plane)
+        for index in range(len(slices)):
+            near = [slices[min(max(index + step, 0), len(slices) - 1)] for step in (-1, 0, 1)]
+            with torch.inference_mode():
+                logits = model(torch.from_numpy(np.stack(near)[None]))
+            sums[index] += logits.softmax(1)[0].permute(1, 2, 0).numpy()
+    expected = total.argmax(3)
+    ties = np.sort(total, axis=3)
+    clear = ties[..., -1] - ties[..., -2] > 1e-5
+    labels = segment_volume(segmenter, volume)
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(labels[clear], expected[clear])
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIL"])
+def test_the_mask_does_not_depend_on_the_orientation_of_the_file(models, scan, tmp_path, axes):
+    image = nibabel.load(scan)
+    target = nibabel.orientations.axcodes2ornt(axes)
+    change = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), target)
+    nibabel.save(image.as_reoriented(change), tmp_path / "turned.nii.gz")
+    predict(models[3], [scan, tmp_path / "turned.nii.gz"], out=tmp_path / "masks", **OPTIONS)
+    one, other = (nibabel.load(tmp_path / "masks" / name) for name in ("case_01.nii.gz", "turned.nii.gz"))
+    assert nibabel.aff2axcodes(other.affine) == tuple(axes)
+    np.testing.assert_array_equal(one.affine, image.affine)
+    back = other.as_reoriented(nibabel.orientations.ornt_transform(target, nibabel.io_orientation(image.affine)))
+    np.testing.assert_allclose(back.affine, image.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asanyarray(back.dataobj), np.asanyarray(one.dataobj))
+
+
+def test_predict_finds_the_volumes_of_a_folder_and_reports_damaged_ones(models, scan, tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/a.nii.gz").write_bytes(scan.read_bytes())
+    (tmp_path / "scans/b.nii.gz").write_bytes(scan.read_bytes()[:300])
+    with pytest.raises(SomeInputsFailed):
+        predict(models[1], [tmp_path / "scans"], out=tmp_path / "masks", **OPTIONS)
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["a.nii.gz"]
+    predict(models[1], [tmp_path / "scans/a.nii.gz"], out=tmp_path / "masks", **OPTIONS)  # our own mask is replaced
+
+
+def test_voxels_without_data_have_no_class(models, scan, tmp_path):
+    values = nibabel.load(scan).get_fdata(dtype=np.float32)
+    values[2, 3, 4] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "scan.nii")
+    for file in models.values():
+        labels = segment_volume(Segmenter(file, **OPTIONS), read_nifti(tmp_path / "scan.nii"))
+        assert np.argwhere(labels == 255).tolist() == [[2, 3, 4]]
+
+
+def test_a_model_of_pictures_and_other_contrasts_are_refused(make_model, models, scan, tmp_path):
+    atrous.save(make_model("deeplabv3plus", backbone="mobilenetv2_050"), tmp_path / "pictures.safetensors")
+    with pytest.raises(AtrousError, match="trained on pictures"):
+        segment_volume(Segmenter(tmp_path / "pictures.safetensors", **OPTIONS), read_nifti(scan))
+    two = np.ones((4, 4, 4, 2), np.float32)
+    nibabel.save(nibabel.Nifti1Image(two, np.eye(4)), tmp_path / "two.nii")
+    with pytest.raises(AtrousError, match="2 contrasts, and the model takes 1"):
+        segment_volume(Segmenter(models[1], **OPTIONS), read_nifti(tmp_path / "two.nii"))

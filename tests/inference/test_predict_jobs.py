@@ -16,7 +16,8 @@ from atrous.commands.predict import predict
 from atrous.errors import AtrousError
 from atrous.inference.memory_estimate import limit_bytes, predict_bytes, workers_on
 from atrous.inference.model_spec import ModelSpec
-from atrous.inference.predict_jobs import Job, Record, Summary, Worker, plan, summarise
+from atrous.inference.predict_jobs import Job, Worker, plan
+from atrous.inference.predict_records import Record, Summary, summarise
 
 OPTIONS = {"engine": "torch", "device": "cpu", "precision": "float32"}
 

@@ -29,7 +29,8 @@ from atrous.data.remote.transfer import as_path, local_path
 from atrous.errors import SomeInputsFailed, counted
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import doubts_of_files
-from atrous.inference.predict_jobs import Job, Record, Worker, plan, summarise
+from atrous.inference.predict_jobs import Job, Worker, plan
+from atrous.inference.predict_records import Record, summarise
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import json_output, no_empty_folder
 from atrous.paths import Place, shown_place

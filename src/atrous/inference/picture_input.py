@@ -18,12 +18,13 @@ from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_picture
 from atrous.data.pixels import PictureKind, StoredPixels, fill_missing
 from atrous.data.sources.joined import joined
-from atrous.data.sources.scene_files import as_input
+from atrous.data.sources.scene_files import as_input, read_input
 from atrous.data.sources.source import Pixels
 from atrous.errors import AtrousError, shown, unknown_name
 from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
 from atrous.models.picture_checks import check_valid
+from atrous.paths import shown_place
 
 if TYPE_CHECKING:
     from atrous.data.sources.source import Source, Window
@@ -166,6 +167,32 @@ def found_in_array(values: np.ndarray, one: Input) -> Found:
     found = _with_finite(values)
     image, valid, _ = as_input(Pixels(found.image, found.valid), one)
     return replace(found, image=image, valid=valid)
+
+
+def found_in_memory(picture: Any, one: Input) -> Found:
+    """Prepares a PIL image or an array for an input of a model.
+
+    Args:
+        picture: PIL image, or an array as for `as_array`.
+        one: input of the model for the picture.
+    """
+    if isinstance(picture, Image.Image):
+        return found_in(pixels_of_picture(picture), one)
+    return found_in_array(as_array(picture), one)
+
+
+def found_in_slice(path: Path, one: Input) -> Found:
+    """Reads a slice of a volume, with its neighbours, for an input of a model.
+
+    Args:
+        path: path of the slice, such as ``scan.nii.gz/axial/0012``.
+        one: input of the model.
+
+    Raises:
+        AtrousError: the volume is damaged, has no such slice, or has another number of contrasts.
+    """
+    values, valid, _ = read_input(path, one)
+    return Found(values, values, valid, shown_place(path))
 
 
 def _with_finite(values: np.ndarray) -> Found:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,6 @@ from atrous.checked_arguments import checked, checked_fields
 from atrous.console import note
 from atrous.data.file_headers import kinds_of
 from atrous.data.input_files import SceneFiles
-from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.pictures import read_pixels
 from atrous.data.remote.transfer import as_path, fetched, local_path, stored
 from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSource, has_place_tags, needs_windows
@@ -40,6 +39,7 @@ from atrous.inference.memory_estimate import limit_bytes
 from atrous.inference.model_spec import ModelSpec
 from atrous.inference.picture_input import Found, doubts_of, doubts_of_file
 from atrous.inference.picture_paths import find_places
+from atrous.inference.predict_records import Record, class_shares
 from atrous.inference.prediction import Prediction
 from atrous.inference.remote_overwrite_checks import check_is_remote_folder, check_remote_outputs
 from atrous.inference.segment_volume import segment_volume
@@ -52,8 +52,6 @@ from atrous.paths import Place, failure_in_words, shown_place
 
 #: Sources that are read window by window.
 Windows = GeoTiffSource | JoinedSource | StandardisedSource
-#: Largest number of classes that a summary names.
-MOST_SHOWN = 8
 #: Note on GeoTIFFs if rasterio is not installed; {} is their number.
 NO_COORDINATES = "no coordinates in the masks of {} without rasterio: pip install 'atrous[geo]'"
 
@@ -86,65 +84,11 @@ class Job:
         return overlay_of(self.target)
 
 
-@dataclass(frozen=True)
-class Record:
-    """The result of a job.
-
-    Args:
-        image: path or URL of the picture; URLs are without user, password and query.
-        mask: path or URL of the mask, in the same form; None if the mask was not written completely.
-        error: error message; None if nothing failed.
-        share: share of each class in the pixels with data, 0–1, by class name; None if there is no mask.
-        no_data: share of the picture's pixels without data, 0–1.
-        work: for a windowed picture, the numbers of tiles, seconds and pixels; see `tiled_inference.Work`.
-    """
-
-    image: str
-    mask: str | None = None
-    error: str | None = None
-    share: Mapping[str, float] | None = None
-    no_data: float = 0.0
-    work: Mapping[str, float] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain values for JSON, without fields that are empty, 0 or None."""
-        return {name: value for name, value in vars(self).items() if value}
-
-
 class Opened(NamedTuple):
     """A picture that is read window by window, and a stack that removes the fetched copies of its files."""
 
     source: Windows
     files: ExitStack
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The results of many jobs.
-
-    Args:
-        masks: number of jobs without an error.
-        failed: records of the other jobs.
-        share: mean share of each class over the pictures that have data, 0–1, by class name.
-        no_data: mean share of pixels without data over all pictures, 0–1.
-    """
-
-    masks: int
-    failed: tuple[Record, ...]
-    share: Mapping[str, float]
-    no_data: float
-
-    @property
-    def classes(self) -> str:
-        """Text with the share of each class, the largest first, and of pixels without data; "" for no shares."""
-        largest = sorted((name for name in self.share if self.share[name]), key=lambda name: -self.share[name])
-        more = f" and {len(largest) - MOST_SHOWN} more classes" if len(largest) > MOST_SHOWN else ""
-        named = ", ".join(f"{name} {self.share[name]:.1%}" for name in largest[:MOST_SHOWN]) + more
-        return "; ".join(part for part in (named, f"{self.no_data:.1%} without data" if self.no_data else "") if part)
-
-    def __str__(self) -> str:
-        failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{counted(self.masks, 'mask')}{failed}{f': {self.classes}' if self.classes else ''}"
 
 
 @checked
@@ -338,7 +282,7 @@ class Worker:
                 else:
                     segmented.save(file, overwrite=True)  # `plan` has checked the file
             mask = target
-            shares = _shares(np.bincount(segmented.mask.ravel(), minlength=256), segmented.info)
+            shares = class_shares(np.bincount(segmented.mask.ravel(), minlength=256), segmented.info)
             if job.overlay:
                 with stored(job.overlay_target) as file:
                     save_picture(segmented.overlay(legend=True), file)
@@ -353,7 +297,7 @@ class Worker:
         with stored(job.target) as file:
             write_nifti_mask(file, info.table.decode(labels) if job.raw else labels, job.picture, packed=True)
         counts = np.bincount(labels.ravel(), minlength=256)
-        return Record(shown_place(job.picture), shown_place(job.target), **_shares(counts, info))
+        return Record(shown_place(job.picture), shown_place(job.target), **class_shares(counts, info))
 
     def _segment_windows(self, job: Job, opened: Opened, progress: Progress) -> Record:
         info, name = self.segmenter.info, shown_place(job.picture)
@@ -365,21 +309,7 @@ class Worker:
         ):
             sink = Counted(file)
             work = self.segmenter.windows(source, sink, name=name, progress=progress)
-        return Record(name, shown_place(job.target), work=asdict(work), **_shares(sink.counts, info))
-
-
-def summarise(records: Sequence[Record]) -> Summary:
-    """Sums up the records of all workers, in any order.
-
-    Args:
-        records: records of any number of jobs.
-    """
-    done = [record for record in records if record.error is None]
-    shares = [record.share for record in done if record.share and record.no_data < 1]
-    names = dict.fromkeys(name for share in shares for name in share)
-    means = {name: sum(share.get(name, 0.0) for share in shares) / len(shares) for name in names}
-    failed = tuple(record for record in records if record.error is not None)
-    return Summary(len(done), failed, means, sum(record.no_data for record in done) / max(len(done), 1))
+        return Record(name, shown_place(job.target), work=asdict(work), **class_shares(sink.counts, info))
 
 
 def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
@@ -406,11 +336,3 @@ def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:
 def _fits_png(info: Info) -> bool:
     """Returns whether a PNG can store the raw values of all classes; negative and large values need a TIFF."""
     return info.table.decode(np.zeros((1, 1), np.uint8)).dtype in (np.uint8, np.uint16)
-
-
-def _shares(counts: np.ndarray, info: Info) -> dict[str, Any]:
-    """Returns the `share` and `no_data` of a `Record`, from the number of pixels of each of the 256 labels."""
-    of_classes = counts[: len(info.classes)]
-    total = max(int(of_classes.sum()), 1)
-    share = {name: count / total for name, count in zip(info.classes, of_classes.tolist(), strict=True)}
-    return {"share": share, "no_data": int(counts[IGNORE_INDEX]) / max(int(counts.sum()), 1)}

@@ -12,12 +12,10 @@ import numpy as np
 from PIL import Image
 
 from atrous.checked_arguments import checked, checked_names
-from atrous.data.formats.pillow import pixels_of_picture
 from atrous.data.pictures import read_pixels
 from atrous.data.pixels import StoredPixels, to_channels
 from atrous.data.prefetch import in_background
 from atrous.data.remote.transfer import fetched
-from atrous.data.sources.scene_files import read_input
 from atrous.data.sources.source import Sink, Source
 from atrous.data.volumes.slices import slice_place
 from atrous.errors import AtrousError, counted, shown
@@ -26,11 +24,11 @@ from atrous.inference.out_of_memory import TileLimits
 from atrous.inference.picture_input import (
     Found,
     PreparedSource,
-    as_array,
     doubt_of_alpha,
     doubts_of,
     found_in,
-    found_in_array,
+    found_in_memory,
+    found_in_slice,
     found_together,
     in_axes,
     parts_of,
@@ -281,17 +279,14 @@ class Segmenter:
             raise AtrousError(f"a picture's path is empty or contains a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
             if slice_place(Path(part)) is not None:
-                image, valid, _ = read_input(Path(part), one)
-                return Found(image, image, valid, shown_place(part))
+                return found_in_slice(Path(part), one)
             with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)
             name = shown_place(part)
             if one.name == IMAGE:
                 self.preparation.warn_of(doubts_of(name, pixels, self.info.preprocessing))
             return found_in(pixels, one, name)
-        if isinstance(part, Image.Image):
-            return found_in(pixels_of_picture(part), one)
-        return found_in_array(as_array(part), one)
+        return found_in_memory(part, one)
 
     @checked
     def looking(

@@ -20,7 +20,6 @@ from atrous.checked_arguments import checked
 from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError, named, shown
-from atrous.input_spec import check_slices
 from atrous.json_yaml import parse_yaml
 from atrous.learning.shipped_recipes import find_recipe
 from atrous.models import ARCHITECTURES
@@ -70,12 +69,6 @@ class Data:
             "folders of further inputs by name, such as {depth: depth/}, added to those of the data set's inputs.yaml"
         ),
     )
-
-    def __post_init__(self) -> None:
-        try:
-            check_slices(self.slices, self.planes)
-        except AtrousError as error:
-            raise AtrousError(f"data.{error}") from error
 
 
 @settings("model")

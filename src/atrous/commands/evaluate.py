@@ -44,6 +44,7 @@ from atrous.learning.evaluation import (
     spec_to_measure,
     summarise,
 )
+from atrous.learning.volume_evaluation import measure_volumes
 from atrous.model_file import sha256_of
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
@@ -75,6 +76,7 @@ def evaluate(
     *,
     split: str = "val",
     json: Path | None = None,
+    tolerance: float = 1.0,
     crf_search: bool = False,
     crf_images: int = 100,
     save_crf: Path | None = None,
@@ -92,6 +94,7 @@ def evaluate(
         data: folder of the dataset, in any layout.
         split: split to measure on.
         json: JSON file to write the results to.
+        tolerance: largest distance at which the surface Dice of volumes counts two surfaces as equal, in mm, ≥ 0.
         crf_search: search the best settings of the CRF on this split, from coarse to fine, then measure with them.
         crf_images: number of pictures of the split to search on, ≥ 1; 100 in the papers.
         save_crf: model file to write, the same model with the settings of the CRF.
@@ -142,7 +145,11 @@ def evaluate(
         **({} if segmenter.crf is None else {"crf": _settings_of(segmenter.crf)}),
         **with_intervals(summarise(measure(segmenter, dataset, items), segmenter.info), dataset.groups_from),
     }
+    if preprocessing.image.planes:
+        results["volumes"] = measure_volumes(segmenter, dataset, items, tolerance)
     _print(results)
+    if "volumes" in results:
+        _print_volumes(results["volumes"])
     if save_crf is not None and first:
         _save_crf(model, results["crf"], save_crf)
     if json is not None and first:
@@ -265,6 +272,23 @@ def _print(results: dict[str, Any]) -> None:
         _print_change(results)
     for warning in results["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _print_volumes(volumes: dict[str, Any]) -> None:
+    """Prints the scores of whole volumes."""
+    near = f"surface Dice at {volumes['tolerance_mm']:g} mm"
+    heads = {"Dice": "dice", near: "surface_dice", "HD95 (mm)": "hd95_mm", "distance (mm)": "mean_distance_mm"}
+    heads["volume (ml)"] = "volume_difference_ml"
+    table = Table("volumes", "cases", *heads, box=None, header_style="bold")
+    for entry in volumes["classes"]:
+        cells = []
+        for name in heads.values():
+            score = entry["scores"][name]
+            sign = "+" if name == "volume_difference_ml" else ""
+            mean = "–" if score["mean"] is None else f"{score['mean']:{sign}.3f}"
+            cells.append(f"{mean} {interval_in_words(score['interval'])}".strip())
+        table.add_row(escape(entry["name"]), str(entry["cases"]), *cells)
+    console.print(table)
 
 
 def _print_intervals(results: dict[str, Any]) -> None:

@@ -1,0 +1,118 @@
+"""Measures a model on whole volumes: Dice, distances in millimetres, volumes in millilitres, per case and per class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atrous.console import progress_bar
+from atrous.data.dataset import Dataset, Item
+from atrous.data.mask_value_map import IGNORE_INDEX
+from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.slices import SlicePlace, pictures_of, slice_place
+from atrous.errors import AtrousError
+from atrous.inference.segment_volume import segment_volume
+from atrous.inference.segmenter import Segmenter
+from atrous.learning.distributed import current_group
+from atrous.learning.evaluation import matching_classes
+from atrous.learning.surface_metrics import SurfaceMetrics, case_metrics, summarise_cases
+
+#: Name of the class that is not measured: everything that is no organ.
+BACKGROUND = "background"
+
+
+def measure_volumes(
+    segmenter: Segmenter, dataset: Dataset, items: Sequence[Item], tolerance: float | None
+) -> dict[str, Any]:
+    """Segments the volumes of a split as `atrous predict` does, and compares each with its mask.
+
+    Args:
+        segmenter: segmenter of a model of volumes.
+        dataset: dataset of the items.
+        items: slices of labelled volumes, at least one.
+        tolerance: as in `case_metrics`, in millimetres.
+
+    Returns:
+        "tolerance_mm"; "classes" with the means over patients and their 95 % intervals; and "cases" with the scores of
+        each volume. All as JSON values: None for scores that are not finite.
+
+    Raises:
+        AtrousError: the classes do not match, or scipy is needed and not installed.
+    """
+    remap, names = matching_classes(dataset.classes, segmenter.info.classes), segmenter.info.classes
+    measured = [index for index, name in enumerate(names) if name != BACKGROUND]
+    volumes: dict[Path, tuple[Item, Path]] = {}
+    for item in items:
+        place, mask = slice_place(item.image), None if item.mask is None else slice_place(item.mask)
+        if place is None or mask is None:
+            raise AtrousError(f"{item.image}: this is not a slice of a volume with a mask.")
+        volumes.setdefault(place.file, (item, mask.file))
+    processes, found = current_group(), []
+    own = processes.part(list(volumes.items()))
+    with progress_bar() as progress:
+        task = progress.add_task("evaluating volumes", total=len(own), note="")
+        for file, (item, mask) in own:
+            volume = read_volume(file)
+            truth = remap[_labels(dataset, mask, volume.grid.shape)]
+            truth[~np.isfinite(volume.values).all(axis=3)] = IGNORE_INDEX
+            labels = segment_volume(segmenter, volume)
+            scores = case_metrics(truth, labels, volume.grid.spacing, measured, tolerance=tolerance)
+            found.append((str(file), item.group, scores))
+            progress.update(task, advance=1)
+    cases = sorted((case for part in processes.gather(found) for case in part), key=lambda case: case[0])
+    return _as_json(cases, names, tolerance)
+
+
+def _labels(dataset: Dataset, mask: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns the X×Y×Z class indices of a mask, read slice by slice as training does."""
+    labels = np.empty(shape, np.uint8)
+    for index, picture in enumerate(pictures_of(labels, "axial")):
+        picture[:] = dataset.read_label(SlicePlace(mask, "axial", index).path)
+    return labels
+
+
+def _as_json(
+    cases: Sequence[tuple[str, str | None, Mapping[int, SurfaceMetrics]]],
+    names: Sequence[str],
+    tolerance: float | None,
+) -> dict[str, Any]:
+    patients = [file if group is None else group for file, group, _ in cases]
+    summaries = summarise_cases([scores for _, _, scores in cases], patients)
+    classes = [
+        {
+            "name": names[index],
+            "cases": summary.cases,
+            "absent": summary.absent,
+            "missed": summary.missed,
+            "spurious": summary.spurious,
+            "scores": {
+                name: {"mean": _finite(score.mean), "interval": score.interval, "patients": score.patients}
+                for name, score in summary.scores.items()
+            },
+        }
+        for index, summary in summaries.items()
+    ]
+    listed = [
+        {
+            "volume": file,
+            "patient": group,
+            "classes": {
+                names[index]: {
+                    **{name: _finite(value) for name, value in asdict(scores).items()},
+                    "volume_difference_ml": scores.volume_difference_ml,
+                }
+                for index, scores in by_class.items()
+            },
+        }
+        for file, group, by_class in cases
+    ]
+    return {"tolerance_mm": tolerance, "classes": classes, "cases": listed}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,76 @@
+"""`atrous evaluate` on volumes: whole cases, in millimetres and millilitres."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import atrous
+from atrous.commands.evaluate import evaluate
+from atrous.commands.predict import predict
+from atrous.data.mask_value_map import ClassTable
+from atrous.input_spec import Input
+from atrous.models.info import Preprocessing
+from atrous.models.task import Task
+
+nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("scipy")
+
+OPTIONS = {"engine": "torch", "precision": "float32"}
+TABLE = ClassTable(("background", "one", "two"), ((0, 0, 0), (9, 9, 9), (99, 99, 99)), ((0,), (1,), (2,)))
+
+
+@pytest.fixture(scope="module")
+def folder(make_model, tmp_path_factory):
+    """A random model, and two scans of two orientations whose masks are the model's own predictions."""
+    root = tmp_path_factory.mktemp("volumes")
+    one = Input((0.0,), (1.0,), dtype="float32", normalize="per_image", planes=("axial", "sagittal"))
+    model = make_model("deeplabv3plus", backbone="mobilenetv2_050", num_classes=3, in_channels=1)
+    model.info = replace(model.info, preprocessing=Preprocessing((one,)), tasks=(Task(TABLE),))
+    atrous.save(model, root / "model.safetensors")
+    (root / "data/images").mkdir(parents=True)
+    for name, affine in (("a", np.diag([1.0, 1, 2, 1])), ("b", np.diag([-2.0, 1, -1, 1]))):
+        values = np.kron(np.random.default_rng(0).normal(size=(3, 4, 5)), np.ones((4, 4, 4))).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, affine), root / f"data/images/{name}.nii.gz")
+    predict(root / "model.safetensors", [root / "data/images"], out=root / "data/masks", device="cpu", **OPTIONS)
+    TABLE.to_yaml(root / "data/classes.yaml")
+    (root / "data/splits").mkdir()
+    (root / "data/splits/val.txt").write_text("a\nb\n")
+    return root
+
+
+def test_a_model_agrees_with_its_own_masks(folder, tmp_path):
+    results = evaluate(
+        folder / "model.safetensors",
+        folder / "data",
+        layout="folder",
+        json=tmp_path / "all.json",
+        device="cpu",
+        **OPTIONS,
+    )
+    volumes = json.loads((tmp_path / "all.json").read_text())["volumes"]
+    assert volumes == json.loads(json.dumps(results["volumes"]))
+    assert [case["volume"].rpartition("/")[2] for case in volumes["cases"]] == ["a.nii.gz", "b.nii.gz"]
+    assert {entry["name"] for entry in volumes["classes"]} == {"one", "two"}
+    for case in volumes["cases"]:
+        for scores in case["classes"].values():
+            if scores["truth_ml"]:
+                assert scores["dice"] == scores["surface_dice"] == 1 and scores["hd95_mm"] == 0
+
+
+def test_a_moved_mask_has_its_distance_in_millimetres(folder, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    path = tmp_path / "data/masks/a.nii.gz"
+    mask = nibabel.load(path)
+    values = np.asanyarray(mask.dataobj)
+    grown = np.zeros_like(values)
+    grown[2:10, 2:10, 2:10] = 1
+    nibabel.save(nibabel.Nifti1Image(grown, mask.affine), path)
+    (tmp_path / "data/splits/val.txt").write_text("a\n")
+    results = evaluate(folder / "model.safetensors", tmp_path / "data", layout="folder", device="cpu", **OPTIONS)
+    (case,) = results["volumes"]["cases"]
+    truth, labels = grown == 1, values == 1
+    assert case["classes"]["one"]["truth_ml"] == pytest.approx(8**3 * 2 / 1000)  # voxels of 1×1×2 mm
+    assert case["classes"]["one"]["dice"] == pytest.approx(2 * (truth & labels).sum() / (truth.sum() + labels.sum()))

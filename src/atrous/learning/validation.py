@@ -27,7 +27,7 @@ from atrous.logger import suppressed
 from atrous.models import SegmentationModel
 from atrous.version import __version__
 
-#: Number of validation pictures shown in TensorBoard.
+#: Number of validation pictures that are logged to TensorBoard and Weights & Biases.
 SHOWN = 3
 #: Name of the file with the best model, in a run's folder.
 BEST = "best.safetensors"

@@ -1,9 +1,9 @@
 """Chooses the set of weights in a checkpoint that is converted, and lists what else the checkpoint contains.
 
-A network may have any name as prefix (an attribute of Lightning, a teacher, an average). Words of wrappers may be
-anywhere in its keys, and the file may also contain losses, counters and other networks. One rule holds for all sources:
-a set is complete if a source recognises it after removal of some prefix. Of several complete sets, the first is
-converted whose name is not that of an average or a teacher.
+A network may have any name as prefix (an attribute of Lightning, a teacher, an average). Words of wrappers, such as
+`module` or `_orig_mod`, may be anywhere in its keys. The file may also contain losses, counters and other networks. One
+rule holds for all sources: a set is complete if a source recognises it after removal of some prefix. Of several
+complete sets, the first is converted whose name is not that of an average or a teacher; if there is none, the first.
 """
 
 from __future__ import annotations

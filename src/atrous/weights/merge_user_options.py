@@ -12,7 +12,9 @@ FREE = ("output_stride", "dropout", "frozen_norm", "drop_path_rate", "drop_rate"
 
 
 def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Returns arguments of our model. User options replace the source's defaults; those in `FREE` also replace the file's.
+    """Returns arguments of our model.
+
+    The user's options replace the source's defaults; options in `FREE` also replace the file's values.
 
     Args:
         usual: the source's defaults of values that neither weights nor configuration state.

@@ -72,7 +72,7 @@ class Difference:
 
     @property
     def detectable(self) -> float | None:
-        """Smallest true change that a two-sided test at 5 % detects with a probability of 80 %; None if `error` is."""
+        """Smallest true change that a two-sided test at 5 % detects with 80 % probability; None if `error` is None."""
         return None if self.error is None else DETECTABLE * self.error
 
 

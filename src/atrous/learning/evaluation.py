@@ -47,7 +47,7 @@ class Measurement:
         seams: boundary IoU of the whole split.
         sizes: accuracy by object size of the whole split.
         per_image: scores and file paths of each picture.
-        without_crf: scores of the masks before the CRF; None if the model has no CRF.
+        without_crf: scores of the masks before the CRF; None if no CRF is used.
     """
 
     confusion: ConfusionMatrix

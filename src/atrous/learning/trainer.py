@@ -131,7 +131,7 @@ class Trainer:
         judged: model to validate, such as that of the averaged weights; None for the step's model.
         progress: progress to continue from; None to start.
         processes: processes that train together; None for one process.
-        validate: measures the model, every train.validate_every epochs.
+        validate: measures the model, every train.validate_every epochs and at the end of the run.
         observe: called after every validation, in every process; it can stop the run.
     """
 
@@ -293,7 +293,8 @@ class Trainer:
         self.progress.step += 1
         for call in self.after_step:
             call(self.progress)
-        if not self._settled:  # after the first step, which allocates all permanent tensors: this lowers the peak
+        # Only after the first step, which allocates all permanent tensors: this lowers the peak memory.
+        if not self._settled:
             keep_freed_memory()
             self._settled = True
         return norm.item()

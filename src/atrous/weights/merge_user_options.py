@@ -7,7 +7,7 @@ from typing import Any
 
 from atrous.errors import AtrousError, shown
 
-#: Options that may differ from the file: weights run at every output stride; the others change only training.
+#: Options that may differ from the file: weights run at every output stride; the other options only change training.
 FREE = ("output_stride", "dropout", "frozen_norm", "drop_path_rate", "drop_rate")
 
 

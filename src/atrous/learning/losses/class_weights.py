@@ -12,8 +12,8 @@ from atrous.errors import AtrousError, unknown_name
 #: pixels, the effective number of a frequent class is close to its limit, 1/(1 − β).
 EFFECTIVE_BETA = 0.9999
 EFFECTIVE_PIXELS = 1e5
-#: Name → function that maps the frequencies f of the classes to their weights; `class_weights` rescales them. Classes
-#: without pixels are left out.
+#: Name → function that maps the frequencies f of the classes to their weights; `class_weights` rescales them. f
+#: contains only classes that have pixels.
 FORMULAS = {
     "inverse": lambda f: 1 / f,
     "inverse_sqrt": lambda f: 1 / np.sqrt(f),

@@ -73,7 +73,7 @@ class Validation:
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
-            with suppressed(PictureWarning):  # the doctor has printed these warnings before
+            with suppressed(PictureWarning):  # they were printed before the training
                 shown = segmenter(taken.scene(item)).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""

@@ -105,8 +105,8 @@ def choose(foreign: Foreign, source: str | None = None, weights: str | None = No
     notes = []
     if len(found) > 1 and weights is None:
         notes.append(
-            f"The file holds {len(found)} sets of weights: {some(titles)}. Taken: {titles[taken]}, the first that is "
-            "not named as an average or a teacher. To take another set: --weights NAME."
+            f"The file holds {len(found)} sets of weights: {some(titles)}. Taken: {titles[taken]}. Averages "
+            "and teachers are taken only if there is no other set. To take another set: --weights NAME."
         )
     elif len(found) > 1:
         others = [title for index, title in enumerate(titles) if index != taken]

@@ -20,7 +20,7 @@ from atrous.models.layers import resize_rows
 
 #: Size in bytes of one band of full-size scores: small enough for the processor's cache, large enough for full speed.
 BAND_BYTES = 8 * 2**20
-#: A pixel is hard if the probability of its true class is below this (default of mmsegmentation's OHEMPixelSampler).
+#: A pixel is hard if the probability of its true class is below this (mmsegmentation's OHEM configurations).
 HARD_BELOW = 0.7
 #: Distance in pixels to another class within which a pixel counts as near a boundary.
 BOUNDARY_REACH = 2

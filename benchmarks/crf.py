@@ -1,9 +1,9 @@
-"""Times the fully connected CRF against pydensecrf2, set-up included, and asserts that results are equal, in one run.
+"""Times the fully connected CRF and pydensecrf2, including the set-up, and asserts that their labels agree.
 
-Real pictures and real unaries: photographs of Pascal VOC at their own size and one CamVid frame enlarged to 2048×1024,
-with the 21 probabilities that Google's MobileNetV2 DeepLabV3 gives. Settings are DeepLabV2's, ten iterations. Each side
-is a process of its own; they take turns, so that a drifting clock hits all. Peak memory is what refining adds, with
-what is kept for the next picture.
+The pictures are photographs of Pascal VOC at their own size and one CamVid frame enlarged to 2048×1024. The unaries are
+the probabilities of 21 classes from Google's MobileNetV2 DeepLabV3. The settings are those of DeepLabV2, with ten
+iterations. Each side runs in its own process. The sides take turns, so that a change of the clock rate affects all of
+them. Peak memory is the memory that refining adds, including buffers that are kept for the next picture.
 
     python benchmarks/crf.py [--shared ../shared] [--pictures 8] [--rounds 3] [--json FILE]
 """
@@ -27,33 +27,36 @@ import numpy as np
 from atrous.crf import PRESETS, DenseCRF
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests" / "crf"))  # exact.py: the slow versions that the tests compare with, too
+sys.path.append(str(ROOT / "tests" / "crf"))  # for exact.py, the slow exact versions that the tests also use
 
 PRESET = "deeplabv2"
 REFERENCE = "pydensecrf2"
 SIDES = {
     REFERENCE: "Krähenbühl's code, one core",
     "atrous, every class": "DenseCRF(prune=0)",
-    "atrous": "DenseCRF(), classes that change nothing rest",
+    "atrous": "DenseCRF(), which skips classes that change nothing",
     "atrous, CUDA": "DenseCRF(prune=0) on the GPU",
 }
-#: Pictures that a side refines one after the other at its turn; the median counts.
+#: Number of times that a side refines the picture in one turn; the median of the seconds is used.
 REPEATS = 3
-#: Labels that must be the reference's; what pruning may change; the side of the crops for exact mean field.
+#: Smallest share of labels that equal the reference's; largest change of a probability by skipped classes; side of the
+#: crops for exact mean field, in pixels.
 SAME_LABELS, MOST_CHANGE, CROP = 0.995, 1e-4, 48
 
 
 def main() -> None:
-    """Makes the inputs, asserts equality, times every side in turns, prints a table."""
+    """Makes the inputs, asserts that the sides agree, times every side in turns, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=os.environ.get("ATROUS_SHARED", ROOT.parent / "shared"))
-    parser.add_argument("--pictures", type=int, default=8, help="photographs of 500×375, those of most classes first")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each side at each picture")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument(
+        "--pictures", type=int, default=8, help="number of photographs of 500×375; those with the most classes are used"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each side per picture")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        with context.Pool(1) as maker:  # in its own process, which takes the network's threads with it
+        with context.Pool(1) as maker:  # in its own process, whose threads end with it
             inputs = maker.apply(make_inputs, (Path(options.shared), Path(folder), options.pictures))
         results: dict[str, Any] = {"exact": compare_with_exact(inputs), "pictures": {}}
         for row in take_turns(context, inputs, options.rounds):
@@ -65,7 +68,7 @@ def main() -> None:
 
 
 def make_inputs(shared: Path, folder: Path, pictures: int) -> list[Path]:
-    """Pictures with their probabilities as .npz files: photographs, then the enlarged CamVid frame."""
+    """Writes pictures and their probabilities as .npz files: photographs, then the enlarged CamVid frame."""
     import torch
     from PIL import Image
 
@@ -93,7 +96,7 @@ def make_inputs(shared: Path, folder: Path, pictures: int) -> list[Path]:
 
 
 def compare_with_exact(inputs: list[Path]) -> dict[str, float]:
-    """The mean error of a probability against mean field over every pair of pixels, of both sides, on crops."""
+    """Returns the mean error of each side's probabilities on crops, compared with exact mean field."""
     from exact import mean_field, reference  # pyright: ignore[reportMissingImports]
 
     errors: dict[str, list[float]] = {"atrous": [], REFERENCE: []}
@@ -112,7 +115,7 @@ def compare_with_exact(inputs: list[Path]) -> dict[str, float]:
 
 
 def take_turns(context: Any, inputs: list[Path], rounds: int) -> Any:
-    """For each picture the seconds and the memory of each side, after asserting that labels are the same."""
+    """Yields the seconds and the memory of each side for each picture, after asserting that the labels agree."""
     sides = [side for side in SIDES if "CUDA" not in side or has_gpu()]
     workers = {}
     for side in sides:
@@ -122,9 +125,9 @@ def take_turns(context: Any, inputs: list[Path], rounds: int) -> Any:
         workers[side] = ours
     for file in inputs:
         refined, seconds, memory = {}, {side: [] for side in sides}, {side: [] for side in sides}
-        for turn in range(rounds + 1):  # the first one compiles, and warms the caches
+        for turn in range(rounds + 1):  # the first turn is not measured: it compiles and fills the caches
             for side, worker in workers.items():
-                time.sleep(0.2)  # until the threads of the side before have gone to sleep
+                time.sleep(0.2)  # until the threads of the previous side are idle
                 worker.send((file, turn == 0))
                 took, added, result = worker.recv()
                 if turn:
@@ -148,12 +151,12 @@ def take_turns(context: Any, inputs: list[Path], rounds: int) -> Any:
 
 
 def has_gpu() -> bool:
-    """Whether there is a CUDA device, asked without torch where there is none."""
+    """Returns whether there is an NVIDIA driver, without importing torch."""
     return Path("/proc/driver/nvidia/version").exists()
 
 
 def work(side: str, pipe: Any) -> None:
-    """A side's process: refines what it is sent."""
+    """Runs a side in its own process: refines the pictures whose files it receives."""
     from exact import reference  # pyright: ignore[reportMissingImports]
 
     crf = DenseCRF.preset(PRESET) if side == "atrous" else DenseCRF.preset(PRESET, prune=0)
@@ -169,7 +172,7 @@ def work(side: str, pipe: Any) -> None:
         return on_gpu.cpu().numpy()
 
     small = np.full((2, 8, 8), 0.5, np.float32)
-    refine(np.zeros((8, 8, 3), np.uint8), small)  # compiles, which takes memory of its own
+    refine(np.zeros((8, 8, 3), np.uint8), small)  # compiles first, because compiling also takes memory
     idle = peak_memory(reset=True)
     while True:
         file, wanted = pipe.recv()
@@ -187,16 +190,17 @@ def work(side: str, pipe: Any) -> None:
 
 
 def peak_memory(reset: bool = False) -> int:
-    """The largest resident memory of this process since the last reset, in bytes (Linux)."""
+    """Returns the largest resident memory of this process since the last reset, in bytes (Linux)."""
     if reset:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before counts as memory that is added
+        # Freed memory is returned to the system, because the reuse of it would not be measured.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def pass_over(probabilities: np.ndarray) -> float:
-    """Seconds to read and write the K×H×W array once on one core, which every iteration has to do at least."""
+    """Returns the seconds to copy the K×H×W array once on one core; no iteration can be faster on one core."""
     target, times = np.empty_like(probabilities), []
     for _ in range(5):
         start = time.perf_counter()
@@ -206,7 +210,7 @@ def pass_over(probabilities: np.ndarray) -> float:
 
 
 def report(results: dict[str, Any]) -> None:
-    """Prints a table of the ratios."""
+    """Prints the seconds, ratios and memory of each side."""
     print(f"\nmean error against exact mean field on {CROP}×{CROP} crops: {results['exact']}")
     for name, row in results["pictures"].items():
         print(f"\n{name}: one pass over the array {1e3 * row['one pass over the probabilities, s']:.1f} ms")

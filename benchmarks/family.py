@@ -1,11 +1,11 @@
-"""The four papers side by side: the same backbone, data, recipe and number of steps, trained and measured on CamVid.
+"""Trains and measures the four DeepLabs on CamVid with the same backbone, data, recipe and number of steps.
 
     python benchmarks/family.py --data CAMVID --out RUNS [--epochs 6]
 
-Each network is trained at output stride 16 by the recipe camvid_family, then measured at 16 and, on the same weights,
-at 8 (arXiv:1706.05587 §3.3), at one scale and at the papers' six with their mirror images, each without and with the
-fully connected CRF. Whatever is in RUNS already is taken as it is, so that a second call goes on where one ended.
-Prints Markdown tables for docs/results.md.
+Each network is trained at output stride 16 by the recipe camvid_family. Then the same weights are measured at output
+strides 16 and 8 (arXiv:1706.05587 §3.3), at one scale and at the papers' six scales with mirror images, each without
+and with the fully connected CRF. Results that are in RUNS already are not computed again, so a second call continues
+where the first one ended. Prints Markdown tables for docs/results.md.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 
 
 def main() -> None:
-    """Trains what is not trained, measures what is not measured, prints the tables."""
+    """Trains and measures the networks that RUNS does not contain, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid in SegNet's layout")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--crf", default="deeplabv2", help="its settings, as for atrous evaluate")
+    parser.add_argument("--crf", default="deeplabv2", help="settings of the CRF, as for atrous evaluate")
     options = parser.parse_args()
     runs = {name: trained(name, options.data, options.out / name, options.epochs) for name in PAPERS}
     measured = {
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def trained(architecture: str, data: Path, run: Path, epochs: int) -> Path:
-    """The run's folder, trained to its end."""
+    """Trains a network to the end of its run, and returns the run's folder."""
     if (run / "evaluation.json").exists():
         return run
     if checkpoint_of(run).exists():
@@ -57,7 +57,7 @@ def trained(architecture: str, data: Path, run: Path, epochs: int) -> Path:
 
 
 def measure(run: Path, data: Path, stride: int, views: bool, crf: str) -> dict[str, Any]:
-    """Scores with the CRF, and under "without_crf" those of the network alone."""
+    """Returns the scores with the CRF, and under "without_crf" the scores of the network alone."""
     kept = run / f"os{stride}_{'six_scales' if views else 'one_scale'}.json"
     if not kept.exists():
         scales = SCALES if views else None
@@ -67,7 +67,7 @@ def measure(run: Path, data: Path, stride: int, views: bool, crf: str) -> dict[s
 
 
 def print_scores(measured: dict[tuple[str, int, bool], dict[str, Any]]) -> None:
-    """A row for each paper: mIoU at each stride and way of looking, without → with the CRF."""
+    """Prints a row for each paper: mIoU at each stride, at one scale and at six, without → with the CRF."""
     columns = list(product(STRIDES, (False, True)))
     print("| | parameters | " + " | ".join(f"OS {stride}{', six scales + flip' * views}" for stride, views in columns))
     print("|---|---|" + "---|" * len(columns))
@@ -82,7 +82,7 @@ def print_scores(measured: dict[tuple[str, int, bool], dict[str, Any]]) -> None:
 
 
 def print_classes(classes: dict[str, list[dict[str, Any]]]) -> None:
-    """IoU of each class with the CRF, at output stride 16 and one scale."""
+    """Prints the IoU of each class with the CRF, at output stride 16 and one scale."""
     names = [entry["name"] for entry in next(iter(classes.values()))]
     print("\n| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for name, paper in PAPERS.items():

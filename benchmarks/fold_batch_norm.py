@@ -1,10 +1,11 @@
-"""Times what each step of a network's own algebra gives (inference/fold_batch_norm.py), on the network alone.
+"""Times a network after each simplification of inference/fold_batch_norm.py, without reading and writing pictures.
 
     python benchmarks/fold_batch_norm.py MODEL… [--size 512] [--rounds 15]
 
-As it is defined, with norms folded, with the ASPP summed too, without taps that meet no map (in torch only), and with
-the first weights normalising: in torch and in OpenVINO, bfloat16 where the processor has it,
-in turns. That all give the same scores in float32 is asserted.
+The steps are cumulative: the network as defined; norms folded into convolutions; branches of the ASPP summed; kernel
+taps that lie outside the feature map left out (in torch only); normalisation of pictures in the first weights. Each is
+measured in torch and in OpenVINO, in turns, in bfloat16 if the processor supports it. All must give the same scores in
+float32.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def steps_of(model: Any) -> dict[str, Any]:
-    """The model as defined, and after each step, from raw pictures on."""
+    """Returns the model as defined and after each step; all take raw pictures."""
     plain = copy.deepcopy(model).eval().requires_grad_(False)
     folded = copy.deepcopy(plain)
     fold_batch_norm.fold_norms(folded)
@@ -69,7 +70,7 @@ def steps_of(model: Any) -> dict[str, Any]:
 
 
 def assert_same(steps: dict[str, Any], picture: torch.Tensor) -> None:
-    """Every step's scores are the model's, up to rounding."""
+    """Asserts that the scores after every step equal those of the model, up to rounding."""
     with torch.inference_mode():
         scores = [step(picture) for step in steps.values()]
     for other in scores[1:]:
@@ -77,7 +78,7 @@ def assert_same(steps: dict[str, Any], picture: torch.Tensor) -> None:
 
 
 def in_torch(model: Any, picture: torch.Tensor) -> Callable[[], Any]:
-    """One pass in channels_last."""
+    """Returns a function that runs the network once in torch, in channels_last."""
     run = copy.deepcopy(model).to(memory_format=torch.channels_last)
     precision = pick_precision("auto", torch.device("cpu"))
     images = picture.contiguous(memory_format=torch.channels_last)
@@ -91,7 +92,7 @@ def in_torch(model: Any, picture: torch.Tensor) -> Callable[[], Any]:
 
 
 def in_openvino(model: Any, picture: torch.Tensor) -> Callable[[], Any]:
-    """One pass, at any size, in the precision that OpenVINO chooses here."""
+    """Returns a function that runs the network once in OpenVINO, in the precision that OpenVINO chooses."""
     import openvino
 
     graph = openvino.convert_model(

@@ -1,9 +1,9 @@
-"""Times a folder of pictures end to end, from files to files, against the network alone on pictures in memory.
+"""Times `atrous predict` on a folder of pictures, compared with the network alone on pictures in memory.
 
     python benchmarks/folder.py MODEL PICTURES [--count 500] [--rounds 3] [--size 512] [--suffix .jpg]
 
-The folder holds the pictures over and over, at one size. Both sides run in one process, in turns:
-`atrous.commands.predict` (reading, network, writing palette PNGs), and the same network's scores and nothing else.
+The folder contains copies of the pictures, all resized to one size. Both sides run in one process, in turns:
+`atrous.commands.predict` (reading, network, writing palette PNGs), and the same network, which only computes scores.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from atrous.inference.segmenter import Segmenter
 
 
 def main() -> None:
-    """Prints images per second of both, and their ratio."""
+    """Prints the images per second of both sides, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("pictures", type=Path, help="folder of pictures to fill the folder with")
+    parser.add_argument("pictures", type=Path, help="folder of pictures to copy")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=512)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def fill(folder: Path, options: argparse.Namespace) -> list[np.ndarray]:
-    """Writes the folder; returns its first pictures as they are read back."""
+    """Writes the folder; returns its first pictures, read from their files."""
     folder.mkdir()
     sources = find_pictures([options.pictures])[:50]
     for count in range(options.count):
@@ -67,7 +67,7 @@ def fill(folder: Path, options: argparse.Namespace) -> list[np.ndarray]:
 
 
 def network_alone(segmenter: Segmenter, images: list[np.ndarray], count: int) -> float:
-    """Seconds for so many pictures that are in memory, to low-resolution scores."""
+    """Returns the seconds in which the network computes low-resolution scores of `count` pictures in memory."""
     segmenter.scores(images[0])
     start = time.perf_counter()
     for number in range(count):

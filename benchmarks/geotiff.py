@@ -1,4 +1,6 @@
-"""Reading a large raster window by window: `GeoTiffSource` against rasterio, pixels compared; see docs/big-pictures.md.
+"""Times reading a large raster in windows with `GeoTiffSource` and with rasterio, and asserts that pixels are equal.
+
+See docs/big-pictures.md.
 
 python benchmarks/geotiff.py 20000             # side in pixels; a file of that size is written to a temporary folder
 """
@@ -30,7 +32,7 @@ LAYOUTS = {
 
 
 def write(path: Path, side: int, layout: dict) -> None:
-    """A raster of smooth colours with noise in their lowest bits, which compresses like a photograph."""
+    """Writes a raster of smooth colours with noise in their lowest bits, which compresses like a photograph."""
     rng, stripe = np.random.default_rng(0), 512
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": side, "width": side, "BIGTIFF": "IF_SAFER"}
     noise = rng.integers(0, 8, (3, stripe, side), dtype=np.uint8)
@@ -45,7 +47,7 @@ def write(path: Path, side: int, layout: dict) -> None:
 
 
 def read(path: Path, reader: str) -> dict[str, float]:
-    """Seconds, peak memory and a checksum of all windows, in this process."""
+    """Reads all windows in this process; returns the seconds, the peak memory and a checksum."""
     total, before = 0, time.perf_counter()
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as file:
         source = GeoTiffSource(path, 3) if reader == "atrous" else None
@@ -61,7 +63,7 @@ def read(path: Path, reader: str) -> dict[str, float]:
 
 
 def windows(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Overlapping windows in rows from the top, as tiles ask for them."""
+    """Returns overlapping windows in rows from the top, in the order in which tiles are read."""
     step = TILE - OVERLAP
     tops, lefts = (range(0, max(side - OVERLAP, 1), step) for side in (height, width))
     return [(top, left, min(TILE, height - top), min(TILE, width - left)) for top in tops for left in lefts]

@@ -1,14 +1,16 @@
-"""Attacks a server with more than 100,000 requests that were made to harm, and asserts that it does not care.
+"""Sends more than 100,000 harmful requests to a server, and asserts that the server keeps working.
 
     python benchmarks/hostile.py [--share 1.0] [--json FILE]
 
-After each kind of attack the server has to answer an honest picture with its mask at once; no answer may be a 5xx, no
-connection may stay open, and memory may not grow. The server runs at its default limits. The model is small and random:
-what is measured is the server around it.
+After each kind of attack, the server must return the correct mask of a valid picture within five seconds. No response
+may have a status of 5xx, except that more connections than allowed may get 503. Slow senders must be disconnected, and
+memory must not grow. The server has its default limits. The model is small and has random weights, because only the
+server is tested.
 
-Memory is compared with that of a server that has segmented pictures of all sizes that it accepts: OpenVINO keeps some
-memory for the largest of them, and an attack holds large valid pictures, too. A leak smaller than this range shows in a
-second round: all attacks again, with a tenth of the cases, must add no memory to the highest value of the first round.
+Memory is compared with the memory after valid pictures of all accepted sizes. OpenVINO keeps some memory for the
+largest pictures, and the attacks also contain large valid pictures. The comparison allows some growth, so a small leak
+could stay hidden. Therefore all attacks run a second time with a tenth of the cases. This second round must add no
+memory to the highest value of the first round, except for the noise of the measurement.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from PIL import Image
 from serve import Server, png_of
 
 ADDRESS = "/v1/models/model/segment"
-#: How many of each kind; --share multiplies them.
+#: Kind of attack → number of cases; --share multiplies it.
 COUNTS = {
     "OpenAPI: fitting requests (schemathesis)": 8_000,
     "OpenAPI: requests that do not fit (schemathesis)": 12_000,
@@ -54,25 +56,25 @@ COUNTS = {
     "senders that leave": 3_000,
     "slow senders": 300,
 }
-#: Megabytes that the large pictures may take at once, beyond what the server takes at work.
+#: Memory in MB that the large pictures may take at the same time, in addition to the memory before.
 MOST_MEGABYTES = 4_000
-#: Honest pictures after which memory is that of a server at work; the largest attack gets as many answers.
+#: Number of small valid pictures that are segmented before the first measurement of memory.
 HONEST = 10_000
-#: Honest pictures of 100 to 1000 pixels a side, as users send them: kernels for these sizes take more memory.
+#: Number of valid pictures with sides of 100 to 1000 pixels, as users send them; these sizes take more memory.
 USUAL = 300
-#: Part of the cases that are sent again in the second round, and the megabytes by which measurements differ.
+#: Share of the cases that are sent again in the second round; noise of the measured memory, in MB.
 AGAIN, NOISE = 0.1, 50
-#: Side of the largest pictures, in pixels: the server accepts 50 megapixels by default.
+#: Side of the largest pictures, in pixels; by default the server accepts 50 megapixels.
 LARGEST = 7000
 Statuses = collections.Counter
 
 
 def main() -> None:
-    """Runs all kinds, one after another."""
+    """Runs all kinds of attacks, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the counts")
-    parser.add_argument("--only", help="kinds whose name holds this")
-    parser.add_argument("--json", type=Path, help="file for the counts")
+    parser.add_argument("--share", type=float, default=1.0, help="factor on the number of cases of each attack")
+    parser.add_argument("--only", help="text; only attacks whose name contains it run")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         attack = Attack(Path(folder) / "model.safetensors")
@@ -132,7 +134,7 @@ def main() -> None:
 
 
 class Attack:
-    """A server, and ways to harm it."""
+    """A server and the attacks on it; each attack returns the number of responses by status."""
 
     def __init__(self, path: Path) -> None:
         import atrous
@@ -149,7 +151,7 @@ class Attack:
         self.resident = 0.0
 
     def settle(self) -> float:
-        """Memory at work: after as many honest pictures as one attack has, of many sizes, and some of large sizes."""
+        """Sends valid pictures of many sizes, also the largest; returns the memory after them, in MB."""
         rng = np.random.default_rng(1)
         contents = [
             encoded(rng.integers(0, 255, (*map(int, rng.integers(1, 100, 2)), 3), dtype=np.uint8), "PNG")
@@ -167,14 +169,14 @@ class Attack:
         return self.resident
 
     def second_round(self, kinds: list[Callable[[int], Statuses]], options: argparse.Namespace) -> None:
-        """The attacks again, in small numbers."""
+        """Runs the attacks again, with a share of `AGAIN` of the cases."""
         for (name, count), kind in zip(COUNTS.items(), kinds, strict=True):
             if not options.only or options.only in name:
                 kind(max(1, int(AGAIN * count * options.share)))
                 self.still_well()
 
     def still_well(self) -> None:
-        """Asserts that it answers an honest picture, at once and rightly."""
+        """Asserts that the server returns the correct mask of a valid picture within five seconds."""
         began = time.monotonic()
         status, body = self.server.ask(ADDRESS, self.honest)
         assert (status, body) == (200, self.expected), (status, body[:300])
@@ -182,15 +184,15 @@ class Attack:
         assert self.server.ask("/readyz")[0] == 200
 
     def fitting(self, count: int) -> Statuses:
-        """Requests that schemathesis makes of the schema."""
+        """Sends requests that fit the OpenAPI schema, generated by schemathesis."""
         return self._of_schema(count, "POSITIVE")
 
     def unfitting(self, count: int) -> Statuses:
-        """Requests that do not fit the schema, made by schemathesis."""
+        """Sends requests that do not fit the OpenAPI schema, generated by schemathesis."""
         return self._of_schema(count, "NEGATIVE")
 
     def changed(self, count: int) -> Statuses:
-        """Pictures of all kinds with a few bytes changed, put in or left out."""
+        """Sends pictures of all formats in which a few bytes are changed, inserted or removed."""
         rng, files = random.Random(0), specimens()
 
         def change() -> bytes:
@@ -208,7 +210,7 @@ class Attack:
         return self._send([change() for _ in range(count)])
 
     def cut(self, count: int) -> Statuses:
-        """Pictures of all kinds that end early, or go on."""
+        """Sends pictures of all formats that are truncated, or that have further bytes at the end."""
         rng, files = random.Random(1), specimens()
         contents = []
         for _ in range(count):
@@ -218,13 +220,13 @@ class Attack:
         return self._send(contents)
 
     def bombs(self, count: int) -> Statuses:
-        """Small files that say they are gigapixels, or are."""
+        """Sends small files whose headers state huge sizes, or that unpack to much data."""
         rng = random.Random(2)
         makers = (png_bomb, webp_bomb, gif_bomb, bmp_bomb, tiff_bomb, text_bomb)
         return self._send([rng.choice(makers)(rng) for _ in range(count)])
 
     def forms(self, count: int) -> Statuses:
-        """Multipart content that breaks the rules."""
+        """Sends damaged multipart forms."""
         rng = random.Random(3)
         statuses: Statuses = collections.Counter()
         good = (
@@ -245,7 +247,7 @@ class Attack:
         return statuses
 
     def headers(self, count: int) -> Statuses:
-        """Headers, methods and addresses that are wrong."""
+        """Sends wrong headers, methods and addresses."""
         rng = random.Random(4)
         statuses: Statuses = collections.Counter()
         names = (
@@ -286,7 +288,7 @@ class Attack:
         return statuses
 
     def garbage(self, count: int) -> Statuses:
-        """Bytes on a connection."""
+        """Sends bytes that are not valid HTTP."""
         rng = random.Random(5)
         starts = (
             b"POST %b HTTP/1.1\r\nHost: localhost\r\n",
@@ -314,19 +316,19 @@ class Attack:
         return self._raw([make() for _ in range(count)])
 
     def oversized(self, count: int) -> Statuses:
-        """Headers of up to a megabyte."""
+        """Sends headers of up to a megabyte."""
         rng = random.Random(6)
         head = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
         return self._raw([head + b"X: " + b"y" * rng.randint(40_000, 1_000_000) for _ in range(count)])
 
     def contradicting(self, count: int) -> Statuses:
-        """TIFFs with tags twice, JPEGs unlike their tiles, endless pages or values, shared parts and large masks."""
+        """Sends TIFFs with contradicting or repeated tags, endless pages, shared strips or large masks."""
         rng = random.Random(8)
         makers = (doubled_tiff, jpeg_in_tiff, endless_tiff, repeating_tiff, sharing_tiff, masked_tiff)
         return self._send([rng.choice(makers)(rng) for _ in range(count)])
 
     def boundaries(self, count: int) -> Statuses:
-        """Forms of 30 MB that hold nothing but the beginnings of parts; others are answered meanwhile."""
+        """Sends forms of 30 MB that contain only boundaries; meanwhile, other requests must get responses."""
         rng = random.Random(9)
         lines = (b"--B\r\n", b"\r\n--", b"\r\n--B\r", b"--B--\r\n", b"\r\n--B\r\nX: y\r\n\r\n")
         statuses: Statuses = collections.Counter()
@@ -345,13 +347,13 @@ class Attack:
         return statuses
 
     def alive_at_once(self) -> None:
-        """Asserts that the event loop is not held up."""
+        """Asserts that a health check gets its response within two seconds, so the event loop is not blocked."""
         began = time.monotonic()
         assert self.server.ask("/healthz")[0] == 200
-        assert time.monotonic() - began < 2, "the event loop was held up"
+        assert time.monotonic() - began < 2, "the event loop was blocked"
 
     def large(self, count: int) -> Statuses:
-        """Pictures of 24 megapixels, eight at once, whose overlays would take gigabytes each."""
+        """Requests overlays of pictures of 24 megapixels, eight at the same time, and limits the added memory."""
         rng = np.random.default_rng(10)
         noise = np.kron(rng.integers(0, 255, (400, 600, 3), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
         content, statuses, most = encoded(noise, "JPEG"), collections.Counter(), 0.0
@@ -361,7 +363,7 @@ class Attack:
 
         before = self.resident
         with ThreadPoolExecutor(8) as pool:
-            for part in (8, max(1, count - 8)):  # after the first, the network keeps memory for pictures of this size
+            for part in (8, max(1, count - 8)):  # the first part makes the network allocate memory that it keeps
                 done = [pool.submit(one, index) for index in range(part)]
                 while not all(future.done() for future in done):
                     most = max(most, self.server.resident)
@@ -377,7 +379,7 @@ class Attack:
         return statuses
 
     def websockets(self, count: int) -> Statuses:
-        """Requests for a websocket at every kind of address."""
+        """Requests a websocket at various addresses; the server must open none."""
         rng = random.Random(11)
         head = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         head += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -387,7 +389,7 @@ class Attack:
         return statuses
 
     def connections(self, count: int) -> Statuses:
-        """More connections at once than are taken; all are answered or closed, and so is an honest request after."""
+        """Opens more connections than the server accepts; each must get a response or be closed."""
         statuses: Statuses = collections.Counter()
         with ThreadPoolExecutor(64) as pool:
             opened = list(pool.map(self._opened, range(count)))
@@ -413,7 +415,7 @@ class Attack:
             return None
 
     def leaving(self, count: int) -> Statuses:
-        """Senders that go away, at any moment."""
+        """Sends a part of a request and disconnects."""
         rng = random.Random(7)
         head = f"POST {ADDRESS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(self.honest)}\r\n\r\n".encode()
         whole = head + self.honest
@@ -421,14 +423,17 @@ class Attack:
         def one(_: int) -> None:
             with socket.create_connection(("127.0.0.1", self.server.port), 30) as connection:
                 connection.sendall(whole[: rng.randint(1, len(whole))])
-                if rng.random() < 0.5:  # without a farewell
+                if rng.random() < 0.5:  # closes with a reset instead of a normal end of the connection
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
         self._all(one, count)
         return collections.Counter({"gone": count})
 
     def slow(self, count: int) -> Statuses:
-        """Senders that send a byte a second; all are closed within a minute, and others are answered meanwhile."""
+        """Sends one byte per second on many connections; the server must close all of them within a minute.
+
+        Meanwhile, valid requests must get responses.
+        """
         connections = [socket.create_connection(("127.0.0.1", self.server.port), 90) for _ in range(count)]
         head = f"POST {ADDRESS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
         for index, connection in enumerate(connections):
@@ -464,7 +469,7 @@ class Attack:
         operations = [result.ok() for result in schema.get_all_operations()]
         statuses: Statuses = collections.Counter()
         share = {operation.path: 1 for operation in operations} | {"/v1/models/{name}/segment": 20}
-        if mode == "NEGATIVE":  # where there is nothing to give, nothing can be wrong
+        if mode == "NEGATIVE":  # the other operations have no input that could be wrong
             operations = [operation for operation in operations if operation.path.endswith("segment")]
         total = sum(share[operation.path] for operation in operations)
         for operation in operations:
@@ -480,7 +485,7 @@ class Attack:
             @hypothesis.seed(0)
             @hypothesis.given(case=strategy, named=strategies.booleans())
             def attack(case: Any, named: bool) -> None:
-                if named and case.path_parameters:  # most other names are refused before anything else
+                if named and case.path_parameters:  # the server refuses most other names first
                     case.path_parameters["name"] = "model"
                 statuses[case.call(timeout=60).status_code] += 1
 
@@ -488,7 +493,7 @@ class Attack:
         return statuses
 
     def _send(self, contents: list[bytes]) -> Statuses:
-        """Pictures, each in an honest request."""
+        """Sends each picture in a valid request."""
         statuses: Statuses = collections.Counter()
 
         def one(index: int) -> None:
@@ -500,7 +505,7 @@ class Attack:
     def _one(
         self, content: bytes, headers: dict[str, str] | None = None, method: str = "POST", path: str = ADDRESS
     ) -> int | str:
-        """One request by hand, so that nothing of it is put right; the status."""
+        """Sends one request byte by byte, because an HTTP client would correct errors; returns the status."""
         own = {"Host": "localhost", "Content-Length": str(len(content)), "Connection": "close"} | (headers or {})
         lines = "".join(f"{name}: {value}\r\n" for name, value in own.items())
         request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + content
@@ -535,19 +540,19 @@ class Attack:
 
 
 def status_in(received: bytes) -> int | str:
-    """The status of the first answer in what was received."""
+    """Returns the status of the response in the received bytes, or "closed"."""
     return int(received[9:12]) if received.startswith(b"HTTP/1.1 ") else "closed"
 
 
 def encoded(image: np.ndarray, kind: str, **options: Any) -> bytes:
-    """A picture's file."""
+    """Returns the bytes of a picture's file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind, **options)
     return file.getvalue()
 
 
 def specimens() -> list[bytes]:
-    """Small pictures of all kinds that are taken."""
+    """Returns small pictures in all formats that the server accepts."""
     image = np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8), np.ones((5, 5, 1), np.uint8))
     grey, deep = image[..., 0], image[..., 0].astype(np.uint16) * 257
     exif = Image.Exif()
@@ -570,12 +575,12 @@ def specimens() -> list[bytes]:
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A part of a PNG."""
+    """Returns a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_bomb(rng: random.Random, extra: bytes = b"") -> bytes:
-    """10 kB that become 10 gigapixels."""
+    """Returns a PNG of about 10 kB whose header states sides of up to 2³¹ − 1 pixels."""
     side = rng.choice((5_000, 100_000, 2**31 - 1))
     header = struct.pack(
         ">IIBBBBB", side, side, rng.choice((1, 8, 16)), rng.choice((0, 2, 3, 6)), 0, 0, rng.choice((0, 1))
@@ -589,28 +594,28 @@ ZEROS = zlib.compress(bytes(10_000_000), 9)
 
 
 def text_bomb(rng: random.Random) -> bytes:
-    """A small PNG whose comment becomes ten megabytes."""
+    """Returns a small PNG with comments that unpack to ten megabytes each."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
     comment = png_chunk(rng.choice((b"zTXt", b"iCCP")), b"x\0\0" + ZEROS)
     return b"\x89PNG\r\n\x1a\n" + header + comment * rng.randint(1, 9) + png_chunk(b"IEND", b"")
 
 
 def webp_bomb(rng: random.Random) -> bytes:
-    """A WebP whose header names up to 2⁴⁸ pixels."""
+    """Returns a WebP whose header states up to 2⁴⁸ pixels."""
     side = rng.choice((5_000, 16_383, 2**24 - 1)).to_bytes(3, "little")
     body = b"VP8X" + struct.pack("<I", 10) + bytes([rng.randrange(256), 0, 0, 0]) + side + side + rng.randbytes(60)
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
 def gif_bomb(rng: random.Random) -> bytes:
-    """A GIF of 65,535×65,535 px."""
+    """Returns a GIF whose header states up to 65,535×65,535 pixels."""
     side = struct.pack("<HH", 65_535, rng.choice((9_000, 65_535)))
     frame = b"," + struct.pack("<HH", 0, 0) + side + b"\0\x08" + b"\xff" + rng.randbytes(255) + b"\0;"
     return rng.choice((b"GIF87a", b"GIF89a")) + side + b"\xf7\0\0" + bytes(768) + frame
 
 
 def bmp_bomb(rng: random.Random) -> bytes:
-    """A BMP of two gigapixels and more."""
+    """Returns a BMP whose header states a height of at least 50,000 pixels."""
     side = rng.choice((50_000, 2**31 - 1, -(2**31)))
     info = struct.pack(
         "<IiiHHIIiiII", 40, abs(side) % 2**31, side, 1, rng.choice((1, 8, 24, 32)), rng.choice((0, 1, 2)), 0, 0, 0, 0, 0
@@ -619,7 +624,7 @@ def bmp_bomb(rng: random.Random) -> bytes:
 
 
 def tiff_bomb(rng: random.Random) -> bytes:
-    """A TIFF of gigapixels, whose strips all lie in one place."""
+    """Returns a TIFF whose header states sides of 30,000 pixels or more."""
     side = rng.choice((30_000, 2**31, 2**32 - 1))
     tags = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, rng.choice((1, 5, 7, 8, 32773))), (262, 3, 1)]
     tags += [(273, 4, 8), (277, 3, 1), (278, 4, rng.choice((1, side))), (279, 4, rng.choice((100, 2**32 - 1)))]
@@ -628,7 +633,7 @@ def tiff_bomb(rng: random.Random) -> bytes:
 
 
 def doubled_tiff(rng: random.Random) -> bytes:
-    """A TIFF of 8×8 px whose size, or another tag of its pixels, stands twice."""
+    """Returns a TIFF of 8×8 pixels in which the size or another tag occurs twice, with different values."""
     side = rng.choice((30_000, 2**31, 2**32 - 1))
     tags = [(256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1)]
     tags += [(273, 4, 8), (277, 3, 1), (278, 4, 8), (279, 4, 64)]
@@ -638,7 +643,7 @@ def doubled_tiff(rng: random.Random) -> bytes:
 
 
 def jpeg_in_tiff(rng: random.Random) -> bytes:
-    """A TIFF of 16×16 px whose JPEG says that it is up to 65,535×65,535."""
+    """Returns a TIFF of 16×16 pixels with a JPEG whose header states up to 65,535×65,535 pixels."""
     jpeg = bytearray(encoded(np.zeros((16, 16, 3), np.uint8), "JPEG"))
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = struct.pack(">HH", rng.choice((16, 40_000, 65_535)), rng.choice((17, 40_000, 65_535)))
@@ -649,7 +654,7 @@ def jpeg_in_tiff(rng: random.Random) -> bytes:
 
 
 def endless_tiff(rng: random.Random) -> bytes:
-    """A TIFF whose pages follow each other in a circle or without end, or whose tags hold millions of values."""
+    """Returns a TIFF whose last page refers to the first one, or whose tags claim millions of values."""
     if rng.random() < 0.5:
         pages = rng.choice((2, 300, 20_000))
         links = [struct.pack("<HI", 0, 8 + 6 * (index + 1) % (6 * pages)) for index in range(pages)]
@@ -660,7 +665,7 @@ def endless_tiff(rng: random.Random) -> bytes:
 
 
 def repeating_tiff(rng: random.Random) -> bytes:
-    """A TIFF of 8×8 px whose texts, up to two hundred, all point at the same megabyte."""
+    """Returns a TIFF of 8×8 pixels with up to 200 tags that all refer to the same megabyte."""
     code, kind = rng.choice(((270, 2), (305, 2), (50_839, 1)))
     repeats, size = rng.choice((2, 200)), 2**20
     entries = [_entry(256, 4, 1, 8), _entry(257, 4, 1, 8), _entry(258, 3, 1, 8), _entry(259, 3, 1, 1)]
@@ -670,7 +675,7 @@ def repeating_tiff(rng: random.Random) -> bytes:
 
 
 def sharing_tiff(rng: random.Random) -> bytes:
-    """A TIFF whose strips, up to two thousand, are all the same megabyte: of deflate, or of JPEG's filling."""
+    """Returns a TIFF with up to 2000 strips that are all the same megabyte: deflate data or JPEG fill bytes."""
     count, start = rng.choice((20, 2_000)), 8 + 2 + 9 * 12 + 4
     if rng.random() < 0.5:
         rows, compression, blob = 1, 8, zlib.compress(bytes(8)) + bytes(2**20)
@@ -685,7 +690,7 @@ def sharing_tiff(rng: random.Random) -> bytes:
 
 
 def masked_tiff(rng: random.Random) -> bytes:
-    """A TIFF of 8×8 px with a mask of one tile of up to 225 megapixels."""
+    """Returns a TIFF of 8×8 pixels with a mask that is one tile of up to 225 megapixels."""
     side = rng.choice((9_008, 15_008))
     first = [_entry(256, 4, 1, 8), _entry(257, 4, 1, 8), _entry(258, 3, 1, 8), _entry(259, 3, 1, 1)]
     first += [_entry(262, 3, 1, 1), _entry(273, 4, 1, 8), _entry(277, 3, 1, 1), _entry(278, 4, 1, 8)]
@@ -702,12 +707,12 @@ def masked_tiff(rng: random.Random) -> bytes:
 
 
 def _entry(code: int, kind: int, count: int, value: int) -> bytes:
-    """A tag of a little-endian TIFF: its value, or where its values are."""
+    """Returns a tag of a little-endian TIFF; `value` is the value, or the offset of the values."""
     return struct.pack("<HHII", code, kind, count, value)
 
 
 def _tiff(tags: list[tuple[int, int, int]], rest: bytes) -> bytes:
-    """A little-endian TIFF of one page; each tag has one value."""
+    """Returns a little-endian TIFF of one page, in which each tag has one value."""
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + rest
 

@@ -1,10 +1,10 @@
-"""Reading and augmenting alone: images per second of our loader and of torchvision's reference transforms, in turns.
+"""Times reading and augmenting: images per second of our loader and of torchvision's reference transforms, in turns.
 
-Both decode the same pictures and masks, scale them so that the shorter side is 0.5–2 times 520 pixels, mirror every
-second one and cut 480×480, in two workers and batches of eight: torchvision's reference training of segmentation
-(references/segmentation/presets.py) with its transforms v2, on tensors. Theirs also normalises; ours leaves that to the
-training step, and sends bytes. A last row adds colour, blur and rotation to ours. Shapes, labels and the number of
-pictures are asserted.
+Both decode the same pictures and masks, scale them so that the shorter side is 0.5–2 times 520 pixels, mirror them with
+a probability of 0.5 and cut crops of 480×480, in two workers and batches of eight. This is the preprocessing of
+torchvision's reference training for segmentation (references/segmentation/presets.py), with its transforms v2 on
+tensors. Torchvision's side also normalises the pictures; atrous normalises in the training step, so its workers send
+uint8 pictures. The last row adds colour, blur and rotation to our side. Asserts the shapes and the number of pictures.
 
     python benchmarks/loading.py DATA [--split train] [--pictures 200] [--rounds 3]
 """
@@ -35,7 +35,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Reference(TorchDataset):
-    """The pictures through torchvision's reference transforms."""
+    """A dataset that applies torchvision's reference transforms."""
 
     def __init__(self, dataset: Dataset, items: list[Item]) -> None:
         from torchvision import tv_tensors
@@ -64,7 +64,7 @@ class Reference(TorchDataset):
 
 
 def epoch(batches: Iterable[Any], parts: Callable[[Any], tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, int]:
-    """Seconds from the second batch to the last, and the pictures in them."""
+    """Returns the seconds from the first batch to the last, and the number of pictures after the first batch."""
     started, count = 0.0, 0
     for number, batch in enumerate(batches):
         images, labels = parts(batch)
@@ -77,7 +77,7 @@ def epoch(batches: Iterable[Any], parts: Callable[[Any], tuple[torch.Tensor, tor
 
 
 def main() -> None:
-    """Prints images per second."""
+    """Prints the images per second of each side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="train")

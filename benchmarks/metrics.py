@@ -1,4 +1,4 @@
-"""Counting a confusion matrix: ours against torchmetrics, equal counts asserted.
+"""Times counting a confusion matrix with atrous and with torchmetrics, and asserts that the counts are equal.
 
 python benchmarks/metrics.py [--json FILE]
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# Threads that spin as long as OpenMP lets them slow torchmetrics tenfold as soon as anything else runs beside it.
+# By default, idle OpenMP threads spin for a long time. If another program runs, this slows torchmetrics tenfold.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
@@ -25,7 +25,7 @@ IGNORE = 255
 
 
 def pair(height: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """A truth of squares with 5 % ignored, and a prediction that errs on 10 %."""
+    """Returns a truth of squares with 5 % ignored pixels, and a prediction in which 10 % of the pixels are random."""
     rng = np.random.default_rng(0)
     truth = np.kron(rng.integers(0, classes, (height // 32, width // 32)), np.ones((32, 32))).astype(np.uint8)
     prediction, wrong = truth.copy(), rng.random(truth.shape) < 0.1
@@ -35,7 +35,7 @@ def pair(height: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def fastest(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The least seconds of each side, measured in turn."""
+    """Returns the shortest time of each side in seconds; the sides take turns."""
     least = dict.fromkeys(sides, float("inf"))
     for _ in range(rounds):
         for name, side in sides.items():
@@ -46,15 +46,16 @@ def fastest(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def main() -> None:
-    """Prints milliseconds and ratios."""
+    """Prints the milliseconds of each side and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048))
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="file for the seconds")
+    parser.add_argument("--json", type=Path, help="JSON file for the seconds")
     options = parser.parse_args()
     truth, prediction = pair(options.size[0], options.size[1], options.classes)
-    predicted, true = (torch.from_numpy(mask).long() for mask in (prediction, truth))  # what it is given in practice
+    # torchmetrics usually gets int64 tensors.
+    predicted, true = (torch.from_numpy(mask).long() for mask in (prediction, truth))
     checked = MulticlassConfusionMatrix(options.classes, ignore_index=IGNORE)
     unchecked = MulticlassConfusionMatrix(options.classes, ignore_index=IGNORE, validate_args=False)
     ours = ConfusionMatrix(options.classes)

@@ -1,4 +1,4 @@
-"""The peak memory of a process, as each system tells it."""
+"""Peak memory of this process, on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def peak_of_process() -> int:
-    """The largest resident memory that this process has had so far, in bytes."""
+    """Returns the largest resident memory of this process so far, in bytes."""
     try:
         import resource
     except ImportError:  # on Windows

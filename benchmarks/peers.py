@@ -1,8 +1,9 @@
-"""Trains the peers' networks that benchmarks/predict.py measures, briefly, on CamVid: random ones predict noise.
+"""Trains the networks of other libraries (peers) that benchmarks/predict.py measures, briefly, on CamVid.
 
-Each is the peer's own module (segmentation-models-pytorch, torchvision) with its own initialisation and 21 classes, of
-which CamVid's eleven are learnt. Training ends when its mask of the validation pictures holds at least eight classes
-and its epochs are over; each epoch is stored, so that a second call goes on where the first was stopped.
+They are trained because networks with random weights predict noise. Each is a module of segmentation-models-pytorch or
+torchvision with that library's initialisation and 21 classes, of which CamVid has eleven. After the last epoch, its
+masks of validation pictures must contain at least eight classes. Each epoch is stored, so a second call continues where
+the first one was stopped.
 
     python benchmarks/peers.py --data PATH/TO/camvid --out FOLDER [--only NAME] [--epochs 12]
 """
@@ -15,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = 21
-#: Classes that a trained network's masks of the validation pictures hold at least.
+#: Smallest number of classes in a trained network's masks of the validation pictures.
 PREDICTED = 8
 PEERS = ("smp_v3plus_mobilenetv2", "smp_v3plus_resnet50", "torchvision_v3_resnet50")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def main() -> None:
-    """Trains those that are not trained yet."""
+    """Trains the networks that are not trained yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CamVid")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the CamVid dataset")
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--only", choices=PEERS, action="append")
     parser.add_argument("--epochs", type=int, default=12)
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def build(name: str) -> Any:
-    """A peer's network, fresh."""
+    """Returns a peer's network with its initial weights."""
     import torch
 
     torch.manual_seed(0)
@@ -50,15 +51,15 @@ def build(name: str) -> Any:
 
 
 def logits(output: Any) -> Any:
-    """The full-size scores in what a peer returns."""
+    """Returns the full-size logits in a peer's output."""
     return output["out"] if isinstance(output, dict) else output
 
 
 def load(name: str, folder: Path) -> Any:
-    """A trained peer, in evaluation mode.
+    """Returns a trained peer in evaluation mode.
 
     Raises:
-        FileNotFoundError: not trained yet.
+        FileNotFoundError: the peer is not trained yet.
     """
     import torch
 
@@ -68,7 +69,7 @@ def load(name: str, folder: Path) -> Any:
 
 
 def train(name: str, data: Path, out: Path, epochs: int) -> None:
-    """Trains one peer with AdamW, poly, bfloat16 and random crops of 192×192."""
+    """Trains one peer with AdamW, the poly schedule, bfloat16 and random crops of 192×192."""
     import torch
     from torch.nn import functional as F
 
@@ -80,7 +81,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
     if (out / f"{name}.pth").exists():
         return
     dataset = open_dataset(data)
-    # `focus`: thin and rare classes are met often enough to be learnt in a few epochs.
+    # With `focus`, crops contain thin and rare classes often enough to learn them in a few epochs.
     config = Augment((192, 192), scale=(0.4, 1.2), focus=0.7, brightness=0.3, contrast=0.3, saturation=0.3)
     items = dataset.splits["train"]
     samples = AugmentedSamples(dataset, items, config, channels=3, seed=0, fill=MEAN)
@@ -120,7 +121,7 @@ def train(name: str, data: Path, out: Path, epochs: int) -> None:
 
 
 def balanced(dataset: Any) -> Any:
-    """Weights of the classes, one over the root of their frequency; CamVid's poles and signs are rare."""
+    """Returns class weights, 1/√frequency, because CamVid's poles and signs are rare."""
     import torch
 
     from atrous.data.statistics import class_pixels
@@ -133,7 +134,7 @@ def balanced(dataset: Any) -> Any:
 
 
 def normalized(images: Any) -> Any:
-    """Raw N×3×H×W → what the peers' encoders were made for."""
+    """Normalises raw N×3×H×W pictures with ImageNet's mean and std, as the peers' encoders expect."""
     import torch
 
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -141,7 +142,7 @@ def normalized(images: Any) -> Any:
 
 
 def classes_found(model: Any, dataset: Any) -> list[int]:
-    """Classes that make up at least a thousandth of the masks of ten validation pictures, at a network size of 512."""
+    """Returns the classes with more than 0.1 % of the pixels in the masks of every tenth validation picture."""
     import torch
     from torch.nn import functional as F
 

@@ -1,8 +1,8 @@
-"""Times picture to mask against the peers and bare runtimes, in one run, on trained networks and real pictures.
+"""Times segmentation from picture to mask: atrous, other libraries (peers) and bare runtimes, with the same weights.
 
-Each peer's network, trained by benchmarks/peers.py, is converted: both sides have the same weights. Every side runs in
-a process of its own, one at a time, in turns: a uint8 H×W×3 picture in, a uint8 H×W mask out. Masks are asserted equal
-to the peer's eager float32 ones on 99.5 % of the pixels.
+Each peer's network, trained by benchmarks/peers.py, is converted to atrous. Every side runs in its own process; the
+processes take turns, and only one runs at a time. Input is a uint8 H×W×3 picture, output a uint8 H×W mask. At least
+99.5 % of the pixels of atrous's masks must equal those of the peer in float32, except for int8.
 
     python benchmarks/peers.py --data PATH/TO/camvid --out WEIGHTS
     python benchmarks/predict.py --data PATH/TO/camvid --peers WEIGHTS [--only NAME] [--size 512] [--json FILE]
@@ -27,39 +27,43 @@ from train import machine
 from crf import peak_memory
 
 SIDES = {
-    "peer": "eager, float32, argmax of its full-size logits",
-    "peer bfloat16": "the same in channels_last and bfloat16 autocast",
-    "ONNX Runtime": "the peer's network, bare, float32, then argmax",
-    "OpenVINO float32": "the peer's network, bare, then argmax",
+    "peer": "PyTorch without compilation, float32, argmax of the full-size logits",
+    "peer bfloat16": "the same, in channels_last and bfloat16 autocast",
+    "ONNX Runtime": "the peer's exported network, float32, then argmax",
+    "OpenVINO float32": "the peer's exported network, then argmax",
     "OpenVINO bfloat16": "the same in bfloat16",
     "atrous torch float32": "Segmenter(engine='torch', precision='float32')",
     "atrous torch": "Segmenter(engine='torch')",
     "atrous float32": "Segmenter(precision='float32')",
-    "atrous": "Segmenter(): OpenVINO, bfloat16 where the processor has it",
-    "atrous int8": "Segmenter(FILE), of `atrous export --int8`",
+    "atrous": "Segmenter(): OpenVINO, bfloat16 if the processor supports it",
+    "atrous int8": "Segmenter(FILE), with a file of `atrous export --int8`",
 }
 SAME_MASK = 0.995
 PICTURES = 10
-#: Training pictures on which int8's ranges of values are measured.
+#: Number of training pictures with which the ranges of values for int8 are measured.
 CALIBRATED = 64
 
 
 def main() -> None:
-    """Times every side in turns, prints a table for each network, asserts that masks are equal."""
+    """Times every side in turns, prints a table for each network, and asserts that masks are equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CamVid")
-    parser.add_argument("--peers", type=Path, required=True, help="weights of benchmarks/peers.py")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the CamVid dataset")
+    parser.add_argument("--peers", type=Path, required=True, help="folder of the weights from benchmarks/peers.py")
     parser.add_argument("--only", choices=peers.PEERS, action="append")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="height, and width where it differs")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each side, over ten pictures each")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[512], help="height and width of the pictures; one number for a square"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of turns of each side; a turn segments ten pictures"
+    )
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     size = (options.size[0], options.size[-1])
     results: dict[str, Any] = {"machine": machine(), "size": size, "peaks": peak_gflops(), "networks": {}}
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or peers.PEERS:
-            with context.Pool(1) as maker:  # in its own process, so that it adds to nobody's memory
+            with context.Pool(1) as maker:  # in its own process, so that its memory is not measured
                 facts = maker.apply(make, (name, options.data, options.peers, Path(folder), size))
             results["networks"][name] = facts | {
                 "sides": take_turns(context, name, options.peers, Path(folder), options.rounds)
@@ -77,7 +81,7 @@ def main() -> None:
 
 
 def make(name: str, data: Path, weights: Path, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """Writes the converted model, the bare graphs and the pictures; says what both sides are."""
+    """Writes the converted model, the exported graphs and the pictures; returns both sides' parameters and GFLOP."""
     import openvino
     import torch
     from PIL import Image
@@ -115,7 +119,7 @@ def make(name: str, data: Path, weights: Path, folder: Path, size: tuple[int, in
 
 
 def write_int8(model: Any, data: Path, target: Path, size: tuple[int, int]) -> None:
-    """What `atrous export --int8` writes; whether its score suffices is that command's to say."""
+    """Writes an int8 graph as `atrous export --int8` does, but without that command's check of the score."""
     from PIL import Image
 
     from atrous.inference import export_graph, int8_quantisation
@@ -130,7 +134,7 @@ def write_int8(model: Any, data: Path, target: Path, size: tuple[int, int]) -> N
 
 
 def with_logits_only(model: Any) -> Any:
-    """A peer's network that returns its full-size logits alone, for exporters."""
+    """Wraps a peer's network so that it returns only its full-size logits, for exporters."""
     import torch
 
     class Logits(torch.nn.Module):
@@ -145,7 +149,7 @@ def with_logits_only(model: Any) -> Any:
 
 
 def side_of(side: str, name: str, weights: Path, folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns a picture into a mask."""
+    """Returns the function with which a side converts a picture to a mask."""
     if side.startswith("atrous"):
         import atrous
 
@@ -161,7 +165,7 @@ def side_of(side: str, name: str, weights: Path, folder: Path) -> Callable[[np.n
 
 
 def eager(name: str, weights: Path, bfloat16: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """The peer as its users run it."""
+    """Returns a function that runs the peer as its users do."""
     import torch
 
     model = peers.load(name, weights)
@@ -180,7 +184,7 @@ def eager(name: str, weights: Path, bfloat16: bool) -> Callable[[np.ndarray], np
 
 
 def bare(side: str, stem: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A runtime on the peer's own graph, with normalisation before and argmax after in torch."""
+    """Returns a function that runs the peer's graph in a runtime, with normalisation and argmax in torch."""
     import torch
 
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (peers.MEAN, peers.STD))
@@ -220,7 +224,7 @@ def take_turns(context: Any, name: str, weights: Path, folder: Path, rounds: int
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, (pipe, _) in workers.items():
-            time.sleep(0.3)  # until the threads of the side before have gone to sleep
+            time.sleep(0.3)  # until the threads of the previous side are idle
             pipe.send("go")
             seconds[side] += pipe.recv()
     results = {}
@@ -235,7 +239,7 @@ def take_turns(context: Any, name: str, weights: Path, folder: Path, rounds: int
 
 
 def work(side: str, name: str, weights: Path, folder: Path, pipe: Any) -> None:
-    """A side's process."""
+    """Runs a side in its own process: sends its masks and added memory, then the seconds of each turn."""
     pictures = np.load(folder / f"{name}.npy")
     run = side_of(side, name, weights, folder)
     run(pictures[0][:64, :64] if side.startswith("atrous") else pictures[0])
@@ -252,14 +256,14 @@ def work(side: str, name: str, weights: Path, folder: Path, pipe: Any) -> None:
 
 
 def boundary_cells(masks: np.ndarray) -> float:
-    """Share of 4×4 cells of the masks with more than one class."""
+    """Returns the share of 4×4 cells of the masks that contain more than one class."""
     count, height, width = masks.shape
     cells = masks[:, : height // 4 * 4, : width // 4 * 4].reshape(count, height // 4, 4, width // 4, 4)
     return float((cells.max((2, 4)) != cells.min((2, 4))).mean())
 
 
 def peak_gflops() -> dict[str, float]:
-    """What a large matrix product reaches here, in 10⁹ operations a second, by precision."""
+    """Returns the speed of a large matrix product on this machine, in 10⁹ operations per second, by precision."""
     import torch
 
     peaks = {}
@@ -275,7 +279,7 @@ def peak_gflops() -> dict[str, float]:
 
 
 def report(name: str, results: dict[str, Any]) -> None:
-    """A network's table."""
+    """Prints the table of a network."""
     facts = results["networks"][name]
     sides, height, width = facts["sides"], *results["size"]
     print(

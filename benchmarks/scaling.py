@@ -1,11 +1,12 @@
-"""Whole trainings: images per second on one process and on two, and how much of the time is not the step itself.
+"""Measures images per second of `atrous train` in one process and in two, compared with the bare training step.
 
     python benchmarks/scaling.py --data CAMVID [--epochs 1] [--batch 8] [--rounds 2]
 
-In turns: the bare training step on one batch in memory, `atrous train` on all cores, and the same under torchrun with
-two processes that share batch and cores. All train DeepLabV3+ over EfficientNet-Lite0 on crops of 320×320 with full
-augmentation, with one worker that reads ahead in each process. The confusion matrix of the same weights is asserted to
-be the same on one process and on two, of as many threads each: the library sums otherwise with another number of them.
+These take turns: the bare training step on one batch in memory, `atrous train` on all cores, and `atrous train` under
+torchrun with two processes that share the batch and the cores. All train DeepLabV3+ over EfficientNet-Lite0 on crops of
+320×320. `atrous train` augments the pictures by the recipe, with one loader worker in each process. The confusion
+matrix of the same weights must be the same in one process and in two. All processes use equally many threads for it,
+because the order in which torch sums depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SIZE = 320
 
 
 def main() -> None:
-    """Prints a table."""
+    """Prints the images per second of each side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid in SegNet's layout")
     parser.add_argument("--epochs", type=int, default=1)
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def bare_step(batch: int, steps: int = 12) -> float:
-    """Images per second of forward, backward and update on one batch in memory."""
+    """Returns the images per second of forward, backward and update on one batch in memory."""
     import torch
 
     from atrous import create_model
@@ -83,7 +84,7 @@ def bare_step(batch: int, steps: int = 12) -> float:
 
 
 def launcher(processes: int) -> tuple[list[str], dict[str, str]]:
-    """The command that starts so many processes of atrous, and the environment that shares the cores among them."""
+    """Returns the command that starts the processes, and the environment that shares the cores among them."""
     if processes == 1:
         return [sys.executable, "-m", "atrous"], dict(os.environ)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "-m", "atrous"]
@@ -91,13 +92,13 @@ def launcher(processes: int) -> tuple[list[str], dict[str, str]]:
 
 
 def threads_of(processes: int) -> str:
-    """How many threads each of so many processes gets."""
+    """Returns the number of threads of each process, as text."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return str(max(1, cores // processes))
 
 
 def trained(run: Path, processes: int, options: argparse.Namespace) -> float:
-    """Images per second in the windows of a training that `atrous train` logs, without the first."""
+    """Trains a run; returns the median of the images per second in its log, without the first entry."""
     command, environment = launcher(processes)
     settings: dict[str, Any] = {
         "data.root": options.data.resolve(),
@@ -115,7 +116,7 @@ def trained(run: Path, processes: int, options: argparse.Namespace) -> float:
 
 
 def measured(model: Path, processes: int, options: argparse.Namespace, place: Path) -> list[list[int]]:
-    """The confusion matrix of the validation split."""
+    """Returns the confusion matrix of the validation split, from `atrous evaluate`."""
     command, environment = launcher(processes)
     out = place / f"scores_{processes}.json"
     words = [*command, "evaluate", str(model), str(options.data.resolve()), f"--json={out}"]

@@ -1,11 +1,14 @@
-"""Measures a server against the segmenter that it runs, with each answer checked against its picture.
+"""Compares the speed of `atrous serve` with a bare `Segmenter`, and measures the server's memory.
 
     python benchmarks/serve.py load --data PATH/TO/camvid [--model MODEL.safetensors] [--rounds 5]
     python benchmarks/serve.py memory [--requests 10000]
 
-load: 64 clients at once send pictures of mixed sizes, some leaving before their answer; in turns with a bare
-`Segmenter` that is given the same files as a list. memory: the server's resident memory over thousands of requests of
-all forms and sizes. Clients run on the same cores as the server, and their work counts against it.
+load: 64 clients send pictures of mixed sizes at the same time, and some clients disconnect before the response. Each
+response must be the mask of its picture. In turns, a bare `Segmenter` gets the same files as a list.
+
+memory: the server's resident memory during thousands of requests with pictures of many sizes and all response formats.
+
+The clients run on the same cores as the server, so their work makes the server slower.
 """
 
 from __future__ import annotations
@@ -36,27 +39,27 @@ ZOO = Path(__file__).parents[1] / "zoo" / "camvid.safetensors"
 #: Width and height of the pictures that are sent.
 SIZES = ((480, 360), (320, 240), (240, 320), (640, 480), (400, 225))
 CLIENTS = 64
-#: Of a hundred requests, how many are given up before they are answered.
+#: Percentage of requests before which a client sends one more request and disconnects before the response.
 LEAVING = 10
-#: Requests after which the memory is that of a server at work.
+#: Number of requests after which the server has allocated the memory that it keeps.
 SETTLED = 500
 
 
 def main() -> None:
-    """Runs one of the two."""
+    """Runs the measurement that the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("load", "memory"))
     parser.add_argument("--model", type=Path, default=ZOO)
-    parser.add_argument("--data", type=Path, help="CamVid, for load")
+    parser.add_argument("--data", type=Path, help="folder of the CamVid dataset; only for load")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=80, help="of a round of load")
-    parser.add_argument("--requests", type=int, default=10_000, help="of memory")
+    parser.add_argument("--pictures", type=int, default=80, help="number of pictures in a round of load")
+    parser.add_argument("--requests", type=int, default=10_000, help="number of requests of memory")
     options = parser.parse_args()
     print(machine())
     if options.what == "memory":
         measure_memory(options.model, options.requests)
     elif options.data is None:
-        parser.error("load needs --data: networks are judged on real pictures")
+        parser.error("load needs --data: speed is measured on real pictures")
     else:
         measure_load(options.model, options.data, options.rounds, options.pictures)
 
@@ -77,7 +80,7 @@ class Server:
         self.port = int(found[1])
 
     def ask(self, path: str, content: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """One request on a connection of its own."""
+        """Sends one request on a new connection; returns the status and the body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         connection.request("GET" if content is None else "POST", path, content, headers)
         answer = connection.getresponse()
@@ -86,23 +89,23 @@ class Server:
         return answer.status, body
 
     def metric(self, name: str) -> float:
-        """One of its counters."""
+        """Returns the value of a counter of the server; 0 if it is missing."""
         found = re.search(rf"^{re.escape(name)} (\S+)", self.ask("/metrics")[1].decode(), re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     @property
     def resident(self) -> float:
-        """Its resident memory, in MB."""
+        """Resident memory of the server, in MB."""
         return self.metric("process_resident_memory_bytes") / 1e6
 
     def stop(self) -> None:
-        """Ends it, and asserts that it ended well."""
+        """Ends the server, and asserts that its exit code is 0."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(120) == 0, Path(self.log.name).read_text(encoding="utf-8")
 
 
 def measure_load(model: Path, data: Path, rounds: int, count: int) -> None:
-    """Throughput over the segmenter's own, in turns, and how long answers take."""
+    """Prints the throughput of the server and of the segmenter, their ratio, and how long responses take."""
     import atrous
 
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +114,7 @@ def measure_load(model: Path, data: Path, rounds: int, count: int) -> None:
         segmenter = atrous.Segmenter(model)
         expected = [png_of(segmenter(file)) for file in files]
         server = Server(model, "--waiting", "256")
-        load(server, contents, expected)  # each size's first picture takes longest
+        load(server, contents, expected)  # not measured, because the first picture of each size takes longest
         bare, served, seconds, left = [], [], [], 0
         for turn in range(rounds):
             began = time.perf_counter()
@@ -135,7 +138,7 @@ def measure_load(model: Path, data: Path, rounds: int, count: int) -> None:
 
 
 def make_pictures(sources: Sequence[Path], folder: Path, count: int) -> list[Path]:
-    """JPEGs of mixed sizes."""
+    """Writes JPEGs of mixed sizes; returns their paths."""
     files = []
     for index in range(count):
         path = folder / f"{index}.jpg"
@@ -146,7 +149,7 @@ def make_pictures(sources: Sequence[Path], folder: Path, count: int) -> list[Pat
 
 
 def png_of(prediction: object) -> bytes:
-    """What a server answers for a prediction, byte by byte."""
+    """Returns the mask of a prediction, in the bytes that a server sends."""
     from atrous.serving.response_formats import ResponseOptions, write
 
     return write(prediction, ResponseOptions("mask"))  # type: ignore[arg-type]
@@ -155,10 +158,10 @@ def png_of(prediction: object) -> bytes:
 def load(
     server: Server, contents: Sequence[bytes], expected: Sequence[bytes], seed: int = 0
 ) -> tuple[float, list[float], int]:
-    """All pictures once, by 64 clients at once.
+    """Sends every picture once, with 64 clients at the same time.
 
     Returns:
-        Answers a second, the seconds that each took, and how many more requests were given up.
+        Responses per second, the seconds of each response, and the number of additional requests that were abandoned.
     """
     order = list(range(len(contents)))
     random.Random(seed).shuffle(order)
@@ -193,7 +196,7 @@ def load(
 
 
 def leave(server: Server, content: bytes) -> None:
-    """Sends a picture and closes the connection."""
+    """Sends a picture and closes the connection without reading the response."""
     head = f"POST /v1/models/model/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + content)
@@ -201,7 +204,7 @@ def leave(server: Server, content: bytes) -> None:
 
 
 def measure_memory(model: Path, count: int) -> None:
-    """Resident memory over many requests of all forms, sizes and options."""
+    """Prints the resident memory during many requests of all response formats, sizes and options."""
     server = Server(model)
     rng = np.random.default_rng(0)
     forms = ["mask", "indices", "overlay", "areas", "rle", "polygons"]

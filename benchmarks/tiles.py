@@ -1,6 +1,6 @@
-"""What tiles change in a trained model's masks, and what a picture takes in memory; see docs/big-pictures.md.
+"""Measures how tiles change a trained model's masks, and the memory that a picture takes; see docs/big-pictures.md.
 
-python benchmarks/tiles.py MODEL 1441x1921 1024:256 PICTURE…     # each enlarged to that size, whole against tiles
+python benchmarks/tiles.py MODEL 1441x1921 1024:256 PICTURE…     # resizes each picture; compares whole and tiles
 python benchmarks/tiles.py MODEL 1024x1024                       # peak memory, predicted and measured
 """
 
@@ -18,7 +18,7 @@ from atrous.inference.whole_or_tiled import AnySize
 
 
 def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overlap: int) -> tuple[float, float]:
-    """Share of pixels that tiles change: as they run, and with image pooling over each tile instead of the picture."""
+    """Returns the share of pixels that tiles change: as usual, and with image pooling over each tile only."""
     network, mask = segmenter.whole, segmenter.segment(image)
     tiled, pools, shares = AnySize(network, tile=tile, overlap=overlap), network.pools, []
     for network.pools in (pools, False):
@@ -30,7 +30,7 @@ def difference(segmenter: atrous.Segmenter, image: np.ndarray, tile: int, overla
 def main(model: str, size: str, tiles: str = "", *pictures: str) -> None:
     segmenter = atrous.Segmenter(model, precision="float32")
     height, width = map(int, size.split("x"))
-    if not tiles:  # in torch, for which memory is predicted
+    if not tiles:  # in torch, because the prediction is for torch
         segmenter = atrous.Segmenter(model, engine="torch", precision="float32")
         segmenter.segment(np.zeros((height, width, len(segmenter.info.preprocessing.mean)), np.uint8))
         peak = peak_of_process()

@@ -1,9 +1,9 @@
-"""Times a training step against segmentation-models-pytorch: images per second and peak memory, in one run.
+"""Times a training step of atrous and of segmentation-models-pytorch (smp): images per second and peak memory.
 
-Both sides train the very same network (smp's DeepLabV3+ layout over timm's MobileNetV2 or another, weights copied):
-parameters, FLOPs, loss and gradient are asserted equal first. Then processes take turns, so that a drifting clock hits
-all: smp's plain float32 loop, the same in channels_last + bfloat16, and `TrainingStep` as `atrous train` runs it,
-without and with `train.recompute`.
+Both train the same network with the same weights: smp's DeepLabV3+ over a backbone of timm. First, parameters, FLOPs,
+loss and gradient are asserted to be equal. Then four processes take turns, so that a change of the clock rate affects
+all of them: smp's plain float32 loop, the same loop in channels_last and bfloat16, and `TrainingStep` as `atrous train`
+runs it, without and with `train.recompute`.
 
     python benchmarks/train.py [--backbone resnet50] [--rounds 5] [--steps 2] [--batch 4] [--size 512] [--json FILE]
 """
@@ -23,25 +23,25 @@ from peak_memory import peak_of_process
 
 CLASSES = 21
 SIDES = {
-    "smp float32": "its plain loop: float32, NCHW",
-    "smp bfloat16": "its loop with channels_last and bfloat16 autocast",
-    "atrous": "TrainingStep: channels_last, bfloat16 where the processor has it, loss in bands",
+    "smp float32": "plain loop: float32, NCHW",
+    "smp bfloat16": "the same loop with channels_last and bfloat16 autocast",
+    "atrous": "TrainingStep: channels_last, bfloat16 if the processor supports it, loss in bands",
     "atrous, recompute": "the same with train.recompute",
 }
 
 
 def main() -> None:
-    """Asserts equality, times every side in turns, prints a table."""
+    """Asserts that the networks are equal, times every side in turns, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="mobilenetv2_100", help="of timm")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    parser.add_argument("--steps", type=int, default=2, help="training steps per turn")
+    parser.add_argument("--backbone", default="mobilenetv2_100", help="name of the backbone in timm")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each side")
+    parser.add_argument("--steps", type=int, default=2, help="number of training steps per turn")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=512, help="side of the square pictures, a multiple of 16")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as checker:  # in its own process, so that it adds to nobody's peak memory
+    with context.Pool(1) as checker:  # in its own process, so that its memory is not measured
         facts = checker.apply(check_equal, (options.backbone,))
     results = {"machine": machine(), "network": facts, "batch": options.batch, "size": options.size}
     print(json.dumps(results, indent=1))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def build_peer(backbone: str, dropout: float = 0.5) -> Any:
-    """Smp's DeepLabV3+ with fresh weights."""
+    """Builds smp's DeepLabV3+ with initial weights."""
     import segmentation_models_pytorch as smp
     import torch
 
@@ -61,7 +61,7 @@ def build_peer(backbone: str, dropout: float = 0.5) -> Any:
 
 
 def build_ours(backbone: str, dropout: float = 0.5) -> Any:
-    """Our network in smp's layout, with fresh weights."""
+    """Builds atrous's network in smp's layout, with initial weights."""
     from atrous import create_model
     from atrous.weights.smp import LAYOUT
 
@@ -69,7 +69,7 @@ def build_ours(backbone: str, dropout: float = 0.5) -> Any:
 
 
 def build_pair(backbone: str) -> tuple[Any, Any]:
-    """Both networks with the same weights, ready to train, without dropout."""
+    """Builds both networks with the same weights, in training mode and without dropout."""
     from atrous.weights.adapter import translate
     from atrous.weights.smp import KEYS
 
@@ -79,7 +79,7 @@ def build_pair(backbone: str) -> tuple[Any, Any]:
 
 
 def check_equal(backbone: str) -> dict[str, Any]:
-    """Asserts that both networks are one: parameters, FLOPs, and in float32 the loss and every gradient."""
+    """Asserts that both networks have equal parameters, FLOPs, and in float32 equal loss and gradient."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -102,7 +102,7 @@ def check_equal(backbone: str) -> dict[str, Any]:
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1], flops
 
-    peer, ours = build_pair(backbone)  # counting has moved the batch statistics
+    peer, ours = build_pair(backbone)  # built again, because counting changed the batch statistics
     raw = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (2, 128, 128), dtype=torch.uint8)
     labels[:, :9] = 255
@@ -134,7 +134,7 @@ def take_turns(context: Any, options: argparse.Namespace) -> dict[str, dict[str,
         pipes[side], far_end = context.Pipe()
         workers.append(context.Process(target=run_side, args=(side, far_end, options)))
         workers[-1].start()
-        pipes[side].recv()  # warmed up
+        pipes[side].recv()  # the side is ready: its first step is done
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side, pipe in pipes.items():
@@ -154,7 +154,7 @@ def take_turns(context: Any, options: argparse.Namespace) -> dict[str, dict[str,
 
 
 def run_side(side: str, pipe: Any, options: argparse.Namespace) -> None:
-    """A process that trains on request and at last tells its peak memory."""
+    """Runs a side in its own process: trains on request, and sends its peak memory at the end."""
     import torch
 
     batch, size = options.batch, options.size
@@ -178,7 +178,7 @@ def run_side(side: str, pipe: Any, options: argparse.Namespace) -> None:
 
 
 def make_step(side: str, backbone: str) -> Any:
-    """A function of (raw images, labels) that makes one optimiser step, as the side's users write it."""
+    """Returns a function of (raw images, labels) that makes one optimiser step, as users of the side write it."""
     import torch
 
     if side.startswith("atrous"):
@@ -222,7 +222,7 @@ def make_step(side: str, backbone: str) -> Any:
 
 
 def optimising(loss_of: Any, optimizer: Any) -> Any:
-    """One optimiser step on a loss."""
+    """Returns a function that makes one optimiser step with a loss."""
 
     def step(raw: Any, labels: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -233,7 +233,7 @@ def optimising(loss_of: Any, optimizer: Any) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Returns the properties of this machine and the versions of the software."""
     import torch
 
     return {
@@ -246,7 +246,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(sides: dict[str, dict[str, float]]) -> None:
-    """The table, with ratios to the plain loop."""
+    """Prints the table, with ratios to smp's float32 loop."""
     plain = sides["smp float32"]
     print("\n| side | images/s | × | peak GB | × |\n|---|---|---|---|---|")
     for side, figures in sides.items():

@@ -69,7 +69,7 @@ def test_another_architecture_and_number_of_channels():
 
 
 def test_the_backbone_must_be_named():
-    with pytest.raises(AtrousError, match="name it as timm does with backbone="):
+    with pytest.raises(AtrousError, match="give its name in timm with backbone="):
         atrous.convert(network("resnet18").state_dict(), source="timm-backbone")
 
 

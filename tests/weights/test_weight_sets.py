@@ -165,7 +165,7 @@ def test_of_several_sets_one_is_taken_by_rule_and_both_are_named(source, names, 
     assert torch.equal(chosen.foreign.state[key], made[taken][key].float())
     (note,) = chosen.notes
     assert all(name in note for name in names)
-    assert f"Taken: {taken}," in note
+    assert f"Taken: {taken}." in note
     (other,) = set(names) - {taken}
     assert chosen.beside == (f"{other}.*",)
     named = weight_sets.choose(foreign, weights=other)
@@ -234,7 +234,7 @@ def test_the_command_takes_the_set_that_is_named(tmp_path, capsys):
     assert atrous.load(out).info.provenance["left_over"] == ["state_dict.*"]
     assert "other sets of weights, too: state_dict." in capsys.readouterr().out
     assert main(["convert", str(tmp_path / "both.pth")]) == 0
-    assert "Taken: state_dict, the first" in " ".join(capsys.readouterr().out.split())
+    assert "Taken: state_dict. Averages" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("wrap", [False, True])

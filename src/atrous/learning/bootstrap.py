@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 DRAWS = 10_000
 SEED = 0
-#: Number of groups below which 95 % percentile intervals contain the true value clearly less often. In 1500 simulated
-#: sets of equally large groups (Beta(8, 2)), 95 % intervals contained the true mean in 74 % of the sets with 3 groups,
-#: 82 % with 5, 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
+#: Number of groups below which 95 % percentile intervals are clearly too narrow. In 1500 simulated sets of equally
+#: large groups (Beta(8, 2)), 95 % intervals contained the true mean in 74 % of the sets with 3 groups, 82 % with 5,
+#: 87 % with 8, 88 % with 10, 92 % with 20 and 94 % with 40.
 FEW = 10
 #: Largest number of groups for which all ways to swap two models are computed, 2^12 = 4096.
 ENUMERATED = 12
-#: Size of a difference, in standard errors, that a two-sided test at 5 % finds in 80 % of sets: 1.96 + 0.84.
+#: Difference, in standard errors, that a two-sided test at 5 % detects with a probability of 80 %: 1.96 + 0.84.
 DETECTABLE = 1.959964 + 0.841621
 _AT_ONCE = 4_000_000  # number of weights that are in memory at once
 _TIED = 1e-12  # smaller differences are rounding errors
@@ -58,10 +58,11 @@ class Difference:
 
     Attributes:
         change: difference of the score; NaN if the score of one model is NaN.
-        interval: 95 % bootstrap interval of the change; None if fewer than two groups have the class.
+        interval: 95 % bootstrap interval of the change; None if the change is NaN, or if fewer than two groups have
+            labelled pixels (for mIoU and pixel accuracy) or the class.
         error: standard error of the change, by the bootstrap; None if the interval is None.
-        p: p-value: probability that a random swap of the models in each group changes the score at least as much; None
-            if the interval is None.
+        p: p-value: probability of a change at least as large if the two models are swapped at random in each group;
+            None if the interval is None.
     """
 
     change: float
@@ -71,7 +72,7 @@ class Difference:
 
     @property
     def detectable(self) -> float | None:
-        """Smallest true change that a two-sided test at 5 % finds in 80 % of such sets; None without an error."""
+        """Smallest true change that a two-sided test at 5 % detects with 80 % probability; None if `error` is None."""
         return None if self.error is None else DETECTABLE * self.error
 
 
@@ -224,7 +225,7 @@ def _percentiles(values: NDArray[np.float64]) -> Interval | None:
 
 
 def _resampled(counts: NDArray, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yields the summed counts of drawn groups, in parts of n×R×K; float64 sums of integers are exact below 2^53."""
+    """Yields the summed counts of n draws at a time, n×R×K for G×R×K counts; float64 is exact for sums below 2^53."""
     generator, groups = np.random.default_rng(seed), len(counts)
 
     def weights(number: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Scores of the outlines of masks, which hardly change the mean IoU: boundary F-score and boundary IoU."""
+"""Boundary F-score and boundary IoU: scores of the outlines of masks, whose errors hardly change the mean IoU."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SEAM = 0.02
 class BoundaryScore:
     """Boundary F-score: counts, per class, the outline pixels of truth and prediction that match each other.
 
-    A pixel is on the outline of its class if one of its four neighbours has another class. It matches if the other
-    outline is within the tolerance. Predicted outline pixels on ignored pixels count only if they match. The picture's
-    border and the border to pixels without data are not outlines.
+    A pixel is on the outline of its class if one of its four neighbours has another class. It matches if the outline of
+    the same class in the other mask is within the tolerance. Predicted outline pixels on ignored pixels count only if
+    they match. The picture's border and the border to pixels without data are not outlines.
 
     Args:
         num_classes: number of classes K ≥ 2.

@@ -122,7 +122,7 @@ def load_checkpoint(
         rank: rank of this process; its random state is restored if the checkpoint has one for this rank.
 
     Returns:
-        The progress and the recipe that were saved.
+        The progress, the recipe and the number of processes that were saved.
 
     Raises:
         AtrousError: the checkpoint is missing, damaged, or of another run.
@@ -191,7 +191,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _parts(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Returns the JSON values of each part of the state, by name; finds the parts of older checkpoints by tensors."""
+    """Returns the JSON values of each part of the state, by name; finds those of older checkpoints by tensor names."""
     if "state" in record:
         return record["state"]
     return {name: None for name in OF_RECIPE if any(key.startswith(f"{name}.") for key in tensors)}

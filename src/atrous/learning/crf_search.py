@@ -40,7 +40,7 @@ class Trial:
 def coarse_to_fine(
     score: Callable[[Mapping[str, Any]], float], grid: Mapping[str, Sequence[float]] = GRID
 ) -> Iterator[Trial]:
-    """Tries every point of a grid, then the 26 points half a grid step around the best one.
+    """Tries every point of a grid, then the points half a grid step around the best one: 26 for three parameters.
 
     Args:
         score: function that returns the mean IoU of settings.

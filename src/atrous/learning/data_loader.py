@@ -32,7 +32,7 @@ from atrous.learning.epoch_sampler import EpochOrder
 PREFETCH = 4
 #: Seconds between two checks that the workers are alive, while the loader waits for a batch.
 POLL = 5.0
-#: Folder in which Linux stores the batches that workers pass on; other systems have no such folder and no limit on it.
+#: Folder in which Linux stores the batches that workers pass on; its size is limited. Other systems do not have it.
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -164,8 +164,8 @@ class Loader:
                 timeout=min(POLL, self.patience) if self.workers else 0,
                 generator=torch.Generator(),  # each iteration draws a number; this keeps the global random state
             )
-        # torch's signal handler would raise for a dead worker anywhere in the program. The iterator finds it, too,
-        # within POLL seconds of waiting for a batch, and without the signal, which Windows does not have.
+        # torch's signal handler would raise an error for a dead worker at any place in the program. It is not needed:
+        # the iterator detects a dead worker within POLL seconds while it waits for a batch. Windows has no such signal.
         child_ended = getattr(signal, "SIGCHLD", None)
         if child_ended is None or threading.current_thread() is not threading.main_thread():
             return iter(self._loader)
@@ -214,7 +214,7 @@ class Loader:
         if not self.workers or not SHARED_MEMORY.is_dir():
             return self.workers
         image, label, _ = self.samples[(0, 0)]
-        height, width = self.samples.config.crop or label.shape  # growing crops start smaller
+        height, width = self.samples.config.crop or label.shape  # a crop that grows during training is smaller at first
         needed = (image.nbytes + label.nbytes) * height * width // label.numel()
         needed *= self.order.batch_size * (PREFETCH + 1)
         free = shutil.disk_usage(SHARED_MEMORY).free

@@ -19,7 +19,7 @@ from atrous.console import console
 from atrous.errors import AtrousError, counted
 
 T = TypeVar("T")
-#: Longest time that processes wait for each other; the first one may need hours to examine the data.
+#: Longest time that processes wait for each other; process 0 may need hours to examine the data.
 PATIENCE = timedelta(hours=6)
 #: Environment variables that torchrun sets for each process.
 BY_TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -117,7 +117,7 @@ class ProcessGroup:
         # Without the search for unused parameters, DDP regroups its sums after the first step of every start. Then,
         # with three or more processes, a resumed run would round differently from a run that was never stopped.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
-        # This warning comes only for depthwise weights, which have nine numbers per channel.
+        # This warning comes only for depthwise weights, which have few numbers per channel.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(
             step, device_ids=[self.local_rank] if on_gpu else None, find_unused_parameters=True

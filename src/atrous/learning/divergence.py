@@ -16,7 +16,7 @@ class Diverged(AtrousError):
         value: value of the loss or of the gradient's norm: NaN or infinite.
         epoch: number of the epoch, from 1.
         step: number of optimiser steps before the error, ≥ 0.
-        names: names of the pictures in the batches since the last step.
+        names: names of the pictures in the batch with this loss, or in all batches of the step with this gradient.
         advice: sentence for the message about what to do.
     """
 

@@ -16,7 +16,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     Args:
         size: number of samples.
         batch_size: number of pictures per batch, over all processes, ≥ 1. The last batch of an epoch may be smaller.
-            But if a process would get only one picture of it, too few for batch norm, it is added to the batch before.
+            A rest with fewer than two pictures per process, too few for batch norm, is added to the batch before.
         seed: random seed of the order.
         rank: rank of this process; each batch is divided among all processes, and this one gets its part.
         world: number of processes, ≥ 1.

@@ -47,7 +47,7 @@ class Measurement:
         seams: boundary IoU of the whole split.
         sizes: accuracy by object size of the whole split.
         per_image: scores and file paths of each picture.
-        without_crf: scores of the masks before the CRF; None if the model has no CRF.
+        without_crf: scores of the masks before the CRF; None if no CRF is used.
     """
 
     confusion: ConfusionMatrix
@@ -72,7 +72,7 @@ class Measurement:
 @settings("")
 @dataclass(frozen=True)
 class Measuring:
-    """Runtime and number format for evaluation; the defaults give the same scores on every machine."""
+    """Runtime and number format for evaluation; with the defaults, scores differ between machines only by rounding."""
 
     engine: str | None = setting(
         None,
@@ -106,7 +106,8 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
     Random splits depend on the groups: with other groups, the split would contain pictures that the model was trained
-    on. So the model file stores the pattern of groups from training. It is used unless `spec` has a pattern.
+    on. So the model file stores the pattern of groups from training. This pattern is used if the dataset has random
+    splits and no groups.csv, and `spec` has no pattern of its own.
 
     Args:
         spec: spec of the dataset.
@@ -187,8 +188,8 @@ def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
     """Converts a sample's picture to an input of the model; pixels without data get the training mean.
 
     Args:
-        segmenter: segmenter of the model; warns if an alpha band may be a channel.
-        sample: sample with the picture.
+        segmenter: segmenter of the model.
+        sample: sample with the picture. If its last band may be alpha or a channel of the model, this prints a warning.
     """
     if sample.doubtful_alpha:
         segmenter.preparation.warn_of([doubt_of_alpha(sample.name)])

@@ -60,7 +60,8 @@ class Extension:
         state: further objects whose state checkpoints contain, by name.
         after_step: functions that are called in order after each optimiser step, with the `Progress`.
         disturb: called with the raw images and the targets of each batch; returns the images for the network, of the
-            same shape. Checkpoints contain its state as that of terms. The optimiser does not change its parameters.
+            same shape. Checkpoints contain its state if it has `state_dict` and `load_state_dict`. The optimiser does
+            not change its parameters.
     """
 
     terms: Mapping[str, Term] = field(default_factory=dict)
@@ -144,14 +145,15 @@ def fit(
         recipe: recipe of the model, the data and the training.
         out: folder of the run; None for runs/ and the recipe's name, with a number if that folder exists.
         resume: folder of a run to resume.
-        init: model file to start from; the run takes over its network, and its weights for classes of the same name.
+        init: model file to start from; the run takes over its network and all weights that fit. Weights with one row
+            per class are matched by class name.
         observe: called after each validation, in every process, with a copy of the `Progress` and the mean IoU. True
             stops the run, which can be resumed; None and False let it continue. An error in it also ends the run, after
-            that validation was saved. If the process is killed during the call, a resumed run calls it again.
+            that validation was saved. If the process is killed during the call, a resumed run does not repeat the call.
         extend: called once with the model, before the weights of `resume` are loaded; returns additions to the run. An
             extended run must be resumed with the same names of terms and states.
-        epochs_now: stop after this number of epochs, ≥ 1; the run can be resumed later. An epoch that was begun before
-            counts as the first. The learning rate still follows the recipe's train.epochs.
+        epochs_now: stop after this number of epochs, ≥ 1; the run can be resumed later. If `resume` continues within
+            an epoch, its rest counts as the first one. The learning rate still follows the recipe's train.epochs.
         weights: state dict with every name of the model. It replaces the weights with which the run would start or
             resume, for example by the mean of several runs' `last_weights`. A moving average keeps its own weights.
         overwrite: True to allow replacing files with the names of a run's files in a folder that has no run; inputs are

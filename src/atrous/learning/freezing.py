@@ -1,4 +1,4 @@
-"""Freezes a part of a network for fine-tuning: all but the head, all but the norms, or some layers."""
+"""Freezes a part of a network for fine-tuning: the backbone, all but the norms and the last layer, or some layers."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from atrous.learning.recipe import Recipe
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, backbone_lr: float) -> list[dict]:
-    """Splits parameters into four groups: backbone and head, each with and without weight decay.
+    """Splits trainable parameters into up to four groups: backbone and head, each with and without weight decay.
 
     Norm parameters and biases (all one-dimensional parameters) get no weight decay, because shrinking a scale or a
     shift does not regularise.

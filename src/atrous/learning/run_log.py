@@ -110,7 +110,8 @@ class RunLog:
 
     Args:
         folder: folder of the run; existing logs in it are continued.
-        step: number of optimiser steps so far; later entries, from an interrupted run, are removed.
+        step: number of optimiser steps so far. Later entries of an interrupted run are removed from metrics.jsonl and
+            hidden in TensorBoard.
         recipe: recipe whose `watch` section selects the boards.
         silent: True to write nothing, for all processes except the first.
     """

@@ -36,7 +36,7 @@ LOG_EVERY = 10
 #: Seconds between two checkpoints within an epoch; a killed run loses at most the work of this time.
 SAVE_EVERY = 300
 
-#: Validations count for train.patience after this factor times 1 / (1 − ema) steps, the span of the moving average.
+#: Validations count for train.patience only after this number of spans of the moving average, 1 / (1 − ema) steps each.
 AVERAGES_BEFORE_PATIENCE = 2
 
 #: Reason for the end: a field of the recipe's `train`; `observe`, which returned True; or `epochs_now` epochs are done.
@@ -131,7 +131,7 @@ class Trainer:
         judged: model to validate, such as that of the averaged weights; None for the step's model.
         progress: progress to continue from; None to start.
         processes: processes that train together; None for one process.
-        validate: measures the model, every train.validate_every epochs.
+        validate: measures the model, every train.validate_every epochs and at the end of the run.
         observe: called after every validation, in every process; it can stop the run.
     """
 
@@ -169,8 +169,8 @@ class Trainer:
         """Trains from `progress` to the end of the run.
 
         Args:
-            epochs_now: return after this number of epochs, ≥ 1, of which an epoch begun before is the first; None for
-                all epochs of the recipe.
+            epochs_now: return after this number of epochs, ≥ 1; the rest of a partly trained epoch counts as the first.
+                None for all epochs of the recipe.
 
         Returns:
             The reason for the end.
@@ -293,7 +293,8 @@ class Trainer:
         self.progress.step += 1
         for call in self.after_step:
             call(self.progress)
-        if not self._settled:  # only now, because permanent tensors are allocated by the first step: a smaller peak
+        # Only after the first step, which allocates all permanent tensors: this lowers the peak memory.
+        if not self._settled:
             keep_freed_memory()
             self._settled = True
         return norm.item()

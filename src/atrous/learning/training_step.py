@@ -26,14 +26,15 @@ Disturb = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class TrainingStep(nn.Module):
-    """Normalises a batch, runs the model and computes the loss; DDP and `torch.compile` wrap this module.
+    """Normalises a batch, runs the model and computes the loss; one module, so that DDP can wrap it.
 
     Args:
         model: model with `.scores` and `.info`.
         terms: terms of the loss, by name; their sum is minimised. Each is called with the model's outputs and the batch
             and returns a scalar. `atrous.learning.losses.terms.supervised_terms` returns the terms for supervised
             training.
-        precision: number format of the network; bfloat16 and float16 use autocast. Terms are computed in float32.
+        precision: number format of the network; bfloat16 and float16 use autocast. Terms are called outside autocast;
+            those of `supervised_terms` convert the outputs to float32.
         crf: last layer of the model, applied to the main output before the terms; None for no CRF.
         disturb: function called with the raw images and the targets before the network; it returns other images of the
             same shape, such as adversarial ones.

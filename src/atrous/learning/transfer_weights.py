@@ -22,6 +22,8 @@ from atrous.models.model_checks import check_model
 def start_from(model: SegmentationModel, source: SegmentationModel | str | Path) -> str:
     """Copies all weights whose name and shape match, and the mean and std of the trained model's inputs.
 
+    Mean and std are copied only if both models have the same number of channels and the same dtype.
+
     Weights with one row per class (of the classifier, an auxiliary classifier, DeepLabV2's branches) are matched by
     class name: a class of the same name keeps its rows, for any order and number of classes. In a one-logit model the
     logit is the second class's score minus the first class's. So its row is the difference of two rows of the other

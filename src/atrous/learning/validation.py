@@ -27,7 +27,7 @@ from atrous.logger import suppressed
 from atrous.models import SegmentationModel
 from atrous.version import __version__
 
-#: Number of validation pictures shown in TensorBoard.
+#: Number of validation pictures that are logged to TensorBoard and Weights & Biases.
 SHOWN = 3
 #: Name of the file with the best model, in a run's folder.
 BEST = "best.safetensors"
@@ -73,7 +73,7 @@ class Validation:
         log.picture("val/confusion", confusion_picture(confusion.counts, names), progress.step)
         taken = self.dataset.taking_inputs(segmenter.info.preprocessing.inputs)
         for item in self.items[:SHOWN]:
-            with suppressed(PictureWarning):  # the doctor has printed these warnings before
+            with suppressed(PictureWarning):  # they were printed before the training
                 shown = segmenter(taken.scene(item)).overlay()
             log.picture(f"val/{item.name}", np.asarray(shown), progress.step)
         best = " (best)" if confusion.miou > progress.best_miou else ""

@@ -188,7 +188,7 @@ def check_fits(adapted: Adapted, ours: Mapping[str, Tensor]) -> tuple[str, ...]:
         ours: the model's state dict.
 
     Returns:
-        Names of our weights that the source does not fill and need not fill.
+        Names of our weights that the file does not have and that may keep their initial values.
 
     Raises:
         AtrousError: weights are missing, unknown to the model, of another shape or not floating-point numbers.

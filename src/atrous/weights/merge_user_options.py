@@ -7,12 +7,14 @@ from typing import Any
 
 from atrous.errors import AtrousError, shown
 
-#: Options that may differ from the file: weights run at every output stride, and the others only change training.
+#: Options that may differ from the file: weights run at every output stride; the other options only change training.
 FREE = ("output_stride", "dropout", "frozen_norm", "drop_path_rate", "drop_rate")
 
 
 def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """Returns arguments of our model: values of the file, then of the user, then the source's defaults.
+    """Returns arguments of our model.
+
+    The user's options replace the source's defaults; options in `FREE` also replace the file's values.
 
     Args:
         usual: the source's defaults of values that neither weights nor configuration state.
@@ -21,7 +23,7 @@ def merged(usual: Mapping[str, Any], held: Mapping[str, Any], given: Mapping[str
         file: the file's name in messages; empty for a state dict.
 
     Raises:
-        AtrousError: an option of `given` differs from its value in `held`; the message names both values.
+        AtrousError: an option that is not in `FREE` differs from its value in `held`; the message names both values.
     """
     named = {name: value for name, value in given.items() if name != "architecture"}
     file = file or "the state dict"

@@ -7,8 +7,8 @@ The weights do not contain these settings: output stride, rates of the ASPP, `al
 configurations), multi-grid ("d16-mg124"), normalisation and channel order of the pictures, and threshold of a single
 output. If the checkpoint contains its configuration, mmseg_config reads them from it. Otherwise the defaults are those
 of a d8 configuration (`UNTOLD`). For other configurations give output_stride=16, align_corners=True or
-multi_grid=(0.5, 1, 2). The last one is mmsegmentation's 1, 2, 4: there the multi-grid replaces the last stage's rate,
-which is 2 at output stride 16; in the paper it multiplies that rate.
+multi_grid=(0.5, 1, 2). This multi-grid is mmsegmentation's 1, 2, 4: there the multi-grid replaces the last stage's
+rate, which is 2 at output stride 16; here and in the paper it multiplies that rate.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
 
     Returns:
         The checkpoint as `deeplabv3` or `deeplabv3plus`. Its classes are those of the metadata, else those of the data
-        set that has equally many.
+        set in `CLASSES` with the same number of classes.
 
     Raises:
         AtrousError: the checkpoint has another backbone or layout, or multi_grid is given in mmsegmentation's terms.
@@ -180,8 +180,8 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     name = RESNETS.get((len(blocks), bottlenecks))
     if name is None or "backbone.layer4.0.conv2.weight" not in state:
         raise AtrousError(
-            "of mmsegmentation's backbones atrous converts ResNet-18, 34, 50, 101 and 152, v1c or plain. In "
-            "its MobileNetV2, unlike in other libraries, only the first block of a stage is dilated."
+            "of mmsegmentation's backbones atrous converts only ResNet-18, 34, 50, 101 and 152, v1c or plain. Its "
+            "MobileNetV2 cannot be converted, because it dilates only the first block of a stage."
         )
     arguments: dict[str, Any] = {} if bottlenecks else {"dilate_second": False}
     if "backbone.stem.0.weight" in state:

@@ -23,9 +23,10 @@ from atrous.weights.adapter import translate
 
 
 def load_pretrained_backbone(model: SegmentationModel) -> None:
-    """Loads ImageNet weights into `model.backbone` and records their preprocessing in `model.info`.
+    """Loads ImageNet weights into `model.backbone`.
 
-    For pictures of other than three channels, the RGB filters are spread over the channels.
+    The weights of an installed package have their own normalisation, which is recorded in `model.info`. For pictures
+    that do not have three channels, the RGB filters are spread over the channels.
 
     Args:
         model: a DeepLab model with `.backbone` and `.info`; changed in place.

@@ -40,7 +40,8 @@ LAYOUT = {
     "align_corners": True,
 }
 
-#: Architecture → smp's defaults. Both have the same atrous rates at their own default output stride.
+#: Architecture → smp's defaults, with rates for output stride 16. At its own default stride, 16 or 8, each architecture
+#: has the rates 12, 24, 36.
 LAYOUTS = {
     "deeplabv3plus": {**LAYOUT, "output_stride": 16},
     "deeplabv3": {
@@ -301,7 +302,7 @@ def _possible() -> str:
 def _arguments(
     architecture: str, encoder: Encoder, own: bool, told: Mapping[str, Any], given: Mapping[str, Any], file: str
 ) -> dict[str, Any]:
-    """Merges smp's defaults, the user's arguments and the configuration, in rising priority."""
+    """Completes the configuration with the user's arguments and smp's defaults; see `merged` for contradictions."""
     output_stride = given.get("output_stride", told.get("output_stride", LAYOUTS[architecture]["output_stride"]))
     if output_stride not in encoder.output_strides:
         allowed = " or ".join(str(stride) for stride in encoder.output_strides)

@@ -68,7 +68,8 @@ def told(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         architecture: name of the architecture in atrous, determined from the weights.
 
     Returns:
-        Those of output_stride, atrous_rates (given at output stride 16) and dropout that the configuration has.
+        The values of output_stride, atrous_rates and dropout that the configuration has. The rates are smp's own: they
+        hold at smp's output stride.
 
     Raises:
         AtrousError: an argument has no counterpart in atrous, or contradicts another.

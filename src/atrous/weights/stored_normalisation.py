@@ -1,7 +1,8 @@
 """Finds the mean and standard deviation of pictures that training code stores as buffers next to the network.
 
 smp's Lightning examples have `mean` and `std`, detectron2 has `pixel_mean` and `pixel_std`, others `normalize.mean`.
-The network was trained with these values, so they replace the default of a source. A configuration replaces them.
+The network was trained with these values, so they replace the default of a source. If the file's configuration states
+a normalisation, these values are not used.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from atrous.weights.tflite_names import MEAN, STD
 BACKBONE_NORM, HEAD_NORM = (1e-3, 0.003), (1e-5, 0.0003)
 #: Pixel positions of the last resize of a graph → align_corners.
 CORNERS = {"aligned": True, "half_pixel": False}
-#: Default if the file does not determine it: the stride at which Google trained and evaluated its mobile models.
+#: Output stride if the file does not determine it: Google trained and evaluated its mobile models at this stride.
 OUTPUT_STRIDE = 16
 
 #: timm's stage and block of each expanded_conv_<number>, and the stride of each of the 17 (arXiv:1801.04381 Table 2).
@@ -183,8 +183,8 @@ def _refuse_others(foreign: Foreign) -> None:
     others = sorted(key for key in foreign.state if OTHERS.match(key))
     if others:
         raise AtrousError(
-            f"'{others[0]}' is not part of a TensorFlow DeepLab that can be converted. These are networks over "
-            "MobileNetV2 without atrous branches and decoder, such as mobilenetv2_coco_voc_trainaug."
+            f"'{others[0]}' is not part of a TensorFlow DeepLab that can be converted. Only networks over MobileNetV2 "
+            "without atrous branches and decoder can be converted, such as mobilenetv2_coco_voc_trainaug."
         )
 
 

@@ -37,7 +37,7 @@ FINGERPRINTS = (
 )
 
 
-#: The file of a folder that describes its network.
+#: Name of the file that describes the network in a folder.
 FILE = "config.json"
 #: Limit above the number of classes and the picture side of any network.
 MOST = 2**31
@@ -49,7 +49,7 @@ OF_CLASSIFIERS = ("num_classes", "in_chans", "global_pool", "img_size", "drop_ra
 def recognises(foreign: Foreign) -> bool:
     """Checks whether the keys or config.json are those of a classification network of timm."""
     if isinstance(foreign.config.get("architecture"), str) and _pretrained(foreign.config).values:
-        return foreign.config["architecture"] != "vgg16"  # which is another source
+        return foreign.config["architecture"] != "vgg16"  # VGG-16 has an adapter of its own
     return any(
         all(any(key.startswith(beginning) for key in foreign.state) for beginning in pair) for pair in FINGERPRINTS
     )
@@ -70,10 +70,10 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     if "backbone" not in {**told, **given}:
         raise AtrousError(
             f"{foreign.name or 'the state dict'} holds a classification network, but its keys do not determine which: "
-            "name it as timm does with backbone= (--backbone), such as resnet50."
+            "give its name in timm with backbone= (--backbone), such as resnet50."
         )
     architecture = given.get("architecture", "deeplabv3plus")
-    if not timm.is_model(told.get("backbone", "")):  # unknown to this timm; the user has named another
+    if not timm.is_model(told.get("backbone", "")):  # this timm does not have it; the user has named another backbone
         told.pop("backbone", None)
         told.pop("backbone_arguments", None)
     arguments = merged({}, told, given, foreign.name)

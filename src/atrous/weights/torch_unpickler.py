@@ -77,8 +77,8 @@ SAFE = frozenset(
     }
 )
 
-#: Limit on the operations in a pickle of a file with fewer bytes than that. Each operation may create an object, and
-#: compression can pack many operations into few bytes.
+#: A pickle may have as many operations as its file has bytes, or this number if it is larger. Each operation may create
+#: an object, and compression can pack many operations into few bytes.
 MOST_OPCODES = 2**20
 
 #: Container → operations with which its arguments may begin: no argument, or a list that is written out. Any other

@@ -26,7 +26,8 @@ from atrous.weights.adapter import (
 from atrous.weights.merge_user_options import merged
 from atrous.weights.read_checkpoint import Foreign
 
-#: torchvision's MobileNetV3-Large numbers its blocks consecutively; timm's `mobilenetv3_large_100` in each stage.
+#: torchvision's MobileNetV3-Large numbers its blocks consecutively; timm's `mobilenetv3_large_100` numbers them
+#: in each stage.
 _BLOCKS = blocks_by_stage((1, 2, 3, 4, 2, 3))
 
 _BLOCK = r"backbone\.(\d+)\.block\."

@@ -1,9 +1,9 @@
 """Chooses the set of weights in a checkpoint that is converted, and lists what else the checkpoint contains.
 
-A network may have any name as prefix (an attribute of Lightning, a teacher, an average). Words of wrappers may be
-anywhere in its keys, and the file may also contain losses, counters and other networks. One rule holds for all sources:
-a set is complete if a source recognises it after removal of some prefix. Of several complete sets, the first is
-converted whose name is not that of an average or a teacher.
+A network may have any name as prefix (an attribute of Lightning, a teacher, an average). Words of wrappers, such as
+`module` or `_orig_mod`, may be anywhere in its keys. The file may also contain losses, counters and other networks. One
+rule holds for all sources: a set is complete if a source recognises it after removal of some prefix. Of several
+complete sets, the first is converted whose name is not that of an average or a teacher; if there is none, the first.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def choose(foreign: Foreign, source: str | None = None, weights: str | None = No
     notes = []
     if len(found) > 1 and weights is None:
         notes.append(
-            f"The file holds {len(found)} sets of weights: {some(titles)}. Taken: {titles[taken]}, the first that is "
-            "not named as an average or a teacher. To take another set: --weights NAME."
+            f"The file holds {len(found)} sets of weights: {some(titles)}. Taken: {titles[taken]}. Averages "
+            "and teachers are taken only if there is no other set. To take another set: --weights NAME."
         )
     elif len(found) > 1:
         others = [title for index, title in enumerate(titles) if index != taken]

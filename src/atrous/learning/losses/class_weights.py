@@ -8,11 +8,12 @@ import numpy as np
 
 from atrous.errors import AtrousError, unknown_name
 
-#: β of the effective number of samples, and the number of pixels to which a data set's counts are scaled: so many that
-#: the effective number of the most frequent class is close to its limit.
+#: β of the effective number of samples, and the number of pixels to which a data set's counts are scaled. With so many
+#: pixels, the effective number of a frequent class is close to its limit, 1/(1 − β).
 EFFECTIVE_BETA = 0.9999
 EFFECTIVE_PIXELS = 1e5
-#: Name → function from the frequencies of the classes that occur to their weights, up to a common factor.
+#: Name → function that maps the frequencies f of the classes to their weights; `class_weights` rescales them. f
+#: contains only classes that have pixels.
 FORMULAS = {
     "inverse": lambda f: 1 / f,
     "inverse_sqrt": lambda f: 1 / np.sqrt(f),

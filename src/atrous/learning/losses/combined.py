@@ -27,7 +27,7 @@ class TotalLoss(nn.Module):
         self.weights = [weight for _, weight in terms]
 
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
-        """Returns the weighted sum as a scalar; arguments as of `pixel.CrossEntropy.forward`."""
+        """Returns the weighted sum as a scalar; arguments as in `pixel.CrossEntropy.forward`."""
         values = [
             weight * loss(scores, labels, align_corners) for loss, weight in zip(self.losses, self.weights, strict=True)
         ]

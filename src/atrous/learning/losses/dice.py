@@ -49,7 +49,10 @@ class Tversky(nn.Module):
         return loss
 
     def _of_sums(self, sums: Tensor) -> Tensor:
-        """Returns the loss of 3×K sums: probabilities on the class, all probabilities, pixels of the class."""
+        """Returns the loss of 3×K sums.
+
+        The sums of a class: its probabilities on its own pixels, its probabilities on all pixels, and its pixels.
+        """
         hit, predicted, true = sums
         index = (hit + SMOOTH) / (hit + self.alpha * (predicted - hit) + self.beta * (true - hit) + SMOOTH)
         return mean_of_present(1 - index, true > 0, self.class_weights)

@@ -20,7 +20,7 @@ from atrous.models.layers import resize_rows
 
 #: Size in bytes of one band of full-size scores: small enough for the processor's cache, large enough for full speed.
 BAND_BYTES = 8 * 2**20
-#: A pixel is hard if the probability of its true class is below this (default of mmsegmentation's OHEMPixelSampler).
+#: A pixel is hard if the probability of its true class is below this (mmsegmentation's OHEM configurations).
 HARD_BELOW = 0.7
 #: Distance in pixels to another class within which a pixel counts as near a boundary.
 BOUNDARY_REACH = 2
@@ -34,9 +34,9 @@ class CrossEntropy(nn.Module):
         label_smoothing: 0–1, as in `torch.nn.CrossEntropyLoss`.
         focal: γ ≥ 0 of the focal loss (arXiv:1708.02002): the loss of each pixel is multiplied by (1 − p)^γ, with p the
             probability of its true class; 0 for plain cross-entropy.
-        hardest: above 0, only hard pixels count (OHEM, arXiv:1604.03540): pixels whose true class has a probability
-            below 0.7, and at least this share of the labelled pixels, 0–1; 0 for all pixels.
-        boundary: pixels within two pixels of another class get a weight of 1 + boundary, ≥ 0.
+        hardest: smallest share of hard pixels in the labelled pixels, 0–1; 0 for all pixels. Above 0, only hard pixels
+            count (OHEM, arXiv:1604.03540), see `hard_pixels`.
+        boundary: extra weight, ≥ 0: pixels within two pixels of another class get the weight 1 + boundary.
         mean_of: function that returns the mean of a tensor over all training processes (`ProcessGroup.mean_of`); None
             for one process.
     """
@@ -62,8 +62,8 @@ class CrossEntropy(nn.Module):
     def forward(self, scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
         """Returns the mean loss over labelled pixels; 0 with a zero gradient if there are none.
 
-        With `mean_of`, each of several processes divides by the mean weight of all, so that the mean of their losses is
-        the mean over the pixels of all processes.
+        With `mean_of`, each process divides its sum by the total weight of a process, averaged over all processes. So
+        the mean of the processes' losses is the mean over the pixels of all processes.
 
         Args:
             scores: N×K×h×w logits of any float type; K = 1 is one logit for two classes.
@@ -135,7 +135,7 @@ def near_boundary(labels: Tensor) -> Tensor:
 def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: bool = False) -> Tensor:
     """Returns N×H×W booleans, True for hard pixels: those whose true class has a probability below 0.7.
 
-    If these are fewer than the share, the pixels with the largest losses are hard, up to the share.
+    If fewer pixels than the share are hard by this rule, the pixels with the largest losses are added up to the share.
 
     Args:
         scores: N×K×h×w logits.

@@ -93,7 +93,7 @@ class DeepLabV2(nn.Module):
 
     Difference from the paper: here the maximum of the logits is taken at the output stride and then upsampled
     (kazuto1011/deeplab-pytorch, libs/models/msc.py); §3.2 upsamples the logits of each scale first. If the backbone has
-    TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1, so that every scale samples the same positions.
+    TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1, so that all scales have the same positions.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 

@@ -41,7 +41,7 @@ DEEPEST = 30
 
 
 class _Refused(Exception):
-    """A value is not of a type."""
+    """The value is not of the tried type."""
 
 
 def attribute_of(value: Any, name: str) -> Any:
@@ -106,8 +106,8 @@ def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
         above: the identities of the collections that contain the value.
 
     Raises:
-        AtrousError: the value or one of its items is such a value, or the value contains itself or is nested more than
-            `DEEPEST` levels deep.
+        AtrousError: the value or one of its items is beyond the range of floats or broken; or the value contains itself
+            or is nested more than `DEEPEST` levels deep.
     """
     try:
         as_float(value, name)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     """Runs one command.
 
     Args:
-        arguments: the words after `atrous`; the arguments of this process when not given.
+        arguments: the words after `atrous`; by default the arguments of this process.
         package: name of the package whose files are the verbs.
 
     Returns:
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
     if words[0] == "--version":
         print(f"atrous {__version__}")
         return 0
-    # OpenMP threads that spin for long slow training down up to tenfold if another program, or our own data workers,
-    # need a core. Set here, because torch reads the variable at import.
+    # Idle OpenMP threads wait in a loop (they spin). Long spinning makes training up to ten times as slow if another
+    # program, or our own data workers, need a core. Set here, because torch reads the variable at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # The CPU computes operations that Apple's GPUs do not support; torch reads this variable at import, too.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

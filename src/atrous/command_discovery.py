@@ -50,7 +50,7 @@ class Option:
 
     @property
     def kind(self) -> Any:
-        """Its type without None; for a path or a state dict, the path, which the command line takes."""
+        """The option's type without None; the first one of several types, such as Path for a path or a state dict."""
         return _alternatives(self.hint)[0]
 
     @property
@@ -62,7 +62,7 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it takes no value."""
+        """Whether the option takes no value on the command line."""
         return self.kind is bool and not self.of_recipe
 
     @property

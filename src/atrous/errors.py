@@ -9,7 +9,7 @@ from typing import Any
 
 #: Largest number of characters of a value in a message.
 SHOWN = 80
-#: Largest number of bits of a whole number whose digits a message shows.
+#: Largest whole number whose digits a message shows, in bits.
 MOST_BITS = 1000
 
 

@@ -40,7 +40,7 @@ class ForkLock:
 
     @contextmanager
     def if_free(self) -> Iterator[bool]:
-        """Takes the lock for a `with` block if no thread holds it and none held it at a fork; yields whether it did."""
+        """Takes the lock for a `with` block unless a thread holds or held it at a fork; yields whether it was taken."""
         if self._lost or not self._lock.acquire(blocking=False):
             yield False
             return

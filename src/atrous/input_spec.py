@@ -34,12 +34,12 @@ class Input:
         mean: mean of each channel, in raw units (0–255 for 8-bit pictures).
         std: standard deviation of each channel, > 0, in raw units.
         name: name of the input, such as "image" or "depth".
-        dtype: the type of the training values; 8-bit and 16-bit integers of the other type are rescaled to it.
+        dtype: the type of the training values. A file of the other integer type (8-bit or 16-bit) is rescaled to it.
         pages: for TIFFs with several pages, "first" for the first page, "channels" for the bands of all pages.
         bands: names of the channels, such as ("red", "nir"); () if they have no names.
         wavelengths: wavelength of each channel in nanometres; () if unknown.
         unit: unit of the values, such as "m"; "" if unknown.
-        missing: values that mean "no data", in addition to those that the files declare.
+        missing: values that mean "no data", in addition to the nodata values that the files declare.
         colors: number of first channels that are colours of a photograph: 0, 1 (grey) or 3 (red, green, blue).
             Training varies the brightness and colour of these channels only.
         normalize: "fixed" for (value − mean) / std; "window" for the same after clipping values to `window`;
@@ -108,7 +108,9 @@ class Input:
             object.__setattr__(self, "window", ends)
         check_slices(self.slices, self.planes)
         if self.channels % self.slices:
-            raise AtrousError(f"{self.slices} slices cannot have {self.channels} channels: give each slice as many.")
+            raise AtrousError(
+                f"{self.slices} slices cannot have {self.channels} channels: give a multiple of {self.slices}."
+            )
         if self.normalize == "per_image" and (self.dtype != "float32" or set(self.mean) != {0} or set(self.std) != {1}):
             raise AtrousError("normalize='per_image' needs dtype='float32', mean 0 and std 1 for every channel.")
 
@@ -126,7 +128,7 @@ def check_slices(slices: Any, planes: Any) -> None:
         planes: the given planes, of any type.
 
     Raises:
-        AtrousError: `slices` is not an odd number from 1 to 31, or `planes` are not different planes.
+        AtrousError: `slices` is not an odd number from 1 to 31, or `planes` contains an unknown plane or a plane twice.
     """
     whole = isinstance(slices, int) and not isinstance(slices, bool)
     if not whole or slices % 2 == 0 or not 1 <= slices <= MOST_SLICES:

@@ -103,7 +103,7 @@ def parse_yaml(text: str, name: str) -> Any:
             loader.dispose()
     except RecursionError as error:
         raise AtrousError(f"{name} cannot be read as YAML: it is nested too deeply.") from error
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # of dates, numbers, and keys of lists
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:  # dates, numbers, lists as keys
         raise AtrousError(f"{name} cannot be read as YAML: {error}") from error
 
 

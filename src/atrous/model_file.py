@@ -1,4 +1,4 @@
-"""A model as one safetensors file with its architecture, classes, colours, preprocessing and scores.
+"""A model as one safetensors file with its architecture, classes, colours, preprocessing and metrics.
 
 The file is a plain safetensors file, and its metadata has two entries: "atrous" is the `Info` as JSON, and "sha256" is
 the checksum of that JSON and all weights, which detects altered or damaged files. Nothing is ever unpickled.
@@ -36,16 +36,16 @@ def save(model: SegmentationModel, path: str | Path, *, half: bool = False, over
     one small picture is run through the model and through the model rebuilt from the file's content.
 
     Args:
-        model: a module with `.info`. Wrappers of torch.compile and DataParallel are removed; of pruned weights,
-            the result is stored (weight times pruning mask). The module's mode, gradients and buffers do not change.
+        model: a module with `.info`. Wrappers of torch.compile and DataParallel are removed. Pruned weights are
+            stored as their product with the pruning mask. The module's mode, gradients and buffers do not change.
         path: the file to write; its folder is created if missing.
         half: store the convolutions' weights in 16 bits (float16), for half the size; norms and biases do not change.
         overwrite: also replace a file that is not a model file of atrous.
 
     Raises:
         AtrousError: the existing file is not a model file of atrous, or the file cannot be written; a weight is too
-            large for 16 bits or not finite; the model's weights do not fit its record; or the file would give other
-            scores.
+            large for 16 bits or not finite; the model's weights do not fit its record; or a model loaded from the
+            file would give other scores.
     """
     from atrous.roundtrip_check import check_rebuilt  # imports torch, which is not needed to read a record
 

@@ -13,7 +13,7 @@ from atrous.models.wrapper_prefixes import without_wrappers
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Floating-point types that a model file stores unchanged; other types become single precision.
+#: Floating-point types that a model file stores unchanged; other floating-point types become float32.
 KEPT = ("torch.float16", "torch.float32")
 
 

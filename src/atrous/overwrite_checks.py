@@ -1,7 +1,8 @@
 """Checks of output paths: no output replaces an input, or a file that this program did not write.
 
-Every verb calls `check_outputs` before its work. A mark inside a file identifies files of this program: the Software
-field of a PNG or TIFF, a key of a JSON file, the metadata of a safetensors file, the generator of an HTML page.
+Every verb that writes files calls `check_outputs` before its work. A mark inside a file identifies files of this
+program: the Software field of a PNG or TIFF, a key of a JSON file, the metadata of a safetensors file, the generator of
+an HTML page.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ JSON_KEY = "written_by"
 TABLE_MARK = f"# Class table, written by {MARK}."
 #: The beginning of a recipe with every field, such as a run's config.yaml.
 RECIPE_MARK = f"# A recipe of {MARK}"
-#: Keys of `evaluate --json`, which identify files of versions without a mark.
+#: Keys of `evaluate --json`, which identify JSON files of earlier versions, which had no mark.
 EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
-#: The mark of an HTML page; pages of versions without this line are identified by their title.
+#: The mark of an HTML page; pages of earlier versions have no generator and are identified by their title.
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
 #: Number of bytes at the beginning of a text file that contain its mark.
 HEAD_BYTES = 4096
@@ -92,7 +93,7 @@ def check_outputs(
         if output is None or is_stream(output.path):
             continue
         if output.folder is not None and output.path.is_dir():
-            continue  # only this file of the folder fails to be written; the others are not affected
+            continue  # writing this file will fail later; the other files of the folder are still written
         _check_place(output)
         given.refuse_file(output)
         for key in _identities(output.path):

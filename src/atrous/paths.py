@@ -35,7 +35,7 @@ def shown_place(place: Place) -> str:
     # a password with an unquoted slash: a colon without a port after it
     text = re.sub(r"(?<=://)(?!\[)[^/?#\s@]*:(?!\d*(?:[/?#]|$))\S*@", "", text)
     text = re.sub(r"(https?://[^?#\s]*)[?#]\S*", r"\1?…", text, flags=re.IGNORECASE)
-    return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # in other places, ? without "=" is a pattern
+    return re.sub(r"(://[^?#\s]*)[?#][^\s=]*=\S*", r"\1?…", text)  # in other URLs, ? without "=" is a wildcard
 
 
 def failure_in_words(place: Place, error: Exception) -> str:

@@ -21,12 +21,12 @@ from atrous.models import SegmentationModel
 from atrous.models.layers import MINIMUM_SIDE_OF_ONE
 from atrous.models.wrapper_prefixes import without_wrappers
 
-#: Sides of the picture in pixels; the next side is tried if a backbone does not accept a picture so small.
+#: Sides of the picture in pixels. If a backbone needs a larger picture, the next side is tried.
 SIDES = (MINIMUM_SIDE_OF_ONE, 65, 129)
-#: Settings of layers that change the result, but not the weights.
+#: Settings of layers that change the scores and that a state dict does not contain.
 SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "eps")
-#: Largest allowed difference as a share of the scores' range. On a CPU the same layers give the same bits; on a GPU
-#: another algorithm may be chosen for them.
+#: Largest allowed difference of two scores, relative to the scores' variation: on a CPU, on a GPU, and in 16 bits.
+#: A CPU computes equal bits for equal layers; a GPU may use another algorithm.
 SHARE, SHARE_OF_GPU, SHARE_OF_16_BITS = 1e-5, 1e-3, 2e-2
 
 CURE = (

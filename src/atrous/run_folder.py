@@ -1,4 +1,4 @@
-"""A run's folder: its creation, its checks, and the reading of its settings, logs and scores."""
+"""A run's folder: its creation, its checks, and the reading of its settings, logs and metrics."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def new_run(out: Path | None, name: str) -> Path:
     Raises:
         AtrousError: the folder contains a run already, or cannot be created.
     """
-    check_new_run(out, [], overwrite=True)  # again: other processes may have written files since then
+    check_new_run(out, [], overwrite=True)  # a second time: other processes may have written files since the first
     run, number = out or Path("runs") / name, 2
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -312,7 +312,7 @@ def _read_doctor(path: Path) -> Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads the lines of metrics.jsonl, ascending in step; of equal steps (after a resume), the later line.
+    """Reads the lines of metrics.jsonl, ascending in step; if a step occurs twice (after a resume), the later line.
 
     A line that is not a JSON object is skipped, because a killed process may leave an incomplete last line.
     """

@@ -1,4 +1,4 @@
-"""The fully connected CRF of DeepLabV1 and V2 (arXiv:1210.5644; arXiv:1412.7062 §3.3), exact in its spatial kernel."""
+"""The fully connected CRF of DeepLabV1 and V2 (arXiv:1210.5644; arXiv:1412.7062 §4.2), exact in its spatial kernel."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SLACK = 1e-2
 
 
 class DenseCRF(nn.Module):
-    """The fully connected CRF: refines class probabilities by those of near pixels with similar colours.
+    """The fully connected CRF: refines a pixel's class probabilities by those of near pixels with similar colours.
 
     It runs mean-field inference with two kernels between all pairs of pixels: a bilateral kernel over position and
     colour, and a Gaussian kernel over position. Both kernels are normalised symmetrically. It computes in float32, or

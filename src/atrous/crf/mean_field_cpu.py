@@ -1,7 +1,8 @@
 """Mean-field inference on the CPU.
 
-One pass over the pixels updates all classes. A class becomes *inactive* once its messages no longer matter. It
-then sends none, and its probability changes only through the normalisation of each pixel.
+One pass over the pixels updates all classes. The current probabilities of a pixel are its *beliefs*. A class becomes
+*inactive* once its messages no longer matter (`prune`). An inactive class sends no messages, and its probability
+changes only through the normalisation of each pixel.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ PIECES = 512
 BANDS, STRIP = 32, 128
 #: Number of pixels whose vertices the update prefetches at a time; short rows need no prefetching.
 AHEAD = 8
-#: Upper bound of the row sums of each normalised kernel, as a matrix over pixels. It gives a bound of the messages
-#: before they are computed.
+#: Upper bound of the row sums of each normalised kernel, if the kernel is written as a matrix over pairs of pixels. It
+#: bounds the messages before they are computed.
 MOST = 1.5
 
 

@@ -92,7 +92,7 @@ class Lattice:
 
 
 def check_range(features: Tensor) -> None:
-    """Checks that features are small enough; rounding would put points of larger ones outside their simplex.
+    """Checks that features are small enough; with larger features, rounding would put points outside their simplex.
 
     Args:
         features: tensor of any shape, in standard deviations.

@@ -1,9 +1,10 @@
 """The sums of `row_sums` as vector instructions of LLVM.
 
-LLVM unrolls short loops over the columns before it can vectorise them, which makes them two to four times slower. The
-inner loops are therefore written here as vector instructions. They share one file because they have the same structure.
+LLVM unrolls short loops over the columns before it can vectorise them, which makes them slower (docs/crf.md). The inner
+loops are therefore written here as vector instructions. They share one file because they have the same structure.
 
-This module uses internals of numba and llvmlite. If a version does not fit, `row_sums` uses `row_sums_plain` instead.
+This module uses internals of numba and llvmlite. If they do not work in the installed versions, `row_sums` uses
+`row_sums_plain` instead.
 """
 
 from __future__ import annotations

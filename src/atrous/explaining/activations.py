@@ -14,8 +14,8 @@ from atrous.models.aspp import ASPP
 from atrous.models.deeplab_v2 import SummedASPP
 from atrous.models.layers import Normalize
 
-#: A class that has the highest score at no position is explained at this share of the positions: the most probable
-#: ones.
+#: If a class has the highest score at no position, it is explained at this share of the positions, those at which it is
+#: most probable.
 MOST_PROBABLE = 0.01
 
 

@@ -32,10 +32,10 @@ class Part:
 
     @property
     def contribution(self) -> Tensor:
-        """h×w: first-order contribution of the part to the class's score; negative where it lowers the score.
+        """h×w: first-order contribution of the part to the class's score; negative at positions that lower the score.
 
-        The sum over channels of feature × gradient. It is exact if all later layers are linear; a ReLU counts as
-        its linearisation at this picture.
+        The contribution is the sum over channels of feature × gradient. It is exact if all later layers are linear; a
+        ReLU is approximated by its slope for this picture.
         """
         return (self.features * self.gradients).sum(0)
 

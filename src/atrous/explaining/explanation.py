@@ -39,7 +39,8 @@ class PartSeen:
         group: "pyramid", "decoder" or "sides".
         energy: H×W, ≥ 0: root mean square of the part's features over the channels.
         contribution: H×W: contribution to the class's logit, to first order.
-        share: sum of the contribution, in logits: the part's share of the class's mean logit over its region.
+        share: sum of the contribution over all positions, in logits: to first order, the part's share of the class's
+            mean logit over its region.
     """
 
     name: str
@@ -77,9 +78,9 @@ class Explanation:
         entropy: H×W, 0–1.
         margin: H×W, 0–1.
         classes: explanation of each chosen class.
-        reach: H×W, ≥ 0: effective receptive field of the middle position of the scores.
-        reach_at: (row, column) of the centre of that position, in pixels.
-        radii: radii in pixels within which 50 % and 95 % of that field lie.
+        reach: H×W, ≥ 0: effective receptive field of the highest score at the middle position.
+        reach_at: (row, column) of the centre of the middle position, in pixels.
+        radii: radii in pixels within which 50 % and 95 % of the effective receptive field lie.
         refined: H×W class indices after the CRF; None without a CRF.
         refined_entropy: H×W, 0–1, after the CRF; None without a CRF.
     """
@@ -110,7 +111,7 @@ def explain_picture(
     Args:
         model: the model; it is put into evaluation mode, and its parameters' gradients do not change.
         image: H×W×C, with the model's number of channels and value range.
-        valid: H×W booleans, False where there is no data; the masks are 255 there. None: data everywhere.
+        valid: H×W booleans, False for pixels without data, which are 255 in the masks. None if all pixels have data.
         classes: indices of the classes to explain; by default the largest ones in the mask.
         most: largest number of classes that are explained by default.
         crf: a CRF to compare with; its mask and entropy are added.

@@ -3,8 +3,8 @@
 A stride that is reduced to 1 makes the features denser. The later convolutions are then dilated, so that their weights
 still cover the same positions of the picture. Two dilation rules exist for the block that loses its stride:
 
-- *previous* (timm, torchvision, mmsegmentation, TensorFlow): the block keeps the rate of the stage before. The features
-  at output stride 8 or 16, subsampled, then equal the features at 32.
+- *previous* (timm, torchvision's ResNets, mmsegmentation, TensorFlow): the block keeps the rate of the stage before.
+  The features at output stride 8 or 16, subsampled, then equal the features at 32; docs/models.md lists exceptions.
 - *full* (Caffe, detectron2, the own encoders of segmentation-models-pytorch): the whole stage has the new rate.
 """
 
@@ -82,8 +82,8 @@ TIMM_ERRORS = (
     ZeroDivisionError,
 )
 
-#: Families of networks made of depthwise-separable convolutions. With these the papers make the ASPP and the decoder
-#: separable too (arXiv:1802.02611 §4.3).
+#: Families of networks made of depthwise-separable convolutions. Over such a backbone, the ASPP and the decoder are
+#: separable by default, too (arXiv:1802.02611 §4.3).
 SEPARABLE_FAMILIES = ("mobilenet", "efficientnet", "xception", "mnasnet", "mixnet", "fbnet", "ghostnet")
 
 

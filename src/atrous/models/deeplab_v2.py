@@ -91,9 +91,9 @@ class SummedASPP(nn.Module):
 class DeepLabV2(nn.Module):
     """DeepLabV2: an atrous backbone and ASPP, run on several sizes of the picture; the maximum fuses their logits.
 
-    Difference from the paper: the maximum is taken at the output stride and then upsampled (kazuto1011/deeplab-pytorch,
-    libs/models/msc.py); the text of §3.2 upsamples first. If the backbone has TensorFlow's SAME padding, the smaller
-    pictures have sides of 32k + 1, so that every scale samples the same positions.
+    Difference from the paper: here the maximum of the logits is taken at the output stride and then upsampled
+    (kazuto1011/deeplab-pytorch, libs/models/msc.py); §3.2 upsamples the logits of each scale first. If the backbone has
+    TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1, so that all scales have the same positions.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 
@@ -109,7 +109,7 @@ class DeepLabV2(nn.Module):
         dilation_rule: "previous" by default; the authors' Caffe networks have "full".
         dropout: probability after fc6 and fc7, or on the features if there is no fc6. Default None: 0.5 with fc6 and
             fc7, else 0.
-        norm: it changes the auxiliary head only; the paper's head has no batch norm.
+        norm: batch norm settings of the auxiliary head; the paper's head has no batch norm.
 
     Attributes:
         info: the model's record, see `models.info.Info`.

@@ -25,7 +25,7 @@ MULTI_GRID, CASCADE_MULTI_GRID = (1, 2, 4), (1, 2, 1)
 
 
 class Cascade(nn.Module):
-    """Cascaded blocks: copies of ResNet's last stage, each with twice the atrous rate of the one before (§3.2).
+    """Cascaded blocks: copies of ResNet's last stage, each with twice the atrous rate of the stage before (§3.2).
 
     If block 4 of the paper (the last stage) has rate 2, blocks 5, 6 and 7 have rates 4, 8 and 16, times the multi-grid.
 
@@ -72,11 +72,11 @@ class DeepLabV3(nn.Module):
     Args:
         backbone: "resnet101" by default; the paper also uses "resnet50".
         output_stride: 16 by default; the paper trains at 16 and evaluates at 8.
-        aspp_conv: torchvision has this unit too.
-        multi_grid: default None. If the last stage of the backbone is a ResNet's with three plain blocks, None means
-            the paper's best factors: (1, 2, 4) with ASPP, (1, 2, 1) with the cascade. Otherwise it means factors of 1.
-        cascade: number of further copies of the last stage, 0–64, *in place of* the ASPP; 0 (default) for the ASPP, 3
-            in the paper. The backbone must be a ResNet; the arguments of the ASPP then have no effect.
+        aspp_conv: as in segmentation-models-pytorch, and in torchvision, too.
+        multi_grid: default None. If the backbone is a ResNet whose last stage has three plain blocks, None means the
+            paper's best factors: (1, 2, 4) with ASPP, (1, 2, 1) with the cascade. Otherwise None means factors of 1.
+        cascade: number of copies of the last stage that replace the ASPP, 0–64; 0 (default) keeps the ASPP, and the
+            paper has 3. With a cascade, the backbone must be a ResNet, and the arguments of the ASPP have no effect.
         dropout: probability on the output of the ASPP or the cascade; default 0.1.
         frozen_norm: True in the second phase of the paper's training (§4.1).
         norm: the paper's momentum is 0.0003 (decay 0.9997).

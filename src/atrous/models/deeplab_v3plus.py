@@ -34,7 +34,7 @@ class Decoder(nn.Module):
     Args:
         low_channels: C of the backbone's features at stride 4.
         channels: C of the ASPP features, of every 3×3 convolution and of the output; 256 in the paper.
-        reduced_channels: C of the low-level features after their reduction, which keeps them from outweighing the ASPP
+        reduced_channels: C of the low-level features after their reduction, so that they do not outweigh the ASPP
             features; 48 in the paper.
         num_convs: number of 3×3 convolutions, ≥ 1; 2 in the paper (Table 2).
         separable: whether the 3×3 convolutions are depthwise separable.

@@ -29,10 +29,11 @@ class ForeignQuirks:
         padding: padding of a convolution with SAME padding that lost its stride. "consistent" (default) keeps the
             positions of the features; "tensorflow" pads symmetrically, as timm and TensorFlow do. They differ at even
             sizes only.
-        symmetric: prefixes of the paths of convolutions whose SAME padding is symmetric at every size. In
-            efficientnet-pytorch, which computes paddings for one size, these convolutions have an odd map there.
+        symmetric: prefixes of the paths of convolutions whose SAME padding is symmetric at every size.
+            efficientnet-pytorch computes all paddings for one picture size; at that size, the input maps of these
+            convolutions have odd sides.
         rate_factors: factors on the rates at output strides 8 and 16, by prefix of the convolutions' paths.
-            segmentation-models-pytorch counts some blocks to the stage after theirs.
+            segmentation-models-pytorch gives some blocks the rate of the next stage.
         stride_first: whether a bottleneck has its stride in the first 1×1 convolution, as in Caffe's ResNets.
         ceil_pool: whether the stem's max pool rounds sizes up, as in Caffe.
         dilate_second: whether a ResNet's basic block dilates both 3×3 convolutions (default); mmsegmentation dilates

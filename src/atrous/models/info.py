@@ -167,7 +167,7 @@ class Info:
         architecture: the paper, a key of `atrous.models.ARCHITECTURES`.
         arguments: all arguments of the model's constructor, by name, so that a file can rebuild the model.
         preprocessing: the inputs of the network and their preprocessing.
-        tasks: the tasks of the model. The first is semantic segmentation; a model with one logit has two classes there.
+        tasks: the tasks of the model. The first is semantic segmentation; with one logit it has two classes.
         temperature: number > 0 by which the logits are divided before softmax.
         crf: settings of the CRF that refines this model's masks, or None.
         scores: measured results, such as {"val": {"miou": 0.71}}.
@@ -236,7 +236,7 @@ class Info:
 
     @property
     def colors(self) -> tuple[Color, ...]:
-        """The colours of these classes, RGB in 0–255."""
+        """The colours of the classes of the semantic task, RGB in 0–255."""
         return self.table.colors
 
     @checked
@@ -367,7 +367,7 @@ def aligned_side(side: int, factor: float) -> int:
     With such a side every feature map down to stride 32 has an odd side, so TensorFlow's SAME padding is symmetric.
     Training crops and whole pictures are then sampled at the same positions; with other sides a map shifts by half its
     stride. Stride 32 matters at output stride 16 too, because the last stage keeps the padding of its lost stride: with
-    sides of 16k + 1 and an odd k, CamVid lost seven points of mean IoU (docs/results.md).
+    sides of 16k + 1 and an odd k, mean IoU on CamVid fell by 7 to 20 points (docs/results.md).
 
     Args:
         side: height or width in pixels, ≥ 1.

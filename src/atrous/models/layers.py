@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from atrous.errors import AtrousError, shown
 from atrous.models.info import Preprocessing, aligned_side
 
-#: Smallest side in pixels of a training batch of one picture. At output stride 16 it leaves 3×3 features, which are
-#: enough values per channel for batch statistics.
+#: Smallest side in pixels of the picture in a training batch of one picture. At output stride 16 the last map then has
+#: 3×3 features, which are enough values per channel for batch statistics.
 MINIMUM_SIDE_OF_ONE = 33
 
 #: (eps > 0, momentum 0–1) of a batch norm, in PyTorch's sense of momentum.
@@ -282,8 +282,8 @@ def set_norm(module: nn.Module, norm: Norm) -> None:
 def freeze_norm(model: nn.Module) -> None:
     """Freezes the running statistics of all batch norms, which then normalise by them; scale and shift stay trainable.
 
-    The papers do this in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
-    reverses it.
+    The V3 paper does this in the second phase of training, at output stride 8 (arXiv:1706.05587 §4.1). `model.train()`
+    ends the freezing, unless the model was built with `frozen_norm`.
     """
     for module in model.modules():
         if is_batch_norm(module):

@@ -25,8 +25,8 @@ defaults that depend on the paper.
 `DeepLabV3` and `DeepLabV3Plus` also take these:
 
 - `atrous_rates`: atrous rates of the ASPP at output stride 16, in feature pixels: whole or half numbers, 0.5 or more;
-  default (6, 12, 18). The rates double at output stride 8 and halve at 32 (arXiv:1706.05587 §3.3); there they are
-  rounded down, to 1 or more.
+  default (6, 12, 18). The rates double at output stride 8 and halve at 32 (arXiv:1706.05587 §3.3). At each stride
+  they are rounded down to whole numbers, 1 or more.
 - `aspp_channels`: number of channels C of the ASPP, 1 or more; default 256, as in the papers.
 - `aspp_conv`: whether one more 3×3 unit follows the projection of the ASPP, as in segmentation-models-pytorch; default
   False.
@@ -70,7 +70,7 @@ MOST_CHANNELS = MOST_RATE = 2**20
 #: Arguments whose value is True or False.
 FLAGS = ("align_corners", "aspp_conv", "auxiliary", "depthwise_norm", "frozen_norm", "multi_scale", "separable")
 
-#: Arguments of which None leaves a part out, whatever their default is.
+#: Arguments that may be None even if their default is not None; None then leaves the part out of the model.
 LEFT_OUT = ("cascade", "multi_grid")
 
 Given = ParamSpec("Given")

@@ -12,8 +12,9 @@ class SameConv2d(nn.Conv2d):
 
     SAME padding depends on the size and the stride, and it is asymmetric at even sizes. If the stride is reduced, the
     padding stays that of the strided convolution (`base_stride`). The dense features, subsampled, then equal the
-    strided features at every size. Difference: timm and TensorFlow change to symmetric padding here, which shifts the
-    features of pretrained weights by one pixel at even sizes. `base_stride` 1 reproduces this.
+    strided features at every size. Difference: if the stride is reduced, timm and TensorFlow change
+    to symmetric padding, which shifts the features of pretrained weights by one pixel at even sizes. `base_stride` 1
+    reproduces their padding.
     """
 
     base_stride: int  # stride that determines the padding

@@ -1,8 +1,8 @@
 """VGG-16 with atrous blocks, the backbone of DeepLabV1 and V2 (arXiv:1412.7062 §3.1).
 
-It follows the authors' released networks (DeepLab-LargeFOV, train.prototxt). Pools are 3×3, so that feature pixels are
-centred on picture pixels. At output stride 8 pool4 and pool5 have stride 1, and conv5 is atrous. An average pool is the
-last layer.
+It follows the authors' released networks (DeepLab-LargeFOV, train.prototxt). Pools are 3×3, so that each feature lies
+on the centre of a pixel of the picture. At output stride 8 pool4 and pool5 have stride 1, and conv5 is atrous. An
+average pool is the last layer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Modules that training tools wrap around networks, and the name parts that they add to the names of weights.
 
 DataParallel, FSDP, torch.compile, activation checkpointing, DeepSpeed and weight averaging each wrap a module in
-another one, which adds a part to the names of all its weights. No segmentation network has a module of such a
-name, so these parts are removed at every position.
+another one, which adds a part to the names of all its weights. No segmentation network has modules of
+these names, so the parts are removed at every position.
 """
 
 from __future__ import annotations

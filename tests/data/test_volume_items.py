@@ -99,6 +99,7 @@ def test_a_model_is_trained_on_slices_and_segments_them(tmp_path):
     fit(recipe, tmp_path / "run")
     model = atrous.load(tmp_path / "run/best.safetensors")
     one = model.info.preprocessing.image
-    assert (one.slices, one.planes, one.channels, one.normalize) == (3, ("axial", "coronal"), 3, "per_image")
+    assert (one.slices, one.planes, one.channels, one.colors) == (3, ("axial", "coronal"), 3, 0)
+    assert one.normalize == "per_image"
     slice_ = SlicePlace(tmp_path / "data/imagesTr/case_0_0000.nii.gz", "axial", 2).path
     assert atrous.Segmenter(tmp_path / "run/best.safetensors", device="cpu")(slice_).mask.shape == (5, 4)

@@ -122,7 +122,7 @@ def _inputs(
         per_image = one.normalize == "per_image"
         dtype = "float32" if per_image else kind.dtype
         image = one.name == IMAGE
-        usual = usual_colors(kind.channels, kind.dtype) if image else 0
+        usual = usual_colors(kind.channels, kind.dtype) if image and not one.planes else 0
         found.append(
             Input(
                 (0.0,) * kind.channels if per_image else tuple(mean[own]),

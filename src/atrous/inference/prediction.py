@@ -21,7 +21,7 @@ from atrous.overwrite_checks import check_replaceable, is_our_picture, save_pict
 
 #: Number of pixels of an overlay that are mixed at once.
 PIXELS_AT_ONCE = 2**18
-#: Smallest number of pixels from which the percentiles of a larger picture are computed.
+#: In a picture with more pixels than this, percentiles are computed from every n-th pixel, at least this many.
 MOST_JUDGED = 2**21
 #: Colour of pixels without data in palette masks: Pascal VOC's colour of unlabelled pixels.
 NO_DATA_COLOR = (224, 224, 192)

@@ -112,7 +112,7 @@ class Prediction:
             overwrite: True to allow replacing a file that atrous did not write, or that was changed since then.
 
         Raises:
-            AtrousError: the path is such a file, or no image format has the path's suffix.
+            AtrousError: the path is a file that must not be replaced, or no image format has the path's suffix.
         """
         check_replaceable(path, "mask", is_our_picture, overwrite=overwrite)
         # Masks compress well at any level: level 3 is twice as fast as the default of 6, and a third larger.

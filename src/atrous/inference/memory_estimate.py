@@ -40,8 +40,8 @@ CRF_PROCESS = 0.2e9
 ASSUMED = 4e9
 #: Rough number of bytes per pixel of a network, used to weigh the memory of a CRF before anything is counted.
 NETWORK_BYTES = 512
-#: Largest number of pixels at the network's input that fits into memory on every machine, so that no estimate is needed;
-#: with a CRF, fewer pixels fit.
+#: Largest number of pixels at the network's input that fits into memory on every machine, so that no estimate is
+#: needed; with a CRF, fewer pixels fit.
 SURELY_FITS = 2**21
 
 

@@ -199,10 +199,10 @@ class OnnxGraph:
         raise _without_pooling()
 
     def check_scores(self) -> None:
-        """Before the work: whether the file gives scores.
+        """Checks, before the work, that the file outputs scores.
 
         Raises:
-            AtrousError: it gives labels only.
+            AtrousError: the file gives labels only.
         """
         _check_scores(self.has_scores, self._path)
 
@@ -293,10 +293,10 @@ class OpenVinoGraph:
         raise _without_pooling()
 
     def check_scores(self) -> None:
-        """Before the work: whether the file gives scores.
+        """Checks, before the work, that the file outputs scores.
 
         Raises:
-            AtrousError: it gives labels only.
+            AtrousError: the file gives labels only.
         """
         _check_scores(self.has_scores, self._path)
 

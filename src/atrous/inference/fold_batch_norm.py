@@ -70,14 +70,14 @@ def leave_out_taps(model: nn.Module) -> None:
 
 
 def take_whole_numbers(pipeline: Pipeline) -> Pipeline:
-    """Subtracts whole numbers from the pixels; the weights of the first convolutions do the rest of normalising.
+    """Subtracts whole numbers from the pixels; the first convolutions compute the rest of the normalisation.
 
     The pixels minus the rounded mean are whole numbers. The weights are divided by the standard deviations, which then
     become 1. A channel of ones adds the rest of the mean. A bias cannot add it: padded pixels must contribute nothing,
     because zero is the normalised mean, but a bias would also act where the kernel lies on padding.
 
     The function stays the same, and bfloat16 computes it more exactly: it represents whole numbers up to 256 exactly,
-    but pixels minus a fraction only to half a level. That error was most of what bfloat16 changed in masks
+    but pixels minus a fraction only to half a level. That error caused most of the changes of masks by bfloat16
     (docs/performance.md).
 
     Hooks in one forward pass find the convolutions that get the pictures.
@@ -221,7 +221,7 @@ def _watch(model: SegmentationModel) -> dict[Any, Any]:
 
 
 def _what_is_left(norm: nn.Module) -> nn.Module:
-    """Returns what follows the normalisation in a batch norm's module: timm's contain dropout and the activation."""
+    """Returns the layers after the normalisation in a batch norm's module; in timm, dropout and the activation."""
     parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
     parts = [part for part in parts if not isinstance(part, nn.Identity)]
     return nn.Sequential(*parts) if parts else nn.Identity()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEAST_MEMORY = 0.01
 #: Environment variable with the number of worker processes on this host; torchrun and other launchers set it.
 WORKERS = "LOCAL_WORLD_SIZE"
-#: Height and width of the picture on which a network's memory is counted; for others, memory is proportional to pixels.
+#: Height and width of the picture on which a network's memory is counted; at other sizes it is proportional to pixels.
 REFERENCE = 512
 #: Ratio of measured to counted memory, because of the convolutions' own buffers and fragmentation; 1.2–1.5 on a CPU
 #: (docs/big-pictures.md).
@@ -36,11 +36,12 @@ CRF_BYTES = 24
 CRF_LATTICE = 330
 #: Bytes of the CRF's compiler.
 CRF_PROCESS = 0.2e9
-#: Bytes assumed to be free if the system does not report it: as on a small machine, because tiles always work.
+#: Bytes assumed to be free if the system does not report it; a small value, because tiles need little memory.
 ASSUMED = 4e9
 #: Rough number of bytes per pixel of a network, used to weigh the memory of a CRF before anything is counted.
 NETWORK_BYTES = 512
-#: Largest number of pixels at the network's input that fits everywhere without an estimate; a CRF lowers it.
+#: Largest number of pixels at the network's input that fits into memory on every machine, so that no estimate is
+#: needed; with a CRF, fewer pixels fit.
 SURELY_FITS = 2**21
 
 
@@ -50,7 +51,7 @@ def predict_bytes(info: Info, height: int, width: int, *, crf: bool = False, sca
     The peak of the network's activations is counted in float32 on a picture of 512×512 px, without computing anything.
     The estimate grows with the number of pixels:
     `0.8 GB + weights + H·W·(1.4 · counted bytes per pixel + 2·C·bytes of a value + 2 [+ 24·K + 330 with a CRF])`,
-    and 0.2 GB for the CRF's compiler.
+    and 0.2 GB for the compiler if there is a CRF.
 
     Args:
         info: metadata of the model, with C channels and K classes.

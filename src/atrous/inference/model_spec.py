@@ -48,9 +48,9 @@ class ModelSpec:
     """A model file and the options for running it; other processes get it instead of a `Segmenter`.
 
     It consists of a few plain values, so it can be compared, hashed and pickled. The values are checked on creation;
-    values that depend on the file or the machine are checked when it is opened. All commands that run a model have its
-    fields as options. The device may also be a torch.device, and the CRF a mapping or a DenseCRF; both are stored as
-    text.
+    values that depend on the file or the machine are checked by `open`. The commands that run a model have its fields
+    as options; `atrous serve` has only some of them. The device may also be a torch.device, and the CRF a mapping or a
+    DenseCRF; both are stored as text.
 
     Raises:
         AtrousError: a value is out of range or has another type.

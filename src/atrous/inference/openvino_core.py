@@ -20,8 +20,8 @@ from atrous.fork_safety import ForkLock, leave_to_parent
 KERNELS_KEPT = "1000"
 #: Number of idle requests that a network keeps; each keeps memory for the largest picture that it ran.
 REQUESTS_KEPT = 2
-#: Ratio of picture sizes from which the memory of the larger picture is released before the smaller one runs. Views at
-#: the scales 0.5 and 2 differ by 16 and keep it.
+#: Ratio of picture sizes above which the memory of the larger picture is released before the smaller one runs. Views of
+#: one picture at the scales 0.5 and 2 differ by a factor of 16, so nothing is released between them.
 MUCH_LARGER = 20
 #: Number of input values (H·W·C) from which a picture's memory is worth releasing.
 RELEASED_FROM = 3 * 2**20

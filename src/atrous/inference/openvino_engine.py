@@ -158,7 +158,8 @@ class OpenVinoEngine:
         """Releases the memory of a picture that was much larger than the next one, which has `values` values."""
         one_size = self._one_size
         if one_size is not None and one_size.shape and one_size.network.release_before(values):
-            self._one_size = OneSize((), self._any_size)  # without its buffers, the network takes as much memory again
+            # The network is dropped, because without its buffers it still takes as much memory as they did.
+            self._one_size = OneSize((), self._any_size)
         for network in (self._any_size, self._pinned, self._upto_mean):
             if network is not None:
                 network.release_before(values)

@@ -26,8 +26,8 @@ class TileLimits:
     def tile(self, scale: float, crf: bool) -> int | None:
         """Returns the largest tile size to use, in pixels; None if memory never ran out.
 
-        A size that ran out of memory at one scale also counts for larger scales, and one without a CRF also counts with
-        a CRF.
+        A limit that was found at one scale also holds at larger scales. A limit that was found without a CRF also holds
+        with a CRF.
 
         Args:
             scale: largest scale of the picture.

@@ -243,7 +243,7 @@ class PreparedSource:
 
     @property
     def geometry(self) -> Any:
-        """The position on Earth, as of the source."""
+        """The position of the picture on Earth, as the source gives it."""
         return self.source.geometry
 
     def read(self, window: Window) -> Pixels:

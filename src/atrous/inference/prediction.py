@@ -21,7 +21,7 @@ from atrous.overwrite_checks import check_replaceable, is_our_picture, save_pict
 
 #: Number of pixels of an overlay that are mixed at once.
 PIXELS_AT_ONCE = 2**18
-#: Smallest number of pixels from which the percentiles of a larger picture are computed.
+#: In a picture with more pixels than this, percentiles are computed from every n-th pixel, at least this many.
 MOST_JUDGED = 2**21
 #: Colour of pixels without data in palette masks: Pascal VOC's colour of unlabelled pixels.
 NO_DATA_COLOR = (224, 224, 192)
@@ -112,7 +112,7 @@ class Prediction:
             overwrite: True to allow replacing a file that atrous did not write, or that was changed since then.
 
         Raises:
-            AtrousError: the path is such a file, or no image format has the path's suffix.
+            AtrousError: the path is a file that must not be replaced, or no image format has the path's suffix.
         """
         check_replaceable(path, "mask", is_our_picture, overwrite=overwrite)
         # Masks compress well at any level: level 3 is twice as fast as the default of 6, and a third larger.

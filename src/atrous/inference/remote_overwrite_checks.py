@@ -15,7 +15,7 @@ from atrous.software_tag import is_marked, is_sealed
 
 #: Number of files that are checked at the same time, because most of the time is spent waiting for the server.
 AT_A_TIME = 8
-#: Number of bytes from the start of a PNG that contain the mark of atrous; it comes before the pixels.
+#: Number of bytes at the start of a PNG that contain the mark of atrous; the mark is before the pixels.
 HEAD_BYTES = 2**16
 
 

@@ -2,8 +2,8 @@
 
 Bilinear interpolation is a convex combination. If one class is the best at all four corners of a low-resolution cell,
 it is the best everywhere inside. If the best corner score of a class is below the worst corner score of another class,
-it is nowhere the best inside. So most pixels are filled without interpolation, and at boundaries two or three classes
-are compared instead of all.
+the first of the two classes is nowhere the best inside. So most pixels are filled without interpolation, and at
+boundaries two or three classes are compared instead of all.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _sources(low: int, full: int, align_corners: bool) -> tuple[np.ndarray, np.n
     """Computes, for one axis, the positions of target pixels between source pixels.
 
     Returns:
-        The source before each target (F int32), the weight of the source after it (F float32), and the first target of
-        each run between the same two sources (≤ F + 1 int32, the last is F).
+        The source before each target (F int32), the weight of the source after the target (F float32), and the first
+        target of each run of targets between the same two sources, with F appended (≤ F + 1 int32).
     """
     targets = np.arange(full, dtype=np.float32)
     if align_corners:

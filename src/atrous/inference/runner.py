@@ -30,7 +30,7 @@ class Runner(Protocol):
 
     @property
     def pools(self) -> bool:
-        """Whether `pooled` and `features` can be used: the network has image pooling, and the runtime gives access."""
+        """Whether `pooled` and `features` can be used: the network has image pooling that the runtime exposes."""
         ...
 
     @property
@@ -81,7 +81,8 @@ def at_output_stride(
     A module is copied and set to the output stride.
 
     Raises:
-        AtrousError: the file is exported, or the module does not support the stride. Loading checks model files.
+        AtrousError: the file is exported, or the module does not support the stride. A model file is checked when it is
+            loaded.
     """
     if isinstance(model, Path) and exported_onnx_and_openvino.is_exported(model):
         raise AtrousError(f"{model} is an exported file, whose output stride is fixed: give the model file instead.")

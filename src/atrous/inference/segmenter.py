@@ -66,8 +66,9 @@ class Segmenter:
     Args:
         model: path of a model file or of an exported .onnx or .xml file; or a module with `.info`; the module is not
             changed.
-        engine: runtime of the network: auto, openvino or torch; auto is torch on a GPU, and on a CPU OpenVINO if it is
-            installed.
+        engine: runtime of the network: auto, openvino, torch, or onnxruntime for .onnx files. auto is torch on a GPU
+            and for a module. For a model file on a CPU, auto is OpenVINO if it is installed. For an exported file, auto
+            is the runtime of its format.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
         precision: number format to compute in: auto, float32 or bfloat16; auto is bfloat16 if the processor computes in
             it, else float32.
@@ -194,7 +195,7 @@ class Segmenter:
     def __call__(self, picture: Any, valid: np.ndarray | None = None, *, axes: str | None = None) -> Any:
         """Segments one or several pictures; while the network runs on one picture of a list, the next one is read.
 
-        A picture that would take more than half of the free memory is cut into tiles.
+        A picture that would take more memory than allowed, by default half of the free memory, is cut into tiles.
 
         Args:
             picture: path, URL, PIL image, or H×W or H×W×C array of uint8, uint16 or float32; for a model with several

@@ -117,7 +117,7 @@ def refined_labels(
 
     Args:
         scores: h×w×K logits of each view, mirrored back.
-        image: H×W×C picture of the scores.
+        image: H×W×C picture to which the scores belong.
         crf: CRF on the device.
         valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
         align_corners: see `models.layers.resize`.

@@ -18,7 +18,8 @@ GRID = 32
 LOOK_BACK = 3
 #: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
 OVERLAP = 512
-#: Largest denominators of the scales as fractions, tried in this order: exact ones first, 0.35 = 7/20.
+#: Largest denominators of the scales as fractions, such as 20 for 0.35 = 7/20. They are tried in this order, the most
+#: exact first.
 DENOMINATORS = (1000, 20, 4, 1)
 
 

@@ -74,7 +74,7 @@ def segment_tiles(
 ) -> Work:
     """Segments a picture tile by tile; while the network runs, the next tile is read and the last one is written.
 
-    At any time three tiles of the picture and two of the mask are in memory.
+    At most three tiles of the picture and two of the mask are in memory at a time.
 
     Args:
         segment: maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
@@ -174,8 +174,8 @@ def _upto(
     """Returns the features of a window above a row and left of a column of the picture, at which the next tiles begin.
 
     None for a row or column keeps all features in that direction. Both lie on the network's grid, so that whole numbers
-    of features remain. The features of the whole window are rounded up by less than one; if the window is resized by
-    `factors` to 32k + 1, there is one more feature than there are cells.
+    of features remain. In the whole window, their number is its size divided by the output stride, rounded up. If the
+    window is resized by `factors` to 32k + 1, there is one more feature than there are cells of the output stride.
     """
 
     def before(count: int, end: int | None, begin: int, size: int, factor: float | None) -> int:

@@ -23,7 +23,7 @@ BAND_BYTES = 4 * 2**20
 
 
 class AtMean(threading.local):
-    """Replaces or records the mean of image pooling, per thread, because several threads run one network.
+    """Replaces the mean of image pooling or records its input, per thread, because several threads run one network.
 
     Attributes:
         given: mean of the whole picture, N×C×1×1, to use instead of the mean of the input; None to keep the latter.
@@ -137,7 +137,7 @@ def banded_argmax(scores: Tensor, size: Sequence[int], align_corners: bool = Fal
     """Resizes scores bilinearly and takes each pixel's best class, one band of rows after another, on any device.
 
     Args:
-        scores: N×K×h×w logits; for K = 1, the second of two classes is that with a logit above 0.
+        scores: N×K×h×w logits; for K = 1, a pixel gets class 1 if its logit is above 0.
         size: (H, W) of the mask in pixels.
         align_corners: see `models.layers.resize`.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: Called with the number of finished tiles and the number of all tiles.
 Progress = Callable[[int, int], object] | None
-#: Tile sizes to try, the largest first, in pixels. There is no larger one, so that a mask is the same on all machines.
+#: Tile sizes to try, the largest first, in pixels. There is no larger one, so that masks depend little on the machine.
 TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Memory for reading and writing in windows, in bytes: decoded blocks of the picture and rows of the mask.
 WINDOWS_BYTES = 0.3e9
@@ -244,7 +244,8 @@ class AnySize:
         )
 
         def segment(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-            smaller = self._after_memory_ran_out() or tile  # a tile may be a little larger than `tile`, if that fits
+            # A tile may be a little larger than `tile`, so None runs it whole, unless memory ran out.
+            smaller = self._after_memory_ran_out() or tile
             return self._segment(image, valid, smaller if smaller < tile else None, pooled=pooled, name=name)
 
         overlap, grid = self._grid.overlap_of(tile), self._grid.step_for(tile)

@@ -178,7 +178,7 @@ class WholePicture:
 
         Args:
             scores: h×w×K logits of each view.
-            image: H×W×C picture of the scores.
+            image: H×W×C picture to which the scores belong.
             crf: CRF that refines the probabilities first; None for no CRF.
             valid: H×W booleans, False for pixels that the CRF leaves out; None for all pixels.
 

@@ -61,7 +61,7 @@ PROBLEMS = {
     413: "the request has too many bytes or pixels",
     422: "the file is not a picture, or a value is out of range",
     429: "too many pictures wait; Retry-After gives the seconds to wait before the next try",
-    503: "the response took too long, or the server is stopping",
+    503: "the response took too long, or the server accepts no pictures now",
 }
 RESPONSES: dict[int | str, Any] = {
     status: {"description": reason, "content": PROBLEM} for status, reason in PROBLEMS.items()

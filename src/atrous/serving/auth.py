@@ -27,11 +27,11 @@ class AccessControl:
 
     Without a key, it allows only requests that come from this machine and, in a browser, from pages of this server. It
     refuses pages of other sites, even if their host name was made to point to this machine (DNS rebinding). With a key,
-    every request must have the header `Authorization: Bearer KEY`.
+    every request must have the header `Authorization: Bearer KEY`, except requests for the paths in `OPEN`.
 
     Args:
         app: ASGI application that gets the allowed requests.
-        key: key that every request must contain; None for no key.
+        key: key of the server; None for no key.
         metrics: counters of the server; every response is counted.
     """
 
@@ -40,7 +40,7 @@ class AccessControl:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Passes a request on, or refuses it."""
-        if scope["type"] == "websocket":  # the application has no websockets, and their key would not be checked
+        if scope["type"] == "websocket":  # not supported, and their key would not be checked
             return await send({"type": "websocket.close", "code": 1008, "reason": "this server has no websockets"})
         if scope["type"] != "http":
             return await self._app(scope, receive, send)

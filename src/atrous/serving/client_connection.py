@@ -186,7 +186,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether the key may be sent to a target: the server, or port 443 (https) of a server at port 80 (http)."""
+        """Whether a target may get the key: the server itself, or its https port 443 if it is http at port 80."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True

@@ -25,7 +25,7 @@ from atrous.serving.drop_tracebacks import drop_tracebacks
 
 #: Largest batch of pictures, for networks that are faster with batches (`Segmenter.stacks`).
 MOST_TOGETHER = 16
-#: Picture of a finished job.
+#: Replaces the picture of a finished job, to free its memory.
 RELEASED = np.empty((0, 0, 0), np.uint8)
 
 
@@ -125,7 +125,7 @@ class InferenceQueue:
     def _run_next(self) -> bool:
         """Runs the next batch and releases its pictures. Returns False when the queue is closed.
 
-        Its local variables end with it, so the thread keeps no mask while it waits for the next picture.
+        Its local variables are freed when it returns, so the thread keeps no mask while it waits for the next picture.
         """
         jobs = self._next()
         if not jobs:
@@ -165,7 +165,7 @@ class InferenceQueue:
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """Largest batch of such pictures that fits into memory and is smaller than a batch that ran out of memory."""
+        """Largest batch of pictures like this job's that fits into memory; smaller than batches that ran out of it."""
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]

@@ -123,7 +123,7 @@ class ModelStore:
     def _load(self, name: str, spec: ModelSpec) -> Model:
         stamp = stamp_of(spec.path)
         model = Model(name, spec, stamp, spec.open(self._say))
-        # The first picture takes longest: a blank picture warms the model up, on the inference thread.
+        # The first picture takes longest, so a blank picture is segmented now, on the inference thread.
         channels = model.segmenter.info.preprocessing.channels
         picture = model.segmenter.preparation.prepare(
             np.zeros((64, 64, channels), model.segmenter.info.preprocessing.dtype)

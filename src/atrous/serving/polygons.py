@@ -59,8 +59,8 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
     if most is not None and odd.sum() + 2 * (falling.sum() + rising.sum()) > most:
         raise AtrousError("the outlines of this mask have more corners than the server allows: use format=rle.")
     rows, columns, second = [], [], []
-    # If two corners share a position, a row starts with the corner of the left side and a column with the corner of the
-    # upper side. With a rising diagonal, these are different corners.
+    # The order of two corners at one position: in a row, the corner of the left side comes first; in a column, the
+    # corner of the upper side. With a rising diagonal, these are different corners.
     for where, order in ((odd, ((0, 0),)), (falling, ((0, 0), (1, 1))), (rising, ((0, 1), (1, 0)))):
         y, x = np.nonzero(where)
         for in_row, in_column in order:

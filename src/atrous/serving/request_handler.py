@@ -162,7 +162,7 @@ class RequestHandler:
         return await self._in_pool(_files_in_form, request.headers, content, settings.parameters, further)
 
     async def _admit(self, content: tuple[bytes, ...], settings: RequestSettings, upload_hint: str) -> Response:
-        """Answers or refuses a picture, which counts as waiting and its bytes as held until its last work has ended."""
+        """Answers or refuses a picture. Until all work on it has ended, it counts as waiting and its bytes as held."""
         try:
             with self.admission.one():
                 return await self._answer(content, settings, upload_hint)

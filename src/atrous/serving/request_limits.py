@@ -19,7 +19,7 @@ class Limits:
 
     Args:
         waiting: largest number of pictures in the server at once: queued, being decoded or being segmented.
-        picture_bytes: largest file of one request, in bytes.
+        picture_bytes: largest size of the files of one request together, in bytes.
         pixels: largest number of pixels that the network computes for one response, over all scales, the mirrored
             picture and overlapping tiles.
         seconds: longest time from the last byte of a picture to its response, in seconds.

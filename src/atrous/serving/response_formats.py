@@ -23,8 +23,8 @@ FORMATS = {
     "rle": "application/json",
     "polygons": "application/geo+json",
 }
-#: Largest number of corners of all polygons of a response: a million take two seconds, 200 MB of memory and 12 MB of
-#: text.
+#: Largest number of corners of all polygons of a response: a million corners take two seconds, 200 MB of memory and
+#: 12 MB of text.
 MOST_CORNERS = 1_000_000
 #: Media types in Accept and the response format of each; if several match equally well, the first is used.
 ACCEPTED = {
@@ -101,9 +101,10 @@ def form_for(accept: str) -> str | None:
 def rle_counts(mask: np.ndarray) -> str:
     """The run-length encoding of a mask, in COCO's compressed form.
 
-    The encoding contains the lengths of the runs, column by column; the first run is one of False. From the fourth run
-    on it contains the difference to the length two runs before. Each number is written in groups of five bits, the
-    lowest first (cocodataset/cocoapi, common/maskApi.c, rleToString).
+    The encoding contains the lengths of the runs of False and True in turn, column by column; the first run is of False
+    and may be empty. From the fourth run on, it contains the difference between the length of the run and the length
+    two runs before. Each number is written in groups of five bits, the lowest first (cocodataset/cocoapi,
+    common/maskApi.c, rleToString).
 
     Args:
         mask: H×W booleans.

@@ -45,7 +45,7 @@ def run(
         specs: files and engine options of the models, by name.
         host: host name or IP address to listen at.
         port: port to listen at; 0 for a free one.
-        key: key that every request must contain; None for no key.
+        key: key of the server, see `AccessControl`; None for no key.
         limits: limits on requests.
         say: receives log lines; the line with "http://" contains the address.
 

@@ -17,7 +17,8 @@ HEAD_SECONDS = 10.0
 #: Longest time in which the client reads no byte of a response, and longest time to read all of it, in seconds. The
 #: second limit stops clients that read one byte now and then.
 TAKE_SECONDS, ALL_SECONDS = 30.0, 300.0
-#: Largest number of unsent bytes in the kernel's send buffer; a small buffer shows soon what the client has read.
+#: Largest number of unsent bytes in the kernel's send buffer. If it is small, the server soon notices how much the
+#: client has read.
 AHEAD_BYTES = 2**16
 
 

@@ -15,7 +15,7 @@ ARCHIVES = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-#: Number of bytes at the start that decide whether text is base64.
+#: Number of groups of four bytes at the start of an upload that are checked.
 CHECKED_BYTES = 64
 
 

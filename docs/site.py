@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links from docs/ to the rest of the repository lead to the page that shows the file, or are words alone."""
-    return _inside(markdown, "docs") if (ROOT / "docs" / page.file.src_uri).exists() else markdown
+    path = ROOT / "docs" / page.file.src_uri
+    return _inside(markdown, path.parent.relative_to(ROOT).as_posix()) if path.exists() else markdown
 
 
 def _home(readme: str) -> str:
@@ -39,7 +41,8 @@ def _home(readme: str) -> str:
 
 
 def _inside(markdown: str, folder: str) -> str:
-    """Markdown of a file in some folder of the repository, for the site's root."""
+    """Markdown of a file in some folder of the repository, for the site: links start at its own folder in docs/."""
+    start = folder.removeprefix("docs").lstrip("/") if folder.startswith("docs") else ""
 
     def link(match: re.Match[str]) -> str:
         mark, words, target, anchor = match.groups(default="")
@@ -47,7 +50,7 @@ def _inside(markdown: str, folder: str) -> str:
             return match[0]
         path = (ROOT / folder / target).resolve().relative_to(ROOT).as_posix()
         inside = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
-        return f"{mark}[{words}]({inside}{anchor})" if inside else words
+        return f"{mark}[{words}]({posixpath.relpath(inside, start or '.')}{anchor})" if inside else words
 
     return re.sub(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)", link, markdown)
 

@@ -20,9 +20,15 @@ def site(tmp_path_factory) -> Path:
     return out
 
 
+def _pages():
+    """The pages of docs/, with their folder."""
+    docs = ROOT / "docs"
+    return [path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")]
+
+
 def test_every_page_is_there_and_in_the_navigation(site):
     home = (site / "index.html").read_text(encoding="utf-8")
-    for page in [*(path.stem for path in (ROOT / "docs").glob("*.md")), "tutorial", "camvid"]:
+    for page in [*_pages(), "tutorial", "camvid"]:
         assert (site / page / "index.html").exists(), page
         assert f'href="{page}/"' in home, page
 

@@ -15,6 +15,7 @@ from atrous.data.remote.listing import Listing, listing_of
 from atrous.data.remote.transfer import identity, local_path
 from atrous.data.skipped_files import passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
+from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.slices import is_volume
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
@@ -57,7 +58,7 @@ def find_places(places: Sequence[Place]) -> list[Place]:
         found |= dict.fromkeys(_at_path(place) if isinstance(place, Path) else _listed(place, listings[place]))
     below = _pictures_below([place for place in given if isinstance(place, Path)], listings)
     if not found:
-        known = ", ".join(sorted(PICTURE_SUFFIXES))
+        known = ", ".join(sorted({*PICTURE_SUFFIXES, *SUFFIXES}))
         raise AtrousError(
             f"no pictures in {', '.join(map(shown_place, given))}; known suffixes are {known}. {below}".rstrip()
         )

@@ -10,6 +10,7 @@ from atrous.data.dataset import Item
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.skipped_files import passed_over_notes
+from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.slices import is_volume, volume_stem
 from atrous.errors import AtrousError
 
@@ -71,7 +72,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     if not found:
         passed_over = "".join(f" {sentence}" for sentence in passed_over_notes([folder]))
         raise NoPicturesError(
-            f"{folder}: no pictures; files end in {', '.join(sorted(PICTURE_SUFFIXES))}.{passed_over}"
+            f"{folder}: no pictures; files end in {', '.join(sorted({*PICTURE_SUFFIXES, *SUFFIXES}))}.{passed_over}"
         )
     return found
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import atrous
 from atrous.commands.predict import predict
@@ -119,3 +120,9 @@ def test_a_model_of_pictures_and_other_contrasts_are_refused(make_model, models,
     nibabel.save(nibabel.Nifti1Image(two, np.eye(4)), tmp_path / "two.nii")
     with pytest.raises(AtrousError, match="2 contrasts, and the model takes 1"):
         segment_volume(Segmenter(models[1], **OPTIONS), read_nifti(tmp_path / "two.nii"))
+
+
+def test_pictures_are_refused_by_a_model_of_volumes(models, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "grey.png")
+    with pytest.raises(AtrousError, match="trained on slices of volumes"):
+        Segmenter(models[1], **OPTIONS)(tmp_path / "grey.png")

@@ -279,7 +279,7 @@ class Segmenter:
         if isinstance(part, str) and (not part or "\0" in part):
             raise AtrousError(f"a picture's path is empty or contains a zero character: {part[:80]!r}.")
         if isinstance(part, str | Path):
-            if slice_place(Path(part)) is not None:
+            if one.planes or slice_place(Path(part)) is not None:
                 return found_in_slice(Path(part), one)
             with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)

@@ -110,4 +110,9 @@ def read_input(file: Path, one: Input) -> Pixels:
     if (place := slice_place(file)) is not None:
         values, valid = read_slice(place, one)
         return Pixels(values, valid)
+    if one.planes:
+        raise AtrousError(
+            f"{file}: the model was trained on slices of volumes. Give a volume, or a slice such as "
+            "scan.nii.gz/axial/0012."
+        )
     return as_input(read_picture_pixels(file, one.channels, one.pages), one)

@@ -34,8 +34,9 @@ class InputFiles:
 
     Attributes:
         name: name of the input, such as "image" or "depth".
-        folder: folder of its files; "" for the pictures themselves. A relative folder is searched beside and inside
-            the folder of the pictures, in the dataset's root, and in the working directory.
+        folder: folder of its files; "" for the pictures themselves. A relative folder is searched in this order: beside
+            the folder of the pictures, in the dataset's root, inside the folder of the pictures, in the working
+            directory.
         bands: as in `atrous.input_spec.Input`.
         wavelengths: as in `Input`.
         unit: as in `Input`.

@@ -26,7 +26,8 @@ from atrous.inference.legend import with_legend
 from atrous.inference.prediction import NO_DATA_COLOR, visible
 from atrous.overwrite_checks import Output, picture_output, save_picture
 
-#: Largest number of pairs on a sheet, tiles per row, and largest number of turned pairs on their sheet.
+#: Largest number of pairs on a split's sheet, number of tiles per row on both sheets, and largest number of pairs on
+#: the sheet of turned pictures.
 MOST_PAIRS, COLUMNS, MOST_TURNED = 12, 4, 8
 #: Longest side of a picture on a split's sheet and on the sheet of turned pictures, and margin of tiles, in pixels.
 SIDE, TURNED_SIDE, MARGIN = 320, 400, 10
@@ -270,7 +271,11 @@ def _legend(table: ClassTable, present: set[int]) -> Iterator[tuple[str, Color]]
 
 
 def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
-    """Returns the dataset's table if it fits the mode of the masks, else the proposed one or one of raw values."""
+    """Returns a class table for the masks.
+
+    It is the dataset's table if the table and the masks agree on numbers or colours. Otherwise it is the proposed
+    table, or a table of raw values if no table is proposed.
+    """
     if diagnosis.classes and "wrong_mode" not in [finding.kind for finding in diagnosis.errors]:
         return diagnosis.classes
     return diagnosis.proposed_classes or _table_of_values(dataset)
@@ -318,7 +323,7 @@ def _evenly(count: int, some: int) -> list[int]:
 
 
 def _shown_size(shape: tuple[int, ...], side: int) -> tuple[tuple[int, int], int]:
-    """Returns the (width, height) to show a picture in and its factor of enlargement, which is 0 if it is reduced."""
+    """Returns the (width, height) to show a picture in and its factor of enlargement; 0 if it is reduced."""
     height, width = shape[:2]
     longest = max(height, width)
     if longest <= side:

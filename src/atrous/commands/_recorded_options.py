@@ -46,9 +46,10 @@ def _plain(value: Any) -> Any:
 
 
 def measured_model(run: Run) -> Path | None:
-    """Returns the file of the measured model: the run's own if its contents are the same, else the recorded path.
+    """Returns the file of the measured model: the run's best.safetensors or the file at the recorded path.
 
-    Returns None if no file has the contents of the measured model, or if no file exists.
+    If a checksum is recorded, the first of these two files with this checksum is returned. If none is recorded, the
+    file at the recorded path is preferred. None if neither file exists, or if neither has the recorded checksum.
     """
     recorded, digest = run.evaluation.get("model"), run.evaluation.get("model_sha256")
     there = [path for path in (run.model_file, Path(str(recorded or run.model_file))) if path.is_file()]
@@ -68,7 +69,7 @@ def measured_data(run: Run) -> DatasetSpec:
 
 
 def _measured_with(run: Run, name: str) -> Any:
-    """Returns an option of the dataset as recorded, or else as in training if it was trained on the same data."""
+    """Returns an option of the dataset: as recorded, else as in training if the training used the measured data."""
     settings = run.settings("data")
     trained_on_it = Path(settings.get("root") or "").resolve() == Path(run.data).resolve()
     return run.evaluation.get(name) or (settings.get(name) if trained_on_it else None)

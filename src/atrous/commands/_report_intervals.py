@@ -22,11 +22,14 @@ from atrous.learning.bootstrap import (
 
 
 def counts_by_group(per_image: Sequence[Mapping[str, Any]], classes: int) -> NDArray[np.int64]:
-    """Returns the pixel counts of measured pictures summed by group, G×3×K; a picture without a group is its own group.
+    """Returns the pixel counts of measured pictures summed by group; a picture without a group is its own group.
 
     Args:
         per_image: records of the pictures, as in evaluation.json.
         classes: number of classes K.
+
+    Returns:
+        G×3×K: for each of the G groups, the true positives, true pixels and predicted pixels of each class.
     """
     counts = np.zeros((len(per_image), 3, classes), np.int64)
     for row, entry in enumerate(per_image):

@@ -41,7 +41,7 @@ from atrous.overwrite_checks import (
     save_picture,
 )
 
-#: Largest number of logits in memory; every picture contributes the same number of drawn pixels.
+#: Approximate largest number of logits in memory; it limits the number of random pixels from each picture.
 MOST_VALUES = 5_000_000
 
 
@@ -62,8 +62,9 @@ def calibrate(
     """Measure how well a model's probabilities match its accuracy, and fit a temperature that calibrates them.
 
     The logits are divided by the temperature before they become probabilities. The temperature does not change masks
-    that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales, and heat
-    maps. It is fitted on a split that was not used for training. With --out, it is stored in a model file.
+    that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales, and the
+    maps of `atrous explain`. Choose a split that was not used for training. With --out, the fitted temperature is
+    stored in a model file.
 
     Args:
         model: model file to calibrate.
@@ -76,8 +77,9 @@ def calibrate(
         **options: fields of `DatasetSpec`, and device of `ModelSpec`.
 
     Returns:
-        The results, as written by --json: at the "stored" and the "fitted" temperature, each with "temperature",
-        "ece" (expected calibration error), "nll" (mean −log p) and, per bin, "pixels", "confidence" and "accuracy".
+        The results, as written by --json. "stored" and "fitted" hold the measurements at the temperature of the model
+        and at the fitted one: "temperature", "ece" (expected calibration error), "nll" (mean −log p) and, per bin,
+        "pixels", "confidence" and "accuracy".
 
     Raises:
         AtrousError: the model, dataset or split does not exist, the classes do not match, or an output may not be
@@ -135,7 +137,10 @@ def calibrate(
 
 
 def _files_of(items: Sequence[Item]) -> Iterator[tuple[str, Path | None]]:
-    """Yields the pictures and masks as protected inputs: the mark of a mask from `predict` is that of a chart."""
+    """Yields the pictures and masks as protected inputs.
+
+    Masks that `atrous predict` wrote carry the same mark as a chart, so `chart` could otherwise replace them.
+    """
     for item in items:
         yield "a picture of the split", item.image
         yield "a mask of the split", item.mask

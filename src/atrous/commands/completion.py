@@ -21,7 +21,7 @@ from atrous.learning.shipped_recipes import shipped_recipes
 from atrous.models import ARCHITECTURES
 from atrous.weights.detect_source import SOURCES
 
-#: Values to offer for options whose type and field list none; other values are accepted too.
+#: Values to offer for options whose type and recipe field define no choices; the commands accept other values too.
 OFFERED = {
     "architecture": tuple(ARCHITECTURES),
     "crf": (STORED, *PRESETS),

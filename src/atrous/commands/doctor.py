@@ -55,7 +55,7 @@ def doctor(
         in_channels: number of channels that the model takes, ≥ 1; by default that of the training pictures.
         write_classes: write the proposed classes.yaml into the dataset, then examine the dataset again.
         write_split: write split lists into a dataset that has none, then examine it again; pictures of one group or
-            place and near copies stay in one split.
+            place and near copies stay in one split; places are ignored if one place has most pictures.
         json: JSON file to write the findings to.
         pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures turned
             by an EXIF tag whose masks may not fit.

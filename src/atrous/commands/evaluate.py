@@ -161,8 +161,8 @@ def search_crf(segmenter: Segmenter, dataset: Dataset, items: Sequence[Item]) ->
     """Searches the settings of a CRF as in the papers; see `learning.crf_search`.
 
     Args:
-        segmenter: the model; its network runs once for each picture, but once for each trial on pictures cut into
-            tiles.
+        segmenter: the model. Its network runs once for each picture; for a picture that is cut into tiles, it runs
+            again in each trial.
         dataset: the dataset of the pictures.
         items: the labelled pictures to search on, at least one.
 
@@ -266,8 +266,10 @@ def _print(results: dict[str, Any]) -> None:
     )
     _print_intervals(results)
     sizes = [f"{size} {score:.3f}" for size, score in results["accuracy_by_size"].items() if score is not None]
-    if len(sizes) > 1:  # of one size, the accuracy is that of all pixels
-        console.print(f"accuracy on segments that are {', '.join(sizes)} (below 32², below 96², and larger)")
+    if len(sizes) > 1:  # with one size, the accuracy is that of all pixels
+        console.print(
+            f"accuracy on segments by size: {', '.join(sizes)} (below 32² pixels, below 96² pixels, and larger)"
+        )
     if "without_crf" in results:
         _print_change(results)
     for warning in results["warnings"]:

@@ -272,7 +272,10 @@ def _check_images(check: Path | None, preprocessing: Preprocessing, folders: Map
 
 
 def _labels(module: torch.nn.Module) -> Labels:
-    """Returns the masks of a traced program; a .pt2 file is never read, so the program that was written is run."""
+    """Returns a function that predicts masks with a traced program.
+
+    atrous never reads a .pt2 file. The check therefore runs the program from which the file was written.
+    """
 
     def labels(image: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -317,7 +320,7 @@ def _check_int8(
 
 
 def _in_int8(draft: Path, module: SegmentationModel, dataset: Dataset, max_drop: float) -> Path:
-    """Quantises a file to 8 bits; tries to keep few layers in floating point, and more while the score is too low."""
+    """Quantises a file to 8 bits; each attempt keeps more layers in floating point, until the score is high enough."""
     items = dataset.split("val")
     segmenter = Segmenter(module, engine="torch", precision="float32", device="cpu")
     console.print(f"measuring on the {len(items)} validation pictures of {escape(str(dataset.root))}")

@@ -65,8 +65,9 @@ def predict(
     Args:
         model: model file or exported file.
         paths: pictures, folders of pictures, or glob patterns, as paths or URLs (https://, s3://, gs://, file:// …).
-        out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, or with .tif for a
-            GeoTIFF or a TIFF at a URL.
+        out: folder for the masks, a path or a URL; a mask has the name of its picture with .png, with .tif (for a
+            GeoTIFF, a large or many-band TIFF, a TIFF at a URL, or raw values that a PNG cannot hold), or with .nii.gz
+            (for a volume).
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
         json: JSON file to write the results to; for each picture, its mask, the share of each class in the pixels with

@@ -66,7 +66,7 @@ def report(runs: list[Path], *, out: Path | None = None, overwrite: bool = False
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     if not folders:
-        raise AtrousError("no run to report on: give the folder of one, as `atrous train` wrote it, or several.")
+        raise AtrousError("no run to report on: give one or more folders of runs, as `atrous train` wrote them.")
     page = Path(out) if out else (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     files = [read_run(folder) for folder in folders]
     read = [("a file of the run", run.folder / name) for run in files for name in RUN_FILES if name != "report.html"]
@@ -211,7 +211,7 @@ def class_rows(run: Run) -> list[Record]:
 
 
 def confusion_rows(evaluation: Record) -> list[Record]:
-    """Returns the confusion matrix, a row per true class with its pixels and its share in each predicted class.
+    """Returns the confusion matrix: a row per true class, with the number and share of its pixels per predicted class.
 
     If there are more than `MOST_CLASSES` classes, the rarest are merged into one.
     """
@@ -288,7 +288,10 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
 
 
 def most_confused_pictures(evaluation: Record) -> list[tuple[str, Record, tuple[int, int]]]:
-    """Returns, for the most confused pairs of classes, the picture with most such pixels: title, record and pair."""
+    """Returns (title, record, pair) for the most confused pairs of classes.
+
+    The record is that of the picture with the most pixels of the pair's first class predicted as the second.
+    """
     names = [entry["name"] for entry in evaluation["classes"]]
     found = []
     for confused in most_confused(evaluation, SHOWN):

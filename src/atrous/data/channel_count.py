@@ -16,7 +16,7 @@ def channels_of(
 ) -> int:
     """Returns the number of input channels of a model, for `doctor` and for the start of `train`.
 
-    If the recipe sets no number, and all training pictures have the same number of channels, this is the result. A mix
+    If the recipe sets no number, and all training pictures have the same number of channels, it is that number. A mix
     of grey, RGB and four-band pictures gives 3 (RGB). A mix of pictures with more than four bands gives the smallest
     of their numbers of bands, because a model reads the first bands of each picture.
 

@@ -71,8 +71,8 @@ _NUMBERED_AFTER = re.compile(r"(?P<name>.*\D)\s*[:;,=\t]\s*(?P<value>-?\d+)")
 def parse_names(text: str) -> list[NamedClass]:
     """Parses one name per line, in the order of the values, or with the value before or after the name.
 
-    ``#`` begins a comment. labelme's ``__ignore__`` is not a class and is not counted; its ``_background_`` is the
-    background.
+    ``#`` begins a comment. labelme's ``__ignore__`` is not a class and takes no value; its ``_background_`` becomes
+    the class "background".
     """
     lines = [re.sub(r"\s#\s.*", "", line).strip().rstrip(",") for line in lines_of(text)]
     if len(lines) > 1 and is_head(words := re.split(r"[\s,;]+", lines[0])) and len(words) > 1:
@@ -166,7 +166,7 @@ def parse_yolo(text: str) -> list[NamedClass]:
 
 
 def parse_json(text: str) -> list[NamedClass]:
-    """Parses the classes in a JSON file with other contents, such as ``meta.json`` and ``dataset.json``.
+    """Parses the classes in a JSON file that also has other contents, such as ``meta.json`` and ``dataset.json``.
 
     The forms are: nnU-Net's ``{"labels": {"name": value}}`` (before version 2, ``{"value": "name"}``); Label Studio's
     ``{"categories": [{"id", "name"}]}`` in ``notes.json``; Supervisely's ``{"classes": [{"title", "color"}]}``;
@@ -199,7 +199,10 @@ def parse_class_json(text: str) -> list[NamedClass]:
 
 
 def parse_machine_colors(text: str) -> list[NamedClass]:
-    """Parses Supervisely's ``{"name": [v, v, v]}``: masks contain the grey value v."""
+    """Parses Supervisely's ``{"name": [r, g, b]}``, and adds a background if no class has the value 0.
+
+    If r = g = b for every class, masks contain this grey value; otherwise they contain the colour.
+    """
     content = _json(text)
     if not isinstance(content, Mapping) or not all(isinstance(color, list) for color in content.values()):
         raise ValueError('it is not {"name": [r, g, b], …}')
@@ -326,7 +329,7 @@ def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-# by file name; the first file that exists is read
+# by file name; if several files exist, the first in this order defines the classes, and the others must agree with it
 FORMS = {
     "labelmap.txt": Form(parse_labelmap, own=True),
     "label_map.txt": Form(parse_labelmap, own=True),

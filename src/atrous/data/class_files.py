@@ -212,7 +212,7 @@ def _contradiction(first: list[NamedClass], second: list[NamedClass], colored: b
         return differing and f"'{differing}' is {one[differing].color} in one and {other[differing].color} in the other"
     if not one.keys() & other.keys() - BACKGROUND_NAMES:
         names = ["'" + next((c.name for c in part.values()), "") + "'" for part in (one, other)]
-        return f"no class is in both, such as {' and '.join(names)}"
+        return f"they have no class in common ({names[0]} is in the first, {names[1]} in the second)"
     by_order = any(c.color and c.counted for c in second) and not any(c.counted for c in first)
     if colored or by_order:
         return None  # colours or stated values are more reliable than the order in a list of colours

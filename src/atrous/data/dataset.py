@@ -162,7 +162,9 @@ class Dataset:
                 "its name from the list."
             )
         if item.mask is None:
-            raise AtrousError(f"{item.image}: the picture has no mask; `atrous doctor {self.root}` lists them.")
+            raise AtrousError(
+                f"{item.image}: the picture has no mask; `atrous doctor {self.root}` counts such pictures."
+            )
         image, valid, doubtful = self.read_image(item)
         label = self.read_label(item.mask)
         check_sizes(item, image.shape[:2], label.shape)

@@ -27,8 +27,8 @@ class DatasetSpec:
     input: tuple[str, ...] | None = setting(
         None,
         "folders of further model inputs, as NAME=FOLDER,… such as depth=depth/; each file has the name of its "
-        "picture, up to the suffix. They are added to the inputs in the dataset's inputs.yaml, and replace a folder "
-        "given there",
+        "picture without suffix, alone or followed by _NAME. These inputs are added to the dataset's inputs.yaml, and "
+        "these folders replace those given there",
     )
     groups: str | None = setting(
         None,

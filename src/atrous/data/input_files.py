@@ -34,8 +34,9 @@ class InputFiles:
 
     Attributes:
         name: name of the input, such as "image" or "depth".
-        folder: folder of its files; "" for the pictures themselves. A relative folder is searched beside and inside
-            the folder of the pictures, in the dataset's root, and in the working directory.
+        folder: folder of its files; "" for the pictures themselves. A relative folder is searched in this order: beside
+            the folder of the pictures, in the dataset's root, inside the folder of the pictures, in the working
+            directory.
         bands: as in `atrous.input_spec.Input`.
         wavelengths: as in `Input`.
         unit: as in `Input`.
@@ -188,7 +189,10 @@ class FilesBeside:
         self._stems: dict[Path, dict[str, Path]] = {}
 
     def of(self, picture: Path) -> Path:
-        """Returns the file with the picture's file name without suffix; a path that does not exist if there is none.
+        """Returns the file of the input that belongs to a picture; a path that does not exist if there is none.
+
+        Without suffixes, the file has the name of the picture, alone or followed by ``_NAME`` or ``-NAME`` of the
+        input. An ending of the picture's name such as ``_rgb`` may be missing.
 
         Args:
             picture: the path of a picture.
@@ -281,8 +285,8 @@ def _pictures_by_stem(folder: Path) -> dict[str, Path]:
             continue
         if path.stem in found:
             raise AtrousError(
-                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', which must match "
-                "one file to each picture; rename or remove one."
+                f"{folder}: '{found[path.stem].name}' and '{path.name}' share the name '{path.stem}', and each "
+                "picture needs exactly one file of an input; rename or remove one."
             )
         found[path.stem] = path
     return found

@@ -35,8 +35,8 @@ class ClassTable:
     Attributes:
         names: one name per class, K of them, 1 ≤ K ≤ 255.
         colors: one (red, green, blue) per class, 0–255.
-        raw: the raw values of each class, of which `decode` writes the first. All are integers of any size and sign,
-            or, for colour-coded masks, all are (red, green, blue) triples.
+        raw: the raw values of each class, of which `decode` writes the first. All are integers of up to 64 bits with
+            any sign or, for colour-coded masks, all are (red, green, blue) triples.
         ignore: raw values of pixels that belong to no class.
     """
 
@@ -299,7 +299,7 @@ class ClassTable:
 
 
 def _parsed(content: Any) -> dict[str, Any]:
-    _check_keys("an entry", content, ("classes", "ignore"))
+    _check_keys("the file", content, ("classes", "ignore"))
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
         raise AtrousError("classes: must be a list of {name, color, raw}, one per class.")

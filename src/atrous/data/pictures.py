@@ -42,7 +42,8 @@ PICTURE_SUFFIXES = frozenset(
 
 #: Formats that `decode_pixels` accepts from untrusted senders: few, widely used decoders that start no other program.
 SAFE_FORMATS = frozenset({"BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"})
-#: Value of `read_mask` for pixels without a finite number in a mask of floats; also its ``nodata``.
+#: Value that `read_mask` returns for pixels without a finite number in a mask of floats; also the ``nodata`` of such a
+#: mask.
 NO_NUMBER = -(2**63)
 
 
@@ -56,10 +57,10 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
     """Reads a picture, turned upright, with the bit depth of its file.
 
     The values are the stored values. A TIFF gives all of its bands, independent of its photometric interpretation.
-    Palette, CMYK and YCbCr pictures become RGB, and one-bit pictures become 0 and 255. PNG and WebP pictures of grey
-    with alpha lose their alpha. The type depends on the file's type: signed integers and integers of more than 16 bits
-    become ``float32``; ``float64`` is rounded to ``float32``. The number of pixels is not limited, because local files
-    are trusted.
+    Palette, CMYK and YCbCr pictures become RGB. Grey values of one, two or four bits are scaled to 0…255. Grey and
+    palette pictures with transparency lose it; `read_pixels` marks their transparent pixels. The type depends on the
+    file's type: signed integers and integers of more than 16 bits become ``float32``; ``float64`` is rounded to
+    ``float32``. The number of pixels is not limited, because local files are trusted.
 
     Args:
         path: a picture file.
@@ -102,7 +103,10 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
 
 
 def _kind_of_mode(picture: Image.Image) -> PictureKind | None:
-    """Returns the kind of a picture opened by Pillow; None for a rare mode. Only four bands include an alpha band."""
+    """Returns the kind of a picture opened by Pillow; None for a rare mode.
+
+    Only the alpha of RGBA counts as a band; the alpha of grey and palette pictures does not.
+    """
     mode, deep = picture.mode, deeper_than_pillow_reads(picture)
     clear = "A" in mode.upper() or "transparency" in picture.info
     if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
@@ -146,7 +150,7 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
 def _with_nodata(pixels: StoredPixels, text: str, path: Path) -> StoredPixels:
     """Marks as missing the pixels whose stored value is the nodata value in the .aux.xml file of GDAL."""
     stored = pixels.values
-    if not is_jpeg2000(_start_of(path)):  # the values before the palette, or the scaling to 8 bits, is applied
+    if not is_jpeg2000(_start_of(path)):  # the stored values, before a palette or scaling is applied
         with opened(path) as picture:
             stored = mask_of_file(picture, lambda: np.fromfile(path, dtype=np.uint8), path)[0]
     nodata = as_nodata(text, stored.dtype)
@@ -173,7 +177,7 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
         pages: as in `read_picture`.
 
     Raises:
-        TooLarge: the picture has more pixels, or more bytes per pixel than pictures have.
+        TooLarge: the picture has more than ``most_pixels`` pixels, or more bytes per pixel than allowed.
         AtrousError: the content is empty, damaged, or of another format.
     """
     with in_words(name):
@@ -303,7 +307,7 @@ def read_mask(path: Path | str) -> StoredMask:
 
 
 def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """Converts a mask of floats to int64, with ``NO_NUMBER`` for NaN, infinite and nodata; also returns its nodata."""
+    """Returns a mask of floats as int64, and its nodata; NaN, infinite and non-zero nodata become ``NO_NUMBER``."""
     void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
     whole = np.where(void, 0, array)
     if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):

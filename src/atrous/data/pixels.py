@@ -10,7 +10,7 @@ import numpy as np
 
 from atrous.errors import AtrousError
 
-_MANY_VALUES = 16  # an alpha band with so many values between zero and full may be an ordinary channel
+_MANY_VALUES = 16  # an alpha band with this many values between zero and the maximum may be an ordinary channel
 #: The syntax of a range of two numbers on the command line and in Python, for messages.
 GIVE_RANGE = "--range {0},{1} (in Python Segmenter(range=({0}, {1})))"
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"

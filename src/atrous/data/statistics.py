@@ -18,7 +18,7 @@ from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Number of pictures on which channel statistics are measured, chosen at equal distances.
+#: Channel statistics are measured on about this number of pictures (fewer than twice it), chosen at equal distances.
 STATISTICS_PICTURES = 200
 
 
@@ -61,7 +61,7 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
     first = {(kind.channels, kind.dtype): file for kind, file in reversed(list(zip(kinds, files, strict=True)))}
     if len(first) > 1:
         listed = ", ".join(f"{channels} of {dtype}: {file}" for (channels, dtype), file in sorted(first.items()))
-        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one.")
+        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one form.")
     return kinds[0]
 
 
@@ -112,7 +112,7 @@ def kind_of_pictures(
     first = {kind.dtype: item.image for kind, item in reversed(list(zip(kinds, items, strict=True)))}
     if len(first) > 1:
         shown = ", ".join(f"{dtype}: {path}" for dtype, path in sorted(first.items()))
-        raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one.")
+        raise AtrousError(f"the training pictures differ in their type ({shown}): convert them to one type.")
     training = [(kind, str(item.image)) for kind, item in zip(kinds, items, strict=True)]
     chosen = channels_of(
         training, [(kind, str(item.image)) for kind, item in zip(others, measured, strict=True)], in_channels

@@ -19,7 +19,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-#: Encodings that editors used before UTF-8; only the names in a file can show which of them it has.
+#: Encodings that editors used before UTF-8; only the names in a file can show which encoding the file has.
 _OLD_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "cp1250", "euc_kr", "big5", "cp1251")
 
 

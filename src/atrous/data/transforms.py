@@ -105,7 +105,7 @@ class ColorChannels(NamedTuple):
 
     Attributes:
         start: index of the first of these channels.
-        channels: number of these channels, 1 or 3.
+        channels: number of these channels: 1 or 3, or any number if all channels of an image count as colours.
         dtype: the type of the photograph; varied values are clipped to its range.
     """
 
@@ -199,9 +199,9 @@ def crop_at(config: Augment, epoch: int) -> tuple[int, int] | None:
 def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.random.Generator) -> np.ndarray:
     """Draws the position of a crop window at random, and returns the map from the window to the picture.
 
-    The picture is scaled. A window is placed on it, rotated and mirrored about its own centre, and shifted. A window
-    smaller than the scaled picture lies inside the picture; a larger window contains the picture. All such positions
-    have the same probability.
+    The picture is scaled, and a window is placed on it. A window smaller than the scaled picture lies inside the
+    picture; a larger window contains the picture. Without ``config.focus``, all such positions have the same
+    probability. Then the window is rotated and mirrored about its own centre, and shifted.
 
     Args:
         label: the picture's mask, H×W; only ``config.focus`` uses its classes.
@@ -238,8 +238,8 @@ def recolour(
 ) -> np.ndarray:
     """Varies brightness, contrast, saturation, hue and sharpness of the colour channels, all in the same way.
 
-    The four colour variations are linear and applied together as one matrix. Values are therefore rounded only once,
-    and integers are clipped to the range of the dtype only once. The hue is rotated about the grey axis, which keeps
+    The four colour variations are linear and applied together as one matrix. Before the blur, values are therefore
+    rounded and clipped to the range of the dtype only once. The hue is rotated about the grey axis, which keeps
     the luma.
 
     Args:

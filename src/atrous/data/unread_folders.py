@@ -82,7 +82,7 @@ def folders_with_pictures(
 
 
 def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] | None:
-    """Returns the folder, or one above it, that means the same as a folder beside it that is read; and that folder."""
+    """Returns (unread, read): the folder or one above it, and a folder beside it that is read and means the same."""
     for path in (folder, *folder.parents):
         if path == root or not path.is_relative_to(root):
             return None

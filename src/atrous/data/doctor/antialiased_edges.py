@@ -13,7 +13,7 @@ from atrous.data.mask_value_map import Raw
 
 _SQUARE = np.ones((3, 3), np.uint8)
 _INSIDE = 0.02  # largest share of an edge value's pixels whose whole neighbourhood has that value
-_BETWEEN = 0.5  # smallest share of a blend's pixels between their neighbours' values; thin lines have fewer
+_BETWEEN = 0.5  # smallest share of a blended value's pixels that lie between their neighbours; thin lines have less
 _RARE = 0.05  # largest share of all pixels that have one blended value
 _AREAS = 0.3  # smallest share of a mask's pixels inside uniform areas; below it, the values are noise
 _MOST = 0.4  # largest share of all blended values together; above it, the values are noise
@@ -26,7 +26,7 @@ class EdgeCounts:
     Attributes:
         inside: per value, the number of pixels whose 3×3 neighbours all have the same value.
         between: per value, the number of pixels strictly between the smallest and the largest of their neighbours.
-        places: first (x, y) of each value that most often is between its neighbours.
+        places: first (x, y) of the values that most often lie between their neighbours.
     """
 
     inside: np.ndarray

@@ -19,7 +19,7 @@ from atrous.option_fields import in_words
 #: Fields of a recipe's augment that change only colour channels, and are ignored if there are none.
 OF_COLORS = ("brightness", "contrast", "blur")
 #: Advice on how to declare colour channels.
-SAY_COLORS = "If some are, give their number as `colors` in the dataset's inputs.yaml."
+SAY_COLORS = "If some channels are colours, give their number as `colors` in the dataset's inputs.yaml."
 
 
 def find_channels_without_a_way(
@@ -62,14 +62,14 @@ def find_mixed_channels(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding
         kinds = counts_of_channels(pair.picture.channels for pair in pairs if pair.picture)
         yield Finding(
             "mixed_channels",
-            f"The pictures differ in their channels: {kinds}. Each is converted to what the model takes.",
+            f"The pictures differ in their channels: {kinds}. Each picture is converted to the channels of the model.",
             len(first),
             tuple(f"{channels}: {shown(dataset, first[channels].item.image)}" for channels in sorted(first)),
         )
 
 
 def note_without_colors(dataset: Dataset, kinds: Mapping[Path, PictureKind], channels: int | None) -> Iterator[str]:
-    """A sentence on a training's augmentation where no channel of the pictures is a colour.
+    """Yields a sentence if no channel of the pictures is a colour, because then some augmentation has no effect.
 
     Args:
         dataset: the dataset.

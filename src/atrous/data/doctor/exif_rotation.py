@@ -16,7 +16,7 @@ from atrous.data.pictures import read_pixels, read_raw_mask
 from atrous.errors import AtrousError
 
 _CLEARLY = 1.3  # smallest ratio of contrasts from which a mask counts as drawn on one of the two versions
-#: Approximate number of turned pictures that are judged, evenly chosen; it is never twice this number or more.
+#: Approximate number of turned pictures that are judged, evenly chosen; the actual number is below twice this one.
 MOST_JUDGED = 100
 _INVERSE = {6: 8, 8: 6}  # quarter turns to the left and right undo each other; others undo themselves
 

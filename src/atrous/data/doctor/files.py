@@ -54,8 +54,8 @@ def find_void(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     large = "That is a large share: check whether it is intended. " if share >= _MUCH else ""
     yield Finding(
         "void",
-        f"Pictures hold pixels without data: nodata, transparent, NaN or infinite, {share:.1%} of all pixels. {large}"
-        "They are ignored in training and scores, and masks hold 255 there.",
+        f"Pictures hold pixels without data (nodata, transparent, NaN or infinite): {share:.1%} of all pixels. {large}"
+        "They are ignored in training and scores, and predicted masks hold 255 there.",
         len(void),
         tuple(f"{shown(dataset, pair.item.image)}: {part:.1%} of its pixels" for part, pair, _ in void[:SHOWN]),
     )

@@ -114,7 +114,7 @@ class Grounds:
                 self._in_cell[cell].append(one)
 
     def sharing(self, footprint: Footprint) -> Iterator[Path]:
-        """One picture of each footprint that overlaps with the given one, which includes an equal footprint.
+        """One picture of each footprint that overlaps with the given footprint or equals it.
 
         Args:
             footprint: the footprint to compare.

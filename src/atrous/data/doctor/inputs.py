@@ -107,7 +107,7 @@ def _errors(dataset: Dataset, name: str, found: list[tuple[Pair, Path, InputFact
     if len(kinds) > 1:
         yield Finding(
             "input_kinds",
-            f"The files of {name} differ in their channels or type. Convert them to one.",
+            f"The files of {name} differ in their channels or type. Convert them to one form.",
             len(kinds),
             tuple(
                 f"{channels} of {dtype}: {shown(dataset, path)}" for (channels, dtype), path in sorted(kinds.items())

@@ -46,7 +46,8 @@ def find_errors(
         dataset: the dataset.
         pairs: its items, each once.
         classes: its class table, or None.
-        proposals: the tables that would fit its masks better, at most one for each mode of mask.
+        proposals: the tables that would fit its masks better, at most one for masks of numbers and one for
+            masks of colours.
     """
     return (
         *_missing(dataset, pairs),
@@ -147,8 +148,8 @@ def _mixed_depths(dataset: Dataset, pairs: list[Pair]) -> Iterator[Finding]:
     if len(first) > 1:
         yield Finding(
             "mixed_depths",
-            f"The pictures mix {' and '.join(sorted(first))}, so the same brightness means different "
-            "numbers. Convert them to one.",
+            f"The pictures mix {' and '.join(sorted(first))}, so the same brightness is stored as "
+            "different numbers. Convert them to one type.",
             len(first),
             tuple(f"{dtype}: {shown(dataset, path)}" for dtype, path in sorted(first.items())),
         )
@@ -240,7 +241,7 @@ def _doubtful_255(dataset: Dataset, pairs: list[Pair], classes: ClassTable | Non
     if any(mask.labels is not None and 1 in mask.labels for _, mask in masks_of(pairs)):
         yield from _grouped(
             "foreground_is_255",
-            f"Masks hold only 0 and 255 where others hold '{classes.names[1]}'. 255 is ignored; if it is the "
+            f"Some masks hold only 0 and 255, while others hold '{classes.names[1]}'. 255 is ignored; if it is the "
             "foreground in these masks, write it as the others do.",
             odd,
         )

@@ -22,8 +22,9 @@ class Proposal:
     """A class table for the values found, and the reason for it.
 
     Attributes:
-        kind: "foreground_is_255", "smeared_mask", "off_by_one", "unknown_value", "wrong_mode"; "none" if
-            there was no table to compare with; "too_many_values" if no table can help.
+        kind: the difference between masks and table: "foreground_is_255", "foreground_is_65535", "smeared_mask",
+            "off_by_one", "unknown_value", "wrong_mode", "blended_edges", "unnamed_background" or "palettes_differ";
+            "none" if there was no table to compare with; "too_many_values" if no table can help.
         reason: sentences for the user.
         classes: the proposed table, or None.
         about: the part of the reason about the proposed table, left out if the table is not shown.
@@ -225,7 +226,7 @@ def without_blends(pixels: Mapping[Raw, int], blended: set[Raw], classes: ClassT
 
     Args:
         pixels: how many pixels hold each raw value.
-        blended: the values that are blends; blended colours are too many to list.
+        blended: the values that are blends. Numbers are added to the table's ignore; colours are too many to list.
         classes: the table in use, or None.
 
     Returns:

@@ -10,8 +10,8 @@ import numpy as np
 VARYING_ALIKE = 0.8
 
 _SAME_CAMERA = 0.8  # correlation of whole thumbnails; different pictures without fixed parts reached 0.71
-# Smallest number of pictures of one camera, and smallest share of all pictures, for a fixed part. Fewer may be copies
-# or frames of a video while the camera stood still: 5 % of CamVid.
+# A fixed part needs at least this number of pictures of one camera, and at least this share of all pictures. Fewer
+# similar pictures may be copies, or frames of a video while the camera stood still (5 % of CamVid).
 _FEWEST, _LEAST_SHARE = 8, 0.1
 _SAMPLE = 200  # pictures of a camera that are examined; more do not change the result
 _VARIES = 0.25  # smallest variation of a varying pixel, relative to the most varied pixel
@@ -20,7 +20,7 @@ _VARIES = 0.25  # smallest variation of a varying pixel, relative to the most va
 _CLEARLY_VARIES = 1.0
 _MOST_VARIES = 0.5  # largest energy of the varying part (thumbnails have length 1); above, there is no fixed part
 _AS_STRONG = 1.4  # largest ratio of strengths of the varying parts of copies; saturated white changes it
-_STRICTEST = 0.97  # a similarity that copies still reach
+_STRICTEST = 0.97  # largest threshold of the similarity; copies still reach it
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ def _independent_ways(deviations: np.ndarray) -> float:
 
 
 def _threshold(camera: _Camera, varying: np.ndarray) -> float:
-    """The similarity that no pair of a camera reaches by chance; it is higher if fewer ways and pixels vary.
+    """The similarity that different pictures of a camera do not reach by chance; higher if fewer ways and pixels vary.
 
     Args:
         camera: the camera.

@@ -71,7 +71,8 @@ class MaskFacts:
         counts: the number of pixels of each value.
         seen: the number of pixels of each value where the picture has data; others are ignored in training.
         distinct: the number of different values in the file.
-        labels: the label of each value; None without a class table, or if the table expects another mode.
+        labels: the label of each value; None without a class table, or if only one of mask and table has
+            colours.
         unknown: the number of pixels whose value no class lists.
         places: first (x, y) of the most frequent values that no class lists.
         inside: the number of pixels of each value whose neighbours all have it.
@@ -81,7 +82,7 @@ class MaskFacts:
         nodata: the value that the file declares as no data, if it occurs in the mask and no class lists it; else None.
             ``values`` does not contain it.
         pages: number of pages or frames in the file; only the first is read.
-        stacks: whether the file is a TIFF with several pages.
+        stacks: whether the file is a TIFF, whose pages may be stacked as channels.
         white_is_zero: whether the file declares 0 as white; None if it declares neither black nor white as 0.
     """
 

@@ -1,4 +1,4 @@
-"""Checks of what two splits share, which makes scores too high: pictures, groups, ground or near copies."""
+"""Finds pictures, groups, ground and near copies that two splits share, which makes scores too high."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def _same_pictures(dataset: Dataset) -> Iterator[Finding]:
 def _shared_groups(dataset: Dataset) -> Iterator[Finding]:
     groups, pattern = groups_of(dataset)
     if pattern is None:
-        sources = {"file": "groups.csv tells", "pattern": "the pattern of groups tells"}
-        how = f"as {sources.get(dataset.groups_from, 'the layout tells')}"
+        sources = {"file": "groups.csv", "pattern": "the pattern of groups"}
+        how = f"according to {sources.get(dataset.groups_from, 'the layout')}"
         cure = ""
     else:
         how = "by their names"

@@ -66,7 +66,8 @@ class TiffPicture:
         shape: (H, W, C) of the upright picture.
         orientation: the TIFF orientation, 1 to 8; it is already applied.
         alpha: index of the band that contains transparency, or None.
-        white_is_zero: for a grey picture, whether its header states that 0 is white; this changes no value. Else None.
+        white_is_zero: whether the header of a grey picture states that 0 is white, which changes no value; None for
+            other pictures.
         pages: number of pages, without reduced copies and masks.
         nodata: the nodata value, in the file's own data type. None if neither the file nor GDAL's ``.aux.xml`` beside
             it declares such a value, or if the value cannot occur.

@@ -28,7 +28,7 @@ CACHE_BYTES = 128e6
 #: Windows of fewer bytes are decoded in one thread: starting more threads takes longer, and small files are read in
 #: many processes at once.
 THREADED_BYTES = 4 * 2**20
-#: A strip or tile with more bytes than this, and with more than four times the picture's, means a damaged header.
+#: A strip or tile with more bytes than this, and more than four times the bytes of the page, means a damaged header.
 LARGEST_SEGMENT = 2**28
 #: Most decoded bytes per stored byte: deflate 1032 (RFC 1951), LZW 1365 (12-bit codes), PackBits 64.
 MOST_EXPANDED = {5: 1400, 8: 1040, 32946: 1040, 32773: 66}
@@ -39,7 +39,7 @@ MOST_SCANS = 200
 MOST_BYTES_OF_TABLES = 4096
 #: Most markers before the first scan of a JPEG; a colour profile of the largest size takes 255.
 MOST_MARKERS = 4096
-#: Data types that OpenCV can merge, and most planes.
+#: Data types that OpenCV can merge, and the largest number of planes.
 _MERGED = (np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32, np.float64)
 _MOST_MERGED = 512
 _NOT_FILLING = re.compile(rb"[^\xff]")

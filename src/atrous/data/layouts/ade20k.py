@@ -59,7 +59,7 @@ _INFO = "objectInfo150.txt"
 
 
 def looks_like_ade20k(root: Path) -> bool:
-    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders, and ``ADE_*`` or the list of names.
+    """Whether ``root``, or ``ADEChallengeData2016`` in it, has these folders, and pictures ``ADE_*`` or the class list.
 
     The folders alone are not enough: retina datasets such as DRIVE often use the same folders.
     """

@@ -57,7 +57,7 @@ def read_camvid(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Open a dataset of this layout; without a list, a split has all pictures of its folder.
 
     Args:
-        root: the folder with ``train/`` and ``trainannot/``, or any of the three splits.
+        root: the folder with ``train/`` and ``trainannot/``, or with the two folders of ``val`` or ``test``.
         classes: the class table to use instead of a ``classes.yaml``, the names that a tool wrote, or the 11 CamVid
             classes (11 is void).
 

@@ -25,7 +25,7 @@ class Layout:
     mark: str
 
 
-# After "folder", published layouts come before general ones, which their folders fit too.
+# After "folder", published layouts come before general ones, which also match the folders of published datasets.
 LAYOUTS = {
     "folder": Layout(folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
     "camvid": Layout(camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),

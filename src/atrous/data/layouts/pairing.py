@@ -115,7 +115,7 @@ def without_ending(files: Mapping[str, Path], ending: str) -> dict[str, Path]:
 
 
 def commonest_ending(kinds: Mapping[str, Mapping[str, Mapping[str, Path]]], folder: Path) -> tuple[str, str]:
-    """The ending of the kind of masks with the most files; of equal kinds, the first.
+    """The ending of the kind of masks with the most files; if several kinds have the most, the first of them.
 
     Args:
         kinds: masks by the ending of their names, then by split, then by the stem of their picture.

@@ -24,8 +24,8 @@ from atrous.errors import AtrousError
 def looks_like_split_folders(root: Path) -> bool:
     """Whether ``root`` has such folders with the pictures and masks of at least one split.
 
-    False if the folders are those of ADE20K but the file names are not, as in many retina datasets: then the user must
-    name the layout.
+    False if the folders have the names of ADE20K's. If the files are not those of ADE20K, as in many retina datasets,
+    the user must name the layout.
     """
     may_be_ade20k = (root / "images/training").is_dir() and (root / "annotations/training").is_dir()
     return not may_be_ade20k and any(masks for _, masks in _folders(root).values())

@@ -45,7 +45,8 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Open a dataset of this layout; ``root`` may be the VOCdevkit, a year in it, or the folder above.
 
     Every list is a split. A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
-    ``SegmentationClassAug/``, any other list from ``SegmentationClass/``. If it lacks a mask, the other is used.
+    ``SegmentationClassAug/``, any other list from ``SegmentationClass/``. A mask missing there comes from the
+    other folder.
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, or one above it.

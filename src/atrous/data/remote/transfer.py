@@ -54,7 +54,7 @@ def local_path(place: Place) -> Path | None:
 
 
 def as_path(place: Place) -> Path:
-    """A relative path to name outputs after a place: for a URL, its host, folders and file; a path stays as it is.
+    """The path after which outputs are named: for a URL, host/folders/file; a path is returned unchanged.
 
     Args:
         place: a path or a URL; escapes such as `%20` are decoded in web addresses.
@@ -67,7 +67,7 @@ def as_path(place: Place) -> Path:
 
 
 def below(folder: Place, name: str) -> Place:
-    """A file in a folder.
+    """The path or URL of a file in a folder.
 
     Args:
         folder: a path or a URL.

@@ -57,7 +57,7 @@ class GeoTiffSource:
     Args:
         path: a TIFF or JPEG 2000 file.
         channels: number of channels C that the model takes, 1 or more. Of more than four bands the first C are
-            read; an alpha band is left out, and one band may be used as three.
+            read. An alpha band is left out unless C is the number of all bands. One band may be used as three.
         pages: as in `read_picture`.
         missing: values that mean "no data", beside those that the file declares.
 
@@ -237,7 +237,7 @@ class GeoTiffSink:
 
 
 def needs_windows(path: str | Path, most_bytes: float) -> bool:
-    """Whether a picture needs `GeoTiffSource`: it has coordinates, more than 4 bands or too many pixels.
+    """Whether a picture needs `GeoTiffSource`: it has coordinates, more than 4 bands or too many bytes.
 
     Args:
         path: path of a file; only TIFF and JPEG 2000 are opened, and only if rasterio is installed.

@@ -14,7 +14,7 @@ ROWS = 512
 
 
 class StandardisedSource:
-    """A source normalised by the mean and standard deviation of its whole picture, which two first passes compute.
+    """A source normalised by the mean and standard deviation of its whole picture, computed by two passes at first use.
 
     Args:
         source: the picture.

@@ -1,4 +1,4 @@
-"""Reads the files of a scene as a model takes them."""
+"""Reads the files of a scene and joins them into the input of a model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
         inputs: inputs of the model, in the same order.
 
     Returns:
-        For one input, H×W×C as its file stores them; for several, the joined channels, see `joined.joined`.
+        For one input, its values H×W×C, as `as_input` returns them; for several, the joined channels, see
+        `joined.joined`.
 
     Raises:
-        AtrousError: a file is missing or damaged, there is no agreed way to the channels, or sizes differ.
+        AtrousError: a file is missing or damaged, no conversion to the channels is defined, or sizes differ.
     """
     parts = [read_input(file, one) for file, one in zip(files, inputs, strict=True)]
     try:
@@ -39,7 +40,9 @@ def read_scene(files: Sequence[Path], inputs: Sequence[Input]) -> Pixels:
 
 
 def open_windows(files: Sequence[Path], inputs: Sequence[Input]) -> JoinedSource | StandardisedSource | GeoTiffSource:
-    """Open a scene that is read window by window; its picture is a raster, and so are further inputs that are TIFFs.
+    """Opens a scene to read it window by window.
+
+    The picture must be a TIFF or JPEG 2000 file. Further inputs in other formats are read as a whole.
 
     Args:
         files: one file per input.
@@ -49,7 +52,7 @@ def open_windows(files: Sequence[Path], inputs: Sequence[Input]) -> JoinedSource
         A source, which the caller closes.
 
     Raises:
-        AtrousError: a file is missing or damaged, there is no agreed way to the channels, or sizes differ.
+        AtrousError: a file is missing or damaged, no conversion to the channels is defined, or sizes differ.
     """
     sources = [_windows_of(file, one, first=one is inputs[0]) for file, one in zip(files, inputs, strict=True)]
     return sources[0] if len(sources) == 1 else JoinedSource(sources, inputs)  # pyright: ignore[reportReturnType]
@@ -64,7 +67,7 @@ def _windows_of(file: Path, one: Input, first: bool) -> Source:
 
 
 def as_input(pixels: Pixels, one: Input) -> Pixels:
-    """A whole picture, with the missing values and the normalisation of an input applied.
+    """A whole picture, with the missing values and any per-image normalisation of an input applied.
 
     Args:
         pixels: pixels as the file stores them, with the input's channels.
@@ -87,7 +90,7 @@ def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:
         pages: as in `read_pixels`.
 
     Raises:
-        AtrousError: the file is missing or damaged, or there is no agreed way to the channels.
+        AtrousError: the file is missing or damaged, or no conversion to the channels is defined.
     """
     stored = read_pixels(file, pages)
     try:

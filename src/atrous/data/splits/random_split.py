@@ -70,7 +70,7 @@ def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
 
 
 def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
-    """Assigns whole groups: val and test get up to a tenth of the items each, but at least one group."""
+    """Assigns whole groups: val, and test from 5 groups on, get up to a tenth of the items, but at least one group."""
     random.Random(seed).shuffle(groups)
     total = sum(map(len, groups))
     wanted = {"val": max(1, total // 10), "test": total // 10 if len(groups) >= _GROUPS_FOR_TEST else 0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Other spellings of each split's name, in lower case; the first one that is found is used.
+#: Spellings of each split's name, in lower case, the usual one first; the first one that is found is used.
 SPELLINGS = {
     "train": ("train", "training", "tr"),
     "val": ("val", "valid", "validation", "dev"),

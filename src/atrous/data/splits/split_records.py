@@ -37,11 +37,11 @@ SPLIT_KEY = re.compile(
     r"([_-]?(?:set|split|list|ids?|images?|imgs?|files?|names|data|samples|items|idxs?|index|indices))?",
     re.IGNORECASE,
 )
-# under these heads every value is a split; under the others a value, such as the stage of a disease, may be none
+# under these heads every value is a split; under other SPLIT_HEADS it may be something else, such as a disease stage
 _SURE_HEADS = frozenset(["split", "splits", "subset", "partition"])
 #: Heads under which a value is a fold, or a flag of a single split.
 FOLD_HEADS = frozenset(["fold", "kfold", "folds", "is_train", "is_training", "is_test"])
-#: Heads under which true or false states whether a picture belongs to that split.
+#: Heads that name a split; true or false under such a head states whether a picture belongs to this split.
 FLAG_HEADS = frozenset(["trainval", *(spelling for spellings in SPELLINGS.values() for spelling in spellings)])
 #: A list of pictures under a key that contains one of these words is a split.
 SPLIT_LIKE = FLAG_HEADS | frozenset(
@@ -243,7 +243,7 @@ def _rows_under_key(
     """Yields the rows of one entry of a mapping; ``by_picture`` if every picture in it has a split as its value."""
     if match := SPLIT_KEY.fullmatch(key):
         yield from _rows_with_split(value, match[2], known)
-    elif by_picture and isinstance(value, str) and is_picture(key, known):  # not classes, such as a train
+    elif by_picture and isinstance(value, str) and is_picture(key, known):  # else "train" may be a class
         yield Row(key, None, value)
     elif is_picture(key, known) and isinstance(value, dict) and (own := split_of_record(value) or split):
         yield Row(key, _mask_of(value), own)

@@ -27,8 +27,8 @@ class DatasetSpec:
     input: tuple[str, ...] | None = setting(
         None,
         "folders of further model inputs, as NAME=FOLDER,… such as depth=depth/; each file has the name of its "
-        "picture without suffix, alone or followed by _NAME. These inputs are added to the dataset's inputs.yaml, and "
-        "these folders replace those given there",
+        "picture without suffix, alone or followed by _NAME. These inputs are used in addition to those of the "
+        "dataset's inputs.yaml; for an input in both, this folder is used",
     )
     groups: str | None = setting(
         None,

@@ -227,8 +227,8 @@ def live_taps(size: int, taps: int, stride: int, padding: int, rate: int) -> tup
         rate: atrous rate, ≥ 1.
 
     Returns:
-        The first row and the last row + 1. A kernel with only these rows and with rate·first less padding gives the
-        same values.
+        The first row and the last row + 1. A kernel with only these rows gives the same values if the padding
+        is reduced by rate·first.
     """
     last = (size + 2 * padding - rate * (taps - 1) - 1) // stride * stride  # last position of the kernel
     live = [tap for tap in range(taps) if tap * rate + last >= padding and tap * rate < padding + size]

@@ -1,8 +1,8 @@
 """Tracks the kinds of objects on the stack of a pickle, without creating any of them.
 
-PyTorch's reader calls `function(*arguments)` with any object on the stack. If `arguments` is a tensor, this unpacks it
-into its numbers, and a small file can hold a huge tensor that repeats one number. So only calls with a tuple that is
-written out in the pickle are allowed.
+PyTorch's reader calls `function(*arguments)`, and any object on the stack can be `arguments`. If it is a tensor, Python
+creates one object for each of its numbers. A small file can contain a huge tensor that repeats one number, so such a
+call can fill the memory. Therefore, only calls with a tuple that is written out in the pickle are allowed.
 """
 
 from __future__ import annotations

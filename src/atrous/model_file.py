@@ -1,7 +1,7 @@
 """A model as one safetensors file with its architecture, classes, colours, preprocessing and metrics.
 
 The file is a plain safetensors file, and its metadata has two entries: "atrous" is the `Info` as JSON, and "sha256" is
-the checksum of that JSON and all weights, which detects altered or damaged files. Nothing is ever unpickled.
+the checksum of that JSON and all weights, which detects altered or damaged files. This file format contains no pickles.
 """
 
 from __future__ import annotations

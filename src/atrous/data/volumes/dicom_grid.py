@@ -1,7 +1,8 @@
 """The grid of a DICOM series: order and distance of its slices, from their positions in the patient.
 
-PS3.3 C.7.6.2.1.1: pixel (row r, column c) has its centre at ImagePositionPatient + c · (direction of rows) · (distance of
-columns) + r · (direction of columns) · (distance of rows), in millimetres to the patient's left, posterior, superior. Slices that are not equally far apart, or not exactly above each other, are refused: nothing is guessed.
+PS3.3 C.7.6.2.1.1: the centre of the pixel in row r and column c is at ImagePositionPatient + c · (direction of rows) ·
+(distance of columns) + r · (direction of columns) · (distance of rows), in millimetres to the patient's left, posterior
+and superior. Slices that are not equally far apart, or not exactly above each other, are refused: nothing is guessed.
 """
 
 from __future__ import annotations

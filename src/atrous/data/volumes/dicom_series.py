@@ -3,8 +3,8 @@
 Order and distance of the slices come from ImagePositionPatient and ImageOrientationPatient (PS3.3 C.7.6.2.1.1), never
 from SliceThickness, SliceLocation or InstanceNumber. A series that is not a regular grid is refused.
 
-Only the tags of `_PIXEL_TAGS` are read. Messages contain no text of the files but SeriesInstanceUID and Modality, and no file
-names, because those may name a patient.
+Only the tags of `_PIXEL_TAGS` are read. Messages contain no text of the files but SeriesInstanceUID and Modality, and
+no file names, because those may name a patient.
 """
 
 from __future__ import annotations
@@ -96,12 +96,14 @@ def read_series(path: Path, series: str | None = None) -> Volume:
             values = np.empty(stored.shape, np.float32)
         except MemoryError as error:
             raise AtrousError(f"{path}: the volume of {stored.shape} voxels does not fit into the memory.") from error
-        slots = {(frame.file, frame.index): slot for slot, frame in enumerate(frames)}
+        slots: dict[int, list[int]] = {}
+        for slot, frame in enumerate(frames):
+            slots.setdefault(frame.file, []).append(slot)
         inverted = padded = False
-        for number in sorted({frame.file for frame in frames}):
+        for number in sorted(slots):
             dataset = read_dataset(path, files, number, _PIXEL_TAGS)
             inverted |= dataset.PhotometricInterpretation == "MONOCHROME1"
-            for slot in (slot for (file, _), slot in slots.items() if file == number):
+            for slot in slots[number]:
                 values[:, :, slot] = _pixels(path, number, dataset, frames[slot]).T
                 padded |= bool(np.isnan(values[:, :, slot]).any())
     if inverted:
@@ -249,7 +251,8 @@ def _chosen(path: Path, groups: list[list[_Frame]], series: str | None) -> list[
 def _in_words(group: list[_Frame]) -> str:
     """Returns a series' UID, number of slices, size and modality."""
     first = group[0]
-    text = f"{first.series} ({len(group)} {'slice' if len(group) == 1 else 'slices'} of {first.size[0]}×{first.size[1]} pixels, {first.modality}"
+    slices = "1 slice" if len(group) == 1 else f"{len(group)} slices"
+    text = f"{first.series} ({slices} of {first.size[0]}×{first.size[1]} pixels, {first.modality}"
     return text + (", without a position in the patient)" if first.place is None else ")")
 
 
@@ -292,8 +295,10 @@ def _pixels(path: Path, number: int, dataset: Any, frame: _Frame) -> np.ndarray:
             f"{path}: no decoder is installed for the compression of the slices, {syntax.name}. Install one with: pip "
             "install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg (or: pip install python-gdcm)"
         )
+    # pydicom's own correction ignores HighBit, and would change values of padding outside the stored bits
+    options = {} if syntax.is_compressed else {"correct_unused_bits": False}
     try:
-        stored = pixel_array(dataset, index=frame.index)
+        stored = pixel_array(dataset, index=frame.index, **options)
         empty = _empty(dataset, stored)
     except Exception as error:  # decoders raise many types for damaged pixels
         raise damaged(path, number, error) from None

@@ -338,6 +338,20 @@ def test_a_real_liver_is_at_its_density_under_its_mask(shared):
     assert volume.notes == ()
 
 
+def test_a_real_series_has_the_values_and_positions_of_highdicom(shared, tmp_path):
+    image = pytest.importorskip("highdicom.image")
+    with zipfile.ZipFile(shared / "data/chaos_ct_liver/series.zip") as archive:
+        archive.extractall(tmp_path)
+    datasets = [pydicom.dcmread(path) for path in sorted(tmp_path.iterdir())]
+    truth = image.get_volume_from_series(datasets)
+    volume = read_series(tmp_path)
+    voxels = np.random.default_rng(0).integers(0, volume.grid.shape, (200, 3))
+    places = np.c_[volume.grid.positions(voxels) * (-1, -1, 1), np.ones(200)]  # left, posterior, superior
+    theirs = np.rint(places @ np.linalg.inv(truth.affine).T).astype(int)[:, :3]
+    np.testing.assert_array_equal(volume.values[(*voxels.T, 0)], truth.array[tuple(theirs.T)])
+    np.testing.assert_allclose((np.c_[theirs, np.ones(200)] @ truth.affine.T), places, atol=1e-6)
+
+
 def test_a_real_folder_of_scans_and_segmentations(shared, tmp_path):
     folder = shared / "data/dicom_seg"
     message = refused("there are 3 series", folder)

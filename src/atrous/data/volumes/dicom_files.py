@@ -6,6 +6,7 @@ their cause for the same reason.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,14 +47,15 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
         yield [SeriesFile(one.stat().st_size, lambda one=one: one.open("rb")) for one in paths]
         return
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
-            _check_zip(path, members)
-            yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise AtrousError(f"{path}: no such file or folder.") from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise AtrousError(f"{path}: the zip is damaged or cannot be read ({type(error).__name__}).") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise AtrousError(f"{path}: the zip is damaged or cannot be read ({type(error).__name__}).") from None
+    with archive:
+        members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
+        _check_zip(path, members)
+        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
 
 
 def _check_count(path: Path, count: int) -> None:

@@ -93,7 +93,7 @@ def read_series(path: Path, series: str | None = None) -> Volume:
     with series_files(path) as files:
         frames, stored, notes = _planned(path, files, series)
         try:
-            values = np.empty(stored.shape, np.float32)
+            values = np.empty(stored.shape[::-1], np.float32)  # slice by slice
         except MemoryError as error:
             raise AtrousError(f"{path}: the volume of {stored.shape} voxels does not fit into the memory.") from error
         slots: dict[int, list[int]] = {}
@@ -104,13 +104,13 @@ def read_series(path: Path, series: str | None = None) -> Volume:
             dataset = read_dataset(path, files, number, _PIXEL_TAGS)
             inverted |= dataset.PhotometricInterpretation == "MONOCHROME1"
             for slot in slots[number]:
-                values[:, :, slot] = _pixels(path, number, dataset, frames[slot]).T
-                padded |= bool(np.isnan(values[:, :, slot]).any())
+                values[slot] = _pixels(path, number, dataset, frames[slot])
+                padded |= bool(np.isnan(values[slot]).any())
     if inverted:
         notes += (f"{path.name} is MONOCHROME1 (large values are dark): its values are not inverted.",)
     if padded:
         notes += (f"{path.name} has voxels without data (PixelPaddingValue): they are NaN.",)
-    return Volume(reorientation(stored).to_ras(values[..., None]), stored, notes)
+    return Volume(reorientation(stored).to_ras(values.T[..., None]), stored, notes)
 
 
 def series_shape(path: Path, series: str | None = None) -> tuple[Grid, int]:
@@ -138,7 +138,7 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
     for number in range(len(files)):
         dataset = read_dataset(path, files, number, _TAGS)
         try:
-            frames = [] if dataset is None else _frames(path, number, dataset, files[number].size)
+            frames = [] if dataset is None else _frames(number, dataset, files[number].size)
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
             raise damaged(path, number, error) from None
         skipped += not frames
@@ -153,18 +153,17 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
     if not groups:
         raise AtrousError(f"{path}: there are no DICOM images ({len(files)} files). Give the folder of a series.")
     frames = _chosen(path, groups, series)
-    notes = (
-        (f"{path.name}: {skipped} of {len(files)} files are not DICOM images of a scan and are not read.",)
-        if skipped
-        else ()
-    )
-    frames, grid, more = _ordered(path, frames)
-    return _Series(frames, grid, notes + more)
+    ordered = _ordered(path, frames)
+    if not skipped:
+        return ordered
+    note = f"{path.name}: {skipped} of {len(files)} files are not DICOM images of a scan and are not read."
+    return ordered._replace(notes=(note, *ordered.notes))
 
 
-def _frames(path: Path, number: int, dataset: Any, size: int) -> list[_Frame]:
+def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
     """Returns the slices of a file; none if it is not an image of a scan."""
-    if "Rows" not in dataset or "Columns" not in dataset or str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION):
+    has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
+    if not has_pixels or str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION):
         return []
     count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -193,24 +192,25 @@ def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common
                 return items[0].get(name)
         return dataset.get(name)
 
-    def number_or(name: str, group: str, default: float | None) -> float | None:
+    def real(name: str, group: str) -> float | None:
         found = value(name, group)
-        return default if found is None or found == "" else float(found)
+        return None if found is None or found == "" else float(found)
 
     place = None
-    position, directions = (
-        value("ImagePositionPatient", "PlanePositionSequence"),
-        value("ImageOrientationPatient", "PlaneOrientationSequence"),
-    )
+    position = value("ImagePositionPatient", "PlanePositionSequence")
+    directions = value("ImageOrientationPatient", "PlaneOrientationSequence")
     distances = value("PixelSpacing", "PixelMeasuresSequence")
     if position and directions and distances:
         place = np.array([*position, *directions, *distances], np.float64)
         if place.shape != (11,) or not np.isfinite(place).all() or not (place[9:] > 0).all():
             raise ValueError("the position is not finite numbers")
     uid, modality = str(dataset.get("SeriesInstanceUID")), str(dataset.get("Modality"))
-    slope = number_or("RescaleSlope", "PixelValueTransformationSequence", 1.0)
-    intercept = number_or("RescaleIntercept", "PixelValueTransformationSequence", 0.0)
-    if slope is None or intercept is None or not np.isfinite([slope, intercept]).all():
+    slope = real("RescaleSlope", "PixelValueTransformationSequence")
+    slope, intercept = (
+        1.0 if slope is None else slope,
+        real("RescaleIntercept", "PixelValueTransformationSequence") or 0.0,
+    )
+    if not np.isfinite([slope, intercept]).all():
         raise ValueError("the scale is not finite numbers")
     return _Frame(
         file=number,
@@ -221,8 +221,8 @@ def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common
         place=place,
         slope=slope,
         intercept=intercept,
-        between=number_or("SpacingBetweenSlices", "PixelMeasuresSequence", None),
-        thickness=number_or("SliceThickness", "PixelMeasuresSequence", None),
+        between=real("SpacingBetweenSlices", "PixelMeasuresSequence"),
+        thickness=real("SliceThickness", "PixelMeasuresSequence"),
     )
 
 
@@ -296,7 +296,7 @@ def _pixels(path: Path, number: int, dataset: Any, frame: _Frame) -> np.ndarray:
             "install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg (or: pip install python-gdcm)"
         )
     # pydicom's own correction ignores HighBit, and would change values of padding outside the stored bits
-    options = {} if syntax.is_compressed else {"correct_unused_bits": False}
+    options: dict[str, Any] = {} if syntax.is_compressed else {"correct_unused_bits": False}
     try:
         stored = pixel_array(dataset, index=frame.index, **options)
         empty = _empty(dataset, stored)

@@ -59,7 +59,8 @@ def is_series(path: Path) -> bool:
 
 def _stamp(path: Path) -> tuple[int, int]:
     """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder."""
-    found = [one.stat() for one in ([path, *path.rglob("*")] if path.is_dir() else [path])]
+    inside = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else ()
+    found = [one.stat() for one in (path, *inside)]
     return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
 
 

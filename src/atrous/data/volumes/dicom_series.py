@@ -139,7 +139,7 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
         dataset = read_dataset(path, files, number, _TAGS)
         try:
             frames = [] if dataset is None else _frames(number, dataset, files[number].size)
-        except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
             raise damaged(path, number, error) from None
         skipped += not frames
         for frame in frames:
@@ -172,8 +172,8 @@ def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
         raise ValueError("the pixels do not fit into the file")
     if not 0 < int(dataset.BitsStored) <= _high_bit(dataset) + 1 <= int(dataset.BitsAllocated):
         raise ValueError("the bits of a pixel contradict each other")
-    if not isinstance(dataset.PhotometricInterpretation, str):
-        raise ValueError("there is no one photometric interpretation")
+    if not isinstance(dataset.PhotometricInterpretation, str) or int(dataset.get("SamplesPerPixel") or 1) < 1:
+        raise ValueError("the kind of pixel is not clear")
     shared, each = (dataset.get(name) or [] for name in _GROUPS)
     common = shared[0] if shared else {}
     if count > 1 and len(each) != count:  # such as ultrasound: pictures over time, without a position of each

@@ -72,8 +72,8 @@ def _check_distances(path: Path, heights: np.ndarray) -> None:
     times = np.round(steps / smallest)
     if times.max() > 1 and (np.abs(steps - times * smallest) <= times * max(MILLIMETRES, SHARE * smallest)).all():
         raise AtrousError(
-            f"{path}: slices are missing ({int((times - 1).sum())}): {len(heights)} slices are {smallest:.4g} mm apart, "
-            f"but after {heights[:-1][times > 1][0]:.4g} mm along the normal the next is {steps[times > 1][0]:.4g} mm "
+            f"{path}: slices are missing ({int((times - 1).sum())}): {len(heights)} slices are {smallest:.4g} mm "
+            f"apart, but after {heights[:-1][times > 1][0]:.4g} mm along the normal the next is {steps[times > 1][0]:.4g} mm "
             "away. Export the whole series again."
         )
     raise AtrousError(

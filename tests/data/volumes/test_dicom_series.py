@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -239,6 +240,8 @@ def test_padding_has_no_value_and_monochrome1_is_noted(tmp_path):
         "a is MONOCHROME1 (large values are dark)",
         "a has voxels without data (PixelPaddingValue)",
     ]
+    lossy = read_series(write(tmp_path / "c", [0, 1], LossyImageCompression="01"))
+    assert lossy.notes == ("c was compressed with loss: values are inexact, and so may be the edge of padding.",)
     both = write(tmp_path / "b", [0, 1], PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990, **options)
     assert np.isnan(read_series(both).values).sum() == 4
 
@@ -310,6 +313,7 @@ def test_compressed_slices(tmp_path):
     refused("no decoder|damaged", tmp_path / "a")
 
 
+@pytest.mark.filterwarnings("ignore:The pixel data is")
 @pytest.mark.parametrize("name", ["RLE", "bigendian", "implicit", "jp2klossless", "jpeg_ls_lossless", "padded"])
 def test_other_transfer_syntaxes_give_the_same_values(tmp_path, name):
     """With files that pydicom has in some of its releases."""
@@ -326,6 +330,12 @@ def test_other_transfer_syntaxes_give_the_same_values(tmp_path, name):
             pytest.skip("no decoder is installed")
         raise
     np.testing.assert_array_equal(values, read_series(tmp_path / "plain").values)
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
+    write(tmp_path, [0, 1])
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    refused(r"pip install 'atrous\[medical\]'", tmp_path)
 
 
 def test_deflated_files_are_refused(tmp_path):

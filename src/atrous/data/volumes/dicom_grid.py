@@ -74,8 +74,8 @@ def _check_distances(path: Path, heights: np.ndarray) -> None:
         at = int(np.argmax(times > 1))
         raise AtrousError(
             f"{path}: slices are missing ({int((times - 1).sum())}): {len(heights)} slices are {smallest:.4g} mm "
-            f"apart, but after {heights[at]:.4g} mm along the normal the next is {steps[at]:.4g} mm away. Export the whole "
-            "series again."
+            f"apart, but after {heights[at]:.4g} mm along the normal the next is {steps[at]:.4g} mm away. Export the "
+            "whole series again."
         )
     raise AtrousError(
         f"{path}: the distances between {len(heights)} slices are not equal: {smallest:.4g} to {steps.max():.4g} mm; "

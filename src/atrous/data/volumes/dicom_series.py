@@ -37,6 +37,7 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", *_GROUPS),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    "LossyImageCompression",
 ]
 _PIXEL_TAGS = [*_TAGS, "PlanarConfiguration", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 
@@ -55,6 +56,8 @@ class _Frame:
     intercept: float
     between: float | None
     thickness: float | None
+    inverted: bool
+    lossy: bool
 
     def is_like(self, other: _Frame) -> bool:
         """Whether two slices may belong to one volume."""
@@ -99,15 +102,16 @@ def read_series(path: Path, series: str | None = None) -> Volume:
         slots: dict[int, list[int]] = {}
         for slot, frame in enumerate(frames):
             slots.setdefault(frame.file, []).append(slot)
-        inverted = padded = False
+        padded = False
         for number in sorted(slots):
             dataset = read_dataset(path, files, number, _PIXEL_TAGS)
-            inverted |= dataset.PhotometricInterpretation == "MONOCHROME1"
             for slot in slots[number]:
                 values[slot] = _pixels(path, number, dataset, frames[slot])
                 padded |= bool(np.isnan(values[slot]).any())
-    if inverted:
+    if any(frame.inverted for frame in frames):
         notes += (f"{path.name} is MONOCHROME1 (large values are dark): its values are not inverted.",)
+    if any(frame.lossy for frame in frames):
+        notes += (f"{path.name} was compressed with loss: values are inexact, and so may be the edge of padding.",)
     if padded:
         notes += (f"{path.name} has voxels without data (PixelPaddingValue): they are NaN.",)
     return Volume(reorientation(stored).to_ras(values.T[..., None]), stored, notes)
@@ -223,6 +227,8 @@ def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common
         intercept=intercept,
         between=real("SpacingBetweenSlices", "PixelMeasuresSequence"),
         thickness=real("SliceThickness", "PixelMeasuresSequence"),
+        inverted=dataset.PhotometricInterpretation == "MONOCHROME1",
+        lossy=dataset.get("LossyImageCompression") == "01",
     )
 
 

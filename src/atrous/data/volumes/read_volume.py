@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
 
+from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
 from atrous.data.volumes.slices import AXES
 from atrous.data.volumes.volume import Volume
@@ -22,7 +23,7 @@ def read_volume(path: Path) -> Volume:
     """Reads a volume.
 
     Args:
-        path: a NIfTI file.
+        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one.
 
     Returns:
         The volume. Do not change its values: it may be read again.
@@ -31,15 +32,14 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        status = path.stat()
+        key = (str(path), *_stamp(path))
     except OSError:
         return read_nifti(path)  # raises the error
-    key = (str(path), status.st_mtime_ns, status.st_size)
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    volume = read_nifti(path)
+    volume = read_series(path) if is_series(path) else read_nifti(path)
     volume.values.flags.writeable = False
     with _lock:
         _kept[key] = volume
@@ -48,8 +48,24 @@ def read_volume(path: Path) -> Volume:
     return volume
 
 
+def is_series(path: Path) -> bool:
+    """Returns whether a path is read as a DICOM series: a folder or a zip.
+
+    Args:
+        path: any path.
+    """
+    return path.suffix.lower() == ".zip" or path.is_dir()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Returns the time of the last change, in ns, and the number of bytes of a file or of all files of a folder."""
+    inside = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else ()
+    found = [one.stat() for one in (path, *inside)]
+    return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
+
+
 def slice_counts(path: Path) -> dict[str, int]:
-    """Returns the number of slices of each plane, from the file's header.
+    """Returns the number of slices of each plane, from the header of the file or the headers of the series.
 
     Args:
         path: as for `read_volume`.
@@ -57,7 +73,7 @@ def slice_counts(path: Path) -> dict[str, int]:
     Raises:
         AtrousError: as for `read_volume`.
     """
-    grid, _ = nifti_shape(path)
+    grid, _ = series_shape(path) if is_series(path) else nifti_shape(path)
     return {plane: grid.shape[axis] for plane, axis in AXES.items()}
 
 

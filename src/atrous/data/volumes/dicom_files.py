@@ -1,0 +1,135 @@
+"""The files of a DICOM series: of a folder, or of a zip, which is never unpacked to disk.
+
+Messages contain no names of files and no texts of errors, because those may name a patient. Errors are raised without
+their cause for the same reason.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from atrous.errors import AtrousError, missing_extra
+
+#: Most files of a folder or a zip.
+MOST_FILES = 50_000
+#: A zip of more bytes than this, uncompressed, may not be more than `ZIP_RATIO` times its size on disk. CT shrinks two
+#: to five times.
+ZIP_FREE, ZIP_RATIO = 2**26, 50
+#: Deflated Explicit VR: pydicom would inflate it without a limit.
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+class SeriesFile(NamedTuple):
+    """A file of a folder or a zip: its number of bytes, and a function that opens it."""
+
+    size: int
+    open: Callable[[], Any]
+
+
+@contextmanager
+def series_files(path: Path) -> Iterator[list[SeriesFile]]:
+    """Lists the files of a folder or a zip, in the order of their names.
+
+    Args:
+        path: a folder, with its subfolders, or a zip. The zip stays open inside the ``with`` block.
+
+    Raises:
+        AtrousError: the zip is missing, damaged or encrypted, it expands too much, or there are too many files.
+    """
+    if path.is_dir():
+        paths = sorted(one for one in path.rglob("*") if one.is_file())
+        _check_count(path, len(paths))
+        yield [SeriesFile(one.stat().st_size, lambda one=one: one.open("rb")) for one in paths]
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        raise AtrousError(f"{path}: no such file or folder.") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise AtrousError(f"{path}: the zip is damaged or cannot be read ({type(error).__name__}).") from None
+    with archive:
+        members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
+        _check_zip(path, members)
+        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MOST_FILES:
+        raise AtrousError(f"{path}: there are {count} files; at most {MOST_FILES} are read. Give one series only.")
+
+
+def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Checks what a zip promises before anything is unpacked. Members never give more bytes than they promise."""
+    _check_count(path, len(members))
+    total, size = sum(one.file_size for one in members), path.stat().st_size
+    if total > max(ZIP_FREE, ZIP_RATIO * size):
+        raise AtrousError(
+            f"{path}: the zip of {size / 1e6:.4g} MB promises {total / 1e6:.4g} MB, more than {ZIP_RATIO} times its "
+            "size. It is damaged or malicious. If you trust it, unpack it and give the folder."
+        )
+    if any(one.flag_bits & 1 for one in members):
+        raise AtrousError(f"{path}: the zip is encrypted. Unpack it and give the folder.")
+    if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in members):
+        raise AtrousError(f"{path}: the zip has members that are neither stored nor deflated; pack it again.")
+
+
+def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[str]) -> Any:
+    """Reads some tags of a file.
+
+    Args:
+        path: the folder or zip, for messages.
+        files: its files.
+        number: index of the file to read.
+        tags: keywords of the tags. Without PixelData, reading stops before the pixels.
+
+    Returns:
+        A pydicom dataset; None if the file does not start as DICOM does.
+
+    Raises:
+        AtrousError: pydicom is not installed, or the file is damaged.
+    """
+    pydicom = _pydicom()
+    try:
+        with files[number].open() as file:
+            if file.read(132)[128:] != b"DICM":
+                return None
+            if _transfer_syntax(file) != _DEFLATED:
+                file.seek(0)
+                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels="PixelData" not in tags)
+    except Exception as error:  # pydicom and zlib raise many types for damaged files
+        raise damaged(path, number, error) from None
+    raise AtrousError(f"{path}: the DICOM files are deflated (transfer syntax {_DEFLATED}); store them uncompressed.")
+
+
+def _transfer_syntax(file: BinaryIO) -> str:
+    """Reads the transfer syntax from a file that is at the end of its preamble."""
+    from pydicom.filereader import _read_file_meta_info
+
+    return str(_read_file_meta_info(file).get("TransferSyntaxUID", ""))
+
+
+def damaged(path: Path, number: int, error: Exception) -> AtrousError:
+    """Returns the error for a damaged file, which it names by its number, because the name may name a patient.
+
+    Args:
+        path: the folder or zip.
+        number: index of the file.
+        error: what happened; only its type is told.
+    """
+    return AtrousError(
+        f"{path}: file {number + 1} in the order of names is damaged or not valid DICOM ({type(error).__name__}). "
+        "Export the series again."
+    )
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise missing_extra("pydicom", "medical") from error
+    return pydicom

@@ -1,0 +1,341 @@
+"""DICOM series: reads a folder of slices, or a zip of one, as a volume.
+
+Order and distance of the slices come from ImagePositionPatient and ImageOrientationPatient (PS3.3 C.7.6.2.1.1), never
+from SliceThickness, SliceLocation or InstanceNumber. A series that is not a regular grid is refused.
+
+Only the tags of `_PIXEL_TAGS` are read. Messages contain no text of the files but SeriesInstanceUID and Modality, and
+no file names, because those may name a patient.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atrous.data.volumes.dicom_files import MOST_FILES, SeriesFile, damaged, read_dataset, series_files
+from atrous.data.volumes.dicom_grid import slice_order
+from atrous.data.volumes.grid import Grid, reorientation
+from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
+
+#: Largest ratio of size that a compressed slice may promise: that of deflate.
+_COMPRESSED = 1032
+#: Most series of a folder.
+_MOST_SERIES = 1000
+#: Largest difference of direction cosines within a series.
+_COSINES = 1e-4
+#: Segmentations are pixels, but not of a scan. Prefix of their SOP class.
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66."
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_TAGS = [
+    *("SOPClassUID", "SeriesInstanceUID", "Modality", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", *_GROUPS),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    "LossyImageCompression",
+]
+_PIXEL_TAGS = [*_TAGS, "PlanarConfiguration", "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """The header of one slice: its file, its series, its place in the patient (LPS) and its scale."""
+
+    file: int
+    index: int
+    series: str
+    modality: str
+    size: tuple[int, int]
+    place: np.ndarray | None  # position 0:3, direction of rows 3:6 and of columns 6:9, distance of rows, of columns
+    slope: float
+    intercept: float
+    between: float | None
+    thickness: float | None
+    inverted: bool
+    lossy: bool
+
+    def is_like(self, other: _Frame) -> bool:
+        """Whether two slices may belong to one volume."""
+        if (self.series, self.size) != (other.series, other.size) or (self.place is None) != (other.place is None):
+            return False
+        if self.place is None or other.place is None:
+            return True
+        cosines = np.abs(self.place[3:9] - other.place[3:9]).max()
+        return bool(cosines <= _COSINES and np.allclose(self.place[9:], other.place[9:], rtol=1e-4, atol=0))
+
+
+class _Series(NamedTuple):
+    """The slices of one series in the order of the grid, and notes for the user."""
+
+    frames: list[_Frame]
+    grid: Grid
+    notes: tuple[str, ...]
+
+
+def read_series(path: Path, series: str | None = None) -> Volume:
+    """Reads a DICOM series.
+
+    RescaleSlope and RescaleIntercept are applied slice by slice. Voxels of PixelPaddingValue are NaN.
+
+    Args:
+        path: a folder, read with its subfolders, or a zip of one. Nothing of the zip is written to disk.
+        series: SeriesInstanceUID, or its first characters; needed if there is more than one series.
+
+    Returns:
+        The volume; its values are float32.
+
+    Raises:
+        AtrousError: pydicom is not installed, the zip is damaged or expands too much, there is no series or more than
+            one, its slices do not form a regular grid, or its pixels cannot be decoded.
+    """
+    with series_files(path) as files:
+        frames, stored, notes = _planned(path, files, series)
+        try:
+            values = np.empty(stored.shape[::-1], np.float32)  # slice by slice
+        except MemoryError as error:
+            raise AtrousError(f"{path}: the volume of {stored.shape} voxels does not fit into the memory.") from error
+        slots: dict[int, list[int]] = {}
+        for slot, frame in enumerate(frames):
+            slots.setdefault(frame.file, []).append(slot)
+        padded = False
+        for number in sorted(slots):
+            dataset = read_dataset(path, files, number, _PIXEL_TAGS)
+            for slot in slots[number]:
+                values[slot] = _pixels(path, number, dataset, frames[slot])
+                padded |= bool(np.isnan(values[slot]).any())
+    if any(frame.inverted for frame in frames):
+        notes += (f"{path.name} is MONOCHROME1 (large values are dark): its values are not inverted.",)
+    if any(frame.lossy for frame in frames):
+        notes += (f"{path.name} was compressed with loss: values are inexact, and so may be the edge of padding.",)
+    if padded:
+        notes += (f"{path.name} has voxels without data (PixelPaddingValue): they are NaN.",)
+    return Volume(reorientation(stored).to_ras(values.T[..., None]), stored, notes)
+
+
+def series_shape(path: Path, series: str | None = None) -> tuple[Grid, int]:
+    """Reads the grid of a DICOM series and its number of contrasts, from the headers.
+
+    Args:
+        path: as for `read_series`.
+        series: as for `read_series`.
+
+    Returns:
+        The grid with RAS axes, as of `Volume.grid`, and 1.
+
+    Raises:
+        AtrousError: as for `read_series`.
+    """
+    with series_files(path) as files:
+        grid = _planned(path, files, series).grid
+    return reorientation(grid).ras_grid(grid), 1
+
+
+def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series:
+    """Reads all headers, chooses the series, and orders its slices."""
+    groups: list[list[_Frame]] = []
+    skipped = 0
+    for number in range(len(files)):
+        dataset = read_dataset(path, files, number, _TAGS)
+        try:
+            frames = [] if dataset is None else _frames(number, dataset, files[number].size)
+        except Exception as error:  # pydicom decodes a tag when it is read, and its errors quote bytes of the file
+            raise damaged(path, number, error) from None
+        skipped += not frames
+        for frame in frames:
+            group = next((one for one in reversed(groups) if one[0].is_like(frame)), None)
+            if group is None and len(groups) == _MOST_SERIES:
+                raise AtrousError(f"{path}: there are more than {_MOST_SERIES} series. Give the folder of one series.")
+            if group is None:
+                groups.append([frame])
+            else:
+                group.append(frame)
+    if not groups:
+        raise AtrousError(f"{path}: there are no DICOM images ({len(files)} files). Give the folder of a series.")
+    frames = _chosen(path, groups, series)
+    ordered = _ordered(path, frames)
+    if not skipped:
+        return ordered
+    note = f"{path.name}: {skipped} of {len(files)} files are not DICOM images of a scan and are not read."
+    return ordered._replace(notes=(note, *ordered.notes))
+
+
+def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
+    """Returns the slices of a file; none if it is not an image of a scan."""
+    has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
+    if not has_pixels or str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION):
+        return []
+    count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
+    syntax = dataset.file_meta.TransferSyntaxUID
+    promised = count * shape[0] * shape[1] * int(dataset.BitsAllocated) / 8
+    if promised > size * (_COMPRESSED if syntax.is_compressed else 1) or promised <= 0:
+        raise ValueError("the pixels do not fit into the file")
+    if not 0 < int(dataset.BitsStored) <= _high_bit(dataset) + 1 <= int(dataset.BitsAllocated):
+        raise ValueError("the bits of a pixel contradict each other")
+    if not isinstance(dataset.PhotometricInterpretation, str) or int(dataset.get("SamplesPerPixel") or 1) < 1:
+        raise ValueError("the kind of pixel is not clear")
+    shared, each = (dataset.get(name) or [] for name in _GROUPS)
+    common = shared[0] if shared else {}
+    if count > 1 and len(each) != count:  # such as ultrasound: pictures over time, without a position of each
+        frame = replace(_frame(number, 0, dataset, shape, common, {}), place=None)
+        return [replace(frame, index=index) for index in range(min(count, MOST_FILES))]
+    return [_frame(number, index, dataset, shape, common, each[index] if each else {}) for index in range(count)]
+
+
+def _frame(number: int, index: int, dataset: Any, shape: tuple[int, int], common: Any, own: Any) -> _Frame:
+    """Reads the header of one slice: from the file, from the groups that all its frames share, or from its own."""
+
+    def value(name: str, group: str) -> Any:
+        for part in (own, common):
+            items = part.get(group) if part else None
+            if items and name in items[0]:
+                return items[0].get(name)
+        return dataset.get(name)
+
+    def real(name: str, group: str) -> float | None:
+        found = value(name, group)
+        return None if found is None or found == "" else float(found)
+
+    place = None
+    position = value("ImagePositionPatient", "PlanePositionSequence")
+    directions = value("ImageOrientationPatient", "PlaneOrientationSequence")
+    distances = value("PixelSpacing", "PixelMeasuresSequence")
+    if position and directions and distances:
+        place = np.array([*position, *directions, *distances], np.float64)
+        if place.shape != (11,) or not np.isfinite(place).all() or not (place[9:] > 0).all():
+            raise ValueError("the position is not finite numbers")
+    uid, modality = str(dataset.get("SeriesInstanceUID")), str(dataset.get("Modality"))
+    slope = real("RescaleSlope", "PixelValueTransformationSequence")
+    slope, intercept = (
+        1.0 if slope is None else slope,
+        real("RescaleIntercept", "PixelValueTransformationSequence") or 0.0,
+    )
+    if not np.isfinite([slope, intercept]).all():
+        raise ValueError("the scale is not finite numbers")
+    return _Frame(
+        file=number,
+        index=index,
+        series=uid if re.fullmatch(r"[0-9.]{1,64}", uid) else "(no SeriesInstanceUID)",
+        modality=modality if re.fullmatch(r"[A-Z]{2,10}", modality) else "unknown modality",
+        size=shape,
+        place=place,
+        slope=slope,
+        intercept=intercept,
+        between=real("SpacingBetweenSlices", "PixelMeasuresSequence"),
+        thickness=real("SliceThickness", "PixelMeasuresSequence"),
+        inverted=dataset.PhotometricInterpretation == "MONOCHROME1",
+        lossy=dataset.get("LossyImageCompression") == "01",
+    )
+
+
+def _chosen(path: Path, groups: list[list[_Frame]], series: str | None) -> list[_Frame]:
+    """Returns the slices of the series that the user named, or of the only one."""
+    wanted = [group for group in groups if series is None or group[0].series == series]
+    if not wanted:
+        wanted = [group for group in groups if group[0].series.startswith(series or "")]
+    if len(wanted) == 1:
+        return wanted[0]
+    listed = "; ".join(_in_words(group) for group in (wanted or groups)[:20])
+    if not wanted:
+        raise AtrousError(f"{path}: no SeriesInstanceUID starts with {series!r}. There are: {listed}.")
+    if len({group[0].series for group in wanted}) > 1:
+        what = f"there are {len(wanted)} series" + (f" that start with {series!r}" if series else "")
+        raise AtrousError(
+            f"{path}: {what}: {listed}. Name one by the argument series: its SeriesInstanceUID, or enough of its first "
+            "characters; or give a folder of one series."
+        )
+    raise AtrousError(
+        f"{path}: the slices of the series have {len(wanted)} different sizes, directions or pixel distances: {listed}."
+        " Move those of one volume into a folder of their own."
+    )
+
+
+def _in_words(group: list[_Frame]) -> str:
+    """Returns a series' UID, number of slices, size and modality."""
+    first = group[0]
+    slices = "1 slice" if len(group) == 1 else f"{len(group)} slices"
+    text = f"{first.series} ({slices} of {first.size[0]}×{first.size[1]} pixels, {first.modality}"
+    return text + (", without a position in the patient)" if first.place is None else ")")
+
+
+def _ordered(path: Path, frames: list[_Frame]) -> _Series:
+    """Orders the slices of a series."""
+    places = np.array([frame.place for frame in frames if frame.place is not None])
+    if not len(places):
+        raise AtrousError(
+            f"{path}: the slices have no position (ImagePositionPatient, ImageOrientationPatient, PixelSpacing), so "
+            "they are not a volume. Export the original series, or convert it to .nii.gz."
+        )
+    order, grid = slice_order(path, places, frames[0].size)
+    if len(frames) > 1:
+        return _Series([frames[one] for one in order], grid, ())
+    distance, note = _distance_of_one(path, frames[0])
+    return _Series(frames, Grid(grid.shape, grid.affine @ np.diag([1, 1, distance, 1])), (note,))
+
+
+def _distance_of_one(path: Path, frame: _Frame) -> tuple[float, str]:
+    """Returns the side of a single slice along its normal, with a note."""
+    for name, side in (("SpacingBetweenSlices", frame.between), ("SliceThickness", frame.thickness)):
+        if side is not None and np.isfinite(side) and side > 0:
+            return side, f"{path.name} has one slice: the voxel side of {side:.4g} mm is its {name}."
+    raise AtrousError(f"{path}: there is one slice, without SpacingBetweenSlices or SliceThickness. Give all slices.")
+
+
+def _pixels(path: Path, number: int, dataset: Any, frame: _Frame) -> np.ndarray:
+    """Decodes one slice: H×W float32, scaled, NaN where there is no data."""
+    from pydicom.pixels import get_decoder, pixel_array
+
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not dataset.PhotometricInterpretation.startswith("MONO"):
+        raise AtrousError(
+            f"{path}: the slices are in colour; a volume has one value per voxel. Give the original scan."
+        )
+    if "ModalityLUTSequence" in dataset:
+        raise AtrousError(f"{path}: the values are scaled by a table (Modality LUT), which is not read. Use .nii.gz.")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and not _decodes(get_decoder, syntax):
+        raise AtrousError(
+            f"{path}: no decoder is installed for the compression of the slices, {syntax.name}. Install one with: pip "
+            "install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg (or: pip install python-gdcm)"
+        )
+    # pydicom's own correction ignores HighBit, and would change values of padding outside the stored bits
+    options: dict[str, Any] = {} if syntax.is_compressed else {"correct_unused_bits": False}
+    try:
+        stored = pixel_array(dataset, index=frame.index, **options)
+        empty = _empty(dataset, stored)
+    except Exception as error:  # decoders raise many types for damaged pixels
+        raise damaged(path, number, error) from None
+    if stored.shape != frame.size or stored.dtype.kind not in "iu":
+        raise AtrousError(
+            f"{path}: the pixels of file {number + 1} are {stored.dtype} {stored.shape}, which is no slice."
+        )
+    bits, high = stored.dtype.itemsize * 8, _high_bit(dataset)
+    if not syntax.is_compressed and int(dataset.BitsStored) < bits:  # bits above the value may hold anything
+        stored = (stored << (bits - 1 - high)) >> (bits - int(dataset.BitsStored))
+    values = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
+    values[empty] = np.nan
+    return values
+
+
+def _high_bit(dataset: Any) -> int:
+    return int(dataset.BitsStored) - 1 if dataset.get("HighBit") is None else int(dataset.HighBit)
+
+
+def _empty(dataset: Any, stored: np.ndarray) -> np.ndarray:
+    """Returns where a slice has no data. Files often give the padding of signed pixels as an unsigned number."""
+    padding = dataset.get("PixelPaddingValue")
+    if padding is None:
+        return np.zeros(stored.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    ends = np.array([padding, padding if limit is None else limit], np.int64).astype(stored.dtype)
+    return (stored >= ends.min()) & (stored <= ends.max())
+
+
+def _decodes(get_decoder: Callable[[Any], Any], syntax: Any) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False

@@ -233,7 +233,7 @@ def colored(picture: np.ndarray, labels: np.ndarray, colors: Sequence[Color], si
         inside[covered > most] = index
         most = np.maximum(most, covered)
         if index < len(colors) and any(colors[index]):
-            around = np.ones((5, 5) if times > 1 else (3, 3), np.uint8)  # two shown pixels
+            around = np.ones((5, 5) if times > 1 else (3, 3), np.uint8)  # 2 displayed pixels if enlarged
             line = here & (cv2.erode(here.astype(np.uint8), around) == 0)
             outlines.append((line if times else _covered(line, size) > 0, covered, index))
     stripes = np.add.outer(np.arange(shown.shape[0]), np.arange(shown.shape[1])) // _STRIPE % 2 == 0

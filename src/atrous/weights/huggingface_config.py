@@ -169,5 +169,5 @@ def _shown(value: Any) -> str:
 def _contradiction(name: str, value: Any, found: str) -> AtrousError:
     return AtrousError(
         f"config.json has {name} = {str(value)[:100]}, but {found}: the folder's files are not of one model, or one "
-        "was changed. Correct config.json, or convert the weights file alone from another folder."
+        "was changed. Correct config.json, or copy only the weights file to another folder and convert it there."
     )

@@ -103,3 +103,15 @@ def test_a_model_is_trained_on_slices_and_segments_them(tmp_path):
     assert one.normalize == "per_image"
     slice_ = SlicePlace(tmp_path / "data/imagesTr/case_0_0000.nii.gz", "axial", 2).path
     assert atrous.Segmenter(tmp_path / "run/best.safetensors", device="cpu")(slice_).mask.shape == (5, 4)
+
+
+def test_scans_without_orientation_are_noted(tmp_path):
+    root = nnunet(tmp_path)
+    for folder in ("imagesTr/case_1_0000", "labelsTr/case_1"):
+        image = nibabel.load(root / f"{folder}.nii.gz")
+        image = nibabel.Nifti1Image(np.asanyarray(image.dataobj), None)
+        image.header.set_sform(None, 0)
+        image.header.set_qform(None, 0)
+        nibabel.save(image, root / f"{folder}.nii.gz")
+    notes = [note for note in open_dataset(root).notes if "does not state its orientation" in note]
+    assert len(notes) == 1 and notes[0].startswith("case_1_0000.nii.gz")

@@ -60,7 +60,7 @@ def test_one_plane_gives_the_masks_of_its_slices(models, scan):
 def test_three_planes_average_their_probabilities(models, scan):
     segmenter, volume = Segmenter(models[3], **OPTIONS), read_nifti(scan)
     model = atrous.load(models[3]).eval()
-    mean, std = volume.mean_and_std
+    mean, std = volume.mean_and_std()
     values = (volume.values[..., 0] - mean[0].astype(np.float32)) / std[0].astype(np.float32)
     total = np.zeros((*values.shape, len(model.info.classes)))
     for plane in AXES:
@@ -126,3 +126,29 @@ def test_pictures_are_refused_by_a_model_of_volumes(models, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
     with pytest.raises(AtrousError, match="trained on slices of volumes"):
         Segmenter(models[1], **OPTIONS)(tmp_path / "grey.png")
+
+
+def test_raw_masks_have_the_values_of_training(models, scan, tmp_path):
+    predict(models[1], [scan], out=tmp_path / "indices", **OPTIONS)
+    predict(models[1], [scan], out=tmp_path / "raw", raw=True, **OPTIONS)
+    indices, raw = (np.asanyarray(nibabel.load(tmp_path / name / scan.name).dataobj) for name in ("indices", "raw"))
+    table = atrous.load(models[1]).info.table
+    np.testing.assert_array_equal(raw, np.array([values[0] for values in table.raw])[indices])
+
+
+def test_a_crf_over_several_planes_is_refused(models, scan):
+    with pytest.raises(AtrousError, match="leave the CRF out"):
+        segment_volume(Segmenter(models[3], crf="deeplabv2", **OPTIONS), read_nifti(scan))
+
+
+def test_missing_values_have_no_class_in_any_number_of_planes(models, scan, tmp_path):
+    values = nibabel.load(scan).get_fdata(dtype=np.float32)
+    values[2, 3, 4] = -2000
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "scan.nii")
+    for file in models.values():
+        model = atrous.load(file)
+        image = replace(model.info.preprocessing.image, missing=(-2000.0,))
+        model.info = replace(model.info, preprocessing=Preprocessing((image,)))
+        atrous.save(model, tmp_path / file.name)
+        labels = segment_volume(Segmenter(tmp_path / file.name, **OPTIONS), read_nifti(tmp_path / "scan.nii"))
+        assert np.argwhere(labels == 255).tolist() == [[2, 3, 4]]

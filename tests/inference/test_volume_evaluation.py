@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import atrous
 from atrous.commands.evaluate import evaluate
 from atrous.commands.predict import predict
 from atrous.data.mask_value_map import ClassTable
+from atrous.errors import AtrousError
 from atrous.input_spec import Input
 from atrous.models.info import Preprocessing
 from atrous.models.task import Task
@@ -74,3 +76,15 @@ def test_a_moved_mask_has_its_distance_in_millimetres(folder, tmp_path):
     truth, labels = grown == 1, values == 1
     assert case["classes"]["one"]["truth_ml"] == pytest.approx(8**3 * 2 / 1000)  # voxels of 1×1×2 mm
     assert case["classes"]["one"]["dice"] == pytest.approx(2 * (truth & labels).sum() / (truth.sum() + labels.sum()))
+
+
+def test_the_slices_measured_are_those_of_the_models_planes(folder):
+    results = evaluate(folder / "model.safetensors", folder / "data", layout="folder", device="cpu", **OPTIONS)
+    names = {Path(entry["image"]).parent.name for entry in results["per_image"]}
+    assert names == {"axial", "sagittal"}
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
+def test_a_wrong_tolerance_is_refused_before_the_work(folder, tolerance):
+    with pytest.raises(AtrousError, match="tolerance must be"):
+        evaluate(folder / "missing.safetensors", folder / "data", tolerance=tolerance)

@@ -93,7 +93,8 @@ def calibrate(
         raise AtrousError(f"chart is {chart}; its name must end in .png.")
     spec = ModelSpec(model, engine="torch", precision="float32", **given_to(ModelSpec, options))
     reading = DatasetSpec(data, **given_to(DatasetSpec, options))
-    dataset = open_to_measure(reading, spec.read_info().provenance)
+    info = spec.read_info()
+    dataset = open_to_measure(reading, info.provenance, info.preprocessing.image)
     items = dataset.split(split)
     check_outputs(
         "calibrate",

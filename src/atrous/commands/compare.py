@@ -23,6 +23,7 @@ from atrous.data.dataset import Dataset, Item
 from atrous.data.dataset_spec import DatasetSpec
 from atrous.errors import AtrousError, counted
 from atrous.inference.model_spec import ModelSpec
+from atrous.input_spec import Input
 from atrous.json_yaml import read_json
 from atrous.learning.distributed import current_group, process_group
 from atrous.learning.evaluation import Measuring, measure, open_to_measure, spec_to_measure
@@ -103,7 +104,7 @@ def compare(
     sides = _side(a, options), _side(b, options)
     _check_classes(*sides)
     reading = DatasetSpec(data, **given_to(DatasetSpec, options))
-    dataset = open_to_measure(reading, sides[0].provenance or sides[1].provenance)
+    dataset = open_to_measure(reading, sides[0].provenance or sides[1].provenance, _image_of(sides))
     _warn_of_other_splits(dataset, sides)
     items = dataset.split(split)
     measured = [_measured(side, dataset, items) for side in sides]
@@ -142,6 +143,12 @@ def _side(path: Path, options: Mapping[str, Any]) -> _Side:
         return _Side(path, tuple(entry["name"] for entry in results["classes"]), {}, results)
     info = spec.read_info()
     return _Side(path, tuple(info.classes), info.provenance, spec)
+
+
+def _image_of(sides: Sequence[_Side]) -> Input | None:
+    """Returns the first input of the first side that is a model; None if both sides are files of results."""
+    spec = next((side.measured for side in sides if isinstance(side.measured, ModelSpec)), None)
+    return None if spec is None else spec.read_info().preprocessing.image
 
 
 def _check_classes(first: _Side, second: _Side) -> None:

@@ -44,7 +44,7 @@ from atrous.learning.evaluation import (
     spec_to_measure,
     summarise,
 )
-from atrous.learning.volume_evaluation import measure_volumes
+from atrous.learning.volume_evaluation import check_tolerance, measure_volumes
 from atrous.model_file import sha256_of
 from atrous.option_fields import given_to, taking
 from atrous.overwrite_checks import JSON_KEY, MARK, check_outputs, json_output, model_inputs, model_output
@@ -111,6 +111,7 @@ def evaluate(
     """
     spec = spec_to_measure(model, options)
     _check_crf(spec.crf, crf_search, crf_images, save_crf)
+    check_tolerance(tolerance)
     check_outputs(
         "evaluate",
         [json_output("json", json), model_output("save_crf", save_crf)],
@@ -120,7 +121,7 @@ def evaluate(
     reading = DatasetSpec(data, **given_to(DatasetSpec, options))
     segmenter = spec.open(note)
     warn_if_fresh(segmenter.info.provenance)
-    dataset = open_to_measure(reading, segmenter.info.provenance)
+    dataset = open_to_measure(reading, segmenter.info.provenance, segmenter.info.preprocessing.image)
     items = dataset.split(split)
     preprocessing = segmenter.info.preprocessing
     kinds = kinds_of((item.image for item in items), preprocessing.image.pages)

@@ -313,7 +313,8 @@ def _check_int8(
     if not 0 <= max_drop <= 100:
         raise AtrousError(f"max_drop must be 0 to 100 points of mean IoU, got {max_drop}.")
     int8_quantisation.check_installed()
-    dataset = open_to_measure(DatasetSpec(calibrate, **options), model_file.read_info(model).provenance)
+    info = model_file.read_info(model)
+    dataset = open_to_measure(DatasetSpec(calibrate, **options), info.provenance, info.preprocessing.image)
     for split in ("train", "val"):
         dataset.split(split)
     return dataset

@@ -267,8 +267,8 @@ def pictures(run: Run) -> tuple[list[tuple[str, list[Record]]], list[str]]:
     if measured_model(run) is None and run.model_file.is_file():
         return [], ["The pictures cannot be drawn again: the model changed after the scores were measured."]
     try:
-        dataset = measured_data(run).open()
         segmenter = measured_spec(run).open(note)  # the recorded options, so that pictures and scores agree
+        dataset = measured_data(run).open(segmenter.info.preprocessing.image)
     except (AtrousError, OSError) as error:
         return [], [f"The pictures cannot be drawn again: {error}"]
 

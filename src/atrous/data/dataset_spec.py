@@ -10,6 +10,7 @@ from atrous.data.dataset import Dataset
 from atrous.data.input_files import input_folders
 from atrous.data.layouts.known_layouts import LAYOUTS
 from atrous.data.open_dataset import open_dataset
+from atrous.input_spec import Input
 from atrous.option_fields import described, setting, settings
 
 
@@ -45,10 +46,17 @@ class DatasetSpec:
         """The folders of further inputs, by name of the input."""
         return input_folders(self.input or ())
 
-    def open(self) -> Dataset:
+    def open(self, image: Input | None = None) -> Dataset:
         """Finds the pictures, masks, splits, groups and classes; see `open_dataset`.
+
+        Args:
+            image: first input of a model, which sets the planes and the number of slices of volumes; None for those of
+                the dataset.
 
         Raises:
             AtrousError: as `open_dataset`.
         """
-        return open_dataset(self.root, self.layout, groups=self.groups, inputs=self.inputs)
+        planes, slices = ((), None) if image is None or not image.planes else (image.planes, image.slices)
+        return open_dataset(
+            self.root, self.layout, groups=self.groups, inputs=self.inputs, planes=planes, slices=slices
+        )

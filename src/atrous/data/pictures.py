@@ -278,8 +278,9 @@ def read_mask(path: Path | str) -> StoredMask:
     if (place := slice_place(path)) is not None:
         values, nodata = read_slice_mask(place), None
         if values.dtype.kind == "f":
-            values, _ = _whole_numbers(values, nodata, path)
-        return StoredMask(np.ascontiguousarray(values), None, None, 1, False, None)
+            values, nodata = _whole_numbers(values, nodata, path)
+        declared = None if nodata is None else int(nodata)
+        return StoredMask(np.ascontiguousarray(values), None, declared, 1, False, None)
     start = _start_of(path)
     if is_tiff(start):
         with TiffPicture(path) as tiff:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.volumes.grid import check_same_grid
-from atrous.data.volumes.nifti import nifti_shape
+from atrous.data.volumes.nifti import nifti_notes, nifti_shape
 from atrous.data.volumes.slices import AXES, SlicePlace, is_volume
 from atrous.errors import AtrousError
+
+#: Largest number of volumes whose notes are listed.
+MOST_NOTES = 5
 
 
 def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -> Dataset:
@@ -52,7 +55,12 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         return tuple(one for item in part for one in found[item.image])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
-    return replace(dataset, splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,))
+    notes = [note for file in found if file.exists() for note in nifti_notes(file)]
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more volumes have such positions."]
+    return replace(
+        dataset, notes=(*dataset.notes, *notes), splits=splits, unlisted=sliced(dataset.unlisted), inputs=(image,)
+    )
 
 
 def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:

@@ -209,7 +209,10 @@ class Worker:
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
             if isinstance(job.picture, Path) and is_volume(job.picture):
-                return read_volume(job.picture)
+                volume = read_volume(job.picture)
+                for sentence in volume.notes:
+                    self._say(sentence)
+                return volume
             if job.windowed is not False or isinstance(job.picture, str):
                 return self._read_files(job)
             return self.segmenter.read(dict(zip(names, (job.picture, *job.more), strict=True)))
@@ -295,7 +298,8 @@ class Worker:
         assert isinstance(job.picture, Path)
         info = self.segmenter.info
         with stored(job.target) as file:
-            write_nifti_mask(file, info.table.decode(labels) if job.raw else labels, job.picture, packed=True)
+            raw = info.table.decode(labels.reshape(len(labels), -1)).reshape(labels.shape) if job.raw else labels
+            write_nifti_mask(file, raw, job.picture, packed=True)
         counts = np.bincount(labels.ravel(), minlength=256)
         return Record(shown_place(job.picture), shown_place(job.target), **class_shares(counts, info))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.volumes.slice_pixels import volume_pixels
 from atrous.data.volumes.slices import AXES, pictures_of
 from atrous.data.volumes.volume import Volume
@@ -32,7 +33,8 @@ def segment_volume(
         X×Y×Z uint8 class indices along right, anterior and superior; 255 where the volume holds no data.
 
     Raises:
-        AtrousError: the model was trained on pictures, or the volume has another number of contrasts.
+        AtrousError: the model was trained on pictures, the volume has another number of contrasts, or a CRF is given
+            for several planes.
     """
     planes = segmenter.info.preprocessing.image.planes
     if not planes:
@@ -40,6 +42,8 @@ def segment_volume(
             "the model was trained on pictures, not on slices of volumes: train it with a dataset of volumes, or give "
             "one slice, such as scan.nii.gz/axial/0012."
         )
+    if len(planes) > 1 and segmenter.crf is not None:
+        raise AtrousError("the CRF refines single slices, and this model averages several planes: leave the CRF out.")
     shape = volume.values.shape[:3]
     total, done = sum(shape[AXES[plane]] for plane in planes), 0
     labels = np.zeros(shape, np.uint8)
@@ -59,7 +63,7 @@ def segment_volume(
                 progress(done, total)
     if sums is not None:
         labels = sums.argmax(axis=3).astype(np.uint8)
-        labels[~np.isfinite(volume.values).all(axis=3)] = 255
+        labels[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
     return labels
 
 

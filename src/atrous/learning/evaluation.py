@@ -24,6 +24,7 @@ from atrous.inference.model_spec import PRECISIONS, RUNTIMES, ModelSpec
 from atrous.inference.picture_input import Found, doubt_of_alpha
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.whole_or_tiled import AnySize
+from atrous.input_spec import Input
 from atrous.learning.accuracy_by_size import SIZES, SizeScore
 from atrous.learning.bootstrap import listed_counts
 from atrous.learning.boundary_metrics import BoundaryIoU, BoundaryScore
@@ -102,7 +103,7 @@ def spec_to_measure(model: Path, options: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec(model, **{**given_to(ModelSpec, options), "engine": engine, "precision": measuring.precision})
 
 
-def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset:
+def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any], image: Input | None) -> Dataset:
     """Opens a dataset with the splits that a model was trained with, and prints the dataset's notes.
 
     Random splits depend on the groups: with other groups, the split would contain pictures that the model was trained
@@ -112,11 +113,12 @@ def open_to_measure(spec: DatasetSpec, provenance: Mapping[str, Any]) -> Dataset
     Args:
         spec: spec of the dataset.
         provenance: provenance of the model.
+        image: first input of the model, which sets the planes of volumes; None if it is unknown.
     """
-    dataset, trained = spec.open(), provenance.get("groups")
+    dataset, trained = spec.open(image), provenance.get("groups")
     if spec.groups is None and trained and dataset.unlisted and dataset.groups_from != "file":
         with suppress(AtrousError):  # the pattern does not fit the names of other data
-            dataset = replace(spec, groups=str(trained)).open()
+            dataset = replace(spec, groups=str(trained)).open(image)
     for note in dataset.notes:
         console.print(escape(note))
     return dataset

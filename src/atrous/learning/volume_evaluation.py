@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from atrous.console import progress_bar
+from atrous.data.class_files import BACKGROUND_NAMES
 from atrous.data.dataset import Dataset, Item
 from atrous.data.mask_value_map import IGNORE_INDEX
 from atrous.data.volumes.read_volume import read_volume
@@ -22,8 +23,18 @@ from atrous.learning.distributed import current_group
 from atrous.learning.evaluation import matching_classes
 from atrous.learning.surface_metrics import SurfaceMetrics, case_metrics, summarise_cases
 
-#: Name of the class that is not measured: everything that is no organ.
-BACKGROUND = "background"
+
+def check_tolerance(tolerance: float) -> None:
+    """Checks the tolerance of the surface Dice before the work starts.
+
+    Args:
+        tolerance: the given tolerance, in millimetres.
+
+    Raises:
+        AtrousError: it is negative or not finite.
+    """
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise AtrousError(f"tolerance must be a number of millimetres, 0 or more, got {tolerance}.")
 
 
 def measure_volumes(
@@ -45,7 +56,7 @@ def measure_volumes(
         AtrousError: the classes do not match, or scipy is needed and not installed.
     """
     remap, names = matching_classes(dataset.classes, segmenter.info.classes), segmenter.info.classes
-    measured = [index for index, name in enumerate(names) if name != BACKGROUND]
+    measured = [index for index, name in enumerate(names) if name.casefold() not in BACKGROUND_NAMES]
     volumes: dict[Path, tuple[Item, Path]] = {}
     for item in items:
         place, mask = slice_place(item.image), None if item.mask is None else slice_place(item.mask)
@@ -59,7 +70,7 @@ def measure_volumes(
         for file, (item, mask) in own:
             volume = read_volume(file)
             truth = remap[_labels(dataset, mask, volume.grid.shape)]
-            truth[~np.isfinite(volume.values).all(axis=3)] = IGNORE_INDEX
+            truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
             labels = segment_volume(segmenter, volume)
             scores = case_metrics(truth, labels, volume.grid.spacing, measured, tolerance=tolerance)
             found.append((str(file), item.group, scores))

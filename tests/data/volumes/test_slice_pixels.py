@@ -83,3 +83,19 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert read_pixels(slice_).values.max() == 1
     saved(path, np.full((3, 3, 4), 2, np.float32))
     assert read_pixels(slice_).values.max() == 2
+
+
+def test_padding_is_in_no_statistic(tmp_path):
+    values = np.random.default_rng(0).normal(500, 40, size=(6, 6, 6)).astype(np.float32)
+    values[:3] = -2000
+    path = saved(tmp_path / "scan.nii", values)
+    one = spec(normalize="per_image", missing=(-2000,))
+    found = read_input(SlicePlace(path, "axial", 2).path, one)
+    assert found.valid is not None and abs(found.values[found.valid].mean()) < 0.5
+
+
+def test_a_mask_of_floats_has_no_class_where_it_is_nan(tmp_path):
+    values = np.zeros((2, 2, 2), np.float32)
+    values[0, 0, 0] = np.nan
+    mask = read_mask(SlicePlace(saved(tmp_path / "mask.nii", values), "axial", 0).path)
+    assert (mask.values == mask.nodata).sum() == 1

@@ -70,6 +70,18 @@ def nifti_shape(path: Path) -> tuple[Grid, int]:
     return reorientation(grid).ras_grid(grid), int(np.prod(header.get_data_shape()[3:], dtype=np.int64))
 
 
+def nifti_notes(path: Path) -> tuple[str, ...]:
+    """Returns sentences for the user about what the header of a NIfTI file leaves open, such as its orientation.
+
+    Args:
+        path: as for `read_nifti`.
+
+    Raises:
+        AtrousError: as for `read_nifti`.
+    """
+    return _grid(_opened(path).header, path)[1]
+
+
 def write_nifti_mask(path: Path, labels: np.ndarray, like: Path, *, packed: bool) -> None:
     """Writes a mask whose header has the affine, the axes and the units of another file, bit by bit.
 

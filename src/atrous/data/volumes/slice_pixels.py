@@ -84,7 +84,7 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     middle = slice(one.slices // 2 * contrasts, (one.slices // 2 + 1) * contrasts)
     valid = np.asarray(finite[:, :, middle].all(axis=2))
     if one.normalize == "per_image":
-        mean, std = (np.tile(part, one.slices).astype(np.float32) for part in volume.mean_and_std)
+        mean, std = (np.tile(part, one.slices).astype(np.float32) for part in volume.mean_and_std(one.missing))
         values = (values - mean) / std
     if not finite.all():
         values = np.where(finite, values, np.float32(0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +24,9 @@ class Volume:
     values: np.ndarray
     stored: Grid
     notes: tuple[str, ...] = ()
+    _statistics: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def change(self) -> Reorientation:
@@ -34,17 +38,31 @@ class Volume:
         """Grid of ``values``."""
         return self.change.ras_grid(self.stored)
 
-    @cached_property
-    def mean_and_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each of C contrasts, over its voxels that are finite and not 0.
+    def valid(self, missing: Sequence[float] = ()) -> np.ndarray:
+        """Returns X×Y×Z booleans, False where a contrast is not finite or has one of the missing values.
+
+        Args:
+            missing: values that mean "no data", as in `Input.missing`.
+        """
+        gaps = ~np.isfinite(self.values)
+        if len(missing):
+            gaps |= np.isin(self.values, np.asarray(missing, np.float64).astype(self.values.dtype))
+        return np.asarray(~gaps.any(axis=3))
+
+    def mean_and_std(self, missing: Sequence[float] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the mean and the standard deviation of each of C contrasts, over its voxels with data that are not 0.
 
         Outside the head or body, MRI is 0, and how much of that is in the picture differs from scan to scan. The
-        deviation of a constant contrast is 1.
+        deviation of a constant contrast is 1. The result is computed once.
+
+        Args:
+            missing: as in `valid`.
         """
-        means, deviations = [], []
-        for contrast in range(self.values.shape[3]):
-            values = self.values[..., contrast]
-            inside = values[np.isfinite(values) & (values != 0)].astype(np.float64)
-            means.append(inside.mean() if inside.size else 0.0)
-            deviations.append(inside.std() if inside.size and inside.std() > 0 else 1.0)
-        return np.array(means), np.array(deviations)
+        key = tuple(missing)
+        if key not in self._statistics:
+            inside = [self.values[..., one][self.valid(missing)] for one in range(self.values.shape[3])]
+            inside = [values[values != 0].astype(np.float64) for values in inside]
+            means = np.array([values.mean() if values.size else 0.0 for values in inside])
+            deviations = np.array([values.std() if values.size else 0.0 for values in inside])
+            self._statistics[key] = means, np.where(deviations > 0, deviations, 1.0)
+        return self._statistics[key]

@@ -137,7 +137,7 @@ def test_a_verb_of_a_group_runs(package, words, printed, code, capsys):
         ("federate _rounds", "unknown verb of federate '_rounds'."),
         ("federate keys mak", "unknown verb of federate keys 'mak'. Did you mean 'make'?"),
         ("serve", "unknown verb 'serve'."),
-        ("federate --sites 3", "atrous federate needs a verb first, got --sites: join, keys, serve."),
+        ("federate --sites 3", "atrous federate needs one of the verbs join, keys, serve first, got --sites."),
         ("federate serve m --site 3", "unknown flag '--site'. Did you mean '--sites'? (`atrous federate serve --help`"),
         (
             "federate serve m --sites x",

@@ -99,7 +99,9 @@ def _run(words: list[str], package: str) -> int:
     verb, words = called(words, package)
     if verb in groups(package):
         if words and words[0] not in _HELP:
-            raise AtrousError(f"atrous {verb} needs a verb first, got {words[0]}: {', '.join(inside(verb, package))}.")
+            raise AtrousError(
+                f"atrous {verb} needs one of the verbs {', '.join(inside(verb, package))} first, got {words[0]}."
+            )
         print(explained_group(verb, package), end="")
         return 0
     if any(word in _HELP for word in words):
@@ -160,7 +162,7 @@ def _add_argument(parser: Any, option: Option) -> None:
         parser.add_argument(option.flag, type=str, default=None if option.default is None else str(option.default))
     else:
         several = option.takes_several and option.count is None
-        hint = list[option.item] | None if several else option.hint  # the type whose values the parser's messages list
+        hint = list[option.item] | None if several else option.hint  # the parser's messages list this type's values
         parser.add_argument(option.flag, type=hint, default=option.default)
 
 

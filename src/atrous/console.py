@@ -68,7 +68,7 @@ error_console = Console(file=cast(IO[str], _Stream("stderr")), highlight=False, 
 
 
 class _ToLogger(RenderHook):
-    """Copies each sentence that a console prints to the logger, without tables and progress bars.
+    """Copies to the logger each sentence that a console prints, but no tables and no progress bars.
 
     Args:
         source: the console; nothing is logged while it is quiet.

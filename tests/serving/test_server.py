@@ -462,7 +462,7 @@ def form_of(**fields: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"format": b"areas"}, "Did you mean the query parameter 'format', ?format=areas?"),
+        ({"format": b"areas"}, "Did you mean the query parameter 'format', as in '?format=areas'?"),
         ({"formats": b"areas"}, "Did you mean the query parameter 'format'"),
         ({"nothing_like_it": b"1"}, "the query may have crf, flip, format"),
     ],

@@ -199,7 +199,7 @@ class Trainer:
                 if ended == "patience":
                     patience = counted(self.recipe.train.patience, "validation")
                     console.print(f"stopping early: no better mIoU in {patience}.")
-                # The run was stopped between the end of its time and its first validation.
+                # This run was resumed: it was stopped after train.minutes were over, but before its first validation.
                 if self.progress.best_miou < 0 and ended != "epochs_now":
                     miou = self._validate(log)
                     self.save()

@@ -66,7 +66,10 @@ class SideFeatures(nn.Module):
         initialise_relu(self)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Sets the strides so that every side feature has the output stride; pool4 has stride 1 at output stride 8."""
+        """Sets the strides of the convolutions so that every side feature has the output stride.
+
+        At output stride 8, pool4 of the backbone has stride 1, so its output already has the output stride.
+        """
         for conv, (_, stride) in zip(self.near, SIDES, strict=True):
             assert isinstance(conv, nn.Conv2d)
             step = max(1, output_stride // stride)

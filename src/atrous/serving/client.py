@@ -52,8 +52,8 @@ class Client:
             in seconds. Trying again is safe, because the same picture always gives the same mask.
 
     Raises:
-        AtrousError: the address is not an HTTP address, the key cannot be sent in a header, or a time is not a positive
-            number.
+        AtrousError: the address is not an HTTP address, the key cannot be sent in a header, `timeout` is not above 0,
+            or `patience` is below 0.
 
     Examples:
         >>> import atrous

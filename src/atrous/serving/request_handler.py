@@ -378,7 +378,7 @@ def _text_field(name: str, value: str, parameters: Collection[str]) -> str:
         return f"{known}the query may have {', '.join(sorted(parameters))}."
     return (
         f"unknown form field '{shown}': a form contains only the picture's file. Did you mean the query parameter "
-        f"'{near}', ?{near}={value[:40]}?"
+        f"'{near}', as in '?{near}={value[:40]}'?"
     )
 
 

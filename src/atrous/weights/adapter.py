@@ -47,7 +47,7 @@ class Adapted:
         preprocessing: normalisation of its pictures; None for the backbone's own.
         preprocessing_told: whether the file's own configuration states the normalisation.
         classes: its classes if they are known; None for placeholders.
-        classes_of: data set from which `classes` are taken if only their number matches; else empty.
+        classes_of: data set whose classes were taken because only their number is known and matches; else empty.
         classes_fault: why the file's class names or colours do not fit its outputs; empty if they fit.
         untold: arguments that the file does not state. They have the source's defaults unless the user gave them.
         notes: further sentences for the user.
@@ -225,8 +225,8 @@ def set_aside(adapted: Adapted, ours: Mapping[str, Tensor], theirs: Mapping[str,
         theirs: the foreign tensors by their names; `left_over` lists these names.
 
     Returns:
-        The checkpoint without these tensors. Without the auxiliary head `auxiliary` is False, so the model must be
-        built again.
+        The checkpoint without these tensors. If the auxiliary head was moved, the argument `auxiliary` is False, so the
+        model must be built again.
     """
     removed = {name for name in adapted.state if name not in ours and name.rpartition(".")[2] not in LAYER_LEAVES}
     head = {name for name in (*ours, *adapted.state) if name.startswith("auxiliary.") and not name.endswith(COUNT)}

@@ -35,7 +35,7 @@ GROUPS = {
         "write_split", "scores", "overwrite", "print_schema",
     ),
     "The network and its quality": (
-        "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "crf",
+        "architecture", "backbone", "num_classes", "in_channels", "output_stride", "scales", "flip", "tolerance", "crf",
         "crf_search", "crf_images", "half", "int8", "max_drop", "epochs",
     ),
     "Displayed content": ("explain.classes", "most"),

@@ -62,8 +62,8 @@ def calibrate(
     """Measure how well a model's probabilities match its accuracy, and fit a temperature that calibrates them.
 
     The logits are divided by the temperature before they become probabilities. The temperature does not change masks
-    that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales, and the
-    maps of `atrous explain`. Choose a split that was not used for training. With --out, the fitted temperature is
+    that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales. It
+    also changes the maps of `atrous explain`. Choose a split that was not used for training. With --out, the fitted temperature is
     stored in a model file.
 
     Args:

@@ -63,8 +63,8 @@ def calibrate(
 
     The logits are divided by the temperature before they become probabilities. The temperature does not change masks
     that are predicted at one scale without a CRF. It changes the results of the CRF and of several scales. It
-    also changes the maps of `atrous explain`. Choose a split that was not used for training. With --out, the fitted temperature is
-    stored in a model file.
+    also changes the maps of `atrous explain`. Choose a split that was not used for training. With --out, the fitted
+    temperature is stored in a model file.
 
     Args:
         model: model file to calibrate.

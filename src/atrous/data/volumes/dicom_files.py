@@ -28,7 +28,7 @@ class SeriesFile(NamedTuple):
     """A file of a folder or a zip: its number of bytes, and a function that opens it."""
 
     size: int
-    open: Callable[[], Any]
+    reader: Callable[[], Any]
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
     with archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
         _check_zip(path, members)
-        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
+        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one, "r")) for one in members]
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -95,7 +95,7 @@ def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[st
     """
     pydicom = _pydicom()
     try:
-        with files[number].open() as file:
+        with files[number].reader() as file:
             if file.read(132)[128:] != b"DICM":
                 return None
             if _transfer_syntax(file) != _DEFLATED:

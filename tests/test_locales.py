@@ -40,7 +40,8 @@ def opens_text_in_the_locale(call: ast.Call) -> bool:
         module = (
             call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
         )
-        other = module in ("os", "Image", "rasterio", "spec", "tarfile", "tifffile", "webbrowser", "zipfile")
+        modules = ("os", "Image", "rasterio", "spec", "tarfile", "tifffile", "webbrowser", "zipfile")
+        other = module in (*modules, "archive")  # members of a zip are read as bytes
         text = name != "NamedTemporaryFile" or any(isinstance(mode, str) and mode in ("w", "r", "w+") for mode in modes)
         binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)
         opened = ast.unparse(call.func).removesuffix(".open")

@@ -55,7 +55,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
     with archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
         _check_zip(path, members)
-        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one, "r")) for one in members]
+        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
 
 
 def _check_count(path: Path, count: int) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from atrous.data.dataset import Dataset, Item
 from atrous.data.volumes.grid import check_same_grid
-from atrous.data.volumes.nifti import nifti_notes, nifti_shape
+from atrous.data.volumes.nifti import nifti_notes
+from atrous.data.volumes.read_volume import volume_shape
 from atrous.data.volumes.slices import AXES, SlicePlace, is_volume
 from atrous.errors import AtrousError
 
@@ -67,9 +68,9 @@ def _slices_of(item: Item, planes: tuple[str, ...]) -> tuple[Item, ...]:
     """Returns the items of a volume's slices; a volume that a list names and that is missing stays one item."""
     if item.listed and not item.image.exists():
         return (item,)
-    grid, _ = nifti_shape(item.image)
+    grid, _ = volume_shape(item.image)
     if item.mask is not None:
-        check_same_grid(grid, nifti_shape(item.mask)[0], str(item.image), str(item.mask))
+        check_same_grid(grid, volume_shape(item.mask)[0], str(item.image), str(item.mask))
     places = [(plane, index) for plane in planes for index in range(grid.shape[AXES[plane]])]
     return tuple(
         replace(

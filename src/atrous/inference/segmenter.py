@@ -283,10 +283,9 @@ class Segmenter:
                 return found_in_slice(Path(part), one)
             with fetched(place_of(part, "a picture")) as file:
                 pixels = read_pixels(file, one.pages)
-            name = shown_place(part)
             if one.name == IMAGE:
-                self.preparation.warn_of(doubts_of(name, pixels, self.info.preprocessing))
-            return found_in(pixels, one, name)
+                self.preparation.warn_of(doubts_of(shown_place(part), pixels, self.info.preprocessing))
+            return found_in(pixels, one, shown_place(part))
         return found_in_memory(part, one)
 
     @checked

@@ -13,7 +13,7 @@ from atrous.data.volumes import dicom_files
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import read_nifti
-from atrous.data.volumes.read_volume import read_volume, slice_counts
+from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.errors import AtrousError
 
 pydicom = pytest.importorskip("pydicom")
@@ -120,7 +120,7 @@ def test_a_zip_is_read_as_its_folder(tmp_path):
     np.testing.assert_array_equal(one.values, other.values)
     np.testing.assert_array_equal(one.grid.affine, other.grid.affine)
     assert one.notes == ("scan: 1 of 5 files are not DICOM images of a scan and are not read.",)
-    assert slice_counts(path) == slice_counts(folder) == {"axial": 4, "coronal": 5, "sagittal": 4}
+    assert volume_shape(path)[0].shape == volume_shape(folder)[0].shape == (4, 5, 4)
     assert read_volume(folder) is one  # kept in memory
     write(folder, [4], prefix="more")
     assert read_volume(folder).values.shape[2] == 5  # read again

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Lock
 
 from atrous.data.volumes.dicom_series import read_series, series_shape
+from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
-from atrous.data.volumes.slices import AXES
 from atrous.data.volumes.volume import Volume
 
 #: Number of bytes of volumes that stay in memory in each process.
@@ -64,17 +64,19 @@ def _stamp(path: Path) -> tuple[int, int]:
     return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
 
 
-def slice_counts(path: Path) -> dict[str, int]:
-    """Returns the number of slices of each plane, from the header of the file or the headers of the series.
+def volume_shape(path: Path) -> tuple[Grid, int]:
+    """Returns the grid of a volume and its number of contrasts, from the header of the file or of the series.
 
     Args:
         path: as for `read_volume`.
 
+    Returns:
+        The grid with RAS axes, as of `Volume.grid`, and the number of contrasts.
+
     Raises:
         AtrousError: as for `read_volume`.
     """
-    grid, _ = series_shape(path) if is_series(path) else nifti_shape(path)
-    return {plane: grid.shape[axis] for plane, axis in AXES.items()}
+    return series_shape(path) if is_series(path) else nifti_shape(path)
 
 
 def forget_in_child() -> None:

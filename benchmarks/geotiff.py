@@ -2,7 +2,8 @@
 
 See docs/big-pictures.md.
 
-python benchmarks/geotiff.py 20000             # side in pixels; a file of that size is written to a temporary folder
+    python benchmarks/geotiff.py 20000                  # side in pixels; a file of that size is written temporarily
+    python benchmarks/geotiff.py 20000 "strips, raw"    # only this layout
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ def windows(height: int, width: int) -> list[tuple[int, int, int, int]]:
     return [(top, left, min(TILE, height - top), min(TILE, width - left)) for top in tops for left in lefts]
 
 
-def main(side: int, rounds: int = 3) -> None:
+def main(side: int, names: list[str], rounds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for name, layout in LAYOUTS.items():
+        for name in names:
             path = Path(folder) / "a.tif"
-            write(path, side, layout)
+            write(path, side, LAYOUTS[name])
             best: dict[str, dict[str, float]] = {}
             for _ in range(rounds):
                 for reader in ("atrous", "rasterio"):
@@ -96,4 +97,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--read":
         print(json.dumps(read(Path(sys.argv[2]), sys.argv[3])))
     else:
-        main(int(sys.argv[1]))
+        main(int(sys.argv[1]), sys.argv[2:] or list(LAYOUTS))

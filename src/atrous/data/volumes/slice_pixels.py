@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from atrous.data.pixels import PictureKind, StoredPixels
-from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
@@ -19,9 +19,9 @@ def slice_kind(place: SlicePlace) -> PictureKind:
         place: place of the slice.
 
     Raises:
-        AtrousError: as for `read_volume`.
+        AtrousError: as for `volume_shape`.
     """
-    contrasts = read_volume(place.file).values.shape[3]
+    contrasts = volume_shape(place.file)[1]
     return PictureKind(contrasts, "float32", contrasts)
 
 

@@ -16,9 +16,8 @@ from atrous.inference.memory_estimate import LEAST_MEMORY
 from atrous.inference.runner import info_of
 from atrous.inference.segmenter import Segmenter
 from atrous.inference.test_time_augmentation import LARGEST_SCALE, views_of
-from atrous.inference.tile_grid import GRID
+from atrous.inference.tile_grid import GRID, check_tiling
 from atrous.inference.value_range import as_range
-from atrous.inference.whole_or_tiled import check_tiling
 from atrous.models.info import Info
 from atrous.option_fields import described, setting, settings
 

@@ -36,3 +36,15 @@ class TileLimits:
         with self._changing:
             known = [tile for (at, with_crf), tile in self._tiles.items() if at <= scale and with_crf <= crf]
         return min(known, default=None)
+
+
+def free_cached_memory(device: str) -> None:
+    """Frees the memory that torch caches on a GPU, for smaller tiles; does nothing for a CPU.
+
+    Args:
+        device: device of the engine, such as "cuda:0".
+    """
+    if device.startswith(("cuda", "mps")):
+        import torch
+
+        (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()

@@ -39,9 +39,10 @@ from atrous.inference.preprocess import Preparation
 from atrous.inference.runner import at_output_stride, info_of, runner_for
 from atrous.inference.segmenter_arguments import check_say, check_source_and_sink
 from atrous.inference.test_time_augmentation import views_of
+from atrous.inference.tile_grid import check_tiling
 from atrous.inference.tiled_inference import Work
 from atrous.inference.value_range import scale_range
-from atrous.inference.whole_or_tiled import AnySize, Progress, check_tiling
+from atrous.inference.whole_or_tiled import AnySize, Progress
 from atrous.inference.whole_picture import WholePicture
 from atrous.input_spec import IMAGE, Input
 from atrous.models.model_checks import check_model
@@ -51,8 +52,7 @@ if TYPE_CHECKING:
     import torch
 
     from atrous.crf import DenseCRF
-    from atrous.models import SegmentationModel
-    from atrous.models.info import Info
+    from atrous.models import Info, SegmentationModel
 
 Picture = str | Path | Image.Image | np.ndarray | Mapping[str, Any]
 

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 from atrous.data.sources.source import Window
 from atrous.errors import AtrousError
+from atrous.inference.memory_estimate import limit_bytes
 from atrous.models.info import Preprocessing, aligned_side
 
 #: Step of tile positions in pixels: a multiple of every output stride (8, 16 and 32).
 GRID = 32
+#: Tile sizes to try, the largest first, in pixels. There is no larger one, so that masks depend little on the machine.
+TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Largest number of grid cells by which a tile of a resized picture may begin earlier to lie nearer to a whole pixel.
 LOOK_BACK = 3
 #: Largest default overlap in pixels: twice the reach of most networks (docs/big-pictures.md).
@@ -149,6 +152,22 @@ def plan(
             )
         )
     ]
+
+
+def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:
+    """Checks the options of tiled inference before the work starts.
+
+    Args:
+        tile: side of a tile, in pixels; None for none.
+        overlap: overlap of neighbouring tiles, in pixels; None for the default.
+        memory: memory that a picture may take, in GB; None for the default.
+
+    Raises:
+        AtrousError: a tile or an overlap is out of range, or memory is too small.
+    """
+    if memory is not None:
+        limit_bytes(memory)
+    plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), overlap_of(tile or TILES[0], overlap))
 
 
 def _along(size: int, tile: int, overlap: int, grid: int) -> list[tuple[int, int, int, int]]:

@@ -14,7 +14,7 @@ from atrous.data.sources.array import ArraySink, ArraySource
 from atrous.data.sources.source import Sink, Source, Window
 from atrous.errors import AtrousError, shown
 from atrous.inference.memory_estimate import limit_bytes, predict_bytes, surely_fits
-from atrous.inference.out_of_memory import TileLimits
+from atrous.inference.out_of_memory import TileLimits, free_cached_memory
 from atrous.inference.segmenter_arguments import (
     check_places,
     check_progress,
@@ -23,7 +23,7 @@ from atrous.inference.segmenter_arguments import (
     check_source_and_sink,
 )
 from atrous.inference.test_time_augmentation import logits_at
-from atrous.inference.tile_grid import GRID, Tile, TileGrid, overlap_of, plan
+from atrous.inference.tile_grid import GRID, TILES, Tile, TileGrid, check_tiling
 from atrous.inference.tiled_inference import Work, mean_features, segment_tiles
 from atrous.memory_errors import is_out_of_memory
 from atrous.models.info import Info
@@ -34,28 +34,10 @@ if TYPE_CHECKING:
 
 #: Called with the number of finished tiles and the number of all tiles.
 Progress = Callable[[int, int], object] | None
-#: Tile sizes to try, the largest first, in pixels. There is no larger one, so that masks depend little on the machine.
-TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 #: Memory for reading and writing in windows, in bytes: decoded blocks of the picture and rows of the mask.
 WINDOWS_BYTES = 0.3e9
 
 Result = TypeVar("Result")
-
-
-def check_tiling(tile: int | None, overlap: int | None, memory: float | None) -> None:
-    """Checks tile, overlap and memory before the work starts.
-
-    Args:
-        tile: as in `AnySize`.
-        overlap: as in `AnySize`.
-        memory: as in `AnySize`.
-
-    Raises:
-        AtrousError: a tile or an overlap is out of range, or memory is too small.
-    """
-    if memory is not None:
-        limit_bytes(memory)
-    plan(1, 1, tile or max(TILES[0], (overlap or 0) + GRID), overlap_of(tile or TILES[0], overlap))
 
 
 class AnySize:
@@ -200,11 +182,7 @@ class AnySize:
         aligned = bool(self.whole.info.arguments.get("align_corners", False))
 
         def at_places(tile: int | None) -> np.ndarray:
-            whole, pooled = Window(0, 0, height, width), None
-            tiles = [Tile(whole, whole)]
-            if tile is not None and max(height, width) > tile:
-                pooled, _, _ = self._pooled(ArraySource(image), tile, None)
-                tiles = self._grid.plan(height, width, tile)
+            pooled, tiles = self._tiles(image, tile)
             found = np.zeros((len(places), max(2, len(self.whole.info.classes))), np.float32)
             for read, kept in tiles:
                 below, right = rows - kept.top, columns - kept.left
@@ -216,6 +194,38 @@ class AnySize:
             return found
 
         return self._until_it_fits(at_places, self._tile_for(height, width, name), height, width, name)
+
+    @checked
+    def probabilities(self, image: np.ndarray, *, name: str = "the picture") -> np.ndarray:
+        """Returns the probabilities of all classes, the mean over scales and flip; a CRF is not used.
+
+        Args:
+            image: H×W×C picture, as `Preparation.prepare` returns it.
+            name: name of the picture in messages.
+
+        Returns:
+            H×W×K float32; K = 2 for one-logit models.
+        """
+        height, width = check_picture(image, self.whole.info.preprocessing.channels).shape[:2]
+
+        def of_all(tile: int | None) -> np.ndarray:
+            pooled, tiles = self._tiles(image, tile)
+            found = np.empty((height, width, max(2, len(self.whole.info.classes))), np.float32)
+            for read, kept in tiles:
+                inner = kept.within(read)
+                part = self.whole.probabilities(image[read.rows, read.columns], pooled)
+                found[kept.rows, kept.columns] = part[inner.rows, inner.columns]
+            return found
+
+        return self._until_it_fits(of_all, self._tile_for(height, width, name), height, width, name)
+
+    def _tiles(self, image: np.ndarray, tile: int | None) -> tuple[tuple[np.ndarray, ...] | None, list[Tile]]:
+        """Returns the mean features for image pooling, None if not needed, and the tiles of a picture."""
+        height, width = image.shape[:2]
+        if tile is None or max(height, width) <= tile:
+            whole = Window(0, 0, height, width)
+            return None, [Tile(whole, whole)]
+        return self._pooled(ArraySource(image), tile, None)[0], self._grid.plan(height, width, tile)
 
     @checked
     def windows(
@@ -355,7 +365,7 @@ class AnySize:
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
             # Outside the except block, because there the traceback still keeps the network's tensors in memory.
-            self._free()
+            free_cached_memory(self.whole.engine.device)
             self.say(f"out of memory at {min(tile or width, width)} px: continuing with tiles of {smaller} px")
             self._say_off_grid(smaller, name)
             self.limits.lower(smaller, *self._load)
@@ -385,11 +395,3 @@ class AnySize:
             self.whole.features, source, tile, lambda done, _: show(done, first + second), grid, seen
         )
         return means or None, work, lambda done, _: show(first + done, first + second)
-
-    def _free(self) -> None:
-        """Frees torch's cached GPU memory for the smaller tiles."""
-        device = self.whole.engine.device
-        if device.startswith(("cuda", "mps")):
-            import torch
-
-            (torch.cuda if device.startswith("cuda") else torch.mps).empty_cache()

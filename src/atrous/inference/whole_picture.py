@@ -12,7 +12,7 @@ from atrous.errors import AtrousError
 from atrous.inference.resize_argmax import resize_argmax
 from atrous.inference.runner import Runner
 from atrous.inference.segmenter_arguments import check_crf, check_pooled, check_scores, check_together
-from atrous.inference.test_time_augmentation import View, mean_labels, refined_labels, views_of
+from atrous.inference.test_time_augmentation import View, mean_labels, mean_probabilities, refined_labels, views_of
 from atrous.models.crf_colors import check_crf_fits, compared_by_crf
 from atrous.models.picture_checks import check_picture, check_valid
 
@@ -153,6 +153,20 @@ class WholePicture:
         return tuple(
             view.back(self.runner.scores(view.of(image), *mean)) for view, mean in zip(self._views, means, strict=True)
         )
+
+    @checked
+    def probabilities(self, image: np.ndarray, pooled: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """H×W×C with the model's channels and range → H×W×K float32 probabilities, the mean of all views.
+
+        Args:
+            image: H×W×C picture, as `Preparation.prepare` returns it.
+            pooled: as in `segment`.
+
+        Returns:
+            H×W×K, which sum to one over K; K = 2 for one-logit models.
+        """
+        scores, size = self.scores(image, pooled), image.shape[:2]
+        return mean_probabilities(scores, size, self._align_corners, self.info.temperature).numpy().transpose(1, 2, 0)
 
     @checked
     def features(self, image: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -14,6 +14,8 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import psutil
 from atrous.atomic_write import atomic_path, write_text
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.volume import Volume
+from atrous.errors import AtrousError
 
 #: Environment variable with the folder of scratch files; the system's folder of temporary files by default.
 VARIABLE = "ATROUS_SCRATCH"
@@ -71,6 +74,29 @@ def with_scratch(key: tuple[object, ...], volume: Volume) -> Volume:
     except OSError:
         return volume
     return open_scratch(key) or volume
+
+
+@contextmanager
+def scratch_file() -> Iterator[Path]:
+    """Gives an empty scratch file that is removed when the context ends.
+
+    Raises:
+        AtrousError: the folder of scratch files cannot be written to.
+    """
+    folder = scratch_folder()
+    try:
+        _make_folder(folder)
+        handle, name = tempfile.mkstemp(dir=folder)
+    except OSError as error:
+        raise AtrousError(
+            f"{folder}: no scratch file can be written ({error.strerror or error}): set the environment variable "
+            f"{VARIABLE} to another folder."
+        ) from error
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def scratch_folder() -> Path:

@@ -26,7 +26,7 @@ from atrous.option_fields import setting, settings
 _LUMA = np.array([0.299, 0.587, 0.114])
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
-# A crop grows by whole cells of the network's feature map at the papers' usual output stride, 16.
+# A crop grows in steps of 16 pixels: one cell of the feature map at output stride 16, which is usual in the papers.
 _GROWTH_STEP = 16
 
 #: Largest number of channels whose means OpenCV computes in one call.
@@ -97,7 +97,7 @@ class Augment:
         for name in ("scale", "blur_sigma"):
             smallest, largest = getattr(self, name)
             if smallest > largest:
-                raise AtrousError(f"augment.{name} must be the smallest, then the largest, got {[smallest, largest]}.")
+                raise AtrousError(f"augment.{name} must be two numbers, the smallest first, got {[smallest, largest]}.")
 
 
 class ColorChannels(NamedTuple):
@@ -310,7 +310,7 @@ def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequen
 
 
 def _pixel_of_a_class(label: np.ndarray, which_class: float, which_pixel: float) -> np.ndarray | None:
-    """Returns (x, y) of a random pixel of a random class, chosen by two numbers in [0, 1); None if all are ignored."""
+    """Returns (x, y) of a pixel of a class; two numbers in [0, 1) choose both. None if all pixels are ignored."""
     present = np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[:IGNORE_INDEX])
     if not len(present):
         return None
@@ -326,7 +326,7 @@ def _channel_means(image: np.ndarray) -> np.ndarray:
 
 
 def _hue_and_saturation(angle: float, saturation: float) -> np.ndarray:
-    """Returns the 3×3 matrix on RGB that rotates the chroma plane by an angle in radians and scales it; luma stays."""
+    """Returns the 3×3 RGB matrix that rotates chroma by an angle in radians and scales it; the luma is unchanged."""
     cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
     turn = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
     return np.linalg.solve(_RGB_TO_YIQ, turn @ _RGB_TO_YIQ)

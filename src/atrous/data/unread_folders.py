@@ -24,8 +24,8 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
         notes: earlier sentences; a folder that they name is not named again.
 
     Returns:
-        One sentence for each folder that is unread because a folder of the same meaning is read, such as ``valid``
-        beside ``val``, and one sentence for all others.
+        One sentence for each folder that is not read because a folder with the same meaning is read, for example
+        ``valid`` if ``val`` is read, and one sentence for all other unread folders.
     """
     read = {path for folder in used for path in (folder, *folder.parents)}
     unread = {folder: count for folder, count in folders_with_pictures(root) if folder not in set(used)}
@@ -82,7 +82,7 @@ def folders_with_pictures(
 
 
 def _hidden_by(root: Path, folder: Path, read: set[Path]) -> tuple[Path, Path] | None:
-    """Returns (unread, read): the folder or one above it, and a folder beside it that is read and means the same."""
+    """Returns an unread folder (``folder`` or a folder above it) and the folder that is read in its place, or None."""
     for path in (folder, *folder.parents):
         if path == root or not path.is_relative_to(root):
             return None

@@ -60,7 +60,7 @@ _CURES = {
     ),
     "rle": (
         "Decode each run-length code into a PNG. A code is a list of pairs: the start and the length of a run, in "
-        "pixels. Starts count from 1, down the columns"
+        "pixels. Pixels are numbered from 1, column by column, from top to bottom"
     ),
     "bdd100k": "bdd100k's toolkit draws masks: python -m bdd100k.label.to_mask -m sem_seg -i LABELS -o masks",
     "geojson": "rasterio.features.rasterize draws the outlines into an array with each picture's size and transform",
@@ -145,7 +145,7 @@ def _kind(path: Path, root: Path) -> tuple[str | None, str]:
 
 
 def _may_be_yolo(path: Path, root: Path) -> bool:
-    """Returns whether a text file is in a folder ``label…``, or a picture with its stem is there or in a sibling."""
+    """Returns whether a file is in a folder ``label…``, or a picture of the same stem is in its or a sibling folder."""
     if any(part.lower().startswith("label") for part in path.relative_to(root).parts[:-1]):
         return True
     folder = path.parent

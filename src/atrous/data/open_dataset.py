@@ -38,8 +38,8 @@ def open_dataset(
 
     Args:
         root: the dataset's folder.
-        layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or nnunet; None to
-            guess the layout; the notes of the dataset name the guess.
+        layout: name of the layout: folder, split_folders, side_by_side, camvid, voc, cityscapes, ade20k, coco_stuff or
+            nnunet. None to guess the layout; the notes of the dataset then contain its name.
         classes: the class table to use instead of the dataset's own.
         groups: regular expression with one pair of brackets, searched in the file names of the pictures. The text in
             the brackets is the group of the picture. None to take the groups from groups.csv or from the layout.

@@ -78,7 +78,7 @@ def read_picture(path: Path | str, pages: str = "first") -> np.ndarray:
 
 
 def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
-    """Reads a picture's channels and type from its header; they equal those of `read_pixels`.
+    """Reads a picture's channels and type from its header; `read_pixels` returns the same channels and type.
 
     Args:
         path: a picture file.

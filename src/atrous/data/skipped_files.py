@@ -9,7 +9,7 @@ from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.volumes.nifti import SUFFIXES
 from atrous.errors import counted
 
-#: Suffixes of files that often occur in folders of pictures and are no pictures, such as texts and settings.
+#: Suffixes of files that are not pictures but often occur in folders of pictures, such as texts and settings.
 _ENDINGS = """
 .txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .md .rst .html .htm .log .ini .cfg .db .lst .list .py .ipynb
 .sh .xlsx .xls .ods .doc .docx .lnk .url .tfw .jgw .pgw .wld .prj .ovr .cpg .cache

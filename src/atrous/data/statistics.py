@@ -18,7 +18,8 @@ from atrous.data.splits.split_names import canonical_split
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
-#: Smallest number of pictures for channel statistics; a larger split gives fewer than twice as many, equally spaced.
+#: Channel statistics use at least this number of equally spaced pictures, and fewer than twice as many; all pictures of
+#: a smaller split.
 STATISTICS_PICTURES = 200
 
 

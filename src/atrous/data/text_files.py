@@ -24,7 +24,7 @@ _OLD_ENCODINGS = ("cp1252", "gb18030", "shift_jis", "cp1250", "euc_kr", "big5", 
 
 
 def read_text_file(path: Path) -> str:
-    """Reads a text file in UTF-8, UTF-16 or UTF-32; Notepad and Excel write all three.
+    """Reads a text file in UTF-8, UTF-16 or UTF-32; Notepad and Excel can write UTF-16.
 
     Args:
         path: the text file.

@@ -310,7 +310,7 @@ def _check(image: np.ndarray, label: np.ndarray, config: Augment, colors: Sequen
 
 
 def _pixel_of_a_class(label: np.ndarray, which_class: float, which_pixel: float) -> np.ndarray | None:
-    """Returns (x, y) of a pixel of a class; two numbers in [0, 1) choose both. None if all pixels are ignored."""
+    """Returns (x, y) of a pixel; numbers in [0, 1) choose its class and the pixel. None if all pixels are ignored."""
     present = np.flatnonzero(cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()[:IGNORE_INDEX])
     if not len(present):
         return None

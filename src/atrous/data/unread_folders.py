@@ -61,7 +61,7 @@ def folders_with_pictures(
 
     Args:
         folder: the folder in which the search begins.
-        counts: returns whether a picture counts.
+        counts: function that returns whether a picture is counted, given its path.
         depth: levels of folders below ``folder`` to search, 0 or more.
     """
     count = 0

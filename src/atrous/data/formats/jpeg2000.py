@@ -38,7 +38,10 @@ def read_jpeg2000(content: bytes, name: object) -> StoredPixels:
 
 
 def _codestream(content: bytes) -> bytes:
-    """Returns the codestream: the jp2c box of a JP2 file (ISO/IEC 15444-1, I.5.4), or the whole file without boxes."""
+    """Returns the codestream: the jp2c box of a JP2 file (ISO/IEC 15444-1, I.5.4), or all bytes of a file without boxes.
+
+    The result is empty if the box is cut short.
+    """
     at = 0 if content.startswith(JPEG2000_STARTS[0]) else len(content)
     while at + 8 <= len(content):
         length, kind, head = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8], 8

@@ -107,7 +107,8 @@ def pixels_of_picture(picture: Image.Image) -> StoredPixels:
     """Returns the pixels of a PIL image without applying its EXIF orientation, so that its mask has the same size.
 
     Args:
-        picture: a PIL image of any mode. The result has the data type and channels that reading its file gives.
+        picture: a PIL image of any mode. The result has the same data type and channels as its file, read by
+            `pixels_of_file`.
 
     Raises:
         AtrousError: the image is closed or damaged, or contains integers that ``float32`` cannot represent.

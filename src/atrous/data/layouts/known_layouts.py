@@ -25,7 +25,7 @@ class Layout:
     mark: str
 
 
-# Published layouts are tried before the last two general layouts, because the general layouts match their folders, too.
+# Layouts of published datasets come before "split_folders" and "side_by_side", which also match these datasets.
 LAYOUTS = {
     "folder": Layout(folder.looks_like_folder, folder.read_folder, "images/ and masks/"),
     "camvid": Layout(camvid.looks_like_camvid, camvid.read_camvid, "train/ and trainannot/"),

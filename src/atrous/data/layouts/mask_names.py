@@ -1,4 +1,4 @@
-"""Matching masks to pictures by their file names."""
+"""Matches masks to pictures by their file names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OF_ONE_LABEL = re.compile(r"task-\d+-annotation-\d+-by-.+-tag-(?P<label>.+)-\d+
 
 
 def masks_by_picture(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Returns the masks by the stem of their picture: an equal stem, or one with a word such as ``_mask`` added.
+    """Matches masks to pictures by stem; a mask's stem may have an added word such as ``_mask``, a picture's ``_rgb``.
 
     Args:
         images: the pictures by stem.

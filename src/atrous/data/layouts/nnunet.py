@@ -1,6 +1,6 @@
-"""nnU-Net's layout: ``imagesTr/a_0000.png``, ``labelsTr/a.png`` and ``dataset.json``; optionally, ``imagesTs/``.
+"""nnU-Net's layout: ``imagesTr/a_0000.png``, ``labelsTr/a.png``, ``dataset.json``; optionally ``imagesTs/ labelsTs/``.
 
-``labelsTs/`` is optional, too. Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
+Source: github.com/MIC-DKFZ/nnUNet, ``documentation/dataset_format.md``.
 """
 
 from __future__ import annotations

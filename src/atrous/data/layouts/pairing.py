@@ -18,10 +18,10 @@ CLASSES_FILE = "classes.yaml"
 
 
 class NoClassesError(AtrousError):
-    """The dataset does not define what the values in its masks mean.
+    """The dataset does not define the classes of the values in its masks.
 
     Attributes:
-        notes: sentences about files that might define the values, but do not.
+        notes: sentences about files that may have been meant to define the classes, but are not read.
     """
 
     def __init__(self, message: str, notes: Iterable[str] = ()) -> None:

@@ -68,7 +68,7 @@ def put(file: Path, url: str) -> None:
 
 
 def _rename(system: Any, part: str, path: str) -> None:
-    """Renames a file to its final name; if the system replaces no existing file, that file is renamed first."""
+    """Renames a file to its final name; an existing file is moved aside first if the system cannot replace it."""
     from fsspec.spec import AbstractFileSystem
 
     if type(system).mv is AbstractFileSystem.mv:  # fsspec's default mv copies, and interprets names as patterns
@@ -96,7 +96,7 @@ def _rename(system: Any, part: str, path: str) -> None:
 
 
 def _exists(system: Any, path: str) -> bool:
-    """Returns whether a file exists; raises an error if the server cannot be reached, which `exists` does not."""
+    """Returns whether a file exists; unlike fsspec's `exists`, raises an error if the server cannot be reached."""
     try:
         system.info(path)
     except FileNotFoundError:

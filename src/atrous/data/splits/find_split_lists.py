@@ -31,7 +31,7 @@ miou dice accuracy errors report stats statistics
 """
 #: A file with one of these words in its name contains results, such as scores of pictures, and no split.
 RESULTS = frozenset(_RESULT_WORDS.split())
-_RECORD_FILES = 100  # largest number of record files in a folder; if there are more, each labels a single picture
+_RECORD_FILES = 100  # record files of a folder with more of them are skipped: each of them labels a single picture
 _FOLDERS = ("splits", "split", "lists", "ImageSets/Segmentation", "ImageSets")
 
 

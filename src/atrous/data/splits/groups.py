@@ -166,7 +166,7 @@ def _inside(path: Path, root: Path) -> Path:
 
 
 def _files(folders: Iterable[Path]) -> tuple[Path | None, list[Path]]:
-    """Returns the table of groups in the folders, or None, and files that are named groups but are not read.
+    """Returns the table of groups in the folders, or None, and the files ``groups.*`` that are not read.
 
     Raises:
         AtrousError: there are two tables.
@@ -197,7 +197,7 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
         if len(found) > 1:
             raise AtrousError(
                 f"{path}: '{name}' matches {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write their "
-                f"paths in the data set instead, such as '{_inside(found[0], root).as_posix()}'."
+                f"paths in the dataset's folder instead, such as '{_inside(found[0], root).as_posix()}'."
             )
         if not found:
             strange.append(name)

@@ -25,7 +25,7 @@ Kind = TypeVar("Kind", bound=_Item)
 
 
 def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[str, tuple[Kind, ...]], str]:
-    """Splits items at random into train, val and test (80/10/10 %); items of one group stay together.
+    """Splits items at random into 80 % train, 10 % val and 10 % test; items of one group stay together.
 
     Items without groups are sorted by name and then shuffled with the seed.
 

@@ -145,7 +145,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _plain_rows(content: Any) -> list[Row]:
-    """Returns the rows of a content that has only pictures or a mapping of splits; else []. Pictures may be missing."""
+    """Returns the rows of content that has only pictures or a mapping of splits; else []. Pictures may be missing."""
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         images, others = content["images"], {key: part for key, part in content.items() if key != "images"}
         if _has_splits(others):
@@ -166,7 +166,7 @@ def _plain_rows(content: Any) -> list[Row]:
 
 
 def _maps_splits(content: Any) -> bool:
-    """Returns whether a content is only a mapping from names to lists, such as splits or folds."""
+    """Returns whether the content is a mapping from names to lists without other values, such as splits or folds."""
     if not isinstance(content, dict) or not content or not all(isinstance(part, list) for part in content.values()):
         return False
     named = [SPLIT_KEY.fullmatch(str(name)) is not None for name in content]
@@ -318,7 +318,7 @@ def _is_list_of_one_fold(parts: list[_Part]) -> bool:
 
 
 def _has_splits(content: Any) -> bool:
-    """Returns whether a content has, at any depth, a key that is a split and a list, mapping or name as its value."""
+    """Returns whether the content has, at any depth, the name of a split as a key of a list, a mapping or a text."""
     if isinstance(content, dict):
         return any(
             (SPLIT_KEY.fullmatch(str(key)) and isinstance(part, list | dict | str)) or _has_splits(part)

@@ -68,7 +68,7 @@ def mentions_splits(path: Path, known: Mapping[str, Path]) -> bool:
 
 
 def _numbers_parts(content: Any, known: Mapping[str, Path], *, of_classes: bool) -> bool:
-    """Returns whether a content divides the pictures without naming splits: by lists of lists, numbers or flags.
+    """Returns whether content divides the pictures without names of splits: by lists of lists, numbers or flags.
 
     Args:
         content: the content of the file, or a part of it.

@@ -28,7 +28,7 @@ _STATED = re.compile(
 )
 _BYTES = 1 << 20  # number of bytes that are searched at the beginning of a file
 _DEPTH = 4  # levels of folders below the dataset's folder, as in meta/v1/fold0/seed1
-_FILES = 100  # largest number of text files in a folder; if there are more, each labels a single picture
+_FILES = 100  # text files of a folder with more of them are skipped: each of them labels a single picture
 
 
 def check_no_list_is_unread(root: Path, images: Mapping[str, Path]) -> None:
@@ -101,7 +101,7 @@ def _is_misplaced(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
 
 
 def _states_splits(path: Path, root: Path, images: Mapping[str, Path]) -> bool:
-    """Returns whether a text states the splits of pictures in an unread form, such as "split": "train" in XML."""
+    """Returns whether a file states the splits of pictures in a form that is not read, such as split="train" in XML."""
     if RESULTS.intersection(_path_words(path, root)) or path.stem in images:
         return False
     if path.suffix.lower() in _TABLES or is_our_recipe(path):

@@ -86,7 +86,7 @@ EXPORTS = {
     "Kaggle": ("train/a.jpg", "train.csv", "ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "run-length codes.*columns"),
     "BDD100K": ("images/a.jpg", "labels/all.json", BDD, r"BDD100K.*bdd100k\.label\.to_mask"),
     "GeoJSON": ("images/a.tif", "roads.geojson", GEO, r"GeoJSON.*rasterio\.features\.rasterize"),
-    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref gives"),
+    "SageMaker": ("images/a.jpg", "output.manifest", MANIFEST, "SageMaker's labels.*-ref contains"),
     "Cityscapes": (
         "leftImg8bit/train/x/x_0_leftImg8bit.png",
         "gtFine/train/x/x_0_gtFine_polygons.json",

@@ -37,8 +37,8 @@ _CURES = {
     ),
     "cvat": "In CVAT, export the task or project in the format 'Segmentation mask 1.1', with 'Save images'",
     "via": (
-        "VIA exports no masks. Import its COCO export into CVAT and export it as 'Segmentation mask 1.1', or draw the "
-        "regions into pictures yourself"
+        "VIA exports no masks. Export the regions from VIA as COCO, import this file into CVAT and export from CVAT as "
+        "'Segmentation mask 1.1'; or draw the regions into pictures yourself"
     ),
     "label_studio": (
         "In Label Studio, export brush labels as 'Brush labels to PNG'; export polygons as 'COCO' and draw them with "
@@ -65,10 +65,10 @@ _CURES = {
     "bdd100k": "bdd100k's toolkit draws masks: python -m bdd100k.label.to_mask -m sem_seg -i LABELS -o masks",
     "geojson": "rasterio.features.rasterize draws the outlines into an array with each picture's size and transform",
     "sagemaker": (
-        "'Semantic segmentation' jobs in Ground Truth write PNG masks; a key that ends in -ref gives their paths. Copy "
-        "the masks from S3 into masks/, under the names of their pictures"
+        "'Semantic segmentation' jobs in Ground Truth write PNG masks; a key that ends in -ref contains their paths. "
+        "Copy the masks from S3 into masks/, under the names of their pictures"
     ),
-    "voc_boxes": "Boxes contain no outlines, so masks must be drawn: label again with polygons or a brush",
+    "voc_boxes": "Boxes contain no outlines, so masks must be drawn: label the pictures again with polygons or a brush",
     "cityscapes": (
         "cityscapesScripts draws masks: CITYSCAPES_DATASET=FOLDER python -m "
         "cityscapesscripts.preparation.createTrainIdLabelImgs"

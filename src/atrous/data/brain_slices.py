@@ -1,4 +1,4 @@
-"""Real pictures without a download: axial slices of the MNI152 brain from the package nilearn.
+"""Writes a dataset of real pictures without a download: axial slices of the MNI152 brain in the package nilearn.
 
 The volume is an average of 152 heads. It has so little noise that two intensity thresholds label it almost perfectly.
 Each slice is therefore written with typical effects of a scanner: an uneven receiver field, another contrast, and
@@ -32,7 +32,7 @@ CLASSES = ClassTable(
 # look alike, so gaps separate the splits.
 SLABS = {"train": range(36, 102), "test": range(111, 127), "val": range(132, 144)}
 
-# Intensities are relative to the brightest voxel of the volume, 1.
+# The intensity of the brightest voxel of the volume is 1.
 BIAS = 0.8  # the receiver field varies between exp(−0.8) and exp(0.8) at most
 BIAS_DEGREE = 3  # degree of the polynomial that is the logarithm of the receiver field
 GAMMA = 0.7  # intensities are raised to a power between exp(−0.7) and exp(0.7)
@@ -66,7 +66,7 @@ def write_brain_slices(root: Path | str, *, seed: int = 0) -> Dataset:
 
     Args:
         root: folder to write ``images/``, ``masks/``, ``splits/`` and ``classes.yaml`` into.
-        seed: seed of the receiver fields, contrasts and noise, ≥ 0. They differ from slice to slice.
+        seed: seed, ≥ 0, of the random receiver fields, contrasts and noise, which differ from slice to slice.
 
     Returns:
         The written dataset.

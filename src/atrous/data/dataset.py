@@ -62,7 +62,7 @@ class Dataset:
         notes: sentences for the user, for example about a guessed layout or a random split.
         masks_without_image: masks whose picture is missing.
         channels: number of channels C that `read` returns for the pictures; None for all bands except alpha.
-        pages: pages of a multi-page TIFF to read, "first" or "channels"; see `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         inputs: the location of the files of each input; the pictures are the first input. `Item.more` holds the files
             of the other inputs.
         taken: the inputs of the model, all of which `read` returns; None to read the pictures alone.
@@ -111,17 +111,17 @@ class Dataset:
 
     @checked
     def taking(self, channels: int | None, pages: str = "first") -> Dataset:
-        """Returns the same dataset, set to read its pictures with the channels of a model.
+        """Returns a copy of the dataset that reads its pictures with the channels of a model.
 
         Args:
             channels: number of channels C of the model, see `StoredPixels.for_model`; None for all bands except alpha.
-            pages: as in `read_pixels`.
+            pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         """
         return replace(self, channels=channels, pages=pages)
 
     @checked
     def taking_inputs(self, inputs: Sequence[Input]) -> Dataset:
-        """Returns the same dataset, set to read all inputs of a model.
+        """Returns a copy of the dataset that reads all inputs of a model.
 
         Args:
             inputs: the inputs of the model, as in `Preprocessing.inputs`.
@@ -196,7 +196,7 @@ class Dataset:
         return read_picture_pixels(item.image, self.channels, self.pages)
 
     def scene(self, item: Item) -> Path | dict[str, Path]:
-        """Returns the files of an item for a `Segmenter`: one path, or for several inputs a dict of paths by name.
+        """Returns the files of an item as a `Segmenter` takes them: one path, or a dict of paths by name of the input.
 
         Args:
             item: an item of this dataset.
@@ -261,7 +261,12 @@ def _check_item(item: Item) -> None:
 
 
 def check_sizes(item: Item, image_size: tuple[int, ...], mask_size: tuple[int, ...]) -> None:
-    """Checks that a mask has the size of its picture, both (H, W) in pixels.
+    """Checks that a mask has the size of its picture.
+
+    Args:
+        item: item of the picture and the mask, for the message.
+        image_size: (H, W) of the picture, in pixels.
+        mask_size: (H, W) of the mask, in pixels.
 
     Raises:
         AtrousError: the sizes differ. If the picture's EXIF tag is the cause, the message names the tag.

@@ -54,7 +54,7 @@ class DatasetSpec:
                 planes and the number of slices of the dataset.
 
         Raises:
-            AtrousError: as `open_dataset`.
+            AtrousError: for the same reasons as in `open_dataset`.
         """
         planes, slices = ((), None) if image is None or not image.planes else (image.planes, image.slices)
         return open_dataset(

@@ -1,4 +1,4 @@
-"""Reads the headers of picture files, and reports bands and pages of the files that are not read."""
+"""Reads the headers of picture files, and reports the bands and pages that are not read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kinds_of(paths: Iterable[Path], pages: str = "first") -> dict[Path, PictureK
 
     Args:
         paths: picture files.
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
     """
     paths = list(paths)
 
@@ -54,7 +54,7 @@ def notes_on(kinds: Mapping[Path, PictureKind], channels: int | None, pages: str
     Args:
         kinds: kind of each picture, by path.
         channels: number of channels C of the model; None for all bands except alpha.
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
     """
     yield from notes_on_pages({path: (kind.pages, kind.stacks) for path, kind in kinds.items()}, "picture", pages)
     if channels is not None:
@@ -91,7 +91,7 @@ def notes_on_pages(files: Mapping[Path, tuple[int, bool]], what: str, pages: str
     Args:
         files: for each file, its number of pages or frames, and whether it is a TIFF.
         what: type of the files: "picture" or "mask".
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
     """
     for tiff in (True, False):
         several = {path: count for path, (count, stacks) in files.items() if count > 1 and stacks is tiff}

@@ -37,15 +37,16 @@ class InputFiles:
         folder: folder of the files of the input; "" for the pictures. A relative folder is searched in these places, in
             this order: beside the folder of the pictures, in the dataset's folder, inside the folder of the pictures,
             in the working directory.
-        bands: as in `atrous.input_spec.Input`.
-        wavelengths: as in `Input`.
-        unit: as in `Input`.
-        missing: as in `Input`.
-        colors: as in `Input`; None to derive it from the number of channels.
-        normalize: as in `Input`.
-        window: as in `Input`.
-        slices: as in `Input`.
-        planes: as in `Input`; () for axial slices if the files are volumes.
+        bands: names of the channels; () if they have no names.
+        wavelengths: wavelength of each channel in nanometres; () if unknown.
+        unit: unit of the values, such as "m"; "" if unknown.
+        missing: values that mean "no data", in addition to the nodata values that the files declare.
+        colors: number of first channels that are colours of a photograph: 0, 1 or 3; None to derive it from the number
+            of channels.
+        normalize: "fixed", "window" or "per_image"; see `atrous.input_spec.Input`.
+        window: (lowest, highest) value for the clipping of "window", in raw units; None for no clipping.
+        slices: for volumes, the number of neighbouring slices that are the channels of one picture: odd, 1 or more.
+        planes: for volumes, the planes of the slices: "axial", "coronal" or "sagittal"; () for axial slices.
     """
 
     name: str

@@ -125,7 +125,7 @@ class ClassTable:
         """Maps raw values to labels like ``encode``, but marks unknown values instead of raising an error.
 
         Args:
-            raw_mask: as for ``encode``.
+            raw_mask: H×W of any integer dtype, or H×W×3 colours. A grey mask with three equal channels counts as H×W.
 
         Returns:
             H×W ``uint16`` of class indices 0…K−1, 255 = ignore and ``UNKNOWN`` = 256.

@@ -82,7 +82,7 @@ def read_kind(path: Path | str, pages: str = "first") -> PictureKind:
 
     Args:
         path: a picture file.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
         AtrousError: the file is missing, empty, damaged or not a picture.
@@ -125,10 +125,10 @@ def read_pixels(path: Path | str, pages: str = "first") -> StoredPixels:
 
     Args:
         path: a picture file.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
-        AtrousError: as `read_picture`.
+        AtrousError: for the same reasons as in `read_picture`.
     """
     path = Path(path)
     if (place := slice_place(path)) is not None:
@@ -174,7 +174,7 @@ def decode_pixels(content: bytes, most_pixels: int, name: str = "the picture", p
         content: bytes of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
         most_pixels: largest number of pixels (height × width) of a picture that is accepted.
         name: name of the picture in messages.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
         TooLarge: the picture has more than ``most_pixels`` pixels, or more bytes per pixel than allowed.
@@ -191,17 +191,17 @@ def decoded_size(content: bytes, most_pixels: int, name: str = "the picture", pa
     """Returns the number of pixels and bytes that `decode_pixels` would need, from the header alone.
 
     Args:
-        content: as for `decode_pixels`.
-        most_pixels: as for `decode_pixels`.
+        content: bytes of a JPEG, PNG, WebP, TIFF, BMP or GIF file.
+        most_pixels: largest number of pixels (height × width) of a picture that is accepted.
         name: name of the picture in messages.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Returns:
         The number of pixels, and the largest number of bytes of the decoded picture.
 
     Raises:
-        TooLarge: as `decode_pixels`.
-        AtrousError: as `decode_pixels`.
+        TooLarge: for the same reasons as in `decode_pixels`.
+        AtrousError: for the same reasons as in `decode_pixels`.
     """
     with in_words(name):
         if is_tiff(content):
@@ -251,8 +251,8 @@ class StoredMask(NamedTuple):
     Attributes:
         values: H×W of any integer dtype, or H×W×3 (``uint8``, rarely ``uint16``) for masks stored in colours.
         palette: up to 256 colours by index, or None if the file has no palette.
-        nodata: the value that the file declares as no data; None if it declares none. Programs that rasterise outlines
-            declare 0 by default and use it for the background.
+        nodata: the nodata value that the file declares, or None. Programs that rasterise outlines declare 0 by default,
+            and use 0 for the background.
         pages: number of pages or frames in the file; only the first is read.
         stacks: whether the file is a TIFF, whose pages may be stacked as channels.
         white_is_zero: whether the file declares that 0 is white; ``values`` are the stored values in both cases. None

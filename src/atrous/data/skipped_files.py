@@ -53,7 +53,7 @@ def passed_over(folder: Path) -> list[Path]:
 
 
 def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:
-    """Returns a sentence for each folder and kind of file that is skipped, with the remedy.
+    """Returns a sentence for each folder and each suffix of skipped files; it states how to convert the files.
 
     Args:
         folders: the folders that contain pictures and masks.

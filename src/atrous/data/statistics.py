@@ -62,7 +62,7 @@ def kind_of_input(dataset: Dataset, name: str, splits: Sequence[str]) -> Picture
     first = {(kind.channels, kind.dtype): file for kind, file in reversed(list(zip(kinds, files, strict=True)))}
     if len(first) > 1:
         listed = ", ".join(f"{channels} of {dtype}: {file}" for (channels, dtype), file in sorted(first.items()))
-        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one form.")
+        raise AtrousError(f"the files of {name} differ in their channels or type ({listed}): convert them to one kind.")
     return kinds[0]
 
 
@@ -94,7 +94,7 @@ def kind_of_pictures(
     Args:
         dataset: the dataset to read.
         split: name of the training split.
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         val: name of the validation split; its pictures must be convertible to the same number of channels.
         in_channels: number of channels of the model; None to derive it from the training pictures, see `channels_of`.
 

@@ -182,7 +182,7 @@ def augment(
     rng = np.random.default_rng([seed, epoch, index])
     size = crop_at(config, epoch) or label.shape
     matrix = window(label, size, config, rng)
-    # The colour varies before the geometry, so that the fill value stays as given.
+    # Colours are varied before the geometry, so that the fill value is not varied.
     return resample(recolour(image, config, rng, colors), label, matrix, size, fill)
 
 
@@ -200,7 +200,7 @@ def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.ra
     """Draws the position of a crop window at random, and returns the map from the window to the picture.
 
     The picture is scaled, and a window is placed on it. A window smaller than the scaled picture lies inside the
-    picture; a larger window contains the picture. Without ``config.focus``, all such positions have the same
+    picture; a larger window contains the picture. Without ``config.focus``, all possible positions have the same
     probability. Then the window is rotated and mirrored about its own centre, and shifted.
 
     Args:
@@ -236,11 +236,11 @@ def window(label: np.ndarray, size: tuple[int, ...], config: Augment, rng: np.ra
 def recolour(
     image: np.ndarray, config: Augment, rng: np.random.Generator, colors: Sequence[ColorChannels] | None = None
 ) -> np.ndarray:
-    """Varies brightness, contrast, saturation, hue and sharpness of the colour channels, all in the same way.
+    """Varies the brightness, contrast, saturation, hue and sharpness of the colour channels.
 
-    The four colour variations are linear and applied together as one matrix. Before the blur, values are therefore
-    rounded and clipped to the range of the dtype only once. The hue is rotated about the grey axis, which keeps
-    the luma.
+    All groups of colour channels get the same variation. The four colour variations are linear and applied together as
+    one matrix. Before the blur, values are therefore rounded and clipped to the range of the dtype only once. The hue
+    is rotated about the grey axis, which does not change the luma.
 
     Args:
         image: H×W×C, ``uint8``, ``uint16`` or ``float32``; not changed.

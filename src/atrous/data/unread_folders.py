@@ -1,4 +1,4 @@
-"""Folders of a dataset that contain pictures but are not read, and the commands to read them."""
+"""Finds the folders of a dataset that contain pictures but are not read, and states how to read them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def unread_folder_notes(root: Path, used: Iterable[Path], notes: Iterable[str]) 
     for folder, rival in hidden.items():
         count = sum(number for path, number in unread.items() if path.is_relative_to(folder))
         sentences.append(
-            f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is. "
-            f'To read it instead: mv "{rival}" "{rival}_unused". To read both, merge them: move the files of '
-            f"{_shown(root, folder)} into {_shown(root, rival)}."
+            f"{_shown(root, folder)} ({counted(count, 'picture')}) is not read, because {_shown(root, rival)} is "
+            f'read. To read {_shown(root, folder)} instead, run: mv "{rival}" "{rival}_unused". To read both, move the '
+            f"files of {_shown(root, folder)} into {_shown(root, rival)}."
         )
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""

@@ -71,7 +71,7 @@ class TiffPicture:
             for other pictures.
         pages: number of pages, without reduced copies and masks.
         nodata: the nodata value, in the file's own data type. None if neither the file nor GDAL's ``.aux.xml`` beside
-            it declares such a value, or if the value cannot occur.
+            it declares such a value, or if the data type cannot represent the value.
 
     Raises:
         TooLarge: the picture has more pixels than allowed.
@@ -103,7 +103,7 @@ class TiffPicture:
                 self._open(pages, most_pixels)
                 self._masks = self._mask_pages(most_pixels)
                 self._check_listed()
-                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers this value
+                text = None if isinstance(file, bytes) else nodata_beside(file)  # GDAL prefers it
                 dtype = self._page.dtype
                 self.nodata = nodata_of(self._page) if text is None or dtype is None else as_nodata(text, dtype)
                 beside = None if isinstance(file, bytes) else Path(f"{file}.msk")  # as GDAL writes masks by default
@@ -202,7 +202,7 @@ class TiffPicture:
             window: (top, left, height, width) in upright pixels; None for the whole picture.
 
         Raises:
-            AtrousError: as for `read`.
+            AtrousError: for the same reasons as in `read`.
         """
         window = window or (0, 0, *self.shape[:2])
         with in_words(self.name):

@@ -295,13 +295,13 @@ def _interleaved(planes: list[np.ndarray]) -> np.ndarray:
 
 
 def nodata_of(page: TiffPage) -> Any:
-    """Returns the nodata value (GDAL's tag 42113) in the page's data type; None if there is none or it cannot occur."""
+    """Returns the nodata value (GDAL's tag 42113) in the page's data type; None if there is none; see `as_nodata`."""
     text, dtype = page.tags.valueof(42113), page.dtype
     return as_nodata(text.strip().strip("\0"), dtype) if isinstance(text, str) and dtype is not None else None
 
 
 def as_nodata(text: str, dtype: np.dtype) -> Any:
-    """Converts a nodata value from text to the data type of the pixels; None if the value cannot occur.
+    """Converts a nodata value from text to the data type of the pixels; None if this type cannot represent the value.
 
     Args:
         text: a decimal number or "nan".

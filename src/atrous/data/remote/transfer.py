@@ -104,10 +104,10 @@ def fetched(place: Place, stopped: Callable[[], bool] = lambda: False) -> Iterat
 
     Args:
         place: path or URL of the file.
-        stopped: as in `fetch`.
+        stopped: function that is called before each chunk is copied; the copy is cancelled if it returns True.
 
     Raises:
-        AtrousError: as in `fetch`.
+        AtrousError: for the same reasons as in `fetch`.
     """
     if (path := local_path(place)) is not None:
         yield path
@@ -126,7 +126,7 @@ def stored(place: Place) -> Iterator[Path]:
         place: path or URL of the file.
 
     Raises:
-        AtrousError: as in `store`.
+        AtrousError: for the same reasons as in `store`.
     """
     if (path := local_path(place)) is not None:
         yield path
@@ -139,12 +139,12 @@ def stored(place: Place) -> Iterator[Path]:
 
 
 def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Path:
-    """Copies a picture from a URL into a folder, whole or not at all.
+    """Copies a picture from a URL into a folder; after an error, no incomplete file remains.
 
     Args:
         url: URL of one file, as `listing_of` returns it.
         folder: target folder, created if missing; the file is named after the last part of the URL.
-        stopped: function called before each chunk; True cancels the copy.
+        stopped: function that is called before each chunk is copied; the copy is cancelled if it returns True.
 
     Returns:
         The path of the copy.

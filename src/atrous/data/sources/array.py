@@ -17,7 +17,7 @@ class ArraySource:
     Args:
         image: H×W×C.
         valid: H×W booleans, False where there is no data; None for data everywhere.
-        doubtful_alpha: as in `Pixels`, for the whole picture.
+        doubtful_alpha: whether the alpha band of the picture, which is not read as a channel, may be a channel.
     """
 
     image: np.ndarray

@@ -59,7 +59,7 @@ class GeoTiffSource:
         channels: number of channels C that the model takes, 1 or more. If the file has more than four bands, the first
             C are read; fewer bands are converted as in `to_channels`. An alpha band is left out unless C is the number
             of all bands. A file with one band is also accepted for C = 3.
-        pages: as in `read_picture`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
         missing: values that mean "no data", in addition to the nodata value that the file declares.
 
     Attributes:

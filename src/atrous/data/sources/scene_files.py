@@ -87,7 +87,7 @@ def read_picture_pixels(file: Path, channels: int | None, pages: str) -> Pixels:
     Args:
         file: path of the picture.
         channels: number of channels C of the result; None for all bands except alpha.
-        pages: as in `read_pixels`.
+        pages: pages of a TIFF to read, "first" or "channels"; see `read_picture`.
 
     Raises:
         AtrousError: the file is missing or damaged, or no conversion to the channels is defined.
@@ -108,7 +108,8 @@ def read_input(file: Path, one: Input) -> Pixels:
         one: the input.
 
     Raises:
-        AtrousError: as `read_picture_pixels`, or the input needs slices of volumes and the file is a picture.
+        AtrousError: the file is missing or damaged, no conversion to the channels is defined, or the input needs slices
+            of volumes and the file is a picture.
     """
     if (place := slice_place(file)) is not None:
         values, valid = read_slice(place, one)

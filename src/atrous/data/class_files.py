@@ -130,7 +130,7 @@ def _class_files(
 
 
 def _are_pictures(named: list[NamedClass], items: Iterable[Item]) -> bool:
-    """Returns whether the names are those of pictures or masks, with or without a suffix."""
+    """Returns whether the names are names of pictures or masks, with or without a suffix."""
     names = {one.name for one in named}
     known = {name for item in items for name in (item.name, item.image.name, *([item.mask.name] if item.mask else []))}
     return 2 * len(names & known) >= len(names) or any(Path(one).suffix.lower() in PICTURE_SUFFIXES for one in names)

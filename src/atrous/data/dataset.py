@@ -226,8 +226,8 @@ class Dataset:
             H×W ``uint8`` of class indices, 255 = ignore.
 
         Raises:
-            AtrousError: the file is missing or damaged, holds unknown values, or its palette differs from that of a
-                mask that was read earlier.
+            AtrousError: the file is missing or damaged, holds unknown values, or its palette differs from the palette
+                of a mask that was read earlier.
         """
         raw_mask, nodata = self._raw_mask(mask)
         try:

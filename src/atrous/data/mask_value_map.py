@@ -107,8 +107,8 @@ class ClassTable:
             H×W ``uint8`` of class indices 0…K−1, with 255 = ignore.
 
         Raises:
-            AtrousError: the mask contains values that are not in the table (the message names them and the first such
-                pixel), or colours instead of numbers, or numbers instead of colours.
+            AtrousError: the mask contains values that are not in the table, colours instead of numbers, or numbers
+                instead of colours. For unknown values, the message names the values and the position of the first.
         """
         codes = self._codes_of(raw_mask)
         labels = self._look_up(codes)
@@ -291,7 +291,7 @@ class ClassTable:
         return (
             f"the mask holds the {noun} {shown}{more}, which no class lists; the first is "
             f"{self._raw_of(codes[y, x])} at pixel x={x}, y={y}. "
-            "Add it to classes.yaml, or run `atrous doctor` for a table that fits."
+            "Add each missing value to classes.yaml, or run `atrous doctor` for a table that fits."
         )
 
     def _raw_of(self, code: Any) -> Raw:

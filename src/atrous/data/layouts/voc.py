@@ -47,8 +47,8 @@ def read_voc(root: Path, classes: ClassTable | None = None) -> Dataset:
     """Opens a dataset of this layout; each list in ``ImageSets/`` is a split.
 
     A list with "aug" in its name or ``SegmentationClassAug`` in its lines takes its masks from
-    ``SegmentationClassAug/``. Any other list takes them from ``SegmentationClass/``. A mask that is missing in one of
-    these folders is taken from the other.
+    ``SegmentationClassAug/``. Any other list takes its masks from ``SegmentationClass/``. A mask that is missing in one
+    folder is taken from the other folder.
 
     Args:
         root: the folder with ``JPEGImages/`` and ``SegmentationClass/``, the ``VOCdevkit`` folder, or the folder above

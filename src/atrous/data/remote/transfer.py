@@ -150,8 +150,8 @@ def fetch(url: str, folder: Path, stopped: Callable[[], bool] = lambda: False) -
         The path of the copy.
 
     Raises:
-        AtrousError: the file does not exist, cannot be accessed, is a web page instead of a picture, ends too early or
-            is larger than the free disk space, or an extra is not installed.
+        AtrousError: the file does not exist, cannot be accessed, is a web page, ends too early or is larger than the
+            free disk space; an extra is not installed; or ``stopped`` returned True.
     """
     kind = ""
     with errors_named(url):

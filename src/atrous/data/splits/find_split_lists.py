@@ -87,7 +87,7 @@ def unused_lists_note(
 
     Args:
         root: the dataset's folder.
-        used: the lists that are read nevertheless.
+        used: the lists that are read; they are not named.
         where: the source of the splits, as a sentence without the full stop.
 
     Returns:

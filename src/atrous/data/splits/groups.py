@@ -196,8 +196,8 @@ def _from_file(path: Path, pictures: Mapping[Path, str], root: Path) -> tuple[di
         found = index.get(stem_of(name, index), ())
         if len(found) > 1:
             raise AtrousError(
-                f"{path}: '{name}' matches {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write their "
-                f"paths in the dataset's folder instead, such as '{_inside(found[0], root).as_posix()}'."
+                f"{path}: '{name}' matches {counted(len(found), 'picture')}: {found[0]} and {found[1]}. Write "
+                f"paths relative to the dataset's folder instead, such as '{_inside(found[0], root).as_posix()}'."
             )
         if not found:
             strange.append(name)

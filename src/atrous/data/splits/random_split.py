@@ -30,9 +30,10 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
     Items without groups are sorted by name and then shuffled with the seed.
 
     Args:
-        items: the items. Without groups, train and val get at least one item each if there are two or more items,
-            and test gets one if there are ten or more. With groups, val gets at least one group if there are two or
-            more, and test gets one if there are five or more.
+        items: the items. Without groups, train and val get at least one item each if there are two or more items; test
+            gets at least one item if there are ten or more. With groups, val gets at least one group if there are two
+            or more groups; test gets at least one group if there are five or more groups and ten or more items. An
+            item without a group then counts as a group.
         seed: any integer; the same seed, names and groups give the same split.
 
     Returns:
@@ -75,7 +76,8 @@ def _groups(items: Iterable[Kind]) -> list[list[Kind]]:
 def _by_groups(groups: list[list[Kind]], seed: int) -> dict[str, list[Kind]]:
     """Assigns whole groups to val, test and train.
 
-    Val gets up to a tenth of the items, but at least one group. If there are at least five groups, test does, too.
+    Val gets up to a tenth of the items, but at least one group. Test gets the same if there are at least five groups
+    and ten items.
     """
     random.Random(seed).shuffle(groups)
     total = sum(map(len, groups))

@@ -283,7 +283,7 @@ class TiffPicture:
         return found[0] if found and found[0] > 0 else None
 
     def _mask_pages(self, most_pixels: float | None) -> list[StoredPage]:
-        """Returns the first mask in the file that has one band and the size of the picture; [] if there is none."""
+        """Returns a list with the first mask page of one band and of the size of the picture; [] if there is none."""
         masks = [one for one in self._directories if one.kind & _MASK and not one.kind & _REDUCED][:_MOST_MASKS]
         stored = [self._stored_mask(one, index) for index, one in enumerate(masks, 1)]
         read = [mask for mask in stored if mask.shape == (*self._stored[0].shape[:2], 1)][:1]

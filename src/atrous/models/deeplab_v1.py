@@ -52,7 +52,7 @@ class SideFeatures(nn.Module):
     Each input goes through a 3×3 convolution, whose stride brings it to the output stride, and a 1×1 convolution.
 
     Args:
-        in_channels: C of the picture.
+        in_channels: number of channels C of the picture.
         output_stride: output stride of the main features: 8, 16 or 32.
         dropout: dropout probability after each convolution, 0–1.
     """
@@ -97,7 +97,7 @@ class DeepLabV1(nn.Module):
             32. Default 12, as in the paper (DeepLab-LargeFOV, §5 Table 2).
         fov_channels: C of fc6 and fc7, ≥ 1; default 1024, as in the paper.
         multi_scale: whether the classifier also reads the side features of §4.3 (MSc); for VGG-16 only. Default False.
-        dropout: probability after fc6, fc7 and the convolutions of the side features; default 0.5.
+        dropout: dropout probability after fc6, fc7 and the convolutions of the side features; default 0.5.
         frozen_norm: whether batch norms are frozen. VGG-16 has none, so with VGG-16 only the auxiliary head changes.
         norm: batch norm settings of the auxiliary head; the paper's head has no batch norm.
 
@@ -176,10 +176,12 @@ class DeepLabV1(nn.Module):
             images: N×C×H×W, normalised; H, W ≥ 1.
 
         Returns:
-            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}; in training with an auxiliary head also "aux".
+            {"main": N×K×⌈H/output_stride⌉×⌈W/output_stride⌉ logits}. In training with an auxiliary head it also
+            contains "aux", the logits of that head.
 
         Raises:
-            AtrousError: a batch norm is in training, and the batch is one picture with a side under 33 px.
+            AtrousError: the pictures have a wrong type or shape; or a batch norm is in training, and the batch is one
+                picture with a side under 33 px.
         """
         check_pictures(self, images)
         if self.side is not None and isinstance(self.backbone, VGG16):

@@ -1,8 +1,8 @@
 """Modules that training tools wrap around networks, and the name parts that they add to the names of weights.
 
 DataParallel, FSDP, torch.compile, activation checkpointing, DeepSpeed and weight averaging each wrap a module in
-another one, which adds a part to the names of all its weights. No segmentation network has modules of
-these names, so the parts are removed at every position.
+another module. The wrapper adds a part to the names of all weights in it. No segmentation network has modules of these
+names, so the parts are removed at every position.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def without_wrappers(key: str) -> str:
     """Returns the name of a weight without the parts that wrappers add.
 
     Args:
-        key: name of the weight; `.` or `/` separates its parts. The last part always stays.
+        key: name of the weight; `.` or `/` separates its parts. The last part is never removed.
 
     Examples:
         >>> without_wrappers("module.backbone._checkpoint_wrapped_module.conv1.weight")

@@ -19,9 +19,9 @@ NOMINAL = (32, 24, 320)
 DEPTH = {"depth_multiplier": 1.0, "depth_divisible_by": 8, "min_depth": 8}
 #: Steps of an image processor that are converted, or that change no mask.
 TAKEN = ("do_rescale", "do_normalize", "do_flip_channel_order", "do_reduce_labels", "do_convert_rgb")
-#: Steps that change a picture's size → key of their size.
+#: Steps that change a picture's size → key of the new size.
 SIZES = {"do_resize": "size", "do_center_crop": "crop_size"}
-#: Keys that are True if masks have 0 for unlabelled.
+#: Keys that are True if masks have 0 for unlabelled pixels.
 REDUCING = ("do_reduce_labels", "do_reduce_label", "reduce_labels")
 #: Names of the two configuration files.
 FILE = "config.json"
@@ -112,7 +112,7 @@ def reduces_labels(processor: Mapping[str, Any]) -> bool:
 
 
 def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns notes for the user on steps of the image processor that a model here does differently.
+    """Returns notes for the user on steps of the image processor that differ in atrous.
 
     Args:
         processor: preprocessor_config.json.

@@ -60,7 +60,7 @@ def _embed(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     corners = dims + 1
     place = torch.arange(1, corners, device=features.device, dtype=features.dtype)
     scaled = features * (math.sqrt(2 / 3) * corners) / (place * (place + 1)).sqrt()
-    later = scaled.flip(1).cumsum(1).flip(1)  # sum of each coordinate and all later ones
+    later = scaled.flip(1).cumsum(1).flip(1)  # sum of each coordinate and all later coordinates
     zero = features.new_zeros(count, 1)
     elevated = torch.cat([later[:, :1], torch.cat([later[:, 1:], zero], 1) - place * scaled], 1)
     nearest = ((elevated / corners).round() * corners).long()

@@ -46,7 +46,7 @@ def compiled(function: Any) -> Any:
     @lru_cache(maxsize=1)
     def alone() -> Any:
         copied = FunctionType(function.__code__, function.__globals__, function.__name__)
-        # The machine code on disk needs another name than that of the threaded version.
+        # On disk, the machine code must not have the name of the threaded version.
         copied.__qualname__, copied.__module__ = f"{function.__qualname__}_alone", function.__module__
         return _machine_code(copied, parallel=False)
 
@@ -120,7 +120,7 @@ def empty(size: int) -> np.ndarray:
 
 
 def inner_loops() -> Any:
-    """Returns the module of the inner loops: `row_sums_vector`, or `row_sums_plain` if that does not work here.
+    """Returns the module of the inner loops: `row_sums_vector`, or `row_sums_plain` if numba cannot compile it.
 
     Warns:
         RuntimeWarning: the plain loops are used.

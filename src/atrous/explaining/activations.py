@@ -51,12 +51,12 @@ class WatchedNetwork:
                 self.picture = normalised.detach().requires_grad_()
                 main = model.scores(self.picture)["main"][0]
                 self._scores = torch.cat([torch.zeros_like(main), main]) if len(main) == 1 else main
-        self.high = highs[0]  # later entries are those of the smaller copies of DeepLabV2
+        self.high = highs[0]  # further entries belong to the smaller copies of the picture in DeepLabV2
         self.scores = self._scores.detach()
 
     def _keep_features(self, key: tuple[str, str]) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self.features.setdefault(key, output)  # later calls are those for the smaller copies of DeepLabV2
+            self.features.setdefault(key, output)  # further calls belong to the smaller copies in DeepLabV2
 
         return hook
 

@@ -99,8 +99,8 @@ class Backbone(nn.Module):
         low_channels: C of the low-level features, at stride 4.
         middle_channels: C of the features before the last stage.
         high_channels: C of the last features, at the output stride.
-        mean: mean of each channel by which the pretrained weights need pictures normalised, in 0–1.
-        std: standard deviation of each channel by which they need pictures normalised, in 0–1.
+        mean: channel means for the normalisation of pictures in 0–1 that the pretrained weights need.
+        std: channel standard deviations for this normalisation.
 
     Args:
         name: a timm model that returns feature maps and supports an output stride, or Google's MobileNetV2.

@@ -86,7 +86,8 @@ class SideFeatures(nn.Module):
 class DeepLabV1(nn.Module):
     """DeepLabV1: an atrous VGG-16 and a head with a large field of view; by default at output stride 8.
 
-    In the paper a fully connected CRF follows; here `atrous.crf.DenseCRF` refines the probabilities after the network.
+    In the paper, a fully connected CRF follows the network. In this package, `atrous.crf.DenseCRF` refines the
+    probabilities of the network.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 

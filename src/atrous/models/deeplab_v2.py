@@ -91,9 +91,11 @@ class SummedASPP(nn.Module):
 class DeepLabV2(nn.Module):
     """DeepLabV2: an atrous backbone and ASPP, run on the picture at several scales; the maximum fuses their logits.
 
-    Difference from the paper: here the maximum of the logits is taken at the output stride and then upsampled
-    (kazuto1011/deeplab-pytorch, libs/models/msc.py); §3.2 upsamples the logits of each scale first. If the backbone has
-    TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1, so that all scales have the same positions.
+    Difference from the paper: the maximum of the logits is taken at the output stride and then upsampled
+    (kazuto1011/deeplab-pytorch, libs/models/msc.py); the paper upsamples the logits of each scale first (§3.2).
+
+    If the backbone has TensorFlow's SAME padding, the smaller pictures have sides of 32k + 1 pixels. The feature
+    positions of all scales then agree.
 
     The shared arguments are documented in `atrous.models.paper_arguments`.
 

@@ -17,7 +17,7 @@ def first_info(architecture: str, arguments: dict[str, Any], backbone: Backbone 
         architecture: a key of `atrous.models.ARCHITECTURES`.
         arguments: arguments of the model's constructor, as `locals()` returns them there; lists become tuples.
         backbone: backbone of the model. The record contains its means and standard deviations, in 0–255. If their
-            number is not that of the channels, every channel gets their average.
+            number differs from the number of channels, every channel gets their average.
 
     Raises:
         AtrousError: num_classes is not a whole number from 1 to 255.

@@ -1,4 +1,4 @@
-"""The check of a model that a caller gives; its messages name the kind of the value and what to give instead."""
+"""Checks a model that a caller gives; the messages state the kind of the value and which value to give instead."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class VGG16(nn.Module):
         low_channels: C of conv3_3, at stride 4.
         middle_channels: C of pool4.
         high_channels: C of pool5, at the output stride.
-        mean: mean of each channel by which ImageNet weights need pictures normalised, in 0–1.
-        std: standard deviation of each channel by which they need pictures normalised, in 0–1.
+        mean: channel means for the normalisation of pictures in 0–1 that ImageNet weights need.
+        std: channel standard deviations for this normalisation.
 
     Args:
         in_channels: number of channels of the pictures, ≥ 1.

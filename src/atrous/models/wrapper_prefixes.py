@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 #: Name parts of wrappers: `module` (DataParallel, averages), `_orig_mod` (torch.compile), `_fsdp_wrapped_module`,
-#: `_checkpoint_wrapped_module`, `_forward_module` (Lightning), `_ddp` and similar ones.
+#: `_checkpoint_wrapped_module`, `_forward_module` (Lightning), `_ddp` and similar names.
 WRAPPER = re.compile(r"module|_ddp|_\w*(?:module|mod|model)|\w*wrapp(?:ed|er)\w*")
 
 #: Attributes in which a wrapper stores the wrapped module.

@@ -68,7 +68,7 @@ def class_colors(given: Any, count: int, key: str) -> tuple[tuple[Color, ...], s
 
 
 def with_background(names: Any, num_classes: int) -> Any:
-    """Adds the background in front of the one class name of a network with a single output.
+    """Adds the background in front of the only class name of a network with a single output.
 
     Args:
         names: value of the field, of any type; returned unchanged if it is not one name for one output.
@@ -79,7 +79,7 @@ def with_background(names: Any, num_classes: int) -> Any:
 
 
 def with_black(colors: Any, num_classes: int) -> Any:
-    """Adds black in front of the one class colour of a network with a single output.
+    """Adds black in front of the only class colour of a network with a single output.
 
     Args:
         colors: value of the field, of any type; returned unchanged if it is not one colour for one output.

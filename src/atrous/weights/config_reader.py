@@ -34,7 +34,7 @@ class Record:
 
         Args:
             key: key of the value.
-            why: what is allowed, as a clause.
+            why: what is allowed, or the reason for the refusal, as a clause without a full stop.
             value: value to show; None for the value under the key.
         """
         value = self.values.get(key) if value is None else value

@@ -71,7 +71,7 @@ def adapter_of(source: str) -> Adapter:
 
 
 def guess(foreign: Foreign) -> str:
-    """Returns the one source that recognises the keys of a checkpoint.
+    """Returns the only source that recognises the keys of a checkpoint.
 
     Args:
         foreign: the checkpoint as read from its file.

@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "classifier_dropout_prob": 0.8,
     "semantic_loss_ignore_index": 255,
 }
-#: Values of config.json that are required here.
+#: Values of config.json that a checkpoint must have for the conversion.
 FIXED = {"first_layer_is_expansion": True, "hidden_act": "relu6", "expand_ratio": 6}
 #: Defaults of preprocessor_config.json: (x / 255 − 0.5) / 0.5 on 0–255.
 PROCESSOR: dict[str, Any] = {

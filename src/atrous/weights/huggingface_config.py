@@ -125,8 +125,8 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if resized:
         found.append(
-            f"Its preprocessor_config.json also changes the size of pictures: {' and '.join(resized)}. Here pictures "
-            "are segmented at their own size; for the same masks, give pictures of about that size."
+            f"Its preprocessor_config.json also changes the size of pictures: {' and '.join(resized)}. atrous "
+            "segments pictures at their own size. For the same masks, give pictures of about that size."
         )
     others = sorted(
         key
@@ -134,10 +134,11 @@ def notes(processor: Mapping[str, Any]) -> tuple[str, ...]:
         if key.startswith("do_") and value is True and key not in (*TAKEN, *SIZES) and key != "do_reduce_label"
     )
     if others:
-        found.append(f"Its preprocessor_config.json also has the steps {', '.join(others)}, which are not done here.")
+        found.append(f"Its preprocessor_config.json also has the steps {', '.join(others)}, which atrous does not do.")
     if processor.get("do_flip_channel_order") is True:
         found.append(
-            "Its pictures are BGR. The channels of the first filters are reversed, so that pictures are RGB here."
+            "The network takes BGR pictures. The channels of its first filters are reversed, so that it takes RGB "
+            "pictures in atrous."
         )
     return tuple(found)
 

@@ -1,7 +1,7 @@
 """Converts DeepLabV2 over Caffe's ResNet-101 from kazuto1011/deeplab-pytorch.
 
 Source: libs/models/{deeplabv2,msc,resnet}.py, configs/*.yaml, demo.py; commit 4219467. The source subtracts a mean from
-BGR pictures. The adapter reverses the input channels of the first convolution, so that pictures are RGB here.
+BGR pictures. The adapter reverses the input channels of the first convolution, so that the model takes RGB.
 """
 
 from __future__ import annotations

@@ -197,9 +197,15 @@ def notes(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
     """
     value = threshold(config, num_classes)
     if value is not None:
-        return (f"Its threshold {value} is in the bias of the classifier: a probability of {value} there is 0.5 here.",)
+        return (
+            f"Its threshold {value} is in the bias of the classifier: a probability of {value} in mmsegmentation is "
+            "0.5 in atrous.",
+        )
     if num_classes == 1 and not part(config, "decode_head"):
-        return (f"The file does not state the threshold of its single output: 0.5 here, {THRESHOLD} there by default.",)
+        return (
+            "The file does not state the threshold of its single output. atrous uses 0.5; mmsegmentation uses "
+            f"{THRESHOLD} by default.",
+        )
     return ()
 
 

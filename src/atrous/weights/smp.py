@@ -160,7 +160,7 @@ def adapt(foreign: Foreign, given: Mapping[str, Any]) -> Adapted:
     """Converts a checkpoint of smp's DeepLabV3 or DeepLabV3+.
 
     If `decoder_aspp_separable` differs from smp's default, the head mixes separable and plain convolutions. atrous does
-    not support this mixture, so the separable convolutions are merged into equal plain ones. This is exact, because no
+    not support this mixture, so separable convolutions become equal plain convolutions. This is exact, because no
     norm lies between depthwise and pointwise.
 
     Args:

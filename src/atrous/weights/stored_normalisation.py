@@ -18,7 +18,7 @@ from atrous.weights.adapter import IMAGENET_MEAN, Adapted
 
 #: Name of a mean, with optional words before and after it.
 MEAN = re.compile(r"((?:[A-Za-z0-9]+_)*)(means?)((?:_[A-Za-z0-9]+)*)")
-#: Words that may stand around "mean" in the name of a mean of pictures; a name without other words is one, too.
+#: Words that may stand before or after "mean" in the name of a mean of pictures; "mean" alone is also such a name.
 OF_PICTURES = re.compile(r"pixels?|images?|img|inputs?|rgb|bgr|\w*normali[sz]\w*|\w*preprocess\w*", re.IGNORECASE)
 #: Parts of the names of other statistics, which may have the same number of values.
 OF_OTHERS = re.compile(

@@ -174,8 +174,8 @@ def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
     size = config.get("input_size", ())
     if len(size) == 2 and min(size) > 1:
         found.append(
-            f"Made for pictures of {size[1]}×{size[0]} px. Other sizes work too, best with objects of the same size in "
-            "pixels."
+            f"The network was made for pictures of {size[1]}×{size[0]} px. Other sizes work, too, best if objects have "
+            "the same size in pixels."
         )
     if config.get("quantised"):
         found.append("The 8-bit rounding of its activations is not reproduced: about 2 % of the pixels may differ.")

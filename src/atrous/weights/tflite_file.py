@@ -230,7 +230,7 @@ class _File:
             return (raw.astype(np.float32) - zero.astype(np.float32).reshape(along)) * scale.reshape(along)
 
     def _quantisation(self, tensor: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """Returns scales and zero points, for all channels or for each; the scale is None if it is not quantised."""
+        """Returns the scales and zero points, one or one per channel; the scale is None without quantisation."""
         record = tensor.Quantization()
         if record is None or not record.ScaleLength():
             return None, np.zeros(1, np.int64)

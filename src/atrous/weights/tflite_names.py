@@ -13,7 +13,7 @@ from torch import Tensor
 from atrous.errors import AtrousError
 from atrous.weights import tflite_file
 
-#: Normalisation x / 127.5 − 1 of pictures in 0–255, for files in float32; a quantised file states its values.
+#: Normalisation x / 127.5 − 1 of pictures in 0–255, for files in float32; a quantised file states its mean and std.
 MEAN = STD = 127.5
 
 

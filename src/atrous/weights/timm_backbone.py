@@ -157,8 +157,8 @@ def _seen(config: Mapping[str, Any], channels: int) -> tuple[Preprocessing | Non
     sized = f" for pictures of {size[2]}×{size[1]} px" if size else ""
     counted = f" of {classes} classes" if classes else ""
     note = (
-        f"An image classifier of timm, {config['architecture']}{sized}: its features become the backbone; its "
-        f"classifier{counted} is left over, and the segmenter's head still needs training."
+        f"The file contains timm's image classifier {config['architecture']}{sized}. Its features become the backbone, "
+        f"its classifier{counted} is left over, and the segmenter's head still needs training."
     )
     return normalisation(rows[0], rows[1], channels), (note,)
 

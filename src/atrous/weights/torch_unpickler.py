@@ -136,7 +136,7 @@ def _names(path: Path, most: int) -> Iterator[str]:
     if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of letters here
+                if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of this suffix
                     yield from _names_in(archive.read(entry), most)
         return
     if _is_tar(path):

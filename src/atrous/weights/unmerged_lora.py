@@ -18,7 +18,7 @@ PART = re.compile(
     r"hada_[wt]\d\w*|lokr_[wt]\d\w*|ia3_l|(?:oft|boft|hra)_[RrSsUu]|(?:rand)?(?:vera|lora)_(?:lambda_?\w*|gamma)|fourierft_spectrum|"
     r"modules_to_save|original_module"
 )
-#: peft's name of the layer to which an adapter belongs. DLA networks also have a module of that name, but it has
+#: peft's name of the layer that an adapter extends. DLA networks also have a module of that name, but it has
 #: submodules.
 BASE = re.compile(r"(?:.*[./])?base_layer[./](?:weight|bias)")
 

@@ -1,4 +1,4 @@
-"""Chooses the set of weights in a checkpoint that is converted, and lists what else the checkpoint contains.
+"""Chooses the set of weights that is converted from a checkpoint, and lists the other contents of the checkpoint.
 
 The keys of a network may begin with any name (an attribute of Lightning, a teacher, an average). Words of wrappers,
 such as `module` or `_orig_mod`, may be anywhere in its keys. The file may also contain losses, counters and other

@@ -24,5 +24,5 @@ class Buffers(threading.local):
         return self._arrays[name][:size]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Makes copies start without arrays, also copies in another process."""
+        """Makes every copy, also a copy in another process, start without arrays."""
         return Buffers, ()

@@ -18,8 +18,8 @@ FARTHEST = 1e5
 class Lattice:
     """A permutohedral lattice over points; it filters any number of values at these points.
 
-    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). For
-    float32 features on the CPU it uses compiled loops, otherwise plain torch.
+    Source: Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). It uses
+    compiled loops for float32 features on the CPU, and plain torch otherwise.
 
     Args:
         features: N×d, N and d ≥ 1, in units of the Gaussian's standard deviation, −1e5 to 1e5.

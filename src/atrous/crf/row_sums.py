@@ -4,9 +4,9 @@ All steps of the CRF on a CPU are weighted sums of rows: over the pixels of a ve
 neighbours in a blur. The inner loops are in `row_sums_vector`. If the installed numba cannot compile them,
 `row_sums_plain` is used instead.
 
-A matrix of N×L floats is stored as panels of up to 16 columns, one after the other in a flat array, so that a row of a
-panel fits one cache line. In a panel of width w that begins at column b, the entry of row n and column c has the index
-N·b + n·w + (c − b).
+A matrix of N×L floats is stored as panels of up to 16 columns, so that a row of a panel fits one cache line. The panels
+follow each other in a flat array. In a panel of width w that begins at column b, the entry of row n and column c has
+the index N·b + n·w + (c − b).
 """
 
 from __future__ import annotations

@@ -370,8 +370,8 @@ def _hollow(net: nn.Module) -> nn.Module:
 def plain_blocks(net: nn.Module) -> list[nn.Module]:
     """Returns the blocks of a ResNet's last stage if their 3×3 convolutions are plain; [] for other networks.
 
-    One factor per block does not fit Res2Nets, whose blocks have several 3×3 convolutions in a row, or selective kernel
-    networks, whose blocks have two convolutions of different rates.
+    One factor per block does not fit Res2Nets, whose blocks have several 3×3 convolutions in a row. It does not fit
+    selective kernel networks either, because their blocks have two convolutions of different rates.
     """
     blocks: list[Any] = list(getattr(net, "layer4", ()))
     plain = all(type(block) in (BasicBlock, Bottleneck) and isinstance(block.conv2, nn.Conv2d) for block in blocks)

@@ -184,7 +184,7 @@ def separable_conv(in_channels: int, out_channels: int, *, rate: int = 1, depthw
         out_channels: C of the output.
         rate: atrous rate of the depthwise convolution, ≥ 1.
         depthwise_norm: whether batch norm and ReLU stand between the two convolutions, as in the paper;
-            segmentation-models-pytorch has none there.
+            segmentation-models-pytorch has neither.
     """
     depthwise = conv_norm_relu(in_channels, in_channels, 3, rate=rate, groups=in_channels)
     if not depthwise_norm:

@@ -41,7 +41,7 @@ class Adapted:
 
     Args:
         architecture: name of the model, a key of `models.ARCHITECTURES`.
-        arguments: arguments of its class, including the user's options (`merge_user_options.merged`).
+        arguments: arguments of the model's class, including the user's options (`merge_user_options.merged`).
         state: tensors under our keys.
         left_over: foreign keys without a counterpart in our model.
         preprocessing: normalisation of its pictures; None for the normalisation of the backbone.
@@ -51,8 +51,8 @@ class Adapted:
         classes_fault: why the file's class names or colours do not fit its outputs; empty if they fit.
         untold: arguments that the file does not state. They have the source's defaults unless the user gave them.
         notes: further sentences for the user.
-        fills: beginnings of our keys that the source must fill; by default all keys. Other weights may keep their
-            initial values, such as the head over an ImageNet backbone.
+        fills: prefixes of our keys that the source must fill; by default all keys. Other weights, such as the head over
+            an ImageNet backbone, may keep their initial values.
     """
 
     architecture: str
@@ -104,8 +104,8 @@ def normalisation(mean: Sequence[float], std: Sequence[float], channels: int) ->
     Args:
         mean: mean of each channel, in 0–255.
         std: standard deviation of each channel, in 0–255.
-        channels: C of the pictures. If it differs from the number of means, every channel gets the average
-            of the means and of the deviations.
+        channels: number of channels C of the pictures. If it differs from the number of means, every channel gets the
+            averages of both lists.
     """
     if channels != len(mean):
         mean, std = [(sum(values) / len(values),) * channels for values in (mean, std)]

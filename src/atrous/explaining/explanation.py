@@ -137,7 +137,7 @@ def explain_picture(
     if height * width > MOST_PIXELS:
         raise AtrousError(
             f"the picture has {height}×{width} pixels. This is too many: an explanation keeps the output of every "
-            f"layer. Give a part of it or a smaller copy, with at most {MOST_PIXELS / 1e6:g} million pixels."
+            f"layer. Give a crop or a smaller copy, with at most {MOST_PIXELS / 1e6:g} million pixels."
         )
     values = image.astype(np.float32) if image.dtype == np.uint16 else image
     device = next(model.parameters()).device

@@ -119,7 +119,7 @@ def test_a_record_whose_classes_are_no_table_is_refused(changed, said):
     ("changed", "said"),
     [
         ({"kind": "depth"}, "kind must be 'semantic'"),
-        ({"name": ""}, "has a name"),
+        ({"name": ""}, "must have a name"),
         ({"outputs": ["labels"]}, "outputs"),
         ({"outputs": ["labels", "labels"]}, "different names"),
         ({"colour": 1}, "colour"),

@@ -154,7 +154,7 @@ class _File:
 
     def _input(self) -> tuple[tuple[int, ...], tuple[float, float] | None]:
         if not self.subgraph.InputsLength():
-            raise AtrousError(f"{self.name} has a graph without an input.")
+            raise AtrousError(f"{self.name} has a graph without input.")
         tensor = self._tensor(self.subgraph.Inputs(0))
         scale, zero = self._quantisation(tensor)
         if tensor.Type() == FLOAT32:

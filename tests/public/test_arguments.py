@@ -74,7 +74,7 @@ def test_a_view_gives_the_mask_of_its_copy(model, view):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("a wrapped model", r"a DataParallel wraps the model: give the model in it, \.module"),
+        ("a wrapped model", r"a DataParallel wraps the model: give the model in its attribute \.module"),
         ("a state dict", r"a state dict contains only weights.*atrous\.convert"),
         ("another's module", r"Linear is not a model of atrous.*atrous\.convert\(module\.state_dict\(\)\)"),
         ("a model of halves", r"weights are float16.*model\.float\(\)"),

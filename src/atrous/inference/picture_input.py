@@ -149,7 +149,7 @@ def doubt_of_alpha(name: str | Path) -> Note:
     """
     return Note(
         "doubtful_alpha",
-        f"{name}: its last band is marked as alpha, but has many values between zero and the maximum, as near infrared "
+        f"{name}: its last band is marked as alpha but has many values between zero and the maximum, as near infrared "
         "would have (GDAL marks the fourth of four uint8 bands as alpha by default). The band is read as alpha: it is "
         "not a channel, and pixels where it is 0 have no data. To use the band as a channel, train a model whose "
         "model.in_channels is the number of all bands.",

@@ -61,7 +61,7 @@ class Data:
         "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; axial when not given",
     )
     slices: int = setting(
-        1, "number of neighbouring slices of a volume that are the channels of a slice; an odd number", ge=1
+        1, "number of adjacent slices of a volume that are the channels of one picture; an odd number", ge=1
     )
     inputs: dict[str, str] = field(
         default_factory=dict,
@@ -125,7 +125,7 @@ class Loss:
         ge=0,
         le=1,
     )
-    boundary: float = setting(0.0, "extra weight in the cross-entropy of pixels within 2 pixels of another class", ge=0)
+    boundary: float = setting(0.0, "extra cross-entropy weight of pixels up to 2 pixels away from another class", ge=0)
     tversky_alpha: float = setting(
         0.3, "cost of a false positive pixel in the Tversky loss; a false negative costs 1 − tversky_alpha", ge=0, le=1
     )
@@ -210,7 +210,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if list(self.steps) != sorted(self.steps):
-            raise AtrousError(f"schedule.steps must be shares of the training that rise, got {list(self.steps)}.")
+            raise AtrousError(f"schedule.steps must be shares of the training in rising order, got {list(self.steps)}.")
 
 
 @settings("train")
@@ -316,7 +316,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     for name, value in (overrides or {}).items():
         if not isinstance(name, str) or not isinstance(record, dict):
             raise AtrousError(
-                f"overrides must be values by dotted names, and the recipe a mapping of fields; got {shown(name)}."
+                f"overrides must be a dict of values by dotted names, and the recipe a mapping; got {shown(name)}."
             )
         _put(record, name.split("."), value)
     return to_recipe(record)

@@ -37,11 +37,11 @@ Terms = Mapping[str, Term]
 
 
 class Supervised(nn.Module):
-    """Sum of the losses of all outputs except the auxiliary head's: "main", and each scale of DeepLabV2.
+    """Sum of the losses of all outputs except the auxiliary head's: the output "main" and each scale of DeepLabV2.
 
     Args:
         loss: called with (N×K×h×w scores, N×H×W labels, align_corners); returns a scalar.
-        align_corners: the model's convention of bilinear resizing.
+        align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
     """
 
     def __init__(self, loss: nn.Module, *, align_corners: bool) -> None:
@@ -60,7 +60,7 @@ class Auxiliary(nn.Module):
     Args:
         loss: as in `Supervised`.
         weight: weight of the loss, ≥ 0.
-        align_corners: the model's convention of bilinear resizing.
+        align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
     """
 
     def __init__(self, loss: nn.Module, weight: float, *, align_corners: bool) -> None:

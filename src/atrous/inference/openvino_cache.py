@@ -131,7 +131,7 @@ def _warn_of_no_cache(error: Exception) -> None:
     reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     _warn(
         f"the converted network could not be stored in the cache ({reason.rstrip('.')}): the next start converts it "
-        f"again. Set XDG_CACHE_HOME to a folder that can be written, or {LIMIT_VARIABLE}=0 for no cache."
+        f"again. Set XDG_CACHE_HOME to a writable folder, or {LIMIT_VARIABLE}=0 for no cache."
     )
 
 

@@ -193,7 +193,7 @@ class Segmenter:
 
     @checked
     def __call__(self, picture: Any, valid: np.ndarray | None = None, *, axes: str | None = None) -> Any:
-        """Segments one or several pictures; while the network runs on one picture of a list, the next one is read.
+        """Segments one or several pictures; while the network runs on a picture of a list, the next picture is read.
 
         A picture that would take more memory than allowed, by default half of the free memory, is cut into tiles.
 
@@ -352,7 +352,7 @@ class Segmenter:
             source: picture as stored; its windows are converted to the model's input.
             sink: destination of the mask.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
 
         Warns:
             PictureWarning: as `Preparation.prepare` does.

@@ -77,12 +77,12 @@ def segment_tiles(
     At most three tiles of the picture and two of the mask are in memory at a time.
 
     Args:
-        segment: maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
+        segment: function that maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
         source: picture; the mask is 255 where it is not valid, and tiles without any valid pixel are not segmented.
         sink: destination of the mask.
         tile: side of a tile, in pixels; see `plan`.
         overlap: overlap of neighbouring tiles, in pixels; see `plan`.
-        progress: called after each tile with the number of finished tiles and the number of all tiles.
+        progress: function called after each tile with the number of finished tiles and the number of all tiles.
         grid: step of tile positions, in pixels; see `plan`.
         seen: size of the resized whole picture; see `plan`.
 
@@ -130,10 +130,10 @@ def mean_features(
     of `grid`. If pictures are resized to 32k + 1, the last row and column of a tile are the first of the next tile.
 
     Args:
-        features: maps an H×W×C tile to h×w×C' features of each view.
+        features: function that maps an H×W×C tile to h×w×C' features of each view.
         source: picture; windows without any data are left out.
         tile: side of a tile, in pixels; see `plan`.
-        progress: called after each tile with the number of finished tiles and the number of all tiles.
+        progress: function called after each tile with the number of finished tiles and the number of all tiles.
         grid: step of tile positions, in pixels; see `plan`.
         seen: size of the resized whole picture; see `plan`.
 

@@ -32,7 +32,7 @@ from atrous.models.picture_checks import check_picture, check_valid
 if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
 
-#: Called with the number of finished tiles and the number of all tiles.
+#: Function called with the number of finished tiles and the number of all tiles.
 Progress = Callable[[int, int], object] | None
 #: Tile sizes to try, in pixels, the largest first. Larger tiles are not tried, so that masks depend little on the
 #: memory of a machine.
@@ -154,7 +154,7 @@ class AnySize:
             image: H×W×C picture, as `Preparation.prepare` returns it.
             valid: H×W booleans, False for pixels without data, which become 255; None if all pixels have data.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
             scores: result of `scores` for a picture that is not tiled, so that the network does not run again.
 
         Returns:
@@ -233,7 +233,7 @@ class AnySize:
             source: picture whose windows are already prepared, as by `Preparation.filled`.
             sink: destination of the mask.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
         """
         check_source_and_sink(source, sink)
         check_progress(progress)

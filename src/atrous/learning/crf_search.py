@@ -1,4 +1,4 @@
-"""Searches a CRF's parameters on labelled pictures, as in the papers: on a coarse grid, then on a finer one.
+"""Searches a CRF's parameters on labelled pictures, first on a coarse grid and then on a finer grid, as in the papers.
 
 arXiv:1412.7062 §5 fixes w2 and σγ at 3 with ten mean-field iterations, and finds w1, σα and σβ by cross-validation on
 100 validation pictures.

@@ -191,7 +191,7 @@ def prepared(segmenter: Segmenter, sample: Sample) -> np.ndarray:
 
     Args:
         segmenter: segmenter of the model.
-        sample: sample with the picture. If its last band may be alpha or a channel of the model, this prints a warning.
+        sample: sample with the picture. If its last band may be alpha or an ordinary channel, a warning is issued.
     """
     if sample.doubtful_alpha:
         segmenter.preparation.warn_of([doubt_of_alpha(sample.name)])
@@ -262,7 +262,7 @@ def _headline(measured: Measurement) -> dict[str, Any]:
 
 
 def class_warnings(confusion: ConfusionMatrix, names: Sequence[str]) -> list[str]:
-    """Returns warnings about classes that the model never predicts, which a good pixel accuracy can hide."""
+    """Returns warnings about classes that the model never predicts; a high pixel accuracy can hide this problem."""
     true, predicted = confusion.counts.sum(1), confusion.counts.sum(0)
     present = true > NOTABLE_SHARE * max(true.sum(), 1)
     missing = [names[index] for index in np.flatnonzero(present & (predicted == 0)).tolist()]

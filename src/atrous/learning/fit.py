@@ -59,9 +59,9 @@ class Extension:
             optim.lr. Checkpoints contain the state of terms that have `state_dict` and `load_state_dict`.
         state: further objects whose state checkpoints contain, by name.
         after_step: functions that are called in order after each optimiser step, with the `Progress`.
-        disturb: called with the raw images and the targets of each batch; returns the images for the network, of the
-            same shape. Checkpoints contain its state if it has `state_dict` and `load_state_dict`. The optimiser does
-            not change its parameters.
+        disturb: function called with the raw images and the targets of each batch; it returns the images for the
+            network, of the same shape. Checkpoints contain the function's state if it has `state_dict` and
+            `load_state_dict`. The optimiser does not change its parameters.
     """
 
     terms: Mapping[str, Term] = field(default_factory=dict)
@@ -147,12 +147,12 @@ def fit(
         resume: folder of a run to resume.
         init: model file to start from; the run takes over its network and all weights that fit. Weights with one row
             per class are matched by class name.
-        observe: called after each validation, in every process, with a copy of the `Progress` and the mean IoU. True
-            stops the run, which can be resumed; None and False let it continue. An exception in this function also ends
-            the run, after its state was saved. If the process is killed during the call, a resumed run does not repeat
-            the call.
-        extend: called once with the model, before the weights of `resume` are loaded; returns additions to the run. An
-            extended run must be resumed with the same names of terms and states.
+        observe: function called after each validation, in every process, with a copy of the `Progress` and the mean
+            IoU. If it returns True, the run stops and can be resumed; after None and False, the run continues. An
+            exception in this function also ends the run, after its state was saved. If the process is killed during the
+            call, a resumed run does not repeat the call.
+        extend: function called once with the model, before the weights of `resume` are loaded; it returns an
+            `Extension`. An extended run must be resumed with the same names of terms and states.
         epochs_now: number of epochs after which to stop, ≥ 1; the run can be resumed later. If `resume` continues
             within an epoch, the rest of that epoch counts as the first epoch. The learning rate still follows the
             recipe's train.epochs.

@@ -1,4 +1,4 @@
-"""Creates a recipe's model for a data set: channels, classes, statistics and initial weights."""
+"""Creates a recipe's model with the channels, classes and statistics of a data set, and with its initial weights."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ class SurfaceMetrics:
     """Scores of one class of one volume.
 
     If the class is in neither truth nor prediction, all scores are NaN, except `hd95_mm`, which is inf. If the class is
-    in one of them only, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
-    the missing surface is NaN. These are the values of google-deepmind/surface-distance.
+    in only one of both, Dice and surface Dice are 0, and the distances are inf, except that the directed distance that
+    starts at the missing surface is NaN. These are the values of google-deepmind/surface-distance.
 
     Attributes:
         truth_ml: volume of the true mask, ml.
@@ -320,7 +320,7 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 
 def _check(truth: NDArray, prediction: NDArray, spacing: Sequence[float], tolerance: float | None) -> Spacing:
-    """Raises an error for wrong shapes, spacing or tolerance; returns the spacing."""
+    """Raises an error for wrong shapes, spacing or tolerance; returns the spacing as floats."""
     if truth.ndim != 3 or truth.shape != prediction.shape:
         raise AtrousError(
             f"truth has the shape {truth.shape}, prediction {prediction.shape}: both need the same shape X×Y×Z."

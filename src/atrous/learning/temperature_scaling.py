@@ -22,7 +22,7 @@ HALVINGS = 40
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Accuracy of the predicted classes by their probability.
+    """Accuracy of predictions, by the probability of the predicted class (the confidence).
 
     Args:
         pixels: number of pixels in each bin of confidence.

@@ -132,7 +132,7 @@ class Trainer:
         progress: progress to continue from; None to start.
         processes: processes that train together; None for one process.
         validate: function that measures the model; called every train.validate_every epochs and at the end of the run.
-        observe: called after every validation, in every process; it can stop the run.
+        observe: function called after every validation, in every process; the run stops if it returns True.
     """
 
     def __init__(

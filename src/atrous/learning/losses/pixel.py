@@ -86,7 +86,7 @@ class CrossEntropy(nn.Module):
 
 
 class _Banded(torch.autograd.Function):
-    """Loss and gradient of upsample + cross-entropy in one pass over bands of rows."""
+    """Cross-entropy of upsampled scores; one pass over bands of rows computes the loss and its gradient."""
 
     @staticmethod
     def forward(ctx, scores, labels, counted, weights, smoothing, focal, align_corners, mean_of):

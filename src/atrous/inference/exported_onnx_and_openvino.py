@@ -223,7 +223,7 @@ class OpenVinoGraph:
         threads: number of threads that compute one picture; None for one per core.
         precision: float32 or bfloat16. On processors that compute in bfloat16, it is faster and changes some pixels.
         tail: True to use the labels that the graph computes by an argmax at full size. False to compute the labels from
-            the graph's scores, if it outputs scores. This is faster, and only pixels differ at which classes tie.
+            the graph's scores, if it outputs scores. This is faster, and labels differ only where classes tie.
 
     Attributes:
         info: the model's metadata.

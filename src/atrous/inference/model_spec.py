@@ -152,7 +152,7 @@ class ModelSpec:
 
 
 def _device_name(device: Any) -> str:
-    """Returns the name of a device; it does not check whether this machine has the device that a text names.
+    """Returns the name of a device; if the device is given by its name, this machine need not have it.
 
     Raises:
         AtrousError: the value is not a name of a device.

@@ -143,7 +143,7 @@ def _read(core: Any, entry: Path) -> Any:
     """Returns the network of an entry after verifying its files.
 
     Raises:
-        DamagedEntry: the files are not as they were written, or OpenVINO cannot read them.
+        DamagedEntry: the files have changed since they were written, or OpenVINO cannot read them.
     """
     _verify(entry)
     try:

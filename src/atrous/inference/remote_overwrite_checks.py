@@ -57,7 +57,7 @@ def check_remote_outputs(verb: str, targets: Sequence[str], out: str, *, overwri
 
 
 def marked_pictures(urls: Sequence[str]) -> dict[str, bool]:
-    """Returns the URLs of the pictures that atrous wrote → whether the picture is unchanged since then.
+    """Returns a dict: URL of each picture that atrous wrote → whether its pixels are unchanged since then.
 
     Args:
         urls: URLs of picture files, except HTTP and HTTPS URLs.

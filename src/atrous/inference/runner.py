@@ -30,7 +30,7 @@ class Runner(Protocol):
 
     @property
     def pools(self) -> bool:
-        """Whether `pooled` and `features` can be used: the network has image pooling, and the runtime gives access."""
+        """Whether `pooled` and `features` can be used: the network has image pooling, and the runtime supports them."""
         ...
 
     @property

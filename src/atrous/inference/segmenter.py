@@ -79,7 +79,7 @@ class Segmenter:
         crf: CRF that refines the probabilities at the picture's full size, or its settings as `crf.settings.make_crf`
             reads them, such as "model" or "deeplabv2"; None for no CRF.
         range: (lower, upper) values of the pictures that become 0 and the largest value of the model's data type, such
-            as (0, 4095) for 12 bits stored in 16; None for the whole range of the pictures' data type.
+            as (0, 4095) for 12-bit values in 16 bits; None for the whole range of the pictures' data type.
         tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
             into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.

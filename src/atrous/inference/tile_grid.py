@@ -60,7 +60,7 @@ class TileGrid:
         return next((step for step in self._steps if step <= most), GRID)
 
     def seen(self, height: int, width: int) -> tuple[int, int] | None:
-        """Returns (height, width) to which the whole picture is resized; None without resizing, or at other scales."""
+        """Returns (height, width) of the resized whole picture; None without resizing, or if a scale is not 1."""
         if not (self._one_scale and self._resized):
             return None
         return aligned_side(height, self._enlarge), aligned_side(width, self._enlarge)

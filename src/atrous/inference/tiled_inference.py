@@ -72,13 +72,13 @@ def segment_tiles(
     grid: int = GRID,
     seen: tuple[int, int] | None = None,
 ) -> Work:
-    """Segments a picture tile by tile; while the network runs, the next tile is read and the last one is written.
+    """Segments a picture tile by tile; while the network runs, the next tile is read and the last mask is written.
 
     At most three tiles of the picture and two of the mask are in memory at a time.
 
     Args:
         segment: function that maps an H×W×C tile, and H×W booleans of valid pixels or None, to H×W uint8 class indices.
-        source: picture; the mask is 255 where it is not valid, and tiles without any valid pixel are not segmented.
+        source: picture; the mask is 255 at pixels that are not valid, and tiles without valid pixels are not segmented.
         sink: destination of the mask.
         tile: side of a tile, in pixels; see `plan`.
         overlap: overlap of neighbouring tiles, in pixels; see `plan`.

@@ -80,7 +80,7 @@ class AnySize:
         tile: as given.
         overlap: as given.
         memory: as given.
-        limits: as given, or new.
+        limits: as given; a new object for None.
 
     Raises:
         AtrousError: a tile or an overlap is out of range, or memory is too small.
@@ -118,7 +118,7 @@ class AnySize:
     ) -> AnySize:
         """Returns an object for the same network with other scales, flip, CRF or tiles.
 
-        Both share the tile sizes that were found after memory ran out.
+        Both objects share the tile sizes that were found after memory ran out.
 
         Args:
             whole: as in `AnySize`; None for that of this object.

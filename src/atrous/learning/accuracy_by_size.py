@@ -51,7 +51,7 @@ class SizeScore:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Accuracy of small, medium and large segments: means over the classes with segments of that size, or NaN."""
+        """Mean accuracy of small, medium and large segments over the classes with such segments; NaN without segments."""
         found = self.accuracy()
         with np.errstate(invalid="ignore"):
             return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

@@ -123,7 +123,7 @@ def scores_of(counts: NDArray) -> Scores:
 
 
 def groups_with_class(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns, for each of K classes, the number of groups in which it is in truth or prediction.
+    """Returns, for each of K classes, the number of groups that have the class in truth or prediction.
 
     Args:
         counts: G×3×K counts of G groups.

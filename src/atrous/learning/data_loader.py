@@ -32,7 +32,7 @@ from atrous.learning.epoch_sampler import EpochOrder
 PREFETCH = 4
 #: Seconds between two checks that the workers are alive, while the loader waits for a batch.
 POLL = 5.0
-#: Folder in which Linux stores the batches that workers pass on; its size is limited. Other systems do not have it.
+#: Folder in which Linux stores the batches that workers pass on; its size is limited. Only Linux has this folder.
 SHARED_MEMORY = Path("/dev/shm")
 
 

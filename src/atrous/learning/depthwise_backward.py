@@ -1,10 +1,10 @@
-"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as the one of oneDNN.
+"""A fast backward pass for depthwise convolutions on CPUs, up to twenty times as fast as that of oneDNN.
 
 oneDNN, torch's library for CPUs, has a fast forward kernel for every depthwise convolution. But in the backward pass of
-5×5 and dilated convolutions, it uses slow code. Both gradients are depthwise convolutions themselves, so the fast
-forward kernel can compute them. The input's gradient is the output's gradient, convolved with the mirrored weight. The
-weight's gradient is the input, convolved with the output's gradient as one large kernel, with stride and atrous rate
-exchanged.
+5×5 and dilated convolutions, it uses slow code. The gradients of the input and of the weight are depthwise convolutions
+themselves, so the fast forward kernel can compute them. The input's gradient is the output's gradient, convolved with
+the mirrored weight. The weight's gradient is the input, convolved with the output's gradient as one large kernel, with
+stride and atrous rate exchanged.
 
 The speed is measured in benchmarks/train.py. The gradients equal those of oneDNN up to rounding
 (tests/learning/test_depthwise.py).

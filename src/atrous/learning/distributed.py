@@ -143,7 +143,7 @@ class ProcessGroup:
 
 
 def current_group() -> ProcessGroup:
-    """Returns the group that `process_group` has joined; outside of it, a group of this process only."""
+    """Returns the group that `process_group` has joined; outside of that context, a group of this process only."""
     if not (dist.is_available() and dist.is_initialized()):
         return ProcessGroup()
     return ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

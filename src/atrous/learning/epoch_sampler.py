@@ -1,4 +1,4 @@
-"""The sampler: the batches of an epoch, in an order that depends only on the seed and the epoch."""
+"""The sampler, which yields the batches of an epoch in an order that depends only on the seed and the epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freezes a part of a network for fine-tuning: the backbone, all but the norms and the last layer, or some layers."""
+"""Freezes parts of a network for fine-tuning: the backbone, all except batch norms and last layer, or named modules."""
 
 from __future__ import annotations
 

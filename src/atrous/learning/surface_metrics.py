@@ -41,8 +41,8 @@ class SurfaceMetrics:
     """Scores of one class of one volume.
 
     If the class is in neither truth nor prediction, all scores are NaN, except `hd95_mm`, which is inf. If the class is
-    in only one of both, Dice and surface Dice are 0, and the distances are inf, except that the directed distance that
-    starts at the missing surface is NaN. These are the values of google-deepmind/surface-distance.
+    in only one of the two, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
+    the missing surface is an exception: it is NaN. These are the values of google-deepmind/surface-distance.
 
     Attributes:
         truth_ml: volume of the true mask, ml.
@@ -261,7 +261,7 @@ def _surfaces(
 
 
 def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
-    """Returns the distances, in mm, of N×3 voxel indices from the nearest True voxel of a surface; inf if none."""
+    """Returns the distances, in mm, of N×3 voxel indices from the nearest True voxel of a surface; inf if empty."""
     try:
         from scipy import ndimage, spatial
     except ImportError:

@@ -129,7 +129,7 @@ class Trainer:
         after_step: functions that are called in order after each optimiser step, with the progress; its `step` includes
             that step.
         judged: model to validate, such as that of the averaged weights; None for the step's model.
-        progress: progress to continue from; None to start.
+        progress: progress to continue from; None for a new run.
         processes: processes that train together; None for one process.
         validate: function that measures the model; called every train.validate_every epochs and at the end of the run.
         observe: function called after every validation, in every process; the run stops if it returns True.
@@ -169,8 +169,8 @@ class Trainer:
         """Trains from `progress` to the end of the run.
 
         Args:
-            epochs_now: return after this number of epochs, ≥ 1; the rest of a partly trained epoch counts as the first.
-                None for all epochs of the recipe.
+            epochs_now: number of epochs after which to return, ≥ 1; the rest of a partly trained epoch counts as the
+                first epoch. None for all epochs of the recipe.
 
         Returns:
             The reason for the end.

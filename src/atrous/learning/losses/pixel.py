@@ -22,7 +22,7 @@ from atrous.models.layers import resize_rows
 BAND_BYTES = 8 * 2**20
 #: A pixel is hard if the probability of its true class is below this (mmsegmentation's OHEM configurations).
 HARD_BELOW = 0.7
-#: Distance in pixels to another class within which a pixel counts as near a boundary.
+#: Largest distance from another class, in pixels, at which a pixel counts as near a boundary.
 BOUNDARY_REACH = 2
 
 
@@ -34,8 +34,8 @@ class CrossEntropy(nn.Module):
         label_smoothing: label smoothing, 0–1, as in `torch.nn.CrossEntropyLoss`.
         focal: γ ≥ 0 of the focal loss (arXiv:1708.02002): the loss of each pixel is multiplied by (1 − p)^γ, with p the
             probability of its true class; 0 for plain cross-entropy.
-        hardest: smallest share of the labelled pixels that count as hard, 0–1. Above 0, the loss is computed only over
-            hard pixels (OHEM, arXiv:1604.03540; see `hard_pixels`); at 0, over all labelled pixels.
+        hardest: smallest number of hard pixels, as a share of the labelled pixels, 0–1. Above 0, only hard pixels count
+            (OHEM, arXiv:1604.03540; see `hard_pixels`); at 0, all labelled pixels count.
         boundary: extra weight, ≥ 0: pixels within two pixels of another class get the weight 1 + boundary.
         mean_of: function that returns the mean of a tensor over all training processes (`ProcessGroup.mean_of`); None
             for one process.
@@ -140,7 +140,7 @@ def hard_pixels(scores: Tensor, labels: Tensor, share: float, align_corners: boo
     Args:
         scores: N×K×h×w logits.
         labels: N×H×W class indices, 255 = ignore.
-        share: smallest share of the labelled pixels that count as hard, 0–1.
+        share: smallest number of hard pixels, as a share of the labelled pixels, 0–1.
         align_corners: whether the model's bilinear resizing aligns corners, as in `F.interpolate`.
     """
     with torch.no_grad():

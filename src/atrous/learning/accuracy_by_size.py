@@ -51,7 +51,7 @@ class SizeScore:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Mean accuracy of small, medium and large segments over the classes with such segments; NaN without segments."""
+        """Mean accuracy of small, medium and large segments over the classes with such segments; NaN if none."""
         found = self.accuracy()
         with np.errstate(invalid="ignore"):
             return np.nansum(found, 0) / (~np.isnan(found)).sum(0)

@@ -250,7 +250,7 @@ def test_a_mask_never_overwrites_its_picture(model, tmp_path):
     photos.mkdir()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(photos / "a.png")
     before = (photos / "a.png").read_bytes()
-    with pytest.raises(AtrousError, match=r"would overwrite it: give another folder with --out"):
+    with pytest.raises(AtrousError, match=r"would overwrite that picture: give another folder with --out"):
         predict(model, [photos], out=photos, device="cpu")
     assert (photos / "a.png").read_bytes() == before
 

@@ -309,7 +309,7 @@ def test_inputs_are_never_replaced(model, memory, capsys):
     before = stored(memory, "/bucket/pictures")
     for out in ("memory://bucket/pictures", "memory:///bucket/pictures/"):
         assert run(model, "memory://bucket/pictures", "--out", out, "--overwrite") == 2
-        assert "would overwrite it: give another folder with --out" in capsys.readouterr().err
+        assert "would overwrite that picture: give another folder with --out" in capsys.readouterr().err
     assert stored(memory, "/bucket/pictures") == before
 
 

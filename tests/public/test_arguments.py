@@ -105,7 +105,7 @@ def test_tensors_and_damaged_pictures_are_told_apart(model, odd):
         "a tensor": r"give the order of the axes, as in segmenter\(tensor, axes=\"CHW\"\)",
         "a closed picture": "the picture: cannot be read",
         "a cut picture": "the picture: cannot be read",
-        "masked": "a masked array is not read",
+        "masked": "a picture must not be a masked array",
         "C first": r"picture\.transpose\(1, 2, 0\)",
     }.items():
         with pytest.raises(AtrousError, match=said):

@@ -6,7 +6,7 @@ import threading
 
 
 class TileLimits:
-    """The largest tile sizes to use with one loaded network after memory ran out; several threads may use it."""
+    """The largest tile sizes to use with one loaded network after memory ran out; several threads may share them."""
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
@@ -17,7 +17,7 @@ class TileLimits:
 
         Args:
             tile: side of a tile, in pixels.
-            scale: largest scale of the picture.
+            scale: largest resize factor of the picture.
             crf: whether a CRF refined the mask.
         """
         with self._changing:
@@ -30,7 +30,7 @@ class TileLimits:
         with a CRF.
 
         Args:
-            scale: largest scale of the picture.
+            scale: largest resize factor of the picture.
             crf: whether a CRF refines the mask.
         """
         with self._changing:

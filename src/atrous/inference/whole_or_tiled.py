@@ -32,7 +32,7 @@ from atrous.models.picture_checks import check_picture, check_valid
 if TYPE_CHECKING:
     from atrous.inference.whole_picture import WholePicture
 
-#: Called with the number of finished tiles and the number of all tiles.
+#: Function called with the number of finished tiles and the number of all tiles.
 Progress = Callable[[int, int], object] | None
 #: Memory for reading and writing in windows, in bytes: decoded blocks of the picture and rows of the mask.
 WINDOWS_BYTES = 0.3e9
@@ -47,21 +47,21 @@ class AnySize:
     continue with the smaller tile size that was found.
 
     Args:
-        whole: runs the network on a picture, or on one tile of it.
+        whole: object that runs the network on a picture or on one tile of a picture.
         tile: side of a tile, in pixels; every larger picture is tiled. None to tile only pictures that would not fit
             into memory as a whole.
         overlap: overlap of neighbouring tiles, in pixels; None for a quarter of the tile, at most 512.
-        memory: memory that a picture may take, in GB; None for half of what is free on the engine's device.
-        say: called with one line when a picture is tiled, with the reason, and when memory ran out.
-        limits: tile sizes to continue with after memory ran out, shared by all objects that run one network; None to
-            start with none.
+        memory: memory that a picture may take, in GB; None for half of the free memory of the engine's device.
+        say: function that gets a line of text when a picture is tiled, with the reason, and when memory ran out.
+        limits: tile sizes to continue with after memory ran out, shared by all objects that run one network; None for
+            a new object without limits.
 
     Attributes:
         whole: as given.
         tile: as given.
         overlap: as given.
         memory: as given.
-        limits: as given, or new.
+        limits: as given; a new object for None.
 
     Raises:
         AtrousError: a tile or an overlap is out of range, or memory is too small.
@@ -99,13 +99,13 @@ class AnySize:
     ) -> AnySize:
         """Returns an object for the same network with other scales, flip, CRF or tiles.
 
-        Both share the tile sizes that were found after memory ran out.
+        Both objects share the tile sizes that were found after memory ran out.
 
         Args:
-            whole: runs the network on a picture; None for the same.
-            tile: as in `AnySize`; None for the same.
-            overlap: as in `AnySize`; None for the same.
-            say: as in `AnySize`; None for the same.
+            whole: as in `AnySize`; None for that of this object.
+            tile: as in `AnySize`; None for that of this object.
+            overlap: as in `AnySize`; None for that of this object.
+            say: as in `AnySize`; None for that of this object.
 
         Raises:
             AtrousError: as in `AnySize`.
@@ -133,10 +133,10 @@ class AnySize:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
-            valid: H×W booleans, False where data are missing; there the mask is 255. None for data everywhere.
+            valid: H×W booleans, False for pixels without data, which become 255; None if all pixels have data.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
-            scores: result of `scores`, so that the network does not run again on a picture that is run whole.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
+            scores: result of `scores` for a picture that is not tiled, so that the network does not run again.
 
         Returns:
             H×W uint8 class indices.
@@ -151,7 +151,7 @@ class AnySize:
 
     @checked
     def scores(self, image: np.ndarray, *, name: str = "the picture") -> tuple[np.ndarray, ...] | None:
-        """Returns the network's scores, from which several masks can be computed; None for a picture in tiles.
+        """Returns the network's scores, from which several masks can be computed; None for a picture that is tiled.
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
@@ -171,11 +171,11 @@ class AnySize:
 
         Args:
             image: H×W×C picture, as `Preparation.prepare` returns it.
-            places: n indices of pixels, row by row from the top.
+            places: n indices of pixels, counted row by row from the top, ascending.
             name: name of the picture in messages.
 
         Returns:
-            n×K float32; for one-logit models two columns, the first of them 0.
+            n×K float32 logits; for one-logit models two columns, the first of them 0.
         """
         height, width = check_picture(image, self.whole.info.preprocessing.channels).shape[:2]
         rows, columns = np.divmod(check_places(places, height * width), width)
@@ -239,10 +239,10 @@ class AnySize:
         """Segments a picture window by window, so that it is never in memory as a whole.
 
         Args:
-            source: picture; its windows are prepared as `Preparation.filled` returns them.
+            source: picture whose windows are already prepared, as by `Preparation.filled`.
             sink: destination of the mask.
             name: name of the picture in messages.
-            progress: called after each tile with the number of finished tiles and the number of all tiles.
+            progress: function called after each tile with the number of finished tiles and the number of all tiles.
         """
         check_source_and_sink(source, sink)
         check_progress(progress)
@@ -254,7 +254,7 @@ class AnySize:
         )
 
         def segment(image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-            # A tile may be a little larger than `tile`, so None runs it whole, unless memory ran out.
+            # A window may be a little larger than `tile`, so None runs it as a whole, unless memory ran out.
             smaller = self._after_memory_ran_out() or tile
             return self._segment(image, valid, smaller if smaller < tile else None, pooled=pooled, name=name)
 
@@ -276,7 +276,10 @@ class AnySize:
         return tile if tile is None or self.overlap is None else max(tile, self.overlap + GRID)
 
     def _tile_for(self, height: int, width: int, name: str, besides: float = 0, quiet: bool = False) -> int | None:
-        """Returns the picture's tile size, None to run it whole; prints the reason unless `quiet`."""
+        """Returns the picture's tile size, or None to run it whole; reports the reason unless `quiet`.
+
+        `besides` is the memory that is needed in addition to the network's, in bytes.
+        """
         say = (lambda line: None) if quiet else self.say
         given = min((tile for tile in (self.tile, self._after_memory_ran_out()) if tile), default=None)
         if given is not None and max(height, width) > given:
@@ -348,14 +351,14 @@ class AnySize:
         pooled: tuple[np.ndarray, ...] | None,
         scores: Sequence[np.ndarray] | None,
     ) -> np.ndarray:
-        if scores is None or self.whole.plain:  # the engine's masks may differ from those of scores if classes tie
+        if scores is None or self.whole.plain:  # masks from scores may differ from the engine's masks if classes tie
             return self.whole.segment(image, valid, pooled)
         return self.whole.decide(scores, image, self.whole.crf, valid)
 
     def _until_it_fits(
         self, work: Callable[[int | None], Result], tile: int | None, height: int, width: int, name: str
     ) -> Result:
-        """Calls `work` with the tile size (None for the whole picture), and with smaller ones while memory runs out.
+        """Calls `work` with the tile size (None for the whole picture), and with smaller sizes while memory runs out.
 
         The smaller size is remembered for later pictures.
         """
@@ -364,7 +367,7 @@ class AnySize:
                 return work(tile)
             except (MemoryError, RuntimeError) as error:
                 smaller = self._smaller(error, min(tile or max(height, width), max(height, width)))
-            # Outside the except block, because there the traceback still keeps the network's tensors in memory.
+            # This is outside the except block, because inside it the traceback keeps the network's tensors in memory.
             free_cached_memory(self.whole.engine.device)
             self.say(f"out of memory at {min(tile or width, width)} px: continuing with tiles of {smaller} px")
             self._say_off_grid(smaller, name)
@@ -372,7 +375,7 @@ class AnySize:
             tile = smaller
 
     def _smaller(self, error: Exception, size: int) -> int:
-        """Returns the next smaller tile size; raises `error` if it is another error or no smaller size is left."""
+        """Returns the next smaller tile size; raises `error` if memory did not run out or no smaller size is left."""
         smaller = size // 2 // GRID * GRID
         if not is_out_of_memory(error) or smaller < max(TILES[-1], self._grid.overlap_of(smaller) + GRID):
             raise error

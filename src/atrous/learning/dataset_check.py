@@ -24,7 +24,7 @@ def examine_with_progress(
     inputs: Mapping[str, str] | None = None,
     groups: str | None = None,
 ) -> Diagnosis:
-    """Examines a dataset and shows a progress bar with the time left; see `examine`."""
+    """Examines a dataset, and shows a progress bar with the remaining time; arguments as in `examine`."""
     # OpenCV's own messages about damaged files would break the bar, and the findings name those files.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     with progress_bar() as bar:
@@ -43,10 +43,10 @@ def examine_with_progress(
 
 
 def show_finding(finding: Finding, level: str) -> None:
-    """Prints one kind of problem with its first examples.
+    """Prints a finding, which is one kind of problem, with its first examples.
 
     Args:
-        finding: kind of problem.
+        finding: finding to print.
         level: severity, in the console's markup, such as "[yellow]warning[/]".
     """
     count = f" × {finding.count}" if finding.count > 1 else ""

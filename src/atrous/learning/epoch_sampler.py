@@ -1,4 +1,4 @@
-"""The sampler: the batches of an epoch, in an order that depends only on the seed and the epoch."""
+"""The sampler, which yields the batches of an epoch in an order that depends only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     Args:
         size: number of samples.
         batch_size: number of pictures per batch, over all processes, ≥ 1. The last batch of an epoch may be smaller.
-            A rest with fewer than two pictures per process, too few for batch norm, is added to the batch before.
+            If it had fewer than two pictures per process, too few for batch norm, it is joined to the batch before.
         seed: random seed of the order.
-        rank: rank of this process; each batch is divided among all processes, and this one gets its part.
+        rank: rank of this process; each batch is divided among all processes, and this process gets its part.
         world: number of processes, ≥ 1.
 
     Raises:
@@ -62,11 +62,11 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in part]
 
     def __len__(self) -> int:
-        """The number of batches in a whole epoch."""
+        """Returns the number of batches in a whole epoch."""
         return len(self.counts())
 
     def counts(self, first: int = 0) -> list[int]:
-        """The number of pictures, over all processes, in each remaining batch of an epoch.
+        """Returns the number of pictures, over all processes, in each remaining batch of an epoch.
 
         Args:
             first: number of pictures of the epoch that are done already, 0 … size.

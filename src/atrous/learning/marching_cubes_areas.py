@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Spacing = tuple[float, float, float]
 Point = tuple[int, int, int]
 
-#: Shapes of up to four connected voxels of a 2×2×2 cube, one of each kind, and the triangles that separate them from
-#: the other voxels. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's edge has a 1.
+#: Shapes of up to four connected voxels of a 2×2×2 cube, one shape of each kind, and the triangles that separate them
+#: from the other voxels. The voxels' centres have the coordinates 0 and 2, so the middle of a cube's edge has a 1.
 #: The triangles of the last shape are not in one plane, so their area depends on the choice of the triangles; this
 #: choice is the classic one, of surface-distance and scikit-image.
 _SHAPES: tuple[tuple[tuple[Point, ...], tuple[tuple[Point, Point, Point], ...]], ...] = (
@@ -93,10 +93,10 @@ def element_areas(spacing: Spacing) -> NDArray[np.float64]:
 
 @cache
 def _normals() -> tuple[NDArray[np.float64], ...]:
-    """Returns, for each of 256 neighbour codes, the T×3 normals of its T triangles, as long as their areas.
+    """Returns, for each of 256 neighbour codes, the T×3 normals of its T triangles; their lengths are the areas.
 
-    Signs are dropped, because areas do not depend on them. Of a cube with more than four voxels inside, the voxels
-    outside are separated instead, so a mask and its complement have the same area.
+    The signs of the normals are dropped, because areas do not depend on them. If a cube has more than four voxels in
+    the mask, the triangles separate its voxels outside the mask. So a mask and its complement have the same area.
     """
     known: dict[frozenset[Point], NDArray[np.float64]] = {}
     for voxels, triangles in _SHAPES:

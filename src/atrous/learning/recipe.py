@@ -34,7 +34,7 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", re.ASCII)
 @settings("data")
 @dataclass(frozen=True)
 class Data:
-    """Data set and how it is read."""
+    """Data set, and settings for reading it."""
 
     root: str = setting("", "folder of the data set")
     layout: str | None = setting(None, "layout of the data set; guessed when not given", choices=tuple(LAYOUTS))
@@ -61,7 +61,7 @@ class Data:
         "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; axial when not given",
     )
     slices: int = setting(
-        1, "number of neighbouring slices of a volume that are the channels of a slice; an odd number", ge=1
+        1, "number of adjacent slices of a volume that are the channels of one picture; an odd number", ge=1
     )
     inputs: dict[str, str] = field(
         default_factory=dict,
@@ -74,7 +74,7 @@ class Data:
 @settings("model")
 @dataclass(frozen=True)
 class Model:
-    """Network: architecture, backbone and first weights."""
+    """Network: architecture, backbone and initial weights."""
 
     architecture: str = setting(
         "deeplabv3plus", "architecture to build, named after its paper", choices=tuple(ARCHITECTURES)
@@ -113,7 +113,7 @@ class Loss:
         "none", "inverse_fourth_root", "inverse_sqrt", "median_frequency", "log", "effective_number", "inverse"
     ] = setting(
         "none",
-        "formula for the class weights, from how often each class occurs: none (all 1), inverse_fourth_root (mild), "
+        "formula for the class weights, from the frequencies of the classes: none (all 1), inverse_fourth_root (mild), "
         "inverse_sqrt, median_frequency, log, effective_number, inverse; used in all terms of the loss",
     )
     label_smoothing: float = setting(0.0, "label smoothing of the cross-entropy", ge=0, lt=1)
@@ -125,7 +125,7 @@ class Loss:
         ge=0,
         le=1,
     )
-    boundary: float = setting(0.0, "extra weight in the cross-entropy of pixels within 2 pixels of another class", ge=0)
+    boundary: float = setting(0.0, "extra cross-entropy weight of pixels up to 2 pixels away from another class", ge=0)
     tversky_alpha: float = setting(
         0.3, "cost of a false positive pixel in the Tversky loss; a false negative costs 1 − tversky_alpha", ge=0, le=1
     )
@@ -143,7 +143,7 @@ class Loss:
 @settings("crf")
 @dataclass(frozen=True)
 class Crf:
-    """A fully connected CRF as the model's last layer, trained with it (arXiv:1502.03240)."""
+    """Fully connected CRF as the last layer of the model, trained with the model (arXiv:1502.03240)."""
 
     trainable: bool = setting(
         False, "train a CRF after the network: the loss is computed on its output, and its weights are learned"
@@ -210,7 +210,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if list(self.steps) != sorted(self.steps):
-            raise AtrousError(f"schedule.steps must be shares of the training that rise, got {list(self.steps)}.")
+            raise AtrousError(f"schedule.steps must be shares of the training in rising order, got {list(self.steps)}.")
 
 
 @settings("train")
@@ -266,7 +266,7 @@ class Watch:
 
     tensorboard: bool = setting(True, "write TensorBoard logs into the run's folder")
     wandb: bool = setting(
-        False, "log to Weights & Biases; WANDB_MODE=offline keeps the log on this machine to send later"
+        False, "log to Weights & Biases; with WANDB_MODE=offline, the log stays on this machine and can be sent later"
     )
     project: str = setting("atrous", "name of the project at Weights & Biases")
 
@@ -306,8 +306,8 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         overrides: values by dotted name that replace those of the file, such as {"optim.lr": 0.007}.
 
     Raises:
-        AtrousError: the file is missing or is not YAML, a field is unknown (the nearest match is named), or a value has
-            the wrong type.
+        AtrousError: the file is missing or is not YAML, a field is unknown (the message names the nearest field), or a
+            value has the wrong type.
     """
     try:
         record = parse_yaml(find_recipe(path).read_text(encoding="utf-8-sig"), str(path)) or {}
@@ -316,7 +316,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     for name, value in (overrides or {}).items():
         if not isinstance(name, str) or not isinstance(record, dict):
             raise AtrousError(
-                f"overrides must be values by dotted names, and the recipe a mapping of fields; got {shown(name)}."
+                f"overrides must be a dict of values by dotted names, and the recipe a mapping; got {shown(name)}."
             )
         _put(record, name.split("."), value)
     return to_recipe(record)
@@ -326,8 +326,11 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
 def to_recipe(record: Any) -> Recipe:
     """Makes a recipe from nested dicts and checks every field.
 
+    Args:
+        record: values by field name, with a dict for each section; missing fields get their defaults.
+
     Raises:
-        AtrousError: a field is unknown (the nearest match is named), or a value has the wrong type.
+        AtrousError: a field is unknown (the message names the nearest field), or a value has the wrong type.
     """
     return _section(record, Recipe, "")
 

@@ -28,10 +28,11 @@ SCORES = (
     *("truth_ml", "predicted_ml", "volume_difference_ml", "relative_volume_difference"),
 )
 
-#: Share of a surface's area, in percent, whose distance the robust Hausdorff distance does not exceed.
+#: Share of each surface's area, in percent, whose distances do not exceed the robust Hausdorff distance.
 PERCENT = 95.0
-#: Largest number of voxels for a distance transform, 256³. Larger boxes, such as those of a mask with stray voxels far
-#: from the organ, use a search tree of the surface's elements: 7 times faster, a third of the memory.
+#: Largest number of voxels of a box for a distance transform, 256³. Larger boxes, such as those of a mask with stray
+#: voxels far from the organ, use a search tree of the surface's elements, which is 7 times as fast and takes a third of
+#: the memory.
 _TRANSFORMED = 2**24
 
 
@@ -40,15 +41,15 @@ class SurfaceMetrics:
     """Scores of one class of one volume.
 
     If the class is in neither truth nor prediction, all scores are NaN, except `hd95_mm`, which is inf. If the class is
-    in one of them only, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
-    the missing surface is NaN. These are the values of google-deepmind/surface-distance.
+    in only one of the two, Dice and surface Dice are 0, and the distances are inf. The directed distance that starts at
+    the missing surface is an exception: it is NaN. These are the values of google-deepmind/surface-distance.
 
     Attributes:
         truth_ml: volume of the true mask, ml.
         predicted_ml: volume of the predicted mask, ml.
         dice: 2·|A∩B| / (|A| + |B|) of voxels, 0–1.
         surface_dice: share of the area of both surfaces that is within the tolerance of the other surface, 0–1.
-        hd95_mm: larger of the two directed distances that 95 % of a surface's area does not exceed, mm.
+        hd95_mm: robust Hausdorff distance, mm: 95 % of each surface's area is at most this far from the other surface.
         truth_to_prediction_mm: mean distance of the true surface from the predicted surface, weighted by area, mm.
         prediction_to_truth_mm: mean distance of the predicted surface from the true surface, weighted by area, mm.
         mean_distance_mm: mean distance over the elements of both surfaces, weighted by area, mm. It is the mean of the
@@ -139,7 +140,7 @@ def case_metrics(
         The scores of each class, in the order of `classes`.
 
     Raises:
-        AtrousError: if an argument is not as described, or scipy is needed and not installed.
+        AtrousError: an argument is not as described, or scipy is needed and not installed.
     """
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.dtype != np.uint8:
@@ -168,7 +169,7 @@ def mask_metrics(
             volumes only, which does not need scipy.
 
     Raises:
-        AtrousError: if an argument is not as described, or scipy is needed and not installed.
+        AtrousError: an argument is not as described, or scipy is needed and not installed.
     """
     for name, mask in (("truth", truth), ("prediction", prediction)):
         if mask.dtype != np.bool_:
@@ -198,7 +199,7 @@ def summarise_cases(
 
     Args:
         cases: the results of `case_metrics`, one for each volume.
-        patients: patient of each case; None if each case is another patient.
+        patients: patient of each case; None if each case is of a different patient.
         draws: number of bootstrap draws, ≥ 1.
         seed: random seed of the draws, ≥ 0.
 
@@ -206,7 +207,7 @@ def summarise_cases(
         The summary of each class that is in any case, sorted by class index.
 
     Raises:
-        AtrousError: if the number of patients is not the number of cases.
+        AtrousError: the number of patients is not the number of cases.
     """
     if patients is not None and len(patients) != len(cases):
         raise AtrousError(f"there are {len(cases)} cases, but {len(patients)} patients: name the patient of each case.")
@@ -260,7 +261,7 @@ def _surfaces(
 
 
 def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
-    """Returns the distances of N×3 points, in voxels, from the nearest True voxel of a surface, in mm; inf if none."""
+    """Returns the distances, in mm, of N×3 voxel indices from the nearest True voxel of a surface; inf if empty."""
     try:
         from scipy import ndimage, spatial
     except ImportError:
@@ -268,7 +269,7 @@ def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], spacing: Sp
     if not len(points) or not surface.any():
         return np.full(len(points), math.inf)
     if surface.size <= _TRANSFORMED:
-        # Only the nearest voxels: an array of all distances would double time and memory.
+        # This asks only for the nearest voxels, because an array of all distances would double time and memory.
         nearest: Any = ndimage.distance_transform_edt(
             ~surface, sampling=spacing, return_distances=False, return_indices=True
         )
@@ -277,7 +278,7 @@ def _distances(points: NDArray[np.intp], surface: NDArray[np.bool_], spacing: Sp
         candidates = np.stack(np.nonzero(surface), axis=1)
         nearest = candidates[spatial.KDTree(candidates * spacing).query(points * spacing)[1]]
     squared = ((nearest - points) * spacing) ** 2
-    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])  # the order of sums of scipy, for equal rounding
+    return np.sqrt(squared[:, 0] + squared[:, 1] + squared[:, 2])  # summed in scipy's order, so that rounding is equal
 
 
 def _surface_scores(
@@ -319,7 +320,7 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
 
 
 def _check(truth: NDArray, prediction: NDArray, spacing: Sequence[float], tolerance: float | None) -> Spacing:
-    """Raises an error for wrong shapes, spacing or tolerance; returns the spacing."""
+    """Raises an error for wrong shapes, spacing or tolerance; returns the spacing as floats."""
     if truth.ndim != 3 or truth.shape != prediction.shape:
         raise AtrousError(
             f"truth has the shape {truth.shape}, prediction {prediction.shape}: both need the same shape X×Y×Z."

@@ -335,7 +335,7 @@ def test_sigterm_lets_everybody_finish(start, streets, segmenter):
         thread.join(30)
     assert sorted(index for index, _ in answers) == list(range(8))
     assert all(np.array_equal(mask, segmenter(streets[index]).mask) for index, mask in answers)
-    assert server.lines[-1] == "stopped: all requests are answered"
+    assert server.lines[-1] == "stopped: all requests were answered"
 
 
 def waiting(server) -> float:
@@ -464,7 +464,7 @@ def form_of(**fields: bytes) -> bytes:
     [
         ({"format": b"areas"}, "Did you mean the query parameter 'format', as in '?format=areas'?"),
         ({"formats": b"areas"}, "Did you mean the query parameter 'format'"),
-        ({"nothing_like_it": b"1"}, "the query may have crf, flip, format"),
+        ({"nothing_like_it": b"1"}, "the query parameters are crf, flip, format"),
     ],
 )
 def test_no_form_field_is_passed_over(server, streets, fields, said):

@@ -38,7 +38,7 @@ class _Side:
 
     Args:
         path: the model file or the file of results.
-        classes: names of its classes.
+        classes: names of the model's classes.
         provenance: provenance of the model; empty for a file of results.
         measured: content of the file of results, or the specification with which the model is opened.
     """
@@ -80,7 +80,7 @@ def compare(
 
     Args:
         a: model file A, or a file of results that evaluate --json wrote for this split.
-        b: model file B, or its file of results, to compare with A.
+        b: model file B to compare with A, or a file of results as for A.
         data: folder of the dataset, in any layout.
         split: split to measure on.
         json: JSON file to write the results to.
@@ -92,7 +92,7 @@ def compare(
 
     Raises:
         AtrousError: a model, the dataset or the split does not exist, the models have different classes, a file of
-            results is of other pictures or has no counts, or an output would replace an input or a file that atrous did
+            results contains other pictures or no pixel counts, or an output would replace an input or a file that atrous did
             not write.
     """
     check_outputs(
@@ -169,7 +169,7 @@ def _check_classes(first: _Side, second: _Side) -> None:
 
 
 def _measured(side: _Side, dataset: Dataset, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Returns the measured pictures of the split, one record each."""
+    """Measures a model on the split, or takes its recorded results; returns one record for each picture."""
     if not isinstance(side.measured, ModelSpec):
         return _recorded(side, side.measured, items)
     segmenter = side.measured.open(note)

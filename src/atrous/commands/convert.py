@@ -167,7 +167,7 @@ def _build(
 
 
 def _named(path: str, held: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yields each tensor under both names by which the list of unused tensors may contain it."""
+    """Yields each tensor under its key and under its full name; the list of unused tensors contains one of them."""
     for key, tensor in held.items():
         yield key, tensor
         yield f"{path}.{key}", tensor
@@ -202,7 +202,8 @@ def _notes(adapted: Adapted, source: str, given: Mapping[str, Any], table: Class
         )
     if adapted.classes_of and table is None:
         notes.append(
-            f"The number of classes is that of {adapted.classes_of}, whose names are used; --classes FILE gives others."
+            f"The class names are assumed to be those of {adapted.classes_of}, which has the same number of classes; "
+            "--classes FILE gives other names."
         )
     if adapted.classes is None and table is None and adapted.fills == ("",):
         notes.append("The file does not name its classes; give a classes.yaml with --classes FILE.")

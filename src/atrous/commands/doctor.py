@@ -54,11 +54,11 @@ def doctor(
         pages: pages to read from multi-page TIFFs: first is the first page, channels is the bands of all pages.
         in_channels: number of channels that the model takes, ≥ 1; by default that of the training pictures.
         write_classes: write the proposed classes.yaml into the dataset, then examine the dataset again.
-        write_split: write split lists into a dataset that has none, then examine it again; pictures of one group or
-            place and near copies stay in one split; places are ignored if one place has most pictures.
+        write_split: write split lists into a dataset that has none, then examine it again; near copies, and pictures
+            of one group or place, stay in one split, but places are ignored if most pictures are of one place.
         json: JSON file to write the findings to.
-        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures turned
-            by an EXIF tag whose masks may not fit.
+        pictures: folder for PNG files that show up to 12 masks of each split over their pictures; another PNG file
+            shows pictures that an EXIF tag turns, if their masks may not fit.
         overwrite: also replace files at `json` and in `pictures` that atrous did not write; a classes.yaml and split
             lists are never replaced.
         **options: fields of `DatasetSpec`: how the dataset is read.

@@ -86,7 +86,7 @@ class Answer:
     Attributes:
         status: HTTP status code.
         content: body of the response.
-        headers: headers by name; upper and lower case are the same.
+        headers: headers by name; the names are case-insensitive.
         url: address that sent the response, after redirects.
     """
 
@@ -133,11 +133,11 @@ class Connection:
 
     Args:
         address: address of the server.
-        key: key of the server, which is not sent to other servers after a redirect; None for no key.
-        timeout: longest time without a received byte, in seconds.
+        key: key of the server; None for no key. After a redirect, it is not sent to another server.
+        timeout: longest time, in seconds, in which a request receives no byte.
 
     Raises:
-        AtrousError: the address is invalid, the key cannot be sent in a header, or the time is not a positive number.
+        AtrousError: the address is invalid, the key cannot be sent in a header, or the timeout is not a positive number.
     """
 
     def __init__(self, address: str, key: str | None, timeout: float) -> None:
@@ -186,7 +186,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether a target may get the key: the server itself, or its https port 443 if it is http at port 80."""
+        """Whether the key may be sent to a target: the server itself, or https at port 443 of a server with http at 80."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True
@@ -217,7 +217,7 @@ class Connection:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:  # the connection was never open
                     raise
-                cut = True  # a server may refuse before it has the whole picture; its response can still be read
+                cut = True  # a server may refuse a picture before it has received all of it; its response can still be read
             response = connection.getresponse()
             answer = Answer(response.status, response.read(), response.headers, target.origin + path)
         except BaseException:  # a later response on this connection could belong to this request
@@ -228,7 +228,9 @@ class Connection:
         return answer
 
     def _connection(self, target: Address) -> http.client.HTTPConnection:
-        if getattr(self._own, "process", None) != os.getpid():  # no connections yet, or only those of the parent
+        if (
+            getattr(self._own, "process", None) != os.getpid()
+        ):  # no connections yet, or only connections of the parent process
             self._own.process, self._own.connections = os.getpid(), {}
         connections: dict[str, http.client.HTTPConnection] = self._own.connections
         if target.origin not in connections:

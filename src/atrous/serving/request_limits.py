@@ -117,7 +117,7 @@ class Admission:
             Problem: 429, the received files would be larger than `held_bytes` in total.
         """
         if size > 0 and self.held + size > self.limits.held_bytes:
-            raise self._later(f"files of {self.held / 2**20:.0f} MiB are waiting already")
+            raise self._later(f"{self.held / 2**20:.0f} MiB of files are waiting already")
         self.held += size
 
     def _later(self, reason: str) -> Problem:

@@ -68,7 +68,7 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
         file = io.BytesIO()
         try:
             prediction.overlay(options.opacity, options.legend).save(file, "JPEG", quality=90)
-        except OSError as error:  # sides beyond 65,500 px
+        except OSError as error:  # a side of a JPEG may have at most 65,500 px
             raise AtrousError(f"the overlay cannot be a JPEG ({error}): use format=mask.") from error
         return file.getvalue()
     record = _polygons(prediction) if options.form == "polygons" else _classes(prediction, options.form)
@@ -76,10 +76,10 @@ def write(prediction: Prediction, options: ResponseOptions) -> bytes:
 
 
 def form_for(accept: str) -> str | None:
-    """Returns the response format that fits an Accept header best (RFC 9110 §12.5.1): a mask if every type is accepted.
+    """Returns the response format that an Accept header prefers (RFC 9110 §12.5.1); "mask" if it accepts every type.
 
     Args:
-        accept: value of the header.
+        accept: value of the header; "" if the request has none.
 
     Returns:
         A key of `FORMATS`, or None if the header accepts none of the formats.

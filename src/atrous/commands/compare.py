@@ -92,8 +92,8 @@ def compare(
 
     Raises:
         AtrousError: a model, the dataset or the split does not exist, the models have different classes, a file of
-            results contains other pictures or no pixel counts, or an output would replace an input or a file that atrous did
-            not write.
+            results contains other pictures or no pixel counts, or an output would replace an input or a file that
+            atrous did not write.
     """
     check_outputs(
         "compare",

@@ -27,7 +27,7 @@ from atrous.version import __version__
 HERE = Path(__file__).parent
 #: The keys of `response_formats.FORMATS`.
 Form = Literal["mask", "indices", "overlay", "areas", "rle", "polygons"]
-#: "model" and the names of the presets of `DenseCRF`. They are repeated here because importing `DenseCRF` takes seconds.
+#: "model" and the presets of `DenseCRF`. Their names are repeated here because importing `DenseCRF` takes seconds.
 Crf = Literal["model", "deeplabv1", "deeplabv2", "pydensecrf"]
 #: Smallest and largest scale of a picture.
 SCALES = (0.25, 2.0)
@@ -211,8 +211,8 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
             str | None,
             Query(
                 pattern=RANGE_PATTERN,
-                description="lower and upper value of the picture, separated by a comma, which become 0 and the largest "
-                "value of the model's data type. Give 0,4095 for 12-bit values that are stored in 16 bits. By default, "
+                description="lower and upper value of the picture, separated by a comma, which become 0 and the "
+                "largest value of the model's data type. Give 0,4095 for 12-bit values that are stored in 16 bits. By default, "
                 "the whole range of the picture's data type",
             ),
         ] = None,

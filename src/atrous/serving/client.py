@@ -156,7 +156,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """The metadata of the model version that made a mask, or of the current version if the server has replaced it."""
+        """The metadata of the model version that made a mask, or of its successor if the server has replaced it."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -168,7 +168,7 @@ class Client:
         return self._infos[name, version]
 
     def _ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
-        """Sends a request and returns the response; repeats it for `patience` seconds while the server is unavailable."""
+        """Sends a request and returns the response; repeats it, up to `patience`, while the server is unavailable."""
         end, wait = time.monotonic() + self._patience, FIRST_WAIT
         while True:
             try:

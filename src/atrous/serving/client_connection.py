@@ -137,7 +137,7 @@ class Connection:
         timeout: longest time, in seconds, in which a request receives no byte.
 
     Raises:
-        AtrousError: the address is invalid, the key cannot be sent in a header, or the timeout is not a positive number.
+        AtrousError: the address is invalid, the key cannot be sent in a header, or the timeout is not above 0.
     """
 
     def __init__(self, address: str, key: str | None, timeout: float) -> None:
@@ -186,7 +186,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether the key may be sent to a target: the server itself, or https at port 443 of a server with http at 80."""
+        """Whether the key may be sent to a target: the server itself, or https (port 443) of a server at http (port 80)."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True
@@ -217,7 +217,7 @@ class Connection:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:  # the connection was never open
                     raise
-                cut = True  # a server may refuse a picture before it has received all of it; its response can still be read
+                cut = True  # a server may refuse a picture after a part of it; the response can still be read
             response = connection.getresponse()
             answer = Answer(response.status, response.read(), response.headers, target.origin + path)
         except BaseException:  # a later response on this connection could belong to this request

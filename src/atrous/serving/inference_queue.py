@@ -166,7 +166,7 @@ class InferenceQueue:
             return jobs
 
     def _most_together(self, job: Job) -> int:
-        """Largest number of pictures of this job's size in one batch; at most half of a batch that ran out of memory."""
+        """Largest number of pictures of this job's size in a batch; at most half of a batch that ran out of memory."""
         if not _may_be_stacked(job):
             return 1
         height, width = job.image.shape[:2]

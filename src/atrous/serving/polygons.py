@@ -21,9 +21,9 @@ def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
         most: largest number of corners of all polygons together; None for no limit.
 
     Returns:
-        Polygons as in GeoJSON. The signed area of an outline, computed from its (x, y) corners, is positive, and that of
-        a hole is negative. Each ring repeats its first corner at the end. The pixel in column x and row y reaches from
-        (x, y) to (x + 1, y + 1).
+        Polygons as in GeoJSON. The signed area of an outline, computed from its (x, y) corners, is positive, and the
+        signed area of a hole is negative. Each ring repeats its first corner at the end. The pixel in column x and
+        row y reaches from (x, y) to (x + 1, y + 1).
 
     Raises:
         AtrousError: the polygons have more than `most` corners.

@@ -171,7 +171,7 @@ class RequestHandler:
         return await self._in_pool(_files_in_form, request.headers, content, settings.parameters, further)
 
     async def _admit(self, content: tuple[bytes, ...], settings: RequestSettings, upload_hint: str) -> Response:
-        """Segments or refuses a picture. Until all work on it has ended, the picture is waiting and its bytes are held."""
+        """Segments or refuses a picture. The picture and its bytes are counted until all work on it has ended."""
         try:
             with self.admission.one():
                 return await self._answer(content, settings, upload_hint)
@@ -246,7 +246,7 @@ class RequestHandler:
         return Response(body, media_type=response_formats.FORMATS[settings.response.form], headers=headers)
 
     def _bytes_of(self, content: tuple[bytes, ...], settings: RequestSettings) -> float:
-        """Estimate of a request's peak memory from decoding to response, in bytes, without the memory of the network."""
+        """Peak memory of a request from decoding to response, in bytes, without the memory of the network."""
         preprocessing = settings.model.segmenter.info.preprocessing
         sizes = [
             decoded_size(file, self._most_pixels(settings), _name_of(one), one.pages)
@@ -263,7 +263,7 @@ class RequestHandler:
     def _decode(
         self, content: tuple[bytes, ...], settings: RequestSettings
     ) -> tuple[Segmenter, Found, np.ndarray, str | None]:
-        """Decodes a picture; returns its segmenter, the stored and the prepared picture, and a note on its values or None."""
+        """Decodes a picture; returns the segmenter, the stored and the prepared picture, and a note or None."""
         segmenter = settings.model.segmenter_for(settings.options)  # the first CRF takes seconds to load
         preprocessing = segmenter.info.preprocessing
         stored = {

@@ -134,7 +134,7 @@ def note(sentence: str) -> None:
 
 
 def warn_if_fresh(provenance: Mapping[str, Any]) -> None:
-    """Warns if the head of a model is untrained, because only the backbone's weights were given.
+    """Warns if the head of a model is untrained, which is so if only weights of the backbone were converted.
 
     Args:
         provenance: the provenance in the model's info.

@@ -31,7 +31,7 @@ class OutOfMemory(AtrousError, MemoryError):
 
 
 class SomeInputsFailed(AtrousError):
-    """Some inputs failed and were named in messages; the other inputs were processed."""
+    """Some inputs failed, and messages named them; the other inputs were processed."""
 
     exit_code = 1
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: The logger. Messages of commands and of the server have the level INFO; notes and warnings the level WARNING.
+#: The logger. Messages of commands and of the server have the level INFO; notes and warnings have WARNING.
 LOGGER = logging.getLogger("atrous")
 #: Categories of warnings that are currently suppressed.
 _suppressed: list[type[Warning]] = []

@@ -32,7 +32,7 @@ JSON_KEY = "written_by"
 TABLE_MARK = f"# Class table, written by {MARK}."
 #: The beginning of a recipe with every field, such as a run's config.yaml.
 RECIPE_MARK = f"# A recipe of {MARK}"
-#: Keys of `evaluate --json`, which identify JSON files of earlier versions, which had no mark.
+#: Keys of a file of `evaluate --json`. They identify files of earlier versions, which had no mark.
 EVALUATION_KEYS = {"model", "data", "split", "confusion", "per_image"}
 #: The mark of an HTML page; pages of earlier versions have no generator and are identified by their title.
 PAGE_MARK = re.compile(r'<meta name="generator" content="atrous\b|<title>[^<]* · atrous (report|explain)</title>')
@@ -110,7 +110,7 @@ def check_outputs(
 
 
 class _Inputs:
-    """The inputs of a call, identified by path and by number on the disk."""
+    """The inputs of a call, identified by real path and by device and inode number."""
 
     def __init__(self, inputs: Iterable[tuple[str, str | Path | None]]) -> None:
         given = [(words, Path(path)) for words, path in inputs if path is not None]
@@ -139,7 +139,7 @@ class _Inputs:
 
 
 def _identities(path: Path) -> Iterator[object]:
-    """Yields the real path, and for an existing file its number on the disk, which is equal for hard links."""
+    """Yields the real path and, for an existing file, its device and inode number, which hard links share."""
     yield os.path.realpath(path)
     try:
         status = path.stat()
@@ -172,7 +172,7 @@ def check_is_folder(flag: str, path: str | Path) -> None:
 
     Args:
         flag: the argument that gives the path, such as "out".
-        path: the folder that the call will write into.
+        path: the folder for the files of the call; it need not exist.
 
     Raises:
         AtrousError: the path has the suffix of a picture, a page, a model or a text file.

@@ -212,8 +212,8 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
             Query(
                 pattern=RANGE_PATTERN,
                 description="lower and upper value of the picture, separated by a comma, which become 0 and the "
-                "largest value of the model's data type. Give 0,4095 for 12-bit values that are stored in 16 bits. By default, "
-                "the whole range of the picture's data type",
+                "largest value of the model's data type. Give 0,4095 for 12-bit values that are stored in 16 bits. By "
+                "default, the whole range of the picture's data type",
             ),
         ] = None,
         crf: Annotated[

@@ -186,7 +186,7 @@ class Connection:
             followed += 1
 
     def _trusts(self, target: Address) -> bool:
-        """Whether the key may be sent to a target: the server itself, or https (port 443) of a server at http (port 80)."""
+        """Whether the key may be sent to a target: the server itself, or its https port 443 if it uses http port 80."""
         own = self.address
         if (target.scheme, target.host, target.port) == (own.scheme, own.host, own.port):
             return True

@@ -106,8 +106,8 @@ def check_usable(value: Any, name: str, above: tuple[int, ...] = ()) -> None:
         above: the identities of the collections that contain the value.
 
     Raises:
-        AtrousError: the value or one of its items is a number beyond the range of floats or a broken object; or the value
-            contains itself or is nested more than `DEEPEST` levels deep.
+        AtrousError: the value or one of its items is a number beyond the range of floats or a broken object; or the
+            value contains itself or is nested more than `DEEPEST` levels deep.
     """
     try:
         as_float(value, name)

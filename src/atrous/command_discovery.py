@@ -78,7 +78,7 @@ class Option:
 
     @property
     def takes_several(self) -> bool:
-        """Whether the option takes several values: words if it is positional, comma-separated values if it is a flag."""
+        """Whether the option takes several values: words if it is positional, else comma-separated values."""
         return typing.get_origin(self.kind) in (list, tuple, Sequence)
 
     @property

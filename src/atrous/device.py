@@ -74,9 +74,9 @@ def precision_name(dtype: torch.dtype) -> str:
 def keep_freed_memory() -> None:
     """Makes this process keep freed memory for its next training step; does nothing without glibc.
 
-    Call this function after the first step, when all permanent memory is allocated. By default, glibc returns large blocks to the
-    system at once, and every training step causes page faults for all of its memory again. The page faults take a
-    quarter of the step's time (docs/results.md).
+    Call this function after the first step, when all permanent memory is allocated. By default, glibc returns large
+    blocks to the system at once, and every training step causes page faults for all of its memory again. The page
+    faults take a quarter of the step's time (docs/results.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return

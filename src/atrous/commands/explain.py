@@ -162,7 +162,8 @@ def explain(
         )
         write_text(page, html)
         console.print(
-            f"written: {escape(str(page))}, and {counted(sum(len(one['layers']) for one in shown), 'PNG')} in folders beside it"
+            f"written: {escape(str(page))}, and {counted(sum(len(one['layers']) for one in shown), 'PNG')} in folders "
+            "beside it"
         )
     if failures:
         raise SomeInputsFailed(f"{len(failures)} of {counted(len(pictures), 'picture')} could not be explained.")

@@ -237,7 +237,7 @@ def shrink(array: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uin
 
 
 def photo_uri(picture: NDArray[np.uint8], *, sharp_colors: bool = False) -> str:
-    """Returns H×W×3 as a JPEG data URI; `sharp_colors` keeps the colour of thin lines, but makes the file larger."""
+    """Returns a picture, H×W×3, as a JPEG data URI; `sharp_colors` keeps the colour of thin lines in a larger file."""
     return data_uri(Image.fromarray(picture), "jpeg", quality=82, subsampling=0 if sharp_colors else 2)
 
 

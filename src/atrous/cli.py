@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, package: str = COMMANDS) -> int
         print(f"atrous {__version__}")
         return 0
     # Idle OpenMP threads wait in a loop (they spin). Long spinning makes training up to ten times as slow if another
-    # program, or our own data workers, need a core. Set here, because torch reads the variable at import.
+    # program, or our own data workers, need a core. The variable is set here, because torch reads it at import.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # The CPU computes operations that Apple's GPUs do not support; torch reads this variable at import, too.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

@@ -1,8 +1,7 @@
 """Finds the verbs of the command line and their options in the files and functions of a package of commands.
 
 A file `predict.py` of the package is the verb `atrous predict`. A file `federate/serve.py` is the verb `serve` of the
-group `federate`, called by `atrous federate serve`. The name of a verb consists of these words: "predict", "federate
-serve".
+group `federate`, called by `atrous federate serve`. The names of these verbs are "predict" and "federate serve".
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Option:
 
     @property
     def is_path(self) -> bool:
-        """Whether the value is a file or folder; in recipes, paths are texts, because a recipe is YAML."""
+        """Whether the value is a file or folder; in a recipe, a path has the type str, because a recipe is YAML."""
         return self.item is Path or self.is_place or self.name in ("data.root", "model.init")
 
     @property
@@ -105,7 +104,7 @@ PRINT_SCHEMA = Option(
     "print_schema",
     bool,
     False,
-    "print the JSON Schema of recipes, with which editors complete and check recipes, and do nothing else",
+    "only print the JSON Schema of recipes, with which editors complete and check recipes",
 )
 
 

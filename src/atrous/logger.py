@@ -30,7 +30,7 @@ def warn(sentence: str, category: type[Warning], stacklevel: int = 1) -> None:
 
 
 def log(level: int, sentence: str) -> None:
-    """Writes a sentence to the logger; undecodable bytes become escapes, which every log file can store.
+    """Writes a sentence to the logger; undecodable bytes are written as escapes, which every log file can store.
 
     Args:
         level: level of `logging`.

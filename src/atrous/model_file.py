@@ -120,7 +120,7 @@ def load(path: str | Path, *, output_stride: int | None = None) -> SegmentationM
     """Reads a model file and rebuilds its model, in evaluation mode.
 
     Args:
-        path: a file written by `save`.
+        path: the model file, as written by `save`.
         output_stride: output stride of the model, 8, 16 or 32, with the same weights; None for the saved output stride.
 
     Returns:
@@ -172,7 +172,7 @@ def check_name(path: Path, flag: str) -> None:
         flag: the argument that gives the path.
 
     Raises:
-        AtrousError: its name does not end in .safetensors.
+        AtrousError: the name of the file does not end in .safetensors.
     """
     if path.suffix != ".safetensors":
         raise AtrousError(f"{flag} is {path}; the name of a model file must end in .safetensors.")
@@ -219,6 +219,11 @@ def sha256_of(path: str | Path) -> str:
 
 def write_safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str], path: Path) -> None:
     """Writes a safetensors file atomically: a temporary file in the same folder is written, synced and renamed.
+
+    Args:
+        tensors: the tensors by name.
+        metadata: the metadata of the file, as texts by name.
+        path: the file to write; an existing file is replaced.
 
     Raises:
         AtrousError: the disk is full or the folder is not writable; an existing file is unchanged.

@@ -157,7 +157,7 @@ def test_the_list_of_addresses(server):
         ("/v1/models/camvit/segment", 404, "unknown model 'camvit'. Did you mean 'camvid'?"),
         ("/nothing", 404, "/docs lists all addresses"),
         (f"{SEGMENT}?format=photo", 422, "format: Input should be 'mask', 'indices', 'overlay'"),
-        (f"{SEGMENT}?scales=3", 422, "scales are 0.25 to 2, got 3"),
+        (f"{SEGMENT}?scales=3", 422, "scales must be 0.25 to 2, got 3"),
         (f"{SEGMENT}?scales=1,x", 422, "scales: String should match pattern"),
         (f"{SEGMENT}?tile=7", 422, "tile: Input should be greater than or equal to 32, got '7'"),
         (f"{SEGMENT}?tile=256&overlap=200", 422, "an overlap of 200 px is more than half of a tile of 256 px"),

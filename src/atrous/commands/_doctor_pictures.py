@@ -282,7 +282,7 @@ def _table(dataset: Dataset, diagnosis: Diagnosis) -> ClassTable | None:
 
 
 def _table_of_values(dataset: Dataset) -> ClassTable | None:
-    """Returns a table with the most frequent values of some masks, each as its own class."""
+    """Returns a class table in which each of the most frequent values of some masks is a class."""
     found: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}
     for items in dataset.splits.values():
         for at in _evenly(len(items), MOST_PAIRS)[:MOST_PAIRS]:
@@ -352,7 +352,7 @@ def _relative(dataset: Dataset, path: Path) -> str:
 
 
 def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
-    """Returns a picture with lines of text below it; a line that is too long loses its left end."""
+    """Returns a picture with lines of text below it; a line that is too long is cut at its left end."""
     height, width = picture.shape[:2]
     wide = max(width, SIDE)
     tile = Image.new("RGB", (wide, height + round(1.5 * _TEXT * len(lines))), "white")
@@ -366,7 +366,7 @@ def _tile(picture: np.ndarray, *lines: str) -> Image.Image:
 
 
 def _grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Returns tiles in rows on white, with a margin around each."""
+    """Returns a white sheet with the tiles in rows, with a margin around each tile."""
     wide = max(tile.width for tile in tiles)
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]

@@ -74,9 +74,9 @@ def compare(
 
     Both models are measured on the same groups of pictures, such as patients or recordings; if no groups are known,
     each picture is its own group. A paired bootstrap gives the 95 % interval of the difference, B minus A. A paired
-    permutation test swaps the two models in some groups: in every possible way if the models differ in at most 12
-    groups, else in random ways. p is the share of these ways that give a difference at least as large as the observed
-    one. The results also contain the smallest difference that these pictures could show.
+    permutation test swaps the results of the two models in some groups: in every possible way if the models differ in
+    at most 12 groups, else in random ways. p is the share of swaps that give a difference at least as large as the
+    observed difference. The results also contain the smallest difference that these pictures could show.
 
     Args:
         a: model file A, or a file of results that evaluate --json wrote for this split.

@@ -52,11 +52,11 @@ def demo(
         out: folder for the run, its data and its predictions.
         epochs: passes over the training slices, ≥ 1.
         device: device to run on: auto, cpu, cuda, cuda:N or mps.
-        json: JSON file to write the test scores of the model and of two intensity thresholds to.
+        json: JSON file for the test scores of the model and of two intensity thresholds.
         overwrite: also replace files that atrous did not write; the slices are never replaced.
 
     Returns:
-        The path of the report, one HTML page about the test slices.
+        The path of the report, an HTML page with the results on the test slices.
 
     Raises:
         AtrousError: a package of the extra 'demo' is missing, the run's folder is unusable, or files in it that

@@ -309,7 +309,7 @@ def _print_intervals(results: dict[str, Any]) -> None:
 
 
 def _is_in_few(entry: dict[str, Any], results: dict[str, Any]) -> bool:
-    """Whether the interval of a class is less reliable than the others, because few groups contain the class."""
+    """Returns whether the interval of a class is less reliable, because only few groups contain the class."""
     return bool(entry["iou_interval"]) and entry["interval_units"] < FEW <= results["intervals"]["units"]
 
 

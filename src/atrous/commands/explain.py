@@ -94,8 +94,8 @@ def explain(
     """Explain a model's predictions on pictures, as one HTML page and as a PNG file for each map.
 
     For each picture, the maps show the certainty (entropy and margin), the effective receptive field and the changes by
-    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the pyramid
-    branches and of the decoder inputs to its score.
+    a CRF. For each class, they show its probability, its Grad-CAM, and the contributions of the pyramid branches and
+    of the decoder inputs to its score.
 
     Args:
         model: model file to explain.
@@ -122,7 +122,9 @@ def explain(
     check_is_folder("out", out)
     pictures = find_pictures(paths)
     if len(pictures) > MOST_PICTURES:
-        raise AtrousError(f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: choose some.")
+        raise AtrousError(
+            f"one page explains at most {MOST_PICTURES} pictures, got {len(pictures)}: give fewer pictures."
+        )
     folders = [out / f"{number:02}_{path.stem}" for number, path in enumerate(pictures, 1)]
     check_outputs(
         "explain",

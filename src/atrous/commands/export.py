@@ -240,7 +240,7 @@ def _format_and_file(model: Path, format: str | None, out: Path | None) -> tuple
 
 
 def _is_ours(out: Path) -> bool:
-    """Whether atrous exported a file, so that it may be replaced; no code in the file is run."""
+    """Returns whether atrous exported a file, so that it may be replaced; no code in the file is run."""
     if out.suffix.lower() == ".bin":
         return exported_onnx_and_openvino.is_weights_of(out.with_suffix(".xml"), out)
     if out.suffix.lower() == ".pt2":

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from atrous.learning.distributed import ProcessGroup
 
-#: Largest number of masks that wait to be written; then the network waits for the disk.
+#: Largest number of masks that wait to be written; above it, the network waits for the disk.
 WRITES_WAITING = 8
 
 T = TypeVar("T")
@@ -70,8 +70,8 @@ def predict(
             (for a volume).
         overlay: also write each picture with the colours of its mask over it and a legend below, as NAME.overlay.png.
         raw: write the values that the training masks had, instead of class indices with a palette.
-        json: JSON file to write the results to; it contains, for each picture, the path of the mask, the share of each
-            class in the pixels with data, and the share of pixels without data if there are any, or else the error.
+        json: JSON file to write the results to; for each picture, it contains the path of the mask, the share of each
+            class in the pixels with data, and the share of pixels without data (if any), or the error if it failed.
         overwrite: also replace files that atrous did not write; inputs are never replaced.
         **options: input of `DatasetSpec`, and the fields of `ModelSpec`: how the model is run.
 

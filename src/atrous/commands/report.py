@@ -143,7 +143,7 @@ def headline(run: Run) -> Record:
         "interval": percent_interval(intervals.get("miou")),
         "kind": kind,
         "over": f"over {counted(int(intervals.get('units', 0)), kind.removesuffix('s'))}",
-        "split": run.evaluation.get("split") or "the best validation while training",
+        "split": run.evaluation.get("split") or "the best validation during training",
         "facts": {name: fact for name, fact in facts.items() if fact not in (None, "", "–")},
     }
 
@@ -154,7 +154,7 @@ def remarks(run: Run) -> list[str]:
     ranked = [row for row in class_rows(run) if is_finite(row["iou"])]
     if len(ranked) > 1:
         best, worst = ((row["name"], percent(row["iou"], PER_CENT)) for row in (ranked[0], ranked[-1]))
-        said.append(f"The best class is {best[0]} (IoU {best[1]}), the worst {worst[0]} ({worst[1]}).")
+        said.append(f"The best class is {best[0]} (IoU {best[1]}), the worst class is {worst[0]} ({worst[1]}).")
     peak = run.best_val
     if peak and len(run.val) > 1:
         last, height = run.val[-1].get("epoch"), percent(peak["miou"], PER_CENT)

@@ -23,7 +23,7 @@ from atrous.option_fields import taking
 from atrous.serving.model_store import named_paths
 from atrous.serving.request_limits import Limits
 
-#: Environment variable that may contain the key. There is no option for the key, because other users can see options.
+#: Environment variable that may contain the key. There is no option for it: other users could see it among processes.
 KEY_VARIABLE = "ATROUS_KEY"
 
 

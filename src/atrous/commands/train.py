@@ -48,7 +48,7 @@ def train(
         The run's folder, with best.safetensors, metrics.jsonl, evaluation.json and report.html.
 
     Raises:
-        AtrousError: the data is unusable (the message lists every problem), the recipe is impossible, the loss is not
+        AtrousError: the data is unusable (the message lists every problem), the recipe is not valid, the loss is not
             finite, or the run would replace files in its folder.
     """
     run = fit(recipe, out, resume=resume, init=init, overwrite=overwrite).run

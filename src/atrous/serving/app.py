@@ -200,8 +200,8 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
             str,
             Query(
                 pattern=SCALES_PATTERN,
-                description=f"scales of test-time augmentation, {SCALES[0]:g} to {SCALES[1]:g}, separated by commas: "
-                "0.75,1,1.25; the probabilities of all scales are averaged",
+                description=f"scales of test-time augmentation, {SCALES[0]:g} to {SCALES[1]:g}, separated by commas, "
+                "such as 0.75,1,1.25; the probabilities of all scales are averaged",
             ),
         ] = "1",
         flip: Annotated[
@@ -245,7 +245,7 @@ def make_app(store: ModelStore, queue: InferenceQueue, request_handler: RequestH
 
 
 def _query_names(app: FastAPI, request: Request) -> list[str]:
-    """The names of the query parameters that the address of a request accepts."""
+    """Returns the names of the query parameters that the address of a request accepts."""
     operation = app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
     return [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
 
@@ -277,7 +277,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     """Parses the scales in a text that matches `SCALES_PATTERN`, and checks their range."""
     scales = tuple(float(part) for part in text.split(","))
     if not all(SCALES[0] <= scale <= SCALES[1] for scale in scales):
-        raise Problem(422, f"scales are {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
+        raise Problem(422, f"scales must be {SCALES[0]:g} to {SCALES[1]:g}, got {text}.")
     return scales
 
 

@@ -86,7 +86,7 @@ class AccessControl:
 
 
 def _parts_of(address: str) -> SplitResult:
-    """The parts of an address; all parts are empty if the address is invalid."""
+    """Returns the parts of an address; all parts are empty if the address is invalid."""
     try:
         return urlsplit(address)
     except ValueError:

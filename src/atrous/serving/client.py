@@ -64,14 +64,14 @@ class Client:
     @checked
     def __init__(self, address: str, *, key: str | None = None, timeout: float = 120.0, patience: float = 60.0) -> None:
         if not patience >= 0:
-            raise AtrousError(f"patience is a number of seconds, 0 or more, got {shown(patience)}.")
+            raise AtrousError(f"patience must be a number of seconds, 0 or more, got {shown(patience)}.")
         self._connection, self._patience = Connection(address, key, timeout), patience
         self._infos: dict[tuple[str, str], Info] = {}
 
     def __reduce__(self) -> str:
         raise AtrousError(
-            "a Client contains a connection and a key, which are not copied or sent to another process: make a Client "
-            "with the same address there."
+            "a Client contains a connection and a key, so it cannot be copied or sent to another process: make a "
+            "Client with the same address there."
         )
 
     @checked
@@ -156,7 +156,7 @@ class Client:
         return names[0]
 
     def _info(self, name: str, version: str) -> Info:
-        """The metadata of the model version that made a mask, or of its successor if the server has replaced it."""
+        """Returns the metadata of the model version that made a mask, or of the version that has replaced it since."""
         if (name, version) not in self._infos:
             answer = self._ask("GET", _address_of(name))
             record = answer.json()
@@ -201,7 +201,7 @@ def _address_of(name: str) -> str:
 
 
 def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
-    """The mask in a response: H×W uint8, of the same size as the picture.
+    """Returns the mask in a response: H×W uint8, of the same size as the picture.
 
     Raises:
         AtrousError: the response contains no mask of this size, so it is not from `atrous serve`.
@@ -217,7 +217,7 @@ def _mask_in(answer: Answer, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
-    """The body of a request and its media type: a single file without changes, or a form of several files."""
+    """Returns the body of a request and its media type: a single file without changes, or a form of several files."""
     if len(files) == 1:
         return files[IMAGE], None
     boundary = uuid4().hex
@@ -231,9 +231,10 @@ def _body(files: Mapping[str, bytes]) -> tuple[bytes, str | None]:
 
 
 def _content(picture: Picture, image: np.ndarray) -> bytes:
-    """The bytes to send for a picture.
+    """Returns the bytes to send for a picture.
 
-    They are the file itself if the server can read its format, else a PNG, or a TIFF if a PNG cannot store the values.
+    They are the file itself if the server can read its format, or else a PNG. If a PNG cannot store the values, they
+    are a TIFF.
     """
     if isinstance(picture, str | Path) and Path(picture).suffix.lower() in UNCHANGED_SUFFIXES:
         with in_words(picture):
@@ -258,7 +259,7 @@ def _content(picture: Picture, image: np.ndarray) -> bytes:
 
 
 def _png_of(picture: Image.Image) -> bytes:
-    """A PIL image as a PNG that the server reads as `Segmenter` reads the image: with transparency, and not rotated."""
+    """Returns a PIL image as a PNG that the server reads as `Segmenter` reads the image: transparent, not rotated."""
     if picture.mode in ("F", "I") and picture.format not in ("PNG", "PPM"):
         raise AtrousError(f"a picture to send must have 8 or 16 bits, got an image of mode '{picture.mode}'.")
     with in_words("the picture"):
@@ -275,7 +276,7 @@ def _png_of(picture: Image.Image) -> bytes:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """The time to wait, in seconds, from a Retry-After header with a number of seconds or a date (RFC 9110 §10.2.3)."""
+    """Returns the seconds to wait from a Retry-After header, which contains seconds or a date (RFC 9110 §10.2.3)."""
     if retry_after is None:
         return 0.0
     if retry_after.isdecimal():

@@ -147,7 +147,7 @@ class InferenceQueue:
         return True
 
     def _next(self) -> list[Job]:
-        """The first job and the later jobs that fit into its batch; an empty list when the queue is closed."""
+        """Waits for a job; returns it and the later jobs that fit into its batch, or [] when the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
             if not self._jobs:

@@ -1,4 +1,4 @@
-"""The models that are served. Each is loaded once and replaced as a whole when its file changes."""
+"""The models that are served. Each model is loaded once, and replaced as a whole when its file changes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Model:
     loaded: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def segmenter_for(self, options: InferenceOptions) -> Segmenter:
-        """The segmenter with these options.
+        """Returns the segmenter with these options.
 
         With default options, this is always the same object, so that several pictures can run as one batch.
 
@@ -106,7 +106,7 @@ class ModelStore:
         return iter(self._models.values())
 
     def __getitem__(self, name: str) -> Model:
-        """The current version of a model.
+        """Returns the current version of a model.
 
         Raises:
             AtrousError: there is no model of this name; the message gives the nearest match.

@@ -14,7 +14,7 @@ Polygon = list[list[tuple[int, int]]]
 
 
 def polygons_of(mask: np.ndarray, most: int | None = None) -> list[Polygon]:
-    """Polygons of the 4-connected areas of a mask.
+    """Returns polygons of the 4-connected areas of a mask.
 
     Args:
         mask: H×W booleans.
@@ -73,7 +73,7 @@ def _rings(mask: np.ndarray, most: int | None) -> list[list[tuple[int, int]]]:
 
 
 def _partners(keys: np.ndarray) -> np.ndarray:
-    """For each corner, the index of the corner at the other end of its side.
+    """Returns, for each corner, the index of the corner at the other end of its side.
 
     Args:
         keys: 3×N sort keys: the row or column, the position along it, and the order of corners at one position.

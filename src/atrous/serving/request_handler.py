@@ -162,7 +162,7 @@ class RequestHandler:
         return files
 
     async def _files_in(self, request: Request, content: bytes, settings: RequestSettings) -> tuple[bytes, ...]:
-        """The request body as the only file, or the files of a form."""
+        """Returns the request body as the only file, or the files of a form."""
         further = [one.name for one in settings.model.segmenter.info.preprocessing.inputs[1:]]
         if not request.headers.get("content-type", "").lower().startswith("multipart/"):
             if further:
@@ -179,7 +179,7 @@ class RequestHandler:
             self.admission.hold(-sum(map(len, content)))
 
     async def _until_disconnect(self, request: Request, work: Any) -> Response:
-        """The result of the work, unless the client disconnects or the time limit is reached first."""
+        """Returns the result of the work, unless the client disconnects or the time limit is reached first."""
         answer, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({answer, left}, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -246,7 +246,7 @@ class RequestHandler:
         return Response(body, media_type=response_formats.FORMATS[settings.response.form], headers=headers)
 
     def _bytes_of(self, content: tuple[bytes, ...], settings: RequestSettings) -> float:
-        """Peak memory of a request from decoding to response, in bytes, without the memory of the network."""
+        """Returns the peak memory of a request from decoding to response, in bytes, without the network's memory."""
         preprocessing = settings.model.segmenter.info.preprocessing
         sizes = [
             decoded_size(file, self._most_pixels(settings), _name_of(one), one.pages)
@@ -313,7 +313,7 @@ def _how_to_send(request: Request) -> str:
 def _files_in_form(
     headers: Headers, content: bytes, parameters: Collection[str] = (), further: Sequence[str] = ()
 ) -> tuple[bytes, ...]:
-    """The files in a form. It runs on another thread, because a form that consists only of boundaries takes seconds.
+    """Returns the files in a form. Runs in a thread, because parsing a form of only boundaries takes seconds.
 
     Args:
         headers: headers of the request.
@@ -366,18 +366,18 @@ def _files_in_form(
 
 
 def _form_of(further: Sequence[str]) -> str:
-    """The instruction to send the files of a model that has these further inputs."""
+    """Returns the instruction to send the files of a model that has these further inputs."""
     fields = " ".join(f"-F {name}=@{name}.png" for name in further)
     return f"send a form with a file for each input; with curl: -F {FILE_FIELD}=@picture.png {fields}"
 
 
 def _name_of(one: Input) -> str:
-    """The name of an input in messages."""
+    """Returns the name of an input in messages."""
     return "the picture" if one.name == IMAGE else f"the {one.name}"
 
 
 def _text_field(name: str, value: str, parameters: Collection[str]) -> str:
-    """The error message about a text field in a form."""
+    """Returns the error message about a text field in a form."""
     shown = name[:100]
     if name == FILE_FIELD:
         return f"the form's field {FILE_FIELD} is text, not a file. With curl, send -F {FILE_FIELD}=@picture.jpg."

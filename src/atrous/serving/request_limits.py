@@ -60,7 +60,7 @@ class Problem(Exception):
         self.status, self.detail, self.headers = status, detail, headers or {}
 
     def record(self) -> dict[str, Any]:
-        """The body of the response, as a dictionary for JSON."""
+        """Returns the body of the response, as a dictionary for JSON."""
         title = HTTPStatus(self.status).phrase
         return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
 

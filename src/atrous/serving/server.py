@@ -107,10 +107,10 @@ def run(
 
 
 def most_connections() -> int:
-    """Number of connections to accept: `MOST_CONNECTIONS`, or fewer if the process may not open so many files.
+    """Returns the number of connections to accept: `MOST_CONNECTIONS`, or fewer if the limit of open files is low.
 
-    The process's soft limit is raised first, up to its hard limit (`ulimit -n` is often 1024, with a much higher hard
-    limit).
+    The soft limit of the process is raised first, at most to its hard limit. (The soft limit is often 1024, and the
+    hard limit much higher.)
     """
     try:
         import resource
@@ -127,7 +127,7 @@ def most_connections() -> int:
 
 
 def _protocol(say: Callable[[str], object]) -> Any:
-    """The protocol that closes slow connections; uvicorn's own protocol if `TimedH11` does not fit this uvicorn."""
+    """Returns `TimedH11`, which closes slow connections, or uvicorn's own protocol if they do not fit together."""
     try:
         from atrous.serving.slow_request_timeouts import TimedH11, fits
 
@@ -143,7 +143,7 @@ def _protocol(say: Callable[[str], object]) -> Any:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound to the address.
+    """Returns a socket that is bound to the address.
 
     Raises:
         AtrousError: this machine does not have the address, or another program uses it.

@@ -30,7 +30,7 @@ OVERRIDDEN = (
 
 
 def fits(protocol: type = H11Protocol) -> bool:
-    """Whether uvicorn's protocol still has the attributes and methods that `TimedH11` uses.
+    """Returns whether uvicorn's protocol still has the attributes and methods that `TimedH11` uses.
 
     Args:
         protocol: uvicorn's class for HTTP/1.1.

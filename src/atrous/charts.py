@@ -96,7 +96,7 @@ def line_chart(
     Args:
         title: description of the chart for screen readers.
         curves: up to six curves with at least one point in total; more than two curves need short names.
-        write: formats a value as text.
+        write: function that formats a value as text.
         mark: (x, y, label) of a point to mark with a ring.
 
     Returns:

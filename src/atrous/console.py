@@ -97,7 +97,7 @@ def told_if_interrupted(words: Callable[[], str]) -> Iterator[None]:
     """Adds a report on finished and unfinished work to a KeyboardInterrupt (Ctrl-C).
 
     Args:
-        words: returns the report; called after the work in this context has ended.
+        words: function that returns the report; it is called after the work in this context has ended.
 
     Raises:
         KeyboardInterrupt: with the report, which the command line prints.

@@ -55,7 +55,7 @@ class Output:
         flag: the argument that gives the path, such as "json".
         path: the file.
         kind: the kind of file that may be replaced, for messages, such as "picture".
-        is_ours: returns whether an existing file is an earlier output of that kind.
+        is_ours: function that returns whether an existing file is an earlier output of that kind.
         folder: for one of several files in an output folder, the folder that the argument gives.
     """
 
@@ -80,7 +80,7 @@ def check_outputs(
         outputs: all files that the call will write; None is ignored.
         inputs: all inputs of the call, as pairs (description, file or folder); a path of None is ignored. In a folder,
             all files that this program did not write are inputs.
-        overwrite: replace files that this program did not write; inputs are never replaced.
+        overwrite: whether files that this program did not write may be replaced; inputs are never replaced.
 
     Raises:
         AtrousError: an output is an input, a folder, another output, or a file that this program did not write; or
@@ -238,8 +238,8 @@ def check_replaceable(path: str | Path, kind: str, is_ours: Callable[[Path], boo
     Args:
         path: the file to write.
         kind: the kind of file that may be replaced, for messages.
-        is_ours: returns whether an existing file is an earlier output of that kind.
-        overwrite: replace any file.
+        is_ours: function that returns whether an existing file is an earlier output of that kind.
+        overwrite: whether any file may be replaced.
 
     Raises:
         AtrousError: the path is a folder, or a file that this program did not write.

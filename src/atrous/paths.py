@@ -68,7 +68,7 @@ def place_of(value: str | os.PathLike[Any], name: str) -> Place:
 
 
 def _url_in(text: Any) -> str | None:
-    """Returns the URL in a text, also if the text is a path made of a URL, which has lost one of two slashes."""
+    """Returns the URL in a text or in a path made of a URL, which has lost one of two slashes; None for other texts."""
     if not isinstance(text, str) or is_url(text):
         return text if isinstance(text, str) else None
     begin = re.match(r"([A-Za-z][A-Za-z0-9+.-]{1,30}:)[/\\]", text)

@@ -171,7 +171,7 @@ def check_new_run(out: Path | None, inputs: Iterable[tuple[str, str | Path | Non
     Args:
         out: the run's folder, which may not exist yet; None for a new folder.
         inputs: the inputs of the training, as for `check_outputs`.
-        overwrite: replace files in a folder that contains no run; inputs are never replaced.
+        overwrite: whether files in a folder without a run may be replaced; inputs are never replaced.
 
     Raises:
         AtrousError: the folder contains a run or a file that the run would replace, or it is the folder of the dataset.
@@ -227,7 +227,7 @@ def check_resumed_run(run: Path, *, overwrite: bool) -> None:
 
     Args:
         run: the run's folder.
-        overwrite: replace files that atrous did not write.
+        overwrite: whether files that atrous did not write may be replaced.
 
     Raises:
         AtrousError: a file with the name of an output of the run was not written by atrous.
@@ -312,7 +312,7 @@ def _read_doctor(path: Path) -> Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads the lines of metrics.jsonl, ascending in step; of two lines of one step (after a resume), only the later.
+    """Reads the lines of metrics.jsonl, ascending in step; if a step occurs twice (after a resume), keeps the later.
 
     A line that is not a JSON object is skipped, because a killed process may leave an incomplete last line.
     """
@@ -356,5 +356,5 @@ def points(lines: Sequence[Record], key: str) -> list[tuple[float, float]]:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Returns whether a score is a finite number; the score of an absent class is None, that of a diverged run NaN."""
+    """Returns whether a score is a finite number; absent classes have None, and diverged runs have NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -50,10 +50,10 @@ def seal(path: Path) -> None:
 
 
 def sealed_nifti(content: bytes) -> bytes:
-    """Returns a NIfTI file whose descrip is `UNSEALED`, with the checksum of its voxels.
+    """Returns the content of a NIfTI file after writing the checksum of its voxels into descrip.
 
     Args:
-        content: the file, not compressed.
+        content: the uncompressed file, whose descrip is `UNSEALED`.
     """
     place, _, checksum = _read(io.BytesIO(content), with_pixels=True)
     text = f"{UNSEALED[:-8]}{checksum:08x}".encode()

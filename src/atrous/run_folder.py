@@ -312,7 +312,7 @@ def _read_doctor(path: Path) -> Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads the lines of metrics.jsonl, ascending in step; if a step occurs twice (after a resume), keeps the later.
+    """Reads the lines of metrics.jsonl, ascending in step; if a resumed run repeats a step, keeps its later line.
 
     A line that is not a JSON object is skipped, because a killed process may leave an incomplete last line.
     """

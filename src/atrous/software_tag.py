@@ -1,7 +1,7 @@
 """The mark in PNG, TIFF and NIfTI files of this program: its name and a checksum of the stored pixels.
 
-The mark is in the Software field (in NIfTI: descrip), which changes no pixel. An editor may keep this field, but the
-checksum then shows that the pixels were changed.
+The mark is in the Software field (in NIfTI: descrip) and changes no pixel. If an editor changes pixels but keeps this
+field, the checksum no longer matches the pixels.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def seal(path: Path) -> None:
 
 
 def sealed_nifti(content: bytes) -> bytes:
-    """Returns a NIfTI file whose descrip is `UNSEALED`, with the checksum of its voxels.
+    """Returns the content of a NIfTI file after writing the checksum of its voxels into descrip.
 
     Args:
-        content: the file, not compressed.
+        content: the uncompressed file, whose descrip is `UNSEALED`.
     """
     place, _, checksum = _read(io.BytesIO(content), with_pixels=True)
     text = f"{UNSEALED[:-8]}{checksum:08x}".encode()
@@ -115,7 +115,7 @@ def _read_png(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
 
 
 def _read_nifti(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | None:
-    """As `_read`, for NIfTI files with and without compression; None for a file of another format."""
+    """Returns the same as `_read`, for NIfTI files with and without compression; None for another format."""
     file.seek(0)
     packed = file.read(len(GZIP_START)) == GZIP_START
     file.seek(0)

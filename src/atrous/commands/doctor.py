@@ -52,13 +52,13 @@ def doctor(
         train: name of the split to train on.
         val: name of the split on which the best weights are chosen.
         pages: pages to read from multi-page TIFFs: first is the first page, channels is the bands of all pages.
-        in_channels: number of channels that the model takes, ≥ 1; by default that of the training pictures.
+        in_channels: number of channels that the model takes, ≥ 1; by default the number of the training pictures.
         write_classes: write the proposed classes.yaml into the dataset, then examine the dataset again.
-        write_split: write split lists into a dataset that has none, then examine it again; pictures of one group or
-            place and near copies stay in one split; places are ignored if one place has most pictures.
+        write_split: write split lists into a dataset that has none, then examine it again; near copies, and pictures
+            of one group or place, stay in one split, but places are ignored if most pictures are of one place.
         json: JSON file to write the findings to.
-        pictures: folder for PNG files that show up to 12 masks of each split over their pictures, and pictures turned
-            by an EXIF tag whose masks may not fit.
+        pictures: folder for PNG files that show up to 12 masks of each split over their pictures; another PNG file
+            shows pictures that an EXIF tag turns, if their masks may not fit.
         overwrite: also replace files at `json` and in `pictures` that atrous did not write; a classes.yaml and split
             lists are never replaced.
         **options: fields of `DatasetSpec`: how the dataset is read.
@@ -169,7 +169,7 @@ def _write_proposal(diagnosis: Diagnosis) -> Path:
     if proposed is None:
         reasons = " ".join(finding.message for finding in diagnosis.errors)
         raise AtrousError(f"{diagnosis.root}: no class table fits these masks, so none was written. {reasons}")
-    _check_no_table(path)  # again: it may have appeared while the data set was read, which may take hours
+    _check_no_table(path)  # again: reading the data set may take hours, and the file may have appeared meanwhile
     proposed.to_yaml(path)
     return path
 
@@ -186,7 +186,7 @@ def _write_split(diagnosis: Diagnosis) -> Path:
     """Writes the proposed split lists and returns their folder."""
     folder = diagnosis.root / "splits"
     for name in diagnosis.proposed_split:
-        if (folder / f"{name}.txt").exists():  # again: it may have appeared while the data set was read
+        if (folder / f"{name}.txt").exists():  # again: the file may have appeared while the data set was read
             raise AtrousError(f"{folder / f'{name}.txt'} exists and is never overwritten. Move it away.")
     for name, items in diagnosis.proposed_split.items():
         write_text(folder / f"{name}.txt", "".join(f"{item.name}\n" for item in items))

@@ -324,7 +324,7 @@ def is_our_page(path: Path) -> bool:
 
 
 def is_our_picture(path: Path) -> bool:
-    """Returns whether a PNG, TIFF or NIfTI file has the mark of this program and unchanged pixels."""
+    """Returns whether a PNG, TIFF or NIfTI file has this program's mark, and unchanged pixels in the same position."""
     return is_sealed(path)
 
 

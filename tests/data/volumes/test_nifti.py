@@ -198,3 +198,45 @@ def test_a_mask_of_ours_is_known_until_it_is_corrected(tmp_path, kind, packed, e
     corrected[1, 2, 3] = 0
     nibabel.save(kind(corrected, mask.affine, mask.header), path)
     assert is_marked(path) and not is_sealed(path)
+
+
+def shifted(image):
+    image.header["srow_x"][3] += 1.5
+    image.header["qoffset_x"] += 1.5
+
+
+def without_sform(image):
+    image.header["sform_code"] = 0
+
+
+def other_qform_code(image):
+    image.header["qform_code"] = 3
+
+
+def thicker(image):
+    image.header["pixdim"][3] *= 2
+
+
+def in_metres(image):
+    image.header["xyzt_units"] = 1
+
+
+def scaled(image):
+    image.header["scl_slope"] = 2
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("change", [shifted, without_sform, other_qform_code, thicker, in_metres, scaled])
+def test_a_mask_of_ours_whose_position_or_scale_was_corrected_is_not_overwritten(tmp_path, kind, packed, change):
+    path = tmp_path / ("mask.nii.gz" if packed else "mask.nii")
+    nibabel.save(kind(np.zeros((3, 4, 5), np.int16), np.diag([1.0, 1, 2, 1])), tmp_path / "scan.nii")
+    write_nifti_mask(path, np.ones((3, 4, 5), np.uint8), tmp_path / "scan.nii", packed=packed)
+    assert is_sealed(path)
+    content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    image = kind.from_bytes(content)
+    change(image)
+    changed = image.header.binaryblock + content[len(image.header.binaryblock) :]
+    assert len(changed) == len(content) and changed != content
+    path.write_bytes(gzip.compress(changed) if packed else changed)
+    assert is_marked(path) and not is_sealed(path)

@@ -72,7 +72,7 @@ def measure_volumes(
             truth = remap[_labels(dataset, mask, volume.grid.shape)]
             truth[~volume.valid(segmenter.info.preprocessing.image.missing)] = IGNORE_INDEX
             labels = segment_volume(segmenter, volume)
-            scores = case_metrics(truth, labels, volume.grid.spacing, measured, tolerance=tolerance)
+            scores = case_metrics(truth, labels, volume.grid.affine[:3, :3], measured, tolerance=tolerance)
             found.append((str(file), item.group, scores))
             progress.update(task, advance=1)
     cases = sorted((case for part in processes.gather(found) for case in part), key=lambda case: case[0])

@@ -106,6 +106,64 @@ def test_two_positions_that_differ_are_noted(tmp_path):
     np.testing.assert_array_equal(volume.grid.affine, np.eye(4))
 
 
+UNUSABLE = {
+    "zero": np.zeros((3, 4)),
+    "one direction twice": np.array([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]),
+    "NaN": np.full((3, 4), np.nan),
+}
+
+
+def with_forms(path, kind, sform, qform):
+    """Saves a scan with an sform (3×4 numbers, written as they are) and a qform (4×4, or a broken quaternion)."""
+    image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), None)
+    image.header["sform_code"], image.header["qform_code"] = int(sform is not None), int(qform is not None)
+    if isinstance(qform, np.ndarray):
+        image.header.set_qform(qform, 1)
+    elif qform is not None:
+        image.header["quatern_b"] = image.header["quatern_c"] = 1
+    for axis, row in zip("xyz", np.eye(4)[:3] if sform is None else sform, strict=True):
+        image.header[f"srow_{axis}"] = row
+    content = image.to_bytes()
+    header = image.header.binaryblock
+    path.write_bytes(header + content[len(header) :])
+    return path
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("sform", UNUSABLE)
+def test_an_unusable_sform_leaves_the_position_to_the_qform_with_a_note(tmp_path, kind, sform):
+    qform = np.array([[-2.0, 0, 0, 9], [0, 0, 3, 8], [0, 1, 0, 7], [0, 0, 0, 1]])
+    path = with_forms(tmp_path / "scan.nii", kind, UNUSABLE[sform], qform)
+    volume = read_nifti(path)
+    np.testing.assert_allclose(volume.stored.affine, qform, atol=1e-5)
+    (note,) = volume.notes
+    assert "scan.nii: its sform is unusable, so its qform is used" in note
+    assert nifti_shape(path)[0].shape == volume.grid.shape
+    write_nifti_mask(tmp_path / "mask.nii", np.ones(volume.grid.shape, np.uint8), path, packed=False)
+    np.testing.assert_array_equal(read_nifti(tmp_path / "mask.nii").stored.affine, volume.stored.affine)
+
+
+@pytest.mark.parametrize("sform", UNUSABLE)
+@pytest.mark.parametrize("qform", [None, "broken", np.full((4, 4), np.nan)], ids=["none", "broken", "NaN"])
+def test_a_file_without_a_usable_position_is_refused(tmp_path, sform, qform):
+    path = with_forms(tmp_path / "scan.nii", nibabel.Nifti1Image, UNUSABLE[sform], None if qform is None else "broken")
+    if isinstance(qform, np.ndarray):
+        image = bytearray(path.read_bytes())
+        struct.pack_into("<3f", image, 256, *[float("nan")] * 3)
+        path.write_bytes(image)
+    with pytest.raises(AtrousError, match=r"scan\.nii: no position of the voxels is usable\. its sform: "):
+        read_nifti(path)
+
+
+def test_a_broken_qform_is_an_error_without_an_sform_and_a_note_beside_one(tmp_path):
+    alone = with_forms(tmp_path / "alone.nii", nibabel.Nifti1Image, None, "broken")
+    with pytest.raises(AtrousError, match=r"alone\.nii: the file is damaged or not NIfTI: w2"):
+        read_nifti(alone)
+    both = read_nifti(with_forms(tmp_path / "both.nii", nibabel.Nifti1Image, np.eye(4)[:3], "broken"))
+    np.testing.assert_array_equal(both.stored.affine, np.eye(4))
+    assert "its qform is unusable, so its sform is used" in both.notes[0]
+
+
 def test_no_text_of_the_scan_is_in_the_mask(tmp_path):
     path = saved(
         tmp_path / "scan.nii",

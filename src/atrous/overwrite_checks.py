@@ -41,7 +41,7 @@ HEAD_BYTES = 4096
 #: File name suffixes that are refused as the name of an output folder.
 FILE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".html", ".json", ".yaml", ".yml", ".xml"}
-    | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip"}
+    | {".safetensors", ".pt", ".pth", ".pt2", ".onnx", ".tflite", ".zip", ".nii", ".gz"}
 )
 #: Longest accepted header of a model file (safetensors' own limit is 100 MB).
 MAX_HEADER_BYTES = 16 * 2**20
@@ -175,13 +175,15 @@ def check_is_folder(flag: str, path: str | Path) -> None:
         path: the folder for the files of the call; it need not exist.
 
     Raises:
-        AtrousError: the path has the suffix of a picture, a page, a model or a text file.
+        AtrousError: the path has the suffix of a picture, a volume, a page, a model or a text file.
     """
     path = Path(path)
-    if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
+    folder = path
+    while folder.suffix.lower() in FILE_SUFFIXES:  # .nii.gz is two suffixes
+        folder = folder.with_suffix("")
+    if folder != path and not path.is_dir():
         raise AtrousError(
-            f"{flag} is {path}, which is named like a file; give a folder, such as {path.with_suffix('')}, for the "
-            "output files."
+            f"{flag} is {path}, which is named like a file; give a folder, such as {folder}, for the output files."
         )
 
 

@@ -430,7 +430,7 @@ def test_subfolders_with_pictures_are_named(model, photos, tmp_path, capsys):
     assert "Subfolders" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "page.html"])
+@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "page.html", "mask.nii.gz", "MASK.NII"])
 @pytest.mark.parametrize("verb", ["predict", "explain"])
 def test_a_files_name_is_no_folder(model, photos, tmp_path, capsys, verb, name):
     assert main([verb, str(model), str(photos / "0.png"), "--out", str(tmp_path / name)]) == 2

@@ -345,7 +345,7 @@ def test_subfolders_are_named(model, memory, photos, capsys):
     assert run(model, "memory://bucket/*.gif", "--out", "memory://bucket/masks") == 2
 
 
-@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF"])
+@pytest.mark.parametrize("name", ["one.png", "MASKS.TIF", "mask.nii.gz"])
 def test_a_files_name_is_no_folder(model, memory, capsys, name):
     assert run(model, "memory://bucket/pictures/0.png", "--out", f"memory://bucket/{name}") == 2
     assert "is named like a file; give a folder" in capsys.readouterr().err

@@ -60,6 +60,18 @@ def test_no_volume_is_in_two_splits(tmp_path):
         assert not any(own & other for other_name, other in groups.items() if other_name != name)
 
 
+@pytest.mark.parametrize("written", ["case_2", "case_2.nii.gz", "images/case_2.nii.gz", "case_2.NII"])
+def test_a_split_list_names_volumes_with_and_without_their_suffix(tmp_path, written):
+    volumes(tmp_path, ["case_1", "case_2"], "images", "masks")
+    (tmp_path / "classes.yaml").write_text("classes: [{name: background}, {name: anterior}, {name: posterior}]\n")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("case_1\n")
+    (tmp_path / "splits/val.txt").write_text(f"{written}\n")
+    dataset = open_dataset(tmp_path, "folder")
+    assert {item.group for item in dataset.splits["val"]} == {"case_2"}
+    assert len(dataset.splits["val"]) == 6
+
+
 def test_a_mask_on_another_grid_is_refused(tmp_path):
     root = nnunet(tmp_path)
     path = root / "labelsTr/case_2.nii.gz"

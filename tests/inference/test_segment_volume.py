@@ -139,6 +139,25 @@ def test_predict_finds_the_volumes_of_a_folder_and_reports_damaged_ones(models, 
     predict(models[1], [tmp_path / "scans/a.nii.gz"], out=tmp_path / "masks", **OPTIONS)  # our own mask is replaced
 
 
+def test_scans_of_one_name_get_the_names_of_their_folders_without_suffix(models, scan, tmp_path):
+    names = ("a/scan.nii.gz", "b/scan.nii", "b/scan.NII.GZ")
+    image = nibabel.load(scan)
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = scan.read_bytes() if name.lower().endswith(".gz") else image.to_bytes()
+        (tmp_path / name).write_bytes(content)
+    masks = predict(models[1], [tmp_path / name for name in names], out=tmp_path / "masks", **OPTIONS)
+    assert [mask.name for mask in masks] == ["a_scan.nii.gz", "b_scan.nii.gz", "b_scan_.nii.gz"]
+    for mask in masks:
+        np.testing.assert_array_equal(nibabel.load(mask).affine, image.affine)
+
+
+def test_a_file_for_the_mask_is_refused_before_the_work(models, scan, tmp_path):
+    with pytest.raises(AtrousError, match=r"named like a file; give a folder, such as \S*/mask, for"):
+        predict(models[1], [scan], out=tmp_path / "mask.nii.gz", **OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_voxels_without_data_have_no_class(models, scan, tmp_path):
     values = nibabel.load(scan).get_fdata(dtype=np.float32)
     values[2, 3, 4] = np.nan

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atrous.console import note
 from atrous.data.remote.transfer import as_path, below, identity
-from atrous.data.volumes.slices import volume_stem
+from atrous.data.volumes.slices import file_of_picture, is_volume, volume_stem
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, shown_place
 
@@ -35,7 +35,7 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
     for place, suffix in suffixes.items():
         path = as_path(place)
         stem = volume_stem(path)
-        name = stem if stems[stem] == 1 else f"{path.parent.name}_{path.name}"
+        name = stem if stems[stem] == 1 else _with_folder(path, stem)
         if identity(below(out, f"{name}{suffix}")) == identity(place):
             raise AtrousError(
                 f"the mask of {shown_place(place)} would overwrite that picture: give another folder with --out."
@@ -61,6 +61,12 @@ def overlay_of(target: Place) -> Place:
     if isinstance(target, Path):
         return target.with_suffix(".overlay.png")
     return f"{target.rpartition('.')[0]}.overlay.png"
+
+
+def _with_folder(path: Path, stem: str) -> str:
+    """Returns a name of a mask that begins with the folder; pictures keep their suffix, which may tell them apart."""
+    file = file_of_picture(path)
+    return f"{file.parent.name}_{stem if is_volume(file) else path.name}"
 
 
 def _identities(target: Place) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.splits.split_names import SPELLINGS
+from atrous.data.volumes.slices import volume_stem
 
 _IMAGE_WORDS = """
 image images img image_path image_name image_file image_id img_path img_name imagepath imagename file filename
@@ -62,9 +63,9 @@ def stem_of(written: str, known: Mapping[str, object]) -> str:
     if written not in known:
         written = re.sub(r"""^(['"])(.*)\1$""", r"\2", written)
     field, first = re.split(r"[,;\t]", written)[0].strip(), re.split(r"[,;\s]", written.strip())[0]
-    guesses = (guess for name in (written, field, first) for guess in (name, Path(name).stem, Path(name).name))
+    guesses = (guess for name in (written, field, first) for guess in (name, volume_stem(Path(name)), Path(name).name))
     spelled = (spelling for guess in guesses for spelling in _spellings(guess))
-    return next((spelling for spelling in spelled if spelling in known), Path(first).stem)
+    return next((spelling for spelling in spelled if spelling in known), volume_stem(Path(first)))
 
 
 def _spellings(name: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -74,6 +75,41 @@ def test_slope_and_intercept_are_applied(tmp_path):
     volume = read_nifti(tmp_path / "scan.nii")
     np.testing.assert_allclose(volume.values[..., 0], stored.get_fdata())
     assert volume.values.dtype == np.float32
+
+
+def with_scale(path, values, slope, intercept):
+    """Saves raw numbers with a scale in the header; nibabel itself would change the numbers."""
+    image = nibabel.Nifti1Image(values, np.eye(4))
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<2f", content, 112, slope, intercept)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 7), (5, 6, 7, 2), (5, 6, 7, 1, 3)])
+@pytest.mark.parametrize("scale", [(0.0173, -1024.3), (1.0, 0.0), (2.0, 0.0), (0.0, 5.0), (np.nan, 0.0)])
+def test_scaled_values_are_those_of_nibabel_rounded_once(tmp_path, dtype, shape, scale):
+    values = (np.random.default_rng(0).normal(size=shape) * 50 + 100).astype(dtype)
+    path = with_scale(tmp_path / "scan.nii.gz", values, *scale)
+    expected = np.asanyarray(nibabel.load(path).dataobj)
+    expected = expected.astype(np.float32) if expected.dtype == np.float64 else expected
+    found = read_nifti(path).values
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected.reshape(*(*shape, 1)[:3], -1))
+
+
+@pytest.mark.parametrize(("name", "bytes_per_voxel"), [("scan.nii", 4.5), ("scan.nii.gz", 7.5)])
+def test_a_scaled_scan_is_never_in_memory_as_float64(tmp_path, name, bytes_per_voxel):
+    values = np.random.default_rng(0).integers(-1000, 1000, (128, 128, 64)).astype(np.int16)
+    path = with_scale(tmp_path / name, values, 0.5, -1)
+    read_nifti(path)  # imports
+    tracemalloc.start()
+    try:
+        assert read_nifti(path).values.dtype == np.float32
+        assert tracemalloc.get_traced_memory()[1] < bytes_per_voxel * values.size
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_fourth_dimension_is_contrasts(tmp_path):

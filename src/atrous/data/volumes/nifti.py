@@ -35,7 +35,7 @@ def read_nifti(path: Path) -> Volume:
             contrasts or points in time.
 
     Returns:
-        The volume; its values have the type of the file, or float32 if they are scaled.
+        The volume; its values have the type of the file, or float32 if they are scaled or float64.
 
     Raises:
         AtrousError: nibabel is not installed, the file is missing, damaged or not NIfTI, its numbers are complex or
@@ -45,13 +45,28 @@ def read_nifti(path: Path) -> Volume:
     header = image.header
     stored, notes = _grid(header, path)
     try:
-        values = np.asanyarray(image.dataobj)
+        values = _scaled(image.dataobj, stored)
     except (OSError, EOFError, ValueError, zlib.error, MemoryError) as error:
         raise AtrousError(f"{path}: the file is damaged or incomplete: {error or type(error).__name__}.") from error
-    values = values.reshape(*stored.shape, -1)
-    if values.dtype == np.float64 or values.dtype.itemsize > 8:
-        values = values.astype(np.float32)
     return Volume(reorientation(stored).to_ras(values), stored, notes)
+
+
+def _scaled(proxy: Any, stored: Grid) -> np.ndarray:
+    """Returns the X×Y×Z×C values of a file. Scaled values and long floats become float32, one slice after the other.
+
+    nibabel would allocate float64 for the whole volume: four times the size of an int16 scan.
+    """
+    raw, slope, intercept = np.asanyarray(proxy.get_unscaled()), float(proxy.slope), float(proxy.inter)
+    raw = raw.reshape(*stored.shape, -1)
+    is_scaled = (slope, intercept) != (1, 0)
+    if not is_scaled and (raw.dtype.kind != "f" or raw.dtype.itemsize <= 4):
+        return raw
+    values = np.empty(raw.shape, np.float32, order="F")  # the order of the file
+    with np.errstate(over="ignore", invalid="ignore"):  # values that become infinite hold no data
+        for index in range(raw.shape[2]):
+            part = raw[:, :, index]
+            values[:, :, index] = part.astype(np.float64) * slope + intercept if is_scaled else part
+    return values
 
 
 def nifti_shape(path: Path) -> tuple[Grid, int]:

@@ -11,6 +11,9 @@ from atrous.data.volumes.volume import Volume
 from atrous.errors import AtrousError
 from atrous.input_spec import Input
 
+#: Smallest whole number from which on float32 does not represent all whole numbers.
+EXACT = 2**24
+
 
 def slice_kind(place: SlicePlace) -> PictureKind:
     """Returns the channels and the type of a slice: one channel per contrast, float32.
@@ -98,11 +101,17 @@ def read_slice_mask(place: SlicePlace) -> np.ndarray:
         place: place of the slice.
 
     Raises:
-        AtrousError: as for `read_volume`; there is no such slice; or the mask has several values per voxel.
+        AtrousError: as for `read_volume`; there is no such slice; the mask has several values per voxel; or its numbers
+            are floats, or scaled, and too large to be exact.
     """
     values = _slices(place, 1)
     if values.shape[2] != 1:
         raise AtrousError(f"{place.file}: a mask has one value per voxel, and the file has {values.shape[2]}.")
+    if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) >= EXACT).any():
+        raise AtrousError(
+            f"{place.file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
+            "they are not exact. Save it as integers (int32) without a scale."
+        )
     return values[:, :, 0]
 
 

@@ -89,6 +89,6 @@ class Volume:
 def _with_data(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
     """Returns booleans, False for values that are not finite or that mean "no data"."""
     found = np.isfinite(values)
-    if len(missing):
-        found &= ~np.isin(values, np.asarray(missing, np.float64).astype(values.dtype))
+    for value in missing:
+        found &= values != np.float32(value)  # compared as numbers: -1 is not 255 in a volume of uint8
     return found

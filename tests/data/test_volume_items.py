@@ -9,8 +9,10 @@ import atrous
 from atrous.data.open_dataset import open_dataset
 from atrous.data.volumes.slices import SlicePlace, pictures_of
 from atrous.errors import AtrousError
+from atrous.learning.distributed import current_group
 from atrous.learning.fit import fit
 from atrous.learning.recipe import to_recipe
+from atrous.learning.training_data import open_training_data
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -115,6 +117,15 @@ def test_a_model_is_trained_on_slices_and_segments_them(tmp_path):
     assert one.normalize == "per_image"
     slice_ = SlicePlace(tmp_path / "data/imagesTr/case_0_0000.nii.gz", "axial", 2).path
     assert atrous.Segmenter(tmp_path / "run/best.safetensors", device="cpu")(slice_).mask.shape == (5, 4)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 3), (1, 1), (5, 5)])
+def test_the_recipe_takes_precedence_over_the_slices_of_the_inputs_file(tmp_path, given, expected):
+    root = nnunet(tmp_path / "data", [f"case_{index}" for index in range(4)])
+    (root / "inputs.yaml").write_text("inputs:\n  image: {slices: 3, planes: [coronal]}\n")
+    recipe = to_recipe({"name": "volumes", "data": {"root": str(root), "check": False, "slices": given}})
+    dataset, _, _ = open_training_data(recipe, current_group())
+    assert (dataset.inputs[0].slices, dataset.inputs[0].planes) == (expected, ("coronal",))
 
 
 def test_scans_without_orientation_are_noted(tmp_path):

@@ -58,10 +58,14 @@ class Data:
     )
     planes: tuple[str, ...] = setting(
         (),
-        "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; axial when not given",
+        "planes whose slices are the pictures of a data set of volumes: axial, coronal, sagittal; those of the data "
+        "set's inputs.yaml, else axial, when not given",
     )
-    slices: int = setting(
-        1, "number of adjacent slices of a volume that are the channels of one picture; an odd number", ge=1
+    slices: int | None = setting(
+        None,
+        "number of adjacent slices of a volume that are the channels of one picture; an odd number; that of the data "
+        "set's inputs.yaml, else 1, when not given",
+        ge=1,
     )
     inputs: dict[str, str] = field(
         default_factory=dict,

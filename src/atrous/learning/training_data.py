@@ -51,7 +51,7 @@ def open_training_data(recipe: Recipe, processes: ProcessGroup) -> tuple[Dataset
         groups=data.groups,
         inputs=data.inputs,
         planes=data.planes,
-        slices=data.slices if data.slices > 1 else None,
+        slices=data.slices,
     )
     for note in dataset.notes:
         console.print(escape(note))

@@ -64,9 +64,9 @@ def _check_count(path: Path, count: int) -> None:
 
 
 def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Checks the directory of a zip before any file is unpacked: number, sizes, encryption and compression of the files.
+    """Checks number, sizes, encryption and compression of the files of a zip before any of them is unpacked.
 
-    The sizes in the directory are upper bounds: zipfile returns at most this number of bytes for each file.
+    The sizes come from the zip's directory. They are upper bounds: zipfile returns no more bytes for a file.
     """
     _check_count(path, len(members))
     total, size = sum(one.file_size for one in members), path.stat().st_size

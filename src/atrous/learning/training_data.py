@@ -17,10 +17,13 @@ from atrous.data.splits.split_names import canonical_split
 from atrous.data.statistics import class_pixels
 from atrous.data.transforms import color_channels
 from atrous.errors import AtrousError
+from atrous.learning.class_balance import pictures_of_classes
 from atrous.learning.data_loader import AugmentedSamples
 from atrous.learning.dataset_check import examine_with_progress, show_finding
 from atrous.learning.distributed import ProcessGroup
-from atrous.learning.recipe import Data, Recipe
+from atrous.learning.epoch_sampler import EpochOrder
+from atrous.learning.recipe import Recipe
+from atrous.learning.recipe_sections import Data
 from atrous.models import SegmentationModel
 from atrous.option_fields import in_words
 
@@ -84,6 +87,21 @@ def training_samples(recipe: Recipe, dataset: Dataset, model: SegmentationModel)
         fill=preprocessing.mean,
         colors=colors,
     )
+
+
+def epoch_order(recipe: Recipe, samples: AugmentedSamples, processes: ProcessGroup) -> EpochOrder:
+    """Returns the order of a recipe's training samples; for class-balanced epochs, reads all masks first.
+
+    Args:
+        recipe: recipe of the training run.
+        samples: training samples of the recipe.
+        processes: processes that train together; the first one reads the masks.
+    """
+    classes, balance = [], recipe.data.balance
+    if balance:
+        classes = processes.on_rank_zero(lambda: pictures_of_classes(samples.dataset, samples.items))
+    size, batch = len(samples), recipe.train.batch_size
+    return EpochOrder(size, batch, recipe.seed, processes.rank, processes.world, balance=balance, classes=classes)
 
 
 def _check_fitness(data: Data, found: Iterable[tuple[str, str]]) -> None:

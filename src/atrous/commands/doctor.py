@@ -212,5 +212,5 @@ def _check_no_split(dataset: Dataset) -> None:
         raise AtrousError(
             f"{dataset.root}: lists or folders define its split (layout '{dataset.layout}'), and they are never "
             "overwritten. --write-split is for datasets whose split is random. Move the lists away, or move all "
-            "pictures into one folder images/ and their masks into masks/."
+            f"{dataset.nouns[0]}s into one folder images/ and their masks into masks/."
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atrous.cli import main
 from atrous.commands.doctor import doctor
 from atrous.data.class_colors import default_colors
 from atrous.data.doctor.examine import Diagnosis, examine
@@ -193,6 +194,23 @@ def test_planes_and_slices_are_those_of_training(tmp_path):
 def _with_inputs(root: Path, planes) -> Diagnosis:
     (root / "inputs.yaml").write_text(f"inputs:\n  image: {{planes: [{', '.join(planes)}], slices: 3}}\n")
     return examine(root)
+
+
+def test_planes_are_given_on_the_command_line(tmp_path, capsys):
+    root = dataset(tmp_path)
+    assert main(["doctor", str(root), "--planes", "axial,coronal", "--slices", "3"]) == 0
+    assert f"train {8 * (16 + 20)}, val {16 + 20}, test {16 + 20}" in capsys.readouterr().out
+    assert main(["doctor", str(root), "--planes", "oblique"]) == 2
+
+
+def test_missing_masks_and_volumes_are_named(tmp_path):
+    root = dataset(tmp_path)
+    (root / "masks/scan2.nii.gz").unlink()
+    (root / "images/scan3.nii.gz").unlink()
+    diagnosis = examine(root)
+    assert told(diagnosis, "missing_mask").message.startswith("Volumes without a mask.")
+    assert told(diagnosis, "missing_mask").examples == ("images/scan2.nii.gz",)
+    assert told(diagnosis, "missing_image").examples == ("masks/scan3.nii.gz",)
 
 
 @pytest.mark.parametrize(("channels", "slices", "wrong"), [(3, 3, False), (3, 1, True), (1, 3, True), (1, 1, False)])

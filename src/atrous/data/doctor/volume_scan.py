@@ -49,8 +49,8 @@ def _read_pair(item: Item, classes: ClassTable | None) -> Pair:
     if item.mask is not None and stored is not None:
         try:
             labelled = _mask_values(stored, item.mask)
-            same = valid is not None and valid.shape == labelled.values.shape
-            mask = _describe_mask(labelled, classes, valid if same else None)
+            void = valid is not None and valid.shape == labelled.values.shape and not valid.all()
+            mask = _describe_mask(labelled, classes, valid if void else None)
         except Exception as error:  # no memory, or fractions: one file must not end the examination
             problems.append(file_error(item.mask, error))
     if scan is None or valid is None:
@@ -77,6 +77,8 @@ def _mask_values(stored: Volume, path: Path) -> StoredMask:
     values, nodata = stored.values[..., 0], None
     if values.dtype.kind == "f":
         values, nodata = whole_numbers(values, None, path)
+    if values.min() >= 0 and values.max() <= np.iinfo(np.uint8).max:
+        values = values.astype(np.uint8)  # whose values are counted without sorting
     return StoredMask(values, None, None if nodata is None else int(nodata), 1, False, None)
 
 

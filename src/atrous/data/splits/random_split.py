@@ -53,7 +53,7 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
         name: tuple(sorted(parts[name], key=lambda item: item.name)) for name in ("train", "val", "test") if parts[name]
     }
     counts = ", ".join(f"{name} {_counted(part, bool(groups))}" for name, part in splits.items())
-    one = " There is only one group, so all splits share it." if groups and len(groups) == 1 else ""
+    one = " All items are in one group, so all splits share it." if groups and len(groups) == 1 else ""
     note = (
         f"There are no split lists, {how} with seed {seed}: {counts}.{one} "
         "To choose the splits, write splits/train.txt, val.txt and test.txt."

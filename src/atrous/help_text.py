@@ -26,7 +26,8 @@ TASKS = {
 GROUPS = {
     "Input": (
         "model", "models", "a", "b", "paths", "file", "runs", "data", "split", "layout", "input", "groups", "train",
-        "val", "pages", "range", "source", "weights", "classes", "check", "calibrate", "resume", "init", "shell",
+        "val", "pages", "planes", "slices", "range", "source", "weights", "classes", "check", "calibrate", "resume",
+        "init", "shell",
     ),
     "With --calibrate": ("export.layout", "export.groups"),
     "With --calibrate or --check": ("export.input",),

@@ -14,7 +14,7 @@ from public_calls import CALLS
 
 import atrous
 from atrous.errors import AtrousError, WrongArguments, shown
-from atrous.learning.recipe import Optim
+from atrous.learning.recipe_sections import Optim
 from atrous.models.info import Preprocessing
 
 

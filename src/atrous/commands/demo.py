@@ -25,7 +25,8 @@ from atrous.data.layouts.pairing import CLASSES_FILE
 from atrous.data.open_dataset import open_dataset
 from atrous.data.transforms import Augment
 from atrous.errors import AtrousError
-from atrous.learning.recipe import Data, Model, Optim, Recipe, Train
+from atrous.learning.recipe import Recipe
+from atrous.learning.recipe_sections import Data, Model, Optim, Train
 from atrous.overwrite_checks import check_outputs, json_output, picture_output
 from atrous.run_folder import CHECKPOINT, check_new_run, check_resumed_run
 

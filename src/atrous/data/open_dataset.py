@@ -55,10 +55,32 @@ def open_dataset(
             (``NoClassesError``); the user has no permission to read one of its folders; or groups.csv or the
             argument ``groups`` is invalid.
     """
+    check_slices(1 if slices is None else slices, planes)
+    return with_slices(open_whole(root, layout, classes, groups, inputs=inputs), tuple(planes), slices)
+
+
+def open_whole(
+    root: Path | str,
+    layout: str | None = None,
+    classes: ClassTable | None = None,
+    groups: str | None = None,
+    *,
+    inputs: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Opens a dataset as `open_dataset` does, but the items of a dataset of volumes are the whole volumes.
+
+    Args:
+        root: as for `open_dataset`.
+        layout: as for `open_dataset`.
+        classes: as for `open_dataset`.
+        groups: as for `open_dataset`.
+        inputs: as for `open_dataset`.
+
+    Raises:
+        AtrousError: as for `open_dataset`; no volume is read, so damaged volumes raise nothing.
+    """
     try:
-        check_slices(1 if slices is None else slices, planes)
-        dataset = _opened(Path(root), layout, classes, groups, inputs or {})
-        return with_slices(dataset, tuple(planes), slices)
+        return _opened(Path(root), layout, classes, groups, inputs or {})
     except PermissionError as error:
         raise AtrousError(
             f"{error.filename or root}: you have no permission to read this folder of the dataset ({error.strerror}). "

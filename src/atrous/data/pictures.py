@@ -282,7 +282,7 @@ def read_mask(path: Path | str) -> StoredMask:
     if (place := slice_place(path)) is not None:
         values, nodata = read_slice_mask(place), None
         if values.dtype.kind == "f":
-            values, nodata = _whole_numbers(values, nodata, path)
+            values, nodata = whole_numbers(values, nodata, path)
         declared = None if nodata is None else int(nodata)
         return StoredMask(np.ascontiguousarray(values), None, declared, 1, False, None)
     start = _start_of(path)
@@ -306,13 +306,22 @@ def read_mask(path: Path | str) -> StoredMask:
     if not is_tiff(start) and (text := nodata_beside(path)) is not None:
         nodata = as_nodata(text, array.dtype)
     if array.dtype.kind == "f":
-        array, nodata = _whole_numbers(array, nodata, path)
+        array, nodata = whole_numbers(array, nodata, path)
     declared = None if nodata is None or array.ndim == 3 else int(nodata)
     return StoredMask(np.ascontiguousarray(array), palette, declared, pages, is_tiff(start), white_is_zero)
 
 
-def _whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
-    """Converts a mask of floats to int64, and its nodata value; NaN, ±∞ and non-zero nodata become ``NO_NUMBER``."""
+def whole_numbers(array: np.ndarray, nodata: float | None, path: Path) -> tuple[np.ndarray, float | None]:
+    """Returns a mask of floats as int64, and its nodata; NaN, infinite and non-zero nodata become ``NO_NUMBER``.
+
+    Args:
+        array: values of the mask, of any float type and shape.
+        nodata: value that the file declares as no data; None if it declares none.
+        path: file of the mask, for the message.
+
+    Raises:
+        AtrousError: a value is not a whole number.
+    """
     void = ~np.isfinite(array) if not nodata else ~np.isfinite(array) | (array == nodata)
     whole = np.where(void, 0, array)
     if not ((whole == np.rint(whole)).all() and (np.abs(whole) < 2.0**63).all()):

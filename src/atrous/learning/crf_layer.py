@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from atrous.crf import DenseCRF
 from atrous.crf.settings import settings_of
 from atrous.crf.spatial_gaussian import LEAST
-from atrous.learning.recipe import Crf
+from atrous.learning.recipe_sections import Crf
 from atrous.models import Info
 from atrous.models.crf_colors import check_crf_fits
 from atrous.models.layers import class_probabilities, resize

@@ -72,8 +72,9 @@ class AugmentedSamples(TorchDataset):
         epoch, index = key
         worker = get_worker_info()
         number = worker.id if worker is not None else 0
-        self.reading[number] = index
-        sample = self.dataset.read(self.items[index])
+        place = index % len(self.items)  # larger indices are repetitions, see `EpochOrder`
+        self.reading[number] = place
+        sample = self.dataset.read(self.items[place])
         image = fill_missing(to_channels(sample.image, self.channels), sample.valid, self.fill)
         image, label = augment(
             image,

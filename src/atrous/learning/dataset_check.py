@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,8 @@ def examine_with_progress(
     in_channels: int | None = None,
     inputs: Mapping[str, str] | None = None,
     groups: str | None = None,
+    planes: Sequence[str] = (),
+    slices: int | None = None,
 ) -> Diagnosis:
     """Examines a dataset, and shows a progress bar with the remaining time; arguments as in `examine`."""
     # OpenCV's own messages about damaged files would break the bar, and the findings name those files.
@@ -39,6 +41,8 @@ def examine_with_progress(
             in_channels=in_channels,
             inputs=inputs,
             groups=groups,
+            planes=planes,
+            slices=slices,
         )
 
 

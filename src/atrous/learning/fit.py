@@ -25,7 +25,6 @@ from atrous.learning.checkpoint_parts import Stateful
 from atrous.learning.data_loader import Loader
 from atrous.learning.distributed import ProcessGroup, current_group, process_group
 from atrous.learning.ema import WeightAverage
-from atrous.learning.epoch_sampler import EpochOrder
 from atrous.learning.freezing import freeze
 from atrous.learning.losses.combined import loss_for
 from atrous.learning.losses.terms import Term, supervised_terms
@@ -33,7 +32,7 @@ from atrous.learning.model_for_data import create_for
 from atrous.learning.optimizer import optimizer_for
 from atrous.learning.recipe import Recipe, write_recipe
 from atrous.learning.trainer import Ended, Observe, Progress, Trainer, progress_of
-from atrous.learning.training_data import open_training_data, training_samples
+from atrous.learning.training_data import epoch_order, open_training_data, training_samples
 from atrous.learning.training_step import Disturb, TrainingStep
 from atrous.learning.transfer_weights import network_of
 from atrous.learning.validation import BEST, Validation
@@ -280,7 +279,7 @@ def _assembled(
     if weights is not None:
         _put_weights(model, weights)
     samples = training_samples(recipe, dataset, model)
-    order = EpochOrder(len(samples), recipe.train.batch_size, recipe.seed, processes.rank, processes.world)
+    order = epoch_order(recipe, samples, processes)
     terms = supervised_terms(loss_for(recipe.loss, pixels, processes.mean_of), model, recipe.loss.auxiliary)
     precision = pick_precision(recipe.train.precision, device)
     step = TrainingStep(model, {**terms, **added.terms}, precision, crf=crf, disturb=added.disturb).to(device)

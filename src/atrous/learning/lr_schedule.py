@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from atrous.learning.recipe import Schedule
+from atrous.learning.recipe_sections import Schedule
 
 
 def learning_rate_factor(step: int, total: int, schedule: Schedule) -> float:

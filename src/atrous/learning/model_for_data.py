@@ -46,7 +46,8 @@ def create_for(recipe: Recipe, dataset: Dataset, *, fresh: bool = True) -> Segme
         recipe.data.train,
         recipe.data.pages,
         val=recipe.data.val,
-        in_channels=recipe.model.in_channels,
+        # the channels of a slice are those of its neighbours, too; `read_slice` checks their number
+        in_channels=None if dataset.inputs[0].planes else recipe.model.in_channels,
     )
     table, init = dataset.classes, recipe.model.init
     splits = (recipe.data.train, recipe.data.val)

@@ -12,7 +12,7 @@ from torch import Tensor
 from atrous import model_file, models
 from atrous.checked_arguments import checked
 from atrous.errors import AtrousError, counted
-from atrous.learning.recipe import Model
+from atrous.learning.recipe_sections import Model
 from atrous.models import Info, SegmentationModel
 from atrous.models.info import placeholder_table
 from atrous.models.model_checks import check_model

@@ -15,6 +15,7 @@ from atrous.data.splits.find_split_lists import find_lists
 from atrous.data.splits.random_split import seeded_split
 from atrous.data.splits.split_lists import listed_splits
 from atrous.data.splits.unread_lists import check_no_list_is_unread
+from atrous.data.volumes.slices import is_volume
 from atrous.errors import AtrousError
 
 
@@ -43,7 +44,8 @@ def read_folder(root: Path, classes: ClassTable | None = None) -> Dataset:
         splits = listed_splits(lists, folders[0], images, _by_any_name(images, files))
         named = {item.name for items in splits.values() for item in items}
         if left_out := len(images.keys() - named):
-            notes.append(f"{left_out} of {len(images)} pictures are in no split list and are not used.")
+            what = "volumes" if any(map(is_volume, images.values())) else "pictures"
+            notes.append(f"{left_out} of {len(images)} {what} are in no split list and are not used.")
     else:
         check_no_list_is_unread(root, images)
         unlisted = paired(images, masks_by_picture(images, files))

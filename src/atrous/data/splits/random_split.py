@@ -41,7 +41,7 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
     """
     shuffled = sorted(items, key=lambda item: item.name)
     groups = _groups(shuffled)
-    how = "so the pictures were split 80/10/10"
+    how = "so a random split 80/10/10 was made"
     if groups and len(groups) > 1:
         parts = _by_groups(groups, seed)
         how += " by whole groups"
@@ -54,7 +54,7 @@ def seeded_split(items: Iterable[Kind], seed: int = SPLIT_SEED) -> tuple[dict[st
         name: tuple(sorted(parts[name], key=lambda item: item.name)) for name in ("train", "val", "test") if parts[name]
     }
     counts = ", ".join(f"{name} {_counted(part, bool(groups))}" for name, part in splits.items())
-    one = " All pictures are in one group, so all splits share this group." if groups and len(groups) == 1 else ""
+    one = " All items are in one group, so all splits share it." if groups and len(groups) == 1 else ""
     note = (
         f"There are no split lists, {how} with seed {seed}: {counts}.{one} "
         "To choose the splits, write splits/train.txt, val.txt and test.txt."

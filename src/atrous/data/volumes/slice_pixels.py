@@ -8,7 +8,7 @@ from atrous.data.pixels import PictureKind, StoredPixels
 from atrous.data.volumes.read_volume import read_volume, volume_shape
 from atrous.data.volumes.slices import SlicePlace, pictures_of, with_neighbours
 from atrous.data.volumes.volume import Volume
-from atrous.errors import AtrousError
+from atrous.errors import AtrousError, counted
 from atrous.input_spec import Input
 
 #: Smallest whole number from which on float32 does not represent all whole numbers.
@@ -75,10 +75,7 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     Raises:
         AtrousError: there is no such slice, or the volume has another number of contrasts.
     """
-    if volume.values.shape[3] * one.slices != one.channels:
-        raise AtrousError(
-            f"the volume has {volume.values.shape[3]} contrasts, and the model takes {one.channels // one.slices}."
-        )
+    check_contrasts(volume.values.shape[3], one)
     values = with_neighbours(pictures_of(volume.values, plane), index, one.slices).astype(np.float32)
     finite = np.isfinite(values)
     if one.missing:
@@ -92,6 +89,27 @@ def volume_pixels(volume: Volume, plane: str, index: int, one: Input) -> tuple[n
     if not finite.all():
         values = np.where(finite, values, np.float32(0))
     return values, None if valid.all() else valid
+
+
+def check_contrasts(contrasts: int, one: Input) -> None:
+    """Checks that a volume has as many contrasts as a model takes.
+
+    Args:
+        contrasts: number of contrasts or points in time of the volume, ≥ 1.
+        one: input of the model.
+
+    Raises:
+        AtrousError: the numbers differ; the message states both.
+    """
+    takes = one.channels // one.slices
+    if contrasts == takes:
+        return
+    cure = f"give a 4-D file with the {takes} contrasts of the training, in the same order."
+    if takes == 1:
+        cure = "a fourth dimension is read as contrasts, so give one contrast, or one point in time, as a 3-D file."
+    if not one.planes:
+        cure = "it was trained on pictures, whose channels are not contrasts of a volume."
+    raise AtrousError(f"the volume has {counted(contrasts, 'contrast')}, and the model takes {takes}: {cure}")
 
 
 def read_slice_mask(place: SlicePlace) -> np.ndarray:

@@ -29,7 +29,7 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         slices: number of neighbouring slices that are channels; None for that of the inputs.yaml.
 
     Raises:
-        AtrousError: a volume is damaged or has further inputs, or its mask has another grid or several values per voxel.
+        AtrousError: a volume is damaged, has further inputs, or its mask has another grid or several values per voxel.
     """
     if not holds_volumes(dataset):
         return dataset

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from atrous.data.pixels import PictureKind, StoredPixels
@@ -119,18 +121,32 @@ def read_slice_mask(place: SlicePlace) -> np.ndarray:
         place: place of the slice.
 
     Raises:
-        AtrousError: as for `read_volume`; there is no such slice; the mask has several values per voxel; or its numbers
-            are floats, or scaled, and too large to be exact.
+        AtrousError: as for `read_volume` and `mask_values`, or there is no such slice.
     """
-    values = _slices(place, 1)
-    if values.shape[2] != 1:
-        raise AtrousError(f"{place.file}: a mask has one value per voxel, and the file has {values.shape[2]}.")
+    return mask_values(_slices(place, 1), place.file)
+
+
+def mask_values(values: np.ndarray, file: Path) -> np.ndarray:
+    """Returns the one value of each pixel or voxel of a mask.
+
+    Args:
+        values: H×W×C or X×Y×Z×C values of a mask, as they were read.
+        file: the mask's file, for messages.
+
+    Returns:
+        H×W or X×Y×Z.
+
+    Raises:
+        AtrousError: there are several values per voxel, or floats that are too large to be exact.
+    """
+    if values.shape[-1] != 1:
+        raise AtrousError(f"{file}: a mask has one value per voxel, and the file has {values.shape[-1]}.")
     if values.dtype.kind == "f" and (np.abs(values[np.isfinite(values)]) >= EXACT).any():
         raise AtrousError(
-            f"{place.file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
+            f"{file}: the mask holds numbers of {EXACT} or more as floats, or with a slope or an intercept, so "
             "they are not exact. Save it as integers (int32) without a scale."
         )
-    return values[:, :, 0]
+    return values[..., 0]
 
 
 def _slices(place: SlicePlace, slices: int) -> np.ndarray:

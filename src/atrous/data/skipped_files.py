@@ -44,6 +44,10 @@ _CURES = {
 }
 
 
+#: Suffixes of files whose format is known, so that they cannot be DICOM files.
+KNOWN_ENDINGS = frozenset(PICTURE_SUFFIXES) | _NO_PICTURES | {*SUFFIXES, ".gz"}
+
+
 def passed_over(folder: Path) -> list[Path]:
     """Returns the files of a folder that may be pictures in a format that is not read, sorted."""
     if not folder.is_dir():

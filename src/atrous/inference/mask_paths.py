@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atrous.console import note
 from atrous.data.remote.transfer import as_path, below, identity
+from atrous.data.volumes.series_places import is_series, series_name
 from atrous.data.volumes.slices import volume_stem
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, shown_place
@@ -28,11 +29,11 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
     Raises:
         AtrousError: a mask would overwrite its picture.
     """
-    stems = Counter(volume_stem(as_path(place)) for place in suffixes)
+    stems = Counter(_stem(as_path(place)) for place in suffixes)
     targets, taken = {}, {identity(place) for place in suffixes}
     for place, suffix in suffixes.items():
         path = as_path(place)
-        stem = volume_stem(path)
+        stem = _stem(path)
         name = stem if stems[stem] == 1 else f"{path.parent.name}_{path.name}"
         if identity(below(out, f"{name}{suffix}")) == identity(place):
             raise AtrousError(f"the mask of {shown_place(place)} would overwrite it: give another folder with --out.")
@@ -40,7 +41,7 @@ def mask_places(suffixes: Mapping[Place, str], out: Place) -> dict[Place, Place]
             name += "_"
         targets[place] = below(out, f"{name}{suffix}")
         taken |= files
-    if several := [place for place in suffixes if stems[volume_stem(as_path(place))] > 1]:
+    if several := [place for place in suffixes if stems[_stem(as_path(place))] > 1]:
         note(
             f"{counted(len(several), 'picture')} have the name of another picture, so the names of their masks begin "
             f"with the folder, such as {as_path(targets[several[0]]).name}"
@@ -57,6 +58,10 @@ def overlay_of(target: Place) -> Place:
     if isinstance(target, Path):
         return target.with_suffix(".overlay.png")
     return f"{target.rpartition('.')[0]}.overlay.png"
+
+
+def _stem(path: Path) -> str:
+    return series_name(path) if is_series(path) else volume_stem(path)
 
 
 def _identities(target: Place) -> set[str]:

@@ -29,10 +29,11 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSou
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
-from atrous.data.volumes.nifti import write_nifti_mask
 from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.slices import is_volume
 from atrous.data.volumes.volume import Volume
+from atrous.data.volumes.write_mask import write_volume_mask
 from atrous.errors import AtrousError, counted, shown
 from atrous.inference.mask_paths import mask_places, overlay_of
 from atrous.inference.memory_estimate import limit_bytes
@@ -134,7 +135,7 @@ def plan(
         note(NO_COORDINATES.format(counted(lost, "GeoTIFF")))
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
-    suffixes |= {place: ".nii.gz" for place in here if is_volume(place)}
+    suffixes |= {place: ".nii.gz" for place in here if _is_volume(place)}
     targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
@@ -208,7 +209,7 @@ class Worker:
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
-            if isinstance(job.picture, Path) and is_volume(job.picture):
+            if isinstance(job.picture, Path) and _is_volume(job.picture):
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
                     self._say(sentence)
@@ -299,7 +300,7 @@ class Worker:
         info = self.segmenter.info
         with stored(job.target) as file:
             raw = info.table.decode(labels.reshape(len(labels), -1)).reshape(labels.shape) if job.raw else labels
-            write_nifti_mask(file, raw, job.picture, packed=True)
+            write_volume_mask(file, raw, job.picture)
         counts = np.bincount(labels.ravel(), minlength=256)
         return Record(shown_place(job.picture), shown_place(job.target), **class_shares(counts, info))
 
@@ -324,9 +325,13 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
     return _holds(needs_windows, place, most)
 
 
+def _is_volume(path: Path) -> bool:
+    return is_volume(path) or is_series(path)
+
+
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:
     """Yields (description, file) for files on this machine that must not be overwritten."""
-    return ((words, place) for place in places if isinstance(place, Path))
+    return ((words, chosen_series(place)[0]) for place in places if isinstance(place, Path))
 
 
 def _holds(question: Callable[..., bool], path: Path, *more: float) -> bool:

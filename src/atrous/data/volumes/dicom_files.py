@@ -25,9 +25,10 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class SeriesFile(NamedTuple):
-    """A file of a folder or a zip: its number of bytes, and a function that opens it."""
+    """A file of a folder or a zip: its number of bytes, its folder (or the zip), and a function that opens it."""
 
     size: int
+    folder: Path
     reader: Callable[[], Any]
 
 
@@ -44,7 +45,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
     if path.is_dir():
         paths = sorted(one for one in path.rglob("*") if one.is_file())
         _check_count(path, len(paths))
-        yield [SeriesFile(one.stat().st_size, lambda one=one: one.open("rb")) for one in paths]
+        yield [SeriesFile(one.stat().st_size, one.parent, lambda one=one: one.open("rb")) for one in paths]
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -55,7 +56,7 @@ def series_files(path: Path) -> Iterator[list[SeriesFile]]:
     with archive:
         members = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
         _check_zip(path, members)
-        yield [SeriesFile(one.file_size, lambda one=one: archive.open(one)) for one in members]
+        yield [SeriesFile(one.file_size, path, lambda one=one: archive.open(one)) for one in members]
 
 
 def _check_count(path: Path, count: int) -> None:
@@ -93,7 +94,7 @@ def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[st
     Raises:
         AtrousError: pydicom is not installed, or the file is damaged.
     """
-    pydicom = _pydicom()
+    pydicom = pydicom_module()
     try:
         with files[number].reader() as file:
             if file.read(132)[128:] != b"DICM":
@@ -127,7 +128,12 @@ def damaged(path: Path, number: int, error: Exception) -> AtrousError:
     )
 
 
-def _pydicom() -> Any:
+def pydicom_module() -> Any:
+    """Returns the module pydicom.
+
+    Raises:
+        AtrousError: it is not installed.
+    """
     try:
         import pydicom
     except ImportError as error:

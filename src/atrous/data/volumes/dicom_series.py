@@ -130,9 +130,22 @@ def series_shape(path: Path, series: str | None = None) -> tuple[Grid, int]:
     Raises:
         AtrousError: as for `read_series`.
     """
-    with series_files(path) as files:
-        grid = _planned(path, files, series).grid
+    grid = stored_grid(path, series)
     return reorientation(grid).ras_grid(grid), 1
+
+
+def stored_grid(path: Path, series: str | None = None) -> Grid:
+    """Reads the grid of a DICOM series from its headers, with the axes columns, rows and slices, as `Volume.stored`.
+
+    Args:
+        path: as for `read_series`.
+        series: as for `read_series`.
+
+    Raises:
+        AtrousError: as for `read_series`.
+    """
+    with series_files(path) as files:
+        return _planned(path, files, series).grid
 
 
 def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series:
@@ -164,10 +177,24 @@ def _planned(path: Path, files: list[SeriesFile], series: str | None) -> _Series
     return ordered._replace(notes=(note, *ordered.notes))
 
 
+def is_scan(dataset: Any) -> bool:
+    """Returns whether a DICOM dataset is an image of a scan: it has pixels and is not a segmentation.
+
+    Args:
+        dataset: pydicom dataset with its SOPClassUID, Rows, Columns and BitsStored.
+
+    Raises:
+        ValueError: the file is an image whose header ends early; without this error, its slice would be missing.
+    """
+    has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
+    if not has_pixels and "Image Storage" in getattr(dataset.file_meta.get("MediaStorageSOPClassUID"), "name", ""):
+        raise ValueError("the header ends early")
+    return has_pixels and not str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION)
+
+
 def _frames(number: int, dataset: Any, size: int) -> list[_Frame]:
     """Returns the slices of a file; none if it is not an image of a scan."""
-    has_pixels = all(name in dataset for name in ("Rows", "Columns", "BitsStored"))
-    if not has_pixels or str(dataset.get("SOPClassUID")).startswith(_SEGMENTATION):
+    if not is_scan(dataset):
         return []
     count, shape = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
     syntax = dataset.file_meta.TransferSyntaxUID

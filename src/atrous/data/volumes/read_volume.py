@@ -10,6 +10,7 @@ from threading import Lock
 from atrous.data.volumes.dicom_series import read_series, series_shape
 from atrous.data.volumes.grid import Grid
 from atrous.data.volumes.nifti import nifti_shape, read_nifti
+from atrous.data.volumes.series_places import chosen_series, is_series
 from atrous.data.volumes.volume import Volume
 
 #: Number of bytes of volumes that stay in memory in each process.
@@ -23,7 +24,8 @@ def read_volume(path: Path) -> Volume:
     """Reads a volume.
 
     Args:
-        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one.
+        path: a NIfTI file, or a DICOM series: a folder of slices or a ``.zip`` of one; if it holds several series, one
+            of them as ``folder/SeriesInstanceUID`` or ``file.zip/SeriesInstanceUID``.
 
     Returns:
         The volume. Do not change its values: it may be read again.
@@ -32,29 +34,20 @@ def read_volume(path: Path) -> Volume:
         AtrousError: the file is missing, damaged, or in no known format.
     """
     try:
-        key = (str(path), *_stamp(path))
+        key = (str(path), *_stamp(chosen_series(path)[0]))
     except OSError:
         return read_nifti(path)  # raises the error
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    volume = read_series(path) if is_series(path) else read_nifti(path)
+    volume = read_series(*chosen_series(path)) if is_series(path) else read_nifti(path)
     volume.values.flags.writeable = False
     with _lock:
         _kept[key] = volume
         while len(_kept) > 1 and sum(one.values.nbytes for one in _kept.values()) > KEPT:
             _kept.popitem(last=False)
     return volume
-
-
-def is_series(path: Path) -> bool:
-    """Returns whether a path is read as a DICOM series: a folder or a zip.
-
-    Args:
-        path: any path.
-    """
-    return path.suffix.lower() == ".zip" or path.is_dir()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -76,7 +69,7 @@ def volume_shape(path: Path) -> tuple[Grid, int]:
     Raises:
         AtrousError: as for `read_volume`.
     """
-    return series_shape(path) if is_series(path) else nifti_shape(path)
+    return series_shape(*chosen_series(path)) if is_series(path) else nifti_shape(path)
 
 
 def forget_in_child() -> None:

@@ -1,7 +1,8 @@
-"""The mark in PNG, TIFF and NIfTI files of this program: its name and a checksum of the stored pixels.
+"""The mark in PNG, TIFF, NIfTI and DICOM files of this program: its name and a checksum of the stored pixels.
 
 The mark is in the Software field (in NIfTI: descrip), which changes no pixel. An editor may keep this field, but the
-checksum then shows that the pixels were changed.
+checksum then shows that the pixels were changed. In DICOM, the mark is in the preamble, with a checksum of all bytes
+that follow it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 GZIP_START = b"\x1f\x8b"
 #: For NIfTI-1 and NIfTI-2: (offset of the magic number, magic number, size of the header, offset of descrip).
 NIFTI = ((344, b"n+1\0", 348, 148), (4, b"n+2\0", 540, 240))
+#: Length of the preamble of DICOM files (PS3.10 section 7.1).
+DICOM_PREAMBLE = 128
 #: Length of descrip, and the number of bytes of voxels that are read at once.
 NIFTI_TEXT, VOXELS_AT_ONCE = 80, 2**24
 
@@ -60,8 +63,18 @@ def sealed_nifti(content: bytes) -> bytes:
     return content[:place] + text + content[place + len(text) :]
 
 
+def sealed_dicom(content: bytes) -> bytes:
+    """Returns a DICOM file whose preamble is the mark.
+
+    Args:
+        content: the file, whose preamble is replaced.
+    """
+    text = f"{UNSEALED[:-8]}{zlib.crc32(content[DICOM_PREAMBLE:]):08x}".encode()
+    return text.ljust(DICOM_PREAMBLE, b"\0") + content[DICOM_PREAMBLE:]
+
+
 def is_sealed(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF or NIfTI file has the mark and unchanged pixels.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark and unchanged pixels.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -71,7 +84,7 @@ def is_sealed(file: Path | BinaryIO) -> bool:
 
 
 def is_marked(file: Path | BinaryIO) -> bool:
-    """Returns whether a PNG, TIFF or NIfTI file has the mark, also if its pixels were changed afterwards.
+    """Returns whether a PNG, TIFF, NIfTI or DICOM file has the mark, also if its pixels were changed afterwards.
 
     Args:
         file: path of the file, or the file open for reading.
@@ -93,7 +106,7 @@ def _read(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:
     """Returns the offset and the text of the Software field, and the checksum of the pixels (0 if not read)."""
     if _is_png(file):
         return _read_png(file, with_pixels)
-    return _read_nifti(file, with_pixels) or _read_tiff(file, with_pixels)
+    return _read_dicom(file, with_pixels) or _read_nifti(file, with_pixels) or _read_tiff(file, with_pixels)
 
 
 def _is_png(file: BinaryIO) -> bool:
@@ -129,6 +142,18 @@ def _read_nifti(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | N
             checksum = zlib.crc32(voxels, checksum)
         return place, software, checksum
     return None
+
+
+def _read_dicom(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int] | None:
+    """As `_read`, for DICOM files; None for a file of another format."""
+    file.seek(0)
+    preamble = file.read(DICOM_PREAMBLE + 4)
+    if preamble[DICOM_PREAMBLE:] != b"DICM":
+        return None
+    checksum = zlib.crc32(b"DICM")
+    while with_pixels and (content := file.read(VOXELS_AT_ONCE)):
+        checksum = zlib.crc32(content, checksum)
+    return 0, preamble[:DICOM_PREAMBLE].rstrip(b"\0"), checksum
 
 
 def _read_tiff(file: BinaryIO, with_pixels: bool) -> tuple[int, bytes, int]:

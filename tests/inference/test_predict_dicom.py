@@ -1,6 +1,7 @@
 """DICOM series in prediction: which series a folder holds, and masks on the grid of the series."""
 
 import shutil
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import atrous
 from atrous.commands.predict import predict
+from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import read_nifti
@@ -148,3 +150,37 @@ def test_one_file_of_a_series_and_a_missing_zip_are_refused(series, tmp_path):
         find_places([file])
     with pytest.raises(AtrousError, match="no such file or folder"):
         find_places([tmp_path / "none.zip"])
+
+
+def test_dicom_seg_holds_the_same_mask_as_nifti(model, series, tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    folder = series("case")
+    nifti = predict(model, [folder], out=tmp_path / "masks", **OPTIONS)[0]
+    seg = predict(model, [folder], out=tmp_path / "masks", format="dicom-seg", **OPTIONS)[0]
+    assert seg == tmp_path / "masks/case.dcm"
+    volume, truth = read_series(folder), read_nifti(nifti).values
+    found = read_dicom_seg(seg, volume.stored)
+    names = atrous.load(model).info.classes
+    assert list(found.names.values()) == list(names)  # none of the four classes is a background
+    np.testing.assert_array_equal(found.volume.values, np.where(truth == 255, 0, truth + 1))
+    theirs = highdicom.seg.segread(seg).get_volume(combine_segments=True)
+    assert np.unique(theirs.array).tolist() == np.unique(found.volume.values).tolist()
+    predict(model, [folder], out=tmp_path / "masks", format="dicom-seg", **OPTIONS)  # our own mask is replaced
+    shutil.copy(next(folder.iterdir()), seg)
+    with pytest.raises(AtrousError, match=r"case\.dcm"):
+        predict(model, [folder], out=tmp_path / "masks", format="dicom-seg", **OPTIONS)
+
+
+def test_dicom_seg_is_refused_before_the_work_starts(model, series, tmp_path, monkeypatch):
+    folder, options = series("case"), {"out": tmp_path / "masks", "format": "dicom-seg", **OPTIONS}
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "scan.nii")
+    with pytest.raises(AtrousError, match=r"only for DICOM series, and .*scan\.nii is none"):
+        predict(model, [folder, tmp_path / "scan.nii"], **options)
+    with pytest.raises(AtrousError, match="raw values cannot be written as DICOM-SEG"):
+        predict(model, [folder], raw=True, **options)
+    with pytest.raises(AtrousError, match="nifti, dicom-seg"):
+        predict(model, [folder], **{**options, "format": "dicom"})
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(AtrousError, match=r"'highdicom', which is not installed.*atrous\[medical\]"):
+        predict(model, [folder], **options)
+    assert not (tmp_path / "masks").exists()

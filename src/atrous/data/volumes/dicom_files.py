@@ -20,6 +20,8 @@ MOST_FILES = 50_000
 #: A zip of more bytes than this, uncompressed, may not be more than `ZIP_RATIO` times its size on disk. CT shrinks two
 #: to five times.
 ZIP_FREE, ZIP_RATIO = 2**26, 50
+#: Largest ratio of size that compressed pixels may promise: that of deflate.
+_COMPRESSED = 1032
 #: Deflated Explicit VR: pydicom would inflate it without a limit.
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -79,14 +81,14 @@ def _check_zip(path: Path, members: list[zipfile.ZipInfo]) -> None:
         raise AtrousError(f"{path}: the zip has members that are neither stored nor deflated; pack it again.")
 
 
-def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[str]) -> Any:
+def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[str] | None) -> Any:
     """Reads some tags of a file.
 
     Args:
         path: the folder or zip, for messages.
         files: its files.
         number: index of the file to read.
-        tags: keywords of the tags. Without PixelData, reading stops before the pixels.
+        tags: keywords of the tags; None for all but PixelData. Without PixelData, reading stops before the pixels.
 
     Returns:
         A pydicom dataset; None if the file does not start as DICOM does.
@@ -101,7 +103,7 @@ def read_dataset(path: Path, files: list[SeriesFile], number: int, tags: list[st
                 return None
             if _transfer_syntax(file) != _DEFLATED:
                 file.seek(0)
-                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels="PixelData" not in tags)
+                return pydicom.dcmread(file, specific_tags=tags, stop_before_pixels="PixelData" not in (tags or ()))
     except Exception as error:  # pydicom and zlib raise many types for damaged files
         raise damaged(path, number, error) from None
     raise AtrousError(f"{path}: the DICOM files are deflated (transfer syntax {_DEFLATED}); store them uncompressed.")
@@ -112,6 +114,22 @@ def _transfer_syntax(file: BinaryIO) -> str:
     from pydicom.filereader import _read_file_meta_info
 
     return str(_read_file_meta_info(file).get("TransferSyntaxUID", ""))
+
+
+def check_promise(dataset: Any, size: int) -> None:
+    """Checks that a file can hold as many pixels as its header promises, before memory is allocated for them.
+
+    Args:
+        dataset: pydicom dataset with the tags of the pixels.
+        size: number of bytes of the file.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    count = int(dataset.get("NumberOfFrames") or 1)
+    promised = count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) / 8
+    if promised > size * (_COMPRESSED if dataset.file_meta.TransferSyntaxUID.is_compressed else 1) or promised <= 0:
+        raise ValueError("the pixels do not fit into the file")
 
 
 def damaged(path: Path, number: int, error: Exception) -> AtrousError:

@@ -178,7 +178,7 @@ def test_dicom_seg_is_refused_before_the_work_starts(model, series, tmp_path, mo
         predict(model, [folder, tmp_path / "scan.nii"], **options)
     with pytest.raises(AtrousError, match="raw values cannot be written as DICOM-SEG"):
         predict(model, [folder], raw=True, **options)
-    with pytest.raises(AtrousError, match="nifti, dicom-seg"):
+    with pytest.raises(AtrousError, match="Allowed: dicom-seg, nifti"):
         predict(model, [folder], **{**options, "format": "dicom"})
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(AtrousError, match=r"'highdicom', which is not installed.*atrous\[medical\]"):

@@ -29,8 +29,8 @@ def check_mask_format(format: MaskFormat, pictures: Iterable[Place], *, raw: boo
         raw: whether masks hold the values of the training masks.
 
     Raises:
-        AtrousError: the format is unknown, or DICOM-SEG is asked for with raw values, for a picture that is no DICOM series, or without
-            highdicom.
+        AtrousError: the format is unknown; or DICOM-SEG is asked for with raw values, for a picture that is no DICOM
+            series, or without highdicom.
     """
     if format not in get_args(MaskFormat):
         raise unknown_name("format", format, get_args(MaskFormat))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atrous.data.pictures import PICTURE_SUFFIXES
 from atrous.data.volumes.nifti import SUFFIXES
+from atrous.data.volumes.series_places import holds_dicom
 from atrous.errors import counted
 
 #: Suffixes of files that are usual beside pictures: texts, settings and files of operating systems.
@@ -53,7 +54,8 @@ def passed_over(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
-    return sorted(path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES | {*SUFFIXES})
+    unread = (path for path in files if ending_of(path) not in PICTURE_SUFFIXES | _NO_PICTURES | {*SUFFIXES})
+    return sorted(path for path in unread if path.suffix.lower() != ".zip" or not holds_dicom(path, below=True))
 
 
 def passed_over_notes(folders: Iterable[Path]) -> tuple[str, ...]:

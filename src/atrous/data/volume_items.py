@@ -10,7 +10,7 @@ from atrous.data.dataset import Dataset, Item
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import nifti_notes
 from atrous.data.volumes.read_volume import volume_shape
-from atrous.data.volumes.slices import AXES, SlicePlace, is_volume
+from atrous.data.volumes.slices import AXES, SlicePlace, holds_volume, is_volume
 from atrous.errors import AtrousError
 
 #: Largest number of volumes whose notes are listed.
@@ -31,9 +31,9 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         AtrousError: a volume is damaged, has further inputs, or its mask has another grid.
     """
     items = [item for part in dataset.splits.values() for item in part]
-    if not any(is_volume(item.image) for item in items):
+    if not any(holds_volume(item.image) for item in items):
         return dataset
-    if pictures := [item.image for item in items if not is_volume(item.image)]:
+    if pictures := [item.image for item in items if not holds_volume(item.image)]:
         raise AtrousError(
             f"{dataset.root}: the dataset mixes volumes and pictures, such as {pictures[0]}: separate them."
         )
@@ -56,7 +56,7 @@ def with_slices(dataset: Dataset, planes: tuple[str, ...], slices: int | None) -
         return tuple(one for item in part for one in found[item.image])
 
     splits = {name: sliced(part) for name, part in dataset.splits.items()}
-    notes = [note for file in found if file.exists() for note in nifti_notes(file)]
+    notes = [note for file in found if is_volume(file) and file.exists() for note in nifti_notes(file)]
     if len(notes) > MOST_NOTES:
         notes = [*notes[:MOST_NOTES], f"{len(notes) - MOST_NOTES} more volumes have such positions."]
     return replace(

@@ -30,8 +30,8 @@ from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
 from atrous.data.volumes.read_volume import read_volume
-from atrous.data.volumes.series_places import chosen_series, is_series
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.series_places import chosen_series
+from atrous.data.volumes.slices import holds_volume
 from atrous.data.volumes.volume import Volume
 from atrous.data.volumes.write_mask import MaskFormat, check_mask_format, write_volume_mask
 from atrous.errors import AtrousError, counted, shown
@@ -140,7 +140,7 @@ def plan(
     deep = raw and not _fits_png(info)
     suffixes = {place: ".tif" if deep or windowed[place] is not False else ".png" for place in pictures}
     check_mask_format(format, pictures, raw=raw)
-    suffixes |= {place: ".dcm" if format == "dicom-seg" else ".nii.gz" for place in here if _is_volume(place)}
+    suffixes |= {place: ".dcm" if format == "dicom-seg" else ".nii.gz" for place in here if holds_volume(place)}
     targets = mask_places(suffixes, out if folder is None else folder)
     scenes = SceneFiles([one.name for one in info.preprocessing.inputs], inputs or {})
     more = {place: scenes.further(as_path(place)) for place in pictures}
@@ -214,7 +214,7 @@ class Worker:
         """
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
-            if isinstance(job.picture, Path) and _is_volume(job.picture):
+            if isinstance(job.picture, Path) and holds_volume(job.picture):
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
                     self._say(sentence)
@@ -327,10 +327,6 @@ def _needs_windows(place: Place, spec: ModelSpec) -> bool | None:
         return None if as_path(place).suffix.lower() in RASTER_SUFFIXES else False
     most = limit_bytes(spec.memory) / 4  # the picture, as read and as model input, must leave memory for the network
     return _holds(needs_windows, place, most)
-
-
-def _is_volume(path: Path) -> bool:
-    return is_volume(path) or is_series(path)
 
 
 def _files(words: str, places: Iterable[Place]) -> Iterator[tuple[str, Path]]:

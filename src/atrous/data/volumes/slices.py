@@ -45,6 +45,11 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def holds_volume(path: Path) -> bool:
+    """Returns whether a path is read as a volume: a file of a volume, or the place of a DICOM series."""
+    return is_volume(path) or is_series(path)
+
+
 def volume_stem(path: Path) -> str:
     """Returns the file name of a volume or a picture without its suffix; ``.nii.gz`` is one suffix."""
     suffix = next((one for one in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(one)), None)

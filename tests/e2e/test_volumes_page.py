@@ -42,7 +42,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write_series(folder: Path, scan: np.ndarray) -> None:
+def write_series(folder: Path, scan: np.ndarray, uid: str = "1.2.826.0.1.4") -> None:
     """Writes a volume as the axial slices of a DICOM series, with all attributes that a scan must have."""
     folder.mkdir()
     for index in range(scan.shape[2]):
@@ -50,7 +50,7 @@ def write_series(folder: Path, scan: np.ndarray) -> None:
         header.file_meta = pydicom.dataset.FileMetaDataset()
         header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
         header.SOPClassUID, header.SOPInstanceUID = pydicom.uid.MRImageStorage, f"1.2.826.0.1.5.{index + 1}"
-        header.StudyInstanceUID, header.SeriesInstanceUID = "1.2.826.0.1.3", "1.2.826.0.1.4"
+        header.StudyInstanceUID, header.SeriesInstanceUID = "1.2.826.0.1.3", uid
         header.FrameOfReferenceUID, header.Modality, header.PatientID = "1.2.826.0.1.6", "MR", "Doe"
         header.ImagePositionPatient, header.ImageOrientationPatient = [0, 0, 3 * index], [1, 0, 0, 0, 1, 0]
         header.PixelSpacing, header.SliceThickness = [1.5, 1.5], 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import atrous
 from atrous.commands.predict import predict
@@ -15,6 +16,8 @@ from atrous.data.volumes.dicom_seg_read import read_dicom_seg
 from atrous.data.volumes.dicom_series import read_series
 from atrous.data.volumes.grid import check_same_grid
 from atrous.data.volumes.nifti import read_nifti
+from atrous.data.volumes.read_volume import read_volume
+from atrous.data.volumes.slices import pictures_of
 from atrous.errors import AtrousError, SomeInputsFailed
 from atrous.inference.picture_paths import find_places
 from atrous.inference.segmenter import Segmenter
@@ -142,6 +145,28 @@ def test_series_that_are_no_grid_fail_alone(model, series, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "at the position of another slice" in text and "damaged or not valid DICOM" in text
     assert "Doe" not in text
+
+
+def test_folders_without_series_uid_are_series_of_their_own(series, tmp_path):
+    for case in ("a", "b"):
+        for path in series(f"cases/{case}").iterdir():
+            header = pydicom.dcmread(path)
+            del header.SeriesInstanceUID
+            header.save_as(path)
+    assert find_places([tmp_path / "cases"]) == [tmp_path / "cases/a", tmp_path / "cases/b"]
+    assert read_volume(tmp_path / "cases/a").values.shape == (64, 64, 3, 1)
+
+
+def test_slices_of_a_series_and_of_a_volume_are_pictures(model, series, tmp_path):
+    folder = series("case")
+    volume = predict(model, [folder], out=tmp_path / "masks", **OPTIONS)[0]
+    slices = [folder / "axial/0001", volume / "axial/0001", packed(folder, tmp_path / "c.zip") / "axial/0002"]
+    masks = predict(model, slices[::2], out=tmp_path / "masks", **OPTIONS)
+    assert [path.name for path in masks] == ["case_axial_0001.png", "c_axial_0002.png"]
+    labels = pictures_of(read_nifti(volume).values[..., 0], "axial")
+    for path, index in zip(masks, (1, 2), strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), labels[index])
+    assert find_places(slices) == slices
 
 
 def test_one_file_of_a_series_and_a_missing_zip_are_refused(series, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from atrous.console import note
 from atrous.data.remote.transfer import as_path, below, identity
 from atrous.data.volumes.series_places import is_series, series_name
-from atrous.data.volumes.slices import volume_stem
+from atrous.data.volumes.slices import slice_place, volume_stem
 from atrous.errors import AtrousError, counted
 from atrous.paths import Place, shown_place
 
@@ -61,6 +61,9 @@ def overlay_of(target: Place) -> Place:
 
 
 def _stem(path: Path) -> str:
+    """Returns the name of a mask without its suffix: of the picture, of the series, or of the slice and its volume."""
+    if (place := slice_place(path)) is not None:
+        return f"{_stem(place.file)}_{place.plane}_{path.name}"
     return series_name(path) if is_series(path) else volume_stem(path)
 
 

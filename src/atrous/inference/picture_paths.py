@@ -17,7 +17,7 @@ from atrous.data.skipped_files import KNOWN_ENDINGS, passed_over_notes
 from atrous.data.unread_folders import folders_with_pictures
 from atrous.data.volumes.nifti import SUFFIXES
 from atrous.data.volumes.series_places import chosen_series, holds_dicom, is_dicom_file, series_in
-from atrous.data.volumes.slices import is_volume
+from atrous.data.volumes.slices import is_volume, slice_place
 from atrous.errors import AtrousError, counted
 from atrous.inference.remote_overwrite_checks import marked_pictures
 from atrous.overwrite_checks import is_our_picture
@@ -86,7 +86,7 @@ def _at_path(path: Path) -> list[Path]:
         if is_dicom_file(path):
             raise AtrousError(f"{path} is one file of a DICOM series: give the folder of the series, or a zip of it.")
         return _in_zip(path) or [path]
-    if chosen_series(path)[1] is not None:
+    if chosen_series(path)[1] is not None or slice_place(path) is not None:
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207 (absolute patterns)
     if not matches:

@@ -115,9 +115,14 @@ def _place(folder: Path, uid: str, folders: dict[str, set[Path]]) -> Path:
 
 
 def _uid(path: Path, files: list[SeriesFile], number: int) -> str | None:
-    """Returns the SeriesInstanceUID of a file; None for a file that is not an image of a scan."""
+    """Returns the SeriesInstanceUID of a file; None for a file that is not an image of a scan.
+
+    Images without a UID belong to one series if they are in one folder.
+    """
     dataset = read_dataset(path, files, number, _TAGS)
-    return str(dataset.get("SeriesInstanceUID")) if dataset is not None and is_scan(dataset) else None
+    if dataset is None or not is_scan(dataset):
+        return None
+    return str(dataset.get("SeriesInstanceUID") or files[number].folder)
 
 
 def _holds_files(path: Path) -> bool:

@@ -19,6 +19,7 @@ from atrous.data.volumes.nifti import read_nifti
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.slices import pictures_of
 from atrous.errors import AtrousError, SomeInputsFailed
+from atrous.inference import predict_jobs
 from atrous.inference.picture_paths import find_places
 from atrous.inference.segmenter import Segmenter
 from atrous.input_spec import Input
@@ -196,7 +197,7 @@ def test_dicom_seg_holds_the_same_mask_as_nifti(model, series, tmp_path):
         predict(model, [folder], out=tmp_path / "masks", format="dicom-seg", **OPTIONS)
 
 
-def test_dicom_seg_is_refused_before_the_work_starts(model, series, tmp_path, monkeypatch):
+def test_dicom_seg_is_refused_before_the_work_starts(model, series, tmp_path, monkeypatch, capsys):
     folder, options = series("case"), {"out": tmp_path / "masks", "format": "dicom-seg", **OPTIONS}
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "scan.nii")
     with pytest.raises(AtrousError, match=r"only for DICOM series, and .*scan\.nii is none"):
@@ -205,6 +206,14 @@ def test_dicom_seg_is_refused_before_the_work_starts(model, series, tmp_path, mo
         predict(model, [folder], raw=True, **options)
     with pytest.raises(AtrousError, match="Allowed: dicom-seg, nifti"):
         predict(model, [folder], **{**options, "format": "dicom"})
+    for path in folder.iterdir():
+        header = pydicom.dcmread(path)
+        del header.FrameOfReferenceUID
+        header.save_as(path)
+    monkeypatch.setattr(predict_jobs, "segment_volume", None)  # it is not called
+    with pytest.raises(SomeInputsFailed):
+        predict(model, [folder], **options)
+    assert "the headers lack FrameOfReferenceUID" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(AtrousError, match=r"'highdicom', which is not installed.*atrous\[medical\]"):
         predict(model, [folder], **options)

@@ -83,7 +83,7 @@ def _at_path(path: Path) -> list[Path]:
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
-        if is_dicom_file(path):
+        if path.suffix.lower() not in KNOWN_ENDINGS and is_dicom_file(path):
             raise AtrousError(f"{path} is one file of a DICOM series: give the folder of the series, or a zip of it.")
         return _in_zip(path) or [path]
     if chosen_series(path)[1] is not None or slice_place(path) is not None:

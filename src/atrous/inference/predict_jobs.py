@@ -29,6 +29,7 @@ from atrous.data.sources.geotiff import RASTER_SUFFIXES, GeoTiffSink, GeoTiffSou
 from atrous.data.sources.joined import JoinedSource
 from atrous.data.sources.per_image_standardisation import StandardisedSource
 from atrous.data.sources.scene_files import open_windows
+from atrous.data.volumes.dicom_seg_write import check_sources
 from atrous.data.volumes.read_volume import read_volume
 from atrous.data.volumes.series_places import chosen_series
 from atrous.data.volumes.slices import holds_volume
@@ -215,6 +216,8 @@ class Worker:
         names = [one.name for one in self.segmenter.info.preprocessing.inputs]
         try:
             if isinstance(job.picture, Path) and holds_volume(job.picture):
+                if job.format == "dicom-seg":
+                    check_sources(job.picture)
                 volume = read_volume(job.picture)
                 for sentence in volume.notes:
                     self._say(sentence)

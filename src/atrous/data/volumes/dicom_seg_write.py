@@ -18,7 +18,7 @@ from atrous.data.class_codes import Code
 from atrous.data.class_files import BACKGROUND_NAMES
 from atrous.data.mask_value_map import ClassTable
 from atrous.data.volumes.dicom_series import series_headers
-from atrous.data.volumes.grid import reorientation
+from atrous.data.volumes.grid import Grid, reorientation
 from atrous.data.volumes.series_places import chosen_series
 from atrous.errors import AtrousError, missing_extra
 from atrous.software_tag import sealed_dicom
@@ -55,7 +55,7 @@ def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTa
             background, or headers of the series lack attributes that a segmentation needs.
     """
     highdicom = highdicom_module()
-    headers, frames, grid = series_headers(*chosen_series(like))
+    headers, order, grid = _sources(like)
     change = reorientation(grid)
     if labels.shape != change.ras_grid(grid).shape:
         raise AtrousError(f"{like}: a mask of {labels.shape} voxels does not fit, {change.ras_grid(grid).shape}.")
@@ -65,15 +65,7 @@ def write_dicom_seg(path: Path, labels: np.ndarray, like: Path, classes: ClassTa
     number_of = np.zeros(256, np.uint8)
     number_of[shown] = np.arange(1, len(shown) + 1)
     slices = number_of[change.from_ras(labels).T]  # slices, rows, columns
-    slices = np.ascontiguousarray(slices[_order_of_sources(like, headers, frames)])
-    for header in headers:
-        if missing := [name for name in _NEEDED if not header.get(name)]:
-            raise AtrousError(
-                f"{like}: the headers lack {' and '.join(missing)}, which DICOM-SEG needs. Write NIfTI instead."
-            )
-        for name in _MAY_BE_EMPTY:
-            if name not in header:
-                setattr(header, name, "")
+    slices = np.ascontiguousarray(slices[order])
     try:
         found = highdicom.seg.Segmentation(
             source_images=headers,
@@ -116,17 +108,40 @@ def highdicom_module() -> Any:
     return highdicom
 
 
-def _order_of_sources(like: Path, headers: list[Any], frames: list[tuple[int, int]]) -> list[int]:
-    """Returns the slices of the grid in the order of the source images: of files, or of the frames of one file."""
-    if all(frame == 0 for _, frame in frames) and len(headers) == len(frames):
-        return np.argsort([file for file, _ in frames]).tolist()
-    order = np.argsort([frame for _, frame in frames])
+def check_sources(like: Path) -> None:
+    """Checks, before a series is segmented, that its headers allow a DICOM-SEG.
+
+    Args:
+        like: place of the DICOM series.
+
+    Raises:
+        AtrousError: they do not; the message names the missing attributes.
+    """
+    _sources(like)
+
+
+def _sources(like: Path) -> tuple[list[Any], list[int], Grid]:
+    """Returns the headers of a series, its slices in the order of the source images, and its grid.
+
+    The order is that of the files, or that of the frames of one file.
+    """
+    headers, frames, grid = series_headers(*chosen_series(like))
+    for header in headers:
+        if missing := [name for name in _NEEDED if not header.get(name)]:
+            raise AtrousError(
+                f"{like}: the headers lack {' and '.join(missing)}, which DICOM-SEG needs. Write NIfTI instead."
+            )
+        for name in _MAY_BE_EMPTY:
+            if name not in header:
+                setattr(header, name, "")
+    if len(headers) == len(frames) and all(int(one.get("NumberOfFrames") or 1) == 1 for one in headers):
+        return headers, np.argsort([file for file, _ in frames]).tolist(), grid
     if len(headers) > 1 or len(frames) != int(headers[0].get("NumberOfFrames") or 1):
         raise AtrousError(
             f"{like}: the series has several files with several frames each; DICOM-SEG is written for files of one "
             "frame, or for one file. Write NIfTI instead."
         )
-    return order.tolist()
+    return headers, np.argsort([frame for _, frame in frames]).tolist(), grid
 
 
 def _segment(highdicom: Any, classes: ClassTable, index: int, number: int) -> Any:
